@@ -1,0 +1,1 @@
+"""dermeval: judges encoders and puts them to use, by patient."""

@@ -1,0 +1,50 @@
+"""The command ``dermeval``: judges and uses encoders. Heavy modules are imported only where needed."""
+
+from collections.abc import Sequence
+
+from dermssl import commandline
+from dermssl.commandline import Command
+
+COMMANDS = (
+    Command(
+        "embed",
+        "encoder + dataset folder -> embeddings folder",
+        "dermeval.features.options:EmbedOptions",
+        "dermeval.features.embed:embed",
+    ),
+    Command(
+        "knn",
+        "weighted kNN on frozen features, by patient",
+        "dermeval.probes.options:KnnOptions",
+        "dermeval.probes.knn:knn",
+    ),
+    Command(
+        "linear",
+        "logistic regression on frozen features, by patient",
+        "dermeval.probes.options:LinearOptions",
+        "dermeval.probes.linear:linear",
+    ),
+    Command(
+        "index",
+        "embeddings folder -> search index",
+        "dermeval.retrieval.options:IndexOptions",
+        "dermeval.retrieval.index:index",
+    ),
+    Command(
+        "search",
+        "similar cases of an image, as a table and a contact sheet",
+        "dermeval.retrieval.options:SearchOptions",
+        "dermeval.retrieval.search:search",
+    ),
+    Command(
+        "leaks",
+        "records that share near-duplicate images, and a repaired split",
+        "dermeval.leaks.options:LeaksOptions",
+        "dermeval.leaks.audit:leaks",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``dermeval``; returns the exit code."""
+    return commandline.main("dermeval", "Judge and use encoders of skin images.", COMMANDS, argv)

@@ -1,0 +1,1 @@
+"""Encoder + dataset folder -> embeddings folder."""

@@ -1,0 +1,1 @@
+"""kNN and linear probes on frozen features, by patient."""

@@ -1,0 +1,1 @@
+"""Similar-case search: index, search, contact sheet, retrieval metrics."""

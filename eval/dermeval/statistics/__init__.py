@@ -1,0 +1,1 @@
+"""Metrics, the patient bootstrap and paired comparison."""

@@ -1,0 +1,106 @@
+"""timm encoders: build, export, load. An exported encoder is an ordinary timm folder."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dermssl.errors import InputError, did_you_mean
+from dermssl.files import atomic_folder, read_json, require_folder, write_json
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def build(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool = False) -> nn.Module:
+    """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``; D is ``num_features``.
+
+    Vision transformers accept any crop size that their patch size divides (`check_sizes`).
+
+    Raises:
+        InputError: unknown name, or pretrained weights that cannot be had.
+    """
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    if not timm.is_model(name.split(".")[0]):
+        raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    if _is_vit(name):
+        options |= {"img_size": image_size, "dynamic_img_size": True}
+    try:
+        return timm.create_model(name, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give a local encoder") from None
+
+
+def _is_vit(name: str) -> bool:
+    return name.startswith(("vit_", "deit"))
+
+
+def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
+    """Run one tiny forward per crop size; raises InputError naming the size that the backbone cannot take."""
+    training = model.training
+    model.eval()
+    for size in sizes:
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"the backbone cannot take crops of {size} px: {str(error).splitlines()[0]}") from None
+    model.train(training)
+
+
+def export(
+    model: nn.Module, folder: Path, name: str, image_size: int, licences: list[dict], tag: str, crop: float = 1.0
+) -> None:
+    """Write ``config.json`` and ``model.safetensors`` so that
+    ``timm.create_model("local-dir:<folder>", pretrained=True, num_classes=0)`` gives the same features.
+    """
+    config = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": model.num_features,
+        "model_args": {"img_size": image_size, "dynamic_img_size": True} if _is_vit(name) else {},
+        "pretrained_cfg": {
+            "tag": tag,
+            "input_size": [3, image_size, image_size],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": crop,
+            "mean": list(MEAN),
+            "std": list(STD),
+            "num_classes": 0,
+            "license": ", ".join(sorted({entry["id"] for entry in licences})),
+        },
+        "dermssl": {"licences": licences},
+    }
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "config.json", config)
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+
+
+def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """An exported encoder and its ``config.json``; weights are read strictly, never left random.
+
+    Raises:
+        InputError: the folder is no exported encoder, or its weights do not fit.
+    """
+    require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
+    config = read_json(folder / "config.json", "dermssl export")
+    try:
+        model = timm.create_model(config["architecture"], num_classes=0, **config.get("model_args", {}))
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    except KeyError as error:
+        raise InputError(f"{folder}/config.json has no {error}: export the encoder again") from None
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: the weights do not fit {config['architecture']} ({first})") from None
+    return model.eval(), config

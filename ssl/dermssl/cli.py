@@ -1,0 +1,38 @@
+"""The command ``dermssl``: makes encoders. Heavy modules are imported only by the command that needs them."""
+
+from collections.abc import Sequence
+
+from dermssl import commandline
+from dermssl.commandline import Command
+
+COMMANDS = (
+    Command(
+        "sources",
+        "known data sets: licence, patient key, how to get each",
+        "dermssl.data.options:SourcesOptions",
+        "dermssl.data.list_sources:list_sources",
+    ),
+    Command(
+        "prepare",
+        "raw data set -> dataset folder",
+        "dermssl.data.options:PrepareOptions",
+        "dermssl.data.prepare:prepare",
+    ),
+    Command(
+        "describe",
+        "tables and plots of a dataset folder",
+        "dermssl.data.options:DescribeOptions",
+        "dermssl.data.describe:describe",
+    ),
+    Command(
+        "synth",
+        "a synthetic stand-in in PASSION's layout",
+        "dermssl.data.options:SynthOptions",
+        "dermssl.data.synthetic:synth",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``dermssl``; returns the exit code."""
+    return commandline.main("dermssl", "Self-supervised encoders for skin images.", COMMANDS, argv)

@@ -1,0 +1,271 @@
+"""One definition for the command line, the YAML config and the help: a typed dataclass per command.
+
+Each field becomes an option, its attribute docstring the help, its default the default; nested dataclasses
+become dotted options (``--training.epochs``) and nested YAML. jsonargparse parses and checks the types.
+Both programs (`dermssl`, `dermeval`) start here, so errors and exit codes are the same everywhere.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import logging
+import os
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, Namespace
+
+from dermssl.errors import HealthStop, InputError, Preempted, did_you_mean
+from dermssl.files import read_yaml, write_json
+
+log = logging.getLogger("dermssl")
+
+
+class Report(NamedTuple):
+    """What a command says when it is done: the page for a person, the same as data for ``--json``."""
+
+    text: str
+    data: dict[str, Any]
+
+
+class Command(NamedTuple):
+    """One subcommand. ``options`` and ``run`` are "module:name", imported only when the command is used."""
+
+    name: str
+    summary: str
+    options: str
+    run: str
+    aliases: Mapping[str, str] = MappingProxyType({})
+
+
+def positional(**kwargs: Any) -> Any:
+    """A dataclass field that is given without an option name."""
+    return dataclasses.field(metadata={"positional": True}, **kwargs)
+
+
+class Parser(ArgumentParser):
+    """Argument parser whose errors are one line and never guess at abbreviations."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what argparse would print and exit with, as an InputError."""
+        message = re.sub(r'Parser key "([^"]+)":', r"--\1:", " ".join(message.split()))
+        raise InputError(message.replace("Expected a typing.Literal", "expected one of "))
+
+
+def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code (0 done, 2 bad input, 3 health, 75 pre-empted, 1 else)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if rank else logging.INFO, stream=sys.stderr)
+    for noisy in ("PIL", "matplotlib", "timm", "accelerate", "torch", "tensorboard"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
+    except (InputError, HealthStop, Preempted) as stop:
+        print(f"{program}: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _dispatch(program: str, summary: str, commands: dict[str, Command], arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(program, summary, commands))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"{program} {importlib.import_module('dermssl').__version__}")
+        return 0
+    name = arguments[0]
+    if name not in commands:
+        raise InputError(f"unknown command '{name}'; {did_you_mean(name, commands)}")
+    command = commands[name]
+    options_type = _import(command.options)
+    parser = make_parser(f"{program} {name}", command, options_type)
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        return 0
+    options, json_file = parse(parser, options_type, arguments[1:], command.aliases)
+    report = _import(command.run)(options)
+    if report is not None:
+        print(report.text)
+        if json_file:
+            write_json(Path(json_file), report.data)
+    return 0
+
+
+def _overview(program: str, summary: str, commands: dict[str, Command]) -> str:
+    width = max(map(len, commands))
+    lines = [f"  {c.name:<{width}}  {c.summary}" for c in commands.values()]
+    return "\n".join(
+        [f"usage: {program} COMMAND [options]", "", summary, "", "commands:", *lines, "", f"{program} COMMAND --help"]
+    )
+
+
+def _import(reference: str) -> Any:
+    module, name = reference.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def make_parser(program: str, command: Command, options_type: type) -> Parser:
+    """The parser of one command, with ``--config`` for YAML and ``--json`` for the report."""
+    parser = Parser(prog=program, description=textwrap.dedent(options_type.__doc__ or command.summary))
+    parser.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of the options below")
+    parser.add_argument("--json", type=str, metavar="FILE", help="write what is printed as JSON too")
+    _add_options(parser, options_type, "", command.aliases)
+    return parser
+
+
+def _add_options(parser: Any, options_type: type, prefix: str, aliases: Mapping[str, str]) -> None:
+    help_texts = {p.arg_name: p.description for p in parse_from_object(options_type).params}
+    hints = get_type_hints(options_type)
+    for field in dataclasses.fields(options_type):
+        name, kind = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            title = inspect.getdoc(kind) or ""
+            group = parser.add_argument_group(f"{name} ({title.splitlines()[0].rstrip('.')})")
+            _add_options(group, kind, name + ".", aliases)
+            continue
+        keywords: dict[str, Any] = {"help": " ".join((help_texts.get(field.name) or "").split())}
+        if get_origin(kind) is list:
+            keywords |= {"nargs": "+", "type": get_args(kind)[0]}
+        elif kind is bool:
+            keywords |= {"type": bool, "nargs": "?", "const": True}
+        else:
+            keywords["type"] = kind
+        if _is_required(field):
+            keywords["help"] += " [required]"
+        else:
+            keywords["default"] = _default(field)
+        if field.metadata.get("positional"):
+            keywords["nargs"] = "*" if "nargs" in keywords else "?"
+            parser.add_argument(name, **keywords)
+        else:
+            short = [alias for alias, target in aliases.items() if target == f"--{name}"]
+            keywords["help"] += f" (also {short[0]})" if short else ""
+            parser.add_argument(option_string(name), **keywords)
+
+
+def option_string(name: str) -> str:
+    """``short_side`` -> ``--short-side``; dotted names keep the spelling of their config key."""
+    return "--" + (name if "." in name else name.replace("_", "-"))
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def parse(
+    parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
+) -> tuple[Any, str | None]:
+    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it."""
+    known = [o for action in parser._actions for o in action.option_strings]
+    arguments = [_expand(a, aliases or {}, known) for a in arguments]
+    for argument in arguments:
+        option = argument.split("=")[0]
+        if option.startswith("--") and len(option) > 2 and option not in known:
+            raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
+    config_file = _config_of(arguments)
+    if config_file:
+        parser.set_defaults(_checked_config(Path(config_file), options_type, parser))
+    namespace = parser.parse_args(arguments)
+    try:
+        return _build(options_type, namespace), namespace.json
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
+    """Aliases, and ``_`` for ``-`` in option names (and the reverse), as the known options spell them."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument.partition("=")
+    spelled = {name.replace("-", "_"): name for name in known}
+    option = aliases.get(option, spelled.get(option.replace("-", "_"), option))
+    return option + equals + value
+
+
+def _config_of(arguments: list[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return argument.partition("=")[2]
+        if argument == "--config":
+            if index + 1 == len(arguments):
+                raise InputError("--config needs the path of a YAML file")
+            return arguments[index + 1]
+    return None
+
+
+def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str, Any]:
+    """The YAML of ``path`` as dotted keys, each known and of the right type."""
+    valid = option_names(options_type)
+    flat = _flatten(read_yaml(path))
+    for key, value in flat.items():
+        if key not in valid:
+            raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
+        if valid[key] is list and not isinstance(value, list):
+            flat[key] = [value]
+    try:
+        parser.parse_object(flat)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return flat
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def option_names(options_type: type, prefix: str = "") -> dict[str, type]:
+    """Dotted names of all leaves of an options dataclass; ``list`` marks those that take several values."""
+    names: dict[str, type] = {}
+    hints = get_type_hints(options_type)
+    for field in dataclasses.fields(options_type):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            names |= option_names(kind, f"{prefix}{field.name}.")
+        else:
+            names[prefix + field.name] = list if get_origin(kind) is list else object
+    return names
+
+
+def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
+    hints = get_type_hints(options_type)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(options_type):
+        kind, value = hints[field.name], getattr(namespace, field.name)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            value = _build(kind, value, f"{prefix}{field.name}.")
+        elif _is_required(field) and value in (None, []):
+            option = field.name.upper() if field.metadata.get("positional") else option_string(prefix + field.name)
+            raise InputError(f"{option} is missing: give it on the command line or in the --config file")
+        values[field.name] = value
+    return options_type(**values)

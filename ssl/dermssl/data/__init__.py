@@ -1,0 +1,1 @@
+"""Raw folder -> dataset folder: sources, manifest, decoding, image store, splits, synthetic data, description."""

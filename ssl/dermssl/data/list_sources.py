@@ -1,0 +1,40 @@
+"""``dermssl sources``: the known data sets as a page."""
+
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.data.options import SourcesOptions
+from dermssl.data.sources import NAMES, get_source
+
+
+def list_sources(_: SourcesOptions) -> Report:
+    """Each known data set with licence, units, layout, targets and where to get it."""
+    text, data = [], []
+    for name in NAMES:
+        source = get_source(name)
+        licence = licences.LICENCES[source.licence]
+        text += [
+            f"{name}: {source.title}",
+            f"  licence    {licence.name}",
+            *[f"             - {duty}" for duty in licence.duties],
+            f"  kept whole {source.group}; scored as one: {source.case}"
+            + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
+            f"  targets    {', '.join(source.targets) or 'from class folders'}",
+            f"  layout     {source.layout}",
+            f"  get it     {source.where}",
+            f"  cite       {source.citation or '-'}",
+            "",
+        ]
+        data.append(
+            {
+                "name": name,
+                "title": source.title,
+                "licence": licences.notice(name, source.licence, source.citation, synthetic=False),
+                "group": source.group,
+                "case": source.case,
+                "patient_key": source.patient_key,
+                "targets": {key: target.to_json() for key, target in source.targets.items()},
+                "layout": source.layout,
+                "where": source.where,
+            }
+        )
+    return Report("\n".join(text).rstrip(), {"sources": data})

@@ -1,0 +1,107 @@
+"""The manifest: one row per image, one schema that fixes every type, and the checks that keep it true.
+
+Fixed columns are below; a source may add free columns (labels, folds, further metadata), which are strings
+unless they are numbers or booleans throughout. Missing is null, never "", -1 or "unknown".
+"""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dermssl.errors import InputError
+
+SCHEMA_VERSION = 1
+
+FIXED = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        ("patient_id", pa.string()),
+        ("lesion_id", pa.string()),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("case_id", pa.string(), nullable=False),
+        ("split", pa.string()),
+        ("age", pa.float32()),
+        ("sex", pa.string()),
+        ("country", pa.string()),
+        ("body_site", pa.list_(pa.string())),
+        ("modality", pa.string()),
+        ("fitzpatrick", pa.int8()),
+        ("skin_tone", pa.string()),
+        ("skin_tone_scale", pa.string()),
+        ("tone_group", pa.string()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("stored_width", pa.int32(), nullable=False),
+        pa.field("stored_height", pa.int32(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("pixel_sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.list_(pa.uint64(), 8), nullable=False),
+    ]
+)
+ALLOWED = {
+    "split": {"train", "val", "test"},
+    "sex": {"female", "male"},
+    "modality": {"clinical", "dermoscopic"},
+    "tone_group": {"I-II", "III-IV", "V-VI"},
+}
+TONE_GROUPS = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-VI"}
+
+
+def to_table(frame: pd.DataFrame) -> pa.Table:
+    """A frame with one row per image as an Arrow table of the manifest's schema (missing columns are null).
+
+    Raises:
+        InputError: an id is missing or doubled, or a fixed column holds a value outside its range.
+    """
+    columns: dict[str, pa.Array] = {}
+    for field in FIXED:
+        values = frame[field.name] if field.name in frame else [None] * len(frame)
+        columns[field.name] = pa.array(_nulls(values), type=field.type)
+    free = [name for name in frame.columns if name not in FIXED.names]
+    fields = list(FIXED)
+    for name in free:
+        columns[name] = _free_column(frame[name])
+        fields.append(pa.field(name, columns[name].type))
+    table = pa.table(list(columns.values()), schema=pa.schema(fields))
+    check(table)
+    return table
+
+
+def _nulls(values) -> list:
+    return [None if _is_missing(value) else value for value in values]
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+
+
+def _free_column(values: pd.Series) -> pa.Array:
+    cleaned = _nulls(values)
+    kinds = {type(value) for value in cleaned if value is not None}
+    if kinds <= {bool, np.bool_}:
+        return pa.array(cleaned, type=pa.bool_() if kinds else pa.string())
+    if kinds <= {int, np.int64}:
+        return pa.array(cleaned, type=pa.int64())
+    if kinds <= {int, np.int64, float, np.float64}:
+        return pa.array(cleaned, type=pa.float64())
+    return pa.array([None if value is None else str(value) for value in cleaned], type=pa.string())
+
+
+def check(table: pa.Table) -> None:
+    """Raise InputError unless ids are unique and every restricted column keeps to its values."""
+    ids = table["image_id"].to_pandas()
+    if ids.duplicated().any():
+        raise InputError(f"image_id {ids[ids.duplicated()].iloc[0]} occurs twice in the manifest")
+    for field in FIXED:
+        if not field.nullable and table[field.name].null_count:
+            row = ids[table[field.name].is_null().to_numpy()].iloc[0]
+            raise InputError(f"{row}: {field.name} is empty in the manifest, which must be given for every image")
+    for name, allowed in ALLOWED.items():
+        wrong = set(table[name].drop_null().unique().to_pylist()) - allowed
+        if wrong:
+            raise InputError(f"manifest column {name} holds {sorted(wrong)}; allowed are {sorted(allowed)} and null")
+    types = table["fitzpatrick"].drop_null().to_numpy()
+    if len(types) and not ((types >= 1) & (types <= 6)).all():
+        raise InputError("manifest column fitzpatrick must be 1 to 6 or null")

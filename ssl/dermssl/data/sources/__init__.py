@@ -1,0 +1,34 @@
+"""The known data sets, one file each. Adding one means adding one file and one line here.
+
+A source file declares a `Source` named ``SOURCE`` and reads the official layout into `Records`::
+
+    def read(root: Path) -> Records:
+        table = read_table(find_file(root, "metadata.csv"), required=("img_id", "patient_id"))
+        frame = pd.DataFrame({
+            "file": table["img_id"],           # path below root, or a bare name: matched by stem
+            "patient_id": table["patient_id"], # raw ids: `prepare` puts the data set's name before them
+            "diagnosis": table["diagnostic"],  # free columns: labels and further metadata
+        })
+        return match_images(root, frame)
+
+    SOURCE = Source(name="mine", title="My data", licence="CC-BY-4.0", citation="...", where="...",
+                    layout="metadata.csv, images/*.jpg", group="patient", case="patient",
+                    targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))}, read=read)
+
+``group_id`` and ``case_id`` are filled from ``Source.group`` and ``Source.case`` (finest known of patient, case,
+lesion, image) unless the frame has these columns itself. Missing values are None or NaN, never "" or "unknown".
+"""
+
+import importlib
+
+from dermssl.data.sources.source import Source
+from dermssl.errors import InputError, did_you_mean
+
+NAMES = ("passion", "ham10000", "pad_ufes_20", "folder")
+
+
+def get_source(name: str) -> Source:
+    """The source called ``name``; raises InputError naming the nearest one."""
+    if name not in NAMES:
+        raise InputError(f"unknown source '{name}'; {did_you_mean(name, NAMES)} (`dermssl sources` lists them)")
+    return importlib.import_module(f"dermssl.data.sources.{name}").SOURCE

@@ -1,0 +1,40 @@
+"""Patient-grouped splits: what shares a ``group_id`` never straddles a split."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dermssl.errors import InputError
+
+
+def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[str, float], seed: int) -> np.ndarray:
+    """Assign each row a split so that groups stay whole and each stratum keeps the fractions, ``(N,)`` of str.
+
+    A group's stratum is the most frequent one among its rows. Within a stratum groups are shuffled and dealt by
+    largest remainder, carried from stratum to stratum so that small strata do not all lose to the same split.
+    """
+    names, targets = list(fractions), np.array(list(fractions.values()), dtype=float)
+    if (targets < 0).any() or not np.isclose(targets.sum(), 1):
+        raise InputError(f"split fractions {fractions} must be positive and add up to 1")
+    table = pd.DataFrame({"group": list(groups), "stratum": [str(value) for value in strata]})
+    units = table.groupby("group")["stratum"].agg(lambda values: values.mode().iloc[0])
+    random = np.random.default_rng(seed)
+    assigned: dict[str, str] = {}
+    owed = np.zeros(len(names))
+    for _, members in units.groupby(units):
+        for group in random.permutation(members.index.to_numpy()):
+            owed += targets
+            choice = int(np.argmax(owed))
+            owed[choice] -= 1
+            assigned[group] = names[choice]
+    return table["group"].map(assigned).to_numpy()
+
+
+def check_split(frame: pd.DataFrame, where: str) -> None:
+    """Raise InputError naming the groups of ``frame`` (``group_id``, ``split``) that lie in two splits."""
+    sides = frame.dropna(subset=["split"]).groupby("group_id")["split"].nunique()
+    straddling = sides[sides > 1].index.tolist()
+    if straddling:
+        shown = ", ".join(straddling[:5]) + (" ..." if len(straddling) > 5 else "")
+        raise InputError(f"{where}: {len(straddling)} patients or lesions lie in two splits: {shown}")

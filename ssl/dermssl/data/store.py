@@ -1,0 +1,111 @@
+"""The decode-once image store: small upright JPEGs in memory-mapped Arrow shards, any row in microseconds.
+
+``images-00000.arrow`` ... hold one column ``jpeg`` in manifest order. Workers map the same pages, so memory does
+not grow with the number of workers.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from dermssl.errors import InputError
+from dermssl.files import atomic_file
+
+ROWS_PER_BATCH = 64
+JPEG_QUALITY = 95
+
+
+def shrink(image: Image.Image, short_side: int) -> Image.Image:
+    """Resize so that the short side is at most ``short_side`` pixels (antialiased bicubic); never enlarges."""
+    short = min(image.size)
+    if short <= short_side:
+        return image
+    scale = short_side / short
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def encode(image: Image.Image) -> bytes:
+    """JPEG quality 95 without chroma subsampling and without metadata."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def strip_metadata(jpeg: bytes) -> bytes:
+    """The same compressed JPEG without EXIF, GPS, thumbnails, comments and profiles (APP1-APP13, APP15, COM).
+
+    APP0 (JFIF) and APP14 (Adobe: colour transform) stay, because they change how pixels are decoded.
+    """
+    kept, position = [jpeg[:2]], 2
+    while position + 4 <= len(jpeg) and jpeg[position] == 0xFF and jpeg[position + 1] != 0xDA:
+        marker = jpeg[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        length = int.from_bytes(jpeg[position + 2 : position + 4], "big") + 2
+        private = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
+        if not private:
+            kept.append(jpeg[position : position + length])
+        position += length
+    kept.append(jpeg[position : jpeg.rfind(b"\xff\xd9") + 2])
+    return b"".join(kept)
+
+
+def shard_name(number: int) -> str:
+    """File name of one shard."""
+    return f"images-{number:05d}.arrow"
+
+
+def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
+    """Write one shard atomically, in small record batches so that a row can be found without reading others."""
+    schema = pa.schema([pa.field("jpeg", pa.large_binary(), nullable=False)])
+    with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with pa.ipc.new_file(sink, schema) as writer:
+            for start in range(0, len(jpegs), ROWS_PER_BATCH):
+                column = pa.array(jpegs[start : start + ROWS_PER_BATCH], type=pa.large_binary())
+                writer.write_batch(pa.record_batch([column], schema=schema))
+
+
+class ImageStore:
+    """Random access to the stored images of one dataset folder; cheap to send to worker processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        shards = sorted(self.folder.glob("images-*.arrow"))
+        try:
+            tables = [pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in shards]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(
+                f"{self.folder}: an image shard is damaged ({error}): run `dermssl prepare` again"
+            ) from None
+        self._chunks = [chunk for table in tables for chunk in table["jpeg"].chunks]
+        self._starts = np.cumsum([0, *map(len, self._chunks)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict) -> None:
+        self.folder = state["folder"]
+        self._open()
+
+    def jpeg(self, row: int) -> memoryview:
+        """Compressed bytes of one image, without a copy."""
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return memoryview(self._chunks[chunk][int(row - self._starts[chunk])].as_buffer())
+
+    def image(self, row: int) -> Image.Image:
+        """One stored image, decoded: RGB."""
+        image = Image.open(io.BytesIO(self.jpeg(row)))
+        image.load()
+        return image

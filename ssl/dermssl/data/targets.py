@@ -1,0 +1,37 @@
+"""What a data set can be asked to predict. Class order is declared here and never comes from file order."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from dermssl.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Target:
+    """One prediction task of a data set.
+
+    ``column`` of the manifest holds the class name (null: unlabelled). ``positive`` is the positive class of a
+    binary task. ``level`` says what is scored as one: an image, or a case (all images sharing ``case_id``).
+    """
+
+    column: str
+    classes: tuple[str, ...]
+    kind: Literal["multiclass", "binary", "multilabel", "ordinal"] = "multiclass"
+    positive: str | None = None
+    level: Literal["image", "case"] = "image"
+
+    def to_json(self) -> dict[str, Any]:
+        """The form written to ``dataset.json``."""
+        return asdict(self) | {"classes": list(self.classes)}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Target":
+        """The inverse of `to_json`."""
+        return Target(**(value | {"classes": tuple(value["classes"])}))
+
+
+def choose_target(targets: dict[str, Target], name: str, where: str) -> Target:
+    """The target called ``name``; raises InputError naming the nearest one that ``where`` declares."""
+    if name not in targets:
+        raise InputError(f"{where} has no target '{name}'; {did_you_mean(name, targets)}")
+    return targets[name]

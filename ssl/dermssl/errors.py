@@ -1,0 +1,33 @@
+"""The ways a command ends early, each with the exit code it is known by."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. The message is one line: what, where, and the remedy."""
+
+    exit_code = 2
+
+
+class HealthStop(Exception):
+    """The health check ended a pretraining run (collapse, divergence, no learning)."""
+
+    exit_code = 3
+
+
+class Preempted(Exception):
+    """The run was asked to leave the machine (SIGTERM) and has saved its state."""
+
+    exit_code = 75
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The tail of an error about an unknown ``name``: the nearest valid one, else all of them."""
+    choices = sorted(valid)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if not choices:
+        return "there are none to choose from"
+    return "choose from: " + ", ".join(choices)

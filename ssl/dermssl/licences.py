@@ -1,0 +1,103 @@
+"""What each data set's licence allows and asks, and how that travels with everything made from the data.
+
+A dataset folder states its licence once (``dataset.json``); embeddings, indexes, encoders and reports carry the
+list of `notice` dictionaries of all that went into them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Terms of one licence, as far as software can help to keep them."""
+
+    id: str
+    name: str
+    duties: tuple[str, ...]
+    commercial: bool = False
+    redistribution: bool = True
+    relinking: bool = True
+    """False where joining records of one person (within the set or with other data) is forbidden."""
+
+
+_ATTRIBUTE = "Name the source (attribution below) wherever you publish results or derived material."
+_NON_COMMERCIAL = "Non-commercial use only, adapted material (encoders, embeddings) included."
+
+LICENCES = {
+    licence.id: licence
+    for licence in (
+        Licence(
+            "PASSION",
+            "PASSION Data Public License",
+            (
+                _NON_COMMERCIAL,
+                _ATTRIBUTE,
+                "Keep the licence notice with the data and state what you changed.",
+                "Never try to re-identify a person or to re-link records: it ends your rights.",
+                "Never upload the images anywhere; share only the website link https://passionderm.github.io/.",
+            ),
+            redistribution=False,
+            relinking=False,
+        ),
+        Licence("CC-BY-4.0", "Creative Commons Attribution 4.0", (_ATTRIBUTE,), commercial=True),
+        Licence("CC-BY-NC-4.0", "Creative Commons Attribution-NonCommercial 4.0", (_NON_COMMERCIAL, _ATTRIBUTE)),
+        Licence(
+            "CC-BY-NC-SA-3.0",
+            "Creative Commons Attribution-NonCommercial-ShareAlike 3.0",
+            (_NON_COMMERCIAL, _ATTRIBUTE, "Share adapted material under the same licence."),
+        ),
+        Licence("CC0-1.0", "Creative Commons Zero 1.0", (), commercial=True),
+        Licence(
+            "SCIN",
+            "SCIN Data Use License",
+            (_ATTRIBUTE, "Never try to re-identify a person or to re-link records."),
+            commercial=True,
+            relinking=False,
+        ),
+        Licence(
+            "research-agreement",
+            "Research use agreement of the data set's owner",
+            (_NON_COMMERCIAL, _ATTRIBUTE, "Do not pass the data on: others sign the agreement themselves."),
+            redistribution=False,
+        ),
+        Licence(
+            "unknown",
+            "No licence recorded",
+            ("Find out the licence of these images before you publish or pass on anything made from them.",),
+            redistribution=False,
+        ),
+    )
+}
+
+
+def notice(dataset: str, licence_id: str, attribution: str, synthetic: bool) -> dict[str, Any]:
+    """The licence entry of one data set, as written to JSON and carried by everything derived from it."""
+    licence = LICENCES[licence_id]
+    return {
+        "dataset": dataset,
+        "id": licence.id,
+        "name": licence.name,
+        "attribution": attribution,
+        "duties": list(licence.duties),
+        "commercial": licence.commercial,
+        "redistribution": licence.redistribution,
+        "relinking": licence.relinking,
+        "synthetic": synthetic,
+    }
+
+
+def merge(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Licence entries of pooled data: one per data set, in order of first appearance."""
+    return list({entry["dataset"]: entry for entry in notices}.values())
+
+
+def lines(notices: Iterable[dict[str, Any]]) -> list[str]:
+    """Licence entries as lines of text for the foot of a report or model card."""
+    text = []
+    for entry in notices:
+        synthetic = "SYNTHETIC data, made by dermssl; " if entry["synthetic"] else ""
+        text.append(f"{entry['dataset']}: {synthetic}{entry['name']}. {entry['attribution']}".rstrip())
+        text += [f"  - {duty}" for duty in entry["duties"]]
+    return text

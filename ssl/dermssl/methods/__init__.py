@@ -1,0 +1,1 @@
+"""Views -> loss: DINO, SimCLR, their heads and schedules."""
