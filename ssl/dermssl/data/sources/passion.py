@@ -96,7 +96,8 @@ def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Pr
         for row in table.itertuples()
         if row.subject_id not in labelled
     ]
-    return {row.subject_id: SPLITS.get(str(row.Split).upper()) for row in table.itertuples()}, problems
+    sides_of = dict(zip(table["subject_id"], table["Split"].str.upper().map(SPLITS), strict=True))
+    return sides_of, problems
 
 
 def _body_sites(value: object) -> list[str] | None:
