@@ -1,0 +1,164 @@
+"""An embeddings folder, written and opened: features, the manifest rows they belong to, and their provenance."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dermssl import licences
+from dermssl.data.dataset import Dataset, open_dataset
+from dermssl.data.targets import Target
+from dermssl.errors import InputError
+from dermssl.files import (
+    atomic_folder,
+    read_json,
+    read_npy,
+    read_parquet,
+    require_folder,
+    write_json,
+    write_npy,
+    write_parquet,
+)
+
+MAKER = "dermeval embed"
+log = logging.getLogger("dermssl")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Row ``i`` of ``features`` (N, D; not normalised) is row ``i`` of the manifest."""
+
+    folder: Path
+    info: dict[str, Any]
+    features: np.ndarray
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """Encoder as recorded: ``path``, ``fingerprint``, ``dim``, preprocessing."""
+        return self.info["encoder"]
+
+    @property
+    def licences(self) -> list[dict[str, Any]]:
+        """Licence notices of the embedded data and of the data that the encoder was trained on."""
+        return self.info["licences"]
+
+    @property
+    def synthetic(self) -> bool:
+        """True where any of the embedded data is synthetic."""
+        return any(entry["synthetic"] for entry in self.info["datasets"])
+
+    @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """The dataset folders that the rows came from, by name; those no longer reachable are missing."""
+        found = {}
+        for entry in self.info["datasets"]:
+            try:
+                dataset = open_dataset(entry["path"])
+            except InputError:
+                log.warning("warning: %s is out of reach: labels and splits are those of the embedding", entry["path"])
+                continue
+            if dataset.fingerprint != entry["fingerprint"]:
+                log.warning("warning: %s has changed since it was embedded: its present labels are used", entry["path"])
+            found[entry["name"]] = dataset
+        return found
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """Targets declared by the embedded data sets (the first declaration of a name counts)."""
+        targets: dict[str, Target] = {}
+        for entry in self.info["datasets"]:
+            declared = {name: Target.from_json(value) for name, value in entry["targets"].items()}
+            live = self.datasets.get(entry["name"])
+            targets = (declared if live is None else live.targets) | targets
+        return targets
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The manifest in row order, with splits and labels as the dataset folders hold them now.
+
+        Raises:
+            InputError: a dataset folder no longer has an image that was embedded.
+        """
+        frame = self.table.to_pandas()
+        parts = [self._live_rows(name, frame) for name in frame["dataset"].unique()]
+        return pd.concat(parts).loc[frame.index]
+
+    def _live_rows(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        rows = frame[frame["dataset"] == name]
+        if name not in self.datasets:
+            return rows
+        live = self.datasets[name].frame().set_index("image_id")
+        gone = rows["image_id"][~rows["image_id"].isin(live.index)]
+        if len(gone):
+            raise InputError(
+                f"{self.folder}: {len(gone)} images (first {gone.iloc[0]}) are no longer in "
+                f"{self.datasets[name].folder}: run `{MAKER}` again"
+            )
+        return live.loc[rows["image_id"]].reset_index().set_index(rows.index)
+
+
+def open_embeddings(folder: str | Path) -> Embeddings:
+    """Open a folder made by ``dermeval embed``.
+
+    Raises:
+        InputError: not such a folder, damaged, rows that do not match, or features that are not finite.
+    """
+    path = require_folder(Path(folder), "embedding.json", MAKER)
+    info = read_json(path / "embedding.json", MAKER)
+    features = read_npy(path / "features.npy", MAKER)
+    table = read_parquet(path / "manifest.parquet", MAKER)
+    if features.ndim != 2 or len(features) != table.num_rows:
+        raise InputError(
+            f"{path}: features.npy has shape {features.shape} but the manifest {table.num_rows} rows: "
+            f"run `{MAKER}` again"
+        )
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise InputError(
+            f"{path}: the features of {table['image_id'][row].as_py()} hold NaN or infinity: check the encoder"
+        )
+    return Embeddings(path, info, features, table)
+
+
+def write_embeddings(
+    folder: Path, features: np.ndarray, datasets: Sequence[Dataset], encoder: dict[str, Any], extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Write an embeddings folder atomically and return its ``embedding.json``.
+
+    ``features`` are in the order of ``datasets``, each in manifest order. ``encoder`` has ``path``,
+    ``fingerprint``, ``preprocessing`` and ``licences`` (of its training data).
+    """
+    info = {
+        "encoder": encoder | {"dim": int(features.shape[1])},
+        "datasets": [
+            {
+                "name": dataset.name,
+                "path": str(dataset.folder.resolve()),
+                "fingerprint": dataset.fingerprint,
+                "synthetic": dataset.info["synthetic"],
+                "group": dataset.info["group"],
+                "case": dataset.info["case"],
+                "patient_key": dataset.info["patient_key"],
+                "targets": dataset.info["targets"],
+            }
+            for dataset in datasets
+        ],
+        "licences": licences.merge([d.licence for d in datasets] + encoder.get("licences", [])),
+        **extra,
+    }
+    with atomic_folder(folder) as temporary:
+        write_npy(temporary / "features.npy", features)
+        table = pa.concat_tables([d.table for d in datasets], promote_options="default")
+        write_parquet(temporary / "manifest.parquet", table)
+        write_json(temporary / "embedding.json", info)
+    return info
