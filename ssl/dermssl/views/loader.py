@@ -1,0 +1,108 @@
+"""From pooled dataset folders to batches of views: stored JPEG -> crops in workers -> photometric on the device."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dermssl.data.store import ImageStore
+from dermssl.views import draws, photometric
+from dermssl.views.crops import cut
+from dermssl.views.recipe import View, ViewOptions, list_views
+from dermssl.views.sampler import Item, RankBatches
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training rows of several stores: pooled row ``i`` is row ``row[i]`` of ``stores[store[i]]``."""
+
+    stores: Sequence[ImageStore]
+    store: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Crops(NamedTuple):
+    """One batch as workers hand it over: per crop size, 8-bit pixels and photometric parameters, view by view.
+
+    ``pixels[s]`` is ``(V, B, S, S, 3)`` uint8 and ``parameters[s]`` ``(V, B, 9)`` float32.
+    """
+
+    pixels: list[Tensor]
+    parameters: list[Tensor]
+
+
+class ViewDataset(Dataset):
+    """Cuts the views of whole batches; every random number is a function of the item, not of the worker."""
+
+    def __init__(self, pool: Pool, options: ViewOptions, seed: int) -> None:
+        self.pool = pool
+        self.options = options
+        self.seed = seed
+        self.views = list_views(options)
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitems__(self, items: list[Item]) -> Crops:
+        """The crops of one micro-batch."""
+        sizes = [(size, list(views)) for size, views in groupby(self.views, key=lambda view: view.size)]
+        pixels = [np.empty((len(views), len(items), size, size, 3), dtype=np.uint8) for size, views in sizes]
+        parameters = [np.empty((len(views), len(items), len(draws.PHOTOMETRIC)), np.float32) for _, views in sizes]
+        places = [(group, index) for group, (_, views) in enumerate(sizes) for index in range(len(views))]
+        for column, item in enumerate(items):
+            image = self.pool.stores[self.pool.store[item.row]].image(int(self.pool.row[item.row]))
+            numbers = draws.uniforms(self.seed, item.epoch, item.position, len(self.views))
+            for view, drawn, (group, index) in zip(self.views, numbers, places, strict=True):
+                pixels[group][index, column] = np.asarray(self._cut(image, view, drawn))
+                parameters[group][index, column] = draws.photometric(self.options, view, drawn)
+        return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in parameters])
+
+    def _cut(self, image, view: View, drawn: np.ndarray):
+        box = draws.crop_box(view, image.width, image.height, drawn)
+        return cut(image, box, view.size, draws.turn(self.options, drawn))
+
+
+def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:
+    """One pass over ``batches``; workers inherit nothing random and may be any number."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=_as_is,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _as_is(crops: Crops) -> Crops:
+    return crops
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def default_workers(ranks: int) -> int:
+    """Decoding workers per rank when none are asked for: the cores, shared by the ranks, one left for training."""
+    return max(1, (os.cpu_count() or 2) // ranks - 1)
+
+
+def to_views(crops: Crops, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
+    """Crops -> normalised views on ``device``: per crop size a tensor ``(V, B, 3, S, S)`` float32."""
+    views = []
+    for pixels, parameters in zip(crops.pixels, crops.parameters, strict=True):
+        count, batch = pixels.shape[:2]
+        flat = pixels.flatten(0, 1).to(device, non_blocking=True)
+        finished = photometric.finish(flat, parameters.flatten(0, 1).numpy(), mean, std)
+        views.append(finished.unflatten(0, (count, batch)))
+    return views

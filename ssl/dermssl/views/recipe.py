@@ -1,0 +1,92 @@
+"""What a view is: crop sizes and scales, flips and turns, colour, blur, solarisation. Torch-free.
+
+Defaults are DINO's published recipe (Caron et al. 2021, appendix), changed for skin where its physics differ: an image
+has no up or down, so flips along both axes and quarter turns are all equally likely; hue shifts stay weak and grey
+conversion is off, since colour is diagnostic (erythema, pigment).
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+
+@dataclass
+class ViewOptions:
+    """Crops and photometric changes of the views."""
+
+    global_size: PositiveInt = 224
+    """Side of a global crop, pixels."""
+    global_count: PositiveInt = 2
+    """Global crops per image; the teacher sees only these."""
+    global_scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
+    """Smallest and largest share of the image area that a global crop covers."""
+    local_size: PositiveInt = 96
+    """Side of a local crop, pixels."""
+    local_count: NonNegativeInt = 8
+    """Local crops per image (0 for SimCLR, which compares two global crops)."""
+    local_scale: list[float] = field(default_factory=lambda: [0.05, 0.4])
+    """Smallest and largest share of the image area that a local crop covers."""
+    turns: bool = True
+    """Flips along both axes and quarter turns (skin has no up or down); false: left-right flips only."""
+    jitter: ClosedUnitInterval = 0.8  # type: ignore[assignment]
+    """Probability of colour jitter."""
+    brightness: NonNegativeFloat = 0.4  # type: ignore[assignment]
+    """Brightness factor is drawn from 1 - x to 1 + x."""
+    contrast: NonNegativeFloat = 0.4  # type: ignore[assignment]
+    """Contrast factor is drawn from 1 - x to 1 + x."""
+    saturation: NonNegativeFloat = 0.2  # type: ignore[assignment]
+    """Saturation factor is drawn from 1 - x to 1 + x."""
+    hue: float = 0.02
+    """Hue is shifted by -x to x turns of the colour circle (0 to 0.5); colour is diagnostic, so keep it weak."""
+    grey: ClosedUnitInterval = 0.0  # type: ignore[assignment]
+    """Probability of a grey view (published: 0.2)."""
+    blur: list[float] = field(default_factory=lambda: [1.0, 0.1, 0.5])
+    """Probability of Gaussian blur in the first global, the other global, and the local views."""
+    blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
+    """Range of the blur's standard deviation, pixels of a 224-pixel view (it scales with the view's size)."""
+    solarize: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.0])
+    """Probability of solarisation in the first global, the other global, and the local views."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the key that is out of range."""
+        for key in ("global_scale", "local_scale"):
+            low, high = _pair(key, getattr(self, key))
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"views.{key} must be two shares with 0 < low <= high <= 1, not {[low, high]}")
+        low, high = _pair("blur_sigma", self.blur_sigma)
+        if not 0 < low <= high:
+            raise ValueError(f"views.blur_sigma must be 0 < low <= high, not {[low, high]}")
+        for key in ("blur", "solarize"):
+            values = getattr(self, key)
+            if len(values) != 3 or not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"views.{key} must be three probabilities (global 1, other globals, local)")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError("views.hue must lie between 0 and 0.5")
+
+
+def _pair(key: str, values: list[float]) -> tuple[float, float]:
+    if len(values) != 2:
+        raise ValueError(f"views.{key} must be two numbers, not {values}")
+    return values[0], values[1]
+
+
+class View(NamedTuple):
+    """One view of an image: its side in pixels, area range, and the photometric odds that differ between views."""
+
+    size: int
+    scale: tuple[float, float]
+    blur: float
+    solarize: float
+
+
+def list_views(options: ViewOptions) -> list[View]:
+    """All views of an image in order: global crops first, then local ones."""
+    views = []
+    for index in range(options.global_count):
+        role = min(index, 1)
+        scale = _pair("global_scale", options.global_scale)
+        views.append(View(options.global_size, scale, options.blur[role], options.solarize[role]))
+    scale = _pair("local_scale", options.local_scale)
+    views += [View(options.local_size, scale, options.blur[2], options.solarize[2])] * options.local_count
+    return views

@@ -1,0 +1,154 @@
+"""Which images make up each batch: a pure function of (seed, step), so ranks, workers and restarts change nothing.
+
+Order and pooling follow from counter-based random numbers (Philox), never from the state of a generator.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from dermssl.errors import InputError
+
+ORDER_STREAM, MIX_STREAM = 1, 2
+
+
+class Item(NamedTuple):
+    """One image in one place of the run: ``row`` of the pooled training rows, at ``position`` of ``epoch``."""
+
+    epoch: int
+    position: int
+    row: int
+
+
+def philox(seed: int, stream: int, *counter: int) -> np.random.Generator:
+    """Random numbers keyed by (seed, stream, counter): the same numbers whoever draws them, whenever."""
+    words = [0, *counter] + [0] * (3 - len(counter))
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=words))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Batches over several pooled sets.
+
+    Args:
+        sizes: number of training rows of each set; pooled row numbers run through the sets in order.
+        shares: share of each epoch's images that each set gives, adding up to 1; None: every image once.
+        batch: images per step over all ranks and accumulation steps.
+        seed: of the run.
+    """
+
+    sizes: tuple[int, ...]
+    shares: tuple[float, ...] | None
+    batch: int
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """Training rows of all sets, which is also the images drawn per epoch."""
+        return sum(self.sizes)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches per epoch; the incomplete rest is dropped (other images every epoch)."""
+        return self.total // self.batch
+
+    @property
+    def quotas(self) -> tuple[int, ...]:
+        """Images that each set gives per epoch."""
+        if self.shares is None:
+            return self.sizes
+        exact = np.array(self.shares) * self.total
+        counts = np.floor(exact).astype(int)
+        counts[np.argsort(counts - exact)[: self.total - counts.sum()]] += 1
+        return tuple(int(count) for count in counts)
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """Pooled rows in the order of ``epoch``, ``(total,)`` int64."""
+        return _epoch_rows(self, epoch)
+
+    def items(self, step: int) -> list[Item]:
+        """The global batch of ``step`` (counted over the whole run)."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        positions = range(within * self.batch, (within + 1) * self.batch)
+        rows = self.epoch_rows(epoch)
+        return [Item(epoch, position, int(rows[position])) for position in positions]
+
+    def times_seen(self, steps: int) -> np.ndarray:
+        """How often each pooled row was in a batch during the first ``steps``, ``(total,)`` int64."""
+        counts = np.zeros(self.total, dtype=np.int64)
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        for epoch in range(epochs + (rest > 0)):
+            used = (self.steps_per_epoch if epoch < epochs else rest) * self.batch
+            counts += np.bincount(self.epoch_rows(epoch)[:used], minlength=self.total)
+        return counts
+
+
+@lru_cache(maxsize=2)
+def _epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
+    starts = np.cumsum([0, *sampler.sizes])
+    parts = [
+        starts[index] + _cycle(size, quota, epoch, sampler.seed, index)
+        for index, (size, quota) in enumerate(zip(sampler.sizes, sampler.quotas, strict=True))
+    ]
+    rows = np.concatenate(parts)
+    return rows[philox(sampler.seed, ORDER_STREAM, epoch).permutation(len(rows))]
+
+
+def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
+    """``quota`` rows of one set: the epoch's stretch of endless shuffled passes, so all rows come equally often."""
+    first, last = epoch * quota, (epoch + 1) * quota
+    passes = range(first // size, -(-last // size)) if quota else range(0)
+    order = [philox(seed, MIX_STREAM, index, number).permutation(size) for number in passes]
+    joined = np.concatenate(order) if order else np.empty(0, dtype=np.int64)
+    offset = first - (first // size) * size
+    return joined[offset : offset + quota]
+
+
+def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:
+    """``data.weights`` (``size``, ``equal``, or a number per set) -> shares per set, or None for every image once.
+
+    Raises:
+        InputError: not one of these forms, or the number of weights differs from the number of sets.
+    """
+    if list(weights) == ["size"]:
+        return None
+    if list(weights) == ["equal"]:
+        return tuple(1 / len(names) for _ in names)
+    try:
+        numbers = [float(weight) for weight in weights]
+    except ValueError:
+        raise InputError(f"data.weights is {' '.join(weights)}: give `size`, `equal`, or a number per set") from None
+    if len(numbers) != len(names) or min(numbers) < 0 or sum(numbers) <= 0:
+        raise InputError(
+            f"data.weights has {len(numbers)} numbers for {len(names)} sets ({', '.join(names)}): one each, >= 0"
+        )
+    return tuple(number / sum(numbers) for number in numbers)
+
+
+@dataclass(frozen=True)
+class RankBatches:
+    """The micro-batches of one rank from step ``start`` to ``stop``, as a batch sampler for a DataLoader.
+
+    A global batch is cut into accumulation x ranks equal slices; micro-step m of rank r takes slice m x ranks + r.
+    """
+
+    sampler: Sampler
+    start: int
+    stop: int
+    rank: int = 0
+    ranks: int = 1
+    accumulation: int = 1
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        size = self.sampler.batch // (self.ranks * self.accumulation)
+        for step in range(self.start, self.stop):
+            items = self.sampler.items(step)
+            for micro in range(self.accumulation):
+                first = (micro * self.ranks + self.rank) * size
+                yield items[first : first + size]
