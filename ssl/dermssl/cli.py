@@ -30,6 +30,19 @@ COMMANDS = (
         "dermssl.data.options:SynthOptions",
         "dermssl.data.synthetic:synth",
     ),
+    Command(
+        "pretrain",
+        "dataset folders -> run folder with an encoder",
+        "dermssl.training.options:PretrainOptions",
+        "dermssl.training.loop:pretrain",
+        {"--data": "--data.folders"},
+    ),
+    Command(
+        "export",
+        "a run's encoder as a timm folder",
+        "dermssl.training.options:ExportOptions",
+        "dermssl.training.export:export",
+    ),
 )
 
 

@@ -29,17 +29,17 @@ class ViewOptions:
     """Smallest and largest share of the image area that a local crop covers."""
     turns: bool = True
     """Flips along both axes and quarter turns (skin has no up or down); false: left-right flips only."""
-    jitter: ClosedUnitInterval = 0.8  # type: ignore[assignment]
+    jitter: ClosedUnitInterval = 0.8
     """Probability of colour jitter."""
-    brightness: NonNegativeFloat = 0.4  # type: ignore[assignment]
+    brightness: NonNegativeFloat = 0.4
     """Brightness factor is drawn from 1 - x to 1 + x."""
-    contrast: NonNegativeFloat = 0.4  # type: ignore[assignment]
+    contrast: NonNegativeFloat = 0.4
     """Contrast factor is drawn from 1 - x to 1 + x."""
-    saturation: NonNegativeFloat = 0.2  # type: ignore[assignment]
+    saturation: NonNegativeFloat = 0.2
     """Saturation factor is drawn from 1 - x to 1 + x."""
     hue: float = 0.02
     """Hue is shifted by -x to x turns of the colour circle (0 to 0.5); colour is diagnostic, so keep it weak."""
-    grey: ClosedUnitInterval = 0.0  # type: ignore[assignment]
+    grey: ClosedUnitInterval = 0.0
     """Probability of a grey view (published: 0.2)."""
     blur: list[float] = field(default_factory=lambda: [1.0, 0.1, 0.5])
     """Probability of Gaussian blur in the first global, the other global, and the local views."""

@@ -1,0 +1,131 @@
+"""DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294): a student matches its teacher across crops."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightly.loss import DINOLoss
+from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dermssl.methods import schedules
+from dermssl.methods.heads import dino_head, freeze
+from dermssl.methods.method import Stats
+from dermssl.methods.options import DinoOptions
+
+
+class CentredLoss(DINOLoss):
+    """lightly's DINO loss with the centre moved once per optimizer step, over all micro-batches and ranks."""
+
+    def __init__(self, options: DinoOptions) -> None:
+        super().__init__(
+            output_dim=options.out_dim,
+            student_temp=options.student_temperature,
+            center_momentum=options.center_momentum,
+        )
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    @torch.no_grad()
+    def update_center(self, teacher_out: Tensor) -> None:
+        """Remember ``teacher_out`` (V, B, K); lightly would move the centre here, in every micro-step."""
+        total = teacher_out.sum(dim=(0, 1))
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += teacher_out.shape[0] * teacher_out.shape[1]
+
+    @torch.no_grad()
+    def move_center(self) -> None:
+        """Equation 4 of the paper, with the mean over everything since the last call on all ranks."""
+        if self._sum is None:
+            return
+        mean = self._sum / self._count
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        self.center.copy_(self.center * self.center_momentum + mean * (1 - self.center_momentum))
+        self._sum, self._count = None, 0
+
+
+class Dino(nn.Module):
+    """Student and teacher with their heads, the centre, and the loss between them.
+
+    ``build_backbone`` is called twice: the teacher is built anew and loaded with the student's state.
+    """
+
+    def __init__(self, build_backbone: Callable[[float], nn.Module], drop_path: float, options: DinoOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.student = build_backbone(drop_path)
+        dim = int(self.student.num_features)  # type: ignore[arg-type]
+        self.student_head = dino_head(dim, options)
+        self.teacher = build_backbone(0.0)
+        self.teacher_head = dino_head(dim, options)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher_head.load_state_dict(self.student_head.state_dict())
+        freeze(self.teacher)
+        freeze(self.teacher_head)
+        self.loss = CentredLoss(options)
+
+    def encoder(self) -> nn.Module:
+        """The teacher's backbone, which the paper evaluates."""
+        return self.teacher
+
+    def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
+        """Cross-entropy of every student crop with every other global crop's teacher output."""
+        count = views[0].shape[0]
+        with torch.no_grad():
+            features = self.teacher(views[0].flatten(0, 1))
+            teacher_out = self.teacher_head(features)
+        students = torch.cat([self.student(group.flatten(0, 1)) for group in views])
+        student_out = self.student_head(students)
+        with torch.autocast(student_out.device.type, enabled=False):
+            teacher_out = teacher_out.float().chunk(count)
+            student_out = student_out.float().chunk(sum(len(group) for group in views))
+            assert teacher_out[0].dtype == student_out[0].dtype == torch.float32
+            centre = self.loss.center[0].clone()
+            loss = self.loss(list(teacher_out), list(student_out), teacher_temp=at["teacher_temperature"])
+            stats = self._stats(loss, features.float(), torch.cat(teacher_out), centre, at["teacher_temperature"])
+        return loss, stats
+
+    @torch.no_grad()
+    def _stats(self, loss: Tensor, features: Tensor, outputs: Tensor, centre: Tensor, temperature: float) -> Stats:
+        targets = functional.softmax((outputs - centre) / temperature, dim=-1)
+        entropy = torch.special.entr(targets).sum(-1).mean()
+        return {
+            "teacher_entropy": entropy,
+            "kl": loss.detach() - entropy,
+            "mean_target_entropy": torch.special.entr(targets.mean(0)).sum(),
+            "feature_std": functional.normalize(features, dim=-1).std(dim=0).mean() * math.sqrt(features.shape[1]),
+        }
+
+    def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
+        """Teacher momentum (cosine to 1), teacher temperature (linear warm-up), last layer frozen (1) or not (0)."""
+        options = self.options
+        warmup = round(options.warmup_teacher_epochs * steps_per_epoch)
+        frozen = np.arange(steps) < options.freeze_last_layer_epochs * steps_per_epoch
+        return {
+            "momentum": schedules.cosine(options.momentum, 1.0, steps),
+            "teacher_temperature": schedules.warmup_constant(
+                options.warmup_teacher_temperature, options.teacher_temperature, warmup, steps
+            ),
+            "last_layer_frozen": frozen.astype(float),
+        }
+
+    def before_update(self, at: dict[str, float]) -> None:
+        """Cancel the last layer's gradients while it is frozen."""
+        if at["last_layer_frozen"]:
+            for parameter in self.student_head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_update(self, at: dict[str, float]) -> None:
+        """Move the teacher towards the student, and the centre towards the teacher's mean output."""
+        update_momentum(self.student, self.teacher, at["momentum"])
+        update_momentum(self.student_head, self.teacher_head, at["momentum"])
+        self.loss.move_center()
+
+    def chance_loss(self, batch: int) -> float:
+        """ln K: uniform outputs."""
+        return math.log(self.options.out_dim)

@@ -1,0 +1,168 @@
+"""Everything that `dermssl pretrain` can be told: one dataclass for command line, YAML and help. Torch-free."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from dermssl.commandline import positional
+from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.views.recipe import ViewOptions
+
+
+@dataclass
+class DataOptions:
+    """Which images, and how sets are mixed."""
+
+    folders: list[str]
+    """Dataset folders made by `dermssl prepare`; several are pooled."""
+    weights: list[str] = field(default_factory=lambda: ["size"])
+    """`size`: every image once per epoch; `equal`: every set gives as many images; or one number per set."""
+    splits: Literal["train", "all"] = "train"
+    """`train`: rows whose split is train or null; `all` reads test rows too, which every later report states."""
+    workers: int = -1
+    """Processes per rank that decode and crop (-1: the cores but one, shared by the ranks; 0: none)."""
+
+
+@dataclass
+class ModelOptions:
+    """The backbone."""
+
+    backbone: str = "vit_small_patch16_224"
+    """A timm model name."""
+    init: str | None = None
+    """Start from these weights: a run folder, an exported encoder, or `timm` for timm's pretrained weights."""
+    drop_path: ClosedUnitInterval = 0.1
+    """Stochastic depth of the student."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+@dataclass
+class OptimOptions:
+    """Optimizer and its schedules."""
+
+    name: Literal["adamw", "lars"] = "adamw"
+    """AdamW (DINO), or LARS for SimCLR with large batches."""
+    lr: PositiveFloat = 0.0005
+    """Peak learning rate for a global batch of 256; scaled linearly with the batch."""
+    lr_end: NonNegativeFloat = 1e-6
+    """Learning rate at the end of the cosine, not scaled."""
+    warmup_epochs: NonNegativeFloat = 10.0
+    """Epochs of linear learning-rate warm-up."""
+    weight_decay: NonNegativeFloat = 0.04
+    """Weight decay at the start (never on biases and norms)."""
+    weight_decay_end: NonNegativeFloat = 0.4
+    """Weight decay at the end of its cosine."""
+    clip: NonNegativeFloat = 3.0
+    """Largest gradient norm of each parameter (0: no clipping)."""
+    backbone_lr: ClosedUnitInterval = 1.0
+    """Share of the learning rate that the backbone gets; 0.1 protects good features in continued pretraining."""
+    freeze_backbone_epochs: NonNegativeFloat = 0.0
+    """Epochs in which only the heads move, so that an untrained head cannot spoil a good backbone."""
+
+
+@dataclass
+class TrainingOptions:
+    """Length, batch, precision, states."""
+
+    epochs: PositiveInt = 100
+    """Passes over the pooled data."""
+    batch: PositiveInt = 256
+    """Images per optimizer step over all ranks and accumulation steps."""
+    accumulation: PositiveInt = 1
+    """Micro-batches per step; SimCLR compares only within a micro-batch."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 where the device computes in it, else fp32. Losses are always float32."""
+    seed: NonNegativeInt = 0
+    """Seed of weights, order and views."""
+    state_every_epochs: PositiveFloat = 1.0
+    """How often a resumable state is saved."""
+    keep_states: PositiveInt = 2
+    """Newest states kept."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics.jsonl."""
+    sync_batch_norm: bool = True
+    """Batch statistics over all GPUs (PyTorch has none for CPU ranks: they stay local and the run says so)."""
+
+
+@dataclass
+class OnlineOptions:
+    """Evaluation during training, on labelled patients kept out of pretraining."""
+
+    every_epochs: PositiveInt = 10
+    """Epochs between evaluations; the first is before training."""
+    target: str | None = None
+    """Target of the kNN (default: the first declared one of the first labelled set)."""
+    fraction: OpenUnitInterval = 0.1
+    """Share of train patients kept out where the set has no split `val`."""
+    k: PositiveInt = 20
+    """Neighbours."""
+    max_images: PositiveInt = 4000
+    """Images embedded per side at the most."""
+
+
+@dataclass
+class HealthOptions:
+    """What ends a run that goes wrong."""
+
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """What to do on collapse, divergence or no learning."""
+    patience: PositiveInt = 5
+    """Consecutive bad readings (one per log line) before it counts."""
+
+
+@dataclass
+class PretrainOptions:
+    """Train an encoder without labels. The same command resumes an interrupted run."""
+
+    out: str
+    """Run folder, under checkpoints/."""
+    data: DataOptions
+    method: Literal["dino", "simclr"] = "dino"
+    """Self-distillation (any batch) or contrast (batch of 256 and more)."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    views: ViewOptions = field(default_factory=ViewOptions)
+    dino: DinoOptions = field(default_factory=DinoOptions)
+    simclr: SimclrOptions = field(default_factory=SimclrOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    online: OnlineOptions = field(default_factory=OnlineOptions)
+    health: HealthOptions = field(default_factory=HealthOptions)
+    overwrite: bool = False
+    """Throw an existing run of that name away and start anew."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the keys that do not go together."""
+        if self.method == "simclr" and self.views.global_count != 2:
+            raise ValueError("method simclr compares two views: set views.global_count to 2")
+        if self.method == "simclr" and self.views.local_count:
+            raise ValueError("method simclr has no local crops: set views.local_count to 0")
+        if self.method == "dino" and self.views.global_count + self.views.local_count < 2:
+            raise ValueError("method dino needs two views: raise views.global_count or views.local_count")
+        if self.training.batch % self.training.accumulation:
+            raise ValueError(
+                f"training.batch {self.training.batch} cannot be cut into "
+                f"training.accumulation {self.training.accumulation} equal micro-batches"
+            )
+
+
+@dataclass
+class ExportOptions:
+    """Copy a run's encoder out as a timm folder, with its licence notice."""
+
+    out: str
+    """Folder to write."""
+    run: str = positional()
+    """Run folder made by `dermssl pretrain`."""
+    which: Literal["last", "best"] = "last"
+    """The encoder at the end, or the one with the best online evaluation."""
+    overwrite: bool = False
+    """Replace an existing folder."""

@@ -1,0 +1,130 @@
+"""Which rows of the dataset folders are trained on, which are kept out, and what was dropped on the way."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dermssl.data.dataset import Dataset
+from dermssl.data.splits import draw_split
+from dermssl.data.targets import Target, choose_target
+from dermssl.errors import InputError
+from dermssl.training.options import OnlineOptions
+from dermssl.views.loader import Pool
+
+log = logging.getLogger("dermssl")
+
+COLUMNS = ("image_id", "dataset", "patient_id", "lesion_id", "group_id", "sha256", "pixel_sha256", "phash")
+
+
+@dataclass(frozen=True)
+class OnlineSet:
+    """Labelled rows of one data set: ``fit`` is trained on as well, ``score`` is kept out of pretraining."""
+
+    dataset: Dataset
+    target: str
+    classes: tuple[str, ...]
+    fit: np.ndarray
+    score: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Pooled training rows with the columns that the ledger records."""
+
+    datasets: Sequence[Dataset]
+    rows: Sequence[np.ndarray]
+    online: OnlineSet | None
+
+    def pool(self) -> Pool:
+        """The rows as the loader wants them."""
+        sizes = [len(rows) for rows in self.rows]
+        store = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
+        return Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows))
+
+    def ledger(self, times_seen: np.ndarray) -> pa.Table:
+        """One row per training image: ids, hashes, and how often it was seen."""
+        parts = [d.table.select(COLUMNS).take(rows) for d, rows in zip(self.datasets, self.rows, strict=True)]
+        return pa.concat_tables(parts).append_column("times_seen", pa.array(times_seen, pa.int64()))
+
+
+def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
+    """Choose the training rows: never test (unless ``splits`` is ``all``), never the online score rows.
+
+    Raises:
+        InputError: nothing is left to train on, or the online target does not exist.
+    """
+    online = _online_set(datasets, options, seed)
+    rows = []
+    for dataset in datasets:
+        split = dataset.column("split")
+        wanted = np.ones(len(dataset), bool) if splits == "all" else pd.isna(split) | (split == "train")
+        if online is not None and dataset is online.dataset:
+            kept_out = set(dataset.column("group_id")[online.score])
+            wanted &= ~np.isin(dataset.column("group_id"), list(kept_out))
+        rows.append(np.flatnonzero(wanted))
+    rows = _drop_copies(datasets, rows, splits)
+    for dataset, chosen in zip(datasets, rows, strict=True):
+        if not len(chosen):
+            raise InputError(f"{dataset.folder} has no training rows: check its `split` column")
+    return TrainingData(datasets, rows, online)
+
+
+def _drop_copies(datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str) -> list[np.ndarray]:
+    """Keep pixel-identical images once, and never one whose copy is a test image of a pooled set."""
+    hashes = [dataset.column("pixel_sha256") for dataset in datasets]
+    tested: set[str] = set()
+    if splits != "all":
+        for dataset, values in zip(datasets, hashes, strict=True):
+            tested |= set(values[dataset.column("split") == "test"])
+    table = pd.DataFrame(
+        {
+            "set": np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
+            "row": np.concatenate(rows),
+            "hash": np.concatenate([values[r] for values, r in zip(hashes, rows, strict=True)]),
+        }
+    )
+    in_test, doubled = table["hash"].isin(tested), table["hash"].duplicated()
+    if in_test.any():
+        log.warning("left out %d training images whose pixels are those of a test image", int(in_test.sum()))
+    if (doubled & ~in_test).any():
+        log.warning("kept %d pixel-identical images once", int((doubled & ~in_test).sum()))
+    kept = table[~in_test & ~doubled]
+    return [kept.loc[kept["set"] == index, "row"].to_numpy() for index in range(len(rows))]
+
+
+def _online_set(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) -> OnlineSet | None:
+    labelled = [dataset for dataset in datasets if dataset.targets]
+    if options.target is not None:
+        labelled = [dataset for dataset in labelled if options.target in dataset.targets]
+        if not labelled:
+            known = {name: target for dataset in datasets for name, target in dataset.targets.items()}
+            choose_target(known, options.target, "none of the data sets (online.target)")
+    if not labelled:
+        return None
+    dataset = labelled[0]
+    name = options.target or next(iter(dataset.targets))
+    return _split_online(dataset, name, dataset.targets[name], options, seed)
+
+
+def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOptions, seed: int) -> OnlineSet | None:
+    frame = dataset.frame(["group_id", "split", target.column])
+    index = {label: number for number, label in enumerate(target.classes)}
+    labels = frame[target.column].map(index).fillna(-1).to_numpy(dtype=np.int64)
+    trainable = ((frame["split"].isna() | (frame["split"] == "train")) & (labels >= 0)).to_numpy()
+    score = ((frame["split"] == "val") & (labels >= 0)).to_numpy()
+    if not score.any() and trainable.any():
+        fractions = {"fit": 1 - float(options.fraction), "score": float(options.fraction)}
+        side = draw_split(frame["group_id"][trainable], labels[trainable], fractions, seed)
+        score = np.zeros(len(frame), bool)
+        score[np.flatnonzero(trainable)[side == "score"]] = True
+    fit = trainable & ~frame["group_id"].isin(set(frame["group_id"][score])).to_numpy()
+    if not fit.any() or not score.any():
+        return None
+    random = np.random.default_rng(seed)
+    sides = [random.permutation(np.flatnonzero(side))[: options.max_images] for side in (fit, score)]
+    return OnlineSet(dataset, name, target.classes, np.sort(sides[0]), np.sort(sides[1]), labels)

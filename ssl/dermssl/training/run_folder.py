@@ -1,0 +1,79 @@
+"""The run folder: what it is called, what its status says, and whether a run may go on in it."""
+
+import dataclasses
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from dermssl.commandline import option_names
+from dermssl.errors import InputError
+from dermssl.files import read_json, read_yaml, write_json, write_yaml
+from dermssl.training.options import PretrainOptions
+
+MAY_DIFFER = ("out", "overwrite", "data.workers", "training.keep_states", "training.state_every_epochs", "health.")
+"""Keys that may differ when a run is resumed; a trailing dot names a whole section."""
+
+
+def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
+    """``status.json``: running, done, preempted, stopped (by the health check) or failed. Launchers hide exit codes."""
+    write_json(
+        folder / "status.json",
+        {
+            "status": state,
+            "step": step,
+            "steps": steps,
+            "message": message,
+            "host": socket.gethostname(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        },
+    )
+
+
+def read_status(folder: Path) -> str | None:
+    """The run's last status, or None where it has none."""
+    if not (folder / "status.json").exists():
+        return None
+    return read_json(folder / "status.json", "dermssl pretrain")["status"]
+
+
+def open_run_folder(options: PretrainOptions) -> Path:
+    """Make the folder, or check that the run in it is this one.
+
+    Raises:
+        InputError: the folder holds something else, or a run with another config (differing keys are named).
+    """
+    folder = Path(options.out)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: choose another --out")
+    if options.overwrite and (folder / "config.yaml").exists():
+        shutil.rmtree(folder)
+    config = dataclasses.asdict(options)
+    if (folder / "config.yaml").exists():
+        _refuse_other_config(folder, config)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and no run folder: choose another --out")
+    else:
+        write_yaml(folder / "config.yaml", config)
+    return folder
+
+
+def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
+    before = read_yaml(folder / "config.yaml")
+    differing = [
+        f"{key} ({_get(before, key)} -> {_get(config, key)})"
+        for key in option_names(PretrainOptions)
+        if _get(before, key) != _get(config, key) and not key.startswith(MAY_DIFFER)
+    ]
+    if differing:
+        raise InputError(
+            f"{folder} holds a run with another config: {', '.join(differing)}; "
+            "choose another --out, or start anew with --overwrite"
+        )
+
+
+def _get(tree: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part, {}) if isinstance(tree, dict) else {}
+    return tree

@@ -1,0 +1,88 @@
+"""Resumable states: everything the next step depends on, without pickle, written atomically.
+
+Order, views and drop path are functions of the seed and the step (see ``views.sampler`` and the loop), so a state is
+weights, optimizer moments and counters, and no generator's state.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dermssl.errors import InputError
+from dermssl.files import atomic_folder, write_json
+
+log = logging.getLogger("dermssl")
+
+
+def save_state(
+    folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], keep: int
+) -> Path:
+    """Write ``folder/step_<n>`` (``n`` from ``record["step"]``) and drop all but the ``keep`` newest."""
+    path = folder / f"step_{record['step']:08d}"
+    with atomic_folder(path) as temporary:
+        save_file(_on_cpu(method.state_dict()), temporary / "model.safetensors")
+        save_file(_on_cpu(optimizer_tensors(method, optimizer)), temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", record)
+    for old in list_states(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def list_states(folder: Path) -> list[Path]:
+    """Finished states, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimizer moments by parameter name: ``<parameter>|<moment>``."""
+    tensors = {}
+    for name, parameter in method.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"{name}|{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def newest_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
+    """Record, weights and moments of the newest readable state; a damaged one is passed over and named.
+
+    Raises:
+        InputError: there are states but none can be read.
+    """
+    states = list_states(folder)
+    for path in reversed(states):
+        try:
+            record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            return record, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("warning: %s is damaged (%s): going back to the state before it", path, error)
+    if states:
+        raise InputError(f"{folder}: no state can be read: start anew with --overwrite")
+    return None
+
+
+def restore(
+    method: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], moments: dict[str, Tensor]
+) -> None:
+    """Put a state back into the networks and the optimizer, strictly and bit by bit."""
+    method.load_state_dict(weights, strict=True)
+    parameters = dict(method.named_parameters())
+    for key, value in moments.items():
+        name, moment = key.rsplit("|", 1)
+        parameter = parameters[name]
+        if value.shape == parameter.shape:
+            stored = torch.empty_like(parameter, memory_format=torch.preserve_format)
+            optimizer.state[parameter][moment] = stored.copy_(value)
+        else:
+            optimizer.state[parameter][moment] = value.to(parameter.device)
