@@ -267,5 +267,15 @@ def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
         elif _is_required(field) and value in (None, []):
             option = field.name.upper() if field.metadata.get("positional") else option_string(prefix + field.name)
             raise InputError(f"{option} is missing: give it on the command line or in the --config file")
-        values[field.name] = value
+        values[field.name] = _plain(value)
     return options_type(**values)
+
+
+def _plain(value: Any) -> Any:
+    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
