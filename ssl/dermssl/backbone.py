@@ -41,7 +41,7 @@ def build(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool =
 
 
 def _is_vit(name: str) -> bool:
-    return name.startswith(("vit_", "deit"))
+    return timm.models.is_model_in_modules(name.split(".")[0], ("vision_transformer", "deit", "eva"))
 
 
 def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:

@@ -46,6 +46,10 @@ class CentredLoss(DINOLoss):
             dist.all_reduce(mean)
             mean /= dist.get_world_size()
         self.center.copy_(self.center * self.center_momentum + mean * (1 - self.center_momentum))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the outputs remembered since the centre last moved."""
         self._sum, self._count = None, 0
 
 
@@ -125,6 +129,10 @@ class Dino(nn.Module):
         update_momentum(self.student, self.teacher, at["momentum"])
         update_momentum(self.student_head, self.teacher_head, at["momentum"])
         self.loss.move_center()
+
+    def skip_update(self) -> None:
+        """Leave the centre where it was."""
+        self.loss.forget()
 
     def chance_loss(self, batch: int) -> float:
         """ln K: uniform outputs."""

@@ -29,5 +29,8 @@ class Method(Protocol):
     def after_update(self, at: dict[str, float]) -> None:
         """Once per optimizer step, after the weights moved."""
 
+    def skip_update(self) -> None:
+        """Instead of the two above when a step was not finite: forget what `forward` remembered."""
+
     def chance_loss(self, batch: int) -> float:
         """The loss of a network that tells nothing apart; ``batch`` is the number of images compared."""

@@ -55,6 +55,9 @@ class Simclr(nn.Module):
     def after_update(self, at: dict[str, float]) -> None:
         """Nothing to do."""
 
+    def skip_update(self) -> None:
+        """Nothing to forget."""
+
     def chance_loss(self, batch: int) -> float:
         """ln(2B - 1): all similarities equal."""
         return math.log(2 * batch - 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dermssl.commandline import option_names
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_yaml, write_json, write_yaml
+from dermssl.files import TEMPORARY, read_json, read_yaml, write_json, write_yaml
 from dermssl.training.options import PretrainOptions
 
 MAY_DIFFER = ("out", "overwrite", "data.workers", "training.keep_states", "training.state_every_epochs", "health.")
@@ -56,6 +56,8 @@ def open_run_folder(options: PretrainOptions) -> Path:
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     else:
         write_yaml(folder / "config.yaml", config)
+    for leftover in folder.rglob(f".*{TEMPORARY}"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return folder
 
 

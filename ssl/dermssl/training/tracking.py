@@ -16,14 +16,14 @@ from dermssl.files import atomic_file, write_text
 
 
 class Tracker:
-    """Writes on rank 0 only. Lines and events from ``first_step`` on are dropped, so a resumed run's curves are one."""
+    """Writes on rank 0 only. Lines and events after ``last_step`` are dropped, so a resumed run's curves are one."""
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, last_step: int) -> None:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] < first_step]
+            kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= last_step]
             write_text(self.path, "".join(line + "\n" for line in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line of ``metrics.jsonl`` and one point per TensorBoard scalar."""

@@ -1,0 +1,182 @@
+"""Everything that a run holds, set up from its options and restored from its newest state."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from torch import nn
+
+from dermssl import backbone, licences
+from dermssl.data.dataset import open_datasets
+from dermssl.errors import InputError
+from dermssl.methods import schedules
+from dermssl.methods.build import build_method
+from dermssl.precision import mixed_precision
+from dermssl.training import states
+from dermssl.training.health import Health
+from dermssl.training.optimizer import make_optimizer, parameter_groups
+from dermssl.training.options import PretrainOptions
+from dermssl.training.pool import TrainingData, select_rows
+from dermssl.training.run_folder import open_run_folder
+from dermssl.training.start import load_initial
+from dermssl.views.sampler import Sampler, parse_weights
+
+log = logging.getLogger("dermssl")
+
+
+@dataclass
+class Run:
+    """Everything that one rank holds while it trains."""
+
+    options: PretrainOptions
+    folder: Path
+    accelerator: Accelerator
+    data: TrainingData
+    sampler: Sampler
+    method: Any
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    health: Health
+    values: dict[str, np.ndarray]
+    step: int = 0
+    resumed: bool = False
+    best: dict[str, float] | None = None
+    seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.values["lr"])
+
+    @property
+    def main(self) -> bool:
+        """True on the rank that prints and writes."""
+        return self.accelerator.is_main_process
+
+    @property
+    def notices(self) -> list[dict[str, Any]]:
+        """Licence notices of the data."""
+        return licences.merge(dataset.licence for dataset in self.data.datasets)
+
+
+def set_up(options: PretrainOptions) -> Run:
+    """Data, networks, optimizer and schedules, restored from the newest state where there is one."""
+    datasets = open_datasets(options.data.folders)
+    data = select_rows(datasets, options.data.splits, options.online, options.training.seed)
+    shares = parse_weights(options.data.weights, [dataset.name for dataset in datasets])
+    sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
+    _check_batch(options, sampler)
+    accelerator = _make_accelerator(options)
+    method = _make_method(options, accelerator)
+    groups = parameter_groups(method, _trained_backbone(method))
+    folder = open_run_folder(options) if accelerator.is_main_process else Path(options.out)
+    accelerator.wait_for_everyone()
+    values = _schedules(options, sampler, method)
+    optimizer = make_optimizer(groups, options.optim)
+    method.to(accelerator.device)
+    run = Run(
+        options=options,
+        folder=folder,
+        accelerator=accelerator,
+        data=data,
+        sampler=sampler,
+        method=method,
+        model=method,
+        optimizer=optimizer,
+        health=Health(options.health, method.chance_loss(options.training.batch), len(values["lr"])),
+        values=values,
+    )
+    _restore(run)
+    run.model, run.optimizer = accelerator.prepare(method, optimizer)
+    return run
+
+
+def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
+    batch = options.training.batch
+    if sampler.steps_per_epoch == 0:
+        raise InputError(f"training.batch is {batch} but there are only {sampler.total} training images: lower it")
+    if options.method == "simclr" and batch // options.training.accumulation < 2:
+        raise InputError("method simclr needs at least 2 images per micro-batch: raise training.batch")
+    if batch < 64:
+        log.warning("warning: batches of %d images are small for self-supervision: 64 or more learn better", batch)
+    if options.method == "simclr" and options.training.accumulation > 1:
+        log.warning(
+            "warning: simclr compares only the %d images of a micro-batch, not the whole batch of %d",
+            batch // options.training.accumulation,
+            batch,
+        )
+
+
+def _make_accelerator(options: PretrainOptions) -> Accelerator:
+    device = PartialState().device
+    accelerator = Accelerator(mixed_precision=mixed_precision(options.training.precision, device))
+    ranks = accelerator.num_processes
+    if options.training.batch % (ranks * options.training.accumulation):
+        raise InputError(
+            f"training.batch {options.training.batch} is not for {ranks} ranks x {options.training.accumulation} "
+            f"accumulation steps: use a multiple of {ranks * options.training.accumulation}"
+        )
+    return accelerator
+
+
+def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
+    torch.manual_seed(options.training.seed)
+    size = options.views.global_size
+
+    def build(drop_path: float) -> nn.Module:
+        return backbone.build(options.model.backbone, size, drop_path)
+
+    drop_path = float(options.model.drop_path)
+    method = build_method(options.method, build, drop_path, options.dino, options.simclr)
+    sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
+    backbone.check_sizes(_trained_backbone(method), sorted(sizes))
+    if options.model.init:
+        load_initial(method, options.model.init, options.model.backbone)
+    if options.model.gradient_checkpointing:
+        _trained_backbone(method).set_grad_checkpointing(True)  # type: ignore[operator]
+    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if accelerator.num_processes > 1 and has_norm and options.training.sync_batch_norm:
+        if accelerator.device.type == "cuda":
+            method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        elif accelerator.is_main_process:
+            log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
+    return method.to(memory_format=torch.channels_last)
+
+
+def _trained_backbone(method: Any) -> nn.Module:
+    return method.student if hasattr(method, "student") else method.backbone
+
+
+def _schedules(options: PretrainOptions, sampler: Sampler, method: Any) -> dict[str, np.ndarray]:
+    per_epoch = sampler.steps_per_epoch
+    steps = options.training.epochs * per_epoch
+    optim = options.optim
+    peak = optim.lr * options.training.batch / 256
+    return {
+        "lr": schedules.warmup_cosine(peak, optim.lr_end, round(optim.warmup_epochs * per_epoch), steps),
+        "weight_decay": schedules.cosine(optim.weight_decay, optim.weight_decay_end, steps),
+        "backbone_frozen": (np.arange(steps) < optim.freeze_backbone_epochs * per_epoch).astype(float),
+        **method.schedules(steps, per_epoch),
+    }
+
+
+def _restore(run: Run) -> None:
+    saved = states.newest_state(run.folder / "state")
+    if saved is None:
+        return
+    record, weights, moments = saved
+    fingerprints = {dataset.name: dataset.fingerprint for dataset in run.data.datasets}
+    if record["data"] != fingerprints:
+        changed = [name for name in fingerprints if record["data"].get(name) != fingerprints[name]]
+        raise InputError(
+            f"{', '.join(changed)} changed since this run started: restore the dataset folder, "
+            "or start anew with --overwrite"
+        )
+    states.restore(run.method, run.optimizer, weights, moments)
+    run.resumed = True
+    run.step, run.best, run.seconds = record["step"], record["best"], record["seconds"]
+    run.health.restore(record["health"])

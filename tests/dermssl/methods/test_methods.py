@@ -1,0 +1,164 @@
+"""Losses against the papers' formulas in NumPy and against lightly; schedules against closed forms; EMA by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightly.loss import DINOLoss
+from torch import nn
+
+from dermssl import backbone
+from dermssl.methods import schedules
+from dermssl.methods.dino import CentredLoss, Dino
+from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.methods.simclr import Simclr
+
+SMALL = DinoOptions(out_dim=16, hidden_dim=8, bottleneck_dim=8)
+AT = {"momentum": 0.9, "teacher_temperature": 0.04, "last_layer_frozen": 0.0}
+
+
+def build(drop_path: float) -> nn.Module:
+    return backbone.build("test_vit", 32, drop_path)
+
+
+@pytest.fixture
+def dino() -> Dino:
+    torch.manual_seed(0)
+    return Dino(build, 0.0, SMALL)
+
+
+def views(batch: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, batch, 3, 32, 32, generator=generator), torch.randn(3, batch, 3, 16, 16, generator=generator)]
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_dino_loss_is_the_papers_formula():
+    random = np.random.default_rng(0)
+    teacher, student, centre = random.normal(size=(2, 5, 16)), random.normal(size=(4, 5, 16)), random.normal(size=16)
+    loss = CentredLoss(SMALL)
+    loss.center.copy_(torch.tensor(centre, dtype=torch.float32))
+    ours = loss(list(torch.tensor(teacher).float()), list(torch.tensor(student).float()), teacher_temp=0.04)
+    terms = [
+        -(softmax((teacher[t] - centre) / 0.04) * np.log(softmax(student[s] / 0.1))).sum(-1).mean()
+        for t in range(2)
+        for s in range(4)
+        if s != t
+    ]
+    assert float(ours) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_dino_loss_is_lightlys():
+    torch.manual_seed(0)
+    teacher, student = list(torch.randn(2, 5, 16)), list(torch.randn(4, 5, 16))
+    theirs = DINOLoss(output_dim=16)(teacher, student, teacher_temp=0.05)
+    assert torch.equal(CentredLoss(SMALL)(teacher, student, teacher_temp=0.05), theirs)
+
+
+def test_ntxent_is_the_papers_formula():
+    torch.manual_seed(0)
+    model = Simclr(build, 0.0, SimclrOptions(temperature=0.3, hidden_dim=8, out_dim=4, batch_norm=False))
+    x = views(5)[:1]
+    loss, _ = model(x, {})
+    with torch.no_grad():
+        z = torch.nn.functional.normalize(model.head(model.backbone(x[0].flatten(0, 1))), dim=1).numpy()
+    s = z @ z.T / 0.3
+    terms = []
+    for i in range(10):
+        others = np.delete(s[i], i)
+        terms.append(-s[i, (i + 5) % 10] + np.log(np.exp(others).sum()))
+    assert float(loss) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_centre_moves_once_per_update_over_all_micro_batches(dino):
+    random = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(2, 3, 16, generator=random) for _ in range(4)]
+    for output in outputs:
+        dino.loss.update_center(output)
+        assert not dino.loss.center.any()
+    dino.loss.move_center()
+    mean = torch.cat(outputs).mean(dim=(0, 1))
+    torch.testing.assert_close(dino.loss.center[0, 0], 0.1 * mean)
+
+
+def test_a_skipped_update_leaves_the_centre(dino):
+    dino.loss.update_center(torch.full((2, 3, 16), float("nan")))
+    dino.skip_update()
+    dino.loss.move_center()
+    assert not dino.loss.center.any()
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr"])
+def test_losses_are_computed_in_float32_inside_autocast(method, monkeypatch):
+    torch.manual_seed(0)
+    model = Dino(build, 0.0, SMALL) if method == "dino" else Simclr(build, 0.0, SimclrOptions(hidden_dim=8, out_dim=4))
+    seen = []
+    model.loss.register_forward_pre_hook(lambda _, inputs: seen.append((torch.is_autocast_enabled("cpu"), inputs)))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, stats = model(views(), AT)
+    enabled, inputs = seen[0]
+    tensors = [t for value in inputs for t in (value if isinstance(value, list) else [value])]
+    assert not enabled and {t.dtype for t in tensors} == {torch.float32}
+    assert loss.dtype == torch.float32 and all(value.dtype == torch.float32 for value in stats.values())
+
+
+def test_teacher_starts_as_the_student_and_follows_by_ema(dino):
+    before = {name: p.clone() for name, p in dino.teacher.named_parameters()}
+    with torch.no_grad():
+        for p in dino.student.parameters():
+            p.add_(1.0)
+    dino.after_update(AT)
+    for (name, teacher), student in zip(dino.teacher.named_parameters(), dino.student.parameters(), strict=True):
+        torch.testing.assert_close(teacher, 0.9 * before[name] + 0.1 * student)
+
+
+def test_only_the_student_learns(dino):
+    loss, _ = dino(views(), AT)
+    loss.backward()
+    assert all(p.grad is None for p in dino.teacher.parameters())
+    assert all(p.grad is not None for p in dino.student.parameters() if p.requires_grad)
+
+
+def test_last_layer_is_frozen_as_long_as_asked(dino):
+    frozen = dino.schedules(steps=10, steps_per_epoch=4)["last_layer_frozen"]
+    assert list(frozen) == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    dino(views(), AT)[0].backward()
+    dino.before_update({"last_layer_frozen": 1.0})
+    assert all(p.grad is None for p in dino.student_head.last_layer.parameters())
+
+
+def test_dino_statistics(dino):
+    loss, stats = dino(views(), AT)
+    assert float(stats["kl"] + stats["teacher_entropy"]) == pytest.approx(float(loss), rel=1e-5)
+    assert 0 < float(stats["teacher_entropy"]) <= dino.chance_loss(3) + 1e-6
+
+
+def test_chance_loss_is_the_loss_of_equal_features():
+    model = Simclr(build, 0.0, SimclrOptions(hidden_dim=8, out_dim=4))
+    same = torch.ones(6, 4)
+    assert float(model.loss(same, same)) == pytest.approx(model.chance_loss(6), rel=1e-5)
+    uniform = CentredLoss(SMALL)([torch.zeros(6, 16)] * 2, [torch.zeros(6, 16)] * 2, teacher_temp=0.04)
+    assert float(uniform) == pytest.approx(math.log(16), rel=1e-5)
+
+
+def test_cosine_follows_the_closed_form_to_the_last_step():
+    values = schedules.cosine(0.996, 1.0, 100)
+    expected = [1.0 - (1 - 0.996) * (math.cos(math.pi * t / 100) + 1) / 2 for t in range(100)]
+    np.testing.assert_allclose(values, expected)
+    assert values[-1] < 1.0
+
+
+def test_warmup_rises_linearly_then_decays():
+    values = schedules.warmup_cosine(1.0, 0.1, warmup=5, steps=20)
+    np.testing.assert_allclose(values[:5], [0, 0.25, 0.5, 0.75, 1.0])
+    assert values[5] == pytest.approx(1.0) and len(values) == 20 and values[-1] > 0.1
+
+
+def test_teacher_temperature_warms_up():
+    values = schedules.warmup_constant(0.02, 0.04, 3, 6)
+    np.testing.assert_allclose(values, [0.02, 0.03, 0.04, 0.04, 0.04, 0.04])

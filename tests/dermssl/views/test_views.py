@@ -1,0 +1,156 @@
+"""Crops and photometric changes against torchvision, and views that depend on nothing but the item."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
+
+from dermssl.data import store
+from dermssl.views import draws, photometric
+from dermssl.views.crops import TURNS, cut
+from dermssl.views.draws import PHOTOMETRIC
+from dermssl.views.loader import Pool, ViewDataset, make_loader, to_views
+from dermssl.views.recipe import View, ViewOptions, list_views
+from dermssl.views.sampler import RankBatches, Sampler
+
+MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+def smooth_image(seed: int, width: int = 90, height: int = 70) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def pool(tmp_path) -> Pool:
+    jpegs = []
+    for seed in range(12):
+        buffer = io.BytesIO()
+        smooth_image(seed).save(buffer, "JPEG")
+        jpegs.append(buffer.getvalue())
+    store.write_shard(tmp_path / store.shard_name(0), jpegs)
+    return Pool([store.ImageStore(tmp_path)], np.zeros(12, int), np.arange(12))
+
+
+SMALL = ViewOptions(global_size=32, local_size=16, local_count=3)
+
+
+def test_crops_agree_with_torchvisions_antialiased_resize():
+    image = smooth_image(1)
+    box = (7.0, 5.0, 71.0, 61.0)
+    ours = np.asarray(cut(image, box, 24, 0), dtype=float)
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
+    theirs = reference.resized_crop(tensor, 5, 7, 56, 64, [24, 24], InterpolationMode.BICUBIC, antialias=True)
+    assert np.abs(ours - theirs.permute(1, 2, 0).numpy()).mean() < 0.6
+
+
+def test_the_eight_turns_are_all_different_and_keep_the_pixels():
+    image = smooth_image(2, 20, 20)
+    turned = [np.asarray(cut(image, (0, 0, 20, 20), 20, turn)) for turn in range(8)]
+    assert len({t.tobytes() for t in turned}) == len(TURNS) == 8
+    assert all(np.array_equal(np.sort(t, axis=None), np.sort(turned[0], axis=None)) for t in turned)
+
+
+def test_crop_boxes_stay_inside_and_cover_the_asked_share():
+    view = View(32, (0.2, 0.5), 0, 0)
+    shares = []
+    for position in range(300):
+        left, top, right, bottom = draws.crop_box(view, 90, 70, draws.uniforms(0, 0, position, 1)[0])
+        assert left >= 0 and top >= 0 and right <= 90 and bottom <= 70
+        shares.append((right - left) * (bottom - top) / 6300)
+    assert 0.19 < min(shares) < 0.24 and 0.46 < max(shares) < 0.52
+
+
+def test_a_very_long_image_falls_back_to_a_centre_crop():
+    box = draws.crop_box(View(32, (0.9, 1.0), 0, 0), 1000, 10, np.full(48, 0.5))
+    assert box == (493.0, 0.0, 506.0, 10.0)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_colour_operations_are_torchvisions(name):
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 20, 20)
+    amounts = torch.tensor([-0.3, -0.02, 0.1, 0.5] if name == "hue" else [0.4, 0.9, 1.1, 1.5])
+    ours = getattr(photometric, name)(images, amounts.view(-1, 1, 1, 1))
+    theirs = [getattr(reference, f"adjust_{name}")(i, float(a)) for i, a in zip(images, amounts, strict=True)]
+    torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-6, rtol=0)
+
+
+def test_blur_is_torchvisions_gaussian_with_its_own_sigma_per_view():
+    torch.manual_seed(0)
+    images, sigmas = torch.rand(3, 3, 40, 40), torch.tensor([0.3, 1.0, 2.0])
+    theirs = [reference.gaussian_blur(i, [17, 17], [float(s)] * 2) for i, s in zip(images, sigmas, strict=True)]
+    torch.testing.assert_close(photometric.blur(images, sigmas), torch.stack(theirs), atol=2e-6, rtol=0)
+
+
+def test_a_view_goes_through_its_changes_in_its_own_order():
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    parameters = np.zeros((2, len(PHOTOMETRIC)), np.float32)
+    parameters[0] = [1, 0.8, 1.3, 0.7, 0.05, 11, 0, 0.8, 1]
+    ours = photometric.finish(pixels, parameters, MEAN, STD)
+    image = pixels[0].permute(2, 0, 1).float() / 255
+    operations = [
+        lambda x: reference.adjust_brightness(x, 0.8),
+        lambda x: reference.adjust_contrast(x, 1.3),
+        lambda x: reference.adjust_saturation(x, 0.7),
+        lambda x: reference.adjust_hue(x, 0.05),
+    ]
+    for number in draws.ORDERS[11]:
+        image = operations[number](image)
+    image = reference.solarize(reference.gaussian_blur(image, [9, 9], [0.8, 0.8]), 0.5)
+    torch.testing.assert_close(ours[0], image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours[1], pixels[1].permute(2, 0, 1) / 255, atol=1e-6, rtol=0)
+
+
+def test_views_do_not_depend_on_batch_or_workers(pool):
+    sampler = Sampler((12,), None, 6, 0)
+    dataset = ViewDataset(pool, SMALL, seed=0)
+    plain = list(make_loader(dataset, RankBatches(sampler, 0, 4), workers=0, pin=False))
+    parallel = list(make_loader(dataset, RankBatches(sampler, 0, 4), workers=2, pin=False))
+    halves = [list(make_loader(dataset, RankBatches(sampler, 0, 4, rank, 2), 0, False)) for rank in range(2)]
+    for step in range(4):
+        for size in range(2):
+            assert torch.equal(plain[step].pixels[size], parallel[step].pixels[size])
+            joined = torch.cat([halves[rank][step].pixels[size] for rank in range(2)], dim=1)
+            assert torch.equal(plain[step].pixels[size], joined)
+            joined = torch.cat([halves[rank][step].parameters[size] for rank in range(2)], dim=1)
+            assert torch.equal(plain[step].parameters[size], joined)
+
+
+def test_views_of_one_image_differ_and_come_back_the_same(pool):
+    dataset = ViewDataset(pool, SMALL, seed=0)
+    items = Sampler((12,), None, 4, 0).items(0)
+    first, again = dataset.__getitems__(items), dataset.__getitems__(items)
+    assert torch.equal(first.pixels[0], again.pixels[0])
+    assert not torch.equal(first.pixels[0][0], first.pixels[0][1])
+    later = dataset.__getitems__([item._replace(epoch=5) for item in items])
+    assert not torch.equal(first.pixels[0], later.pixels[0])
+
+
+def test_view_shapes_and_normalisation(pool):
+    crops = ViewDataset(pool, SMALL, seed=0).__getitems__(Sampler((12,), None, 4, 0).items(0))
+    views = to_views(crops, torch.device("cpu"), (0.5,) * 3, (0.25,) * 3)
+    assert [tuple(v.shape) for v in views] == [(2, 4, 3, 32, 32), (3, 4, 3, 16, 16)]
+    assert -2 <= float(views[0].min()) and float(views[0].max()) <= 2
+
+
+def test_published_odds_of_blur_and_solarisation_reach_their_views():
+    views = list_views(ViewOptions(local_count=1))
+    assert [(view.blur, view.solarize) for view in views] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
+    options = ViewOptions()
+    drawn = [draws.photometric(options, views[1], draws.uniforms(0, 0, p, 2)[1]) for p in range(2000)]
+    share = np.mean([row[PHOTOMETRIC.index("sigma")] > 0 for row in drawn])
+    assert 0.07 < share < 0.13
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("global_scale", [0.5]), ("local_scale", [0.5, 0.2]), ("blur", [1.0, 2.0, 0.0]), ("hue", 0.7)]
+)
+def test_options_out_of_range_name_their_key(key, value):
+    with pytest.raises(ValueError, match=f"views.{key}"):
+        ViewOptions(**{key: value})
