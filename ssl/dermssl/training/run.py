@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import nn
 
 from dermssl import backbone, licences
 from dermssl.data.dataset import open_datasets
+from dermssl.devices import start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.methods.build import build_method
-from dermssl.precision import mixed_precision
 from dermssl.training import states
 from dermssl.training.health import Health
 from dermssl.training.optimizer import make_optimizer, parameter_groups
@@ -112,8 +112,7 @@ def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
 
 
 def _make_accelerator(options: PretrainOptions) -> Accelerator:
-    device = PartialState().device
-    accelerator = Accelerator(mixed_precision=mixed_precision(options.training.precision, device))
+    accelerator = start_accelerator(options.training.precision)
     ranks = accelerator.num_processes
     if options.training.batch % (ranks * options.training.accumulation):
         raise InputError(

@@ -30,7 +30,10 @@ def dino() -> Dino:
 
 def views(batch: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(2, batch, 3, 32, 32, generator=generator), torch.randn(3, batch, 3, 16, 16, generator=generator)]
+    return [
+        torch.randn(2, batch, 3, 32, 32, generator=generator),
+        torch.randn(3, batch, 3, 16, 16, generator=generator),
+    ]
 
 
 def softmax(x):

@@ -136,7 +136,7 @@ def test_view_shapes_and_normalisation(pool):
     crops = ViewDataset(pool, SMALL, seed=0).__getitems__(Sampler((12,), None, 4, 0).items(0))
     views = to_views(crops, torch.device("cpu"), (0.5,) * 3, (0.25,) * 3)
     assert [tuple(v.shape) for v in views] == [(2, 4, 3, 32, 32), (3, 4, 3, 16, 16)]
-    assert -2 <= float(views[0].min()) and float(views[0].max()) <= 2
+    assert float(views[0].min()) >= -2 and float(views[0].max()) <= 2
 
 
 def test_published_odds_of_blur_and_solarisation_reach_their_views():

@@ -1,0 +1,71 @@
+"""Each way to fail is named with the setting to change."""
+
+import math
+
+import pytest
+
+from dermssl.errors import HealthStop
+from dermssl.training.health import Health
+from dermssl.training.options import HealthOptions
+
+CHANCE = math.log(1024)
+WELL = {"loss": 5.0, "teacher_entropy": 3.0, "mean_target_entropy": 6.0, "feature_std": 0.6}
+
+
+def watch(values: dict, on_collapse="stop", step: int = 500) -> Health:
+    health = Health(HealthOptions(on_collapse=on_collapse, patience=3), CHANCE, steps=1000)
+    for reading in range(3):
+        health.observe(step + reading, WELL | values)
+    return health
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"loss": CHANCE, "teacher_entropy": CHANCE}, "uniform output.*teacher_temperature"),
+        ({"mean_target_entropy": 0.05}, "one code.*center_momentum"),
+        ({"feature_std": 0.001}, "feature collapse.*optim.lr"),
+        ({"loss": 2 * CHANCE}, "divergence.*optim.lr"),
+        ({"loss": CHANCE * 1.001, "teacher_entropy": 3.0}, "not learning.*training.epochs"),
+    ],
+)
+def test_each_failure_is_named(values, words):
+    with pytest.raises(HealthStop, match=words):
+        watch(values)
+
+
+def test_a_healthy_run_goes_on():
+    assert not any(watch({}).bad_readings.values())
+
+
+def test_chance_level_is_forgiven_early():
+    watch({"loss": CHANCE, "teacher_entropy": CHANCE}, step=10)
+
+
+def test_warn_does_not_stop(caplog):
+    watch({"feature_std": 0.001}, on_collapse="warn")
+    assert "feature collapse" in caplog.text
+
+
+def test_one_good_reading_starts_the_count_anew():
+    health = Health(HealthOptions(patience=2), CHANCE, steps=1000)
+    for values in ({"feature_std": 0.001}, {}, {"feature_std": 0.001}):
+        health.observe(500, WELL | values)
+
+
+def test_three_steps_that_are_not_finite_stop_the_run():
+    health = Health(HealthOptions(), CHANCE, steps=1000)
+    assert not health.step_is_finite(float("nan"), 1.0, 1)
+    assert health.step_is_finite(1.0, 1.0, 2)
+    assert not health.step_is_finite(1.0, float("inf"), 3)
+    assert not health.step_is_finite(float("nan"), 1.0, 4)
+    with pytest.raises(HealthStop, match="not finite 3 times"):
+        health.step_is_finite(float("nan"), 1.0, 5)
+    assert health.skipped == 4
+
+
+def test_counters_survive_a_restart():
+    health = watch({"feature_std": 0.001}, on_collapse="warn")
+    other = Health(HealthOptions(), CHANCE, steps=1000)
+    other.restore(health.state())
+    assert other.state() == health.state()

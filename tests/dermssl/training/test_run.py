@@ -1,0 +1,187 @@
+"""What a finished run leaves behind, and what it never reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import SIMCLR, metrics, prepare_pictures, status
+
+from dermssl import backbone
+from dermssl.cli import main
+from dermssl.data.dataset import open_dataset
+from dermssl.files import write_parquet
+from dermssl.training.online import rankme
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory) -> Path:
+    from tiny_runs import arguments
+
+    out = tmp_path_factory.mktemp("runs") / "dino"
+    assert main(arguments(dataset, out)) == 0
+    return out
+
+
+def test_the_run_folder_holds_what_the_design_says(run):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "status.json", "metrics.jsonl", "tensorboard", "state", "encoder", "best"}
+    assert names >= {"ledger.parquet", "MODEL_CARD.md", "views.png"}
+    assert status(run)["status"] == "done"
+    assert not list(run.rglob(".*partial"))
+
+
+def test_exported_encoder_is_a_timm_folder_with_the_same_features(run):
+    model, config = backbone.load(run / "encoder")
+    theirs = timm.create_model(f"local-dir:{run / 'encoder'}", pretrained=True, num_classes=0).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(images), theirs(images))
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert tuple(theirs.pretrained_cfg["mean"]) == backbone.MEAN
+
+
+def test_the_encoder_is_the_teacher_of_the_last_state(run):
+    from safetensors.torch import load_file
+
+    state = load_file(sorted((run / "state").iterdir())[-1] / "model.safetensors")
+    encoder = load_file(run / "encoder" / "model.safetensors")
+    assert all(torch.equal(encoder[name], state[f"teacher.{name}"]) for name in encoder)
+
+
+def test_the_config_is_sufficient_to_rerun(run, tmp_path):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["training"]["epochs"] == 3 and config["model"]["backbone"] == "test_vit"
+    code = main(["pretrain", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")])
+    assert code == 0
+    assert metrics(tmp_path / "again") == metrics(run)
+
+
+def test_ledger_counts_every_training_image(run, dataset):
+    ledger = pq.read_table(run / "ledger.parquet").to_pandas()
+    steps = status(run)["steps"]
+    assert ledger["times_seen"].sum() == steps * 8
+    assert set(ledger["image_id"]) < set(open_dataset(dataset).column("image_id"))
+
+
+def test_test_rows_and_the_online_patients_are_never_trained_on(run, dataset):
+    frame = open_dataset(dataset).frame(["image_id", "split"]).set_index("image_id")
+    ledger = pq.read_table(run / "ledger.parquet").to_pandas()
+    assert set(frame.loc[ledger["image_id"], "split"]) == {"train"}
+    assert len(ledger) < (frame["split"] == "train").sum()
+
+
+def test_splits_all_reads_test_rows_and_the_card_says_so(pretrain, dataset, tmp_path):
+    assert pretrain(dataset, tmp_path / "all", data__splits="all", training__epochs="1") == 0
+    ledger = pq.read_table(tmp_path / "all" / "ledger.parquet").to_pandas()
+    frame = open_dataset(dataset).frame(["image_id", "split"]).set_index("image_id")
+    assert "test" in set(frame.loc[ledger["image_id"], "split"])
+    assert "Test rows were trained on" in (tmp_path / "all" / "MODEL_CARD.md").read_text()
+
+
+def test_curves_are_in_tensorboard_and_in_jsonl(run):
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    points = {event.step: event.value for event in events.Scalars("loss")}
+    assert points.keys() == metrics(run).keys()
+    assert "views" in events.Tags()["images"]
+    assert 0 in metrics(run, "online_knn_balanced_accuracy")
+
+
+def test_rerunning_a_finished_run_changes_nothing(run, pretrain, dataset, capsys):
+    before = (run / "metrics.jsonl").read_text()
+    assert pretrain(dataset, run) == 0
+    assert "already done" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_the_card_carries_licences_and_skin_types(run):
+    card = (run / "MODEL_CARD.md").read_text()
+    assert "No licence recorded" in card and "Fitzpatrick unknown" in card
+
+
+def test_export_copies_the_encoder_with_its_card(run, tmp_path):
+    assert main(["export", str(run), "--out", str(tmp_path / "encoder")]) == 0
+    assert {p.name for p in (tmp_path / "encoder").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert main(["export", str(run), "--out", str(tmp_path / "encoder")]) == 2
+
+
+def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp_path, caplog):
+    twin = prepare_pictures(tmp_path, "twin", 40, seed=0)
+    options = SIMCLR | {"training.epochs": "1", "data.weights": "equal"}
+    changes = {key.replace(".", "__"): value for key, value in options.items()}
+    caplog.set_level("INFO", logger="dermssl")
+    assert pretrain([dataset, twin], tmp_path / "run", **changes) == 0
+    ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pandas()
+    assert ledger["pixel_sha256"].is_unique
+    assert any("pixel-identical" in message for message in caplog.messages)
+
+
+def test_continued_pretraining_starts_from_the_earlier_encoder(run, pretrain, dataset, tmp_path):
+    out = tmp_path / "next"
+    assert pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__backbone_lr="0.1") == 0
+    first = metrics(out, "online_rankme")[0]
+    last = metrics(run, "online_rankme")
+    assert first == pytest.approx(last[max(last)], rel=1e-4)
+
+
+def test_freezing_the_backbone_leaves_it_alone(run, pretrain, dataset, tmp_path):
+    out = tmp_path / "frozen"
+    code = pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__freeze_backbone_epochs="1")
+    assert code == 0
+    before, after = (backbone.load(folder / "encoder")[0].state_dict() for folder in (run, out))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_accumulation_gives_dino_the_gradient_of_the_whole_batch(pretrain, dataset, tmp_path):
+    for name, accumulation in (("whole", "1"), ("parts", "4")):
+        changes = {"training__epochs": "1", "model__drop_path": "0", "training__accumulation": accumulation}
+        assert pretrain(dataset, tmp_path / name, **changes) == 0
+    whole, parts = (list(metrics(tmp_path / name).values()) for name in ("whole", "parts"))
+    np.testing.assert_allclose(whole, parts, rtol=1e-4)
+
+
+def test_rankme_of_independent_features_is_their_number():
+    assert rankme(np.eye(8)) == pytest.approx(8, rel=1e-4)
+    assert rankme(np.ones((8, 8))) == pytest.approx(1, rel=1e-3)
+
+
+def test_an_old_dataset_folder_is_refused_on_resume(pretrain, tmp_path):
+    data = prepare_pictures(tmp_path, "mine", 40, seed=3)
+    assert pretrain(data, tmp_path / "run", training__epochs="1") == 0
+    table = pq.read_table(data / "manifest.parquet")
+    write_parquet(data / "manifest.parquet", table.slice(0).replace_schema_metadata({"changed": "yes"}))
+    assert pretrain(data, tmp_path / "run", training__epochs="1") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training__batch": "4096"}, "lower it"),
+        ({"model__backbone": "resnet19"}, "did you mean"),
+        ({"views__local_size": "17"}, "17 px"),
+        ({"online__target": "lable"}, "did you mean 'label'"),
+        ({"model__init": "/nowhere"}, "/nowhere does not exist"),
+        ({"training__accumulation": "3"}, "equal micro-batches"),
+        ({"method": "simclr"}, "views.local_count"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(pretrain, dataset, tmp_path, capsys, changes, words):
+    assert pretrain(dataset, tmp_path / "run", **changes) == 2
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_in_the_same_folder_is_refused_by_key(run, pretrain, dataset, capsys):
+    assert pretrain(dataset, run, optim__lr="0.1") == 2
+    assert "optim.lr (0.0005 -> 0.1)" in capsys.readouterr().err
+
+
+def test_status_is_json_for_schedulers(run):
+    assert json.loads((run / "status.json").read_text()).keys() >= {"status", "step", "steps", "message"}

@@ -1,0 +1,108 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from dermssl.cli import main
+
+ROOT = Path(__file__).parents[3]
+TINY = {
+    "model.backbone": "test_vit",
+    "model.drop_path": "0.2",
+    "views.global_size": "32",
+    "views.local_size": "16",
+    "views.local_count": "1",
+    "dino.out_dim": "32",
+    "dino.hidden_dim": "16",
+    "dino.bottleneck_dim": "8",
+    "training.epochs": "3",
+    "training.batch": "8",
+    "training.log_every": "1",
+    "training.state_every_epochs": "0.5",
+    "training.precision": "fp32",
+    "optim.warmup_epochs": "1",
+    "online.every_epochs": "2",
+    "data.workers": "0",
+    "health.on_collapse": "warn",
+}
+SIMCLR = {"method": "simclr", "views.local_count": "0", "simclr.hidden_dim": "16", "simclr.out_dim": "8"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A fresh Accelerate and the same thread count in every test and subprocess."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """A prepared set of 40 pictures in two classes that differ in their stripes."""
+    return prepare_pictures(tmp_path_factory.mktemp("data"), "pictures", 40, seed=0)
+
+
+def prepare_pictures(folder: Path, name: str, count: int, seed: int) -> Path:
+    random = np.random.default_rng(seed)
+    for index in range(count):
+        label = ("across", "along")[index % 2]
+        pixels = random.integers(0, 90, (36, 40, 3), dtype=np.uint8)
+        stripes = np.s_[::4] if label == "across" else np.s_[:, ::4]
+        pixels[stripes] += 120
+        path = folder / "raw" / label / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    out = folder / name
+    arguments = ["--root", str(folder / "raw"), "--out", str(out), "--name", name, "--workers", "1"]
+    assert main(["prepare", "--source", "folder", *arguments]) == 0
+    return out
+
+
+def arguments(data, out: Path, **changes: str) -> list[str]:
+    """The command line of a tiny run; ``changes`` spell dots as two underscores."""
+    options = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    folders = [str(d) for d in (data if isinstance(data, list) else [data])]
+    pairs = [part for key, value in options.items() for part in (f"--{key}", value)]
+    return ["pretrain", "--data", *folders, "--out", str(out), *pairs]
+
+
+@pytest.fixture
+def pretrain():
+    """Run ``dermssl pretrain`` in this process and return its exit code."""
+
+    def run(data, out: Path, **changes: str) -> int:
+        AcceleratorState._reset_state(True)
+        return main(arguments(data, out, **changes))
+
+    return run
+
+
+def start(data, out: Path, ranks: int = 1, **changes: str) -> subprocess.Popen:
+    """The same in a process of its own, or in several ranks on CPU."""
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT / 'ssl'}:{ROOT / 'eval'}",
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "dermssl", *arguments(data, out, **changes)]
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def metrics(run: Path, name: str = "loss") -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+def status(run: Path) -> dict:
+    return json.loads((run / "status.json").read_text())
