@@ -31,7 +31,7 @@ class PrepareOptions:
     test_fraction: float = 0.2
     """Share of patients (groups) held out as test where the data set has labels but no split; 0 draws none."""
     workers: NonNegativeInt = 0
-    """Processes that decode (0: one per core)."""
+    """Processes that decode (0: one per core; 1: this process)."""
     strict: bool = False
     """Treat any line of problems.csv as bad input (exit code 2)."""
     overwrite: bool = False
@@ -65,6 +65,6 @@ class SynthOptions:
     seed: NonNegativeInt = 0
     """Seed of everything random."""
     workers: NonNegativeInt = 0
-    """Processes that draw (0: one per core)."""
+    """Processes that draw (0: one per core; 1: this process)."""
     overwrite: bool = False
     """Replace an existing folder."""

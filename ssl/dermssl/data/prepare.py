@@ -7,12 +7,9 @@ it was; the folder gets its final name only when everything is in it.
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from dermssl.data.decode import DecodeError, is_upright, open_image, read_bytes,
 from dermssl.data.options import PrepareOptions
 from dermssl.data.sources import get_source
 from dermssl.data.sources.source import Problem, Source
+from dermssl.data.workers import process_map
 from dermssl.errors import InputError
 from dermssl.files import (
     publish_folder,
@@ -97,10 +95,8 @@ def _decode_all(
     """Decode every file, shard by shard, and join what was measured to the source's rows."""
     starts = range(0, len(frame), SHARD_ROWS)
     one = functools.partial(decode_one, root=root, short_side=options.short_side)
-    workers = options.workers or os.cpu_count() or 1
-    context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        process_map(options.workers) as in_processes,
         tqdm(total=len(frame), desc="decode", unit="image", disable=None) as bar,
     ):
         parts = []
@@ -108,7 +104,7 @@ def _decode_all(
             files = frame["file"].iloc[start : start + SHARD_ROWS].tolist()
             measured = work / f"rows-{number:05d}.parquet"
             if not measured.exists():
-                _write_shard(work, number, files, pool.map(one, files, chunksize=8), bar)
+                _write_shard(work, number, files, in_processes(one, files), bar)
             else:
                 bar.update(len(files))
             parts.append(read_parquet(measured, "dermssl prepare").to_pandas())
@@ -216,8 +212,7 @@ def _label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:
 def _describe_folder(
     table: pa.Table, name: str, source: Source, targets: dict, mark: dict | None, options: PrepareOptions
 ) -> dict[str, Any]:
-    licence_id = "CC0-1.0" if mark else source.licence
-    attribution = f"Made by dermssl {mark['version']}, no person is shown." if mark else source.citation
+    licence_id, attribution = _licence(source, mark)
     return {
         "schema_version": manifest.SCHEMA_VERSION,
         "name": name,
@@ -232,6 +227,16 @@ def _describe_folder(
         "counts": count(table),
         "targets": {key: target.to_json() for key, target in targets.items()},
     }
+
+
+def _licence(source: Source, mark: dict | None) -> tuple[str, str]:
+    """Licence id and attribution; drawn pictures are free, but real label rows keep their own licence."""
+    if not mark:
+        return source.licence, source.citation
+    drawn = f"Pictures made by dermssl {mark['version']}, no person is shown."
+    if mark["labels"] == "real":
+        return source.licence, f"{drawn} Label rows: {source.citation}"
+    return "CC0-1.0", drawn
 
 
 def count(table: pa.Table) -> dict[str, int]:
