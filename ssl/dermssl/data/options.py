@@ -45,7 +45,9 @@ class DescribeOptions:
     folder: str = positional()
     """Dataset folder made by `dermssl prepare`."""
     out: str | None = None
-    """Folder for the tables as CSV, and the page of plots as PNG and HTML."""
+    """Folder to write: a CSV per table, tables.json, and the page of plots as plots.png and describe.html."""
+    overwrite: bool = False
+    """Replace an existing --out folder."""
 
 
 @dataclass

@@ -65,7 +65,7 @@ def draw_layout(condition: str, impetigo: bool, random: np.random.Generator) -> 
         fine,
         crusts,
         bites=_scatter(random, 0, 5, (0, 0), 6, (0.1, 0.3)),
-        redness=random.uniform(0.25, 0.75),
+        redness=random.uniform(0.35, 0.85),
         pigment=random.uniform(-0.15, 0.35),
         scaling=random.uniform(0.25, 1.0),
     )

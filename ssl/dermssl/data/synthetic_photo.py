@@ -77,7 +77,7 @@ def _point_camera(person: Person, longer_side: int, random: np.random.Generator)
     shape = (longer_side, round(longer_side * 0.75))
     marks = person.layout.marks
     target = marks[random.integers(len(marks))]
-    width = float(np.exp(random.uniform(np.log(5), np.log(15))))
+    width = float(np.exp(random.uniform(np.log(4), np.log(11))))
     aside = random.normal(0, 0.13 * width, size=2)
     return Plane.under_camera(
         shape if random.random() < 0.6 else shape[::-1],
