@@ -92,12 +92,12 @@ def _draw_skin(maps: Maps, plane: Plane, person: Person, site: str) -> None:
     """Healthy skin: tone, blotches, furrows and pores, dryness; dense short hair on the scalp."""
     maps.melanin += person.melanin + 0.07 * plane.noise("clouds", 11) + 0.03 * plane.noise("grain", 9)
     maps.blood += 0.25 + 0.07 * plane.noise("clouds", 14, layer=4)
-    maps.height += 0.0045 * plane.noise("lines", 9) + 0.005 * plane.noise("grain", 5)
+    maps.height += 0.0032 * plane.noise("lines", 9) + 0.005 * plane.noise("grain", 5)
     maps.scale += 0.12 * np.clip(plane.noise("grain", 8, layer=6) - 1.2, 0, 1)
     if site == "hair":
-        strands = np.clip(plane.noise("lines", 5, layer=9) - 0.2, 0, 1.5)
-        maps.melanin += 1.1 * strands
-        maps.height += 0.03 * strands
+        curls = np.clip(plane.noise("grain", 4.5, layer=9) + 0.3, 0, 1.5)
+        maps.melanin += 1.2 * curls
+        maps.height += 0.012 * curls
 
 
 def _draw_hairs(maps: Maps, plane: Plane, count: int, random: np.random.Generator) -> None:
