@@ -26,7 +26,7 @@ DPI = 110
 def describe(options: DescribeOptions) -> Report:
     """Describe one dataset folder; see `DescribeOptions`."""
     dataset = open_dataset(options.folder)
-    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    out = require_new_folder(Path(options.out), options.overwrite, "tables.json") if options.out else None
     tables = all_tables(dataset.frame(), dataset.targets)
     lead, remarks = _lead(dataset), _remarks(dataset)
     notice = licences.lines([dataset.licence])

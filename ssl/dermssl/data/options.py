@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from dermssl.commandline import positional
 
@@ -28,7 +28,7 @@ class PrepareOptions:
     """Longest short side stored, in pixels; 160-256 is enough for small crops. Images are never enlarged."""
     seed: NonNegativeInt = 0
     """Seed of the patient-grouped split that is drawn where the data set has none."""
-    test_fraction: float = 0.2
+    test_fraction: ClosedUnitInterval = 0.2
     """Share of patients (groups) held out as test where the data set has labels but no split; 0 draws none."""
     workers: NonNegativeInt = 0
     """Processes that decode (0: one per core; 1: this process)."""

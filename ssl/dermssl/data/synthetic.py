@@ -15,7 +15,7 @@ from tqdm import tqdm
 import dermssl
 from dermssl.commandline import Report
 from dermssl.data.options import SynthOptions
-from dermssl.data.sources.source import fitzpatrick, read_table
+from dermssl.data.sources.tables import fitzpatrick, read_table
 from dermssl.data.synthetic_copies import Copy, copy_photo, encode, photo_name, plan_copies
 from dermssl.data.synthetic_patients import draw_patients, draw_photo_counts, draw_splits, read_patients
 from dermssl.data.synthetic_photo import draw_person, draw_photo
@@ -42,7 +42,7 @@ class Sitter(NamedTuple):
 
 def synth(options: SynthOptions) -> Report:
     """Draw a set; see `SynthOptions`. Raises InputError before anything is written."""
-    out = require_new_folder(Path(options.out), options.overwrite)
+    out = require_new_folder(Path(options.out), options.overwrite, "SYNTHETIC.json")
     labels, splits = _patients(options)
     photos = draw_photo_counts(labels["country"], np.random.default_rng([options.seed, PHOTOS]))
     extra, extra_splits, copies = plan_copies(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dermssl.data.sources.passion import CONDITIONS, IMPETIGO, LABEL_COLUMNS
-from dermssl.data.sources.source import fitzpatrick, read_table
+from dermssl.data.sources.tables import fitzpatrick, read_table
 from dermssl.data.splits import draw_split
 from dermssl.errors import InputError
 
