@@ -42,6 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     A crash between the two renames leaves the old folder under ``.<name>.old.partial``.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -179,10 +180,17 @@ def require_folder(path: Path, holding: str, maker: str) -> Path:
     return path
 
 
-def require_new_folder(path: Path, overwrite: bool) -> Path:
-    """``path`` if it may be written: absent, an empty folder, or ``overwrite`` was asked for."""
+def require_new_folder(path: Path, overwrite: bool, mark: str | None = None) -> Path:
+    """``path`` if it may be written: absent, an empty folder, or ``overwrite`` was asked for.
+
+    With ``mark`` only a folder that holds this file, so was made by the same command, is ever replaced.
+    """
     if path.is_file():
         raise InputError(f"{path} is a file: choose another --out")
-    if path.exists() and any(path.iterdir()) and not overwrite:
+    if not path.exists() or not any(path.iterdir()):
+        return path
+    if not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
+    if mark and not (path / mark).is_file():
+        raise InputError(f"{path} holds no {mark}, so it is not replaced even with --overwrite: choose another --out")
     return path

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 200_000_000
-"""Larger images (a 14,000 x 14,000 photo) are refused as decompression bombs before they are decoded."""
+MAX_PIXELS = 150_000_000
+"""Larger images (beyond a 14,000 x 10,700 photo) are refused as decompression bombs before they are decoded."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+"""Pillow would open more by content, whatever the file's name; its EPS reader runs an outside program."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
@@ -22,11 +25,15 @@ def read_bytes(path: Path, root: Path) -> bytes:
     try:
         if not path.resolve().is_relative_to(root.resolve()):
             raise DecodeError("link out of the data folder")
+        if path.exists() and not path.is_file():
+            raise DecodeError("not a file")
         if path.stat().st_size == 0:
             raise DecodeError("empty file (0 bytes)")
         return path.read_bytes()
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror})") from None
+    except RuntimeError:
+        raise DecodeError("link to itself") from None
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -34,10 +41,13 @@ def open_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise DecodeError("decompression bomb: too many pixels") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except UnidentifiedImageError:
+        raise DecodeError("not an image of a known format") from None
+    # Damaged headers make Pillow's format readers raise almost anything; none of it may end the whole run.
+    except Exception as error:
         raise DecodeError(f"not an image ({type(error).__name__})") from None
     if image.width * image.height > MAX_PIXELS:
         raise DecodeError(f"decompression bomb: {image.width} x {image.height} pixels")
@@ -45,17 +55,37 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decode, apply the EXIF orientation, and convert any mode to 8-bit RGB (alpha over white)."""
+    """Decode, apply the EXIF orientation, and convert any mode to 8-bit RGB (alpha over white).
+
+    Raises:
+        DecodeError: the file is truncated or damaged.
+    """
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"truncated or damaged ({type(error).__name__}: {error})") from None
+        if orientation(image) != 1:
+            image = ImageOps.exif_transpose(image)
+        return _as_rgb(image)
+    # As above: whatever a damaged file provokes is that file's problem.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DecodeError(f"truncated or damaged ({type(error).__name__}: {reason})") from None
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation 1-8; 1 (as stored) where there is none or the EXIF block is broken."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         return _from_deep_grey(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
@@ -63,11 +93,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float32)
-    top = 65535.0 if values.max(initial=0) > 255 else 255.0
+    """Grey of more than 8 bits, scaled by the smallest range that holds it: 0-1 (floats), 8 or 16 bits."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    highest = values.max(initial=0)
+    top = 1.0 if image.mode == "F" and highest <= 1 else 255.0 if highest <= 255 else 65535.0
     return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def is_upright(image: Image.Image) -> bool:
-    """True where the EXIF orientation asks for no rotation."""
-    return image.getexif().get(0x0112, 1) == 1

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from dermssl.commandline import positional
 
@@ -28,10 +28,10 @@ class PrepareOptions:
     """Longest short side stored, in pixels; 160-256 is enough for small crops. Images are never enlarged."""
     seed: NonNegativeInt = 0
     """Seed of the patient-grouped split that is drawn where the data set has none."""
-    test_fraction: float = 0.2
+    test_fraction: ClosedUnitInterval = 0.2
     """Share of patients (groups) held out as test where the data set has labels but no split; 0 draws none."""
     workers: NonNegativeInt = 0
-    """Processes that decode (0: one per core)."""
+    """Processes that decode (0: one per core; 1: this process)."""
     strict: bool = False
     """Treat any line of problems.csv as bad input (exit code 2)."""
     overwrite: bool = False
@@ -45,7 +45,9 @@ class DescribeOptions:
     folder: str = positional()
     """Dataset folder made by `dermssl prepare`."""
     out: str | None = None
-    """Folder for the tables as CSV, and the page of plots as PNG and HTML."""
+    """Folder to write: a CSV per table, tables.json, and the page of plots as plots.png and describe.html."""
+    overwrite: bool = False
+    """Replace an existing --out folder."""
 
 
 @dataclass
@@ -65,6 +67,6 @@ class SynthOptions:
     seed: NonNegativeInt = 0
     """Seed of everything random."""
     workers: NonNegativeInt = 0
-    """Processes that draw (0: one per core)."""
+    """Processes that draw (0: one per core; 1: this process)."""
     overwrite: bool = False
     """Replace an existing folder."""

@@ -18,7 +18,9 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
     if (targets < 0).any() or not np.isclose(targets.sum(), 1):
         raise InputError(f"split fractions {fractions} must be positive and add up to 1")
     table = pd.DataFrame({"group": list(groups), "stratum": [str(value) for value in strata]})
-    units = table.groupby("group")["stratum"].agg(lambda values: values.mode().iloc[0])
+    counts = table.value_counts().rename("rows").reset_index()
+    counts = counts.sort_values(["group", "rows", "stratum"], ascending=[True, False, True])
+    units = counts.drop_duplicates("group").set_index("group")["stratum"]
     random = np.random.default_rng(seed)
     assigned: dict[str, str] = {}
     owed = np.zeros(len(names))

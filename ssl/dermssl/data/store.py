@@ -5,6 +5,7 @@ not grow with the number of workers.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,23 +38,37 @@ def encode(image: Image.Image) -> bytes:
 
 
 def strip_metadata(jpeg: bytes) -> bytes:
-    """The same compressed JPEG without EXIF, GPS, thumbnails, comments and profiles (APP1-APP13, APP15, COM).
+    """The same compressed JPEG without EXIF, GPS, thumbnails, comments, profiles, or anything after its end.
 
-    APP0 (JFIF) and APP14 (Adobe: colour transform) stay, because they change how pixels are decoded.
+    Only what decoding needs stays: tables, frames, scans, APP14 (Adobe: colour transform) and APP0 (JFIF) without
+    its thumbnail. Phones append whole videos and second pictures after the end of the image; those go too.
     """
     kept, position = [jpeg[:2]], 2
-    while position + 4 <= len(jpeg) and jpeg[position] == 0xFF and jpeg[position + 1] != 0xDA:
-        marker = jpeg[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        length = int.from_bytes(jpeg[position + 2 : position + 4], "big") + 2
-        private = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
-        if not private:
-            kept.append(jpeg[position : position + length])
-        position += length
-    kept.append(jpeg[position : jpeg.rfind(b"\xff\xd9") + 2])
-    return b"".join(kept)
+    while found := _MARKER.search(jpeg, position):
+        position, marker = found.start(), jpeg[found.end() - 1]
+        if marker == _END:
+            break
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            # A scan runs to the next marker that is neither a stuffed byte (FF 00) nor a restart (FF D0-D7).
+            following = _MARKER.search(jpeg, end)
+            end = following.start() if following else len(jpeg)
+        kept.append(_without_private_parts(marker, jpeg[position:end]))
+        position = end
+    return b"".join([*kept, b"\xff\xd9"])
+
+
+_SCAN, _END, _JFIF, _ADOBE, _COMMENT = 0xDA, 0xD9, 0xE0, 0xEE, 0xFE
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+def _without_private_parts(marker: int, segment: bytes) -> bytes:
+    if marker == _JFIF:
+        is_jfif = segment[4:9] == b"JFIF\0" and len(segment) >= 18
+        return b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0" if is_jfif else b""
+    if marker == _COMMENT or (0xE1 <= marker <= 0xEF and marker != _ADOBE):
+        return b""
+    return segment
 
 
 def shard_name(number: int) -> str:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dermssl.data.sources.source import Records, Source, list_images
+from dermssl.data.sources.images import list_images
+from dermssl.data.sources.source import Records, Source
 from dermssl.data.targets import Target
 from dermssl.errors import InputError
 

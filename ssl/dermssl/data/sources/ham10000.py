@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dermssl.data.sources.source import Records, Source, find_file, match_images, number, read_table, sex
+from dermssl.data.sources.images import match_images
+from dermssl.data.sources.source import Records, Source
+from dermssl.data.sources.tables import find_file, number, read_table, sex
 from dermssl.data.targets import Target
 
 

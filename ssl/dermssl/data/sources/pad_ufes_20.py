@@ -4,16 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dermssl.data.sources.source import (
-    Records,
-    Source,
-    find_file,
-    fitzpatrick,
-    match_images,
-    number,
-    read_table,
-    sex,
-)
+from dermssl.data.sources.images import match_images
+from dermssl.data.sources.source import Records, Source
+from dermssl.data.sources.tables import find_file, fitzpatrick, number, read_table, sex
 from dermssl.data.targets import Target
 
 REQUIRED = ("patient_id", "lesion_id", "age", "gender", "fitspatrick", "region", "diagnostic", "img_id", "biopsed")

@@ -1,21 +1,13 @@
 """PASSION: smartphone photos of paediatric skin disease in Sub-Saharan Africa, Fitzpatrick III-VI."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from dermssl.data.sources.source import (
-    Problem,
-    Records,
-    Source,
-    clean,
-    find_file,
-    fitzpatrick,
-    list_images,
-    number,
-    read_table,
-    sex,
-)
+from dermssl.data.sources.images import list_images
+from dermssl.data.sources.source import Problem, Records, Source
+from dermssl.data.sources.tables import clean, find_file, fitzpatrick, number, read_table, sex
 from dermssl.data.targets import Target
 from dermssl.errors import InputError
 
@@ -67,14 +59,20 @@ def _read_patients(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
             "impetigo": table["impetig"].map(IMPETIGO),
         }
     )
-    unknown = set(patients["condition"].dropna()) - set(CONDITIONS)
-    if unknown:
-        raise InputError(f"{root}: conditions_PASSION holds {sorted(unknown)}, known are {', '.join(CONDITIONS)}")
+    _check_values(root, "impetig", table["impetig"], IMPETIGO)
     return patients, problems + split_problems
 
 
+def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
+    unknown = set(values.dropna()) - set(known)
+    if unknown:
+        raise InputError(f"{where}: {column} holds {sorted(unknown)}, known are {', '.join(known)}")
+
+
 def _one_row_per_subject(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    problems = []
+    blank = table["subject_id"].isna()
+    problems = [Problem(f"label row {row + 2}", "no subject_id", "left out") for row in blank[blank].index]
+    table = table[~blank]
     for subject, rows in table[table["subject_id"].duplicated(keep=False)].groupby("subject_id"):
         same = len(rows.drop_duplicates()) == 1
         problem = "label row stands twice" if same else "two label rows that differ"
@@ -88,6 +86,8 @@ def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Pr
     except InputError:
         return {}, [Problem("PASSION_split.csv", "no official split file", "a patient-grouped split is drawn")]
     table = read_table(path, ("subject_id", "Split"))
+    table = table.assign(Split=table["Split"].str.upper())
+    _check_values(path, "Split", table["Split"], SPLITS)
     sides = table.groupby("subject_id")["Split"].nunique()
     if (sides > 1).any():
         raise InputError(f"{path}: subjects in two splits: {', '.join(sides[sides > 1].index[:5])}")
@@ -96,7 +96,11 @@ def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Pr
         for row in table.itertuples()
         if row.subject_id not in labelled
     ]
-    sides_of = dict(zip(table["subject_id"], table["Split"].str.upper().map(SPLITS), strict=True))
+    problems += [
+        Problem(f"subject {subject}", "not in the split file", "kept without a split")
+        for subject in sorted(labelled - set(table["subject_id"]))
+    ]
+    sides_of = dict(zip(table["subject_id"], table["Split"].map(SPLITS), strict=True))
     return sides_of, problems
 
 

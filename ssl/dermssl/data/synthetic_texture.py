@@ -1,0 +1,100 @@
+"""Tileable noise, made once per process, and the patch of skin under a camera that samples it."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+TILE = 512
+"""Side of a tile in samples; tiles repeat without a seam."""
+
+Texture = Literal["clouds", "grain", "lines"]
+
+
+@cache
+def tile(texture: Texture) -> np.ndarray:
+    """One noise tile, ``(TILE, TILE)`` float32, mean 0 and standard deviation 1; the same in every process.
+
+    ``clouds`` is fractal (1/f^2), ``grain`` fine and blotchy, ``lines`` the criss-cross of skin furrows and hairs.
+    """
+    random = np.random.default_rng([512, ("clouds", "grain", "lines").index(texture)])
+    fy, fx = np.meshgrid(np.fft.fftfreq(TILE) * TILE, np.fft.rfftfreq(TILE) * TILE, indexing="ij")
+    frequency, direction = np.hypot(fx, fy), np.arctan2(fy, fx)
+    if texture == "clouds":
+        amplitude = 1 / np.maximum(frequency, 1) ** 1.7
+    elif texture == "grain":
+        amplitude = np.exp(-(((frequency - 45) / 30) ** 2))
+    else:
+        lobes = sum(np.exp(-((np.sin(direction - angle) / 0.16) ** 2)) for angle in (0.5, 1.9))
+        amplitude = lobes * np.exp(-(((frequency - 40) / 20) ** 2))
+    amplitude[0, 0] = 0
+    noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((TILE, TILE))) * amplitude, s=(TILE, TILE))
+    return (noise / noise.std()).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The skin under each pixel of a photo: coordinates in centimetres, fixed to the patient.
+
+    ``x`` and ``y`` are ``(H, W)`` float32; ``pixel`` is the width of a pixel in cm; ``origin`` shifts the noise so
+    that every patient has skin of their own, and two photos of one patient show the same.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    pixel: float
+    centre: tuple[float, float]
+    angle: float
+    origin: tuple[float, float]
+
+    @staticmethod
+    def under_camera(
+        shape: tuple[int, int], width: float, centre: tuple[float, float], angle: float, origin: tuple[float, float]
+    ) -> "Plane":
+        """The plane seen by a camera ``width`` cm wide (longer side), turned by ``angle`` radians."""
+        rows, columns = shape
+        pixel = width / max(shape)
+        v, u = np.meshgrid(np.arange(rows) - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2, indexing="ij")
+        cos, sin = np.cos(angle) * pixel, np.sin(angle) * pixel
+        x = (centre[0] + u * cos - v * sin).astype(np.float32)
+        y = (centre[1] + u * sin + v * cos).astype(np.float32)
+        return Plane(x, y, pixel, centre, angle, origin)
+
+    def noise(self, texture: Texture, size: float, layer: int = 0) -> np.ndarray:
+        """Noise ``(H, W)`` whose tile is ``size`` cm wide; each ``layer`` is independent of the others."""
+        shift = 0.37 * layer + self.origin[0], 0.61 * layer + self.origin[1]
+        return _bilinear(tile(texture), self.x / size + shift[0], self.y / size + shift[1])
+
+    def warped(self, amount: float) -> "Plane":
+        """The plane shaken by up to about ``amount`` cm, which makes drawn outlines organic."""
+        x = self.x + amount * self.noise("clouds", 9, layer=7)
+        y = self.y + amount * self.noise("clouds", 9, layer=8)
+        return Plane(x, y, self.pixel, self.centre, self.angle, self.origin)
+
+    def window(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
+        """Rows and columns of the box of ``reach`` cm around a point; empty where the photo does not show it."""
+        rows, columns = self.x.shape
+        dx, dy = (x - self.centre[0]) / self.pixel, (y - self.centre[1]) / self.pixel
+        u = dx * np.cos(self.angle) + dy * np.sin(self.angle) + (columns - 1) / 2
+        v = dy * np.cos(self.angle) - dx * np.sin(self.angle) + (rows - 1) / 2
+        half = reach / self.pixel + 1
+        return _span(v, half, rows), _span(u, half, columns)
+
+
+def _span(middle: float, half: float, size: int) -> slice:
+    low, high = np.clip([np.floor(middle - half), np.ceil(middle + half) + 1], 0, size).astype(int)
+    return slice(low, high)
+
+
+def _bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Sample a tile at ``u``, ``v`` given in tile widths, wrapping around."""
+    u, v = u * TILE, v * TILE
+    left, top = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
+    right_share, bottom_share = u - left, v - top
+    flat, mask = image.ravel(), TILE - 1
+    upper, lower = (top & mask) * TILE, ((top + 1) & mask) * TILE
+    left, right = left & mask, (left + 1) & mask
+    above = flat[upper + left] * (1 - right_share) + flat[upper + right] * right_share
+    below = flat[lower + left] * (1 - right_share) + flat[lower + right] * right_share
+    return above * (1 - bottom_share) + below * bottom_share
