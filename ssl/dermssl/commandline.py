@@ -58,7 +58,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what argparse would print and exit with, as an InputError."""
-        message = re.sub(r'Parser key "([^"]+)":', r"--\1:", " ".join(message.split()))
+        message = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', r"--\1:", " ".join(message.split()))
         raise InputError(message.replace("Expected a typing.Literal", "expected one of "))
 
 
@@ -133,7 +133,8 @@ def make_parser(program: str, command: Command, options_type: type) -> Parser:
 
 
 def _add_options(parser: Any, options_type: type, prefix: str, aliases: Mapping[str, str]) -> None:
-    help_texts = {p.arg_name: p.description for p in parse_from_object(options_type).params}
+    documented = [kind for kind in reversed(options_type.__mro__) if dataclasses.is_dataclass(kind)]
+    help_texts = {p.arg_name: p.description for kind in documented for p in parse_from_object(kind).params}
     hints = get_type_hints(options_type)
     for field in dataclasses.fields(options_type):
         name, kind = prefix + field.name, hints[field.name]

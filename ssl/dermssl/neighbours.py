@@ -47,6 +47,5 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
         ``(Q, C)`` float64, rows summing to 1.
     """
     weights = np.exp((scores - scores[:, :1]).astype(np.float64) / temperature)
-    votes = np.zeros((len(scores), classes))
-    np.add.at(votes, (np.arange(len(scores))[:, None], labels), weights)
+    votes = np.stack([(weights * (labels == c)).sum(axis=1) for c in range(classes)], axis=1)
     return votes / votes.sum(axis=1, keepdims=True)

@@ -73,13 +73,21 @@ class Embeddings:
         return found
 
     @cached_property
+    def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
+        """For each embedded data set the targets that it declares now, else those of the embedding."""
+        declared = {}
+        for entry in self.info["datasets"]:
+            live = self.datasets.get(entry["name"])
+            recorded = {name: Target.from_json(value) for name, value in entry["targets"].items()}
+            declared[entry["name"]] = recorded if live is None else live.targets
+        return declared
+
+    @cached_property
     def targets(self) -> dict[str, Target]:
         """Targets declared by the embedded data sets (the first declaration of a name counts)."""
         targets: dict[str, Target] = {}
-        for entry in self.info["datasets"]:
-            declared = {name: Target.from_json(value) for name, value in entry["targets"].items()}
-            live = self.datasets.get(entry["name"])
-            targets = (declared if live is None else live.targets) | targets
+        for declared in self.targets_by_dataset.values():
+            targets = declared | targets
         return targets
 
     @cached_property

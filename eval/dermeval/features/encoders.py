@@ -1,0 +1,131 @@
+"""What ``--encoder`` takes: run folders, exported encoders, timm weights, and two baselines."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from dermeval.features.pixels import PixelPCA
+from dermssl import backbone
+from dermssl.errors import InputError
+from dermssl.files import sha256_file
+
+PIXELS_IMAGE_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model ``(B, 3, S, S) -> (B, D)`` in evaluation mode, and how an image must be prepared for it.
+
+    ``preprocessing`` is a timm data config: ``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``,
+    ``mean``, ``std``. ``origin`` is what the embeddings folder records of it.
+    """
+
+    model: nn.Module
+    preprocessing: dict[str, Any]
+    origin: dict[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """Number of features D."""
+        return int(self.model.num_features)  # type: ignore[arg-type]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, pixels."""
+        return self.preprocessing["input_size"][-1]
+
+    def record(self) -> dict[str, Any]:
+        """The encoder entry of ``embedding.json``; computes the fingerprint where there is no weights file."""
+        fingerprint = self.origin.get("fingerprint") or weights_fingerprint(self.model)
+        return self.origin | {"fingerprint": fingerprint, "preprocessing": self.preprocessing}
+
+
+def open_encoder(spec: str, image_size: int | None) -> Encoder:
+    """The encoder that ``spec`` names, at ``image_size`` pixels (None: its own).
+
+    Raises:
+        InputError: no such folder, architecture, weights or seed, or a size that the encoder cannot take.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "timm" and name:
+        encoder = _from_timm(spec, name, image_size, pretrained=True)
+    elif kind == "random" and name:
+        name, seed = _split_seed(spec, name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = _from_timm(spec, name, image_size, pretrained=False)
+    elif kind == "pixels" and name:
+        encoder = _pixels(spec, name, image_size)
+    else:
+        encoder = _from_folder(Path(spec), image_size)
+    encoder.model.eval()
+    if not isinstance(encoder.model, PixelPCA):
+        backbone.check_sizes(encoder.model, [encoder.image_size])
+    return encoder
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Hex SHA-256 of all weights and buffers, for encoders that have no file of their own."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return hashlib.sha256(save(state)).hexdigest()
+
+
+def _from_folder(path: Path, image_size: int | None) -> Encoder:
+    if not path.is_dir():
+        raise InputError(
+            f"--encoder {path}: no such folder; give a run folder, an exported encoder, timm:NAME, "
+            f"random:NAME[@seed] or pixels:N"
+        )
+    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    model, config = backbone.load(folder)
+    own = config.get("dermssl", {})
+    origin = {
+        "path": str(path.resolve()),
+        "name": config["architecture"],
+        "fingerprint": sha256_file(folder / "model.safetensors"),
+        "licences": own.get("licences", []),
+        "training": {key: value for key, value in own.items() if key != "licences"},
+    }
+    return Encoder(model, _preprocessing(config["pretrained_cfg"], image_size), origin)
+
+
+def _from_timm(spec: str, name: str, image_size: int | None, pretrained: bool) -> Encoder:
+    own = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+    size = image_size or (own.input_size[-1] if own else 224)
+    model = backbone.build(name, size, pretrained=pretrained)
+    origin = {"path": spec, "name": name, "licences": [], "training": {}}
+    return Encoder(model, _preprocessing(model.pretrained_cfg, image_size), origin)
+
+
+def _pixels(spec: str, name: str, image_size: int | None) -> Encoder:
+    number, seed = _split_seed(spec, name)
+    if not number.isdigit() or int(number) < 1:
+        raise InputError(f"--encoder {spec}: give the number of components, for example pixels:128")
+    size = image_size or PIXELS_IMAGE_SIZE
+    plain = {"input_size": (3, size, size), "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    origin = {"path": spec, "name": spec, "licences": [], "training": {}}
+    return Encoder(PixelPCA(int(number), size, seed), _preprocessing(plain, None), origin)
+
+
+def _split_seed(spec: str, name: str) -> tuple[str, int]:
+    name, at, seed = name.partition("@")
+    if at and not seed.isdigit():
+        raise InputError(f"--encoder {spec}: the seed after @ must be a whole number, for example @0")
+    return name, int(seed or 0)
+
+
+def _preprocessing(pretrained_cfg: Any, image_size: int | None) -> dict[str, Any]:
+    args = {"input_size": (3, image_size, image_size)} if image_size else {}
+    return timm.data.resolve_data_config(args, pretrained_cfg=pretrained_cfg)
+
+
+def with_origin(encoder: Encoder, **entries: Any) -> Encoder:
+    """A copy whose record also holds ``entries``."""
+    return replace(encoder, origin=encoder.origin | entries)

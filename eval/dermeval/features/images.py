@@ -1,0 +1,50 @@
+"""Stored images of dataset folders as batches for an encoder."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import timm.data
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from dermssl.data.dataset import Dataset
+
+MAX_WORKERS = 8
+
+
+class StoredImages(TorchDataset):
+    """Item ``i`` is ``(rows[i], uint8 image (3, S, S))``; rows count through the pooled datasets in order."""
+
+    def __init__(self, datasets: Sequence[Dataset], rows: np.ndarray, preprocessing: dict[str, Any]) -> None:
+        self.stores = [dataset.images for dataset in datasets]
+        self.starts = np.cumsum([0, *map(len, datasets)])
+        self.rows = rows
+        # Normalisation is left to the device: bytes are a quarter of the floats to hand over.
+        self.transform = timm.data.create_transform(**preprocessing, is_training=False, normalize=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: int) -> tuple[int, torch.Tensor]:
+        row = int(self.rows[item])
+        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        image = self.stores[part].image(row - int(self.starts[part]))
+        return row, self.transform(image)
+
+
+def batches(images: StoredImages, batch: int, workers: int | None, ranks: int = 1) -> DataLoader:
+    """Batches of ``(rows (B,), images (B, 3, S, S) uint8)`` in order; ``workers`` None: by cores and ``ranks``."""
+    if workers is None:
+        workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // ranks))
+    return DataLoader(images, batch, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+
+def normalised(images: torch.Tensor, preprocessing: dict[str, Any], device: torch.device) -> torch.Tensor:
+    """uint8 ``(B, 3, S, S)`` -> float32 on ``device``, channels last, with the encoder's mean and std."""
+    mean = torch.tensor(preprocessing["mean"], device=device).view(3, 1, 1)
+    std = torch.tensor(preprocessing["std"], device=device).view(3, 1, 1)
+    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return (images.float() / 255 - mean) / std

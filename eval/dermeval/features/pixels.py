@@ -1,0 +1,53 @@
+"""The baseline every encoder must beat: principal components of the raw pixels."""
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+from dermssl.errors import InputError
+
+MAX_FIT_ROWS = 20_000
+"""Images that the components are fitted on at most; more change them little and cost memory."""
+
+
+class PixelPCA(nn.Module):
+    """Images ``(B, 3, S, S)`` with values 0 to 1 -> the first ``components`` principal components ``(B, D)``."""
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+
+    def __init__(self, components: int, image_size: int, seed: int) -> None:
+        super().__init__()
+        self.num_features, self.image_size, self.seed = components, image_size, seed
+        pixels = 3 * image_size**2
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("directions", torch.zeros(pixels, components))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Project; computed in float32 whatever the autocast, as differences of pixels are small."""
+        with torch.autocast(images.device.type, enabled=False):
+            return (images.float().flatten(1) - self.mean) @ self.directions
+
+    def fit(self, pixels: np.ndarray) -> None:
+        """Fit on ``(N, 3*S*S)`` values 0 to 1 by randomized SVD (Halko et al. 2011), seeded.
+
+        Raises:
+            InputError: fewer images, or fewer pixels, than components.
+        """
+        if min(pixels.shape) < self.num_features:
+            raise InputError(
+                f"pixels:{self.num_features} needs at least as many train images and pixels, "
+                f"there are {pixels.shape[0]} images of {pixels.shape[1]} values: ask for fewer components"
+            )
+        pca = PCA(self.num_features, svd_solver="randomized", random_state=self.seed).fit(pixels)
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.directions.copy_(torch.from_numpy(pca.components_.T.copy()))
+
+
+def fit_rows(splits: np.ndarray, seed: int) -> np.ndarray:
+    """Rows to fit on: split train or null (test is never looked at), a seeded sample where there are many."""
+    rows = np.flatnonzero([split is None or split == "train" for split in splits])
+    if len(rows) > MAX_FIT_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_FIT_ROWS, replace=False))
+    return rows

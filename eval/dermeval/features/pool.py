@@ -1,0 +1,70 @@
+"""Several embeddings folders of one encoder as one table of features, labels and splits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermeval.features.embeddings import Embeddings, open_embeddings
+from dermssl import licences
+from dermssl.data.targets import Target
+from dermssl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Row ``i`` of ``features`` (N, D; not normalised) is row ``i`` of ``frame``."""
+
+    parts: list[Embeddings]
+    features: np.ndarray
+    frame: pd.DataFrame
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """The encoder that made all features, as recorded by ``dermeval embed``."""
+        return self.parts[0].encoder
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """The pooled data sets as recorded: ``name``, ``fingerprint``, ``group``, ``patient_key`` and so on."""
+        return [entry for part in self.parts for entry in part.info["datasets"]]
+
+    @property
+    def licences(self) -> list[dict[str, Any]]:
+        """Licence notices of all that went into the features."""
+        return licences.merge(entry for part in self.parts for entry in part.licences)
+
+    @cached_property
+    def targets(self) -> dict[str, dict[str, Target]]:
+        """For each target name, its declaration by each data set that has it."""
+        found: dict[str, dict[str, Target]] = {}
+        for part in self.parts:
+            for dataset, targets in part.targets_by_dataset.items():
+                for name, target in targets.items():
+                    found.setdefault(name, {})[dataset] = target
+        return found
+
+
+def open_pool(folders: Sequence[str]) -> Pool:
+    """Open embeddings folders to be judged together.
+
+    Raises:
+        InputError: a folder is unusable, the encoders differ, or one data set is given twice.
+    """
+    parts = [open_embeddings(folder) for folder in folders]
+    for part in parts[1:]:
+        if part.encoder["fingerprint"] != parts[0].encoder["fingerprint"]:
+            raise InputError(
+                f"{parts[0].folder} and {part.folder} come from different encoders ({parts[0].encoder['path']}, "
+                f"{part.encoder['path']}): embed both with one, or compare their results with `dermeval compare`"
+            )
+    names = [entry["name"] for part in parts for entry in part.info["datasets"]]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"data set '{name}' is in two of the embeddings folders: give it once")
+    features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    return Pool(parts, features, frame)

@@ -1,0 +1,94 @@
+"""``dermeval knn``: the weighted nearest-neighbour vote of DINO (Caron et al. 2021, section 4.1)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermeval.probes.folds import Fold, make_folds, missing_classes
+from dermeval.probes.options import KnnOptions
+from dermeval.probes.predictions import Predictions, collect
+from dermeval.probes.recall import same_id_recall
+from dermeval.probes.results import describe, interval_json, page, score_levels, show, write_results
+from dermeval.probes.task import Task, open_task
+from dermeval.statistics.bootstrap import cluster_codes
+from dermeval.statistics.scorer import Scorer
+from dermssl import neighbours
+from dermssl.commandline import Report
+from dermssl.files import require_new_folder
+
+HEADLINE = 20
+
+
+def knn(options: KnnOptions) -> Report:
+    """Judge features by their neighbours; see `KnnOptions`.
+
+    Raises:
+        InputError: unusable embeddings, target, split or output folder.
+    """
+    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    task = open_task(options.embeddings, options.target)
+    folds = make_folds(task, options.split, options.folds, options.seed)
+    ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))
+    by_k = dict(zip(ks, predict(task, folds, ks, options.temperature, options.seed), strict=True))
+    levels, notes = score_levels(by_k[headline], task.positive, options.draws, options.seed)
+    settings = {"k": headline, "temperature": options.temperature}
+    result = describe("knn", task, folds, options.split, settings, options.seed)
+    result |= {"levels": levels, "by_k": _by_k(by_k, task)}
+    result["notes"] = [*task.notes, *missing_classes(task, folds), *clipped, *notes]
+    result["recall_at_1"] = _recall(task, options) if options.recall else []
+    if out:
+        write_results(out, result, by_k[headline])
+    return Report(page(result, _extra(result)), result)
+
+
+def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:
+    """The ks to run (clipped to the ``train`` images, without repeats), the headline, and a note on clipping."""
+    headline = min(HEADLINE if HEADLINE in asked else asked[0], train)
+    ks = sorted({min(k, train) for k in asked})
+    too_large = [str(k) for k in sorted(set(asked)) if k > train]
+    notes = [f"k = {', '.join(too_large)} exceeds the {train} training images and is clipped"] if too_large else []
+    return ks, headline, notes
+
+
+def predict(task: Task, folds: Sequence[Fold], ks: Sequence[int], temperature: float, seed: int) -> list[Predictions]:
+    """Out-of-sample predictions of every k; the neighbours are searched once, for the largest."""
+    unit = neighbours.normalise(task.features)
+    per_k: list[list[np.ndarray]] = [[] for _ in ks]
+    for fold in folds:
+        scores, rows = neighbours.search(unit[fold.test], unit[fold.train], max(ks))
+        labels = task.labels[fold.train][rows]
+        for k, found in zip(ks, per_k, strict=True):
+            found.append(neighbours.weighted_vote(scores[:, :k], labels[:, :k], len(task.classes), temperature))
+    return [collect(task, list(folds), found, seed) for found in per_k]
+
+
+def _by_k(by_k: dict[int, Predictions], task: Task) -> list[dict[str, Any]]:
+    rows = []
+    for k, predictions in by_k.items():
+        clusters = cluster_codes(predictions.frame["group_id"])
+        point = Scorer(predictions.truth, predictions.probabilities, clusters, task.positive).point()
+        names = ("accuracy", "balanced_accuracy", "macro_f1")
+        rows.append({"k": k} | {name: float(point[name]) for name in names})
+    return rows
+
+
+def _recall(task: Task, options: KnnOptions) -> list[dict[str, Any]]:
+    found = same_id_recall(task.pool, options.draws, options.seed)
+    return [
+        {"kind": recall.kind, "dataset": recall.dataset, "queries": recall.queries} | interval_json(recall.interval, ())
+        for recall in found
+    ]
+
+
+def _extra(result: dict[str, Any]) -> list[str]:
+    settings = result["settings"]
+    table = pd.DataFrame(result["by_k"]).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    text = ["", f"image level by k (all else is k = {settings['k']}, T = {settings['temperature']:g})", table, ""]
+    for recall in result["recall_at_1"]:
+        text.append(
+            f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images"
+        )
+    return text

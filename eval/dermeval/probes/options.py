@@ -1,0 +1,54 @@
+"""Options of the probes. Nothing heavy is imported here, so that ``--help`` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+
+from dermssl.commandline import positional
+
+
+@dataclass
+class ProbeOptions:
+    """What every probe is told: on which features, which target, which patients, and where to write."""
+
+    embeddings: list[str] = positional()
+    """Embeddings folders made by `dermeval embed`, all with one encoder; several are pooled."""
+    target: str | None = None
+    """What to predict: a target that the data set declares (default: the only one)."""
+    split: Literal["official", "folds"] = "official"
+    """official: fit on split train and val, score test once. folds: every patient is scored out of fold."""
+    folds: PositiveInt = 5
+    """Number of patient-grouped, class-stratified folds for --split folds."""
+    draws: PositiveInt = 2000
+    """Bootstrap draws of patients behind every interval."""
+    seed: NonNegativeInt = 0
+    """Seed of folds and bootstrap."""
+    out: str | None = None
+    """Results folder to write: result.json and predictions.parquet."""
+    overwrite: bool = False
+    """Replace an existing results folder."""
+
+
+@dataclass
+class KnnOptions(ProbeOptions):
+    """Classify each image by the weighted vote of its nearest training images (Caron et al. 2021)."""
+
+    k: list[PositiveInt] = field(default_factory=lambda: [5, 10, 20, 50, 100, 200])
+    """Numbers of neighbours; the headline is 20 where it is among them, else the first."""
+    temperature: PositiveFloat = 0.07
+    """T of the weights exp(cosine / T)."""
+    recall: bool = True
+    """Also report same-lesion and same-patient recall@1 where their ids repeat."""
+
+
+@dataclass
+class LinearOptions(ProbeOptions):
+    """Logistic regression on frozen features; its strength is chosen by patient-grouped folds within train."""
+
+    c_values: PositiveInt = 45
+    """Number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e2."""
+    inner_folds: PositiveInt = 5
+    """Patient-grouped folds within the training images that choose C by balanced accuracy."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """balanced: each class counts the same in the loss, whatever its number of images."""

@@ -1,0 +1,79 @@
+"""Out-of-sample predictions that carry the ids of their images, at image and at case level."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dermeval.probes.folds import Fold
+from dermeval.probes.task import Task
+from dermssl.errors import InputError
+from dermssl.files import read_parquet
+
+PREFIX = "p_"
+"""Columns of ``predictions.parquet`` that hold the probability of a class: ``p_<class>``."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Row ``i`` of ``frame`` (``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed``), ``truth`` (N,) and
+    ``probabilities`` (N, C) is one scored image, or one case (then ``image_id`` is missing).
+    """
+
+    frame: pd.DataFrame
+    truth: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def to_table(self) -> pa.Table:
+        """As ``predictions.parquet``: ids, fold, seed, ``y_true`` by name, one probability column per class."""
+        columns = dict(self.frame) | {"y_true": np.array(self.classes, dtype=object)[self.truth]}
+        columns |= {PREFIX + name: self.probabilities[:, c] for c, name in enumerate(self.classes)}
+        return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+
+
+def read_predictions(folder: Path, classes: tuple[str, ...]) -> Predictions:
+    """The predictions of a results folder; raises InputError where a column is missing."""
+    path = folder / "predictions.parquet"
+    table = read_parquet(path, "dermeval knn` or `dermeval linear").to_pandas()
+    needed = ["image_id", "case_id", "group_id", "fold", "seed", "y_true", *(PREFIX + name for name in classes)]
+    for name in needed:
+        if name not in table:
+            raise InputError(f"{path} has no column '{name}': make the results again")
+    truth = table["y_true"].map(classes.index).to_numpy(dtype=np.int64)
+    probabilities = table[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64)
+    return Predictions(table[needed[:5]], truth, probabilities, classes)
+
+
+def collect(task: Task, folds: list[Fold], probabilities: list[np.ndarray], seed: int) -> Predictions:
+    """The scored rows of ``folds`` with their probabilities, in the task's row order.
+
+    Probabilities are attached by the fold's own row indices, so order within a fold cannot matter.
+    """
+    rows = np.concatenate([fold.test for fold in folds])
+    order = np.argsort(rows, kind="stable")
+    numbers = np.concatenate([np.full(len(fold.test), fold.number) for fold in folds])[order]
+    if len(np.unique(rows)) != len(rows):
+        raise RuntimeError("an image was scored in two folds")
+    frame = task.frame.iloc[rows[order]][["image_id", "case_id", "group_id"]].reset_index(drop=True)
+    frame = frame.assign(fold=numbers, seed=seed)
+    return Predictions(frame, task.labels[rows[order]], np.concatenate(probabilities)[order], task.classes)
+
+
+def by_case(images: Predictions) -> tuple[Predictions, int]:
+    """Mean probability per ``case_id``, and the number of cases left out because their labels conflict."""
+    codes, cases = pd.factorize(images.frame["case_id"])
+    labels = pd.Series(images.truth).groupby(codes)
+    agreed = (labels.nunique() == 1).to_numpy()
+    counts = np.bincount(codes)[:, None]
+    sums = np.zeros((len(cases), len(images.classes)))
+    np.add.at(sums, codes, images.probabilities)
+    first = images.frame.groupby(codes).first().drop(columns="image_id")
+    frame = first[agreed].reset_index(drop=True)
+    truth = labels.first().to_numpy()[agreed]
+    return Predictions(frame, truth, (sums / counts)[agreed], images.classes), int((~agreed).sum())

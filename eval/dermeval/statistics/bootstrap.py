@@ -1,0 +1,135 @@
+"""The patient bootstrap: whole clusters (``group_id``) are drawn with replacement, within strata of class.
+
+A cluster's stratum is its most frequent class. A draw that loses a class is drawn again, and counted.
+Intervals are percentile intervals (Efron & Tibshirani 1993, chapter 13).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dermeval.statistics.scorer import Scorer
+from dermssl.errors import InputError
+
+BLOCK = 64
+"""Draws scored at once: the tables of a block stay in the processor's cache."""
+MAX_REDRAWS = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its 95% interval; per-class scores hold ``(C,)`` arrays."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Scores with intervals, and what they rest on."""
+
+    scores: dict[str, Interval]
+    clusters: int
+    draws: int
+    redrawn: int
+
+
+def cluster_codes(groups: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Group ids ``(N,)`` as integers 0..G-1 in order of first appearance."""
+    return pd.factorize(np.asarray(groups, dtype=object))[0]
+
+
+class Resampler:
+    """Draws of clusters as weights: how often each cluster came, the same for the same seed."""
+
+    def __init__(self, support: np.ndarray, draws: int, seed: int) -> None:
+        """``support`` ``(G, C)``: rows of each class in each cluster."""
+        self.support, self.draws = support, draws
+        self.random = np.random.default_rng(seed)
+        self.redrawn = 0
+        strata = support.argmax(1)
+        self.members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+        self.present = support.sum(0) > 0
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Weights ``(G, b)`` until all draws are made; `redrawn` counts those thrown away.
+
+        Raises:
+            InputError: a class is so rare that nearly every draw loses it.
+        """
+        for start in range(0, self.draws, BLOCK):
+            weights = self._draw(min(BLOCK, self.draws - start))
+            lost = self._lost(weights)
+            for _ in range(MAX_REDRAWS):
+                if not lost.any():
+                    break
+                self.redrawn += int(lost.sum())
+                weights[:, lost] = self._draw(int(lost.sum()))
+                lost = self._lost(weights)
+            else:
+                raise InputError(
+                    "the bootstrap cannot keep every class: a class occurs only as the rarer label of very few "
+                    "patients; leave that class out"
+                )
+            yield weights
+
+    def _draw(self, number: int) -> np.ndarray:
+        weights = np.empty((len(self.support), number))
+        for members in self.members:
+            size = len(members)
+            picks = self.random.integers(size, size=(number, size)) + size * np.arange(number)[:, None]
+            weights[members] = np.bincount(picks.ravel(), minlength=number * size).reshape(number, size).T
+        return weights
+
+    def _lost(self, weights: np.ndarray) -> np.ndarray:
+        return ((self.support.T @ weights)[self.present] == 0).any(0)
+
+
+def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[dict[str, np.ndarray]], int]:
+    """Scores of each of ``scorers`` under the same draws, ``(draws,)`` or ``(draws, C)`` each, and the redraws.
+
+    All scorers must cut the same rows into the same clusters.
+    """
+    resampler = Resampler(scorers[0].support, draws, seed)
+    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in scorers]
+    for weights in resampler.blocks():
+        for scorer, part in zip(scorers, parts, strict=True):
+            part.append(scorer.score(weights))
+    joined = [{name: np.concatenate([block[name] for block in part]) for name in part[0]} for part in parts]
+    return joined, resampler.redrawn
+
+
+def percentiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the 95% percentile interval over the first axis."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def bootstrap(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    positive: int | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Bootstrap:
+    """All scores of ``probabilities`` ``(N, C)`` with intervals by patient; see `Scorer` for the arguments."""
+    scorer = Scorer(truth, probabilities, cluster_codes(groups), positive)
+    (sampled,), redrawn = resample([scorer], draws, seed)
+    scores = {name: Interval(value, *percentiles(sampled[name])) for name, value in scorer.point().items()}
+    return Bootstrap(scores, len(scorer.sums), draws, redrawn)
+
+
+def bootstrap_mean(
+    values: np.ndarray, groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of ``values`` ``(N,)`` over rows with its interval by cluster (one stratum: there is no class)."""
+    codes = cluster_codes(groups)
+    sums = np.stack([np.bincount(codes, values), np.bincount(codes)], axis=1)
+    blocks = [weights.T @ sums for weights in Resampler(sums[:, 1:], draws, seed).blocks()]
+    drawn = np.concatenate(blocks)
+    return Interval(np.mean(values), *percentiles(drawn[:, 0] / drawn[:, 1]))

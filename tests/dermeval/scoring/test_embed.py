@@ -1,0 +1,148 @@
+"""Embedding: each image once, in manifest order, prepared as the encoder asks, whatever the number of ranks."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import timm.data
+import torch
+from sklearn.decomposition import PCA
+
+from dermeval.cli import main
+from dermeval.features.embed import choose_precision, place
+from dermeval.features.embeddings import open_embeddings
+from dermeval.features.encoders import open_encoder
+from dermssl import backbone
+from dermssl.data.dataset import open_dataset
+from dermssl.errors import InputError
+
+SMALL = ["--image-size", "32", "--precision", "fp32", "--workers", "0"]
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset, frame):
+    return make_dataset(tmp_path / "data", frame, {}, size=40)
+
+
+def test_features_are_those_of_timms_own_evaluation_pipeline_in_manifest_order(tmp_path, data):
+    model = backbone.build("resnet18", 32)
+    backbone.export(model, tmp_path / "run" / "encoder", "resnet18", 32, [], "test", crop=0.9)
+    assert main(["embed", "--encoder", str(tmp_path / "run"), "--data", str(data), "--out", str(tmp_path / "e")]) == 0
+
+    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'encoder'}", pretrained=True, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    dataset = open_dataset(data)
+    with torch.no_grad():
+        images = torch.stack([transform(dataset.images.image(row)) for row in range(len(dataset))])
+        expected = model(images).numpy()
+    embeddings = open_embeddings(tmp_path / "e")
+    assert embeddings.features.dtype == np.float32
+    cosine = (embeddings.features * expected).sum(1) / np.linalg.norm(expected, axis=1)
+    assert np.allclose(cosine / np.linalg.norm(embeddings.features, axis=1), 1, atol=1e-3)  # bf16 where it is native
+    assert np.argmax(embeddings.features @ expected.T / np.linalg.norm(expected, axis=1), axis=1).tolist() == list(
+        range(len(dataset))
+    )
+    assert embeddings.table["image_id"].to_pylist() == dataset.table["image_id"].to_pylist()
+
+
+def test_two_ranks_write_what_one_rank_writes(tmp_path, data):
+    arguments = ["-m", "dermeval", "embed", "--encoder", "random:resnet18@1", "--data", str(data), *SMALL]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, *arguments, "--out", str(tmp_path / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout and done.stdout.count("images/s") == 1
+    assert main([*arguments[2:], "--out", str(tmp_path / "one")]) == 0
+    one, two = open_embeddings(tmp_path / "one"), open_embeddings(tmp_path / "two")
+    assert two.info["ranks"] == 2
+    assert np.allclose(one.features, two.features, atol=1e-6)
+    assert len(np.unique(one.features, axis=0)) == len(one)
+    assert one.encoder == two.encoder
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 1], [0, 2, 3], [0, 1]])
+def test_a_row_that_is_missing_or_doubled_is_never_written(rows):
+    with pytest.raises(RuntimeError, match="exactly once"):
+        place(np.array(rows), np.zeros((len(rows), 2)), 3)
+
+
+def test_pixels_are_scikit_learns_components_of_the_train_images(tmp_path, data):
+    arguments = ["embed", "--encoder", "pixels:5", "--data", str(data), "--image-size", "8", "--workers", "0"]
+    assert main([*arguments, "--out", str(tmp_path / "e")]) == 0
+    dataset = open_dataset(data)
+    encoder = open_encoder("pixels:5", 8)
+    transform = timm.data.create_transform(**encoder.preprocessing)
+    pixels = np.stack([transform(dataset.images.image(row)).numpy().ravel() for row in range(len(dataset))])
+    pca = PCA(5, svd_solver="full").fit(pixels[dataset.column("split") == "train"])
+    embeddings = open_embeddings(tmp_path / "e")
+    # Randomized components approximate the exact ones; the leading variances agree closely.
+    assert np.allclose(embeddings.features.std(0)[:2], pca.transform(pixels).std(0)[:2], rtol=0.1)
+    assert embeddings.encoder["fit"]["images"] == (dataset.column("split") == "train").sum()
+
+
+def test_the_fingerprint_tells_seeds_apart_and_is_the_same_for_the_same_seed():
+    prints = [open_encoder(f"random:resnet18@{seed}", 32).record()["fingerprint"] for seed in (1, 1, 2)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_pooled_data_sets_keep_their_order(tmp_path, make_dataset, frame):
+    other = frame.head(5).copy()
+    for column in ("image_id", "group_id", "case_id", "patient_id"):
+        other[column] = other[column].str.replace("toy/", "other/")
+    folders = [make_dataset(tmp_path / "a", frame, {}), make_dataset(tmp_path / "b", other, {})]
+    arguments = ["embed", "--encoder", "pixels:4", "--data", *map(str, folders), "--out", str(tmp_path / "e"), *SMALL]
+    assert main(arguments) == 0
+    embeddings = open_embeddings(tmp_path / "e")
+    assert embeddings.table["image_id"].to_pylist() == [*frame["image_id"], *other["image_id"]]
+    assert np.allclose(embeddings.features[:5], embeddings.features[-5:], atol=1e-5)  # the noise images are the same
+
+
+@pytest.mark.parametrize(
+    ("encoder", "remedy"),
+    [
+        ("nowhere", "give a run folder"),
+        ("random:resnet19", "did you mean 'resnet18'"),
+        ("random:resnet18@one", "whole number"),
+        ("pixels:many", "for example pixels:128"),
+        ("pixels:4000", "fewer components"),
+        ("random:vit_tiny_patch16_224", "divisible by patch size"),
+    ],
+)
+def test_an_unusable_encoder_is_one_line_with_a_remedy(tmp_path, data, capsys, encoder, remedy):
+    arguments = ["embed", "--encoder", encoder, "--data", str(data), "--out", str(tmp_path / "e"), "--workers", "0"]
+    assert main([*arguments, "--image-size", "40"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert remedy in error
+    assert not (tmp_path / "e").exists()
+
+
+def test_an_encoder_that_gives_nan_is_refused_with_the_first_image(tmp_path, data, capsys, frame):
+    model = backbone.build("resnet18", 32)
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    backbone.export(model, tmp_path / "encoder", "resnet18", 32, [], "test")
+    arguments = ["embed", "--encoder", str(tmp_path / "encoder"), "--data", str(data), "--out", str(tmp_path / "e")]
+    assert main(arguments) == 2
+    assert frame["image_id"][0] in capsys.readouterr().err
+
+
+def test_an_existing_folder_is_kept_unless_overwrite_is_given(tmp_path, data, capsys):
+    arguments = ["embed", "--encoder", "pixels:4", "--data", str(data), "--out", str(tmp_path / "e"), *SMALL]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_bf16_on_a_device_without_it_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+    with pytest.raises(InputError, match="use fp32"):
+        choose_precision("bf16", torch.device("cpu"))

@@ -1,0 +1,247 @@
+"""kNN by patient: the vote of DINO's published code, splits that keep patients whole, clear words on bad input."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermeval.cli import main
+from dermeval.probes.folds import Fold, check_disjoint
+from dermeval.probes.predictions import Predictions, by_case, collect, read_predictions
+from dermeval.probes.recall import recall_at_1
+from dermeval.probes.task import open_task
+from dermssl.data.targets import Target
+from dermssl.errors import InputError
+
+CONDITION = Target("condition", ("Eczema", "Fungal", "Others", "Scabies"), level="case")
+FAST = ["--draws", "100"]
+
+
+def dino_knn(train, train_labels, test, k, temperature, classes):
+    """NumPy transcription of ``knn_classifier`` in facebookresearch/dino's eval_knn.py."""
+    train = train / np.linalg.norm(train, axis=1, keepdims=True)
+    test = test / np.linalg.norm(test, axis=1, keepdims=True)
+    similarity = test @ train.T
+    indices = np.argsort(-similarity, axis=1)[:, :k]
+    distances = np.take_along_axis(similarity, indices, axis=1)
+    one_hot = np.eye(classes)[train_labels[indices]]
+    return (one_hot * np.exp(distances / temperature)[:, :, None]).sum(1)
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_probabilities_are_the_votes_of_dinos_published_code(tmp_path, make_embeddings, frame, class_features):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
+    table = pd.read_parquet(tmp_path / "r" / "predictions.parquet").set_index("image_id")
+    labels = frame["condition"].map(CONDITION.classes.index).to_numpy()
+    train, test = (frame["split"] == "train").to_numpy(), (frame["split"] == "test").to_numpy()
+    features = class_features.astype(np.float32)
+    votes = dino_knn(features[train], labels[train], features[test], 20, 0.07, 4)
+    expected = votes / votes.sum(1, keepdims=True)
+    got = table.loc[frame["image_id"][test], [f"p_{name}" for name in CONDITION.classes]].to_numpy()
+    assert np.allclose(got, expected, atol=1e-4)
+    accuracy = (expected.argmax(1) == labels[test]).mean()
+    assert result_of(tmp_path / "r")["levels"]["image"]["scores"]["accuracy"]["value"] == pytest.approx(accuracy)
+
+
+def test_folds_score_every_image_once_and_never_share_a_patient(tmp_path, make_embeddings, frame, class_features):
+    emb = make_embeddings(tmp_path, frame.drop(columns="split"), class_features)
+    assert main(["knn", str(emb), "--split", "folds", "--folds", "4", "--out", str(tmp_path / "r"), *FAST]) == 0
+    table = pd.read_parquet(tmp_path / "r" / "predictions.parquet")
+    assert table["image_id"].tolist() == frame["image_id"].tolist()
+    assert table.groupby("group_id")["fold"].nunique().max() == 1
+    assert sorted(table["fold"].unique()) == [0, 1, 2, 3]
+    assert table["y_true"].tolist() == frame["condition"].tolist()
+
+
+def test_predictions_read_back_as_written(tmp_path, make_embeddings, frame, class_features):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
+    read = read_predictions(tmp_path / "r", CONDITION.classes)
+    by_id = frame.set_index("image_id")["condition"].map(CONDITION.classes.index)
+    assert (by_id.loc[read.frame["image_id"]].to_numpy() == read.truth).all()
+    assert np.allclose(read.probabilities.sum(1), 1)
+
+
+def test_k_beyond_the_training_images_is_clipped_and_said(tmp_path, make_embeddings, frame, class_features, capsys):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    train = int((frame["split"] == "train").sum())
+    assert main(["knn", str(emb), "--k", "500", "20", "--json", str(tmp_path / "j.json"), *FAST]) == 0
+    assert f"k = 500 exceeds the {train} training images" in capsys.readouterr().out
+    report = json.loads((tmp_path / "j.json").read_text())
+    assert [row["k"] for row in report["by_k"]] == [20, train] and report["settings"]["k"] == 20
+
+
+def test_a_case_is_the_mean_of_its_images_and_conflicting_cases_are_left_out():
+    frame = pd.DataFrame({"image_id": list("abcde"), "case_id": list("xxyzz"), "group_id": list("pppqq")})
+    probabilities = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.5, 0.5], [0.5, 0.5]])
+    images = Predictions(frame.assign(fold=0, seed=0), np.array([0, 0, 1, 0, 1]), probabilities, ("n", "y"))
+    cases, conflicting = by_case(images)
+    assert cases.frame["case_id"].tolist() == ["x", "y"] and conflicting == 1
+    assert np.allclose(cases.probabilities, [[0.6, 0.4], [0.2, 0.8]])
+    assert cases.frame["group_id"].tolist() == ["p", "p"]
+
+
+def test_predictions_do_not_depend_on_the_order_within_a_fold(tmp_path, make_embeddings, frame, class_features):
+    task = open_task([str(make_embeddings(tmp_path, frame, class_features))], None)
+    rows = np.arange(12)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), 12)
+    shuffled = np.random.default_rng(1).permutation(12)
+    plain = collect(task, [Fold(0, rows, rows)], [probabilities], 0)
+    other = collect(task, [Fold(0, rows, rows[shuffled])], [probabilities[shuffled]], 0)
+    assert plain.frame.equals(other.frame) and np.array_equal(plain.probabilities, other.probabilities)
+
+
+def test_unlabelled_images_are_left_out_and_counted(tmp_path, make_embeddings, frame, class_features, capsys):
+    frame.loc[frame.index[:7], "condition"] = None
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), "--split", "folds", "--out", str(tmp_path / "r"), *FAST]) == 0
+    assert f"7 of {len(frame)} images have no label" in capsys.readouterr().out
+    assert result_of(tmp_path / "r")["counts"]["scored"] == len(frame) - 7
+
+
+def test_a_later_split_of_the_dataset_folder_counts(tmp_path, make_embeddings, make_dataset, frame, class_features):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    (tmp_path / "data").rename(tmp_path / "old")
+    frame["split"] = np.where(frame["group_id"] == frame["group_id"].iloc[-1], "test", "train")
+    frame.loc[frame["group_id"] == frame["group_id"].iloc[0], "split"] = "test"
+    make_dataset(tmp_path / "data", frame, {"condition": CONDITION})
+    assert main(["knn", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
+    scored = pd.read_parquet(tmp_path / "r" / "predictions.parquet")["image_id"]
+    assert sorted(scored) == sorted(frame["image_id"][frame["split"] == "test"])
+
+
+def test_recall_at_1_counts_the_nearest_other_image_of_repeated_ids_only():
+    features = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0.5, 0.5], [0.05, 0.95]])
+    ids = np.array(["a", "a", "b", None, "c", "b"], dtype=object)
+    queries, hits = recall_at_1(features, ids)
+    assert queries.tolist() == [0, 1, 2, 5]
+    # Row 5's nearest other row is either neighbour at 0.05; brute force decides.
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    similarity = unit @ unit.T - 2 * np.eye(6)
+    assert hits.tolist() == [ids[similarity[q].argmax()] == ids[q] for q in queries]
+
+
+def test_recall_survives_exact_copies():
+    features = np.ones((4, 3))
+    queries, hits = recall_at_1(features, np.array(["a", "a", "a", "a"], dtype=object))
+    assert len(queries) == 4 and hits.all()
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_report_says_what_the_data_cannot_show(tmp_path, make_embeddings, frame, class_features, capsys, flag):
+    emb = make_embeddings(tmp_path, frame, class_features, patient_key=not flag)
+    assert main(["knn", str(emb), *FAST]) == 0
+    printed = capsys.readouterr().out
+    assert ("patient leakage cannot be ruled out" in printed) == flag
+    assert "Toy et al." in printed
+
+
+def bad(change):
+    """A frame spoilt by ``change`` for the next test."""
+    return pytest.param(change, id=change.__name__)
+
+
+def constant(frame):
+    frame["condition"] = "Eczema"
+    return "nothing to learn"
+
+
+def unlabelled(frame):
+    frame["condition"] = None
+    return "no image has a label"
+
+
+def undeclared(frame):
+    frame.loc[3, "condition"] = "Melanoma"
+    return "not among its declared classes"
+
+
+def identifier(frame):
+    names = dict(zip(frame["patient_id"].unique(), CONDITION.classes, strict=False))
+    frame["condition"] = frame["patient_id"].map(names)
+    return "like an identifier"
+
+
+def straddling(frame):
+    first = frame["group_id"].value_counts().index[0]
+    rows = frame.index[frame["group_id"] == first]
+    frame.loc[rows, "split"] = ["train"] + ["test"] * (len(rows) - 1)
+    return "in both train and test"
+
+
+def without_test(frame):
+    frame["split"] = "train"
+    return "use --split folds"
+
+
+@pytest.mark.parametrize("change", map(bad, (constant, unlabelled, undeclared, identifier, straddling, without_test)))
+def test_labels_that_cannot_be_judged_are_refused(tmp_path, make_embeddings, frame, class_features, capsys, change):
+    words = change(frame)
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), *FAST]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert words in error[-1] and not any("Traceback" in line for line in error)
+
+
+def test_a_class_of_one_patient_and_a_fold_without_it_are_noted_not_fatal(
+    tmp_path, make_embeddings, frame, class_features, capsys
+):
+    keep = frame["patient_id"][frame["condition"] == "Others"].iloc[0]
+    rows = ((frame["condition"] != "Others") | (frame["patient_id"] == keep)).to_numpy()
+    emb = make_embeddings(tmp_path, frame[rows], class_features[rows])
+    assert main(["knn", str(emb), "--split", "folds", *FAST]) == 0
+    printed = capsys.readouterr().out
+    assert "class Others occurs in one patient only" in printed
+    assert "train images lack class Others" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "conditon"], "did you mean 'condition'"),
+        (["--split", "folds", "--folds", "99"], "99 folds of 40 patients"),
+        (["--split", "folds", "--folds", "1"], "1 folds of 40 patients"),
+        (["--temperature", "0"], "--temperature"),
+        (["--k", "0"], "--k"),
+    ],
+)
+def test_bad_options_name_the_remedy(tmp_path, make_embeddings, frame, class_features, capsys, arguments, words):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_nan_features_are_refused_by_image(tmp_path, make_embeddings, frame, class_features, capsys):
+    class_features[5, 2] = np.nan
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb)]) == 2
+    assert frame["image_id"][5] in capsys.readouterr().err
+
+
+def test_features_of_two_encoders_are_not_pooled(tmp_path, make_embeddings, frame, class_features, capsys):
+    one = make_embeddings(tmp_path / "1", frame, class_features)
+    other = frame.assign(**{c: "other/" + frame[c].str[4:] for c in ("image_id", "group_id", "case_id", "patient_id")})
+    two = make_embeddings(tmp_path / "2", other, class_features, fingerprint="e" * 64)
+    assert main(["knn", str(one), str(two)]) == 2
+    assert "different encoders" in capsys.readouterr().err
+    assert main(["knn", str(one), str(one)]) == 2
+    assert "give it once" in capsys.readouterr().err
+
+
+def test_pooled_folders_are_judged_together(tmp_path, make_embeddings, frame, class_features):
+    one = make_embeddings(tmp_path / "1", frame, class_features)
+    other = frame.assign(**{c: "other/" + frame[c].str[4:] for c in ("image_id", "group_id", "case_id", "patient_id")})
+    two = make_embeddings(tmp_path / "2", other, class_features)
+    assert main(["knn", str(one), str(two), "--out", str(tmp_path / "r"), *FAST]) == 0
+    assert result_of(tmp_path / "r")["counts"]["scored"] == 2 * (frame["split"] == "test").sum()
+
+
+def test_a_fold_that_shares_a_patient_is_an_input_error_naming_it():
+    groups = np.array(["p", "p", "q"], dtype=object)
+    with pytest.raises(InputError, match=r"\(p\)"):
+        check_disjoint(groups, Fold(0, np.array([0]), np.array([1, 2])), "here")
