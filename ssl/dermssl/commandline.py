@@ -67,7 +67,7 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
     arguments = list(sys.argv[1:] if argv is None else argv)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(format="%(message)s", level=logging.ERROR if rank else logging.INFO, stream=sys.stderr)
-    for noisy in ("PIL", "matplotlib", "timm", "accelerate", "torch", "tensorboard"):
+    for noisy in ("PIL", "matplotlib", "timm", "accelerate", "torch", "tensorboard", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
