@@ -9,28 +9,36 @@ from accelerate.utils import parse_flag_from_env
 from dermssl.errors import InputError
 
 
-def start_accelerator(precision: str) -> Accelerator:
-    """Accelerate's engine for ``precision`` ``auto``, ``bf16`` or ``fp32``.
+def join_ranks() -> PartialState:
+    """This process's rank and device, joined with the other ranks that the launcher started.
 
     Raises:
-        InputError: a launcher started several ranks, but each of them would run alone.
+        InputError: the launcher started several processes but they would each run alone.
     """
+    # Accelerate's own entry object reads this variable; its light state does not.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != launched:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != started:
         raise InputError(
-            f"the launcher started {launched} ranks but each would run alone: on CPU, start with "
-            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m ...`"
+            f"{started} processes were started but {state.num_processes} joined: "
+            "without a GPU set ACCELERATE_USE_CPU=true before torchrun"
         )
-    bf16 = precision == "bf16" or (precision == "auto" and computes_bf16(state.device))
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+    return state
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """True where matrix products in bfloat16 are done in hardware."""
+def choose_precision(asked: str, device: torch.device) -> str:
+    """``bf16`` or ``fp32``; ``auto`` takes bf16 where the device computes in it, and asking elsewhere is refused."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
+    if asked == "bf16" and not native:
+        raise InputError(f"precision bf16: the device ({device.type}) does not compute in bf16: use fp32 or auto")
+    return "bf16" if native and asked != "fp32" else "fp32"
+
+
+def start_accelerator(precision: str) -> Accelerator:
+    """Accelerate's engine for ``precision`` ``auto``, ``bf16`` or ``fp32``; see `join_ranks` and `choose_precision`."""
+    chosen = choose_precision(precision, join_ranks().device)
+    return Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no")

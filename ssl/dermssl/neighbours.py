@@ -1,10 +1,26 @@
-"""Exact nearest neighbours and the weighted vote; the only module that imports faiss.
+"""Exact nearest neighbours, the weighted vote and stored indexes; the only module that imports faiss.
 
 Used by the online evaluation during training and by every probe, index and audit afterwards.
 """
 
-import faiss
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss as _faiss
 import numpy as np
+
+from dermssl.errors import InputError
+from dermssl.files import atomic_file
+
+IndexType = Literal["flat", "hnsw", "ivf"]
+faiss: Any = _faiss  # half of its names are made at import, which its partial type information does not know
+Index = Any
+"""A faiss index."""
+BLOCK_ROWS = 65_536
+HNSW_LINKS, HNSW_BUILD_BREADTH, HNSW_SEARCH_BREADTH = 32, 200, 128
+IVF_ROWS_PER_LIST = 64
+IVF_PROBED_SHARE = 1 / 8
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
@@ -49,3 +65,95 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
     weights = np.exp((scores - scores[:, :1]).astype(np.float64) / temperature)
     votes = np.stack([(weights * (labels == c)).sum(axis=1) for c in range(classes)], axis=1)
     return votes / votes.sum(axis=1, keepdims=True)
+
+
+def build_index(features: np.ndarray, kind: IndexType) -> Index:
+    """A cosine index of ``features`` ``(N, D)``, which need not be normalised; row ``i`` becomes entry ``i``.
+
+    ``flat`` is exact; ``hnsw`` is a graph (fast, N x 256 bytes more), ``ivf`` searches an eighth of its cells.
+    """
+    dim = features.shape[1]
+    if kind == "flat":
+        index: Index = faiss.IndexFlatIP(dim)
+    elif kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_BUILD_BREADTH
+    else:
+        cells = max(1, min(round(4 * math.sqrt(len(features))), len(features) // IVF_ROWS_PER_LIST))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
+        sample = np.random.default_rng(0).permutation(len(features))[: cells * 256]
+        index.train(normalise(features[np.sort(sample)]))
+        index.make_direct_map()
+    add_to_index(index, features)
+    return index
+
+
+def add_to_index(index: Index, features: np.ndarray) -> None:
+    """Append the rows of ``features`` to the index, a block at a time."""
+    for start in range(0, len(features), BLOCK_ROWS):
+        index.add(normalise(features[start : start + BLOCK_ROWS]))
+
+
+def search_index(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` (clipped to the index's size) most similar entries of each query, as `search` returns them.
+
+    Where an approximate index finds fewer than k, that query is searched exhaustively instead, so rows are never -1.
+    """
+    queries, k = normalise(queries), min(k, index.ntotal)
+    scores, rows = index.search(queries, k, params=_search_effort(index, k))
+    short = (rows < 0).any(axis=1)
+    if short.any():
+        scores[short], rows[short] = _search_exhaustively(index, queries[short], k)
+    return scores, rows
+
+
+def _search_effort(index: Index, k: int) -> Any:
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=max(HNSW_SEARCH_BREADTH, 2 * k))
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=math.ceil(index.nlist * IVF_PROBED_SHARE))
+    return None
+
+
+def _search_exhaustively(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(index, faiss.IndexIVF):
+        return index.search(queries, k, params=faiss.SearchParametersIVF(nprobe=index.nlist))
+    return faiss.downcast_index(index.storage).search(queries, k)
+
+
+def index_features(index: Index, rows: np.ndarray) -> np.ndarray:
+    """The normalised features of some entries, ``(len(rows), D)`` float32."""
+    return index.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
+
+
+def measured_recall(index: Index, k: int = 10, queries: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Share of the exact ``k`` nearest entries that the index finds, over a random sample of its own entries.
+
+    The entry itself, which is easily found, does not count. Ties do: what is compared is the similarity of the
+    last true neighbour, to 1e-5.
+    """
+    sample = np.random.default_rng(seed).permutation(index.ntotal)[:queries]
+    k = max(1, min(k, index.ntotal - 1))
+    if isinstance(index, faiss.IndexFlat):
+        return {"k": k, "queries": len(sample), "value": 1.0}
+    probes = index_features(index, sample)
+    exact, _ = _search_exhaustively(index, probes, k + 1)
+    found, _ = search_index(index, probes, k + 1)
+    hits = (found >= exact[:, -1:] - 1e-5).sum(axis=1) - 1
+    return {"k": k, "queries": len(sample), "value": float(hits.mean() / k)}
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Write an index to one file, atomically."""
+    with atomic_file(path) as temporary:
+        faiss.write_index(index, str(temporary))
+
+
+def read_index(path: Path, maker: str) -> Index:
+    """Read an index that the command ``maker`` wrote; raises InputError naming file and remedy."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: make it with `{maker}`")
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError:
+        raise InputError(f"{path} is damaged: make it again with `{maker}`") from None

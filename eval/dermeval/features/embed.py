@@ -4,7 +4,6 @@ Two CPU ranks: ``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermeval
 """
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, gather, parse_flag_from_env
+from accelerate.utils import broadcast, gather
 from tqdm import tqdm
 
 from dermeval.features.embeddings import write_embeddings
@@ -24,6 +23,7 @@ from dermeval.features.pixels import PixelPCA, fit_rows
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.data.dataset import Dataset, open_datasets
+from dermssl.devices import choose_precision, join_ranks
 from dermssl.errors import InputError
 from dermssl.files import require_new_folder
 
@@ -53,35 +53,6 @@ def embed(options: EmbedOptions) -> Report | None:
     extra = {"precision": precision, "ranks": state.num_processes, "images_per_second": round(rate, 1)}
     info = write_embeddings(out, features, datasets, encoder.record(), extra)
     return _report(out, features, info, state.device.type)
-
-
-def join_ranks() -> PartialState:
-    """This process's rank and device, joined with the other ranks that the launcher started.
-
-    Raises:
-        InputError: the launcher started several processes but they would each run alone.
-    """
-    # Accelerate's own entry object reads this variable; its light state does not.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != started:
-        raise InputError(
-            f"{started} processes were started but {state.num_processes} joined: "
-            f"without a GPU set ACCELERATE_USE_CPU=true before torchrun"
-        )
-    return state
-
-
-def choose_precision(asked: str, device: torch.device) -> str:
-    """``bf16`` or ``fp32``; ``auto`` takes bf16 where the device computes in it, and asking elsewhere is refused."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        abilities = torch.cpu.get_capabilities()
-        native = bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
-    if asked == "bf16" and not native:
-        raise InputError(f"--precision bf16: the device ({device.type}) does not compute in bf16; use fp32 or auto")
-    return "bf16" if native and asked != "fp32" else "fp32"
 
 
 def _warn_enlarged(datasets: Sequence[Dataset], encoder: Encoder) -> None:

@@ -31,16 +31,15 @@ log = logging.getLogger("dermssl")
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """Row ``i`` of ``features`` (N, D; not normalised) is row ``i`` of the manifest."""
+class EmbeddedRows:
+    """The manifest rows of an embeddings folder, or of an index made from some, and their provenance."""
 
     folder: Path
     info: dict[str, Any]
-    features: np.ndarray
     table: pa.Table
 
     def __len__(self) -> int:
-        return len(self.features)
+        return self.table.num_rows
 
     @property
     def encoder(self) -> dict[str, Any]:
@@ -115,6 +114,13 @@ class Embeddings:
         return live.loc[rows["image_id"]].reset_index().set_index(rows.index)
 
 
+@dataclass(frozen=True)
+class Embeddings(EmbeddedRows):
+    """Row ``i`` of ``features`` (N, D; not normalised) is row ``i`` of the manifest."""
+
+    features: np.ndarray
+
+
 def open_embeddings(folder: str | Path) -> Embeddings:
     """Open a folder made by ``dermeval embed``.
 
@@ -135,7 +141,7 @@ def open_embeddings(folder: str | Path) -> Embeddings:
         raise InputError(
             f"{path}: the features of {table['image_id'][row].as_py()} hold NaN or infinity: check the encoder"
         )
-    return Embeddings(path, info, features, table)
+    return Embeddings(path, info, table, features)
 
 
 def write_embeddings(

@@ -1,0 +1,64 @@
+"""A query photo: read as ``dermssl prepare`` would, then encoded by the encoder that made the index."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dermssl.data.decode import MAX_PIXELS
+from dermssl.data.shards import decode_one
+from dermssl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image file, upright and shrunk (RGB), with the hashes that tell whether it is in the index already."""
+
+    image: Image.Image
+    sha256: str
+    pixel_sha256: str
+
+
+def read_photo(path: Path, short_side: int | None) -> Photo:
+    """Read a photo exactly as ``dermssl prepare --short-side`` stores one; None: not shrunk.
+
+    Raises:
+        InputError: there is no such file, or it is no image that can be decoded.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: give an image file to search for")
+    real = path.resolve()
+    measured, jpeg = decode_one(real.name, real.parent, short_side or MAX_PIXELS)
+    if jpeg is None:
+        raise InputError(f"{path}: {measured['problem']}: give a readable image file")
+    return Photo(Image.open(io.BytesIO(jpeg)), measured["sha256"], measured["pixel_sha256"])
+
+
+def encode_photo(photo: Photo, recorded: dict[str, Any]) -> np.ndarray:
+    """Feature ``(D,)`` of a photo by the encoder that an index records.
+
+    Raises:
+        InputError: the encoder is out of reach, no longer the one that made the index, or fitted to its data.
+    """
+    # torch and timm are imported only where a photo has to be encoded.
+    import timm.data
+    import torch
+
+    from dermeval.features.encoders import open_encoder
+    from dermeval.features.images import normalised
+
+    if "fit" in recorded:
+        raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
+    encoder = open_encoder(recorded["path"], recorded["preprocessing"]["input_size"][-1])
+    if encoder.record()["fingerprint"] != recorded["fingerprint"]:
+        raise InputError(
+            f"{recorded['path']} has changed since the index was made, so its features do not fit: "
+            "run `dermeval embed` and `dermeval index` again"
+        )
+    transform = timm.data.create_transform(**encoder.preprocessing, is_training=False, normalize=False)
+    pixels = normalised(transform(photo.image)[None], encoder.preprocessing, torch.device("cpu"))
+    with torch.inference_mode():
+        return encoder.model(pixels).float().numpy()[0]

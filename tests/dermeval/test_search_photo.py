@@ -1,0 +1,63 @@
+"""A photo as the query: encoded by the recorded encoder, recognised where it is in the index already."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermeval.retrieval.index import index
+from dermeval.retrieval.options import IndexOptions, SearchOptions
+from dermeval.retrieval.photo import read_photo
+from dermeval.retrieval.search import search
+from dermssl.data import hashes
+from dermssl.errors import InputError
+
+
+def test_a_turned_photo_is_read_upright_and_shrunk(draw_skin, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw_skin(0, 64).resize((64, 48)).save(tmp_path / "turned.jpg", exif=exif)
+    photo = read_photo(tmp_path / "turned.jpg", short_side=24)
+    assert photo.image.size == (24, 32)
+
+
+@pytest.fixture
+def photos(make_dataset, draw_skin, tmp_path):
+    """A data set of 4 patients with two images each, embedded and indexed by a random ResNet-18 at 32 px."""
+    embed = pytest.importorskip("dermeval.features.embed", reason="needs `dermeval embed`").embed
+    options = pytest.importorskip("dermeval.features.options").EmbedOptions
+    images = [draw_skin(number) for number in range(8)]
+    folder = make_dataset("set", images, [f"p{number // 2}" for number in range(8)])
+    embeddings = tmp_path / "embeddings"
+    made = options(encoder="random:resnet18", data=[str(folder)], out=str(embeddings), image_size=32, workers=0)
+    embed(made)
+    index(IndexOptions(embeddings=str(embeddings), out=str(tmp_path / "index")))
+    return tmp_path / "index", embeddings, images
+
+
+def test_a_photo_gets_the_feature_that_embed_gave_it(photos, tmp_path):
+    folder, embeddings, images = photos
+    images[5].save(tmp_path / "photo.png")
+    hits = search(SearchOptions(index=str(folder), photo=str(tmp_path / "photo.png"), k=8, per_image=True)).data["hits"]
+    features = np.load(embeddings / "features.npy")
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected = {f"set/{i}": unit[5] @ unit[i] for i in (0, 1, 2, 3, 6, 7)}
+    assert {hit["image_id"] for hit in hits} == set(expected)
+    assert all(hit["similarity"] == pytest.approx(expected[hit["image_id"]], abs=2e-3) for hit in hits)
+
+
+def test_a_photo_identical_to_an_indexed_image_says_so_and_leaves_its_patient_out(photos, tmp_path):
+    folder, _, images = photos
+    images[4].save(tmp_path / "photo.png")  # other file, same pixels
+    report = search(SearchOptions(index=str(folder), photo=str(tmp_path / "photo.png")))
+    assert "identical to set/4" in report.text
+    assert {hit["image_id"] for hit in report.data["hits"]}.isdisjoint({"set/4", "set/5"})
+    assert hashes.pixel_hash(images[4]) == read_photo(tmp_path / "photo.png", 96).pixel_sha256
+
+
+def test_an_encoder_that_changed_since_is_refused(photos, draw_skin, tmp_path):
+    folder, _, _ = photos
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace("random:resnet18", "random:resnet18@7"))
+    draw_skin(50).save(tmp_path / "new.png")
+    with pytest.raises(InputError, match="has changed since the index was made"):
+        search(SearchOptions(index=str(folder), photo=str(tmp_path / "new.png")))
