@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The main job on a fresh clone: synthetic skin images in; a trained encoder, its scores, similar cases and a leak
+# audit out. Everything lands in quickstart/ (about 6 minutes on 2 cores after installation).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/install.sh
+export PATH="$PWD/.venv/bin:$PATH"
+out=quickstart
+mkdir -p "$out"
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step dermssl synth --out $out/raw --patients 400 --overwrite
+step dermssl prepare --source passion --root $out/raw --out $out/data --short-side 128 --overwrite
+step dermssl pretrain --config configs/quickstart.yaml --data $out/data --out $out/run --overwrite
+for encoder in $out/run random:resnet18 pixels:128; do
+    case $encoder in *run) name=trained ;; random*) name=untrained ;; *) name=pixels ;; esac
+    step dermeval embed --encoder "$encoder" --image-size 64 --data $out/data --out $out/embeddings/$name --overwrite
+    for probe in knn linear; do
+        step dermeval $probe $out/embeddings/$name --target condition --split folds \
+            --out $out/results/${probe}_$name --overwrite >"$out/${probe}_$name.txt"
+    done
+done
+step dermeval index $out/embeddings/trained --out $out/index --overwrite
+query=$(python -c "import pyarrow.parquet as p; print(p.read_table('$out/index/manifest.parquet')['image_id'][7])")
+step dermeval search $out/index --image-id "$query" --k 10 --out $out/similar_cases.png --overwrite
+step dermeval leaks $out/embeddings/trained --truth $out/raw/truth.csv --out $out/leaks --overwrite --json $out/leaks.json
+python scripts/quickstart_page.py $out
