@@ -112,14 +112,15 @@ def _describe(pairs: pd.DataFrame, records: Records) -> pd.DataFrame:
     for name in ("image_id", "group_id", "dataset", "split"):
         for end in ("a", "b"):
             table[f"{name}_{end}"] = records.frame[name].to_numpy()[table[end]]
-    table["evidence"] = [[kind for kind in KINDS if present[kind][row]] for row in pairs.index]
+    evidence = [[kind for kind in KINDS if present[kind][row]] for row in pairs.index]
+    table["evidence"] = pd.Series(evidence, index=pairs.index, dtype=object)
     table = table.join(pairs[["hash_bits", "similarity", "normalised", *_MATCH]])
     table["mirrored"] = table["mirrored"].astype("boolean")
     table["hash_bits"] = table["hash_bits"].astype("Int64")
     table["across_splits"] = side(table["split_a"]) != side(table["split_b"])
     table["across_datasets"] = table["dataset_a"] != table["dataset_b"]
     table["labels_agree"] = _labels_agree(table, records)
-    order = table.assign(rank=table["evidence"].map(lambda kinds: KINDS.index(kinds[0])))
+    order = table.assign(rank=[KINDS.index(kinds[0]) for kinds in evidence])
     return table.loc[order.sort_values(["rank", "agreement"], ascending=[True, False]).index].reset_index(drop=True)
 
 
