@@ -67,6 +67,24 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
     return votes / votes.sum(axis=1, keepdims=True)
 
 
+def near_hashes(queries: np.ndarray, gallery: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of 64-bit hashes that differ in at most ``bits`` bits.
+
+    Args:
+        queries: ``(Q,)`` uint64.
+        gallery: ``(N,)`` uint64.
+        bits: largest Hamming distance.
+
+    Returns:
+        Query rows, gallery rows and distances, each ``(P,)``. Memory grows with the pairs found, not with Q x N.
+    """
+    index = faiss.IndexBinaryFlat(64)
+    index.add(np.ascontiguousarray(gallery, dtype=np.uint64).view(np.uint8).reshape(-1, 8))
+    codes = np.ascontiguousarray(queries, dtype=np.uint64).view(np.uint8).reshape(-1, 8)
+    limits, distances, rows = index.range_search(codes, bits + 1)
+    return np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64))), rows, distances.astype(np.int64)
+
+
 def build_index(features: np.ndarray, kind: IndexType) -> Index:
     """A cosine index of ``features`` ``(N, D)``, which need not be normalised; row ``i`` becomes entry ``i``.
 

@@ -1,0 +1,49 @@
+"""Scores of an audit against planted duplicates: ``truth.csv`` of ``dermssl synth``."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dermeval.leaks.records import Records
+from dermssl.data.sources.tables import read_table
+from dermssl.errors import InputError
+
+COLUMNS = ("subject_id", "duplicate_subject_id", "kind")
+
+
+def score(path: Path, records: Records, pairs: pd.DataFrame) -> dict[str, Any]:
+    """Recall of the planted pairs of records, by kind, and precision of the pairs of records found.
+
+    Raises:
+        InputError: no such file, or it does not fit the audited records.
+    """
+    planted = _planted(path, records)
+    found = {frozenset(pair) for pair in zip(pairs["group_id_a"], pairs["group_id_b"], strict=True)}
+    planted["found"] = planted["pair"].isin(found)
+    known = set(planted["pair"])
+    return {
+        "planted": len(planted),
+        "found": int(planted["found"].sum()),
+        "recall": float(planted["found"].mean()),
+        "by_kind": planted.groupby("kind", sort=False)["found"].agg(["sum", "size"]).apply(list, axis=1).to_dict(),
+        "record_pairs": len(found),
+        "not_planted": len(found - known),
+        "precision": len(found & known) / len(found) if found else None,
+        "missed": [sorted(pair) for pair in planted.loc[~planted["found"], "pair"]],
+    }
+
+
+def _planted(path: Path, records: Records) -> pd.DataFrame:
+    """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``."""
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")
+    table = read_table(path, COLUMNS)
+    known = {group.split("/", 1)[1]: group for group in records.frame["group_id"].unique()}
+    for subject in pd.concat([table["subject_id"], table["duplicate_subject_id"]]):
+        if subject not in known:
+            raise InputError(f"{path}: record {subject} is not among the audited ones: give the truth of this data set")
+    pairs = [
+        frozenset((known[a], known[b])) for a, b in zip(table["subject_id"], table["duplicate_subject_id"], strict=True)
+    ]
+    return pd.DataFrame({"pair": pairs, "kind": table["kind"]}).drop_duplicates("pair", ignore_index=True)

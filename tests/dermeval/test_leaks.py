@@ -1,0 +1,143 @@
+"""The whole audit on drawn data sets with planted copies: what it finds, what licences forbid, what it writes."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from dermeval.leaks.audit import leaks
+from dermeval.leaks.options import LeaksOptions
+from dermssl.data.hashes import hamming, perceptual_hashes
+from dermssl.errors import InputError
+
+
+def photographed(image):
+    """A photo of the photo, which its perceptual hash does not give away."""
+    turned = image.rotate(9, Image.Resampling.BICUBIC)
+    copy = ImageEnhance.Brightness(turned.resize(image.size, box=(8, 8, 88, 88))).enhance(1.1)
+    assert hamming(perceptual_hashes(image)[0], perceptual_hashes(copy)).min() > 8
+    return copy
+
+
+@pytest.fixture
+def audit(tmp_path, monkeypatch):
+    monkeypatch.setattr("dermeval.leaks.pairs.BACKGROUND_PAIRS", 20)
+
+    def run(*embeddings, **options):
+        out = tmp_path / "leaks"
+        made = LeaksOptions(str(out), [str(folder) for folder in embeddings], workers=1, overwrite=True, **options)
+        return leaks(made), out
+
+    return run
+
+
+@pytest.fixture
+def planted(make_dataset, embed_as, draw_skin):
+    """20 patients with one image each, then copies of 0 (same file), 1 (flipped), 2 (photographed), 3 (own patient)."""
+    images = [draw_skin(n) for n in range(20)]
+    images += [images[0], images[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT), photographed(images[2]), images[3]]
+    groups = [f"p{n}" for n in range(20)] + ["c0", "c1", "c2", "p3"]
+    splits = ["train"] * 20 + ["test", "train", "test", "train"]
+    features = np.random.default_rng(0).normal(size=(24, 16))
+    features[20:] = features[:4] + 0.05
+    folder = make_dataset("set", images, groups, splits, ["a"] * 21 + ["b"] * 3)
+    return embed_as(folder, features)
+
+
+def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, planted):
+    _, out = audit(planted)
+    pairs = pd.read_parquet(out / "pairs.parquet").set_index("group_id_b")
+    assert pairs["group_id_a"].to_dict() == {"set/c0": "set/p0", "set/c1": "set/p1", "set/c2": "set/p2"}
+    assert set(pairs.loc["set/c0", "evidence"]) == {"file", "pixels"}
+    assert "hash" in pairs.loc["set/c1", "evidence"] and pairs.loc["set/c1", "mirrored"]
+    assert list(pairs.loc["set/c2", "evidence"]) == ["embedding"] and pairs.loc["set/c2", "agreement"] > 0.6
+    assert pairs["across_splits"].to_dict() == {"set/c0": True, "set/c1": False, "set/c2": True}
+    assert pairs.loc["set/c0", "labels_agree"] and not pairs.loc["set/c1", "labels_agree"]
+
+
+def test_similar_embeddings_alone_prove_nothing(audit, make_dataset, embed_as, draw_skin):
+    folder = make_dataset("set", [draw_skin(n) for n in range(12)], [f"p{n}" for n in range(12)])
+    features = np.repeat(np.random.default_rng(0).normal(size=(6, 8)), 2, axis=0)
+    report, _ = audit(embed_as(folder, features))
+    assert report.data["search"]["candidates"]["embedding"] > 0 and report.data["pairs"] == 0
+
+
+def test_the_split_is_repaired_and_the_rest_of_it_left_alone(audit, planted):
+    report, out = audit(planted)
+    split = pd.read_csv(out / "split_repaired.csv", index_col="image_id")
+    moved = split.index[split["split"] != split["split_repaired"]].tolist()
+    assert moved == ["set/20", "set/22"] and (split.loc[moved, "split_repaired"] == "train").all()
+    assert report.data["images_moved_to_train"] == 2
+    assert report.data["split"]["test"]["images"] == 2 and "test" not in report.data["split_repaired"]
+
+
+@pytest.mark.parametrize(("licence", "found"), [("CC0-1.0", {"b/0", "b/1"}), ("PASSION", {"b/0"})])
+def test_sets_that_forbid_relinking_meet_others_only_by_copies(
+    audit, make_dataset, embed_as, draw_skin, licence, found
+):
+    """b/0 is a flipped copy, b/1 a photo of a photo, both of images of the other set."""
+    images = [draw_skin(n) for n in range(12)]
+    others = [images[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT), photographed(images[1])]
+    features = np.random.default_rng(0).normal(size=(12, 16))
+    one = embed_as(make_dataset("a", images, [f"p{n}" for n in range(12)], licence=licence), features)
+    two = embed_as(make_dataset("b", others, ["q0", "q1"]), features[:2] + 0.01)
+    report, out = audit(one, two)
+    assert set(pd.read_parquet(out / "pairs.parquet")["image_id_b"]) == found
+    assert ("forbids re-linking" in report.text) == (licence == "PASSION")
+
+
+def test_a_set_that_forbids_relinking_is_still_audited_within(audit, make_dataset, embed_as, draw_skin):
+    images = [draw_skin(n) for n in range(12)]
+    features = np.random.default_rng(0).normal(size=(13, 16))
+    features[12] = features[5] + 0.01
+    folder = make_dataset("a", [*images, photographed(images[5])], [f"p{n}" for n in range(13)], licence="PASSION")
+    _, out = audit(embed_as(folder, features))
+    assert pd.read_parquet(out / "pairs.parquet")["image_id_b"].tolist() == ["a/12"]
+
+
+def test_planted_duplicates_are_scored(audit, planted, tmp_path):
+    truth = tmp_path / "truth.csv"
+    truth.write_text("subject_id,duplicate_subject_id,kind\np0,c0,re-saved\np1,c1,flipped\np7,p8,re-saved\n")
+    scored = audit(planted, truth=str(truth))[0].data["truth"]
+    assert scored["by_kind"] == {"re-saved": [1, 2], "flipped": [1, 1]}
+    assert (scored["found"], scored["planted"], scored["not_planted"]) == (2, 3, 1)
+    assert scored["precision"] == pytest.approx(2 / 3)
+
+
+def test_a_truth_of_another_set_is_refused(audit, planted, tmp_path):
+    (tmp_path / "truth.csv").write_text("subject_id,duplicate_subject_id,kind\nnobody,c0,flipped\n")
+    with pytest.raises(InputError, match="record nobody is not among"):
+        audit(planted, truth=str(tmp_path / "truth.csv"))
+
+
+def test_the_page_links_its_pictures_and_says_that_it_stays_here(audit, planted):
+    _, out = audit(planted, shown=2)
+    page = (out / "report.html").read_text()
+    linked = re.findall(r'<img src="(images/[^"]+)"', page)
+    assert len(linked) == 4 and all((out / file).is_file() for file in linked)
+    assert "data:image" not in page and "stays on this machine" in page and "1 further pairs" in page
+
+
+def test_no_output_says_who_is_shown(audit, planted):
+    report, out = audit(planted)
+    texts = [report.text, json.dumps(report.data)]
+    texts += [file.read_text() for file in out.iterdir() if file.suffix in (".html", ".json", ".csv")]
+    assert "share near-duplicate images" in report.text
+    assert not re.search(r"same (person|patient|individual|subject)", " ".join(texts), re.IGNORECASE)
+
+
+def test_a_data_set_without_pictures_within_reach_is_refused(audit, planted, tmp_path):
+    (tmp_path / "data-set").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="out of reach"):
+        audit(planted)
+
+
+def test_two_encoders_are_refused(audit, make_dataset, embed_as, draw_skin):
+    folders = [
+        embed_as(make_dataset(name, [draw_skin(1)], ["p"]), np.ones((1, 4)), encoder=name) for name in ("one", "two")
+    ]
+    with pytest.raises(InputError, match="two encoders"):
+        audit(*folders)
