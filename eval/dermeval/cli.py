@@ -25,6 +25,18 @@ COMMANDS = (
         "dermeval.probes.linear:linear",
     ),
     Command(
+        "evaluate",
+        "a data set's published protocol, with per-group tables",
+        "dermeval.reports.options:EvaluateOptions",
+        "dermeval.reports.evaluate:evaluate",
+    ),
+    Command(
+        "compare",
+        "encoders side by side, with paired differences",
+        "dermeval.reports.options:CompareOptions",
+        "dermeval.reports.compare:compare",
+    ),
+    Command(
         "index",
         "embeddings folder -> search index",
         "dermeval.retrieval.options:IndexOptions",

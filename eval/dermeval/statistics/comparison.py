@@ -1,17 +1,17 @@
-"""Two encoders on the same patients: paired bootstrap of the difference of every score."""
+"""Encoders on the same patients: paired bootstrap of the difference of every score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dermeval.statistics.bootstrap import cluster_codes, percentiles, resample
+from dermeval.statistics.bootstrap import Interval, cluster_codes, percentiles, resample
 from dermeval.statistics.scorer import Scorer
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``value`` is second minus first, with its 95% interval and two-sided p; per-class ones are ``(C,)``."""
+    """``value`` is this minus the first, with its 95% interval and two-sided p; per-class ones are ``(C,)``."""
 
     value: np.ndarray
     low: np.ndarray
@@ -21,9 +21,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences of all scores, and what they rest on."""
+    """Scores of each set of predictions, and differences of all but the first against the first."""
 
-    differences: dict[str, Difference]
+    scores: list[dict[str, Interval]]
+    differences: list[dict[str, Difference]]
     clusters: int
     draws: int
     redrawn: int
@@ -41,20 +42,27 @@ def two_sided_p(differences: np.ndarray) -> np.ndarray:
 
 def compare(
     truth: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
+    predictions: Sequence[np.ndarray],
     groups: Sequence[str] | np.ndarray,
     positive: int | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Differences ``second - first`` of two ``(N, C)`` predictions of the same rows, drawn together by patient."""
+    """Several ``(N, C)`` probabilities of the same rows against the first, all drawn together by patient."""
     codes = cluster_codes(groups)
-    scorers = [Scorer(truth, probabilities, codes, positive) for probabilities in (first, second)]
-    (one, two), redrawn = resample(scorers, draws, seed)
-    before, after = (scorer.point() for scorer in scorers)
-    differences = {}
-    for name, value in after.items():
-        drawn = two[name] - one[name]
-        differences[name] = Difference(value - before[name], *percentiles(drawn), two_sided_p(drawn))
-    return Comparison(differences, len(scorers[0].sums), draws, redrawn)
+    scorers = [Scorer(truth, probabilities, codes, positive) for probabilities in predictions]
+    sampled, redrawn = resample(scorers, draws, seed)
+    points = [scorer.point() for scorer in scorers]
+    scores = [
+        {name: Interval(value, *percentiles(drawn[name])) for name, value in point.items()}
+        for point, drawn in zip(points, sampled, strict=True)
+    ]
+    differences = [
+        {name: _difference(point[name] - points[0][name], drawn[name] - sampled[0][name]) for name in point}
+        for point, drawn in zip(points[1:], sampled[1:], strict=True)
+    ]
+    return Comparison(scores, differences, len(scorers[0].sums), draws, redrawn)
+
+
+def _difference(value: np.ndarray, drawn: np.ndarray) -> Difference:
+    return Difference(value, *percentiles(drawn), two_sided_p(drawn))

@@ -171,8 +171,8 @@ def test_the_mean_of_a_cluster_bootstrap_weighs_rows_not_clusters():
 
 def test_paired_draws_are_the_same_for_both_encoders():
     truth, first, groups = predictions(ties=False)
-    same = compare(truth, first, first, groups, draws=200)
-    for difference in same.differences.values():
+    same = compare(truth, [first, first], groups, draws=200)
+    for difference in same.differences[0].values():
         assert not np.any(difference.value) and not np.any(difference.low) and not np.any(difference.high)
         assert np.all(difference.p == 1)
 
@@ -182,11 +182,12 @@ def test_a_paired_difference_is_narrower_than_two_separate_intervals():
     second = first.copy()
     wrong = np.flatnonzero(first.argmax(1) != truth)[:25]
     second[wrong] = np.eye(4)[truth[wrong]]
-    result = compare(truth, first, second, groups)
-    gain = result.differences["accuracy"]
+    result = compare(truth, [first, second], groups)
+    gain = result.differences[0]["accuracy"]
     assert gain.value == pytest.approx(25 / 300)
     assert 0 < gain.low < gain.value < gain.high and gain.p == pytest.approx(2 / 2001)
     alone = bootstrap(truth, first, groups).scores["accuracy"]
+    assert (result.scores[0]["accuracy"].low, result.scores[0]["accuracy"].high) == (alone.low, alone.high)
     assert gain.high - gain.low < alone.high - alone.low
 
 
@@ -203,7 +204,7 @@ def test_p_is_uniform_where_there_is_no_difference():
         second = predictions(seed=seed + 1000, ties=False)[1]
         swap = np.random.default_rng(seed).random(len(truth)) < 0.5
         one, two = np.where(swap[:, None], first, second), np.where(swap[:, None], second, first)
-        ps.append(float(compare(truth, one, two, groups, draws=200).differences["accuracy"].p))
+        ps.append(float(compare(truth, [one, two], groups, draws=200).differences[0]["accuracy"].p))
     assert 0 <= np.mean(np.array(ps) < 0.05) < 0.15
     assert 0.35 < np.mean(ps) < 0.65
 

@@ -1,0 +1,191 @@
+"""``dermeval compare``: encoders or probes side by side, with paired differences on the same patients."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermeval.probes.predictions import by_case
+from dermeval.probes.results import PER_CLASS, foot, interval_json, number
+from dermeval.reports import html, plots
+from dermeval.reports.options import CompareOptions
+from dermeval.reports.results_folder import Result, open_results
+from dermeval.statistics import comparison as statistics
+from dermeval.statistics.comparison import Difference
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.files import atomic_folder, require_new_folder, write_text
+
+MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
+
+
+def compare(options: CompareOptions) -> Report:
+    """Compare results folders; see `CompareOptions`.
+
+    Raises:
+        InputError: the folders do not answer the same question on the same images, or the output exists.
+    """
+    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    results = open_results(options.results)
+    rows, redrawn = _image_and_case(results, options)
+    table = pd.DataFrame(rows)
+    info = _joined(results, redrawn)
+    if out:
+        with atomic_folder(out) as temporary:
+            write_text(temporary / "comparison.csv", table.to_csv(index=False, lineterminator="\n"))
+            write_text(temporary / "comparison.tex", latex(table, info))
+            write_text(temporary / "comparison.html", page(table, info, options.draws))
+    return Report(_text(table, info, options.draws), info | {"rows": rows, "draws": options.draws})
+
+
+def _image_and_case(results: Sequence[Result], options: CompareOptions) -> tuple[list[dict[str, Any]], int]:
+    predictions = [result.predictions for result in results]
+    rows, redrawn = _level("image", results, predictions, options)
+    cases = [by_case(images)[0] for images in predictions]
+    if len(np.unique(cases[0].truth)) > 1:
+        case_rows, case_redrawn = _level("case", results, cases, options)
+        rows, redrawn = rows + case_rows, redrawn + case_redrawn
+    return rows, redrawn
+
+
+def _level(
+    level: str, results: Sequence[Result], predictions: Sequence[Any], options: CompareOptions
+) -> tuple[list[dict[str, Any]], int]:
+    """One row per result and score: value, interval, and the paired difference against the first result."""
+    first = predictions[0]
+    compared = statistics.compare(
+        first.truth,
+        [p.probabilities for p in predictions],
+        first.frame["group_id"],
+        results[0].positive,
+        options.draws,
+        options.seed,
+    )
+    rows = []
+    for result, scores, differences in zip(results, compared.scores, [None, *compared.differences], strict=True):
+        for name in (name for name in scores if name not in PER_CLASS):
+            row: dict[str, Any] = {"level": level, "result": result.name, "score": name}
+            row |= interval_json(scores[name], ())
+            rows.append(row | _difference_json(differences[name] if differences else None))
+    return rows, compared.redrawn
+
+
+def _difference_json(difference: Difference | None) -> dict[str, float | None]:
+    names = ("difference", "difference_low", "difference_high", "p")
+    if difference is None:
+        return dict.fromkeys(names)
+    parts = (difference.value, difference.low, difference.high, difference.p)
+    return {name: number(part) for name, part in zip(names, parts, strict=True)}
+
+
+def _joined(results: Sequence[Result], redrawn: int) -> dict[str, Any]:
+    """What the report says of all results together, with the footing of `dermeval.probes.results.foot`."""
+    first = results[0].info
+    notes = list(dict.fromkeys(note for result in results for note in result.info["notes"]))
+    if redrawn:
+        notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
+    training = {"splits": "all"} if any(_saw_test(result) for result in results) else {}
+    return {
+        "target": first["target"],
+        "classes": first["classes"],
+        "counts": first["counts"],
+        "datasets": first["datasets"],
+        "encoder": {"training": training},
+        "results": [
+            {"name": result.name, "probe": result.info["probe"], "encoder": result.info["encoder"]["path"]}
+            for result in results
+        ],
+        "licences": licences.merge(entry for result in results for entry in result.info["licences"]),
+        "synthetic": any(result.info["synthetic"] for result in results),
+        "notes": notes,
+    }
+
+
+def _saw_test(result: Result) -> bool:
+    return result.info["encoder"].get("training", {}).get("splits") == "all"
+
+
+def _main(table: pd.DataFrame) -> list[str]:
+    return [name for name in MAIN if name in set(table["score"])]
+
+
+def _value(row: pd.Series) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _difference(row: pd.Series) -> str:
+    if pd.isna(row["difference"]):
+        return "reference"
+    return f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], p {row['p']:.3f}"
+
+
+def _grid(table: pd.DataFrame, level: str, show: Any) -> pd.DataFrame:
+    """Results by main scores, each cell as ``show`` writes it."""
+    rows = table[(table["level"] == level) & table["score"].isin(_main(table))]
+    cells = rows.assign(cell=[show(row) for _, row in rows.iterrows()])
+    grid = cells.pivot(index="result", columns="score", values="cell")
+    return grid.loc[list(dict.fromkeys(rows["result"])), _main(table)].rename_axis(index=None, columns=None)
+
+
+def _lead(info: dict[str, Any], draws: int) -> list[str]:
+    group, counts = info["datasets"][0]["group"], info["counts"]
+    lines = [
+        f"{len(info['results'])} results on the same {counts['scored']} images of {counts['scored_groups']} {group}s."
+    ]
+    lines += [f"{entry['name']}: {entry['probe']} on {entry['encoder']}" for entry in info["results"]]
+    lines.append(
+        f"95% intervals and two-sided p from {draws} paired draws of {group}s; differences are against "
+        f"{info['results'][0]['name']}."
+    )
+    return lines
+
+
+def _text(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
+    text = [f"comparison on {info['target']}", *_lead(info, draws)]
+    for level in dict.fromkeys(table["level"]):
+        text += ["", f"{level} level", _grid(table, level, _value).to_string()]
+        text += ["", "difference", _grid(table, level, _difference).iloc[1:].to_string()]
+    return "\n".join([*text, *foot(info)])
+
+
+def latex(table: pd.DataFrame, info: dict[str, Any]) -> str:
+    """A booktabs table of the main scores at the finest level that counts (case where there is one)."""
+    level = "case" if "case" in set(table["level"]) else "image"
+    grid = _grid(table, level, _value)
+    grid.columns = [name.replace("_", " ") for name in grid.columns]
+    target = info["target"].replace("_", r"\_")
+    caption = f"{target}, {level} level, 95\\% intervals by {info['datasets'][0]['group']}."
+    return grid.style.format(escape="latex").format_index(escape="latex").to_latex(hrules=True, caption=caption)
+
+
+def page(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
+    """The comparison as one HTML page with plots of scores and differences."""
+    sections = []
+    for level in dict.fromkeys(table["level"]):
+        for heading, show, column, zero in (
+            (f"Scores at {level} level", _value, "value", False),
+            (f"Differences at {level} level", _difference, "difference", True),
+        ):
+            grid = _grid(table, level, show)
+            grid = grid.iloc[1:] if zero else grid
+            rows = [[name, *cells] for name, cells in zip(grid.index, grid.to_numpy().tolist(), strict=True)]
+            columns = ["", *(name.replace("_", " ") for name in grid.columns)]
+            sections.append(html.Section(heading, (), columns, rows, _figure(table, level, column, zero)))
+    return html.render(
+        f"Comparison on {info['target']}", _lead(info, draws), sections, info["notes"], foot(info | {"notes": []})
+    )
+
+
+def _figure(table: pd.DataFrame, level: str, column: str, zero: bool) -> str:
+    ends = ("difference_low", "difference_high") if zero else ("low", "high")
+    rows = table[(table["level"] == level) & table[column].notna()]
+    panels = []
+    for name in _main(table):
+        bars = [
+            plots.Bar(row["result"], row[column], row[ends[0]], row[ends[1]])
+            for _, row in rows[rows["score"] == name].iterrows()
+        ]
+        panels.append((name.replace("_", " "), bars))
+    return plots.interval_plot(panels, zero)

@@ -1,0 +1,108 @@
+"""Comparison: matched by image id, paired by patient, refused where the questions differ; a page that leaks nothing."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dermeval.cli import main
+
+FAST = ["--draws", "200"]
+
+
+@pytest.fixture
+def three(tmp_path, make_embeddings, frame, class_features):
+    """Results folders of good, noisy and useless features on the same images."""
+    random = np.random.default_rng(5)
+    folders = []
+    for name, noise in (("good", 0.0), ("noisy", 4.0), ("useless", 1000.0)):
+        features = class_features + noise * random.normal(size=class_features.shape)
+        emb = make_embeddings(tmp_path / name, frame, features, fingerprint=name)
+        folder = tmp_path / "results" / name
+        assert main(["knn", str(emb), "--split", "folds", "--recall", "false", "--out", str(folder), *FAST]) == 0
+        folders.append(str(folder))
+    return folders
+
+
+def test_differences_are_those_of_the_scores_and_cover_them(tmp_path, three):
+    assert main(["compare", *three, "--out", str(tmp_path / "c"), *FAST]) == 0
+    table = pd.read_csv(tmp_path / "c" / "comparison.csv").set_index(["level", "score", "result"]).sort_index()
+    for level, score in {(level, score) for level, score, _ in table.index}:
+        rows = table.loc[level, score]
+        expected = rows["value"] - rows.loc["good", "value"]
+        assert rows["difference"].drop("good").to_numpy() == pytest.approx(expected.drop("good").to_numpy())
+        assert pd.isna(rows.loc["good", "difference"])
+    worse = table.loc["image", "balanced_accuracy", "useless"]
+    assert worse["difference_high"] < 0 and worse["p"] == pytest.approx(2 / 201)
+    stored = json.loads((tmp_path / "results" / "good" / "result.json").read_text())
+    value = stored["levels"]["case"]["scores"]["macro_f1"]["value"]
+    assert table.loc["case", "macro_f1", "good"]["value"] == pytest.approx(value)
+
+
+def test_rows_are_matched_by_image_id_not_by_position(tmp_path, three, capsys):
+    assert main(["compare", *three, *FAST]) == 0
+    before = capsys.readouterr().out
+    path = tmp_path / "results" / "noisy" / "predictions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.take(pa.array(np.random.default_rng(0).permutation(len(table)))), path)
+    assert main(["compare", *three, *FAST]) == 0
+    assert capsys.readouterr().out == before
+
+
+class Loads(HTMLParser):
+    """Every address that a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [tag] if tag in ("script", "img", "image", "iframe", "link") else []
+        self.found += [value for name, value in attributes if name == "src"]
+
+
+def test_the_page_is_self_contained_and_holds_no_image(tmp_path, three):
+    assert main(["compare", *three, "--out", str(tmp_path / "c"), *FAST]) == 0
+    text = (tmp_path / "c" / "comparison.html").read_text()
+    page = Loads()
+    page.feed(text)
+    assert page.found == [] and "@import" not in text
+    assert text.count("<svg") == 4
+    for shown in ("good", "noisy", "useless", "Toy et al."):
+        assert shown in text
+    assert (tmp_path / "c" / "comparison.tex").read_text().count(r"\\") == 4
+
+
+def test_names_are_escaped_in_the_page(tmp_path, three):
+    odd = tmp_path / "results" / "<b>odd"
+    (tmp_path / "results" / "noisy").rename(odd)
+    assert main(["compare", three[0], str(odd), "--out", str(tmp_path / "c"), *FAST]) == 0
+    assert "<b>odd" not in (tmp_path / "c" / "comparison.html").read_text()
+
+
+def test_results_on_other_images_are_refused(tmp_path, three, make_embeddings, frame, class_features, capsys):
+    fewer = frame["patient_id"] != frame["patient_id"].iloc[0]
+    emb = make_embeddings(tmp_path / "fewer", frame[fewer], class_features[fewer])
+    arguments = ["knn", str(emb), "--split", "folds", "--out", str(tmp_path / "results" / "fewer")]
+    assert main([*arguments, *FAST]) == 0
+    assert main(["compare", three[0], str(tmp_path / "results" / "fewer")]) == 2
+    assert f"{int(fewer.sum())} are shared" in capsys.readouterr().err
+
+
+def test_results_with_other_labels_are_refused(tmp_path, three, capsys):
+    path = tmp_path / "results" / "noisy" / "predictions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[0, "y_true"] = next(name for name in ("Eczema", "Fungal") if name != table.loc[0, "y_true"])
+    table.to_parquet(path)
+    assert main(["compare", *three]) == 2
+    assert table.loc[0, "image_id"] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("pick", "words"), [([0], "at least two"), ([0, 0], "given twice")])
+def test_one_folder_or_one_twice_is_refused(three, capsys, pick, words):
+    assert main(["compare", *(three[index] for index in pick)]) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""The linear probe: scikit-learn's optimum for every penalty, and a choice of C that never sees the test patients."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dermeval.cli import main
+from dermeval.probes.linear import inner_scores
+from dermeval.probes.logistic import fit_path
+from dermeval.probes.task import open_task
+from dermssl.data.targets import Target
+
+FAST = ["--draws", "50", "--c-values", "7", "--inner-folds", "3"]
+IMPETIGO = Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case")
+
+
+def problem(classes, rows=300, dims=12, seed=0):
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(rows, dims)) @ random.normal(size=(dims, dims)) + 3
+    shares = random.dirichlet(np.ones(classes)) + 0.05
+    labels = np.arange(rows) % classes
+    labels[classes:] = random.choice(classes, rows - classes, p=shares / shares.sum())
+    return features + 2 * random.normal(size=(classes, dims))[labels], labels
+
+
+def objective(probabilities, weights, labels, c, sample_weight, binary):
+    """scikit-learn's objective per unit of weight; a binary task has one vector, the difference of the columns."""
+    norm = ((weights[:, 1] - weights[:, 0]) ** 2).sum() if binary else (weights**2).sum()
+    losses = -np.log(probabilities[np.arange(len(labels)), labels])
+    return ((sample_weight * losses).sum() + norm / (2 * c)) / sample_weight.sum()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_every_penalty_reaches_scikit_learns_optimum(classes, balanced):
+    features, labels = problem(classes)
+    weight = len(labels) / (classes * np.bincount(labels)[labels]) if balanced else np.ones(len(labels))
+    cs = np.logspace(-5, 2, 8)
+    path = fit_path(features, labels, classes, cs, weight)
+    probabilities = path.probabilities(features)
+    for index, c in enumerate(cs):
+        model = LogisticRegression(C=c, tol=1e-9, max_iter=50_000).fit(features, labels, sample_weight=weight)
+        coefficients = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if classes == 2 else model.coef_
+        reference = model.predict_proba(features)
+        ours = objective(probabilities[index], path.weights[index], labels, c, weight, classes == 2)
+        theirs = objective(reference, coefficients.T, labels, c, weight, classes == 2)
+        assert ours == pytest.approx(theirs, abs=1e-6)
+        assert np.abs(probabilities[index] - reference).max() < 1e-2
+
+
+def test_more_features_than_images_and_separable_classes_converge():
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(40, 100)), np.arange(40) % 3
+    path = fit_path(features, labels, 3, np.array([1.0]))
+    model = LogisticRegression(C=1.0, tol=1e-9, max_iter=50_000).fit(features, labels)
+    assert np.abs(path.probabilities(features)[0] - model.predict_proba(features)).max() < 1e-3
+
+
+def test_a_class_without_training_images_gets_probability_zero():
+    features, labels = problem(2)
+    path = fit_path(features, 2 * labels, 3, np.array([0.1]))
+    probabilities = path.probabilities(features)[0]
+    assert (probabilities[:, 1] == 0).all() and np.allclose(probabilities.sum(1), 1)
+
+
+def test_the_grid_is_scored_as_scikit_learn_scores_it_by_patient(tmp_path, make_embeddings, frame, class_features):
+    task = open_task([str(make_embeddings(tmp_path, frame, class_features))], None)
+    cs = np.array([1e-4, 1e-2, 1.0])
+    expected = []
+    splitter = StratifiedGroupKFold(4, shuffle=True, random_state=5)
+    for c in cs:
+        guesses = np.empty_like(task.labels)
+        for fit, held in splitter.split(task.features, task.labels, task.groups):
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=10_000))
+            guesses[held] = model.fit(task.features[fit], task.labels[fit]).predict(task.features[held])
+        expected.append(balanced_accuracy_score(task.labels, guesses))
+    assert inner_scores(task, cs, 4, "none", seed=5) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_probe_predicts_the_test_images_as_scikit_learn_does(tmp_path, make_embeddings, frame, class_features):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["linear", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    train, test = (frame["split"] == "train").to_numpy(), (frame["split"] == "test").to_numpy()
+    features = class_features.astype(np.float32)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=result["settings"]["c"][0], tol=1e-9, max_iter=10_000))
+    expected = model.fit(features[train], frame["condition"][train]).predict_proba(features[test])
+    table = pd.read_parquet(tmp_path / "r" / "predictions.parquet").set_index("image_id")
+    got = table.loc[frame["image_id"][test], [f"p_{name}" for name in model.classes_]].to_numpy()
+    assert np.abs(got - expected).max() < 1e-3
+
+
+def test_the_test_labels_cannot_change_the_choice_of_c_or_the_model(tmp_path, make_embeddings, frame, class_features):
+    tables, chosen = [], []
+    for name in ("true", "shuffled"):
+        changed = frame.copy()
+        if name == "shuffled":
+            test = changed["split"] == "test"
+            changed.loc[test, "condition"] = changed.loc[test, "condition"].to_numpy()[::-1]
+        emb = make_embeddings(tmp_path / name, changed, class_features)
+        assert main(["linear", str(emb), "--out", str(tmp_path / name / "r"), *FAST]) == 0
+        tables.append(pd.read_parquet(tmp_path / name / "r" / "predictions.parquet").filter(like="p_"))
+        chosen.append(json.loads((tmp_path / name / "r" / "result.json").read_text())["settings"]["c"])
+    assert chosen[0] == chosen[1]
+    assert tables[0].equals(tables[1])
+
+
+def test_folds_choose_their_own_c_and_score_every_image(tmp_path, make_embeddings, frame, class_features, capsys):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    arguments = ["linear", str(emb), "--split", "folds", "--folds", "3", "--class-weight", "balanced"]
+    assert main([*arguments, "--out", str(tmp_path / "r"), *FAST]) == 0
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    assert len(result["settings"]["c"]) == 3 and result["counts"]["scored"] == len(frame)
+    assert "C chosen by 3 inner folds" in capsys.readouterr().out
+
+
+def test_a_binary_target_is_scored_for_its_declared_positive_class(tmp_path, make_embeddings, frame, class_features):
+    features = class_features + 3 * (frame["impetigo"] == "impetigo").to_numpy()[:, None]
+    emb = make_embeddings(tmp_path, frame, features, {"impetigo": IMPETIGO})
+    assert main(["linear", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
+    table = pd.read_parquet(tmp_path / "r" / "predictions.parquet")
+    sick = table["y_true"] == "impetigo"
+    expected = ((table["p_impetigo"] > 0.5) & sick).sum() / sick.sum()
+    scores = json.loads((tmp_path / "r" / "result.json").read_text())["levels"]["image"]["scores"]
+    assert scores["positive_recall"]["value"] == pytest.approx(expected)
+    assert scores["auroc"]["value"] > 0.6
+
+
+def test_too_few_patients_for_the_inner_folds_is_one_line(tmp_path, make_embeddings, frame, class_features, capsys):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["linear", str(emb), "--inner-folds", "99"]) == 2
+    assert "99 folds of" in capsys.readouterr().err
