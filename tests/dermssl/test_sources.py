@@ -148,9 +148,9 @@ def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
         "naevus/deep/1.jpg": "naevus",
         "wart/1.jpg": "wart",
     }
-    assert records.targets["label"].classes == ("naevus", "wart")
+    assert records.source.targets["label"].classes == ("naevus", "wart")
     Image.new("RGB", (4, 4)).save(root / "loose.jpg")
-    assert get_source("folder").read(root).targets == {}
+    assert get_source("folder").read(root).source is None
 
 
 def test_an_unknown_source_names_the_nearest():
@@ -163,6 +163,6 @@ def test_every_source_states_its_terms_units_and_targets(name, tmp_path):
     source = get_source(name)
     assert source.name == name and source.where and source.layout
     assert source.citation or source.licence == "unknown"
-    assert source.patient_key == (source.group in ("patient", "case"))
+    assert source.patient_key == (source.group == "patient")
     with pytest.raises(InputError, match=str(tmp_path)):
         source.read(tmp_path)
