@@ -57,9 +57,38 @@ class Parser(ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what argparse would print and exit with, as an InputError."""
-        message = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', r"--\1:", " ".join(message.split()))
-        raise InputError(message.replace("Expected a typing.Literal", "expected one of "))
+        """Raise what argparse would print and exit with, as an InputError of one plain line."""
+        message = re.sub(
+            r'Parser key "([^"]+)"(?: element \d+)?:',
+            lambda key: option_string(key[1]) + ":",
+            " ".join(message.split()),
+        )
+        raise InputError(_in_words(message))
+
+
+KINDS = {
+    "PositiveInt": "a whole number of 1 or more",
+    "NonNegativeInt": "a whole number of 0 or more",
+    "PositiveFloat": "a number above 0",
+    "NonNegativeFloat": "a number of 0 or more",
+    "ClosedUnitInterval": "a number from 0 to 1",
+    "OpenUnitInterval": "a number between 0 and 1",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+
+
+def _in_words(message: str) -> str:
+    """The parser's message without the names of Python types."""
+    for pattern, plain in (
+        (r"Does not validate .* Errors: - (Expected|Not of type) (.*?) - .* Given value: ", r"\1 \2. Got value: "),
+        (r"Not of type (\w+): .*?(\S+?)(?: does not conform.*|$)", r"expected \1. Got value: \2"),
+        (r"Expected a <class '(\w+)'>", r"expected \1"),
+    ):
+        message = re.sub(pattern, plain, message)
+    message = re.sub(r"expected (\w+)\. Got", lambda kind: f"expected {KINDS.get(kind[1], kind[1])}. Got", message)
+    return message.replace("Expected a typing.Literal", "expected one of ")
 
 
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:

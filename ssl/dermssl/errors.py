@@ -25,9 +25,10 @@ class Preempted(Exception):
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """The tail of an error about an unknown ``name``: the nearest valid one, else all of them."""
     choices = sorted(valid)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    lowered = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{close[0]}'?"
+        return f"did you mean '{lowered[close[0]]}'?"
     if not choices:
         return "there are none to choose from"
     return "choose from: " + ", ".join(choices)

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dermssl.cli import main
+from dermssl.data.describe import file_name
 from dermssl.data.describe_tables import MISSING, all_tables, unit_of
 from dermssl.data.sources import get_source
 from dermssl.data.targets import Target
@@ -117,25 +119,40 @@ def test_without_patients_or_lesions_images_are_counted(small):
     assert counted["images"].to_dict() == {"train": 2, "test": 3}
 
 
-def test_the_page_needs_nothing_else_and_shows_no_photo(synthetic_dataset, tmp_path, dermssl):
-    outcome = dermssl("describe", synthetic_dataset, "--out", tmp_path / "page")
-    assert outcome.code == 0 and "SYNTHETIC" in outcome.out
-    html = (tmp_path / "page" / "describe.html").read_text()
+@pytest.fixture(scope="module")
+def described(synthetic_dataset, tmp_path_factory):
+    """Folder and JSON report of ``dermssl describe``."""
+    out = tmp_path_factory.mktemp("described")
+    assert (
+        main(["describe", str(synthetic_dataset), "--out", str(out / "page"), "--json", str(out / "report.json")]) == 0
+    )
+    return out / "page", json.loads((out / "report.json").read_text())
+
+
+def test_the_page_needs_nothing_else_and_shows_no_photo(described):
+    page, _ = described
+    html = (page / "describe.html").read_text()
     assert "<svg" in html and "<img" not in html and "data:image" not in html
     assert 'href="http' not in html and 'src="http' not in html and "SYNTHETIC" in html
-    with Image.open(tmp_path / "page" / "plots.png") as plots:
+    with Image.open(page / "plots.png") as plots:
         assert min(plots.size) > 800
 
 
-def test_text_csv_and_json_say_the_same(synthetic_dataset, tmp_path, dermssl):
-    report = tmp_path / "report.json"
-    outcome = dermssl("describe", synthetic_dataset, "--out", tmp_path / "page", "--json", report)
-    title = "patients per centre and condition"
-    rows = json.loads(report.read_text())["tables"][title]
-    table = pd.read_csv(tmp_path / "page" / "patients_per_centre_and_condition.csv")
-    assert table.to_dict(orient="records") == rows
-    assert title in outcome.out and str(rows[0]["all"]) in outcome.out
-    assert json.loads((tmp_path / "page" / "tables.json").read_text()) == json.loads(report.read_text())
+def test_csv_and_json_say_the_same(described):
+    page, report = described
+    for title, rows in report["tables"].items():
+        table = pd.read_csv(page / file_name(title), dtype={0: str})
+        assert len(table) == len(rows), title
+    rows = report["tables"]["patients per centre and condition"]
+    table = pd.read_csv(page / "patients_per_centre_and_condition.csv")
+    assert table.to_dict(orient="records") == rows and rows[0]["all"] > 0
+    assert json.loads((page / "tables.json").read_text()) == report
+
+
+def test_the_text_shows_every_table_and_says_that_the_set_is_synthetic(synthetic_dataset, described, dermssl):
+    outcome = dermssl("describe", synthetic_dataset)
+    assert outcome.code == 0 and "SYNTHETIC" in outcome.out
+    assert all(title in outcome.out for title in described[1]["tables"])
 
 
 def test_describe_wants_a_dataset_folder(tmp_path, dermssl):

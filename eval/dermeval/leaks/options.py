@@ -13,7 +13,7 @@ class LeaksOptions:
 
     out: str
     """Leaks folder to write: pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html, images/."""
-    embeddings: list[str] = positional()  # noqa: RUF009 (a new field, not a shared value)
+    embeddings: list[str] = positional()
     """Embeddings folders made by `dermeval embed` with one encoder."""
     hash_bits: NonNegativeInt = 8
     """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""

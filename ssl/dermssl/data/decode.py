@@ -10,7 +10,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 150_000_000
 """Larger images (beyond a 14,000 x 10,700 photo) are refused as decompression bombs before they are decoded."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """Pillow would open more by content, whatever the file's name; its EPS reader runs an outside program."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -18,7 +18,7 @@ def list_sources(_: SourcesOptions) -> Report:
             *[f"             - {duty}" for duty in licence.duties],
             f"  kept whole {source.group}; scored as one: {source.case}"
             + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
-            f"  targets    {', '.join(source.targets) or 'from class folders'}",
+            f"  targets    {', '.join(source.targets) or 'found in the labels'}",
             f"  layout     {source.layout}",
             f"  get it     {source.where}",
             f"  cite       {source.citation or '-'}",

@@ -41,7 +41,8 @@ def prepare(options: PrepareOptions) -> Report:
     records.problems += passed_over(root)
     if records.frame.empty:
         raise InputError(f"{root} holds no image that the source '{source.name}' can use: expected {source.layout}")
-    targets = source.targets if records.targets is None else records.targets
+    source = records.source or source
+    targets = source.targets
     rows = identify(records.frame, name, source)
     splits.check_split(rows, str(root))
     check_labels(rows, targets, root)

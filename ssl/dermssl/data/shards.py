@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,11 @@ def decode_one(file: str, root: Path, short_side: int) -> tuple[dict[str, Any], 
     """Measurements of one file and its stored JPEG; on failure ``{"problem": ...}`` and None."""
     try:
         data = read_bytes(root / file, root)
-        original = open_image(data)
-        image = upright_rgb(original)
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which is dropped, without saying in which file.
+            warnings.simplefilter("ignore")
+            original = open_image(data)
+            image = upright_rgb(original)
     except DecodeError as error:
         return {"problem": str(error)}, None
     small = store.shrink(image, short_side)

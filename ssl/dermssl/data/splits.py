@@ -34,7 +34,12 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
 
 
 def check_split(frame: pd.DataFrame, where: str) -> None:
-    """Raise InputError naming the groups of ``frame`` (``group_id``, ``split``) that lie in two splits."""
+    """Raise InputError naming the groups of ``frame`` (``group_id``, ``split``) that lie in two splits.
+
+    A frame without splits passes.
+    """
+    if "split" not in frame:
+        return
     sides = frame.dropna(subset=["split"]).groupby("group_id")["split"].nunique()
     straddling = sides[sides > 1].index.tolist()
     if straddling:

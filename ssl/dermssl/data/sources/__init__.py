@@ -15,6 +15,9 @@ A source file declares a `Source` named ``SOURCE`` and reads the official layout
                     layout="metadata.csv, images/*.jpg", group="patient", case="patient",
                     targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))}, read=read)
 
+Where the table says more than can be declared (its classes, say), return ``Records(..., source=...)`` with a source
+that has it: ``dataclasses.replace(SOURCE, targets=...)``.
+
 ``group_id`` and ``case_id`` are filled from ``Source.group`` and ``Source.case`` (finest known of patient, case,
 lesion, image) unless the frame has these columns itself. Missing values are None or NaN, never "" or "unknown".
 """
@@ -24,7 +27,22 @@ import importlib
 from dermssl.data.sources.source import Source
 from dermssl.errors import InputError, did_you_mean
 
-NAMES = ("passion", "ham10000", "pad_ufes_20", "folder")
+NAMES = (
+    "passion",
+    "ham10000",
+    "pad_ufes_20",
+    "isic2019",
+    "isic2020",
+    "isic2024",
+    "bcn20000",
+    "milk10k",
+    "derm7pt",
+    "fitzpatrick17k",
+    "ddi",
+    "scin",
+    "csv",
+    "folder",
+)
 
 
 def get_source(name: str) -> Source:

@@ -1,5 +1,6 @@
 """Any folder of images: class folders give labels, a flat folder gives none."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +20,9 @@ def read(root: Path) -> Records:
     labels = [name.split("/")[0] if "/" in name else None for name in files]
     classes = tuple(sorted({label for label in labels if label}))
     if len(classes) < 2 or None in labels:
-        return Records(frame, targets={})
-    return Records(frame.assign(label=labels), targets={"label": Target("label", classes)})
+        return Records(frame)
+    found = dataclasses.replace(SOURCE, targets={"label": Target("label", classes)})
+    return Records(frame.assign(label=labels), source=found)
 
 
 SOURCE = Source(

@@ -58,11 +58,11 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     problems = list(known)
     by_path, by_name = _index_files(root)
     files = []
-    for wanted in frame["file"]:
+    for wanted in frame["file"].astype(object).where(frame["file"].notna(), None):
         file, problem = _find(wanted, by_path, by_name)
         files.append(file)
         if problem:
-            problems.append(Problem(str(wanted or "(blank)"), problem, "left out"))
+            problems.append(Problem(wanted or "(blank)", problem, "left out"))
     matched = frame.assign(file=files)
     for file in sorted(set(by_path.values()) - {file for file in files if file}):
         problems.append(Problem(file, "file without a row in the table", "left out"))

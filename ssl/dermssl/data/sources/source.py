@@ -18,16 +18,6 @@ class Problem(NamedTuple):
     action: str
 
 
-@dataclass
-class Records:
-    """What a source read: one row per image with its ``file`` (below the root), raw ids and labels."""
-
-    frame: pd.DataFrame
-    problems: list[Problem] = field(default_factory=list)
-    targets: dict[str, Target] | None = None
-    """Targets found while reading (class folders); None: those that the source declares."""
-
-
 @dataclass(frozen=True)
 class Source:
     """One known data set. ``group`` and ``case`` name the unit kept together and the unit scored as one."""
@@ -41,6 +31,16 @@ class Source:
     group: str
     case: str
     targets: dict[str, Target]
-    read: Callable[[Path], Records]
+    read: Callable[[Path], "Records"]
     patient_key: bool = True
     """False: patient leakage cannot be ruled out, and every report says so."""
+
+
+@dataclass
+class Records:
+    """What a source read: one row per image with its ``file`` (below the root), raw ids and labels."""
+
+    frame: pd.DataFrame
+    problems: list[Problem] = field(default_factory=list)
+    source: Source | None = None
+    """The source with what reading found out (classes, terms, units); None: as declared."""

@@ -1,0 +1,180 @@
+"""One definition of options for command line, YAML and help; mistakes are one line with the remedy."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+import dermssl
+from dermssl import cli
+from dermssl.commandline import Command, Report, main, positional
+from dermssl.errors import HealthStop, Preempted
+
+
+@dataclass
+class Training:
+    """How long, how fast."""
+
+    epochs: PositiveInt = 3
+    """Passes over the data."""
+    rate: PositiveFloat = 0.5
+    """Learning rate, per step."""
+    method: Literal["dino", "simclr"] = "dino"
+    """Loss."""
+
+
+@dataclass
+class Options:
+    """Try the command line."""
+
+    folders: list[str] = positional()
+    """Folders to read."""
+    out: str = "here"
+    """Folder to write."""
+    batch_size: int | None = None
+    """Images at a time."""
+    force: bool = False
+    """Do it anyway."""
+    training: Training = field(default_factory=Training)
+    """How to train."""
+
+
+def echo(options):
+    """The command under test: says what it was given, or ends as asked."""
+    endings = {"health": HealthStop("collapsed"), "preempt": Preempted("saved"), "bug": KeyError("oops")}
+    if options.out in endings:
+        raise endings[options.out]
+    return Report(repr(options), {"out": options.out, "epochs": options.training.epochs})
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run ``prog try ARGUMENTS``; gives the exit code, the options it got, and the error."""
+    command = Command("try", "try it", "here:Options", "here:echo", aliases={"--epochs": "--training.epochs"})
+    monkeypatch.setattr("dermssl.commandline._import", lambda name: {"here:Options": Options, "here:echo": echo}[name])
+
+    def call(*arguments):
+        code = main("prog", "A program.", [command], ["try", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out.strip(), printed.err.strip()
+
+    return call
+
+
+def test_options_are_parsed_into_the_dataclass(run):
+    code, out, _ = run("a", "b", "--batch-size", 8, "--training.rate", "1e-3", "--force")
+    options = Options(["a", "b"], "here", 8, True, Training(rate=0.001))
+    assert code == 0 and out == repr(options)
+
+
+@pytest.mark.parametrize("spelling", ["--batch_size=8", "--batch-size=8"])
+def test_dashes_and_underscores_both_work(run, spelling):
+    assert "batch_size=8" in run("a", spelling)[1]
+
+
+def test_an_alias_sets_the_option_it_stands_for(run):
+    assert "epochs=7" in run("a", "--epochs", 7)[1]
+
+
+def test_the_command_line_goes_over_the_config(run, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("folders: a\nout: there\ntraining:\n  epochs: 5\n  method: simclr\n")
+    assert run("--config", config)[1] == repr(Options(["a"], "there", training=Training(5, method="simclr")))
+    assert "epochs=9, rate=0.5, method='simclr'" in run(f"--config={config}", "--training.epochs", 9)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["a", "--training.epoch", "4"], "prog: unknown option --training.epoch; did you mean '--training.epochs'?"),
+        (["a", "--ou", "x"], "prog: unknown option --ou; did you mean '--out'?"),
+        (["a", "--training.epochs", "0"], "--training.epochs: expected a whole number of 1 or more. Got value: 0"),
+        (["a", "--training.rate", "fast"], "--training.rate: expected a number above 0. Got value: 'fast'"),
+        (["a", "--batch-size", "x"], "--batch-size: expected a whole number. Got value: x"),
+        (["a", "--force", "maybe"], "--force: expected true or false. Got value: maybe"),
+        (["a", "--training.method", "moco"], "--training.method: expected one of ['dino', 'simclr']. Got value: moco"),
+        (["a", "--out"], "--out: expected one argument"),
+        (["a", "-x"], "unrecognized arguments: -x"),
+        ([], "FOLDERS is missing: give it on the command line or in the --config file"),
+        (["--config"], "--config needs the path of a YAML file"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml is not a file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, error):
+    code, out, err = run(*arguments)
+    assert code == 2 and error in err and len(err.splitlines()) == 1 and not out
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("traning:\n  epochs: 5\n", "unknown key 'traning.epochs'; did you mean 'training.epochs'?"),
+        ("training:\n  epochs: -5\n", "--training.epochs: expected a whole number of 1 or more. Got value: -5"),
+        ("out: [x\n", "is not valid YAML"),
+        ("- out\n", "must hold `key: value` lines, not a list"),
+        ("training: 5\n", "unknown key 'training'"),
+    ],
+)
+def test_a_mistake_in_a_config_names_the_file_and_the_key(run, tmp_path, text, error):
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    code, _, err = run("a", "--config", config)
+    assert code == 2 and str(config) in err and error in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("ending", "code"), [("health", 3), ("preempt", 75), ("bug", 1)])
+def test_every_way_to_end_has_its_exit_code(run, ending, code):
+    assert run("a", "--out", ending)[0] == code
+
+
+def test_json_holds_the_report(run, tmp_path):
+    run("a", "--epochs", 2, "--json", tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == {"out": "here", "epochs": 2}
+
+
+def test_help_shows_every_option_with_its_default(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for shown in ("--training.epochs", "Passes over the data.", "default: 3", "(also --epochs)", "[required]"):
+        assert shown in out
+
+
+def test_an_unknown_command_names_the_nearest(dermssl):
+    outcome = dermssl("prepair")
+    assert outcome.code == 2 and "did you mean 'prepare'" in outcome.err
+
+
+def test_sources_are_listed_with_their_terms(dermssl):
+    outcome = dermssl("sources")
+    assert outcome.code == 0 and "patient leakage cannot be ruled out" in outcome.out
+    assert "Never try to re-identify a person" in outcome.out
+
+
+HEAVY = {"torch", "pandas", "timm", "numpy", "pyarrow", "faiss", "matplotlib", "sklearn", "PIL"}
+LIST_IMPORTS = (
+    "import sys; from dermssl.cli import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+)
+
+
+@pytest.mark.parametrize("command", [command.name for command in cli.COMMANDS])
+def test_help_imports_nothing_heavy_and_answers_within_a_second(command):
+    environment = os.environ | {"PYTHONPATH": str(Path(dermssl.__file__).parents[1])}
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        shown = subprocess.run(
+            [sys.executable, "-c", LIST_IMPORTS, command, "--help"], capture_output=True, text=True, env=environment
+        )
+        seconds.append(time.perf_counter() - started)
+        if seconds[-1] < 1:
+            break
+    assert shown.returncode == 0 and "--config" in shown.stdout
+    assert not HEAVY & set(shown.stdout.splitlines()[-1].split())
+    assert min(seconds) < 1, f"{command} --help took {min(seconds):.2f} s"
