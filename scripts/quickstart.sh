@@ -8,11 +8,12 @@ export PATH="$PWD/.venv/bin:$PATH"
 out=quickstart
 mkdir -p "$out"
 
-step() { printf '\n== %s\n' "$*"; "$@"; }
+step() { printf '\n== %s\n' "$*" >&2; "$@"; }
 
 step dermssl synth --out $out/raw --patients 400 --overwrite
 step dermssl prepare --source passion --root $out/raw --out $out/data --short-side 128 --overwrite
-step dermssl pretrain --config configs/quickstart.yaml --data $out/data --out $out/run --overwrite
+step dermssl pretrain --config configs/quickstart.yaml --data $out/data --out $out/run --overwrite \
+    --json $out/pretrain.json
 for encoder in $out/run random:resnet18 pixels:128; do
     case $encoder in *run) name=trained ;; random*) name=untrained ;; *) name=pixels ;; esac
     step dermeval embed --encoder "$encoder" --image-size 64 --data $out/data --out $out/embeddings/$name --overwrite
@@ -21,8 +22,12 @@ for encoder in $out/run random:resnet18 pixels:128; do
             --out $out/results/${probe}_$name --overwrite >"$out/${probe}_$name.txt"
     done
 done
+for probe in knn linear; do
+    step dermeval compare $out/results/${probe}_untrained $out/results/${probe}_pixels $out/results/${probe}_trained \
+        --out $out/compare_$probe --overwrite --json $out/compare_$probe.json >"$out/compare_$probe.txt"
+done
 step dermeval index $out/embeddings/trained --out $out/index --overwrite
 query=$(python -c "import pyarrow.parquet as p; print(p.read_table('$out/index/manifest.parquet')['image_id'][7])")
-step dermeval search $out/index --image-id "$query" --k 10 --out $out/similar_cases.png --overwrite
+step dermeval search $out/index --image-id "$query" --k 10 --out $out/similar_cases.png
 step dermeval leaks $out/embeddings/trained --truth $out/raw/truth.csv --out $out/leaks --overwrite --json $out/leaks.json
 python scripts/quickstart_page.py $out
