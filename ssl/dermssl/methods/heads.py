@@ -16,6 +16,7 @@ def dino_head(in_dim: int, options: DinoOptions) -> DINOProjectionHead:
         hidden_dim=options.hidden_dim,
         bottleneck_dim=options.bottleneck_dim,
         output_dim=options.out_dim,
+        batch_norm=options.batch_norm,
         norm_last_layer=options.norm_last_layer,
     )
 

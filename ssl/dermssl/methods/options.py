@@ -15,6 +15,8 @@ class DinoOptions:
     """Width of the head's two hidden layers."""
     bottleneck_dim: PositiveInt = 256
     """Width before the weight-normalised last layer."""
+    batch_norm: bool = False
+    """BatchNorm in the head: keeps the outputs of different images apart in short runs of convnets (published: no)."""
     norm_last_layer: bool = True
     """Keep the norms of the prototypes at 1 (stable; false can be better for long ViT-S runs)."""
     student_temperature: PositiveFloat = 0.1
