@@ -58,10 +58,12 @@ def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
 
 
 def export(
-    model: nn.Module, folder: Path, name: str, image_size: int, licences: list[dict], tag: str, crop: float = 1.0
+    model: nn.Module, folder: Path, name: str, image_size: int, licences: list[dict], tag: str, training: dict[str, Any]
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` so that
-    ``timm.create_model("local-dir:<folder>", pretrained=True, num_classes=0)`` gives the same features.
+    """Write an encoder as ``config.json`` and ``model.safetensors``.
+
+    ``timm.create_model("local-dir:<folder>", pretrained=True, num_classes=0)`` gives the same features. ``training``
+    (method, step, splits, data sets) is what reports about the encoder must know.
     """
     config = {
         "architecture": name,
@@ -73,13 +75,13 @@ def export(
             "input_size": [3, image_size, image_size],
             "fixed_input_size": False,
             "interpolation": "bicubic",
-            "crop_pct": crop,
+            "crop_pct": 1.0,
             "mean": list(MEAN),
             "std": list(STD),
             "num_classes": 0,
             "license": ", ".join(sorted({entry["id"] for entry in licences})),
         },
-        "dermssl": {"licences": licences},
+        "dermssl": {"licences": licences, **training},
     }
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_folder(folder) as temporary:

@@ -197,8 +197,14 @@ def _evaluate(run: Run, tracker: Tracker | None) -> None:
 def _export(run: Run, folder: Path) -> None:
     options = run.options
     tag = f"dermssl_{options.method}_step{run.step}"
-    encoder = run.method.encoder()
-    backbone.export(encoder, folder, options.model.backbone, options.views.global_size, run.notices, tag)
+    training = {
+        "method": options.method,
+        "step": run.step,
+        "splits": options.data.splits,
+        "data": {dataset.name: dataset.fingerprint for dataset in run.data.datasets},
+    }
+    size, name = options.views.global_size, options.model.backbone
+    backbone.export(run.method.encoder(), folder, name, size, run.notices, tag, training)
 
 
 def _save(run: Run) -> None:

@@ -29,7 +29,7 @@ def data(tmp_path, make_dataset, frame):
 
 def test_features_are_those_of_timms_own_evaluation_pipeline_in_manifest_order(tmp_path, data):
     model = backbone.build("resnet18", 32)
-    backbone.export(model, tmp_path / "run" / "encoder", "resnet18", 32, [], "test", crop=0.9)
+    backbone.export(model, tmp_path / "run" / "encoder", "resnet18", 32, [], "test", {"splits": "all"})
     assert main(["embed", "--encoder", str(tmp_path / "run"), "--data", str(data), "--out", str(tmp_path / "e")]) == 0
 
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'encoder'}", pretrained=True, num_classes=0).eval()
@@ -127,7 +127,7 @@ def test_an_unusable_encoder_is_one_line_with_a_remedy(tmp_path, data, capsys, e
 def test_an_encoder_that_gives_nan_is_refused_with_the_first_image(tmp_path, data, capsys, frame):
     model = backbone.build("resnet18", 32)
     torch.nn.init.constant_(next(model.parameters()), float("nan"))
-    backbone.export(model, tmp_path / "encoder", "resnet18", 32, [], "test")
+    backbone.export(model, tmp_path / "encoder", "resnet18", 32, [], "test", {})
     arguments = ["embed", "--encoder", str(tmp_path / "encoder"), "--data", str(data), "--out", str(tmp_path / "e")]
     assert main(arguments) == 2
     assert frame["image_id"][0] in capsys.readouterr().err
