@@ -85,8 +85,8 @@ class SynthOptions:
 
     out: str
     """Folder to write: label.csv, PASSION_split.csv, images/, truth.csv, SYNTHETIC.json."""
-    patients: PositiveInt = 400
-    """Number of patients (ignored with --labels)."""
+    patients: PositiveInt | None = None
+    """Number of patients (default: 400; with --labels those of that table)."""
     labels: str | None = None
     """A real label.csv whose patients and conditions are imitated; PASSION_split.csv beside it is used."""
     image_size: PositiveInt = 160
