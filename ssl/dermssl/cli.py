@@ -25,6 +25,18 @@ COMMANDS = (
         "dermssl.data.describe:describe",
     ),
     Command(
+        "split",
+        "draw a split or folds by patient",
+        "dermssl.data.options:SplitOptions",
+        "dermssl.data.split:split",
+    ),
+    Command(
+        "licence",
+        "what the licences of a folder allow and ask",
+        "dermssl.data.options:LicenceOptions",
+        "dermssl.data.list_licences:list_licences",
+    ),
+    Command(
         "synth",
         "a synthetic stand-in in PASSION's layout",
         "dermssl.data.options:SynthOptions",

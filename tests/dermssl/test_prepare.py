@@ -139,6 +139,8 @@ def test_a_case_with_two_labels_is_reported(prepare, tmp_path):
     )
     for name in ("a", "b"):
         _photo().save(raw / f"{name}.jpg")
+    strict = prepare(raw, "--strict", source="ham10000")
+    assert strict.code == 2 and "different labels" in strict.err and not list(tmp_path.glob(".*"))
     prepare(raw, source="ham10000")
     assert _problems(tmp_path / "data") == {"case ham10000/HAM_1": "images of one case have different labels of 'dx'"}
 

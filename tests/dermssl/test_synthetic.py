@@ -186,6 +186,11 @@ def test_a_label_file_that_cannot_be_drawn_is_bad_input(official_tables, tmp_pat
     assert not (tmp_path / "raw").exists()
 
 
+def test_a_number_of_patients_and_a_table_of_them_exclude_each_other(official_tables, tmp_path, dermssl):
+    outcome = dermssl("synth", "--out", tmp_path / "raw", "--labels", official_tables / "label.csv", "--patients", 9)
+    assert outcome.code == 2 and "exclude each other" in outcome.err
+
+
 def test_an_existing_folder_is_not_replaced_unasked(synthetic_raw, dermssl):
     outcome = dermssl("synth", "--out", synthetic_raw)
     assert outcome.code == 2 and "--overwrite" in outcome.err

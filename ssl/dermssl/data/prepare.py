@@ -25,6 +25,7 @@ from dermssl.errors import InputError
 from dermssl.files import publish_folder, read_json, require_new_folder, write_json, write_parquet, write_text
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
+SIDES = ("train", "val", "test", "none")
 
 
 def prepare(options: PrepareOptions) -> Report:
@@ -46,27 +47,26 @@ def prepare(options: PrepareOptions) -> Report:
     rows = identify(records.frame, name, source)
     splits.check_split(rows, str(root))
     check_labels(rows, targets, root)
-    if options.strict and records.problems:
-        raise InputError(_strict_message(records.problems))
+    problems = records.problems + label_conflicts(rows, targets)
+    _check_strict(problems, options)
     work = work_folder(out, root, rows, options.short_side)
-    frame, problems = decode_all(work, root, rows, options.short_side, options.workers)
-    problems = records.problems + problems
-    if options.strict and problems:
-        raise InputError(_strict_message(problems))
+    frame, undecodable = decode_all(work, root, rows, options.short_side, options.workers)
+    problems += undecodable
+    _check_strict(problems, options)
     if frame.empty:
         shutil.rmtree(work)
         raise InputError(f"{root}: none of the {len(rows)} images could be decoded")
     frame, split = complete(frame, source, targets, options)
     table = manifest.to_table(frame)
-    problems += label_conflicts(frame, targets)
     info = _describe_folder(table, name, source, targets, mark, options) | {"split": split}
     _write_folder(work, out, table, info, problems)
-    return _report(out, table, info, problems)
+    return _report(Path(options.out), table, info, problems)
 
 
-def _strict_message(problems: list[Problem]) -> str:
-    first = problems[0]
-    return f"--strict: {len(problems)} problems, the first: {first.file}: {first.problem}"
+def _check_strict(problems: list[Problem], options: PrepareOptions) -> None:
+    if options.strict and problems:
+        first = problems[0]
+        raise InputError(f"--strict: {len(problems)} problems, the first: {first.file}: {first.problem}")
 
 
 def _describe_folder(
@@ -122,7 +122,7 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> 
     split = Counter(value or "none" for value in table["split"].to_pylist())
     text = [
         f"{info['name']}: {counts['images']} images of {counts['groups']} {info['group']}s -> {out}",
-        f"  split ({info['split']}; images): " + ", ".join(f"{name} {split[name]}" for name in sorted(split)),
+        f"  split, {info['split']}: " + ", ".join(f"{name} {split[name]}" for name in SIDES if split[name]) + " images",
         "  targets: " + (", ".join(info["targets"]) or "none"),
         *[f"  problem: {number} x {problem} ({action})" for (problem, action), number in kinds.most_common()],
         *["  " + line for line in licences.lines([info["licence"]])],

@@ -23,6 +23,7 @@ from dermssl.data.workers import process_map
 from dermssl.errors import InputError
 from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
 
+DEFAULT_PATIENTS = 400
 PATIENTS, PHOTOS, COPIES = range(3)
 """Streams of random numbers, so that one more patient or copy shifts nothing else."""
 
@@ -62,8 +63,10 @@ def synth(options: SynthOptions) -> Report:
 def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Label rows and split rows, invented or taken from ``--labels``."""
     if not options.labels:
-        labels = draw_patients(options.patients, np.random.default_rng([options.seed, PATIENTS]))
+        labels = draw_patients(options.patients or DEFAULT_PATIENTS, np.random.default_rng([options.seed, PATIENTS]))
         return labels, draw_splits(labels, options.seed)
+    if options.patients:
+        raise InputError("--patients and --labels exclude each other: the table says how many patients there are")
     path = Path(options.labels)
     if not path.is_file():
         raise InputError(f"{path} is not a file: give PASSION's label.csv with --labels")

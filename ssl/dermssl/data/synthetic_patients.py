@@ -4,6 +4,10 @@ The shares are those of the public tables (Gottfrois et al., MICCAI 2024): they 
 no patient's record.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -75,15 +79,15 @@ def synthetic_id(number: int) -> str:
     return f"SYN{number:07d}"
 
 
-def _shares(weights) -> np.ndarray:
+def _shares(weights: Sequence[float]) -> np.ndarray:
     return np.array(weights) / np.sum(weights)
 
 
-def _choose(values, weights, random: np.random.Generator):
+def _choose(values: Sequence[Any], weights: Sequence[float], random: np.random.Generator) -> Any:
     return values[random.choice(len(values), p=_shares(weights))]
 
 
-def read_patients(path) -> pd.DataFrame:
+def read_patients(path: Path) -> pd.DataFrame:
     """A real ``label.csv`` as strings ("" where missing), checked as far as drawing needs it."""
     table = read_table(path, LABEL_COLUMNS)
     for column, valid in (("conditions_PASSION", set(CONDITIONS)), ("impetig", set(IMPETIGO))):
