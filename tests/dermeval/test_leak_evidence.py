@@ -95,7 +95,7 @@ def test_planted_neighbours_are_the_first_candidates_and_the_budget_is_kept():
     random = np.random.default_rng(0)
     features = random.normal(size=(600, 32))
     features[500:] = features[:100] + 0.1 * random.normal(size=(100, 32))
-    found = embedding_candidates(features.astype(np.float32), np.arange(600), budget=0.01)
+    found = embedding_candidates(features.astype(np.float32), np.arange(600), nearest=4, budget=0.01)
     planted = {(row, 500 + row) for row in range(100)}
     first = found.pairs.nlargest(100, "normalised")
     assert set(zip(first.a, first.b, strict=True)) == planted
@@ -105,7 +105,7 @@ def test_planted_neighbours_are_the_first_candidates_and_the_budget_is_kept():
 def test_neighbours_of_the_own_group_are_no_candidates_however_near():
     features = np.repeat(np.random.default_rng(1).normal(size=(50, 16)), 4, axis=0).astype(np.float32)
     groups = np.arange(200) // 4
-    found = embedding_candidates(features, groups, budget=1.0)
+    found = embedding_candidates(features, groups, nearest=4, budget=1.0)
     assert len(found.pairs) and (groups[found.pairs.a] != groups[found.pairs.b]).all()
 
 

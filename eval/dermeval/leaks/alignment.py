@@ -1,8 +1,9 @@
 """Whether two images show the same scene: align one to the other, then compare their fine structure block by block.
 
 Two lesions may look alike as a whole; hairs, pores and pigment do not fall on each other unless both images come from
-one photograph (or photographs of one print or screen). The steps: a search over flips, turns, sizes and shifts
-(`turns`), an affine Gauss-Newton refinement (after Lucas & Kanade 1981), and the median correlation of small blocks.
+one photograph, from photographs of one print or screen, or from two photographs of one spot. The steps: a search over
+flips, turns, sizes and shifts (`turns`), an affine Gauss-Newton refinement (after Lucas & Kanade 1981), and the median
+correlation of small blocks.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,6 @@
 """``dermeval leaks``: which records share near-duplicate images, across which splits, and a split without them.
 
-Evidence is given per pair of images. It says that two records share a photograph, or photographs of one print or
-screen; it says nothing about who is shown.
+Evidence is given per pair of images. It says that the two pictures coincide; it says nothing about who is shown.
 """
 
 from pathlib import Path

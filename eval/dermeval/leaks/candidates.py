@@ -2,7 +2,7 @@
 
 A raw cosine ranks pairs badly across a data set: common motifs have many near neighbours, rare ones none. As in the
 descriptor evaluation of SSCD (Pizzi et al. 2022), the mean similarity of each image's background neighbours is taken
-off first. Background here are the neighbours of other groups from the fifth on, which a copy rarely is.
+off first. Background here are the neighbours of other groups that come after the nearest, which a copy rarely is.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,10 @@ import pandas as pd
 
 from dermssl import neighbours
 
-NEAREST = 4
-"""Neighbours of other groups, per image, that may become candidates."""
 BACKGROUND = 10
-"""Neighbours after these that are the image's background."""
-MOST_NEIGHBOURS = 64
+"""Neighbours after the nearest ones that are the image's background."""
+MOST_OF_OWN_GROUP = 50
+"""Of a group with more images than this, the nearest ones may fill the search and hide those of other groups."""
 
 
 class Candidates(NamedTuple):
@@ -27,24 +26,25 @@ class Candidates(NamedTuple):
     threshold: float
 
 
-def embedding_candidates(features: np.ndarray, groups: np.ndarray, budget: float) -> Candidates:
+def embedding_candidates(features: np.ndarray, groups: np.ndarray, nearest: int, budget: float) -> Candidates:
     """Nearest pairs of different groups that score above all but a share ``budget`` of the background pairs.
 
     Args:
         features: ``(N, D)``; centred and normalised here.
         groups: ``(N,)`` integer.
+        nearest: neighbours of other groups, per image, that may become candidates.
         budget: 0 to 1, the share of background pairs that would pass the threshold.
     """
     features = neighbours.normalise(features - np.mean(features, axis=0, dtype=np.float64).astype(np.float32))
-    own = min(int(np.bincount(groups).max(initial=1)), MOST_NEIGHBOURS - NEAREST - BACKGROUND)
-    similarity, rows = neighbours.search(features, features, own + NEAREST + BACKGROUND)
+    own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
+    similarity, rows = neighbours.search(features, features, own + nearest + BACKGROUND)
     other = groups[rows] != groups[:, None]
-    rank = np.where(other, np.cumsum(other, axis=1) - 1, NEAREST + BACKGROUND)
-    far = (rank >= NEAREST) & (rank < NEAREST + BACKGROUND)
+    rank = np.where(other, np.cumsum(other, axis=1) - 1, nearest + BACKGROUND)
+    far = (rank >= nearest) & (rank < nearest + BACKGROUND)
     level = np.where(far, similarity, 0).sum(axis=1) / np.maximum(far.sum(axis=1), 1)
     normalised = similarity - (level[:, None] + level[rows]) / 2
     threshold = float(np.quantile(normalised[far], 1 - budget)) if far.any() else -np.inf
-    near = (rank < NEAREST) & (normalised >= threshold)
+    near = (rank < nearest) & (normalised >= threshold)
     return Candidates(_table(near, rows, similarity, normalised), _table(far, rows, similarity, normalised), threshold)
 
 

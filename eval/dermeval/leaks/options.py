@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from dermssl.commandline import positional
 
@@ -17,7 +17,9 @@ class LeaksOptions:
     """Embeddings folders made by `dermeval embed` with one encoder."""
     hash_bits: NonNegativeInt = 8
     """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""
-    budget: ClosedUnitInterval = 0.05
+    neighbours: PositiveInt = 10
+    """Nearest images of other records, per image, whose embeddings make them candidates."""
+    budget: ClosedUnitInterval = 0.1
     """Share of background pairs (similar images known to be no nearest ones) whose embeddings may pass for
     candidates. More finds more and takes longer; the stored pixels decide about every candidate."""
     agreement: ClosedUnitInterval = 0.6

@@ -35,7 +35,7 @@ def find_pairs(records: Records, options: LeaksOptions) -> Found:
     pools = matching_pools(records)
     parts, background, thresholds = [], [], {}
     for names, rows in pools.items():
-        found = embedding_candidates(records.features[rows], records.groups[rows], options.budget)
+        found = embedding_candidates(records.features[rows], records.groups[rows], options.neighbours, options.budget)
         parts.append(found.pairs.assign(a=rows[found.pairs["a"]], b=rows[found.pairs["b"]]))
         background.append(found.background.assign(a=rows[found.background["a"]], b=rows[found.background["b"]]))
         thresholds[" + ".join(names)] = found.threshold
