@@ -78,7 +78,7 @@ def _by_k(by_k: dict[int, Predictions], task: Task) -> list[dict[str, Any]]:
 def _recall(task: Task, options: KnnOptions) -> list[dict[str, Any]]:
     found = same_id_recall(task.pool, options.draws, options.seed)
     return [
-        {"kind": recall.kind, "dataset": recall.dataset, "queries": recall.queries} | interval_json(recall.interval, ())
+        {"kind": recall.kind, "dataset": recall.dataset, "queries": recall.queries} | interval_json(recall.interval)
         for recall in found
     ]
 

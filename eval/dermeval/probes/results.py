@@ -12,6 +12,7 @@ from dermeval.probes.folds import Fold, patients_of
 from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import Interval, bootstrap
+from dermeval.statistics.comparison import Difference
 from dermssl import licences
 from dermssl.files import atomic_folder, write_json, write_parquet
 
@@ -23,11 +24,11 @@ def number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def interval_json(interval: Interval, classes: Sequence[str]) -> dict[str, Any]:
+def interval_json(interval: Interval | Difference, classes: Sequence[str] = ()) -> dict[str, Any]:
     """``value``, ``low``, ``high``; for per-class scores one such entry per class name."""
     if np.ndim(interval.value):
-        parts = (interval.value, interval.low, interval.high)
-        return {name: interval_json(Interval(*(part[c] for part in parts)), ()) for c, name in enumerate(classes)}
+        parts = np.stack([interval.value, interval.low, interval.high], axis=1)
+        return {name: interval_json(Interval(*part)) for name, part in zip(classes, parts, strict=True)}
     return {"value": number(interval.value), "low": number(interval.low), "high": number(interval.high)}
 
 
@@ -115,11 +116,12 @@ def write_results(folder: Path, result: dict[str, Any], predictions: Predictions
         write_parquet(temporary / "predictions.parquet", predictions.to_table())
 
 
-def show(entry: dict[str, Any]) -> str:
-    """``0.412 [0.371, 0.455]``."""
+def show(entry: dict[str, Any], digits: str = ".3f") -> str:
+    """``0.412 [0.371, 0.455]``, in the number format ``digits``."""
     if entry["value"] is None:
         return "undefined"
-    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+    value, low, high = (format(entry[key], digits) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def page(result: dict[str, Any], extra: Sequence[str] = ()) -> str:

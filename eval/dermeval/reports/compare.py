@@ -67,7 +67,7 @@ def _level(
     for result, scores, differences in zip(results, compared.scores, [None, *compared.differences], strict=True):
         for name in (name for name in scores if name not in PER_CLASS):
             row: dict[str, Any] = {"level": level, "result": result.name, "score": name}
-            row |= interval_json(scores[name], ())
+            row |= interval_json(scores[name])
             rows.append(row | _difference_json(differences[name] if differences else None))
     return rows, compared.redrawn
 

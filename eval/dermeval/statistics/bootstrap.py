@@ -23,7 +23,7 @@ LEVEL = 0.95
 class Interval:
     """A score with its 95% interval; per-class scores hold ``(C,)`` arrays."""
 
-    value: np.ndarray
+    value: np.ndarray | np.floating
     low: np.ndarray
     high: np.ndarray
 

@@ -53,13 +53,19 @@ def _completed(frame: pd.DataFrame, size: int) -> pd.DataFrame:
     )
 
 
+@pytest.fixture(scope="session")
+def make_frame() -> Callable[..., pd.DataFrame]:
+    """``make_frame(patients, seed)``; see `patients_frame`."""
+    return patients_frame
+
+
 @pytest.fixture
 def frame() -> pd.DataFrame:
     """40 patients, about 100 images."""
     return patients_frame(40, seed=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
     """``make(folder, frame, targets, size=8, **info)`` writes a dataset folder of noise images and returns it."""
 
@@ -88,7 +94,7 @@ def make_dataset() -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_embeddings(make_dataset: Callable[..., Path]) -> Callable[..., Path]:
     """``make(folder, frame, features, targets, **info)`` writes dataset and embeddings folders; returns the latter."""
 

@@ -1,0 +1,91 @@
+"""Scores per skin type, sex, age and centre, with the worst group and its distance from the best."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermeval.probes.predictions import Predictions
+from dermeval.probes.results import interval_json
+from dermeval.reports.protocols import MIN_PATIENTS, age_bands
+from dermeval.statistics.bootstrap import Interval, cluster_codes, percentiles, resample
+from dermeval.statistics.scorer import Scorer
+
+SCORES = ("balanced_accuracy", "macro_f1", "accuracy", "positive_f1")
+RANKED_BY = "balanced_accuracy"
+
+
+def attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What groups are formed by: name -> ``(N,)`` of text or None, for those columns that hold anything."""
+    found = {
+        "fitzpatrick": _text(frame["fitzpatrick"].map(lambda kind: f"{kind:.0f}", na_action="ignore")),
+        "sex": _text(frame["sex"]),
+        "age": age_bands(frame["age"]),
+        "centre": _text(frame["centre"] if "centre" in frame else frame["country"]),
+    }
+    return {name: values for name, values in found.items() if any(value is not None for value in values)}
+
+
+def _text(values: pd.Series) -> np.ndarray:
+    return values.astype(object).where(values.notna(), None).to_numpy()
+
+
+def of_predictions(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+    """The ``values`` of the task's ``frame`` rows for each row of ``predictions``, matched by id.
+
+    A case takes the value of its images, None where they differ.
+    """
+    key = "image_id" if "image_id" in predictions.frame else "case_id"
+    table = pd.DataFrame({"id": frame[key], "value": values}).dropna()
+    same = table.groupby("id")["value"].agg(lambda found: found.iloc[0] if found.nunique() == 1 else None)
+    return _text(predictions.frame[key].map(same))
+
+
+def group_scores(
+    predictions: Predictions, values: np.ndarray, positive: int | None, draws: int, seed: int
+) -> dict[str, Any]:
+    """Scores of each value with intervals by patient, and the gap between best and worst balanced accuracy.
+
+    Groups under `MIN_PATIENTS` patients, or with one class, are named but not scored. Only groups that hold every
+    class are ranked, as fewer classes are an easier question. Best and worst are those of the sample, so the gap is
+    the largest of several and errs on the large side.
+    """
+    rows, sampled = [], {}
+    for index, value in enumerate(_ordered(values)):
+        inside = values == value
+        groups = predictions.frame["group_id"].to_numpy(dtype=object)[inside]
+        truth = predictions.truth[inside]
+        row: dict[str, Any] = {"value": value, "patients": len(set(groups)), "rows": int(inside.sum())}
+        row["classes"] = len(np.unique(truth))
+        row["status"] = _status(row)
+        if row["status"] == "scored":
+            scorer = Scorer(truth, predictions.probabilities[inside], cluster_codes(groups), positive)
+            (drawn,), _ = resample([scorer], draws, seed + index)
+            point = scorer.point()
+            for name in (name for name in SCORES if name in point):
+                row[name] = interval_json(Interval(point[name], *percentiles(drawn[name])))
+            sampled[value] = drawn[RANKED_BY]
+        rows.append(row)
+    return {"groups": rows, "gap": _gap(rows, sampled, len(np.unique(predictions.truth)))}
+
+
+def _ordered(values: np.ndarray) -> list[str]:
+    """Distinct values in reading order: ``<=16`` before ``17-40`` before ``>65``."""
+    return sorted({value for value in values if value is not None}, key=lambda v: (v[0] != "<", v[0] == ">", v))
+
+
+def _status(row: dict[str, Any]) -> str:
+    if row["patients"] < MIN_PATIENTS:
+        return "insufficient"
+    return "scored" if row["classes"] > 1 else "one class"
+
+
+def _gap(rows: list[dict[str, Any]], sampled: dict[str, np.ndarray], classes: int) -> dict[str, Any] | None:
+    ranked = [row for row in rows if row["status"] == "scored" and row["classes"] == classes]
+    scored = {row["value"]: row[RANKED_BY]["value"] for row in ranked}
+    if len(scored) < 2:
+        return None
+    best, worst = max(scored, key=lambda value: scored[value]), min(scored, key=lambda value: scored[value])
+    drawn = sampled[best] - sampled[worst]
+    interval = Interval(np.float64(scored[best] - scored[worst]), *percentiles(drawn))
+    return {"best": best, "worst": worst} | interval_json(interval)
