@@ -6,11 +6,11 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import atomic_folder, read_json, require_folder, write_json
+from dermssl.files import atomic_folder, read_json, require_folder, write_json, write_safetensors
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -83,10 +83,9 @@ def export(
         },
         "dermssl": {"licences": licences, **training},
     }
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_folder(folder) as temporary:
         write_json(temporary / "config.json", config)
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        write_safetensors(temporary / "model.safetensors", model.state_dict())
 
 
 def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

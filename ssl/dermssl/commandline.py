@@ -6,6 +6,7 @@ Both programs (`dermssl`, `dermeval`) start here, so errors and exit codes are t
 """
 
 import dataclasses
+import errno
 import importlib
 import inspect
 import logging
@@ -91,6 +92,15 @@ def _in_words(message: str) -> str:
     return message.replace("Expected a typing.Literal", "expected one of ")
 
 
+DISK_TROUBLE = {
+    errno.ENOSPC: "free some space; what was written before is kept, and the same command goes on",
+    errno.EDQUOT: "free some of your quota; what was written before is kept, and the same command goes on",
+    errno.EFBIG: "the file system takes no file of this size: choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that you may read and write",
+}
+
+
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code (0 done, 2 bad input, 3 health, 75 pre-empted, 1 else)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -109,7 +119,11 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as error:
+        remedy = DISK_TROUBLE.get(error.errno or 0) if isinstance(error, OSError) else None
+        if isinstance(error, OSError) and remedy:
+            print(f"{program}: {error.filename or 'disk'}: {error.strerror}: {remedy}", file=sys.stderr)
+            return InputError.exit_code
         traceback.print_exc()
         return 1
 

@@ -4,6 +4,7 @@ Every write is atomic: a temporary name in the same folder, fsync, rename. A rea
 whole old file or the whole new one, also after a crash. Nothing here reads or writes pickle.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from dermssl.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from torch import Tensor
 
 TEMPORARY = ".partial"
 
@@ -163,6 +165,20 @@ def read_npy(path: Path, maker: str) -> "np.ndarray":
         raise InputError(f"{path} does not exist: make it with `{maker}`") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}): make it again with `{maker}`") from None
+
+
+def write_safetensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+    """Write tensors (moved to the CPU, contiguous) as ``.safetensors``, atomically; a full disk is an OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_file(path) as temporary:
+            save_file(ready, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        full = "No space" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from None
 
 
 def sha256_file(path: Path) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, write_json
+from dermssl.files import atomic_folder, write_json, write_safetensors
 
 log = logging.getLogger("dermssl")
 
@@ -27,16 +27,12 @@ def save_state(
     """Write ``folder/step_<n>`` (``n`` from ``record["step"]``) and drop all but the ``keep`` newest."""
     path = folder / f"step_{record['step']:08d}"
     with atomic_folder(path) as temporary:
-        save_file(_on_cpu(method.state_dict()), temporary / "model.safetensors")
-        save_file(_on_cpu(optimizer_tensors(method, optimizer)), temporary / "optimizer.safetensors")
+        write_safetensors(temporary / "model.safetensors", method.state_dict())
+        write_safetensors(temporary / "optimizer.safetensors", optimizer_tensors(method, optimizer))
         write_json(temporary / "state.json", record)
     for old in list_states(folder)[:-keep]:
         shutil.rmtree(old)
     return path
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def list_states(folder: Path) -> list[Path]:
