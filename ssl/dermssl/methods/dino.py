@@ -16,6 +16,31 @@ from dermssl.methods.heads import dino_head, freeze
 from dermssl.methods.method import Stats
 from dermssl.methods.options import DinoOptions
 
+SINKHORN_ITERATIONS = 3
+
+
+@torch.no_grad()
+def sinkhorn(logits: Tensor) -> Tensor:
+    """Teacher targets that use all prototypes evenly: Sinkhorn-Knopp over the images of all ranks.
+
+    Caron et al. 2020 (SwAV, section 3.1), as in DINOv2. ``logits`` (N, K) float32, already divided by the temperature;
+    returns (N, K), rows summing to 1.
+    """
+    count = torch.tensor(float(len(logits)), device=logits.device)
+    # In float64, as the smallest scores of a sharp teacher are below float32's range.
+    scores = torch.exp((logits - _over_ranks(logits.max(), dist.ReduceOp.MAX)).double())
+    scores /= _over_ranks(scores.sum())
+    for _ in range(SINKHORN_ITERATIONS):
+        scores /= _over_ranks(scores.sum(dim=0, keepdim=True)) * scores.shape[1]
+        scores /= scores.sum(dim=1, keepdim=True) * _over_ranks(count.clone())
+    return (scores / scores.sum(dim=1, keepdim=True)).float()
+
+
+def _over_ranks(value: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value, operation)
+    return value
+
 
 class CentredLoss(DINOLoss):
     """lightly's DINO loss with the centre moved once per optimizer step, over all micro-batches and ranks."""
@@ -41,10 +66,8 @@ class CentredLoss(DINOLoss):
         """Equation 4 of the paper, with the mean over everything since the last call on all ranks."""
         if self._sum is None:
             return
-        mean = self._sum / self._count
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(mean)
-            mean /= dist.get_world_size()
+        count = torch.tensor(float(self._count), device=self._sum.device)
+        mean = _over_ranks(self._sum) / _over_ranks(count)
         self.center.copy_(self.center * self.center_momentum + mean * (1 - self.center_momentum))
         self.forget()
 
@@ -86,17 +109,20 @@ class Dino(nn.Module):
         students = torch.cat([self.student(group.flatten(0, 1)) for group in views])
         student_out = self.student_head(students)
         with torch.autocast(student_out.device.type, enabled=False):
-            teacher_out = teacher_out.float().chunk(count)
-            student_out = student_out.float().chunk(sum(len(group) for group in views))
-            assert teacher_out[0].dtype == student_out[0].dtype == torch.float32
-            centre = self.loss.center[0].clone()
-            loss = self.loss(list(teacher_out), list(student_out), teacher_temp=at["teacher_temperature"])
-            stats = self._stats(loss, features.float(), torch.cat(teacher_out), centre, at["teacher_temperature"])
+            teacher_out, student_out = teacher_out.float(), student_out.float()
+            assert teacher_out.dtype == student_out.dtype == torch.float32
+            temperature = at["teacher_temperature"]
+            if self.options.centering == "sinkhorn":
+                # The loss takes the softmax of these over the temperature, which gives the targets back.
+                teacher_out = temperature * torch.log(sinkhorn(teacher_out / temperature) + 1e-12)
+            targets = functional.softmax((teacher_out - self.loss.center[0]) / temperature, dim=-1)
+            crops = list(student_out.chunk(sum(len(group) for group in views)))
+            loss = self.loss(list(teacher_out.chunk(count)), crops, teacher_temp=temperature)
+            stats = self._stats(loss, features.float(), targets)
         return loss, stats
 
     @torch.no_grad()
-    def _stats(self, loss: Tensor, features: Tensor, outputs: Tensor, centre: Tensor, temperature: float) -> Stats:
-        targets = functional.softmax((outputs - centre) / temperature, dim=-1)
+    def _stats(self, loss: Tensor, features: Tensor, targets: Tensor) -> Stats:
         entropy = torch.special.entr(targets).sum(-1).mean()
         return {
             "teacher_entropy": entropy,
@@ -128,7 +154,10 @@ class Dino(nn.Module):
         """Move the teacher towards the student, and the centre towards the teacher's mean output."""
         update_momentum(self.student, self.teacher, at["momentum"])
         update_momentum(self.student_head, self.teacher_head, at["momentum"])
-        self.loss.move_center()
+        if self.options.centering == "mean":
+            self.loss.move_center()
+        else:
+            self.loss.forget()
 
     def skip_update(self) -> None:
         """Leave the centre where it was."""

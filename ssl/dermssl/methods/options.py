@@ -1,6 +1,7 @@
 """Options of the methods. Torch-free."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -29,6 +30,9 @@ class DinoOptions:
     """Epochs of linear warm-up of the teacher temperature."""
     momentum: ClosedUnitInterval = 0.996
     """Teacher momentum (EMA) at the start; a cosine leads it to 1. Small data wants a smaller start (0.99)."""
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    """`mean`: subtract a moving centre, as published. `sinkhorn`: share the prototypes evenly among the images of
+    each batch (SwAV, DINOv2), which settles within hundreds of steps where the centre needs tens of thousands."""
     center_momentum: ClosedUnitInterval = 0.9
     """Momentum of the centre of the teacher's outputs."""
     freeze_last_layer_epochs: NonNegativeFloat = 1.0

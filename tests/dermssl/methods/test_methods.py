@@ -10,7 +10,7 @@ from torch import nn
 
 from dermssl import backbone
 from dermssl.methods import schedules
-from dermssl.methods.dino import CentredLoss, Dino
+from dermssl.methods.dino import CentredLoss, Dino, sinkhorn
 from dermssl.methods.options import DinoOptions, SimclrOptions
 from dermssl.methods.simclr import Simclr
 
@@ -165,3 +165,29 @@ def test_warmup_rises_linearly_then_decays():
 def test_teacher_temperature_warms_up():
     values = schedules.warmup_constant(0.02, 0.04, 3, 6)
     np.testing.assert_allclose(values, [0.02, 0.03, 0.04, 0.04, 0.04, 0.04])
+
+
+def test_sinkhorn_targets_are_swavs_and_spread_over_the_prototypes():
+    logits = np.random.default_rng(0).normal(size=(12, 5)) * 3 + np.array([4, 0, 0, 0, 0])
+    q = np.exp(logits).T / np.exp(logits).sum()
+    for _ in range(3):
+        q /= q.sum(axis=1, keepdims=True) * 5
+        q /= q.sum(axis=0, keepdims=True) * 12
+    expected = (q / q.sum(axis=0, keepdims=True)).T
+    ours = sinkhorn(torch.tensor(logits, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-7)
+    assert ours.sum(axis=0).max() < softmax(logits).sum(axis=0).max()
+
+
+def test_sinkhorn_of_a_very_sharp_teacher_stays_finite():
+    targets = sinkhorn(torch.tensor([[50.0, -50.0, 0.0], [49.0, -50.0, -50.0]]) / 0.5)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(2))
+
+
+def test_sinkhorn_centring_leaves_the_centre_alone():
+    torch.manual_seed(0)
+    model = Dino(build, 0.0, DinoOptions(out_dim=16, hidden_dim=8, bottleneck_dim=8, centering="sinkhorn"))
+    loss, stats = model(views(), AT)
+    model.after_update(AT)
+    assert torch.isfinite(loss) and not model.loss.center.any()
+    assert float(stats["mean_target_entropy"]) > 0.5 * math.log(16)
