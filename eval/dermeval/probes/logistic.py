@@ -54,7 +54,7 @@ def fit_path(
         classes: C.
         sample_weight: ``(N,)`` positive, default 1.
         tolerance: mean cross-entropy (nats) that a step must promise for the fit to go on.
-        dtype: of the passes over the data; float32 is twice as fast and good for tolerances from 1e-6.
+        dtype: of the passes over the data; float32 is twice as fast and good for tolerances from 1e-6 up.
     """
     present, codes = np.unique(labels, return_inverse=True)
     problem = _Problem(features, codes, len(present), cs, sample_weight, dtype)
