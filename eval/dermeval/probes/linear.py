@@ -21,7 +21,7 @@ from dermssl.files import require_new_folder
 
 GRID_ENDS = (-6.0, 2.0)
 GRID_TOLERANCE = 1e-5
-"""Enough to rank penalties, in float32 (losses within 1e-4 of the optimum); the model that is scored is fitted to the optimum in float64."""
+"""Enough to rank penalties, in float32 (mean losses within 1e-4 of the optimum); what is scored is fitted fully."""
 
 
 @dataclass(frozen=True)
