@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -12,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dermeval.cli import main
-from dermeval.probes.linear import inner_scores
+from dermeval.probes import logistic
+from dermeval.probes.linear import GRID_TOLERANCE, inner_scores
 from dermeval.probes.logistic import fit_path
 from dermeval.probes.task import open_task
 from dermssl.data.targets import Target
@@ -61,6 +63,20 @@ def test_more_features_than_images_and_separable_classes_converge():
     path = fit_path(features, labels, 3, np.array([1.0]))
     model = LogisticRegression(C=1.0, tol=1e-9, max_iter=50_000).fit(features, labels)
     assert np.abs(path.probabilities(features)[0] - model.predict_proba(features)).max() < 1e-3
+
+
+def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(logistic, "MAX_STEPS", 2)
+    fit_path(*problem(3), 3, np.array([1e-6, 100.0]))
+    assert "of 2 logistic regressions still improved after 2 steps" in caplog.text
+
+
+def test_float32_passes_rank_penalties_as_float64_does():
+    features, labels = problem(4)
+    cs = np.logspace(-4, 1, 6)
+    exact = fit_path(features, labels, 4, cs)
+    quick = fit_path(features, labels, 4, cs, tolerance=GRID_TOLERANCE, dtype=torch.float32)
+    assert np.abs(exact.probabilities(features) - quick.probabilities(features)).max() < 2e-2
 
 
 def test_a_class_without_training_images_gets_probability_zero():
