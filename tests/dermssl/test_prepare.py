@@ -279,6 +279,35 @@ def test_two_pooled_data_sets_of_one_name_are_refused(synthetic_dataset, photos,
         open_datasets([str(synthetic_dataset), str(tmp_path / "data")])
 
 
+def _prepared_as(source, photos, prepare, tmp_path):
+    """A dataset folder that says it came from ``source``."""
+    prepare(photos, "--name", source, out=source)
+    info = json.loads((tmp_path / source / "dataset.json").read_text())
+    (tmp_path / source / "dataset.json").write_text(json.dumps(info | {"source": source}))
+    return str(tmp_path / source)
+
+
+def _warnings(caplog):
+    return [record.getMessage() for record in caplog.records if "known to share images" in record.getMessage()]
+
+
+def test_pooling_sets_known_to_share_images_warns_once_for_each_pair(photos, prepare, tmp_path, caplog):
+    folders = [
+        _prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "isic2019", "bcn20000", "passion")
+    ]
+    open_datasets(folders)
+    ham, isic, bcn, _ = folders
+    pairs = [[folder for folder in folders if folder in line] for line in _warnings(caplog)]
+    assert pairs == [[ham, isic], [isic, bcn]]
+
+
+def test_a_synthetic_stand_in_overlaps_with_nothing(photos, prepare, tmp_path, caplog):
+    (photos / "SYNTHETIC.json").write_text(json.dumps({"version": "0", "labels": "drawn"}))
+    folders = [_prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "isic2019")]
+    open_datasets(folders)
+    assert not _warnings(caplog)
+
+
 @pytest.mark.parametrize("damage", ["manifest.parquet", "images-00000.arrow", "dataset.json"])
 def test_a_damaged_dataset_folder_is_named_with_the_remedy(synthetic_dataset, tmp_path, damage):
     folder = shutil.copytree(synthetic_dataset, tmp_path / "data")

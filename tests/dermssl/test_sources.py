@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermssl.data.sources import NAMES, get_source
+from dermssl.data.sources import NAMES, get_source, overlapping
 from dermssl.errors import InputError
 
 PASSION_HEADER = "subject_id,country,age,sex,fitzpatrick,body_loc,impetig,conditions_PASSION\n"
@@ -156,6 +156,12 @@ def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
 def test_an_unknown_source_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'ham10000'"):
         get_source("HAM1000")
+
+
+def test_overlaps_hold_both_ways_and_name_known_sources():
+    assert overlapping("milk10k", "ham10000") and overlapping("ham10000", "milk10k")
+    assert overlapping("ddi", "fitzpatrick17k") and not overlapping("ham10000", "bcn20000")
+    assert {other for name in NAMES for other in get_source(name).overlaps} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

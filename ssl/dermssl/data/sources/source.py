@@ -34,6 +34,8 @@ class Source:
     read: Callable[[Path], "Records"]
     patient_key: bool = True
     """False: patient leakage cannot be ruled out, and every report says so."""
+    overlaps: tuple[str, ...] = ()
+    """Sources known to share images or lesions with this one; saying it on one of the two is enough."""
 
 
 @dataclass
