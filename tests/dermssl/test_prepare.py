@@ -107,6 +107,18 @@ def test_all_damage_is_reported_and_every_good_image_is_there(damaged, prepare, 
     }
 
 
+def test_the_report_has_one_line_per_kind_of_problem_however_their_details_differ(photos, prepare):
+    jpeg = (photos / "wart" / "a.jpg").read_bytes()
+    for number in (1, 2, 3):
+        (photos / f"cut{number}.jpg").write_bytes(jpeg[: -100 * number])
+    (photos / "phone.heic").touch()
+    lines = [line.strip() for line in prepare(photos).out.splitlines() if "problem:" in line]
+    assert lines == [
+        "problem: 3 x truncated or damaged (left out)",
+        "problem: 1 x .heic images cannot be read: convert to JPEG or PNG (left out)",
+    ]
+
+
 def test_strict_makes_any_problem_bad_input(damaged, prepare, tmp_path):
     outcome = prepare(damaged, "--strict")
     assert outcome.code == 2 and "--strict" in outcome.err and not (tmp_path / "data").exists()

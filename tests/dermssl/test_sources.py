@@ -65,7 +65,7 @@ def test_passion_reports_every_row_and_photo_that_has_no_partner(passion):
         ("subject AA3", "label row stands twice"),
         ("subject AA4", "two label rows that differ"),
         ("label row 9", "no subject_id"),
-        ("subject AA9", "in the split file (TEST) but without a label row"),
+        ("subject AA9", "without a label row but in the split file (TEST)"),
         ("subject AA5", "not in the split file"),
         ("subject AA5", "label row without a photo"),
         ("images/AA7_1.jpg", "photo of a subject without a label row"),
