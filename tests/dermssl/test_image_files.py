@@ -45,7 +45,7 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_path(tree):
     root = tree("eczema/1.jpg", "naevus/1.jpg")
     assert _match(root, "naevus/1.jpg", "eczema/1")[0] == {"naevus/1.jpg": 0, "eczema/1.jpg": 1}
     matched, problems = _match(root, "1.jpg")
-    assert not matched and problems[0].problem == "2 files of that name"
+    assert not matched and problems[0].problem == "several files of that name (2)"
 
 
 def test_one_picture_in_two_formats_is_told_apart_by_its_extension(tree):

@@ -107,6 +107,18 @@ def test_all_damage_is_reported_and_every_good_image_is_there(damaged, prepare, 
     }
 
 
+def test_the_report_has_one_line_per_kind_of_problem_however_their_details_differ(photos, prepare):
+    jpeg = (photos / "wart" / "a.jpg").read_bytes()
+    for number in (1, 2, 3):
+        (photos / f"cut{number}.jpg").write_bytes(jpeg[: -100 * number])
+    (photos / "phone.heic").touch()
+    lines = [line.strip() for line in prepare(photos).out.splitlines() if "problem:" in line]
+    assert lines == [
+        "problem: 3 x truncated or damaged (left out)",
+        "problem: 1 x .heic images cannot be read: convert to JPEG or PNG (left out)",
+    ]
+
+
 def test_strict_makes_any_problem_bad_input(damaged, prepare, tmp_path):
     outcome = prepare(damaged, "--strict")
     assert outcome.code == 2 and "--strict" in outcome.err and not (tmp_path / "data").exists()
@@ -277,6 +289,35 @@ def test_two_pooled_data_sets_of_one_name_are_refused(synthetic_dataset, photos,
     prepare(photos, "--name", "synthetic_passion")
     with pytest.raises(InputError, match="another --name"):
         open_datasets([str(synthetic_dataset), str(tmp_path / "data")])
+
+
+def _prepared_as(source, photos, prepare, tmp_path):
+    """A dataset folder that says it came from ``source``."""
+    prepare(photos, "--name", source, out=source)
+    info = json.loads((tmp_path / source / "dataset.json").read_text())
+    (tmp_path / source / "dataset.json").write_text(json.dumps(info | {"source": source}))
+    return str(tmp_path / source)
+
+
+def _warnings(caplog):
+    return [record.getMessage() for record in caplog.records if "known to share images" in record.getMessage()]
+
+
+def test_pooling_sets_known_to_share_images_warns_once_for_each_pair(photos, prepare, tmp_path, caplog):
+    folders = [
+        _prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "isic2019", "bcn20000", "passion")
+    ]
+    open_datasets(folders)
+    ham, isic, bcn, _ = folders
+    pairs = [[folder for folder in folders if folder in line] for line in _warnings(caplog)]
+    assert pairs == [[ham, isic], [isic, bcn]]
+
+
+def test_a_synthetic_stand_in_overlaps_with_nothing(photos, prepare, tmp_path, caplog):
+    (photos / "SYNTHETIC.json").write_text(json.dumps({"version": "0", "labels": "drawn"}))
+    folders = [_prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "isic2019")]
+    open_datasets(folders)
+    assert not _warnings(caplog)
 
 
 @pytest.mark.parametrize("damage", ["manifest.parquet", "images-00000.arrow", "dataset.json"])

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermssl.data.sources import NAMES, get_source
+from dermssl.data.sources import NAMES, get_source, overlapping
 from dermssl.errors import InputError
 
 PASSION_HEADER = "subject_id,country,age,sex,fitzpatrick,body_loc,impetig,conditions_PASSION\n"
@@ -65,7 +65,7 @@ def test_passion_reports_every_row_and_photo_that_has_no_partner(passion):
         ("subject AA3", "label row stands twice"),
         ("subject AA4", "two label rows that differ"),
         ("label row 9", "no subject_id"),
-        ("subject AA9", "in the split file (TEST) but without a label row"),
+        ("subject AA9", "without a label row but in the split file (TEST)"),
         ("subject AA5", "not in the split file"),
         ("subject AA5", "label row without a photo"),
         ("images/AA7_1.jpg", "photo of a subject without a label row"),
@@ -156,6 +156,12 @@ def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
 def test_an_unknown_source_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'ham10000'"):
         get_source("HAM1000")
+
+
+def test_overlaps_hold_both_ways_and_name_known_sources():
+    assert overlapping("milk10k", "ham10000") and overlapping("ham10000", "milk10k")
+    assert overlapping("ddi", "fitzpatrick17k") and not overlapping("ham10000", "bcn20000")
+    assert {other for name in NAMES for other in get_source(name).overlaps} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

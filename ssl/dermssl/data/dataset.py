@@ -1,5 +1,7 @@
 """A prepared dataset folder, opened and checked: what every later stage starts from."""
 
+import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +13,14 @@ import pandas as pd
 import pyarrow as pa
 
 from dermssl.data.manifest import SCHEMA_VERSION
+from dermssl.data.sources import NAMES, overlapping
 from dermssl.data.store import ImageStore
 from dermssl.data.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, require_folder, sha256_file
 
 MAKER = "dermssl prepare"
+log = logging.getLogger("dermssl")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,11 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:
-    """Open several dataset folders to be pooled; two of one name are refused, as their ids would clash."""
+    """Open several dataset folders to be pooled, with a warning where sets are known to share images.
+
+    Raises:
+        InputError: a folder is unusable, or two have one name, as their ids would clash.
+    """
     datasets = [open_dataset(folder) for folder in folders]
     seen: dict[str, Path] = {}
     for dataset in datasets:
@@ -90,4 +98,18 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
                 f"prepare one of them again with another --name"
             )
         seen[dataset.name] = dataset.folder
+    _warn_overlaps(datasets)
     return datasets
+
+
+def _warn_overlaps(datasets: Sequence[Dataset]) -> None:
+    """Say which of the pooled sets are known to share images; drawn stand-ins share none with anything."""
+    real = [d for d in datasets if not d.info["synthetic"] and d.info["source"] in NAMES]
+    for one, other in itertools.combinations(real, 2):
+        if overlapping(one.info["source"], other.info["source"]):
+            log.warning(
+                "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
+                "of the other: audit them with `dermeval leaks`",
+                one.folder,
+                other.folder,
+            )

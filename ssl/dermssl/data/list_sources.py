@@ -3,7 +3,7 @@
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.data.options import SourcesOptions
-from dermssl.data.sources import NAMES, get_source
+from dermssl.data.sources import NAMES, get_source, overlapping
 
 
 def list_sources(_: SourcesOptions) -> Report:
@@ -12,6 +12,7 @@ def list_sources(_: SourcesOptions) -> Report:
     for name in NAMES:
         source = get_source(name)
         licence = licences.LICENCES[source.licence]
+        overlaps = [other for other in NAMES if other != name and overlapping(name, other)]
         text += [
             f"{name}: {source.title}",
             f"  licence    {licence.name}",
@@ -19,6 +20,7 @@ def list_sources(_: SourcesOptions) -> Report:
             f"  kept whole {source.group}; scored as one: {source.case}"
             + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
             f"  targets    {', '.join(source.targets) or 'found in the labels'}",
+            *([f"  overlaps   {', '.join(overlaps)}"] if overlaps else []),
             f"  layout     {source.layout}",
             f"  get it     {source.where}",
             f"  cite       {source.citation or '-'}",
@@ -32,6 +34,7 @@ def list_sources(_: SourcesOptions) -> Report:
                 "group": source.group,
                 "case": source.case,
                 "patient_key": source.patient_key,
+                "overlaps": overlaps,
                 "targets": {key: target.to_json() for key, target in source.targets.items()},
                 "layout": source.layout,
                 "where": source.where,

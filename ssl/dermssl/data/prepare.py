@@ -118,16 +118,29 @@ def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: 
 
 
 def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:
-    counts, kinds = info["counts"], Counter((p.problem, p.action) for p in problems)
+    counts = info["counts"]
     split = Counter(value or "none" for value in table["split"].to_pylist())
     text = [
         f"{info['name']}: {counts['images']} images of {counts['groups']} {info['group']}s -> {out}",
         f"  split, {info['split']}: " + ", ".join(f"{name} {split[name]}" for name in SIDES if split[name]) + " images",
         "  targets: " + (", ".join(info["targets"]) or "none"),
-        *[f"  problem: {number} x {problem} ({action})" for (problem, action), number in kinds.most_common()],
+        *["  problem: " + line for line in _one_line_per_kind(problems)],
         *["  " + line for line in licences.lines([info["licence"]])],
     ]
     if not info["patient_key"]:
         text.insert(1, "  no patient key: patient leakage cannot be ruled out")
     data = info | {"out": str(out), "splits": dict(split), "problems": [p._asdict() for p in problems]}
     return Report("\n".join(text), data)
+
+
+def _one_line_per_kind(problems: list[Problem]) -> list[str]:
+    """Counted kinds of problems, the most frequent first; a detail is shown where all of a kind have the same."""
+    numbers = Counter((p.kind, p.action) for p in problems)
+    texts: dict[tuple[str, str], set[str]] = {}
+    for problem in problems:
+        texts.setdefault((problem.kind, problem.action), set()).add(problem.problem)
+    lines = []
+    for (kind, action), number in numbers.most_common():
+        shown = texts[kind, action]
+        lines.append(f"{number} x {shown.pop() if len(shown) == 1 else kind} ({action})")
+    return lines

@@ -50,3 +50,8 @@ def get_source(name: str) -> Source:
     if name not in NAMES:
         raise InputError(f"unknown source '{name}'; {did_you_mean(name, NAMES)} (`dermssl sources` lists them)")
     return importlib.import_module(f"dermssl.data.sources.{name}").SOURCE
+
+
+def overlapping(one: str, other: str) -> bool:
+    """Whether these two sources are known to share images or lesions (`Source.overlaps`)."""
+    return other in get_source(one).overlaps or one in get_source(other).overlaps

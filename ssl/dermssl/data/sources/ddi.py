@@ -49,4 +49,5 @@ SOURCE = Source(
     targets={"malignancy": Target("malignancy", ("benign", "malignant"), kind="binary", positive="malignant")},
     read=read,
     patient_key=False,
+    overlaps=("fitzpatrick17k",),
 )

@@ -95,7 +95,10 @@ def _find(wanted: str | None, by_path: dict[str, str], by_name: dict[str, list[s
         return by_path[key], None
     if len(named) == 1:
         return named[0], None
-    return None, f"{len(named)} files of that name" if named else "named in the table but there is no such file"
+    return (
+        None,
+        f"several files of that name ({len(named)})" if named else "named in the table but there is no such file",
+    )
 
 
 def _key(name: str) -> str:

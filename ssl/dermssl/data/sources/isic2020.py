@@ -76,4 +76,6 @@ SOURCE = Source(
         "diagnosis": Target("diagnosis", CLASSES, level="case"),
     },
     read=read,
+    # Both editions hold the same images, and both are read by this file.
+    overlaps=("isic2020",),
 )

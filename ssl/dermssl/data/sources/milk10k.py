@@ -52,4 +52,5 @@ SOURCE = Source(
     targets={"diagnosis": Target("diagnosis", CLASSES, level="case")},
     read=read,
     patient_key=False,
+    overlaps=("ham10000", "isic2019"),
 )

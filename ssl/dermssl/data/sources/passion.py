@@ -92,7 +92,7 @@ def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Pr
     if (sides > 1).any():
         raise InputError(f"{path}: subjects in two splits: {', '.join(sides[sides > 1].index[:5])}")
     problems = [
-        Problem(f"subject {row.subject_id}", f"in the split file ({row.Split}) but without a label row", "left out")
+        Problem(f"subject {row.subject_id}", f"without a label row but in the split file ({row.Split})", "left out")
         for row in table.itertuples()
         if row.subject_id not in labelled
     ]

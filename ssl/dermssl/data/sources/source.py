@@ -1,5 +1,6 @@
 """What a source declares: where its facts, units and targets come from, and how its raw layout is read."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,19 @@ from dermssl.data.targets import Target
 
 
 class Problem(NamedTuple):
-    """One line of ``problems.csv``: what was wrong with which file or row, and what was done about it."""
+    """One line of ``problems.csv``: what was wrong with which file or row, and what was done about it.
+
+    Where ``problem`` has a detail of this one file, it stands last, after ``:`` or in brackets.
+    """
 
     file: str
     problem: str
     action: str
+
+    @property
+    def kind(self) -> str:
+        """``problem`` without its detail: what equal problems of other files are counted under."""
+        return re.split(r": | \(", self.problem, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Source:
     read: Callable[[Path], "Records"]
     patient_key: bool = True
     """False: patient leakage cannot be ruled out, and every report says so."""
+    overlaps: tuple[str, ...] = ()
+    """Sources known to share images or lesions with this one; saying it on one of the two is enough."""
 
 
 @dataclass
