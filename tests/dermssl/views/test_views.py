@@ -75,16 +75,52 @@ def test_colour_operations_are_torchvisions(name):
     torch.manual_seed(0)
     images = torch.rand(4, 3, 20, 20)
     amounts = torch.tensor([-0.3, -0.02, 0.1, 0.5] if name == "hue" else [0.4, 0.9, 1.1, 1.5])
-    ours = getattr(photometric, name)(images, amounts.view(-1, 1, 1, 1))
     theirs = [getattr(reference, f"adjust_{name}")(i, float(a)) for i, a in zip(images, amounts, strict=True)]
+    ours = getattr(photometric, name)(images, amounts)
     torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-6, rtol=0)
 
 
-def test_blur_is_torchvisions_gaussian_with_its_own_sigma_per_view():
+@pytest.mark.parametrize("shift", [-0.5, -0.2, 0.02, 0.5])
+def test_hue_is_torchvisions_where_channels_are_equal(shift):
+    levels = torch.tensor([0.0, 0.25, 1.0])
+    image = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 3, 9).contiguous()
+    theirs = reference.adjust_hue(image, shift)
+    torch.testing.assert_close(photometric.hue(image, torch.tensor([shift])), theirs, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["shifted copies", "matrices"])
+def test_blur_is_torchvisions_gaussian_with_its_own_sigma_per_view(way):
     torch.manual_seed(0)
     images, sigmas = torch.rand(3, 3, 40, 40), torch.tensor([0.3, 1.0, 2.0])
-    theirs = [reference.gaussian_blur(i, [17, 17], [float(s)] * 2) for i, s in zip(images, sigmas, strict=True)]
-    torch.testing.assert_close(photometric.blur(images, sigmas), torch.stack(theirs), atol=2e-6, rtol=0)
+    kernels = [2 * int(np.ceil(4 * float(s))) + 1 for s in sigmas]
+    theirs = [
+        reference.gaussian_blur(image, [kernel] * 2, [float(sigma)] * 2)
+        for image, kernel, sigma in zip(images, kernels, sigmas, strict=True)
+    ]
+    blur = photometric.blur if way == "shifted copies" else photometric.blur_by_matrices
+    torch.testing.assert_close(blur(images, sigmas), torch.stack(theirs), atol=2e-6, rtol=0)
+
+
+def test_a_view_is_the_same_alone_and_in_any_company():
+    pixels = torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
+    view = list_views(options)[0]
+    parameters = np.stack([draws.photometric(options, view, draws.uniforms(0, 0, p, 1)[0]) for p in range(40)])
+    together = photometric.finish(pixels, parameters, MEAN, STD)
+    alone = [photometric.finish(pixels[i : i + 1], parameters[i : i + 1], MEAN, STD) for i in range(40)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
+    assert together.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_chunks_of_a_cpu_and_the_single_chunk_of_a_gpu_give_the_same_views(monkeypatch):
+    pixels = torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
+    view = list_views(options)[0]
+    parameters = np.stack([draws.photometric(options, view, draws.uniforms(0, 0, p, 1)[0]) for p in range(40)])
+    chunked = photometric.finish(pixels, parameters, MEAN, STD)
+    monkeypatch.setattr(photometric, "_chunks", lambda parameters, values, device: [np.arange(len(parameters))])
+    monkeypatch.setitem(photometric._AFTERWARDS, "sigma", photometric.blur_by_matrices)
+    torch.testing.assert_close(photometric.finish(pixels, parameters, MEAN, STD), chunked, atol=2e-6, rtol=0)
 
 
 def test_a_view_goes_through_its_changes_in_its_own_order():

@@ -1,0 +1,182 @@
+"""Kill a small pretraining run at random moments, start it again, and compare its weights with an uninterrupted run's.
+
+    python scripts/bench/kill_resume.py [--kills 50] [--methods dino simclr] [--seed 0] [--out results/kill_resume.md]
+
+Each method first runs without interruption. Then the same command is started in a fresh folder, killed (SIGKILL) after
+a time drawn uniformly from 0 to what the uninterrupted run took, and started again, until it is done; then in another
+fresh folder, until the kills are used up. Drop path is on. Weights, optimizer moments and losses must be equal bit by
+bit; the exit code is 1 where they are not. How long it takes: about the kills times half a run's time.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dermssl.cli import main as dermssl
+from dermssl.files import TEMPORARY
+
+SETTINGS = {
+    "model.backbone": "test_vit",
+    "model.drop_path": 0.2,
+    "views.global_size": 32,
+    "views.local_size": 16,
+    "training.epochs": 60,
+    "training.batch": 8,
+    "training.log_every": 1,
+    "training.state_every_epochs": 0.5,
+    "training.precision": "fp32",
+    "optim.warmup_epochs": 1,
+    "online.every_epochs": 10,
+    "data.workers": 1,
+    "health.on_collapse": "warn",
+}
+METHODS = {
+    "dino": {"views.local_count": 1, "dino.out_dim": 32, "dino.hidden_dim": 16, "dino.bottleneck_dim": 8},
+    "simclr": {"views.local_count": 0, "simclr.hidden_dim": 16, "simclr.out_dim": 8},
+}
+
+
+def make_dataset(folder: Path, images: int = 40) -> Path:
+    """A prepared set of striped pictures in two classes."""
+    numbers = np.random.default_rng(0)
+    for index in range(images):
+        pixels = numbers.integers(0, 90, (36, 40, 3), dtype=np.uint8)
+        pixels[np.s_[::4] if index % 2 else np.s_[:, ::4]] += 120
+        path = folder / "raw" / ("along", "across")[index % 2] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    out = folder / "pictures"
+    arguments = ["--root", str(folder / "raw"), "--out", str(out), "--name", "pictures", "--workers", "1"]
+    assert dermssl(["prepare", "--source", "folder", *arguments]) == 0
+    return out
+
+
+def start(method: str, data: Path, run: Path) -> subprocess.Popen:
+    """One start of ``dermssl pretrain``: the same command every time."""
+    options = {"method": method} | SETTINGS | METHODS[method]
+    pairs = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "dermssl", "pretrain", "--data", str(data), "--out", str(run), *pairs]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    output = (run.parent / f"{run.name}.log").open("a")
+    return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+
+
+def kill_after(process: subprocess.Popen, seconds: float) -> bool:
+    """SIGKILL to the run after ``seconds``; False if it ended by itself before. Raises RuntimeError if it failed."""
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    if code:
+        raise RuntimeError(f"a start ended with exit code {code}: see the run's log")
+    return False
+
+
+def moment(run: Path, lines: int, pid: int) -> str:
+    """What process ``pid`` was doing when it was killed, by what it left; ``lines`` were logged when it started."""
+    if any(run.rglob(f".*.{pid}{TEMPORARY}")):
+        return "in the middle of a write"
+    if not list((run / "state").glob("step_*")):
+        return "before the first state"
+    return "training" if count_lines(run) > lines else "starting again"
+
+
+def count_lines(run: Path) -> int:
+    """Lines of metrics.jsonl."""
+    metrics = run / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def outcome(run: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Weights and moments of the last state, and the loss of every step."""
+    last = sorted((run / "state").glob("step_*"))[-1]
+    tensors = load_file(last / "model.safetensors") | load_file(last / "optimizer.safetensors")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return tensors, [line["loss"] for line in lines if "loss" in line]
+
+
+def is_same(run: Path, whole: Path) -> bool:
+    """Whether both runs ended with the same bits."""
+    (ours, our_losses), (theirs, their_losses) = outcome(run), outcome(whole)
+    if ours.keys() != theirs.keys() or our_losses != their_losses:
+        return False
+    return all(ours[name].numpy().tobytes() == theirs[name].numpy().tobytes() for name in ours)
+
+
+def torture(method: str, data: Path, folder: Path, kills: int, seed: int) -> dict:
+    """The uninterrupted run, then killed ones until ``kills`` are used up and the last run is done."""
+    folder.mkdir()
+    began = time.perf_counter()
+    if kill_after(start(method, data, folder / "whole"), 3600):
+        raise RuntimeError("the uninterrupted run took over an hour")
+    seconds = time.perf_counter() - began
+    draw = random.Random(seed)
+    moments: Counter[str] = Counter()
+    same: list[bool] = []
+    while moments.total() < kills:
+        run = folder / f"run{len(same)}"
+        while True:
+            lines, left = count_lines(run), moments.total() < kills
+            process = start(method, data, run)
+            if not kill_after(process, draw.uniform(0, seconds) if left else 3600):
+                break
+            moments[moment(run, lines, process.pid)] += 1
+            print(f"{method}: kill {moments.total()} of {kills}", file=sys.stderr, flush=True)
+        same.append(is_same(run, folder / "whole"))
+    return {"method": method, "seconds": seconds, "moments": moments, "same": same}
+
+
+def table(results: list[dict]) -> str:
+    """One line per method."""
+    lines = [
+        "| method | kills | where they fell | runs | runs that ended with the same bits | uninterrupted run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        where = ", ".join(f"{count} {name}" for name, count in result["moments"].most_common())
+        lines.append(
+            f"| {result['method']} | {result['moments'].total()} | {where} | {len(result['same'])} "
+            f"| {sum(result['same'])} | {result['seconds']:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Kill, compare, print (or write) the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="per method")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = make_dataset(Path(scratch))
+        results = [torture(m, data, Path(scratch) / m, options.kills, options.seed) for m in options.methods]
+    text = (
+        "# Killed at random and started again\n\n"
+        f"`python scripts/bench/kill_resume.py --kills {options.kills} --seed {options.seed} "
+        f"--methods {' '.join(options.methods)}`: {SETTINGS['model.backbone']}, {SETTINGS['training.epochs']} epochs, "
+        f"drop path {SETTINGS['model.drop_path']}, one CPU thread, torch {torch.__version__}.\n\n{table(results)}\n"
+    )
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+    return 0 if all(same for result in results for same in result["same"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Pretraining images per second: `dermssl pretrain` against lightly's example loop, in turns on the same machine.
+
+    python scripts/bench/pretrain_speed.py data/ham10000 RAW/ham10000 [--methods simclr dino] [--backbone resnet18]
+        [--size 64] [--local 32] [--locals 6] [--batch 128] [--steps 30] [--rounds 3] [--threads 2] [--workers 2]
+
+The first folder is made by `dermssl prepare`, the second holds the same images as they came. lightly's side is the
+example of its documentation (transform, LightlyDataset, DataLoader, heads, loss, optimizer, float32), with the sizes,
+the batch and the backbone set to ours. Each round runs both sides once; the first third of the steps is not counted.
+Figures are wall-clock, so let nothing else run. The precision of dermssl is what `training.precision` chooses unless
+--precision says otherwise.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightly.data import LightlyDataset
+from lightly.loss import DINOLoss, NTXentLoss
+from lightly.models.modules import DINOProjectionHead, SimCLRProjectionHead
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.transforms import DINOTransform, SimCLRTransform
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dermssl import backbone
+from dermssl.files import read_json
+
+HIDDEN, BOTTLENECK, OUT_DIM = 512, 64, 2048
+"""Widths of the heads in lightly's examples, on both sides."""
+
+Step = Callable[[list[Tensor]], None]
+
+
+def lightly_simclr(options: argparse.Namespace) -> Step:
+    """https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"""
+    body = backbone.build(options.backbone, options.size, 0.0)
+    model = nn.Sequential(body, SimCLRProjectionHead(int(body.num_features), HIDDEN, 128))
+    criterion = NTXentLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
+
+    def step(views: list[Tensor]) -> None:
+        loss = criterion(model(views[0]), model(views[1]))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def lightly_dino(options: argparse.Namespace) -> Step:
+    """https://docs.lightly.ai/self-supervised-learning/examples/dino.html"""
+    student = backbone.build(options.backbone, options.size, 0.0)
+    teacher = copy.deepcopy(student)
+    width = int(student.num_features)
+    student_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1)
+    teacher_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM)
+    deactivate_requires_grad(teacher)
+    deactivate_requires_grad(teacher_head)
+    criterion = DINOLoss(output_dim=OUT_DIM, warmup_teacher_temp_epochs=5)
+    optimizer = torch.optim.Adam([*student.parameters(), *student_head.parameters()], lr=0.001)
+
+    def step(views: list[Tensor]) -> None:
+        update_momentum(student, teacher, m=0.996)
+        update_momentum(student_head, teacher_head, m=0.996)
+        teacher_out = [teacher_head(teacher(view)) for view in views[:2]]
+        student_out = [student_head(student(view)) for view in views]
+        loss = criterion(teacher_out, student_out, epoch=0)
+        loss.backward()
+        student_head.cancel_last_layer_gradients(current_epoch=0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def lightly_speed(method: str, options: argparse.Namespace) -> float:
+    """Images per second of lightly's loop on the raw files."""
+    if method == "simclr":
+        transform, step = SimCLRTransform(input_size=options.size), lightly_simclr(options)
+    else:
+        transform = DINOTransform(
+            global_crop_size=options.size, local_crop_size=options.local, n_local_views=options.locals
+        )
+        step = lightly_dino(options)
+    loader = DataLoader(
+        LightlyDataset(str(options.raw), transform=transform),
+        batch_size=options.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=options.workers,
+    )
+    warm_up, done, since = options.steps // 3, 0, 0.0
+    while True:
+        for batch in loader:
+            step(batch[0])
+            done += 1
+            if done == warm_up:
+                since = time.perf_counter()
+            if done == options.steps:
+                return (options.steps - warm_up) * options.batch / (time.perf_counter() - since)
+
+
+def dermssl_speed(method: str, options: argparse.Namespace) -> float:
+    """Images per second of `dermssl pretrain` on the dataset folder, as its metrics.jsonl tells them."""
+    images = read_json(options.data / "dataset.json", "dermssl prepare")["counts"]["images"]
+    epochs = math.ceil(2 * options.steps * options.batch / images) + 1
+    every = max(1, options.steps // 6)
+    settings = {
+        "method": method,
+        "model.backbone": options.backbone,
+        "model.drop_path": 0,
+        "views.global_size": options.size,
+        "views.local_size": options.local,
+        "views.local_count": options.locals if method == "dino" else 0,
+        "dino.out_dim": OUT_DIM,
+        "dino.hidden_dim": HIDDEN,
+        "dino.bottleneck_dim": BOTTLENECK,
+        "simclr.hidden_dim": HIDDEN,
+        "training.batch": options.batch,
+        "training.epochs": epochs,
+        "training.precision": options.precision,
+        "training.log_every": every,
+        "training.state_every_epochs": epochs,
+        "online.every_epochs": epochs,
+        "online.max_images": 100,
+        "optim.warmup_epochs": 0,
+        "health.on_collapse": "warn",
+        "data.workers": options.workers,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Path(scratch) / "run"
+        pairs = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+        command = [sys.executable, "-m", "dermssl", "pretrain", "--data", str(options.data), "--out", str(run), *pairs]
+        with (Path(scratch) / "log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(options))
+            speeds = _read_speeds(process, run / "metrics.jsonl", options.steps)
+        if not speeds:
+            raise SystemExit((Path(scratch) / "log").read_text())
+    counted = [speed for step, speed in speeds.items() if options.steps // 3 < step <= options.steps]
+    return statistics.harmonic_mean(counted)
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": str(options.threads), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _read_speeds(process: subprocess.Popen, metrics: Path, steps: int) -> dict[int, float]:
+    """Images per second by step, read until ``steps`` are done; the rest of the run is not needed."""
+    speeds: dict[int, float] = {}
+    while max(speeds, default=0) < steps:
+        ended = process.poll() is not None
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        speeds = {record["step"]: record["images_per_second"] for record in records if "images_per_second" in record}
+        if ended:
+            break
+        time.sleep(0.5)
+    process.terminate()
+    process.wait()
+    return speeds
+
+
+def main() -> None:
+    """Measure and print (or write) the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="dataset folder")
+    parser.add_argument("raw", type=Path, help="folder with the same images as they came")
+    parser.add_argument("--methods", nargs="+", choices=["simclr", "dino"], default=["simclr", "dino"])
+    parser.add_argument("--backbone", default="resnet18", help="timm name, on both sides")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--local", type=int, default=32)
+    parser.add_argument("--locals", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="data workers, on both sides")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of dermssl")
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    text = report(options)
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+def report(options: argparse.Namespace) -> str:
+    """The page: what was run, and one line per method with the medians over the rounds."""
+    load = os.getloadavg()[0]
+    lines = ["| method | lightly, images/s | dermssl, images/s | ratio |", "|---|---|---|---|"]
+    for method in options.methods:
+        pairs = [(lightly_speed(method, options), dermssl_speed(method, options)) for _ in range(options.rounds)]
+        theirs, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(our / their for their, our in pairs)
+        lines.append(f"| {method} | {theirs:.1f} | {ours:.1f} | {ratio:.2f}x |")
+    about = (
+        f"{options.backbone}, {options.size} px" + f" (DINO: 2x{options.size} + {options.locals}x{options.local}), "
+        f"batch {options.batch}, {options.steps} steps, median of {options.rounds} rounds, {options.threads} threads, "
+        f"{options.workers} data workers; dermssl {options.precision}, lightly fp32; "
+        f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, load {load:.1f} at the start."
+    )
+    return "\n\n".join(["# Pretraining speed against lightly's example loop", about, "\n".join(lines)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
