@@ -23,7 +23,7 @@ def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
     return philox(seed, VIEW_STREAM, position, epoch).random((views, DRAWS_PER_VIEW))
 
 
-def crop_box(view: View, width: int, height: int, draws: np.ndarray) -> tuple[float, float, float, float]:
+def crop_box(view: View, width: int, height: int, draws: np.ndarray) -> tuple[int, int, int, int]:
     """Random resized crop as torchvision draws it: area share, log-uniform ratio, ten tries, else a centre crop.
 
     Args:
@@ -46,7 +46,7 @@ def crop_box(view: View, width: int, height: int, draws: np.ndarray) -> tuple[fl
     else:
         crop_width, crop_height = _nearest_ratio(width, height)
         left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    return float(left), float(top), float(left + crop_width), float(top + crop_height)
+    return int(left), int(top), int(left + crop_width), int(top + crop_height)
 
 
 def _nearest_ratio(width: int, height: int) -> tuple[float, float]:

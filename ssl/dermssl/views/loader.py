@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dermssl.data.store import ImageStore
 from dermssl.views import draws, photometric
-from dermssl.views.crops import cut
+from dermssl.views.crops import as_tensor, cut
 from dermssl.views.recipe import View, ViewOptions, list_views
 from dermssl.views.sampler import Item, RankBatches
 
@@ -33,7 +33,7 @@ class Pool:
 class Crops(NamedTuple):
     """One batch as workers hand it over: per crop size, 8-bit pixels and photometric parameters, view by view.
 
-    ``pixels[s]`` is ``(V, B, S, S, 3)`` uint8 and ``parameters[s]`` ``(V, B, 9)`` float32.
+    ``pixels[s]`` is ``(V, B, 3, S, S)`` uint8 and ``parameters[s]`` ``(V, B, 9)`` float32.
     """
 
     pixels: list[Tensor]
@@ -55,19 +55,19 @@ class ViewDataset(Dataset):
     def __getitems__(self, items: list[Item]) -> Crops:
         """The crops of one micro-batch."""
         sizes = [(size, list(views)) for size, views in groupby(self.views, key=lambda view: view.size)]
-        pixels = [np.empty((len(views), len(items), size, size, 3), dtype=np.uint8) for size, views in sizes]
+        pixels = [np.empty((len(views), len(items), 3, size, size), dtype=np.uint8) for size, views in sizes]
         parameters = [np.empty((len(views), len(items), len(draws.PHOTOMETRIC)), np.float32) for _, views in sizes]
         places = [(group, index) for group, (_, views) in enumerate(sizes) for index in range(len(views))]
         for column, item in enumerate(items):
-            image = self.pool.stores[self.pool.store[item.row]].image(int(self.pool.row[item.row]))
+            image = as_tensor(self.pool.stores[self.pool.store[item.row]].image(int(self.pool.row[item.row])))
             numbers = draws.uniforms(self.seed, item.epoch, item.position, len(self.views))
             for view, drawn, (group, index) in zip(self.views, numbers, places, strict=True):
-                pixels[group][index, column] = np.asarray(self._cut(image, view, drawn))
+                pixels[group][index, column] = self._cut(image, view, drawn)
                 parameters[group][index, column] = draws.photometric(self.options, view, drawn)
         return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in parameters])
 
-    def _cut(self, image, view: View, drawn: np.ndarray):
-        box = draws.crop_box(view, image.width, image.height, drawn)
+    def _cut(self, image: Tensor, view: View, drawn: np.ndarray) -> np.ndarray:
+        box = draws.crop_box(view, image.shape[2], image.shape[1], drawn)
         return cut(image, box, view.size, draws.turn(self.options, drawn))
 
 

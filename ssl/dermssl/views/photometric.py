@@ -28,7 +28,7 @@ def finish(pixels: Tensor, parameters: np.ndarray, mean: tuple[float, ...], std:
     """8-bit crops -> augmented, normalised views.
 
     Args:
-        pixels: ``(N, S, S, 3)`` uint8 on the training device.
+        pixels: ``(N, 3, S, S)`` uint8 on the training device.
         parameters: ``(N, 9)`` float32 on the CPU, columns as `PHOTOMETRIC`.
         mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
 
@@ -38,14 +38,13 @@ def finish(pixels: Tensor, parameters: np.ndarray, mean: tuple[float, ...], std:
     device = pixels.device
     shift = torch.tensor(mean, device=device).view(1, 3, 1, 1)
     scale = torch.tensor(std, device=device).view(1, 3, 1, 1)
-    crops = pixels.permute(0, 3, 1, 2)
-    views = torch.empty(crops.shape, device=device, memory_format=torch.channels_last)
+    views = torch.empty(pixels.shape, device=device, memory_format=torch.channels_last)
     for rows in _chunks(parameters, pixels[0].numel(), device):
         runs = _runs(rows)
-        x = torch.empty((len(rows), *crops.shape[1:]), device=device)
+        x = torch.empty((len(rows), *pixels.shape[1:]), device=device)
         places = x.split([run.stop - run.start for run in runs])
         for run, place in zip(runs, places, strict=True):
-            place.copy_(crops[run])
+            place.copy_(pixels[run])
         _change(x.div_(255), parameters[rows])
         x.sub_(shift).div_(scale)
         for run, place in zip(runs, places, strict=True):
