@@ -67,20 +67,25 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
             kept_out = set(dataset.column("group_id")[online.score])
             wanted &= ~np.isin(dataset.column("group_id"), list(kept_out))
         rows.append(np.flatnonzero(wanted))
-    rows = _drop_copies(datasets, rows, splits)
+    rows = _drop_copies(datasets, rows, splits, online)
     for dataset, chosen in zip(datasets, rows, strict=True):
         if not len(chosen):
-            raise InputError(f"{dataset.folder} has no training rows: check its `split` column")
+            raise InputError(
+                f"{dataset.folder} has nothing to train on: its images are test rows by its `split` column, or copies "
+                "of images that are used already; leave it out of --data"
+            )
     return TrainingData(datasets, rows, online)
 
 
-def _drop_copies(datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str) -> list[np.ndarray]:
-    """Keep pixel-identical images once, and never one whose copy is a test image of a pooled set."""
+def _drop_copies(
+    datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str, online: OnlineSet | None
+) -> list[np.ndarray]:
+    """Keep pixel-identical images once, and never one whose copy is scored on: test of any set, or online."""
     hashes = [dataset.column("pixel_sha256") for dataset in datasets]
-    tested: set[str] = set()
+    scored: set[str] = set() if online is None else set(online.dataset.column("pixel_sha256")[online.score])
     if splits != "all":
         for dataset, values in zip(datasets, hashes, strict=True):
-            tested |= set(values[dataset.column("split") == "test"])
+            scored |= set(values[dataset.column("split") == "test"])
     table = pd.DataFrame(
         {
             "set": np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
@@ -88,12 +93,14 @@ def _drop_copies(datasets: Sequence[Dataset], rows: list[np.ndarray], splits: st
             "hash": np.concatenate([values[r] for values, r in zip(hashes, rows, strict=True)]),
         }
     )
-    in_test, doubled = table["hash"].isin(tested), table["hash"].duplicated()
-    if in_test.any():
-        log.warning("left out %d training images whose pixels are those of a test image", int(in_test.sum()))
-    if (doubled & ~in_test).any():
-        log.warning("kept %d pixel-identical images once", int((doubled & ~in_test).sum()))
-    kept = table[~in_test & ~doubled]
+    in_score, doubled = table["hash"].isin(scored), table["hash"].duplicated()
+    if in_score.any():
+        log.warning("left out %d training images that are copies of scored images (same pixels)", int(in_score.sum()))
+    if (doubled & ~in_score).any():
+        log.warning(
+            "left out %d training images that are copies of others (same pixels)", int((doubled & ~in_score).sum())
+        )
+    kept = table[~in_score & ~doubled]
     return [kept.loc[kept["set"] == index, "row"].to_numpy() for index in range(len(rows))]
 
 

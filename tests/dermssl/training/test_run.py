@@ -14,9 +14,12 @@ from tiny_runs import SIMCLR, metrics, prepare_pictures, status
 
 from dermssl import backbone
 from dermssl.cli import main
-from dermssl.data.dataset import open_dataset
+from dermssl.data.dataset import open_dataset, open_datasets
+from dermssl.errors import InputError
 from dermssl.files import write_parquet
 from dermssl.training.online import rankme
+from dermssl.training.options import OnlineOptions
+from dermssl.training.pool import select_rows
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +115,29 @@ def test_export_copies_the_encoder_with_its_card(run, tmp_path):
 
 
 def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp_path, caplog):
-    twin = prepare_pictures(tmp_path, "twin", 40, seed=0)
+    twin = prepare_pictures(tmp_path, "twin", 60, seed=0)
     options = SIMCLR | {"training.epochs": "1", "data.weights": "equal"}
     changes = {key.replace(".", "__"): value for key, value in options.items()}
     caplog.set_level("INFO", logger="dermssl")
     assert pretrain([dataset, twin], tmp_path / "run", **changes) == 0
     ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pandas()
     assert ledger["pixel_sha256"].is_unique
-    assert any("pixel-identical" in message for message in caplog.messages)
+    assert any("copies of others" in message for message in caplog.messages)
+
+
+def test_a_copy_in_another_set_of_an_image_that_is_scored_on_is_not_trained_on(dataset, tmp_path):
+    sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 60, seed=0))])
+    data = select_rows(sets, "train", OnlineOptions(), seed=0)
+    assert data.online is not None and data.online.dataset is sets[0] and len(data.online.score)
+    scored = set(sets[0].column("pixel_sha256")[data.online.score])
+    assert scored <= set(sets[1].column("pixel_sha256"))
+    assert not scored & set(data.ledger(np.zeros(sum(map(len, data.rows)), int))["pixel_sha256"].to_pylist())
+
+
+def test_a_set_that_holds_nothing_but_copies_is_refused(dataset, tmp_path):
+    sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 40, seed=0))])
+    with pytest.raises(InputError, match=r"twin has nothing to train on.*copies"):
+        select_rows(sets, "train", OnlineOptions(), seed=0)
 
 
 def test_continued_pretraining_starts_from_the_earlier_encoder(run, pretrain, dataset, tmp_path):

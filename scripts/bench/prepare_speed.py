@@ -1,0 +1,147 @@
+"""Images/s of ``dermssl prepare`` from 12-megapixel JPEGs, against plain Pillow loops in the same run.
+
+    python scripts/bench/prepare_speed.py [--images 48] [--repeats 3]
+    python scripts/bench/prepare_speed.py --memory 4000 16000
+
+The loops decode and resize to the same size and keep nothing: no hashes, no store, no table. ``thumbnail`` lets
+the JPEG decoder skip detail, which prepare cannot do: ``pixel_sha256`` is of every pixel at full size. CPU time is
+printed beside the rate because it says more where the machine is shared. Results are in results/prepare_speed.md.
+"""
+
+import argparse
+import functools
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+from dermssl.data.options import PrepareOptions
+from dermssl.data.prepare import prepare
+from dermssl.data.workers import available_cores, process_map
+
+SHORT_SIDE = 384
+PHOTO = (4000, 3000)
+TINY = (48, 36)
+
+
+def make_photo(number: int, folder: Path, size: tuple[int, int]) -> None:
+    """A JPEG of the weight of a phone's: soft shapes under sensor noise, quality 90 (12 megapixels: 3 MB)."""
+    random = np.random.default_rng(number)
+    shapes = Image.fromarray(random.integers(60, 220, (24, 32, 3), dtype=np.uint8))
+    soft = np.asarray(shapes.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    noise = 4 * random.standard_normal((*soft.shape[:2], 1), dtype=np.float32)
+    picture = Image.fromarray((soft + noise).clip(0, 255).astype(np.uint8))
+    picture.save(folder / f"{number:06d}.jpg", quality=90)
+
+
+def plain(file: Path) -> int:
+    """Pillow's decode and resize, as most data loaders write it."""
+    with Image.open(file) as image:
+        scale = SHORT_SIDE / min(image.size)
+        return image.convert("RGB").resize((round(image.width * scale), round(image.height * scale))).width
+
+
+def thumbnail(file: Path) -> int:
+    """Pillow's own short cut: the decoder leaves out detail that the small picture cannot show."""
+    with Image.open(file) as image:
+        scale = SHORT_SIDE / min(image.size)
+        image.thumbnail((round(image.width * scale), round(image.height * scale)))
+        return image.width
+
+
+def loop(step: Callable[[Path], int], folder: Path, workers: int) -> None:
+    """``step`` over every file, in ``workers`` processes."""
+    with process_map(workers) as in_processes:
+        for _ in in_processes(step, sorted(folder.iterdir())):
+            pass
+
+
+def whole_prepare(folder: Path, workers: int) -> None:
+    """The command itself, written beside the photos and thrown away."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as out:
+        prepare(PrepareOptions(source="folder", root=str(folder), out=f"{out}/data", workers=workers))
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its finished children."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def peak_memory(reset: bool = False) -> float:
+    """Peak resident memory of this process alone since the last reset, MiB (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
+    """Every way in turn, ``repeats`` times, so that a change of load meets all of them; medians."""
+    ways = {
+        "Pillow decode + resize, 1 process": functools.partial(loop, plain, folder, 1),
+        f"Pillow decode + resize, {cores} processes": functools.partial(loop, plain, folder, cores),
+        f"Pillow thumbnail, {cores} processes": functools.partial(loop, thumbnail, folder, cores),
+        "dermssl prepare, 1 process": functools.partial(whole_prepare, folder, 1),
+        f"dermssl prepare, {cores} processes": functools.partial(whole_prepare, folder, cores),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start, cpu = time.perf_counter(), cpu_seconds()
+            way()
+            rates[name].append(images / (time.perf_counter() - start))
+            costs[name].append((cpu_seconds() - cpu) / images)
+    base = median(rates[next(iter(ways))])
+    print(f"{'':44}{'images/s':>10}{'x first':>9}{'CPU ms/image':>14}")
+    for name in ways:
+        print(
+            f"{name:44}{median(rates[name]):10.1f}{median(rates[name]) / base:9.2f}{1000 * median(costs[name]):14.0f}"
+        )
+
+
+def compare_memory(scratch: Path, sizes: list[int], cores: int) -> None:
+    """Peak memory of the main process for data sets of several sizes, smallest first."""
+    for images in sizes:
+        folder = scratch / f"{images}"
+        make_photos(folder, images, TINY, cores)
+        before = peak_memory(reset=True)
+        whole_prepare(folder, cores)
+        print(f"{images} images: main process {before:.0f} MiB before, {peak_memory():.0f} MiB at its peak")
+
+
+def make_photos(folder: Path, images: int, size: tuple[int, int], cores: int) -> None:
+    """Fill ``folder`` with that many generated photos."""
+    folder.mkdir()
+    with process_map(cores) as in_processes:
+        list(in_processes(functools.partial(make_photo, folder=folder, size=size), range(images)))
+
+
+def main() -> None:
+    """Measure what is asked for and print it with the machine's load before and after."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=int, nargs="+", metavar="IMAGES", help="measure memory at these sizes instead")
+    options = parser.parse_args()
+    cores, load = available_cores(), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.memory:
+            compare_memory(Path(scratch), sorted(options.memory), cores)
+        else:
+            folder = Path(scratch) / "photos"
+            make_photos(folder, options.images, PHOTO, cores)
+            megabytes = sum(file.stat().st_size for file in folder.iterdir()) / options.images / 1e6
+            print(f"{options.images} JPEGs of {PHOTO[0]} x {PHOTO[1]}, {megabytes:.1f} MB each, store at {SHORT_SIDE}")
+            compare_speed(folder, options.images, options.repeats, cores)
+    print(f"{cores} cores, load {load:.1f} before and {os.getloadavg()[0]:.1f} after")
+
+
+if __name__ == "__main__":
+    main()
