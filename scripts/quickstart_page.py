@@ -9,7 +9,7 @@ ORDER = ("pixels", "untrained", "trained")
 NEXT = """next, with real data:
   PASSION: ask for access with the form on https://passionderm.github.io/, unpack it to raw/passion, then
     dermssl prepare --source passion --root raw/passion --out data/passion
-    dermssl pretrain --config configs/dino_resnet18_small.yaml --data data/passion --out checkpoints/passion
+    dermssl pretrain --config configs/simclr_resnet18_small.yaml --data data/passion --out checkpoints/passion
     dermeval embed --encoder checkpoints/passion --data data/passion --out embeddings/passion
     dermeval evaluate --protocol passion embeddings/passion
   other sets: dermssl sources"""
