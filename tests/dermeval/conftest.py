@@ -75,6 +75,7 @@ def make_dataset(tmp_path):
             "group": "patient",
             "case": "patient",
             "patient_key": True,
+            "source": "folder",
             "short_side": 96,
             "targets": {"dx": target},
         }
