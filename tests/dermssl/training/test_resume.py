@@ -64,14 +64,6 @@ def test_interrupted_equals_uninterrupted_bit_by_bit(whole, pretrain, dataset, t
     assert metrics(tmp_path / "run", "online_rankme") == metrics(whole, "online_rankme")
 
 
-def wait_for_state(process, run: Path) -> None:
-    for line in iter(process.stdout.readline, ""):
-        if (run / "state").is_dir() and list((run / "state").glob("step_*")):
-            return
-        assert "Error" not in line, line
-    raise AssertionError("ended before it saved a state")
-
-
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGKILL, -9, "running")]
 )
