@@ -1,6 +1,7 @@
 """A query photo: read as ``dermssl prepare`` would, then encoded by the encoder that made the index."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def read_photo(path: Path, short_side: int | None) -> Photo:
     return Photo(Image.open(io.BytesIO(jpeg)), measured["sha256"], measured["pixel_sha256"])
 
 
-def encode_photo(photo: Photo, recorded: dict[str, Any]) -> np.ndarray:
-    """Feature ``(D,)`` of a photo by the encoder that an index records.
+def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray]:
+    """The encoder that an index records, as a function from a photo to its feature ``(D,)``.
 
     Raises:
         InputError: the encoder is out of reach, no longer the one that made the index, or fitted to its data.
@@ -59,6 +60,10 @@ def encode_photo(photo: Photo, recorded: dict[str, Any]) -> np.ndarray:
             "run `dermeval embed` and `dermeval index` again"
         )
     transform = timm.data.create_transform(**encoder.preprocessing, is_training=False, normalize=False)
-    pixels = normalised(transform(photo.image)[None], encoder.preprocessing, torch.device("cpu"))
-    with torch.inference_mode():
-        return encoder.model(pixels).float().numpy()[0]
+
+    def encode(photo: Photo) -> np.ndarray:
+        pixels = normalised(transform(photo.image)[None], encoder.preprocessing, torch.device("cpu"))
+        with torch.inference_mode():
+            return encoder.model(pixels).float().numpy()[0]
+
+    return encode

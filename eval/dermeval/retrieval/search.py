@@ -13,7 +13,7 @@ from dermeval.retrieval import sheet
 from dermeval.retrieval.cases import Hits, nearest_cases
 from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.options import SearchOptions
-from dermeval.retrieval.photo import Photo, encode_photo, read_photo
+from dermeval.retrieval.photo import Photo, open_photo_encoder, read_photo
 from dermssl import neighbours
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -31,6 +31,14 @@ class Query:
     photo: Photo | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search found: one row per hit, best first (see `_table`), and sentences to read with it."""
+
+    table: pd.DataFrame
+    notes: list[str]
+
+
 def search(options: SearchOptions) -> Report:
     """Search an index; see `SearchOptions`."""
     if (options.photo is None) == (options.image_id is None):
@@ -38,25 +46,40 @@ def search(options: SearchOptions) -> Report:
     if options.out is not None:
         sheet.check_path(Path(options.out))
     index = open_index(options.index)
-    frame = index.frame
-    query = _indexed_query(index, frame, options.image_id) if options.image_id else _photo_query(index, frame, options)
-    barred = _own_rows(frame, query.rows, options.include_own)
-    groups = frame["image_id" if options.per_image else "group_id"]
-    hits = nearest_cases(index.entries, query.feature, options.k, barred, pd.factorize(groups)[0])
-    if not len(hits.rows):
-        raise InputError(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
-    notes = _notes(index, frame, query, hits, options)
-    table = _table(index, frame, hits)
-    drawn = _draw(index, frame, query, table, hits, options.out)
-    data = {"query": query.name, "notes": notes, "hits": _json_rows(table), "sheet": drawn}
-    page = [f"cases similar to {query.name} in {index.folder}", *[f"  {note}" for note in notes], _aligned(table)]
+    query = indexed_query(index, options.image_id) if options.image_id else _photo_query(index, str(options.photo))
+    found = find(index, query, options.k, options.include_own, options.per_image)
+    drawn = _draw(index, query, found.table, options.out)
+    data = {"query": query.name, "notes": found.notes, "hits": _json_rows(found.table), "sheet": drawn}
+    head = f"cases similar to {query.name} in {index.folder}"
+    page = [head, *[f"  {note}" for note in found.notes], _aligned(found.table)]
     return Report("\n".join(page + ([f"contact sheet: {drawn}"] if drawn else [])), data)
 
 
-def _indexed_query(index: SearchIndex, frame: pd.DataFrame, image_id: str) -> Query:
-    rows = np.flatnonzero(frame["image_id"] == image_id)
+def find(index: SearchIndex, query: Query, k: int, include_own: bool = False, per_image: bool = False) -> Found:
+    """The ``k`` cases most similar to the query; see `SearchOptions` for the switches.
+
+    Raises:
+        InputError: the index holds nothing but the query's own group.
+    """
+    frame = index.frame
+    barred = _own_rows(frame, query.rows, include_own)
+    groups = frame["image_id" if per_image else "group_id"]
+    hits = nearest_cases(index.entries, query.feature, k, barred, pd.factorize(groups)[0])
+    if not len(hits.rows):
+        raise InputError(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
+    unit = "images" if per_image else "groups"
+    notes = _notes(index, query, include_own)
+    if len(hits.rows) < k:
+        notes.append(f"k is {k}, but only {len(hits.rows)} other {unit} are there")
+    return Found(_table(index, frame, hits), notes)
+
+
+def indexed_query(index: SearchIndex, image_id: str) -> Query:
+    """An image of the index as the query; raises InputError where there is none of that id."""
+    ids = index.frame["image_id"]
+    rows = np.flatnonzero(ids == image_id)
     if not len(rows):
-        raise InputError(f"{index.folder} has no image '{image_id}'; {_nearest_id(image_id, frame['image_id'])}")
+        raise InputError(f"{index.folder} has no image '{image_id}'; {_nearest_id(image_id, ids)}")
     return Query(neighbours.index_features(index.entries, rows)[0], rows, image_id)
 
 
@@ -67,10 +90,16 @@ def _nearest_id(wanted: str, ids: pd.Series) -> str:
     return f"did you mean '{close[0]}'?" if close else "its manifest.parquet lists them all"
 
 
-def _photo_query(index: SearchIndex, frame: pd.DataFrame, options: SearchOptions) -> Query:
-    photo = read_photo(Path(str(options.photo)), index.info["short_side"])
+def _photo_query(index: SearchIndex, path: str) -> Query:
+    photo = read_photo(Path(path), index.info["short_side"])
+    return photo_query(index, photo, open_photo_encoder(index.info["encoder"])(photo), path)
+
+
+def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str) -> Query:
+    """A photo as the query; images of the index that are identical to it count as its own rows."""
+    frame = index.frame
     same = (frame["sha256"] == photo.sha256) | (frame["pixel_sha256"] == photo.pixel_sha256)
-    return Query(encode_photo(photo, index.info["encoder"]), np.flatnonzero(same), str(options.photo), photo)
+    return Query(feature, np.flatnonzero(same), name, photo)
 
 
 def _own_rows(frame: pd.DataFrame, rows: np.ndarray, include_own: bool) -> np.ndarray:
@@ -80,20 +109,17 @@ def _own_rows(frame: pd.DataFrame, rows: np.ndarray, include_own: bool) -> np.nd
     return frame["group_id"].isin(frame["group_id"].iloc[rows]).to_numpy()
 
 
-def _notes(index: SearchIndex, frame: pd.DataFrame, query: Query, hits: Hits, options: SearchOptions) -> list[str]:
-    notes, recall = [], index.info["recall"]
+def _notes(index: SearchIndex, query: Query, include_own: bool) -> list[str]:
+    notes, recall, frame = [], index.info["recall"], index.frame
     if query.photo is not None and len(query.rows):
         same = ", ".join(frame["image_id"].iloc[query.rows])
-        left_out = "only that image is left out" if options.include_own else "its whole group is left out"
+        left_out = "only that image is left out" if include_own else "its whole group is left out"
         notes.append(f"the photo is identical to {same} of this index: {left_out}")
-    elif query.photo is None and not options.include_own:
-        notes.append(f"other images of {frame['group_id'].iloc[query.rows[0]]} are left out (--include-own shows them)")
-    if len(hits.rows) < options.k:
-        unit = "images" if options.per_image else "groups"
-        notes.append(f"k is {options.k}, but only {len(hits.rows)} other {unit} are there")
+    elif query.photo is None and not include_own:
+        notes.append(f"other images of {frame['group_id'].iloc[query.rows[0]]} are left out")
     if index.info["type"] != "flat":
         notes.append(f"approximate index: recall@{recall['k']} {recall['value']:.4f}, measured when it was made")
-    if any(entry["synthetic"] for entry in index.info["datasets"]):
+    if index.synthetic:
         notes.append("SYNTHETIC data: these are no real cases")
     return notes
 
@@ -120,9 +146,7 @@ def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return plain.to_dict("records")
 
 
-def _draw(
-    index: SearchIndex, frame: pd.DataFrame, query: Query, table: pd.DataFrame, hits: Hits, out: str | None
-) -> str | None:
+def _draw(index: SearchIndex, query: Query, table: pd.DataFrame, out: str | None) -> str | None:
     """Draw the contact sheet where one was asked for and the images can be reached; returns its path."""
     if out is None:
         return None
@@ -135,13 +159,13 @@ def _draw(
         sheet.Tile(sheet.stored_image(index.datasets[row["dataset"]], row["image_id"]), sheet.caption(row, labels))
         for row in table.to_dict("records")
     ]
-    sheet.draw(Path(out), _query_tile(index, frame, query, labels), shown, index.licences)
+    sheet.draw(Path(out), _query_tile(index, query, labels), shown, index.licences)
     return out
 
 
-def _query_tile(index: SearchIndex, frame: pd.DataFrame, query: Query, labels: list[str]) -> sheet.Tile:
+def _query_tile(index: SearchIndex, query: Query, labels: list[str]) -> sheet.Tile:
     if query.photo is not None:
         return sheet.Tile(query.photo.image, ["query", Path(query.name).name])
-    row = frame.iloc[query.rows[0]]
+    row = index.frame.iloc[query.rows[0]]
     image = sheet.stored_image(index.datasets[row["dataset"]], row["image_id"])
     return sheet.Tile(image, sheet.caption({**row, "rank": None, "similarity": None}, labels))
