@@ -11,7 +11,6 @@ Figures are wall-clock, so let nothing else run. The precision of dermssl is wha
 """
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -20,80 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightly.data import LightlyDataset
-from lightly.loss import DINOLoss, NTXentLoss
-from lightly.models.modules import DINOProjectionHead, SimCLRProjectionHead
-from lightly.models.utils import deactivate_requires_grad, update_momentum
-from lightly.transforms import DINOTransform, SimCLRTransform
-from torch import Tensor, nn
+from lightly_loops import BOTTLENECK, HIDDEN, OUT_DIM, lightly_loop
 from torch.utils.data import DataLoader
 
-from dermssl import backbone
 from dermssl.files import read_json
-
-HIDDEN, BOTTLENECK, OUT_DIM = 512, 64, 2048
-"""Widths of the heads in lightly's examples, on both sides."""
-
-Step = Callable[[list[Tensor]], None]
-
-
-def lightly_simclr(options: argparse.Namespace) -> Step:
-    """https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"""
-    body = backbone.build(options.backbone, options.size, 0.0)
-    model = nn.Sequential(body, SimCLRProjectionHead(int(body.num_features), HIDDEN, 128))
-    criterion = NTXentLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-
-    def step(views: list[Tensor]) -> None:
-        loss = criterion(model(views[0]), model(views[1]))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def lightly_dino(options: argparse.Namespace) -> Step:
-    """https://docs.lightly.ai/self-supervised-learning/examples/dino.html"""
-    student = backbone.build(options.backbone, options.size, 0.0)
-    teacher = copy.deepcopy(student)
-    width = int(student.num_features)
-    student_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1)
-    teacher_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM)
-    deactivate_requires_grad(teacher)
-    deactivate_requires_grad(teacher_head)
-    criterion = DINOLoss(output_dim=OUT_DIM, warmup_teacher_temp_epochs=5)
-    optimizer = torch.optim.Adam([*student.parameters(), *student_head.parameters()], lr=0.001)
-
-    def step(views: list[Tensor]) -> None:
-        update_momentum(student, teacher, m=0.996)
-        update_momentum(student_head, teacher_head, m=0.996)
-        teacher_out = [teacher_head(teacher(view)) for view in views[:2]]
-        student_out = [student_head(student(view)) for view in views]
-        loss = criterion(teacher_out, student_out, epoch=0)
-        loss.backward()
-        student_head.cancel_last_layer_gradients(current_epoch=0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def lightly_speed(method: str, options: argparse.Namespace) -> float:
     """Images per second of lightly's loop on the raw files."""
-    if method == "simclr":
-        transform, step = SimCLRTransform(input_size=options.size), lightly_simclr(options)
-    else:
-        transform = DINOTransform(
-            global_crop_size=options.size, local_crop_size=options.local, n_local_views=options.locals
-        )
-        step = lightly_dino(options)
+    loop = lightly_loop(method, options.backbone, options.size, options.local, options.locals)
     loader = DataLoader(
-        LightlyDataset(str(options.raw), transform=transform),
+        LightlyDataset(str(options.raw), transform=loop.transform),
         batch_size=options.batch,
         shuffle=True,
         drop_last=True,
@@ -102,7 +42,7 @@ def lightly_speed(method: str, options: argparse.Namespace) -> float:
     warm_up, done, since = options.steps // 3, 0, 0.0
     while True:
         for batch in loader:
-            step(batch[0])
+            loop.step(batch[0], 0)
             done += 1
             if done == warm_up:
                 since = time.perf_counter()

@@ -1,0 +1,142 @@
+"""Encoders at equal cost: `dermssl pretrain` against lightly's example loop, on the same images, epochs and core.
+
+    python scripts/bench/quality.py --config configs/simclr_resnet18_small.yaml --data data/ham10000 data/pad_ufes_20 \
+        --epochs 10 --work DIR [--seed 0] [--threads 1]
+
+Trains ours by the recipe, then lightly's loop (its own transform, loss, optimizer and learning rate; our backbone,
+crop sizes, batch, and the images of our ledger) for as many epochs, keeping its encoder after each. Scored are
+lightly's last encoder (equal epochs) and the last one that it had in our time (equal time), with 5 folds by group over
+all images. For equal time let nothing else run. Prints a Markdown table for scripts/bench/results/.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import torch
+import yaml
+from lightly.data import LightlyDataset
+from lightly_loops import lightly_loop
+from torch.utils.data import DataLoader, Dataset
+
+from dermssl import backbone
+from dermssl.data import dataset as datasets
+
+WORKERS = 1
+
+
+class Images(Dataset):
+    """The stored images of a run's ledger, as PIL images with label 0."""
+
+    def __init__(self, ledger: Path, folders: list[str]) -> None:
+        wanted = set(parquet.read_table(ledger, columns=["image_id"])["image_id"].to_pylist())
+        sets = [datasets.open_dataset(folder) for folder in folders]
+        self.places = [(s, row) for s in sets for row, name in enumerate(s.column("image_id")) if name in wanted]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        images, row = self.places[index]
+        return images.images.image(row), 0
+
+
+def command(package: str, *arguments: Any) -> None:
+    """Run one command of ours and stop the bench if it fails."""
+    subprocess.run([sys.executable, "-m", package, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def train_ours(options: argparse.Namespace) -> float:
+    """Seconds of training that our run took."""
+    report = options.work / "ours.json"
+    # fmt: off
+    command(
+        "dermssl", "pretrain", "--config", options.config, "--data", *options.data, "--out", options.work / "ours",
+        "--training.epochs", options.epochs, "--training.seed", options.seed, "--data.workers", WORKERS,
+        "--overwrite", "true", "--json", report,
+    )
+    # fmt: on
+    return float(json.loads(report.read_text())["seconds"])
+
+
+def train_lightly(options: argparse.Namespace) -> list[float]:
+    """Seconds after each epoch; the encoders lie in ``lightly_<epoch>``."""
+    recipe = yaml.safe_load((options.work / "ours" / "config.yaml").read_text())
+    views, name = recipe["views"], recipe["model"]["backbone"]
+    torch.manual_seed(options.seed)
+    loop = lightly_loop(recipe["method"], name, views["global_size"], views["local_size"], options.locals)
+    images = Images(options.work / "ours" / "ledger.parquet", options.data)
+    batch = recipe["training"]["batch"]
+    pool = LightlyDataset.from_torch_dataset(images, transform=loop.transform)
+    loader = DataLoader(pool, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS)
+    since, seconds = time.perf_counter(), []
+    for epoch in range(options.epochs):
+        for batch in loader:
+            loop.step(batch[0], epoch)
+        seconds.append(time.perf_counter() - since)
+        folder, training = options.work / f"lightly_{epoch + 1}", {"method": recipe["method"], "splits": "train"}
+        backbone.export(loop.encoder, folder, name, views["global_size"], [], "lightly", training)
+        print(f"lightly: epoch {epoch + 1} of {options.epochs}, {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def score(name: str, encoder: str, size: int, options: argparse.Namespace) -> list[str]:
+    """Per data set: kNN balanced accuracy, macro-F1, recall@1, linear probe's balanced accuracy."""
+    cells = []
+    for data in options.data:
+        place = options.work / f"{name}_{Path(data).name}"
+        command("dermeval", "embed", "--encoder", encoder, "--image-size", size, "--data", data, "--out", place)
+        results = {}
+        for probe in ("knn", "linear"):
+            out = place.with_name(f"{place.name}_{probe}")
+            command("dermeval", probe, place, "--split", "folds", "--out", out)
+            results[probe] = json.loads((out / "result.json").read_text())
+        knn, linear = (results[probe]["levels"]["image"]["scores"] for probe in ("knn", "linear"))
+        recalls = [entry["value"] for entry in results["knn"]["recall_at_1"]]
+        values = [knn["balanced_accuracy"]["value"], knn["macro_f1"]["value"], linear["balanced_accuracy"]["value"]]
+        cells += [f"{value:.3f}" for value in [*values[:2], *recalls[:1], values[2]]]
+    return cells
+
+
+def main() -> None:
+    """Train both, score, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="our recipe")
+    parser.add_argument("--data", nargs="+", required=True, help="dataset folders")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--locals", type=int, default=6, help="local crops of lightly's DINO transform (its default)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of either side, beside one data worker")
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder for runs and embeddings")
+    options = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": str(options.threads), "CUDA_VISIBLE_DEVICES": ""}
+    torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
+    ours, theirs = train_ours(options), train_lightly(options)
+    size = yaml.safe_load((options.work / "ours" / "config.yaml").read_text())["views"]["global_size"]
+    in_time = sum(seconds <= ours for seconds in theirs)
+    rows = [
+        ("dermssl", options.work / "ours", options.epochs, ours),
+        ("lightly, equal epochs", options.work / f"lightly_{options.epochs}", options.epochs, theirs[-1]),
+    ]
+    if 0 < in_time < options.epochs:
+        rows.append(("lightly, equal time", options.work / f"lightly_{in_time}", in_time, theirs[in_time - 1]))
+    names = [Path(data).name for data in options.data]
+    kinds = ("kNN balanced accuracy", "kNN macro-F1", "recall@1", "linear balanced accuracy")
+    head = ["", "epochs", "training, s", *[f"{name}: {kind}" for name, kind in itertools.product(names, kinds)]]
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for number, (label, encoder, epochs, seconds) in enumerate(rows):
+        cells = score(f"scored{number}", str(encoder), size, options)
+        print("| " + " | ".join([label, str(epochs), f"{seconds:.0f}", *cells]) + " |", flush=True)
+    print(f"\n{os.cpu_count()} cores, {options.threads} thread(s), torch {torch.__version__}, load {load:.1f}")
+
+
+if __name__ == "__main__":
+    main()
