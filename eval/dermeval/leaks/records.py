@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dermeval.features.embeddings import Embeddings, open_embeddings
+from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
 from dermeval.leaks.verify import Picture
 from dermssl import licences
 from dermssl.errors import InputError
@@ -32,9 +32,7 @@ def open_records(folders: Sequence[str]) -> Records:
         InputError: different encoders, an image that comes twice, or a dataset folder out of reach.
     """
     sets = [open_embeddings(folder) for folder in folders]
-    for other in sets[1:]:
-        if other.encoder["fingerprint"] != sets[0].encoder["fingerprint"]:
-            raise InputError(f"{other.folder} and {sets[0].folder} come from two encoders: embed both with one")
+    refuse_mixed(sets, "embed both alike with one")
     frame = pd.concat([one.frame for one in sets], ignore_index=True)
     twice = frame["image_id"][frame["image_id"].duplicated()]
     if len(twice):

@@ -52,7 +52,9 @@ def encode_photo(photo: Photo, recorded: dict[str, Any]) -> np.ndarray:
 
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
-    encoder = open_encoder(recorded["path"], recorded["preprocessing"]["input_size"][-1])
+    encoder = open_encoder(
+        recorded["path"], recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls")
+    )
     if encoder.record()["fingerprint"] != recorded["fingerprint"]:
         raise InputError(
             f"{recorded['path']} has changed since the index was made, so its features do not fit: "
@@ -61,4 +63,4 @@ def encode_photo(photo: Photo, recorded: dict[str, Any]) -> np.ndarray:
     transform = timm.data.create_transform(**encoder.preprocessing, is_training=False, normalize=False)
     pixels = normalised(transform(photo.image)[None], encoder.preprocessing, torch.device("cpu"))
     with torch.inference_mode():
-        return encoder.model(pixels).float().numpy()[0]
+        return encoder(pixels).float().numpy()[0]
