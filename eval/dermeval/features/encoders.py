@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.readout import check_readable, read, width
@@ -95,7 +96,7 @@ def _from_folder(path: Path, image_size: int | None) -> Encoder:
             f"--encoder {path}: no such folder; give a run folder, an exported encoder, timm:NAME, "
             f"random:NAME[@seed] or pixels:N"
         )
-    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    folder = weights_folder(path)
     model, config = backbone.load(folder)
     own = config.get("dermssl", {})
     origin = {

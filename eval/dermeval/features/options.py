@@ -7,6 +7,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 FeatureKind = Literal["cls", "cls+mean", "last4"]
 View = Literal["flip", "turn90", "turn180", "turn270", "zoom"]
+HASH_BITS = 8
+"""Perceptual hashes (64 bits) that differ in at most this many bits may be those of copies, as pixels must show."""
 
 
 @dataclass

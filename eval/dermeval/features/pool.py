@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
+from dermeval.features.ledger import Seen, seen_images
 from dermssl import licences
 from dermssl.data.targets import Target
 from dermssl.errors import InputError
@@ -36,6 +37,11 @@ class Pool:
     def licences(self) -> list[dict[str, Any]]:
         """Licence notices of all that went into the features."""
         return licences.merge(entry for part in self.parts for entry in part.licences)
+
+    @cached_property
+    def seen(self) -> Seen:
+        """Which images the encoder has seen in pretraining."""
+        return seen_images(self.encoder, self.frame)
 
     @cached_property
     def targets(self) -> dict[str, dict[str, Target]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, make_folds, missing_classes, stratified_group_folds
 from dermeval.probes.logistic import LogisticPath, fit_path
 from dermeval.probes.options import LinearOptions
@@ -75,10 +76,14 @@ def linear(options: LinearOptions) -> Report:
     result = describe("linear", task, folds, options.split, settings, options.seed) | {"levels": levels}
     edge = [f"C = {c:.3g} lies at the end of the grid" for c in sorted(set(chosen)) if len(cs) > 1 and c in cs[[0, -1]]]
     result["notes"] = [*task.notes, *missing_classes(task, folds), *edge, *notes]
+    result["contamination"] = contamination.clean_and_contaminated(
+        predictions, task.pool.seen, options.draws, options.seed
+    )
     if out:
         write_results(out, result, predictions)
     said = ", ".join(f"{c:.3g}" for c in chosen)
-    return Report(page(result, ["", f"C chosen by {options.inner_folds} inner folds: {said}"]), result)
+    seen = contamination.lines(result["contamination"], options.split)
+    return Report(page(result, ["", f"C chosen by {options.inner_folds} inner folds: {said}", *seen]), result)
 
 
 def fit_folds(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from dermeval.features.pool import Pool, open_pool
+from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, missing_classes
 from dermeval.probes.knn import HEADLINE, predict
 from dermeval.probes.linear import GRID_ENDS, fit_folds
@@ -44,7 +45,8 @@ def evaluate(options: EvaluateOptions) -> Report:
     out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
     pool = open_pool(options.embeddings)
     probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
-    runs, notes = [], []
+    runs: list[Run] = []
+    notes = [contamination.unknown(pool.seen.source)] if pool.seen.reasons is None else []
     for name in _targets(pool, options.protocol):
         task = task_of(pool, name)
         planned, problems = experiments(options.protocol, task, options.folds, options.seed)
@@ -88,6 +90,10 @@ def _run(task: Task, probe: str, experiment: Experiment, options: EvaluateOption
     entry["notes"] = [*missing_classes(task, experiment.folds), *notes]
     if experiment.control is None:
         entry["groups"] = _groups(task, images, options)
+        seen = contamination.clean_and_contaminated(images, task.pool.seen, options.draws, options.seed)
+        entry["contamination"] = seen
+        split = "folds" if len(experiment.folds) > 1 else "official"
+        entry["notes"] += [contamination.summary(seen, split)] if seen["known"] else []
         return Run(entry, [("all", images)])
     control = probe_predictions(task, probe, experiment.control, options.seed)
     entry["against_size_matched"] = _against(control, images, task.positive, options)
