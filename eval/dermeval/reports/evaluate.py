@@ -48,12 +48,21 @@ def evaluate(options: EvaluateOptions) -> Report:
     runs: list[Run] = []
     notes = [contamination.unknown(pool.seen.source)] if pool.seen.reasons is None else []
     for name in _targets(pool, options.protocol):
-        task = task_of(pool, name)
-        planned, problems = experiments(options.protocol, task, options.folds, options.seed)
+        try:
+            task = task_of(pool, name)
+            planned, problems = experiments(options.protocol, task, options.folds, options.seed)
+        except InputError as problem:
+            if options.protocol != "generic" or len(pool.targets) == 1:
+                raise
+            # Among all that the data declares one may be an identifier; the others are worth their scores.
+            notes.append(f"{name} is not evaluated: {problem}")
+            continue
         notes += [f"{name}: {note}" for note in (*task.notes, *problems)]
         plan = [(probe, experiment) for probe in probes for experiment in planned]
         for probe, experiment in tqdm(plan, desc=name, unit="experiment", disable=None):
             runs.append(_run(task, probe, experiment, options))
+    if not runs:
+        raise InputError("; ".join(notes))
     result = {"protocol": options.protocol, "seed": options.seed, "draws": options.draws, **provenance(pool)}
     result |= {"experiments": [run.entry for run in runs], "notes": list(dict.fromkeys(notes))}
     if out:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dermeval.probes.folds import Fold, check_disjoint, grouped, official, stratified_group_folds
+from dermeval.probes.folds import Fold, check_disjoint, check_learnable, grouped, official, stratified_group_folds
 from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import MIN_PATIENTS
 from dermssl.errors import InputError
@@ -49,6 +49,7 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
     for experiment in made:
         for fold in [*experiment.folds, *(experiment.control or [])]:
             check_disjoint(task.groups, fold, task.where)
+        check_learnable(task, experiment.folds)
     return made, notes
 
 
