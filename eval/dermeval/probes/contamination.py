@@ -94,10 +94,19 @@ def summary(entry: dict[str, Any], split: str) -> str:
     text = f"{entry['contaminated']} of {entry['images']} scored images are contaminated"
     if not entry["contaminated"]:
         return f"{text}: the encoder saw none of them in pretraining ({entry['source']})"
-    text += ": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels"
+    text += (
+        f": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels ({_hits(entry)})"
+    )
     if split == "folds":
         text = f"folds cover images that the encoder was trained on, which a held-out test split does not: {text}"
     return text + (f"; clean and contaminated are not compared: {entry['why']}" if entry["sides"] is None else "")
+
+
+def _hits(entry: dict[str, Any]) -> str:
+    """Images that each reason hits: ``file 1092, hash 1095 (4 by it alone), patient 1092``."""
+    alone = f" ({entry['hash_only']} by it alone)" if entry["hash_only"] else ""
+    counts = {name: f"{name} {count}" for name, count in entry["reasons"].items() if count}
+    return ", ".join(text + (alone if name == "hash" else "") for name, text in counts.items())
 
 
 def lines(entry: dict[str, Any], split: str) -> list[str]:
@@ -110,8 +119,7 @@ def lines(entry: dict[str, Any], split: str) -> list[str]:
         )
     if not entry.get("contaminated"):
         return text
-    counts = ", ".join(f"{name} {count}" for name, count in entry["reasons"].items() if count)
-    text.append(f"found by {counts} (by hash alone {entry['hash_only']}) in {entry['source']}")
+    text.append(f"ledger: {entry['source']}")
     return text + (["", pd.DataFrame(table(entry)).to_string(index=False)] if entry["sides"] else [])
 
 
