@@ -80,12 +80,14 @@ def main() -> None:
     )
     parser.add_argument("--encoder", default="random:resnet18", help="as for dermeval embed")
     parser.add_argument("--image-size", default="64", help="as for dermeval embed")
+    parser.add_argument("--views", nargs="*", default=[], help="as for dermeval embed")
     parser.add_argument("--each", type=int, default=15, help="planted copies per kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     raw, data, embeddings, audit = (str(options.work / name) for name in ("raw", "data", "embeddings", "leaks"))
     plant(options.source, options.root, Path(raw), options.each, options.seed)
     encoder = ["--encoder", options.encoder, "--image-size", options.image_size]
+    encoder += ["--views", *options.views] if options.views else []
     sys.exit(
         dermssl(["prepare", "--source", options.source, "--root", raw, "--out", data])
         or dermeval(["embed", *encoder, "--data", data, "--out", embeddings])

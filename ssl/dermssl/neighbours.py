@@ -18,6 +18,8 @@ faiss: Any = _faiss  # half of its names are made at import, which its partial t
 Index = Any
 """A faiss index."""
 BLOCK_ROWS = 65_536
+LEAST_BITS_SET = 16
+"""A hash has 32 of its 64 bits set; far fewer mean a picture without structure, which would match all its like."""
 HNSW_LINKS, HNSW_BUILD_BREADTH, HNSW_SEARCH_BREADTH = 32, 200, 128
 IVF_ROWS_PER_LIST = 64
 IVF_PROBED_SHARE = 1 / 8
@@ -83,6 +85,25 @@ def near_hashes(queries: np.ndarray, gallery: np.ndarray, bits: int) -> tuple[np
     codes = np.ascontiguousarray(queries, dtype=np.uint64).view(np.uint8).reshape(-1, 8)
     limits, distances, rows = index.range_search(codes, bits + 1)
     return np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64))), rows, distances.astype(np.int64)
+
+
+def near_images(
+    queries: np.ndarray, gallery: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of images whose perceptual hashes are near, for any flip or quarter turn of the gallery image.
+
+    Args:
+        queries: ``(Q, 8)`` uint64 of `dermssl.data.hashes.perceptual_hashes`.
+        gallery: ``(N, 8)`` likewise.
+        bits: largest Hamming distance.
+
+    Returns:
+        Query rows, gallery rows, which of the gallery image's 8 views it is, and distances, each ``(P,)``. A pair
+        comes once for each of its views that is near. Pictures without structure, like all their like, are left out.
+    """
+    ours, theirs = (np.flatnonzero(np.bitwise_count(part[:, 0]) >= LEAST_BITS_SET) for part in (queries, gallery))
+    query, found, distance = near_hashes(queries[ours, 0], gallery[theirs].ravel(), bits)
+    return ours[query], theirs[found // 8], found % 8, distance
 
 
 def build_index(features: np.ndarray, kind: IndexType) -> Index:

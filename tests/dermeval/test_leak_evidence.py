@@ -102,6 +102,19 @@ def test_planted_neighbours_are_the_first_candidates_and_the_budget_is_kept():
     assert (found.background.normalised > found.threshold).mean() <= 0.02
 
 
+def test_a_copy_that_only_a_turned_view_is_near_becomes_a_candidate_by_that_view():
+    random = np.random.default_rng(2)
+    features, turned = random.normal(size=(2, 300, 32)).astype(np.float32)
+    turned[:20] = features[200:220] + 0.1 * random.normal(size=(20, 32))
+    groups = np.arange(300)
+    planted = {(row, 200 + row) for row in range(20)}
+    plain = embedding_candidates(features, groups, nearest=4, budget=0.01)
+    assert len(planted & set(zip(plain.pairs.a, plain.pairs.b, strict=True))) < 5
+    found = embedding_candidates(features, groups, nearest=4, budget=0.01, views=[turned])
+    assert planted == set(zip(found.pairs.a[:20], found.pairs.b[:20], strict=True))
+    assert found.threshold == plain.threshold and found.background.equals(plain.background)
+
+
 def test_neighbours_of_the_own_group_are_no_candidates_however_near():
     features = np.repeat(np.random.default_rng(1).normal(size=(50, 16)), 4, axis=0).astype(np.float32)
     groups = np.arange(200) // 4

@@ -139,5 +139,5 @@ def test_two_encoders_are_refused(audit, make_dataset, embed_as, draw_skin):
     folders = [
         embed_as(make_dataset(name, [draw_skin(1)], ["p"]), np.ones((1, 4)), encoder=name) for name in ("one", "two")
     ]
-    with pytest.raises(InputError, match="two encoders"):
+    with pytest.raises(InputError, match="different encoders"):
         audit(*folders)

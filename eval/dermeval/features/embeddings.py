@@ -1,7 +1,7 @@
 """An embeddings folder, written and opened: features, the manifest rows they belong to, and their provenance."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,16 @@ class Embeddings(EmbeddedRows):
 
     features: np.ndarray
 
+    @cached_property
+    def views(self) -> dict[str, np.ndarray]:
+        """Features of further views of the images, by view, in the same rows.
+
+        Raises:
+            InputError: a file of them is missing or damaged, has other rows, or is not finite.
+        """
+        names = self.info.get("views", [])
+        return {name: _read_features(self.folder / f"features.{name}.npy", self.table) for name in names}
+
 
 def open_embeddings(folder: str | Path) -> Embeddings:
     """Open a folder made by ``dermeval embed``.
@@ -129,11 +139,15 @@ def open_embeddings(folder: str | Path) -> Embeddings:
     """
     path = require_folder(Path(folder), "embedding.json", MAKER)
     info = read_json(path / "embedding.json", MAKER)
-    features = read_npy(path / "features.npy", MAKER)
     table = read_parquet(path / "manifest.parquet", MAKER)
+    return Embeddings(path, info, table, _read_features(path / "features.npy", table))
+
+
+def _read_features(path: Path, table: pa.Table) -> np.ndarray:
+    features = read_npy(path, MAKER)
     if features.ndim != 2 or len(features) != table.num_rows:
         raise InputError(
-            f"{path}: features.npy has shape {features.shape} but the manifest {table.num_rows} rows: "
+            f"{path.parent}: {path.name} has shape {features.shape} but the manifest {table.num_rows} rows: "
             f"run `{MAKER}` again"
         )
     if not np.isfinite(features).all():
@@ -141,19 +155,45 @@ def open_embeddings(folder: str | Path) -> Embeddings:
         raise InputError(
             f"{path}: the features of {table['image_id'][row].as_py()} hold NaN or infinity: check the encoder"
         )
-    return Embeddings(path, info, table, features)
+    return features
+
+
+def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
+    """Raise InputError, ending in ``remedy``, unless one encoder made all ``parts`` in one way."""
+    for part in parts[1:]:
+        differing = _differing(parts[0], part)
+        if differing:
+            raise InputError(
+                f"{parts[0].folder} and {part.folder} come from different encoders ({parts[0].encoder['path']}, "
+                f"{part.encoder['path']}; {', '.join(differing)} differ): {remedy}"
+            )
+
+
+def _differing(one: EmbeddedRows, other: EmbeddedRows) -> list[str]:
+    """What of weights, preprocessing, kind of features and their type is not the same."""
+    keys = {"fingerprint": None, "preprocessing": None, "features": "cls"}
+    found = [key for key, default in keys.items() if one.encoder.get(key, default) != other.encoder.get(key, default)]
+    return found + ["dtype"] * (one.info.get("dtype", "float32") != other.info.get("dtype", "float32"))
 
 
 def write_embeddings(
-    folder: Path, features: np.ndarray, datasets: Sequence[Dataset], encoder: dict[str, Any], extra: dict[str, Any]
+    folder: Path,
+    features: np.ndarray,
+    datasets: Sequence[Dataset],
+    encoder: dict[str, Any],
+    extra: dict[str, Any],
+    views: Iterable[tuple[str, np.ndarray]] = (),
 ) -> dict[str, Any]:
     """Write an embeddings folder atomically and return its ``embedding.json``.
 
-    ``features`` are in the order of ``datasets``, each in manifest order. ``encoder`` has ``path``,
-    ``fingerprint``, ``preprocessing`` and ``licences`` (of its training data).
+    ``features`` are in the order of ``datasets``, each in manifest order; ``views`` are names and features of further
+    views, in the same rows. ``encoder`` has ``path``, ``fingerprint``, ``preprocessing`` and ``licences`` (of its
+    training data).
     """
-    info = {
+    info: dict[str, Any] = {
         "encoder": encoder | {"dim": int(features.shape[1])},
+        "dtype": str(features.dtype),
+        "views": [],
         "datasets": [
             {
                 "name": dataset.name,
@@ -172,6 +212,9 @@ def write_embeddings(
     }
     with atomic_folder(folder) as temporary:
         write_npy(temporary / "features.npy", features)
+        for name, seen in views:
+            write_npy(temporary / f"features.{name}.npy", seen)
+            info["views"].append(name)
         table = pa.concat_tables([d.table for d in datasets], promote_options="default")
         write_parquet(temporary / "manifest.parquet", table)
         write_json(temporary / "embedding.json", info)

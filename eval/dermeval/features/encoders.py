@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from dermeval.features.ledger import weights_folder
+from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
+from dermeval.features.readout import check_readable, read, width
 from dermssl import backbone
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
@@ -21,7 +24,7 @@ PIXELS_IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model ``(B, 3, S, S) -> (B, D)`` in evaluation mode, and how an image must be prepared for it.
+    """A model in evaluation mode, how an image must be prepared for it, and which ``features`` are read from it.
 
     ``preprocessing`` is a timm data config: ``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``,
     ``mean``, ``std``. ``origin`` is what the embeddings folder records of it.
@@ -30,11 +33,16 @@ class Encoder:
     model: nn.Module
     preprocessing: dict[str, Any]
     origin: dict[str, Any]
+    features: FeatureKind = "cls"
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, D)`` of normalised images ``(B, 3, S, S)``."""
+        return read(self.model, images, self.features)
 
     @property
     def dim(self) -> int:
         """Number of features D."""
-        return int(self.model.num_features)  # type: ignore[arg-type]
+        return width(self.model, self.features)
 
     @property
     def image_size(self) -> int:
@@ -44,14 +52,18 @@ class Encoder:
     def record(self) -> dict[str, Any]:
         """The encoder entry of ``embedding.json``; computes the fingerprint where there is no weights file."""
         fingerprint = self.origin.get("fingerprint") or weights_fingerprint(self.model)
-        return self.origin | {"fingerprint": fingerprint, "preprocessing": self.preprocessing}
+        return self.origin | {
+            "fingerprint": fingerprint,
+            "preprocessing": self.preprocessing,
+            "features": self.features,
+        }
 
 
-def open_encoder(spec: str, image_size: int | None) -> Encoder:
-    """The encoder that ``spec`` names, at ``image_size`` pixels (None: its own).
+def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls") -> Encoder:
+    """The encoder that ``spec`` names, at ``image_size`` pixels (None: its own), read as ``features`` says.
 
     Raises:
-        InputError: no such folder, architecture, weights or seed, or a size that the encoder cannot take.
+        InputError: no such folder, architecture, weights or seed, or a size or ``features`` that it cannot give.
     """
     kind, _, name = spec.partition(":")
     if kind == "timm" and name:
@@ -68,7 +80,8 @@ def open_encoder(spec: str, image_size: int | None) -> Encoder:
     encoder.model.eval()
     if not isinstance(encoder.model, PixelPCA):
         backbone.check_sizes(encoder.model, [encoder.image_size])
-    return encoder
+    check_readable(encoder.model, features, encoder.origin["name"])
+    return replace(encoder, features=features)
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -83,7 +96,7 @@ def _from_folder(path: Path, image_size: int | None) -> Encoder:
             f"--encoder {path}: no such folder; give a run folder, an exported encoder, timm:NAME, "
             f"random:NAME[@seed] or pixels:N"
         )
-    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    folder = weights_folder(path)
     model, config = backbone.load(folder)
     own = config.get("dermssl", {})
     origin = {

@@ -1,14 +1,22 @@
 """Options of ``dermeval embed``. Nothing heavy is imported here, so that ``--help`` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+FeatureKind = Literal["cls", "cls+mean", "last4"]
+View = Literal["flip", "turn90", "turn180", "turn270", "zoom"]
+HASH_BITS = 8
+"""Perceptual hashes (64 bits) that differ in at most this many bits may be those of copies, as pixels must show."""
+
 
 @dataclass
 class EmbedOptions:
-    """Run an encoder over dataset folders and write an embeddings folder: one feature row per image."""
+    """Run an encoder over dataset folders and write an embeddings folder: one feature row per image.
+
+    A command that was killed goes on where it was when it is given again, with any number of ranks.
+    """
 
     encoder: str
     """Run folder, exported encoder folder, timm:NAME (pretrained), random:NAME[@seed] (untrained), or
@@ -17,12 +25,21 @@ class EmbedOptions:
     """Dataset folders made by `dermssl prepare`; several are pooled in the order given."""
     out: str
     """Embeddings folder to write."""
+    features: FeatureKind = "cls"
+    """cls: the pooled output (class token; global average of a ResNet). cls+mean: class token of the last block
+    and the mean of its patch tokens; not for ResNets. last4: class tokens of the last four blocks; of a ResNet the
+    global averages of its four stages. pixels:N has cls only."""
+    views: list[View] = field(default_factory=list)
+    """Further views of each image, as features.VIEW.npy beside features.npy: mirrored (flip), turned counterclockwise
+    by so many degrees, or the central 70% (zoom). `dermeval leaks` looks for near-duplicates with each of them."""
     image_size: PositiveInt | None = None
     """Side of the square given to the encoder, pixels (default: the encoder's own; 32 for pixels:N)."""
     batch: PositiveInt = 128
     """Images per forward pass and process."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the encoder; auto takes bf16 where the device computes in it. Features are float32."""
+    """Arithmetic of the encoder; auto takes bf16 where the device computes in it."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the numbers in features.npy; float16 halves the file."""
     workers: NonNegativeInt | None = None
     """Processes that decode images, per rank (default: one per core and rank, at most 8; 0: none)."""
     overwrite: bool = False

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.features.embeddings import Embeddings, open_embeddings
+from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
+from dermeval.features.ledger import Seen, seen_images
 from dermssl import licences
 from dermssl.data.targets import Target
 from dermssl.errors import InputError
@@ -38,6 +39,11 @@ class Pool:
         return licences.merge(entry for part in self.parts for entry in part.licences)
 
     @cached_property
+    def seen(self) -> Seen:
+        """Which images the encoder has seen in pretraining."""
+        return seen_images(self.encoder, self.frame)
+
+    @cached_property
     def targets(self) -> dict[str, dict[str, Target]]:
         """For each target name, its declaration by each data set that has it."""
         found: dict[str, dict[str, Target]] = {}
@@ -55,12 +61,7 @@ def open_pool(folders: Sequence[str]) -> Pool:
         InputError: a folder is unusable, the encoders differ, or one data set is given twice.
     """
     parts = [open_embeddings(folder) for folder in folders]
-    for part in parts[1:]:
-        if part.encoder["fingerprint"] != parts[0].encoder["fingerprint"]:
-            raise InputError(
-                f"{parts[0].folder} and {part.folder} come from different encoders ({parts[0].encoder['path']}, "
-                f"{part.encoder['path']}): embed both with one, or compare their results with `dermeval compare`"
-            )
+    refuse_mixed(parts, "embed both alike with one, or compare their results with `dermeval compare`")
     names = [entry["name"] for part in parts for entry in part.info["datasets"]]
     for name in names:
         if names.count(name) > 1:

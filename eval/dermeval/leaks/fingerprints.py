@@ -5,12 +5,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from dermssl.neighbours import near_hashes
+from dermssl.neighbours import near_images
 
 LARGEST_CLUSTER = 50
 """Of more identical images than this (blank frames), each is paired with one other instead of with all."""
-LEAST_BITS_SET = 16
-"""A hash has 32 of its 64 bits set; far fewer mean a picture without structure, which would match all its like."""
 
 
 def identical_pairs(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -44,9 +42,7 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
     Returns:
         Columns ``a`` < ``b`` (rows), ``hash_bits``, ``orientation`` (which of the 8 views of ``b`` looks like ``a``).
     """
-    textured = np.flatnonzero(np.bitwise_count(hashes[:, 0]) >= LEAST_BITS_SET)
-    query, found, distance = near_hashes(hashes[textured, 0], hashes[textured].ravel(), bits)
-    a, b, orientation = textured[query], textured[found // 8], found % 8
+    a, b, orientation, distance = near_images(hashes, hashes, bits)
     swapped = a > b
     # The view of b that looks like a, seen from the other side: mirrored views undo themselves, turns turn back.
     orientation = np.where(swapped & (orientation < 4), -orientation % 4, orientation)

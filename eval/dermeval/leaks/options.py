@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
+from dermeval.features.options import HASH_BITS
 from dermssl.commandline import positional
 
 
@@ -15,7 +16,7 @@ class LeaksOptions:
     """Leaks folder to write: pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html, images/."""
     embeddings: list[str] = positional()
     """Embeddings folders made by `dermeval embed` with one encoder."""
-    hash_bits: NonNegativeInt = 8
+    hash_bits: NonNegativeInt = HASH_BITS
     """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""
     neighbours: PositiveInt = 10
     """Nearest images of other records, per image, whose embeddings make them candidates."""

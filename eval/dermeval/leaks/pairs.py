@@ -35,7 +35,10 @@ def find_pairs(records: Records, options: LeaksOptions) -> Found:
     pools = matching_pools(records)
     parts, background, thresholds = [], [], {}
     for names, rows in pools.items():
-        found = embedding_candidates(records.features[rows], records.groups[rows], options.neighbours, options.budget)
+        views = [view[rows] for view in records.views.values()]
+        found = embedding_candidates(
+            records.features[rows], records.groups[rows], options.neighbours, options.budget, views
+        )
         parts.append(found.pairs.assign(a=rows[found.pairs["a"]], b=rows[found.pairs["b"]]))
         background.append(found.background.assign(a=rows[found.background["a"]], b=rows[found.background["b"]]))
         thresholds[" + ".join(names)] = found.threshold
@@ -53,6 +56,7 @@ def find_pairs(records: Records, options: LeaksOptions) -> Found:
         "background": level | {"budget": options.budget},
         "agreement_threshold": float(agreement),
         "embedding_pools": [list(names) for names in pools],
+        "views": list(records.views),
     }
     return Found(_describe(pd.concat([identical, confirmed], ignore_index=True), records), search)
 

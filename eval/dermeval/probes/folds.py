@@ -25,11 +25,13 @@ def make_folds(task: Task, split: str, folds: int, seed: int) -> list[Fold]:
     """The official split as one fold, or ``folds`` patient-grouped folds over all images.
 
     Raises:
-        InputError: the split lacks a side, shares patients between sides, or there are too few patients.
+        InputError: the split lacks a side, shares patients between sides, has one class on a side, or there are too
+            few patients.
     """
     made = [official(task)] if split == "official" else grouped(task, folds, seed)
     for fold in made:
         check_disjoint(task.groups, fold, task.where)
+    check_learnable(task, made)
     return made
 
 
@@ -83,6 +85,16 @@ def check_disjoint(groups: np.ndarray, fold: Fold, where: str) -> None:
             f"{where}: {len(shared)} patients or lesions are in both train and test ({shown}): "
             f"correct the split, or use --split folds"
         )
+
+
+def check_learnable(task: Task, folds: Sequence[Fold]) -> None:
+    """Raise InputError where the images to fit, or all images to score, have one class: nothing is then measured."""
+    remedy = "correct the split, or use --split folds" if len(folds) == 1 else "ask for fewer folds"
+    sides = [("fitted", fold.train) for fold in folds] + [("scored", np.concatenate([fold.test for fold in folds]))]
+    for side, rows in sides:
+        if len(np.unique(task.labels[rows])) < 2:
+            only = task.classes[task.labels[rows[0]]]
+            raise InputError(f"{task.where}: all {len(rows)} {side} images have '{task.name}' = {only}: {remedy}")
 
 
 def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, make_folds, missing_classes
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, collect
@@ -38,10 +39,14 @@ def knn(options: KnnOptions) -> Report:
     result = describe("knn", task, folds, options.split, settings, options.seed)
     result |= {"levels": levels, "by_k": _by_k(by_k, task)}
     result["notes"] = [*task.notes, *missing_classes(task, folds), *clipped, *notes]
+    result["contamination"] = contamination.clean_and_contaminated(
+        by_k[headline], task.pool.seen, options.draws, options.seed
+    )
     result["recall_at_1"] = _recall(task, options) if options.recall else []
     if out:
         write_results(out, result, by_k[headline])
-    return Report(page(result, _extra(result)), result)
+    seen = contamination.lines(result["contamination"], options.split)
+    return Report(page(result, [*_extra(result), *seen]), result)
 
 
 def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:

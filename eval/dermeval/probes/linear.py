@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, make_folds, missing_classes, stratified_group_folds
 from dermeval.probes.logistic import LogisticPath, fit_path
 from dermeval.probes.options import LinearOptions
@@ -16,7 +17,6 @@ from dermeval.probes.predictions import collect
 from dermeval.probes.results import describe, page, score_levels, write_results
 from dermeval.probes.task import Task, open_task
 from dermssl.commandline import Report
-from dermssl.errors import InputError
 from dermssl.files import require_new_folder
 
 GRID_ENDS = (-6.0, 2.0)
@@ -75,10 +75,14 @@ def linear(options: LinearOptions) -> Report:
     result = describe("linear", task, folds, options.split, settings, options.seed) | {"levels": levels}
     edge = [f"C = {c:.3g} lies at the end of the grid" for c in sorted(set(chosen)) if len(cs) > 1 and c in cs[[0, -1]]]
     result["notes"] = [*task.notes, *missing_classes(task, folds), *edge, *notes]
+    result["contamination"] = contamination.clean_and_contaminated(
+        predictions, task.pool.seen, options.draws, options.seed
+    )
     if out:
         write_results(out, result, predictions)
     said = ", ".join(f"{c:.3g}" for c in chosen)
-    return Report(page(result, ["", f"C chosen by {options.inner_folds} inner folds: {said}"]), result)
+    seen = contamination.lines(result["contamination"], options.split)
+    return Report(page(result, ["", f"C chosen by {options.inner_folds} inner folds: {said}", *seen]), result)
 
 
 def fit_folds(
@@ -94,8 +98,6 @@ def _fit_fold(
     task: Task, fold: Fold, cs: np.ndarray, inner_folds: int, class_weight: str, seed: int, bar: tqdm
 ) -> Fitted:
     train = task.subset(fold.train)
-    if len(np.unique(train.labels)) < 2:
-        raise InputError(f"{task.where}: the training images of fold {fold.number} have one class: ask for fewer folds")
     scores = inner_scores(train, cs, inner_folds, class_weight, seed, bar)
     # Of equally good penalties the strongest: cs ascend, and argmax takes the first.
     best = int(scores.argmax())
@@ -114,7 +116,8 @@ def inner_scores(
     Standardisation is measured on each inner fold's training part.
     """
     guesses = np.empty((len(cs), len(train.labels)), dtype=np.int64)
-    parts = stratified_group_folds(train.labels, train.groups, inner_folds, seed, train.where)
+    where = f"{train.where}, --inner-folds within the training patients"
+    parts = stratified_group_folds(train.labels, train.groups, inner_folds, seed, where)
     for fit, held in _counted(parts, bar):
         standard = Standard.of(train.features[fit])
         path = _fit(standard(train.features[fit]), train.labels[fit], train, cs, class_weight, grid=True)

@@ -18,8 +18,9 @@ PREFIX = "p_"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Row ``i`` of ``frame`` (``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed``), ``truth`` (N,) and
-    ``probabilities`` (N, C) is one scored image, or one case (then ``image_id`` is missing).
+    """Row ``i`` of ``frame`` (``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed``, ``contaminated``), ``truth``
+    (N,) and ``probabilities`` (N, C) is one scored image, or one case (then ``image_id`` and ``contaminated`` are
+    missing). Contaminated images are those that the encoder has seen in pretraining; null where that is not known.
     """
 
     frame: pd.DataFrame
@@ -31,7 +32,7 @@ class Predictions:
         return len(self.truth)
 
     def to_table(self) -> pa.Table:
-        """As ``predictions.parquet``: ids, fold, seed, ``y_true`` by name, one probability column per class."""
+        """As ``predictions.parquet``: ``frame``, ``y_true`` by name, and one probability column per class."""
         columns = dict(self.frame) | {"y_true": np.array(self.classes, dtype=object)[self.truth]}
         columns |= {PREFIX + name: self.probabilities[:, c] for c, name in enumerate(self.classes)}
         return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
@@ -61,7 +62,7 @@ def collect(task: Task, folds: list[Fold], probabilities: list[np.ndarray], seed
     if len(np.unique(rows)) != len(rows):
         raise RuntimeError("an image was scored in two folds")
     frame = task.frame.iloc[rows[order]][["image_id", "case_id", "group_id"]].reset_index(drop=True)
-    frame = frame.assign(fold=numbers, seed=seed)
+    frame = frame.assign(fold=numbers, seed=seed, contaminated=task.pool.seen.flags(frame["image_id"]))
     return Predictions(frame, task.labels[rows[order]], np.concatenate(probabilities)[order], task.classes)
 
 
@@ -73,7 +74,7 @@ def by_case(images: Predictions) -> tuple[Predictions, int]:
     counts = np.bincount(codes)[:, None]
     sums = np.zeros((len(cases), len(images.classes)))
     np.add.at(sums, codes, images.probabilities)
-    first = images.frame.groupby(codes).first().drop(columns="image_id")
+    first = images.frame.groupby(codes)[["case_id", "group_id", "fold", "seed"]].first()
     frame = first[agreed].reset_index(drop=True)
     truth = labels.first().to_numpy()[agreed]
     return Predictions(frame, truth, (sums / counts)[agreed], images.classes), int((~agreed).sum())

@@ -122,5 +122,14 @@ def _check_classes(task: Task) -> list[str]:
             f"{task.where}: every class of '{task.name}' belongs to a single patient, like an identifier: "
             f"it cannot be predicted for new patients"
         )
+    notes = []
+    if len(patients) > 2 and patients.median() <= 2:
+        notes.append(
+            f"half of the {len(patients)} classes of '{task.name}' belong to at most 2 patients each, like an "
+            "identifier: scores on new patients say little"
+        )
     rare = [task.classes[index] for index in patients.index[patients == 1]]
-    return [f"class {name} occurs in one patient only: its recall has no spread to estimate" for name in rare]
+    if rare:
+        named = f"class {rare[0]} occurs" if len(rare) == 1 else f"classes {', '.join(rare)} each occur"
+        notes.append(f"{named} in one patient only: its recall has no spread to estimate")
+    return notes

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from dermeval.features.pool import Pool, open_pool
+from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, missing_classes
 from dermeval.probes.knn import HEADLINE, predict
 from dermeval.probes.linear import GRID_ENDS, fit_folds
@@ -44,14 +45,24 @@ def evaluate(options: EvaluateOptions) -> Report:
     out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
     pool = open_pool(options.embeddings)
     probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
-    runs, notes = [], []
+    runs: list[Run] = []
+    notes = [contamination.unknown(pool.seen.source)] if pool.seen.reasons is None else []
     for name in _targets(pool, options.protocol):
-        task = task_of(pool, name)
-        planned, problems = experiments(options.protocol, task, options.folds, options.seed)
+        try:
+            task = task_of(pool, name)
+            planned, problems = experiments(options.protocol, task, options.folds, options.seed)
+        except InputError as problem:
+            if options.protocol != "generic" or len(pool.targets) == 1:
+                raise
+            # Among all that the data declares one may be an identifier; the others are worth their scores.
+            notes.append(f"{name} is not evaluated: {problem}")
+            continue
         notes += [f"{name}: {note}" for note in (*task.notes, *problems)]
         plan = [(probe, experiment) for probe in probes for experiment in planned]
         for probe, experiment in tqdm(plan, desc=name, unit="experiment", disable=None):
             runs.append(_run(task, probe, experiment, options))
+    if not runs:
+        raise InputError("; ".join(notes))
     result = {"protocol": options.protocol, "seed": options.seed, "draws": options.draws, **provenance(pool)}
     result |= {"experiments": [run.entry for run in runs], "notes": list(dict.fromkeys(notes))}
     if out:
@@ -88,6 +99,10 @@ def _run(task: Task, probe: str, experiment: Experiment, options: EvaluateOption
     entry["notes"] = [*missing_classes(task, experiment.folds), *notes]
     if experiment.control is None:
         entry["groups"] = _groups(task, images, options)
+        seen = contamination.clean_and_contaminated(images, task.pool.seen, options.draws, options.seed)
+        entry["contamination"] = seen
+        split = "folds" if len(experiment.folds) > 1 else "official"
+        entry["notes"] += [contamination.summary(seen, split)] if seen["known"] else []
         return Run(entry, [("all", images)])
     control = probe_predictions(task, probe, experiment.control, options.seed)
     entry["against_size_matched"] = _against(control, images, task.positive, options)

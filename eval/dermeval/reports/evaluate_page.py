@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from dermeval.probes import contamination
 from dermeval.probes.results import foot, show
 from dermeval.reports import html, plots
 
@@ -88,6 +89,9 @@ def _tables(result: dict[str, Any]) -> list[tuple[str, pd.DataFrame]]:
         tables.append((f"{target}: scores", pd.DataFrame(_score_rows(plain))))
         if shifted:
             tables.append((f"{target}: groups unseen in training", pd.DataFrame(_shift_rows(shifted))))
+        seen = [entry for entry in plain if entry["contamination"].get("sides")]
+        if seen:
+            tables.append((f"{target}: images clean of pretraining, and contaminated", pd.DataFrame(_seen_rows(seen))))
         for entry in plain:
             for attribute in entry["groups"]:
                 tables.append((_group_heading(entry, attribute), pd.DataFrame(_group_rows(entry["groups"][attribute]))))
@@ -104,6 +108,14 @@ def _score_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         | {name: show(scored["scores"][name]) for name in SHOWN if name in scored["scores"]}
         for entry in entries
         for level, scored in entry["levels"].items()
+    ]
+
+
+def _seen_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"experiment": entry["experiment"], "probe": entry["probe"]} | row
+        for entry in entries
+        for row in contamination.table(entry["contamination"])
     ]
 
 

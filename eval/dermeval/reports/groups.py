@@ -7,8 +7,8 @@ import pandas as pd
 
 from dermeval.probes.predictions import Predictions
 from dermeval.probes.results import interval_json
-from dermeval.reports.protocols import MIN_PATIENTS, age_bands
-from dermeval.statistics.bootstrap import Interval, cluster_codes, percentiles, resample
+from dermeval.reports.protocols import age_bands
+from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, cluster_codes, percentiles, resample
 from dermeval.statistics.scorer import Scorer
 
 SCORES = ("balanced_accuracy", "macro_f1", "accuracy", "positive_f1")

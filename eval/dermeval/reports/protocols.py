@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dermeval.probes.folds import Fold, check_disjoint, grouped, official, stratified_group_folds
+from dermeval.probes.folds import Fold, check_disjoint, check_learnable, grouped, official, stratified_group_folds
 from dermeval.probes.task import Task
+from dermeval.statistics.bootstrap import MIN_PATIENTS
 from dermssl.errors import InputError
 
 PROTOCOL_TARGETS = {
@@ -22,8 +23,6 @@ PROTOCOL_TARGETS = {
 }
 ADULT_FROM = 16
 AGE_BANDS = ((0, 16), (16, 40), (40, 65), (65, np.inf))
-MIN_PATIENTS = 15
-"""Groups with fewer patients are called insufficient and not scored."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
     for experiment in made:
         for fold in [*experiment.folds, *(experiment.control or [])]:
             check_disjoint(task.groups, fold, task.where)
+        check_learnable(task, experiment.folds)
     return made, notes
 
 

@@ -52,8 +52,9 @@ def append(out: Path, added: Embeddings) -> Report:
 
 
 def _check_same_space(old: SearchIndex, added: Embeddings) -> None:
-    for key in ("fingerprint", "dim", "preprocessing"):
-        if old.encoder.get(key) != added.encoder.get(key):
+    ours, theirs = ({"features": "cls"} | part.encoder for part in (old, added))
+    for key in ("fingerprint", "features", "dim", "preprocessing"):
+        if ours.get(key) != theirs.get(key):
             raise InputError(
                 f"{added.folder} was embedded with another encoder ({key} differs: {added.encoder.get('path')}) than "
                 f"{old.folder} ({old.encoder.get('path')}): embed it with the index's encoder"

@@ -53,7 +53,9 @@ def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray
 
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
-    encoder = open_encoder(recorded["path"], recorded["preprocessing"]["input_size"][-1])
+    encoder = open_encoder(
+        recorded["path"], recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls")
+    )
     if encoder.record()["fingerprint"] != recorded["fingerprint"]:
         raise InputError(
             f"{recorded['path']} has changed since the index was made, so its features do not fit: "
@@ -64,6 +66,6 @@ def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray
     def encode(photo: Photo) -> np.ndarray:
         pixels = normalised(transform(photo.image)[None], encoder.preprocessing, torch.device("cpu"))
         with torch.inference_mode():
-            return encoder.model(pixels).float().numpy()[0]
+            return encoder(pixels).float().numpy()[0]
 
     return encode

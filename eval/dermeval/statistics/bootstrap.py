@@ -16,6 +16,8 @@ from dermssl.errors import InputError
 BLOCK = 64
 """Draws scored at once: the tables of a block stay in the processor's cache."""
 MAX_REDRAWS = 1000
+MIN_PATIENTS = 15
+"""Groups with fewer patients are called insufficient and not scored."""
 LEVEL = 0.95
 
 

@@ -12,9 +12,10 @@ import torch
 from sklearn.decomposition import PCA
 
 from dermeval.cli import main
-from dermeval.features.embed import choose_precision, place
+from dermeval.features.embed import choose_precision
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
+from dermeval.features.forward import place
 from dermssl import backbone
 from dermssl.data.dataset import open_dataset
 from dermssl.errors import InputError

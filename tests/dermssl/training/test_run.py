@@ -1,6 +1,7 @@
 """What a finished run leaves behind, and what it never reads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,18 @@ def test_export_copies_the_encoder_with_its_card(run, tmp_path):
     assert main(["export", str(run), "--out", str(tmp_path / "encoder")]) == 0
     assert {p.name for p in (tmp_path / "encoder").iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert main(["export", str(run), "--out", str(tmp_path / "encoder")]) == 2
+
+
+def test_export_carries_the_ledger_where_the_licence_lets_it_and_else_points_at_it(run, tmp_path):
+    assert main(["export", str(run), "--out", str(tmp_path / "closed")]) == 0
+    config = json.loads((tmp_path / "closed" / "config.json").read_text())
+    assert config["dermssl"]["ledger"] == str((run / "ledger.parquet").resolve())
+    shutil.copytree(run, tmp_path / "open")
+    for entry in config["dermssl"]["licences"]:
+        entry["redistribution"] = True
+    (tmp_path / "open" / "encoder" / "config.json").write_text(json.dumps(config))
+    assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "carried")]) == 0
+    assert pq.read_table(tmp_path / "carried" / "ledger.parquet").equals(pq.read_table(run / "ledger.parquet"))
 
 
 def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp_path, caplog):

@@ -1,0 +1,70 @@
+"""Rows that a killed ``dermeval embed`` had finished, kept beside the output until the whole is written."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermssl.errors import InputError
+from dermssl.files import read_json, read_npy, require_new_folder, write_json, write_npy
+
+MARK = "plan.json"
+log = logging.getLogger("dermssl")
+
+
+def folder_of(out: Path) -> Path:
+    """``<out>.unfinished``; raises InputError where something else bears that name."""
+    path = out.resolve()
+    return require_new_folder(path.with_name(f"{path.name}.unfinished"), overwrite=True, mark=MARK)
+
+
+class Unfinished:
+    """Finished blocks of rows as ``rows-<first row>.npy`` ``(b, V, D)``, and the plan that they belong to.
+
+    A block depends on plan and first row alone, so runs with other ranks and batches may continue each other's.
+    """
+
+    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+        self.folder, self.plan = folder, plan
+
+    def begin(self) -> int:
+        """Rows that are finished; those of another plan are dropped, with a word."""
+        if (self.folder / MARK).is_file():
+            before = read_json(self.folder / MARK, "dermeval embed")
+            differing = [key for key in self.plan if before.get(key) != self.plan[key]]
+            if differing:
+                log.warning("%s was begun with other %s: starting anew", self.folder, ", ".join(differing))
+                shutil.rmtree(self.folder)
+        write_json(self.folder / MARK, self.plan)
+        return sum(len(block) for block in self._blocks())
+
+    def add(self, start: int, features: np.ndarray) -> None:
+        """Keep the finished rows from ``start`` on, ``(b, V, D)``."""
+        write_npy(self._path(start), features)
+
+    def features(self, view: int) -> np.ndarray:
+        """All finished rows of one view, ``(N, D)``."""
+        return np.concatenate([block[:, view] for block in self._blocks()])
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder)
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"rows-{start:09d}.npy"
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """Blocks that follow each other without a gap from row 0 on."""
+        done = 0
+        while (path := self._path(done)).is_file():
+            try:
+                block = read_npy(path, "dermeval embed")
+            except InputError:
+                log.warning("%s is damaged: its rows are embedded again", path)
+                path.unlink()
+                return
+            yield block
+            done += len(block)

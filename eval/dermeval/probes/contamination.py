@@ -1,0 +1,135 @@
+"""Scores of clean images (not seen in pretraining) and of contaminated ones apart, and their difference.
+
+Images of the two sides differ, so nothing is paired by image. Patients are drawn whole, within strata of class and
+side: where no patient has images on both sides this draws the sides independently, else a patient's images on both
+come and go together.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermeval.features.ledger import Seen
+from dermeval.features.options import HASH_BITS
+from dermeval.probes.predictions import Predictions
+from dermeval.probes.results import interval_json, show
+from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, Resampler, cluster_codes, percentiles
+from dermssl.errors import InputError
+
+SIDES = ("clean", "contaminated")
+
+
+def clean_and_contaminated(images: Predictions, seen: Seen, draws: int, seed: int) -> dict[str, Any]:
+    """The entry ``contamination`` of ``result.json``: how many scored images were seen, why, and the two scores.
+
+    ``known`` is False where the ledger cannot be read. ``sides`` is None where they cannot be compared, with ``why``.
+    """
+    if seen.reasons is None:
+        return {"known": False, "source": seen.source, "images": len(images)}
+    reasons = seen.reasons.loc[images.frame["image_id"]]
+    flags = reasons.any(axis=1).to_numpy()
+    entry = {"known": True, "source": seen.source, "images": len(images), "contaminated": int(flags.sum())}
+    entry["reasons"] = {name: int(count) for name, count in reasons.sum().items()}
+    entry["hash_only"] = int((reasons["hash"] & (reasons.sum(axis=1) == 1)).sum())
+    entry["suspected"] = int(images.frame["image_id"].isin(seen.suspected).sum())
+    return entry | _compared(images, flags.astype(int), draws, seed)
+
+
+def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
+    """Balanced accuracy of each side over the classes that both have, and contaminated minus clean."""
+    shared = sorted(set(images.truth[side == 0]) & set(images.truth[side == 1]))
+    kept = np.isin(images.truth, shared)
+    groups, side = images.frame["group_id"].to_numpy(dtype=object)[kept], side[kept]
+    patients = [len(set(groups[side == number])) for number in (0, 1)]
+    if len(shared) < 2:
+        return {"sides": None, "why": "the two share fewer than two classes"}
+    if min(patients) < MIN_PATIENTS:
+        return {"sides": None, "why": f"one of them has fewer than {MIN_PATIENTS} patients"}
+    right = (images.probabilities.argmax(1) == images.truth)[kept]
+    truth = np.searchsorted(shared, images.truth[kept])
+    try:
+        scores, difference, both = _drawn(truth, side, right, cluster_codes(groups), draws, seed)
+    except InputError as problem:
+        return {"sides": None, "why": str(problem)}
+    rows = [
+        {"side": name, "images": int((side == number).sum()), "patients": patients[number]} | interval_json(score)
+        for number, (name, score) in enumerate(zip(SIDES, scores, strict=True))
+    ]
+    classes = [images.classes[label] for label in shared]
+    return {"sides": rows, "difference": interval_json(difference), "classes": classes, "patients_on_both": both}
+
+
+def _drawn(
+    truth: np.ndarray, side: np.ndarray, right: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+) -> tuple[list[Interval], Interval, int]:
+    """Balanced accuracy of the two sides, their difference, and the clusters that have rows on both."""
+    cells = 2 * truth + side
+    shape = (clusters.max() + 1, 2 * (truth.max() + 1))
+    support, hits = np.zeros(shape), np.zeros(shape)
+    np.add.at(support, (clusters, cells), 1)
+    np.add.at(hits, (clusters, cells), right)
+
+    def balanced(weights: np.ndarray) -> np.ndarray:
+        recall = (weights.T @ hits) / (weights.T @ support)
+        return recall.reshape(len(recall), -1, 2).mean(1)
+
+    point = balanced(np.ones((shape[0], 1)))[0]
+    drawn = np.concatenate([balanced(weights) for weights in Resampler(support, draws, seed).blocks()])
+    gap = drawn[:, 1] - drawn[:, 0]
+    both = int((support.reshape(shape[0], -1, 2).sum(1) > 0).all(1).sum())
+    scores = [Interval(point[number], *percentiles(drawn[:, number])) for number in (0, 1)]
+    return scores, Interval(point[1] - point[0], *percentiles(gap)), both
+
+
+def unknown(source: str) -> str:
+    """What is said where no ledger can be read."""
+    return f"clean and contaminated images cannot be told apart: {source}"
+
+
+def summary(entry: dict[str, Any], split: str) -> str:
+    """The entry in one sentence or two; ``split`` is ``official`` or ``folds``."""
+    if not entry["known"]:
+        return unknown(entry["source"])
+    text = f"{entry['contaminated']} of {entry['images']} scored images are contaminated"
+    if not entry["contaminated"]:
+        return f"{text}: the encoder saw none of them in pretraining ({entry['source']})"
+    text += (
+        f": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels ({_hits(entry)})"
+    )
+    if split == "folds":
+        text = f"folds cover images that the encoder was trained on, which a held-out test split does not: {text}"
+    return text + (f"; clean and contaminated are not compared: {entry['why']}" if entry["sides"] is None else "")
+
+
+def _hits(entry: dict[str, Any]) -> str:
+    """Images that each reason hits: ``file 1092, hash 1095 (4 by it alone), patient 1092``."""
+    alone = f" ({entry['hash_only']} by it alone)" if entry["hash_only"] else ""
+    counts = {name: f"{name} {count}" for name, count in entry["reasons"].items() if count}
+    return ", ".join(text + (alone if name == "hash" else "") for name, text in counts.items())
+
+
+def lines(entry: dict[str, Any], split: str) -> list[str]:
+    """The section of a text report: the summary, which reasons hit, and the table of the two sides."""
+    text = ["", summary(entry, split)]
+    if entry.get("suspected"):
+        text.append(
+            f"{entry['suspected']} more have a perceptual hash within {HASH_BITS} bits of a seen image's, mostly by "
+            "chance; they count as clean (`dermeval leaks` compares pixels)"
+        )
+    if not entry.get("contaminated"):
+        return text
+    text.append(f"ledger: {entry['source']}")
+    return text + (["", pd.DataFrame(table(entry)).to_string(index=False)] if entry["sides"] else [])
+
+
+def table(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows for clean, contaminated, and their difference."""
+    name = f"balanced accuracy of {len(entry['classes'])} classes"
+    rows = [
+        {"": row["side"], "images": row["images"], "patients": row["patients"], name: show(row)}
+        for row in entry["sides"]
+    ]
+    both = entry["patients_on_both"]
+    how = f"{both} on both, drawn together" if both else "drawn independently"
+    return [*rows, {"": "difference", "images": "", "patients": how, name: show(entry["difference"], "+.3f")}]

@@ -1,0 +1,108 @@
+"""Data that cannot be judged, or hardly: clear words, exit code 2 or a note, never a traceback."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dermeval.cli import main
+from dermssl.data.targets import Target
+
+FAST = ["--draws", "20"]
+KNN, LINEAR = ["knn", "--recall", "false"], ["linear", "--c-values", "2"]
+
+
+@pytest.fixture
+def judge(tmp_path, make_embeddings, frame, capsys):
+    """``judge(command, targets, **columns)`` -> exit code and what was said, on a changed copy of ``frame``."""
+
+    def run(command, targets=None, **columns):
+        changed = frame.assign(**columns)
+        features = np.random.default_rng(0).normal(size=(len(frame), 5))
+        folder = make_embeddings(tmp_path, changed, features, targets)
+        code = main([command[0], str(folder), *command[1:], *FAST])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
+
+
+def _two_kinds(frame):
+    return np.where(np.arange(len(frame)) % 2, "Eczema", "Fungal")
+
+
+@pytest.mark.parametrize("command", [KNN, LINEAR, ["evaluate", "--probe", "knn"]])
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_one_class_on_a_side_of_the_split_is_refused(judge, frame, command, side):
+    labels = np.where(frame["split"] == side, "Eczema", _two_kinds(frame))
+    code, said = judge(command, condition=labels)
+    images = (frame["split"] == side).sum()
+    assert code == 2
+    assert f"all {images} {'fitted' if side == 'train' else 'scored'} images have 'condition' = Eczema" in said
+
+
+@pytest.mark.parametrize("command", [KNN, [*LINEAR, "--split", "folds"]])
+def test_a_class_with_one_patient_is_noted(judge, frame, command):
+    labels = np.where(frame["patient_id"] == "toy/P001", "Scabies", _two_kinds(frame))
+    code, said = judge(command, condition=labels)
+    assert code == 0 and "class Scabies occurs in one patient only" in said
+
+
+def test_a_fold_without_a_class_is_noted(judge, frame):
+    labels = np.where(frame["patient_id"] == "toy/P001", "Scabies", _two_kinds(frame))
+    code, said = judge([*KNN, "--split", "folds"], condition=labels)
+    assert code == 0 and "the train images lack class Scabies, which cannot be predicted there" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [("Eczema", "there is nothing to learn"), (None, "no image has a label of 'condition'")]
+)
+def test_constant_and_missing_labels_are_refused(judge, labels, words):
+    code, said = judge(KNN, condition=labels)
+    assert code == 2 and words in said
+
+
+def test_data_without_a_target_is_refused(judge):
+    code, said = judge(KNN, {})
+    assert code == 2 and "declares no target" in said
+
+
+def _target(name, values):
+    return {name: Target(name, tuple(sorted(set(values))))}
+
+
+def test_a_target_that_is_the_patient_is_refused(judge, frame):
+    names = frame["patient_id"].str.removeprefix("toy/")
+    code, said = judge(KNN, _target("who", names), who=names)
+    assert code == 2 and "like an identifier" in said
+
+
+def test_a_target_that_is_nearly_the_patient_is_noted(judge, frame):
+    pairs = (frame["patient_id"].str[-3:].astype(int) // 2).astype(str)
+    code, said = judge([*KNN, "--split", "folds"], _target("pair", pairs), pair=pairs)
+    assert code == 0 and "classes of 'pair' belong to at most 2 patients each, like an identifier" in said
+
+
+def test_evaluate_leaves_out_a_target_that_cannot_be_judged_and_scores_the_others(
+    tmp_path, make_embeddings, frame, capsys
+):
+    frame["who"] = frame["patient_id"].str.removeprefix("toy/")
+    targets = _target("who", frame["who"]) | {"sex": Target("sex", ("female", "male"))}
+    folder = make_embeddings(tmp_path, frame, np.random.default_rng(0).normal(size=(len(frame), 5)), targets)
+    assert main(["evaluate", str(folder), "--probe", "knn", "--json", str(tmp_path / "j.json"), *FAST]) == 0
+    result = json.loads((tmp_path / "j.json").read_text())
+    assert {entry["target"] for entry in result["experiments"]} == {"sex"}
+    assert "who is not evaluated" in capsys.readouterr().out
+
+
+def test_too_few_patients_for_the_inner_folds_are_called_so(judge, frame):
+    few = frame["patient_id"].isin(["toy/P000", "toy/P001", "toy/P002"])
+    code, said = judge(LINEAR, condition=np.where(few, _two_kinds(frame), None))
+    assert code == 2 and "--inner-folds within the training patients: 5 folds of 2 patients" in said
+
+
+def test_features_with_nan_name_the_image(tmp_path, make_embeddings, frame, capsys):
+    features = np.ones((len(frame), 5))
+    features[3, 2] = np.nan
+    assert main(["knn", str(make_embeddings(tmp_path, frame, features))]) == 2
+    assert f"the features of {frame['image_id'][3]} hold NaN" in capsys.readouterr().err

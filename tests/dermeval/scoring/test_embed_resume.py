@@ -1,0 +1,138 @@
+"""A killed ``dermeval embed`` goes on where it was, and only where it may."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dermeval.cli import main
+from dermeval.features import forward
+from dermeval.features.embeddings import open_embeddings
+from dermeval.features.encoders import Encoder
+from dermssl.files import read_parquet, write_parquet
+
+IMAGES = 30
+
+
+class Killed(BaseException):
+    """What a signal does: nothing in the program catches it."""
+
+
+@pytest.fixture
+def data(tmp_path, make_dataset, make_frame):
+    return make_dataset(tmp_path / "data", make_frame(30, seed=1).head(IMAGES), {}, size=40)
+
+
+@pytest.fixture
+def command(data):
+    """``command(out, ...)``: the arguments of an embed in blocks of 8 images and batches of 4."""
+
+    def arguments(out, *changes):
+        common = ["--data", str(data), "--image-size", "32", "--precision", "fp32", "--workers", "0", "--batch", "4"]
+        return ["embed", "--encoder", "random:resnet18", *common, "--views", "flip", "--out", str(out), *changes]
+
+    return arguments
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Images of each forward pass so far; the pass after ``passes.limit`` of them is killed."""
+
+    class Passes(list):
+        limit = None
+
+    seen, real = Passes(), Encoder.__call__
+
+    def counted(self, images):
+        if seen.limit is not None and len(seen) >= seen.limit:
+            raise Killed
+        seen.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(forward, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(Encoder, "__call__", counted)
+    return seen
+
+
+def kill(command, passes, limit):
+    passes.limit = limit
+    with pytest.raises(Killed):
+        main(command)
+    passes.limit = None
+    passes.clear()
+
+
+def test_a_killed_run_goes_on_and_embeds_each_image_once(tmp_path, command, passes):
+    assert main(command(tmp_path / "whole")) == 0
+    assert sum(passes) == 2 * IMAGES
+    passes.clear()
+    # A block is two batches in two views: four passes. The tenth pass is in the third block, which is lost.
+    kill(command(tmp_path / "e"), passes, limit=9)
+    assert not (tmp_path / "e").exists() and (tmp_path / "e.unfinished").is_dir()
+    assert main(command(tmp_path / "e")) == 0
+    assert sum(passes) == 2 * (IMAGES - 16)
+    whole, resumed = open_embeddings(tmp_path / "whole"), open_embeddings(tmp_path / "e")
+    assert np.array_equal(whole.features, resumed.features)
+    assert np.array_equal(whole.views["flip"], resumed.views["flip"])
+    assert not (tmp_path / "e.unfinished").exists()
+
+
+def test_rows_of_another_plan_are_not_gone_on_with(tmp_path, command, passes, caplog):
+    kill(command(tmp_path / "e"), passes, limit=9)
+    assert main(command(tmp_path / "e", "--dtype", "float16", "--features", "last4")) == 0
+    assert "begun with other features, dtype: starting anew" in caplog.text
+    assert sum(passes) == 2 * IMAGES
+    assert open_embeddings(tmp_path / "e").features.shape == (IMAGES, 960)
+
+
+def test_rows_of_a_changed_data_set_are_not_gone_on_with(tmp_path, command, passes, data, caplog):
+    kill(command(tmp_path / "e"), passes, limit=9)
+    table = read_parquet(data / "manifest.parquet", "")
+    write_parquet(data / "manifest.parquet", table.slice(0).replace_schema_metadata({"changed": "yes"}))
+    assert main(command(tmp_path / "e")) == 0
+    assert "begun with other data: starting anew" in caplog.text and sum(passes) == 2 * IMAGES
+
+
+def test_a_damaged_block_is_embedded_again(tmp_path, command, passes, caplog):
+    kill(command(tmp_path / "e"), passes, limit=9)
+    (tmp_path / "e.unfinished" / "rows-000000008.npy").write_bytes(b"not an array")
+    assert main(command(tmp_path / "e")) == 0
+    assert "is damaged" in caplog.text and sum(passes) == 2 * (IMAGES - 8)
+
+
+def test_a_run_killed_between_its_last_row_and_its_folder_only_writes(tmp_path, command, passes, monkeypatch, capsys):
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("dermeval.features.embed.write_embeddings", killed)
+        main(command(tmp_path / "e"))
+    passes.clear()
+    assert main(command(tmp_path / "e")) == 0
+    assert not passes and "nothing was left to embed" in capsys.readouterr().out
+
+
+def test_two_ranks_go_on_with_what_one_rank_began(tmp_path, command, passes):
+    assert main(command(tmp_path / "whole")) == 0
+    passes.clear()
+    kill(command(tmp_path / "e"), passes, limit=5)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dermeval"]
+    done = subprocess.run(
+        [sys.executable, *launch, *command(tmp_path / "e")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "going on after 8 of 30 images" in done.stderr
+    whole, resumed = open_embeddings(tmp_path / "whole"), open_embeddings(tmp_path / "e")
+    assert np.array_equal(whole.features[:8], resumed.features[:8])
+    assert np.allclose(whole.features, resumed.features, atol=1e-6)
+
+
+def test_a_folder_that_only_bears_the_name_is_left_alone(tmp_path, command, capsys):
+    (tmp_path / "e.unfinished").mkdir()
+    (tmp_path / "e.unfinished" / "thesis.txt").write_text("mine")
+    assert main(command(tmp_path / "e")) == 2
+    assert "plan.json" in capsys.readouterr().err
+    assert (tmp_path / "e.unfinished" / "thesis.txt").read_text() == "mine"
