@@ -22,7 +22,7 @@ def list_images(root: Path) -> list[str]:
 def passed_over(root: Path) -> list[Problem]:
     """What `list_images` cannot use though it may hold images: linked folders, foreign formats, broken names."""
     problems = []
-    for path in sorted(_visible(root)):
+    for path in _visible(root):
         shown = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
         if path.suffix.lower() in UNREADABLE_SUFFIXES:
             problems.append(Problem(shown, f"{path.suffix} images cannot be read: convert to JPEG or PNG", "left out"))
@@ -30,7 +30,7 @@ def passed_over(root: Path) -> list[Problem]:
             problems.append(Problem(shown, "file name is not UTF-8: rename it", "left out"))
         elif (root / path).is_symlink() and (root / path).is_dir():
             problems.append(Problem(shown, "link to a folder: move the images below the root", "left out"))
-    return problems
+    return sorted(problems)
 
 
 def _visible(root: Path) -> Iterator[Path]:
