@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from dermssl.data.sources.source import Problem, Records
+from dermssl.data.splits import check_split
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 UNREADABLE_SUFFIXES = {".heic", ".heif", ".avif", ".dcm", ".dng", ".nef", ".cr2", ".arw", ".svs", ".psd"}
@@ -54,6 +55,9 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     ``file`` of a row is a path below the root or a bare name, with any image extension or none: a row is matched by
     its whole path, else by its name where that is unique. A row without a file, a file without a row, and a second
     row of the same file go to the problems.
+
+    Raises:
+        InputError: rows, second ones included, put a patient, lesion, case or file into two splits.
     """
     problems = list(known)
     by_path, by_name = _index_files(root)
@@ -67,6 +71,9 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     for file in sorted(set(by_path.values()) - {file for file in files if file}):
         problems.append(Problem(file, "file without a row in the table", "left out"))
     matched = matched[matched["file"].notna()]
+    for unit in ("patient_id", "lesion_id", "case_id", "file"):
+        if unit in matched:
+            check_split(matched.assign(group_id=matched[unit]), str(root))
     for file in matched["file"][matched["file"].duplicated()]:
         problems.append(Problem(file, "second row for the same file", "first row kept"))
     matched = matched.drop_duplicates("file").sort_values("file").reset_index(drop=True)
