@@ -86,6 +86,11 @@ def test_a_second_row_that_puts_a_patient_or_file_into_another_split_is_bad_inpu
         match_images(tree("a.jpg", "b.jpg"), frame)
 
 
+def test_a_lesion_number_of_two_patients_is_no_lesion_in_two_splits(tree):
+    rows = {"file": ["a", "b"], "patient_id": ["p1", "p2"], "lesion_id": ["1", "1"], "split": ["train", "test"]}
+    assert len(match_images(tree("a.jpg", "b.jpg"), pd.DataFrame(rows)).frame) == 2
+
+
 def test_linked_folders_and_formats_that_cannot_be_read_are_reported(tree, tmp_path_factory):
     root, elsewhere = tree("a.jpg", "b.HEIC", "c.dcm"), tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "x.jpg").touch()

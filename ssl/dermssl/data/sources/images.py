@@ -57,7 +57,7 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     row of the same file go to the problems.
 
     Raises:
-        InputError: rows, second ones included, put a patient, lesion, case or file into two splits.
+        InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
     """
     problems = list(known)
     by_path, by_name = _index_files(root)
@@ -71,13 +71,20 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     for file in sorted(set(by_path.values()) - {file for file in files if file}):
         problems.append(Problem(file, "file without a row in the table", "left out"))
     matched = matched[matched["file"].notna()]
-    for unit in ("patient_id", "lesion_id", "case_id", "file"):
-        if unit in matched:
-            check_split(matched.assign(group_id=matched[unit]), str(root))
+    _check_second_rows(matched, root)
     for file in matched["file"][matched["file"].duplicated()]:
         problems.append(Problem(file, "second row for the same file", "first row kept"))
     matched = matched.drop_duplicates("file").sort_values("file").reset_index(drop=True)
     return Records(matched, problems)
+
+
+def _check_second_rows(rows: pd.DataFrame, root: Path) -> None:
+    unit = rows["file"]
+    # Lesion numbers may repeat from patient to patient, so they count only where there is no patient.
+    for name in ("lesion_id", "case_id", "patient_id"):
+        unit = rows[name].where(rows[name].notna(), unit) if name in rows else unit
+    for group in (unit, rows["file"]):
+        check_split(rows.assign(group_id=group), str(root))
 
 
 def _index_files(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
