@@ -1,25 +1,29 @@
 """Images/s of ``dermssl prepare`` from 12-megapixel JPEGs, against plain Pillow loops in the same run.
 
-    python scripts/bench/prepare_speed.py [--images 48] [--repeats 3]
+    python scripts/bench/prepare_speed.py [--images 64] [--repeats 3]
     python scripts/bench/prepare_speed.py --memory 4000 16000
 
-The loops decode and resize to the same size and keep nothing: no hashes, no store, no table. ``thumbnail`` lets
-the JPEG decoder skip detail, which prepare cannot do: ``pixel_sha256`` is of every pixel at full size. CPU time is
-printed beside the rate because it says more where the machine is shared. Results are in results/prepare_speed.md.
+The loops decode and resize (bicubic) to the same size and keep nothing: no hashes, no store, no table. ``thumbnail``
+is Pillow's own short cut, which lets the JPEG decoder skip detail as prepare does. CPU time is of this process and
+all its workers, start included; it says more than the rate where the machine is shared. Results are in
+results/prepare_speed.md.
 """
 
 import argparse
 import functools
 import os
 import resource
+import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from PIL import Image
+from machine import describe
+from PIL import Image, features
+from PIL import __version__ as pillow_version
 
 from dermssl.data.options import PrepareOptions
 from dermssl.data.prepare import prepare
@@ -28,6 +32,7 @@ from dermssl.data.workers import available_cores, process_map
 SHORT_SIDE = 384
 PHOTO = (4000, 3000)
 TINY = (48, 36)
+DISTINCT = 8
 
 
 def make_photo(number: int, folder: Path, size: tuple[int, int]) -> None:
@@ -41,10 +46,10 @@ def make_photo(number: int, folder: Path, size: tuple[int, int]) -> None:
 
 
 def plain(file: Path) -> int:
-    """Pillow's decode and resize, as most data loaders write it."""
+    """Pillow's decode and resize at their leanest: most data loaders make a copy with ``convert("RGB")`` too."""
     with Image.open(file) as image:
         scale = SHORT_SIDE / min(image.size)
-        return image.convert("RGB").resize((round(image.width * scale), round(image.height * scale))).width
+        return image.resize((round(image.width * scale), round(image.height * scale))).width
 
 
 def thumbnail(file: Path) -> int:
@@ -84,11 +89,13 @@ def peak_memory(reset: bool = False) -> float:
 def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
     """Every way in turn, ``repeats`` times, so that a change of load meets all of them; medians."""
     ways = {
-        "Pillow decode + resize, 1 process": functools.partial(loop, plain, folder, 1),
-        f"Pillow decode + resize, {cores} processes": functools.partial(loop, plain, folder, cores),
-        f"Pillow thumbnail, {cores} processes": functools.partial(loop, thumbnail, folder, cores),
-        "dermssl prepare, 1 process": functools.partial(whole_prepare, folder, 1),
-        f"dermssl prepare, {cores} processes": functools.partial(whole_prepare, folder, cores),
+        f"{name}, {processes} process{'es' * (processes > 1)}": functools.partial(way, folder, processes)
+        for processes in (1, cores)
+        for name, way in (
+            ("Pillow decode + resize", functools.partial(loop, plain)),
+            ("Pillow thumbnail", functools.partial(loop, thumbnail)),
+            ("dermssl prepare", whole_prepare),
+        )
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
@@ -98,12 +105,18 @@ def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
             way()
             rates[name].append(images / (time.perf_counter() - start))
             costs[name].append((cpu_seconds() - cpu) / images)
-    base = median(rates[next(iter(ways))])
-    print(f"{'':44}{'images/s':>10}{'x first':>9}{'CPU ms/image':>14}")
-    for name in ways:
-        print(
-            f"{name:44}{median(rates[name]):10.1f}{median(rates[name]) / base:9.2f}{1000 * median(costs[name]):14.0f}"
-        )
+    print_table(ways, rates, costs)
+
+
+def print_table(names: Iterable[str], rates: dict[str, list[float]], costs: dict[str, list[float]]) -> None:
+    """Medians as Markdown; the ratios are to Pillow's loop with as many processes."""
+    print("| | images/s | times Pillow's | CPU ms per image | of Pillow's CPU |")
+    print("|---|---|---|---|---|")
+    for name in names:
+        rate, cost = median(rates[name]), median(costs[name])
+        base = "Pillow decode + resize," + name.partition(",")[2]
+        speed, share = rate / median(rates[base]), cost / median(costs[base])
+        print(f"| {name} | {rate:.1f} | {speed:.2f} | {1000 * cost:.0f} | 1/{1 / share:.2f} |")
 
 
 def compare_memory(scratch: Path, sizes: list[int], cores: int) -> None:
@@ -117,20 +130,24 @@ def compare_memory(scratch: Path, sizes: list[int], cores: int) -> None:
 
 
 def make_photos(folder: Path, images: int, size: tuple[int, int], cores: int) -> None:
-    """Fill ``folder`` with that many generated photos."""
+    """Fill ``folder`` with that many photos: the first few generated, the others copies, which no step can tell."""
     folder.mkdir()
     with process_map(cores) as in_processes:
-        list(in_processes(functools.partial(make_photo, folder=folder, size=size), range(images)))
+        list(in_processes(functools.partial(make_photo, folder=folder, size=size), range(min(DISTINCT, images))))
+    for number in range(DISTINCT, images):
+        shutil.copy(folder / f"{number % DISTINCT:06d}.jpg", folder / f"{number:06d}.jpg")
 
 
 def main() -> None:
     """Measure what is asked for and print it with the machine's load before and after."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="+", metavar="IMAGES", help="measure memory at these sizes instead")
     options = parser.parse_args()
-    cores, load = available_cores(), os.getloadavg()[0]
+    cores = available_cores()
+    print("\n".join(describe()))
+    print(f"- Pillow {pillow_version}, libjpeg-turbo {features.version('libjpeg_turbo')}\n")
     with tempfile.TemporaryDirectory() as scratch:
         if options.memory:
             compare_memory(Path(scratch), sorted(options.memory), cores)
@@ -138,9 +155,11 @@ def main() -> None:
             folder = Path(scratch) / "photos"
             make_photos(folder, options.images, PHOTO, cores)
             megabytes = sum(file.stat().st_size for file in folder.iterdir()) / options.images / 1e6
-            print(f"{options.images} JPEGs of {PHOTO[0]} x {PHOTO[1]}, {megabytes:.1f} MB each, store at {SHORT_SIDE}")
+            print(
+                f"{options.images} JPEGs of {PHOTO[0]} x {PHOTO[1]}, {megabytes:.1f} MB each, store at {SHORT_SIDE}\n"
+            )
             compare_speed(folder, options.images, options.repeats, cores)
-    print(f"{cores} cores, load {load:.1f} before and {os.getloadavg()[0]:.1f} after")
+    print(f"\nLoad after the run: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ whole old file or the whole new one, also after a crash. Nothing here reads or w
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,19 @@ def write_parquet(path: Path, table: "pa.Table") -> None:
 
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def write_parquet_parts(path: Path, parts: "Iterable[pa.Table]") -> None:
+    """Write Arrow tables of one schema as one Parquet file (zstd), atomically, with one of them in memory at a time."""
+    import pyarrow.parquet as pq
+
+    parts = iter(parts)
+    first = next(parts)
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], parts):
+            for batch in table.to_batches():
+                # Batches share row groups, where write_table would begin a new one for every part.
+                writer.write_batch(batch)
 
 
 def read_parquet(path: Path, maker: str) -> "pa.Table":

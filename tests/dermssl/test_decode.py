@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dermssl.data import decode
-from dermssl.data.decode import DecodeError, open_image, orientation, read_bytes, upright_rgb
+from dermssl.data.decode import DecodeError, decode_rgb, open_image, orientation, read_bytes, upright
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -21,7 +21,9 @@ def _encoded(image, kind="PNG", **options):
 
 
 def _decoded(data):
-    return np.asarray(upright_rgb(open_image(data)))
+    image = open_image(data)
+    turn = orientation(image)
+    return np.asarray(upright(decode_rgb(image), turn))
 
 
 def _wedge(mode="L", size=(40, 30)):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dermssl.data.dataset import open_dataset
+from dermssl.data.identity import identify
 from dermssl.data.sources import get_source
 from dermssl.errors import InputError
 
@@ -47,6 +48,13 @@ def test_isic2019_reads_one_hot_labels_and_downsampled_names(raw):
     assert frame["diagnosis"].tolist()[:2] == ["NV", "MEL"] and pd.isna(frame["diagnosis"].iloc[2])
     assert frame["sex"].tolist()[:2] == ["female", "male"] and frame["downsampled"].tolist() == [False, True, False]
     assert problems == {("ISIC_3", "2 classes marked in the label table")}
+
+
+def test_isic2019_images_without_a_lesion_id_are_not_thrown_into_one_group(raw):
+    frame, _, _ = _read("isic2019", raw(ISIC2019, ["ISIC_1.jpg", "ISIC_2_downsampled.jpg", "ISIC_3.jpg"]))
+    rows = identify(frame.reset_index(), "isic2019", get_source("isic2019"))
+    assert rows["group_id"].tolist() == ["isic2019/ISIC_1", "isic2019/BCN_7", "isic2019/ISIC_3"]
+    assert rows["case_id"].tolist() == rows["group_id"].tolist()
 
 
 def test_isic2020_leaves_out_the_second_of_each_known_pair(raw):

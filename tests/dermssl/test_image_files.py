@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from dermssl.data.sources.images import list_images, match_images, passed_over
+from dermssl.errors import InputError
 
 
 @pytest.fixture
@@ -69,6 +70,25 @@ def test_both_kinds_of_loss_are_reported_and_nothing_is_counted_twice(tree):
         ("c.jpg", "file without a row in the table"),
         ("missing.jpg", "named in the table but there is no such file"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([("a", "p1", "train"), ("a", "p1", "test")], "p1"),
+        ([("a", "p1", "train"), ("a", "p2", "train"), ("b", "p2", "test")], "p2"),
+        ([("a", None, "train"), ("a.jpg", None, "test")], "a.jpg"),
+    ],
+)
+def test_a_second_row_that_puts_a_patient_or_file_into_another_split_is_bad_input(tree, rows, named):
+    frame = pd.DataFrame(rows, columns=["file", "patient_id", "split"])
+    with pytest.raises(InputError, match=f"two splits: {named}"):
+        match_images(tree("a.jpg", "b.jpg"), frame)
+
+
+def test_a_lesion_number_of_two_patients_is_no_lesion_in_two_splits(tree):
+    rows = {"file": ["a", "b"], "patient_id": ["p1", "p2"], "lesion_id": ["1", "1"], "split": ["train", "test"]}
+    assert len(match_images(tree("a.jpg", "b.jpg"), pd.DataFrame(rows)).frame) == 2
 
 
 def test_linked_folders_and_formats_that_cannot_be_read_are_reported(tree, tmp_path_factory):

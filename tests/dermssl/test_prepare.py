@@ -320,6 +320,22 @@ def test_a_synthetic_stand_in_overlaps_with_nothing(photos, prepare, tmp_path, c
     assert not _warnings(caplog)
 
 
+def test_pooling_counts_the_pictures_that_two_sets_share_by_file_and_by_pixels(photos, prepare, tmp_path, caplog):
+    prepare(photos, "--name", "one", out="one")
+    (photos / "wart" / "b.jpg").unlink()
+    _photo(9).save(photos / "wart" / "new.jpg")
+    Image.open(photos / "naevus" / "c.jpg").save(photos / "naevus" / "c.png")
+    (photos / "naevus" / "c.jpg").unlink()
+    prepare(photos, "--name", "other", out="other")
+    caplog.clear()
+    sets = open_datasets([str(tmp_path / "one"), str(tmp_path / "other")])
+    (said,) = caplog.messages
+    assert f"3 images of {sets[1].folder} are in {sets[0].folder} too (2 the same file, 1 the same pixels" in said
+    caplog.clear()
+    open_datasets([str(tmp_path / "one")])
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("damage", ["manifest.parquet", "images-00000.arrow", "dataset.json"])
 def test_a_damaged_dataset_folder_is_named_with_the_remedy(synthetic_dataset, tmp_path, damage):
     folder = shutil.copytree(synthetic_dataset, tmp_path / "data")

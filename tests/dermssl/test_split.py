@@ -41,6 +41,15 @@ def test_folds_are_scikit_learns_and_leave_test_alone(folder, dermssl):
         assert (train["fold"].iloc[held_out] == fold).all()
 
 
+def test_columns_to_stratify_by_may_be_joined_by_commas_or_spaces(folder, dermssl):
+    dermssl("split", folder, "--folds", 2, "--stratify", "condition,fitzpatrick")
+    joined = open_dataset(folder).frame()["fold"]
+    dermssl("split", folder, "--folds", 2, "--stratify", "condition", "fitzpatrick")
+    assert open_dataset(folder).frame()["fold"].equals(joined)
+    dermssl("split", folder, "--folds", 2, "--stratify", "condition")
+    assert not open_dataset(folder).frame()["fold"].equals(joined)
+
+
 def test_a_new_split_discards_folds_that_were_drawn_over_the_old_one(folder, dermssl):
     dermssl("split", folder, "--folds", 2)
     dermssl("split", folder, "--fractions", 0.5, 0.5, "--replace-official")

@@ -95,6 +95,12 @@ def test_encoding_is_close_to_the_pixels_and_carries_no_metadata(photo):
     assert not again.getexif() and "comment" not in again.info
 
 
+def test_a_comment_in_the_file_does_not_reach_the_stored_image(photo):
+    original = Image.open(io.BytesIO(_jpeg(photo, comment=SECRET, exif=_exif(), icc_profile=SECRET)))
+    original.load()
+    assert SECRET not in encode(original) and SECRET not in encode(shrink(original, 60))
+
+
 @pytest.fixture
 def stored(tmp_path):
     jpegs = [f"row {number}".encode() * 50 for number in range(200)]

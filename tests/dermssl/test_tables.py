@@ -2,6 +2,7 @@
 
 import pytest
 
+from dermssl.data.sources import tables
 from dermssl.data.sources.tables import clean, find_file, fitzpatrick, number, read_table, sex
 from dermssl.errors import InputError
 
@@ -27,6 +28,17 @@ def test_every_dialect_of_csv_gives_the_same_table(tmp_path, raw):
 def test_ids_keep_their_leading_zeros_and_accents(tmp_path):
     (tmp_path / "t.csv").write_text("id\n007\nnævus-é\n", encoding="utf-8")
     assert read_table(tmp_path / "t.csv", ("id",))["id"].tolist() == ["007", "nævus-é"]
+
+
+def test_a_long_wide_table_is_read_in_parts_of_which_only_wanted_columns_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "CHUNK", 3)
+    lines = [f"{row},{row}.5,x" for row in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join([" id ,area,note", *lines]))
+    table = read_table(tmp_path / "t.csv", ("id",), further=("note", "absent"))
+    assert list(table) == ["id", "note"] and table["id"].tolist() == list("01234567")
+    (tmp_path / "t.csv").write_text("\n".join(["id,area,note", *lines, "8,1,x,y"]))
+    with pytest.raises(InputError, match="not a readable CSV"):
+        read_table(tmp_path / "t.csv", ("id",), further=("note",))
 
 
 @pytest.mark.parametrize(

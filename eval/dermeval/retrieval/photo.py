@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dermssl.data.decode import MAX_PIXELS
-from dermssl.data.shards import decode_one
+from dermssl.data.measure import decode_one
 from dermssl.errors import InputError
 
 

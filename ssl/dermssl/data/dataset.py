@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dermssl.data.manifest import SCHEMA_VERSION
 from dermssl.data.sources import NAMES, overlapping
@@ -84,7 +85,7 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:
-    """Open several dataset folders to be pooled, with a warning where sets are known to share images.
+    """Open several dataset folders to be pooled, with a warning where they share images or are known to.
 
     Raises:
         InputError: a folder is unusable, or two have one name, as their ids would clash.
@@ -98,18 +99,36 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
                 f"prepare one of them again with another --name"
             )
         seen[dataset.name] = dataset.folder
-    _warn_overlaps(datasets)
+    for one, other in itertools.combinations(datasets, 2):
+        _warn_overlap(one, other)
+        _warn_copies(one, other)
     return datasets
 
 
-def _warn_overlaps(datasets: Sequence[Dataset]) -> None:
-    """Say which of the pooled sets are known to share images; drawn stand-ins share none with anything."""
-    real = [d for d in datasets if not d.info["synthetic"] and d.info["source"] in NAMES]
-    for one, other in itertools.combinations(real, 2):
-        if overlapping(one.info["source"], other.info["source"]):
-            log.warning(
-                "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
-                "of the other: audit them with `dermeval leaks`",
-                one.folder,
-                other.folder,
-            )
+def _warn_overlap(one: Dataset, other: Dataset) -> None:
+    """Say that two sets are known to share images; drawn stand-ins share none with anything."""
+    real = all(not d.info["synthetic"] and d.info["source"] in NAMES for d in (one, other))
+    if real and overlapping(one.info["source"], other.info["source"]):
+        log.warning(
+            "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
+            "of the other: audit them with `dermeval leaks`",
+            one.folder,
+            other.folder,
+        )
+
+
+def _warn_copies(one: Dataset, other: Dataset) -> None:
+    """Count the images of ``other`` that ``one`` has too, byte for byte or pixel for pixel."""
+    files, pixels = (
+        pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
+    )
+    if (files | pixels).any():
+        log.warning(
+            "warning: %d images of %s are in %s too (%d the same file, %d the same pixels in another file): "
+            "training uses each picture once, embeddings keep all",
+            int((files | pixels).sum()),
+            other.folder,
+            one.folder,
+            int(files.sum()),
+            int((pixels & ~files).sum()),
+        )

@@ -5,7 +5,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 MAX_PIXELS = 150_000_000
 """Larger images (beyond a 14,000 x 10,700 photo) are refused as decompression bombs before they are decoded."""
@@ -54,16 +55,28 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decode, apply the EXIF orientation, and convert any mode to 8-bit RGB (alpha over white).
+def reduction(image: Image.Image, short_side: int) -> int:
+    """By how much the decoder itself shrinks a JPEG (1, 2, 4 or 8) and still leaves ``short_side`` pixels.
+
+    libjpeg then skips the detail that would be thrown away: most of the time of a large photo. 1 for other formats.
+    """
+    room = min(image.size) // short_side if isinstance(image, JpegImageFile) else 1
+    return max(scale for scale in (1, 2, 4, 8) if scale <= max(room, 1))
+
+
+def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
+    """Decode at 1/``scale`` (see `reduction`) and convert any mode to 8-bit RGB (alpha over white); not yet upright.
+
+    Where the sides are no multiple of ``scale``, the last column and row are partly filled: the picture ends at
+    width / ``scale`` and height / ``scale`` of the file's size.
 
     Raises:
         DecodeError: the file is truncated or damaged.
     """
     try:
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
         image.load()
-        if orientation(image) != 1:
-            image = ImageOps.exif_transpose(image)
         return _as_rgb(image)
     # As above: whatever a damaged file provokes is that file's problem.
     except Exception as error:
@@ -78,6 +91,22 @@ def orientation(image: Image.Image) -> int:
     except Exception:
         return 1
     return value if value in range(1, 9) else 1
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """``image`` as EXIF orientation ``turn`` says it is to be seen; itself where it stands upright."""
+    return image.transpose(_UNDO[turn]) if turn in _UNDO else image
+
+
+_UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

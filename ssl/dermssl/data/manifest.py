@@ -2,7 +2,15 @@
 
 Fixed columns are below; a source may add free columns (labels, folds, further metadata), which are strings
 unless they are numbers or booleans throughout. Missing is null, never "", -1 or "unknown".
+
+``width`` and ``height`` are the file's, before its EXIF orientation is applied. ``sha256`` is of the file;
+``pixel_sha256`` of its decoded, upright 8-bit RGB pixels (after their size, as "WIDTHxHEIGHT:"): all of them, but of
+a JPEG with a short side of 1,024 or more those that libjpeg decodes at the smallest scale (1/2, 1/4, 1/8) that leaves
+a short side of 512. So it is a function of the file alone, survives new metadata, and for ordinary sizes a lossless
+change of format. ``phash`` is of the stored image and its flips and quarter turns.
 """
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -10,7 +18,8 @@ import pyarrow as pa
 
 from dermssl.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: ``pixel_sha256`` of large JPEGs is of the reduced picture, no longer of every pixel."""
 
 FIXED = pa.schema(
     [
@@ -40,6 +49,8 @@ FIXED = pa.schema(
         pa.field("phash", pa.list_(pa.uint64(), 8), nullable=False),
     ]
 )
+MEASURED = ("width", "height", "stored_width", "stored_height", "sha256", "pixel_sha256", "phash")
+"""Fixed columns that come from the image files; all others come from the source's tables."""
 ALLOWED = {
     "split": {"train", "val", "test"},
     "sex": {"female", "male"},
@@ -52,21 +63,43 @@ TONE_GROUPS = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-
 def to_table(frame: pd.DataFrame) -> pa.Table:
     """A frame with one row per image as an Arrow table of the manifest's schema (missing columns are null).
 
+    The measured columns may be missing altogether, see `with_measured`.
+
     Raises:
         InputError: an id is missing or doubled, or a fixed column holds a value outside its range.
     """
     columns: dict[str, pa.Array] = {}
-    for field in FIXED:
+    fields = [field for field in FIXED if field.name in frame or field.name not in MEASURED]
+    for field in fields:
         values = frame[field.name] if field.name in frame else [None] * len(frame)
         columns[field.name] = pa.array(_nulls(values), type=field.type)
     free = [name for name in frame.columns if name not in FIXED.names]
-    fields = list(FIXED)
     for name in free:
         columns[name] = _free_column(frame[name])
         fields.append(pa.field(name, columns[name].type))
     table = pa.table(list(columns.values()), schema=pa.schema(fields))
     check(table)
     return table
+
+
+def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The manifest part by part: rows of ``table`` (from `to_table`), with the measured columns at their place.
+
+    Each part has the column ``file`` and the measured ones; together they are the rows of ``table`` in its order.
+
+    Raises:
+        RuntimeError: the parts are of other files.
+    """
+    free = [field for field in table.schema if field.name not in FIXED.names]
+    schema, done = pa.schema([*FIXED, *free]), 0
+    for part in parts:
+        rows = table.slice(done, len(part))
+        if rows["file"] != part["file"]:
+            raise RuntimeError(f"measurements of other files than rows {done} to {done + len(part)} of the manifest")
+        done += len(part)
+        yield pa.table([(part if name in MEASURED else rows)[name] for name in schema.names], schema=schema)
+    if done != len(table):
+        raise RuntimeError(f"measurements of {done} files for {len(table)} rows of the manifest")
 
 
 def _nulls(values) -> list:
@@ -94,7 +127,7 @@ def check(table: pa.Table) -> None:
     ids = table["image_id"].to_pandas()
     if ids.duplicated().any():
         raise InputError(f"image_id {ids[ids.duplicated()].iloc[0]} occurs twice in the manifest")
-    for field in FIXED:
+    for field in table.schema:
         if not field.nullable and table[field.name].null_count:
             row = ids[table[field.name].is_null().to_numpy()].iloc[0]
             raise InputError(f"{row}: {field.name} is empty in the manifest, which must be given for every image")

@@ -62,7 +62,7 @@ class SplitOptions:
     by: Literal["patient", "lesion", "group"] = "group"
     """What is kept whole: patients, lesions (only without patients), or the data set's own unit."""
     stratify: list[str] = field(default_factory=list)
-    """Columns whose mix each side keeps, such as condition fitzpatrick (default: the first target)."""
+    """Columns whose mix each side keeps, such as condition,fitzpatrick (default: the first target)."""
     folds: NonNegativeInt = 0
     """Folds drawn over everything but test, as column `fold` (0: none)."""
     seed: NonNegativeInt = 0

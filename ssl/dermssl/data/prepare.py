@@ -17,12 +17,12 @@ from dermssl.commandline import Report
 from dermssl.data import manifest, splits
 from dermssl.data.identity import check_labels, complete, identify, label_conflicts
 from dermssl.data.options import PrepareOptions
-from dermssl.data.shards import decode_all, work_folder
+from dermssl.data.shards import decode_all, measured, work_folder
 from dermssl.data.sources import get_source
 from dermssl.data.sources.images import passed_over
 from dermssl.data.sources.source import Problem, Source
 from dermssl.errors import InputError
-from dermssl.files import publish_folder, read_json, require_new_folder, write_json, write_parquet, write_text
+from dermssl.files import publish_folder, read_json, require_new_folder, write_json, write_parquet_parts, write_text
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SIDES = ("train", "val", "test", "none")
@@ -49,14 +49,15 @@ def prepare(options: PrepareOptions) -> Report:
     check_labels(rows, targets, root)
     problems = records.problems + label_conflicts(rows, targets)
     _check_strict(problems, options)
-    work = work_folder(out, root, rows, options.short_side)
-    frame, undecodable = decode_all(work, root, rows, options.short_side, options.workers)
+    files = rows["file"].tolist()
+    work = work_folder(out, root, files, options.short_side)
+    decoded, undecodable = decode_all(work, root, files, options.short_side, options.workers)
     problems += undecodable
     _check_strict(problems, options)
-    if frame.empty:
+    if not decoded.any():
         shutil.rmtree(work)
         raise InputError(f"{root}: none of the {len(rows)} images could be decoded")
-    frame, split = complete(frame, source, targets, options)
+    frame, split = complete(rows[decoded].copy(), source, targets, options)
     table = manifest.to_table(frame)
     info = _describe_folder(table, name, source, targets, mark, options) | {"split": split}
     _write_folder(work, out, table, info, problems)
@@ -108,7 +109,7 @@ def count(table: pa.Table) -> dict[str, int]:
 
 
 def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> None:
-    write_parquet(work / "manifest.parquet", table)
+    write_parquet_parts(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
     write_json(work / "dataset.json", info)
     frame = pd.DataFrame(problems, columns=list(Problem._fields))
     write_text(work / "problems.csv", frame.to_csv(index=False, lineterminator="\n"))

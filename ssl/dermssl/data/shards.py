@@ -7,40 +7,39 @@ import functools
 import hashlib
 import logging
 import shutil
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from dermssl.data import hashes, manifest, store
-from dermssl.data.decode import DecodeError, open_image, orientation, read_bytes, upright_rgb
+from dermssl.data import manifest, store
+from dermssl.data.measure import decode_one
 from dermssl.data.sources.source import Problem
 from dermssl.data.workers import process_map
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
 
 SHARD_ROWS = 1024
+MAKER = "dermssl prepare"
 
 log = logging.getLogger("dermssl")
 
 
-def work_folder(out: Path, root: Path, frame: pd.DataFrame, short_side: int) -> Path:
-    """The folder of finished shards; emptied when it belongs to another root, size, or state of the files."""
+def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) -> Path:
+    """The folder of finished shards; emptied when it belongs to another root, size, version, or state of the files."""
     work = out.with_name(f".{out.name}.work")
-    key = {"key": _listing_hash(root, frame["file"], short_side)}
-    if not (work / "key.json").exists() or read_json(work / "key.json", "dermssl prepare") != key:
+    key = {"key": _listing_hash(root, files, short_side)}
+    if not (work / "key.json").exists() or read_json(work / "key.json", MAKER) != key:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         write_json(work / "key.json", key)
     return work
 
 
-def _listing_hash(root: Path, files: Iterable[str], short_side: int) -> str:
-    """Changes with the root, the size to store, and every file's name, length and time."""
-    digest = hashlib.sha256(f"{root.resolve()} {short_side}".encode())
+def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
+    """Changes with the root, the size to store, what is measured, and every file's name, length and time."""
+    digest = hashlib.sha256(f"{manifest.SCHEMA_VERSION} {root.resolve()} {short_side}".encode())
     for file in files:
         try:
             state = (root / file).stat()
@@ -51,85 +50,82 @@ def _listing_hash(root: Path, files: Iterable[str], short_side: int) -> str:
 
 
 def decode_all(
-    work: Path, root: Path, frame: pd.DataFrame, short_side: int, workers: int
-) -> tuple[pd.DataFrame, list[Problem]]:
-    """Decode every file, shard by shard, and join what was measured to the source's rows.
+    work: Path, root: Path, files: Sequence[str], short_side: int, workers: int
+) -> tuple[np.ndarray, list[Problem]]:
+    """Decode every file into shards of the image store and of what was measured.
 
     Args:
         work: from `work_folder`; shards found in it are kept as they are.
         root: the raw data set.
-        frame: one row per image with its ``file`` below the root.
+        files: paths below ``root``, in the order of the image store.
         short_side: longest short side stored, pixels.
         workers: processes, see `process_map`.
 
     Returns:
-        Rows of the images that could be decoded, in the order of the image store, and the others as problems.
+        Which files could be decoded, ``(N,)`` bool, and the others as problems. `measured` gives the measurements.
     """
-    starts = range(0, len(frame), SHARD_ROWS)
-    finished = len(list(work.glob("rows-*.parquet")))
+    finished, shards = len(list(work.glob("rows-*.parquet"))), -(-len(files) // SHARD_ROWS)
     if finished:
-        log.info("going on with an interrupted run: %d of %d shards are done", finished, len(starts))
+        log.info("going on with an interrupted run: %d of %d shards are done", finished, shards)
     one = functools.partial(decode_one, root=root, short_side=short_side)
+    decoded, problems = [np.empty(0, bool)], []
     with (
         process_map(workers) as in_processes,
-        tqdm(total=len(frame), desc="decode", unit="image", disable=None) as bar,
+        tqdm(total=len(files), desc="decode", unit="image", disable=None) as bar,
     ):
-        parts = []
-        for number, start in enumerate(starts):
-            files = frame["file"].iloc[start : start + SHARD_ROWS].tolist()
-            measured = work / f"rows-{number:05d}.parquet"
-            if not measured.exists():
-                _write_shard(work, number, files, in_processes(one, files), bar)
+        for number, shard, results in _begun_ahead(work, files, functools.partial(in_processes, one)):
+            if results is None:
+                bar.update(len(shard))
             else:
-                bar.update(len(files))
-            parts.append(read_parquet(measured, "dermssl prepare").to_pandas())
-    rows = pd.concat(parts, ignore_index=True)
-    bad = rows[rows["problem"].notna()]
-    problems = [Problem(file, problem, "left out") for file, problem in zip(bad["file"], bad["problem"], strict=True)]
-    good = rows[rows["problem"].isna()].drop(columns="problem")
-    return good.merge(frame, on="file", how="left", validate="one_to_one"), problems
+                _write_shard(work, number, shard, results, bar)
+            found = read_parquet(_rows_file(work, number), MAKER)["problem"].to_pylist()
+            decoded.append(np.array([problem is None for problem in found]))
+            problems += [Problem(file, why, "left out") for file, why in zip(shard, found, strict=True) if why]
+    return np.concatenate(decoded), problems
 
 
-def _write_shard(work: Path, number: int, files: list[str], results: Iterator, bar: tqdm) -> None:
+def _rows_file(work: Path, number: int) -> Path:
+    return work / f"rows-{number:05d}.parquet"
+
+
+def _begun_ahead(
+    work: Path, files: Sequence[str], begin: Callable[[Sequence[str]], Iterator]
+) -> Iterator[tuple[int, Sequence[str], Iterator | None]]:
+    """Number, files and results (None: finished before) of each shard.
+
+    The next one is begun before a shard is handed out, so that no worker waits while it is written.
+    """
+    ahead = None
+    for number, start in enumerate(range(0, len(files), SHARD_ROWS)):
+        shard = files[start : start + SHARD_ROWS]
+        begun = number, shard, None if _rows_file(work, number).exists() else begin(shard)
+        if ahead:
+            yield ahead
+        ahead = begun
+    if ahead:
+        yield ahead
+
+
+def measured(work: Path) -> Iterator[pa.Table]:
+    """File and measurements of every image that could be decoded, shard by shard, in the order of the image store."""
+    for rows in sorted(work.glob("rows-*.parquet")):
+        table = read_parquet(rows, MAKER)
+        yield table.filter(table["problem"].is_null()).drop_columns("problem")
+
+
+def _write_shard(work: Path, number: int, files: Sequence[str], results: Iterator, bar: tqdm) -> None:
     rows, jpegs = [], []
-    for file, (measured, jpeg) in zip(files, results, strict=True):
-        rows.append({"file": file} | measured)
+    for file, (found, jpeg) in zip(files, results, strict=True):
+        rows.append({"file": file} | found)
         if jpeg is not None:
             jpegs.append(jpeg)
         bar.update()
+    # The table comes last: it is what says that the shard is finished.
     store.write_shard(work / store.shard_name(number), jpegs)
-    write_parquet(work / f"rows-{number:05d}.parquet", pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
+    write_parquet(_rows_file(work, number), pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
 
 
 _ROW_SCHEMA = pa.schema(
     [("file", pa.string()), ("problem", pa.string())]
-    + [
-        manifest.FIXED.field(name).with_nullable(True)
-        for name in ("width", "height", "stored_width", "stored_height", "sha256", "pixel_sha256", "phash")
-    ]
+    + [manifest.FIXED.field(name).with_nullable(True) for name in manifest.MEASURED]
 )
-
-
-def decode_one(file: str, root: Path, short_side: int) -> tuple[dict[str, Any], bytes | None]:
-    """Measurements of one file and its stored JPEG; on failure ``{"problem": ...}`` and None."""
-    try:
-        data = read_bytes(root / file, root)
-        with warnings.catch_warnings():
-            # Pillow warns of odd metadata, which is dropped, without saying in which file.
-            warnings.simplefilter("ignore")
-            original = open_image(data)
-            image = upright_rgb(original)
-    except DecodeError as error:
-        return {"problem": str(error)}, None
-    small = store.shrink(image, short_side)
-    kept = original.format == "JPEG" and original.mode == "RGB" and small is image and orientation(original) == 1
-    measured = {
-        "width": original.width,
-        "height": original.height,
-        "stored_width": small.width,
-        "stored_height": small.height,
-        "sha256": hashes.file_hash(data),
-        "pixel_sha256": hashes.pixel_hash(image),
-        "phash": hashes.perceptual_hashes(small),
-    }
-    return measured, store.strip_metadata(data) if kept else store.encode(small)

@@ -71,7 +71,9 @@ def _groups(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
 
 def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:
     """Values of the columns to stratify by, joined, ``(N,)`` of str."""
-    columns = options.stratify or [target.column for target in list(dataset.targets.values())[:1]]
+    columns = [name for given in options.stratify for name in given.split(",")] or [
+        target.column for target in list(dataset.targets.values())[:1]
+    ]
     for name in columns:
         if name not in frame:
             raise InputError(f"--stratify {name}: no such column; {did_you_mean(name, map(str, frame.columns))}")

@@ -36,7 +36,7 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
 def check_split(frame: pd.DataFrame, where: str) -> None:
     """Raise InputError naming the groups of ``frame`` (``group_id``, ``split``) that lie in two splits.
 
-    A frame without splits passes.
+    A frame without splits passes, and so does a row without a group.
     """
     if "split" not in frame:
         return
@@ -44,4 +44,4 @@ def check_split(frame: pd.DataFrame, where: str) -> None:
     straddling = sides[sides > 1].index.tolist()
     if straddling:
         shown = ", ".join(straddling[:5]) + (" ..." if len(straddling) > 5 else "")
-        raise InputError(f"{where}: {len(straddling)} patients or lesions lie in two splits: {shown}")
+        raise InputError(f"{where}: {len(straddling)} patients, lesions or images lie in two splits: {shown}")

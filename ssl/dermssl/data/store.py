@@ -20,20 +20,24 @@ ROWS_PER_BATCH = 64
 JPEG_QUALITY = 95
 
 
-def shrink(image: Image.Image, short_side: int) -> Image.Image:
-    """Resize so that the short side is at most ``short_side`` pixels (antialiased bicubic); never enlarges."""
-    short = min(image.size)
-    if short <= short_side:
+def shrink(image: Image.Image, short_side: int, extent: tuple[float, float] | None = None) -> Image.Image:
+    """Resize so that the short side is at most ``short_side`` pixels (antialiased bicubic); never enlarges.
+
+    ``extent`` is the width and height that the picture fills from the upper left, where that is not all of ``image``.
+    """
+    width, height = extent or image.size
+    scale = short_side / min(width, height)
+    if scale >= 1:
         return image
-    scale = short_side / short
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, width, height), reducing_gap=3.0)
 
 
 def encode(image: Image.Image) -> bytes:
     """JPEG quality 95 without chroma subsampling and without metadata."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    # Pillow would carry the comment of the file that the image came from into the new one.
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
     return buffer.getvalue()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from dermssl.data.sources.source import Problem, Records
+from dermssl.data.splits import check_split
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 UNREADABLE_SUFFIXES = {".heic", ".heif", ".avif", ".dcm", ".dng", ".nef", ".cr2", ".arw", ".svs", ".psd"}
@@ -22,7 +23,7 @@ def list_images(root: Path) -> list[str]:
 def passed_over(root: Path) -> list[Problem]:
     """What `list_images` cannot use though it may hold images: linked folders, foreign formats, broken names."""
     problems = []
-    for path in sorted(_visible(root)):
+    for path in _visible(root):
         shown = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
         if path.suffix.lower() in UNREADABLE_SUFFIXES:
             problems.append(Problem(shown, f"{path.suffix} images cannot be read: convert to JPEG or PNG", "left out"))
@@ -30,7 +31,7 @@ def passed_over(root: Path) -> list[Problem]:
             problems.append(Problem(shown, "file name is not UTF-8: rename it", "left out"))
         elif (root / path).is_symlink() and (root / path).is_dir():
             problems.append(Problem(shown, "link to a folder: move the images below the root", "left out"))
-    return problems
+    return sorted(problems)
 
 
 def _visible(root: Path) -> Iterator[Path]:
@@ -54,6 +55,9 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     ``file`` of a row is a path below the root or a bare name, with any image extension or none: a row is matched by
     its whole path, else by its name where that is unique. A row without a file, a file without a row, and a second
     row of the same file go to the problems.
+
+    Raises:
+        InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
     """
     problems = list(known)
     by_path, by_name = _index_files(root)
@@ -67,10 +71,20 @@ def match_images(root: Path, frame: pd.DataFrame, known: Iterable[Problem] = ())
     for file in sorted(set(by_path.values()) - {file for file in files if file}):
         problems.append(Problem(file, "file without a row in the table", "left out"))
     matched = matched[matched["file"].notna()]
+    _check_second_rows(matched, root)
     for file in matched["file"][matched["file"].duplicated()]:
         problems.append(Problem(file, "second row for the same file", "first row kept"))
     matched = matched.drop_duplicates("file").sort_values("file").reset_index(drop=True)
     return Records(matched, problems)
+
+
+def _check_second_rows(rows: pd.DataFrame, root: Path) -> None:
+    unit = rows["file"]
+    # Lesion numbers may repeat from patient to patient, so they count only where there is no patient.
+    for name in ("lesion_id", "case_id", "patient_id"):
+        unit = rows[name].where(rows[name].notna(), unit) if name in rows else unit
+    for group in (unit, rows["file"]):
+        check_split(rows.assign(group_id=group), str(root))
 
 
 def _index_files(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -19,7 +19,7 @@ def read(root: Path) -> Records:
     The columns ``iddx_*`` and ``mel_*`` state the diagnosis: they are not carried along, so nothing can learn
     from them by accident.
     """
-    table = read_table(find_file(root, "train-metadata.csv"), COLUMNS)
+    table = read_table(find_file(root, "train-metadata.csv"), COLUMNS, further=("lesion_id", "copyright_license"))
     frame = pd.DataFrame(
         {
             "file": table["isic_id"],

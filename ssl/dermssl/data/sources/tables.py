@@ -9,6 +9,7 @@ import pandas as pd
 from dermssl.errors import InputError, did_you_mean
 
 MISSING = {"", "nan", "none", "null", "na", "n/a", "unknown", "-1", "-1.0"}
+CHUNK = 20_000
 
 
 def find_file(root: Path, *names: str) -> Path:
@@ -24,31 +25,46 @@ def find_file(root: Path, *names: str) -> Path:
     raise InputError(f"{root} holds no {' or '.join(names)}: give the folder that does with --root")
 
 
-def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, required: Sequence[str], further: Sequence[str] | None = None) -> pd.DataFrame:
     """A CSV as stripped strings with None for missing; any delimiter, BOM and line ending.
+
+    Beside the ``required`` columns it has those of ``further`` that exist, or all (None): a wide table of
+    400,000 rows takes a gigabyte as strings.
 
     Raises:
         InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        first = text.lstrip().splitlines()[0] if text.strip() else ""
+        with path.open(encoding="utf-8-sig") as lines:
+            first = next((line for line in lines if line.strip()), "")
         delimiter = max(",;\t", key=first.count)
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
-        table = pd.read_csv(
-            path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        chunks = pd.read_csv(
+            path,
+            sep=delimiter,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            index_col=False,
+            chunksize=CHUNK,
         )
+        table = pd.concat([_columns(chunk, path, required, further) for chunk in chunks], ignore_index=True)
     except (UnicodeDecodeError, pd.errors.ParserError) as error:
         raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())}): save it as UTF-8") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
+    if table.empty:
+        raise InputError(f"{path} has a header but no rows")
+    return table.map(clean).astype(object).where(lambda t: t.notna(), None)
+
+
+def _columns(table: pd.DataFrame, path: Path, required: Sequence[str], further: Sequence[str] | None) -> pd.DataFrame:
     table.columns = table.columns.str.strip()
     for name in required:
         if name not in table.columns:
             raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
-    if table.empty:
-        raise InputError(f"{path} has a header but no rows")
-    return table.map(clean).astype(object).where(lambda t: t.notna(), None)
+    # Not read_csv's usecols: with it, rows that are too long are cut off in silence.
+    return table if further is None else table[[name for name in table if name in {*required, *further}]]
 
 
 def clean(value: object) -> str | None:
