@@ -44,11 +44,18 @@ class KnnOptions(ProbeOptions):
 
 @dataclass
 class LinearOptions(ProbeOptions):
-    """Logistic regression on frozen features; its strength is chosen by patient-grouped folds within train."""
+    """Linear classifiers on frozen features; the best is chosen by patient-grouped folds within train."""
 
+    solver: Literal["auto", "newton", "sgd"] = "auto"
+    """newton: logistic regression to its optimum for a grid of penalties. sgd: DINOv2's grid of 13 learning rates, on
+    the features as they are and standardised. auto: newton below 100,000 images."""
     c_values: PositiveInt = 45
-    """Number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e2."""
+    """newton: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e2."""
+    steps: PositiveInt = 12_500
+    """sgd: steps of gradient descent (momentum 0.9, cosine to 0)."""
+    batch: PositiveInt = 128
+    """sgd: images per step."""
     inner_folds: PositiveInt = 5
-    """Patient-grouped folds within the training images that choose C by balanced accuracy."""
+    """Patient-grouped folds within the training images that choose the classifier by balanced accuracy."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: each class counts the same in the loss, whatever its number of images."""
