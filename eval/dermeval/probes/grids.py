@@ -28,6 +28,10 @@ class Grid(Protocol):
     def __len__(self) -> int:
         """Number of classifiers P."""
 
+    @property
+    def unchosen(self) -> int:
+        """The classifier that is taken where there are too few patients to choose by."""
+
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int, only: int | None = None) -> Predict:
         """Fit all, or fully the one that was chosen, on ``features`` ``(N, D)`` and ``labels`` ``(N,)``."""
 
@@ -87,6 +91,11 @@ class PenaltyGrid:
     def __len__(self) -> int:
         return len(self.cs)
 
+    @property
+    def unchosen(self) -> int:
+        """The C nearest to 1, scikit-learn's default."""
+        return int(np.abs(np.log(self.cs)).argmin())
+
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int, only: int | None = None) -> Predict:
         """Fit every C in float32 to rank them, or one in float64 to the optimum."""
         standard = Standard.of(features)
@@ -123,6 +132,11 @@ class RateGrid:
 
     def __len__(self) -> int:
         return len(FORMS) * len(self.rates)
+
+    @property
+    def unchosen(self) -> int:
+        """The middle rate on standardised features."""
+        return len(self.rates) + len(self.rates) // 2
 
     def fit(self, features: np.ndarray, labels: np.ndarray, classes: int, only: int | None = None) -> Predict:
         """Train all heads together, or one; the batches are the same."""

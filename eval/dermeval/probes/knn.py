@@ -12,6 +12,7 @@ from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.recall import same_id_recall
 from dermeval.probes.results import describe, interval_json, page, score_levels, show, write_results
+from dermeval.probes.shots import curve_text, few_shot_curve
 from dermeval.probes.task import Task, open_task
 from dermeval.statistics.bootstrap import cluster_codes
 from dermeval.statistics.scorer import Scorer
@@ -39,8 +40,15 @@ def knn(options: KnnOptions) -> Report:
     result |= {"levels": levels, "by_k": _by_k(by_k, task)}
     result["notes"] = [*task.notes, *missing_classes(task, folds), *clipped, *notes]
     result["recall_at_1"] = _recall(task, options) if options.recall else []
+    curve = (
+        few_shot_curve(task, folds, options, lambda drawn, _: _headline(task, drawn, options))
+        if options.shots
+        else None
+    )
+    if curve:
+        result |= {"shots": curve.points, "notes": [*result["notes"], *curve.notes]}
     if out:
-        write_results(out, result, by_k[headline])
+        write_results(out, result, by_k[headline], curve)
     return Report(page(result, _extra(result)), result)
 
 
@@ -63,6 +71,11 @@ def predict(task: Task, folds: Sequence[Fold], ks: Sequence[int], temperature: f
         for k, found in zip(ks, per_k, strict=True):
             found.append(neighbours.weighted_vote(scores[:, :k], labels[:, :k], len(task.classes), temperature))
     return [collect(task, list(folds), found, seed) for found in per_k]
+
+
+def _headline(task: Task, folds: list[Fold], options: KnnOptions) -> Predictions:
+    _, k, _ = choose_ks(options.k, min(len(fold.train) for fold in folds))
+    return predict(task, folds, [k], options.temperature, options.seed)[0]
 
 
 def _by_k(by_k: dict[int, Predictions], task: Task) -> list[dict[str, Any]]:
@@ -91,4 +104,4 @@ def _extra(result: dict[str, Any]) -> list[str]:
         text.append(
             f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images"
         )
-    return text
+    return [*text, *curve_text(result.get("shots", []))]

@@ -10,8 +10,9 @@ from tqdm import tqdm
 from dermeval.probes.folds import Fold, make_folds, missing_classes, stratified_group_folds
 from dermeval.probes.grids import Grid, make_grid
 from dermeval.probes.options import LinearOptions
-from dermeval.probes.predictions import collect
+from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.results import describe, page, score_levels, write_results
+from dermeval.probes.shots import curve_text, few_shot_curve
 from dermeval.probes.task import Task, open_task
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -24,7 +25,7 @@ class Fitted:
 
     probabilities: np.ndarray
     chosen: int
-    inner_score: float
+    inner_score: float | None
 
 
 def linear(options: LinearOptions) -> Report:
@@ -34,6 +35,8 @@ def linear(options: LinearOptions) -> Report:
         InputError: unusable embeddings, target, split or output folder, or too few patients for the inner folds.
     """
     out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    if options.inner_folds < 2:
+        raise InputError("--inner-folds 1 leaves no patients to choose the classifier by: give 2 or more")
     task = open_task(options.embeddings, options.target)
     folds = make_folds(task, options.split, options.folds, options.seed)
     grid = make_grid(options, len(task.labels))
@@ -48,16 +51,35 @@ def linear(options: LinearOptions) -> Report:
     }
     result = describe("linear", task, folds, options.split, settings, options.seed) | {"levels": levels}
     result["notes"] = [*task.notes, *missing_classes(task, folds), *grid.notes(chosen), *notes]
+    curve = None
+    if options.shots:
+        curve = few_shot_curve(task, folds, options, lambda drawn, shots: _few(task, drawn, grid, shots, options))
+        result |= {"shots": curve.points, "notes": [*result["notes"], *curve.notes, *_few_notes(options, grid)]}
     if out:
-        write_results(out, result, predictions)
+        write_results(out, result, predictions, curve)
     said = f"chosen by {options.inner_folds} inner folds within train: {grid.say(chosen)}"
-    return Report(page(result, ["", said]), result)
+    return Report(page(result, ["", said, *curve_text(result.get("shots", []))]), result)
+
+
+def _few(task: Task, folds: list[Fold], grid: Grid, shots: int, options: LinearOptions) -> Predictions:
+    """Predictions of a few-shot draw; no more inner folds than patients per class."""
+    fitted = fit_folds(task, folds, grid, min(options.inner_folds, shots), options.seed)
+    return collect(task, folds, [fit.probabilities for fit in fitted], options.seed)
+
+
+def _few_notes(options: LinearOptions, grid: Grid) -> list[str]:
+    if min(options.shots) > 1:
+        return []
+    return [f"--shots 1 leaves no patient to choose by: {grid.say([grid.unchosen])} is taken"]
 
 
 def fit_folds(task: Task, folds: Sequence[Fold], grid: Grid, inner_folds: int, seed: int) -> list[Fitted]:
-    """Choose from the grid on each fold's training images alone, refit on all of them, predict its test images once."""
-    steps = len(folds) * (inner_folds + 1)
-    with tqdm(total=steps, desc="linear", unit="fit", disable=None) as bar:
+    """Choose from the grid on each fold's training images alone, refit on all of them, predict its test images once.
+
+    With one inner fold nothing is chosen: ``grid.unchosen`` is taken.
+    """
+    steps = len(folds) * (inner_folds + 1 if inner_folds > 1 else 1)
+    with tqdm(total=steps, desc="linear", unit="fit", disable=None, leave=False) as bar:
         return [_fit_fold(task, fold, grid, inner_folds, seed, bar) for fold in folds]
 
 
@@ -65,12 +87,15 @@ def _fit_fold(task: Task, fold: Fold, grid: Grid, inner_folds: int, seed: int, b
     train = task.subset(fold.train)
     if len(np.unique(train.labels)) < 2:
         raise InputError(f"{task.where}: the training images of fold {fold.number} have one class: ask for fewer folds")
-    scores = inner_scores(train, grid, inner_folds, seed, bar)
-    # Of equally good classifiers the mildest: argmax takes the first.
-    best = int(scores.argmax())
+    best, score = grid.unchosen, None
+    if inner_folds > 1:
+        scores = inner_scores(train, grid, inner_folds, seed, bar)
+        # Of equally good classifiers the mildest: argmax takes the first.
+        best = int(scores.argmax())
+        score = float(scores[best])
     predict = grid.fit(train.features, train.labels, len(task.classes), only=best)
     bar.update()
-    return Fitted(predict(task.features[fold.test])[0], best, float(scores[best]))
+    return Fitted(predict(task.features[fold.test])[0], best, score)
 
 
 def inner_scores(train: Task, grid: Grid, inner_folds: int, seed: int, bar: tqdm | None = None) -> np.ndarray:

@@ -20,12 +20,16 @@ class ProbeOptions:
     """official: fit on split train and val, score test once. folds: every patient is scored out of fold."""
     folds: PositiveInt = 5
     """Number of patient-grouped, class-stratified folds for --split folds."""
+    shots: list[PositiveInt] = field(default_factory=list)
+    """Few-shot curve: also fit on this many patients of each class, for instance 1 2 5 10."""
+    shot_draws: PositiveInt = 10
+    """Random draws of training patients behind each point of the curve."""
     draws: PositiveInt = 2000
     """Bootstrap draws of patients behind every interval."""
     seed: NonNegativeInt = 0
     """Seed of folds and bootstrap."""
     out: str | None = None
-    """Results folder to write: result.json and predictions.parquet."""
+    """Results folder to write: result.json, predictions.parquet, and shots.png with --shots."""
     overwrite: bool = False
     """Replace an existing results folder."""
 

@@ -38,13 +38,15 @@ class Predictions:
 
 
 def read_predictions(folder: Path, classes: tuple[str, ...]) -> Predictions:
-    """The predictions of a results folder; raises InputError where a column is missing."""
+    """The predictions of a results folder, without its few-shot ones; raises InputError where a column is missing."""
     path = folder / "predictions.parquet"
     table = read_parquet(path, "dermeval knn` or `dermeval linear").to_pandas()
     needed = ["image_id", "case_id", "group_id", "fold", "seed", "y_true", *(PREFIX + name for name in classes)]
     for name in needed:
         if name not in table:
             raise InputError(f"{path} has no column '{name}': make the results again")
+    if "shots" in table:
+        table = table[table["shots"].isna()].reset_index(drop=True)
     truth = table["y_true"].map(classes.index).to_numpy(dtype=np.int64)
     probabilities = table[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64)
     return Predictions(table[needed[:5]], truth, probabilities, classes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from dermeval.statistics.bootstrap import Interval, bootstrap
 from dermeval.statistics.comparison import Difference
 from dermssl import licences
 from dermssl.files import atomic_folder, write_json, write_parquet
+
+if TYPE_CHECKING:
+    from dermeval.probes.shots import Curve
 
 PER_CLASS = ("precision", "recall", "f1")
 
@@ -109,11 +112,14 @@ def provenance(pool: Pool) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, result: dict[str, Any], predictions: Predictions) -> None:
-    """Write a results folder atomically."""
+def write_results(folder: Path, result: dict[str, Any], predictions: Predictions, curve: "Curve | None" = None) -> None:
+    """Write a results folder atomically, with the few-shot ``curve`` where there is one."""
     with atomic_folder(folder) as temporary:
         write_json(temporary / "result.json", result)
-        write_parquet(temporary / "predictions.parquet", predictions.to_table())
+        table = curve.table_with(predictions) if curve else predictions.to_table()
+        write_parquet(temporary / "predictions.parquet", table)
+        if curve:
+            curve.draw(temporary / "shots.png", result)
 
 
 def show(entry: dict[str, Any], digits: str = ".3f") -> str:
@@ -175,7 +181,10 @@ def foot(result: dict[str, Any]) -> list[str]:
         text.append("SYNTHETIC data: these scores say nothing about patients")
     for entry in result["datasets"]:
         if not entry["patient_key"]:
-            text.append(f"{entry['name']} has no patient key: patient leakage cannot be ruled out")
+            text.append(
+                f"{entry['name']} has no patient key: patient leakage cannot be ruled out, "
+                f"and intervals may be too narrow"
+            )
     if result["encoder"].get("training", {}).get("splits") == "all":
         text.append("the encoder was pretrained on all splits, test images included")
     return [*text, *licences.lines(result["licences"])]
