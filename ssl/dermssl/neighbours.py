@@ -81,7 +81,7 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
         scores: ``(Q, k)`` cosine similarities.
         labels: ``(Q, k)`` class indices of the neighbours.
         classes: number of classes C.
-        temperature: T.
+        temperature: T; infinite for the majority vote, in which all weigh the same.
 
     Returns:
         ``(Q, C)`` float64, rows summing to 1.

@@ -19,7 +19,8 @@ from dermssl.files import atomic_folder, write_json, write_parquet
 if TYPE_CHECKING:
     from dermeval.probes.shots import Curve
 
-PER_CLASS = ("precision", "recall", "f1")
+PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
+HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
 
 
 def number(value: Any) -> float | None:
@@ -45,7 +46,7 @@ def score(predictions: Predictions, positive: int | None, draws: int, seed: int)
     scores = {name: interval_json(interval, predictions.classes) for name, interval in result.scores.items()}
     support = np.bincount(predictions.truth, minlength=len(predictions.classes))
     absent = [name for name, rows in zip(predictions.classes, support, strict=True) if rows == 0]
-    for name in PER_CLASS:
+    for name in (name for name in PER_CLASS if name in scores):
         scores[name] = {key: value for key, value in scores[name].items() if key not in absent}
     return {
         "scores": scores,
@@ -66,12 +67,19 @@ def score_levels(images: Predictions, positive: int | None, draws: int, seed: in
         notes.append(f"{conflicting} cases have images with different labels and are out of case-level scores")
     if len(np.unique(cases.truth)) > 1:
         levels["case"] = score(cases, positive, draws, seed)
+        levels["case"]["by_majority"] = _hard_scores(by_case(images, "majority")[0], positive, draws, seed)
     else:
         notes.append("fewer than two classes are left at case level, which is not scored")
     redrawn = sum(level["redrawn"] for level in levels.values())
     if redrawn:
         notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
     return levels, notes
+
+
+def _hard_scores(cases: Predictions, positive: int | None, draws: int, seed: int) -> dict[str, Any]:
+    """The scores that need no probability, as votes make none."""
+    scores = score(cases, positive, draws, seed)["scores"]
+    return {name: scores[name] for name in HARD if name in scores}
 
 
 def describe(
@@ -149,6 +157,7 @@ def page(result: dict[str, Any], extra: Sequence[str] = ()) -> str:
             score_table(levels),
             "",
             recall_table(levels),
+            *_majority_lines(levels),
             *extra,
             *foot(result),
         ]
@@ -172,6 +181,12 @@ def recall_table(levels: dict[str, Any]) -> str:
         columns[f"{level}s"] = {f"recall of {name}": scored["support"][name] for name in recall}
         columns[f"{level} level"] = {f"recall of {name}": show(entry) for name, entry in recall.items()}
     return pd.DataFrame(columns).to_string()
+
+
+def _majority_lines(levels: dict[str, Any]) -> list[str]:
+    votes = levels.get("case", {}).get("by_majority", {})
+    shown = ", ".join(f"{name} {show(entry)}" for name, entry in votes.items())
+    return ["", f"case level by majority vote of its images: {shown}"] if votes else []
 
 
 def foot(result: dict[str, Any]) -> list[str]:

@@ -56,11 +56,16 @@ class Scorer:
 
     def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         counted = [(ranking, ranking.count(weights)) for ranking in self.rankings]
+        auroc, average_precision = np.full((2, weights.shape[1], self.classes), np.nan)
+        auroc[:, self.present] = np.stack([ranking.auroc(counts) for ranking, counts in counted], axis=1)
+        average_precision[:, self.present] = np.stack(
+            [ranking.average_precision(counts) for ranking, counts in counted], axis=1
+        )
         return {
-            "macro_auroc": np.mean([ranking.auroc(counts) for ranking, counts in counted], axis=0),
-            "macro_average_precision": np.mean(
-                [ranking.average_precision(counts) for ranking, counts in counted], axis=0
-            ),
+            "macro_auroc": auroc[:, self.present].mean(1),
+            "macro_average_precision": average_precision[:, self.present].mean(1),
+            "auroc_per_class": auroc,
+            "average_precision_per_class": average_precision,
         }
 
     def _binary(self, weights: np.ndarray, confusion: np.ndarray) -> dict[str, np.ndarray]:
