@@ -11,7 +11,7 @@ from dermeval.probes.logistic import fit_path
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.sgd import RATES, fit_heads
 
-GRID_ENDS = (-6.0, 2.0)
+GRID_ENDS = (-6.0, 5.0)
 GRID_TOLERANCE = 1e-5
 """Enough to rank penalties, in float32 (mean losses within 1e-4 of the optimum); what is scored is fitted fully."""
 SGD_FROM = 100_000

@@ -54,7 +54,7 @@ class LinearOptions(ProbeOptions):
     """newton: logistic regression to its optimum for a grid of penalties. sgd: DINOv2's grid of 13 learning rates, on
     the features as they are and standardised. auto: newton below 100,000 images."""
     c_values: PositiveInt = 45
-    """newton: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e2."""
+    """newton: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e5."""
     steps: PositiveInt = 12_500
     """sgd: steps of gradient descent (momentum 0.9, cosine to 0)."""
     batch: PositiveInt = 128
