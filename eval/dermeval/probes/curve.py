@@ -13,8 +13,12 @@ COLOURS = {"image": "#1f5f8b", "case": "#b5482f"}
 INK, RULE = "#22303a", "#d5dbe0"
 
 
-def draw_curve(path: Path, points: Sequence[dict[str, Any]], levels: dict[str, Any], title: str, classes: int) -> None:
-    """Balanced accuracy over patients per class as PNG; the last place is all training patients (``levels``)."""
+def draw_curve(path: Path, points: Sequence[dict[str, Any]], result: dict[str, Any], group: str) -> None:
+    """Balanced accuracy over ``group``s per class as PNG.
+
+    The last place is the ``result`` of all of them, apart from the curve since its classes are as unequal as they come.
+    """
+    levels = result["levels"]
     with matplotlib.rc_context({"font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(5.2, 3.4))
         axes = figure.add_subplot()
@@ -23,12 +27,14 @@ def draw_curve(path: Path, points: Sequence[dict[str, Any]], levels: dict[str, A
             entries += [levels[level]["scores"]["balanced_accuracy"]] if level in levels else []
             # Side by side, so that one level's interval does not hide the other's.
             places = [place + 0.08 * (2 * index - 1) for place in range(len(entries))]
-            axes.plot(places, [entry["value"] for entry in entries], "o-", color=COLOURS[level], label=f"{level} level")
+            axes.plot(places, [entry["value"] for entry in entries], "o", color=COLOURS[level], label=f"{level} level")
+            axes.plot(places[: len(points)], [entry["value"] for entry in entries[: len(points)]], color=COLOURS[level])
             axes.vlines(places, [e["low"] for e in entries], [e["high"] for e in entries], color=COLOURS[level])
-        axes.axhline(1 / classes, color=INK, linewidth=0.8, linestyle=":", label="chance")
+        axes.axhline(1 / len(result["classes"]), color=INK, linewidth=0.8, linestyle=":", label="chance")
         axes.set_xticks(range(len(points) + 1), [str(point["shots"]) for point in points] + ["all"])
-        axes.set(xlabel="training patients per class", ylabel="balanced accuracy")
-        axes.set_title(title, loc="left", fontsize=9, color=INK)
+        axes.set(xlabel=f"training {group}s per class", ylabel="balanced accuracy")
+        names = ", ".join(entry["name"] for entry in result["datasets"])
+        axes.set_title(f"{result['probe']}: {result['target']} of {names}", loc="left", fontsize=9, color=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

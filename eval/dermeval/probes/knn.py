@@ -123,4 +123,4 @@ def _extra(result: dict[str, Any]) -> list[str]:
         text.append(
             f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images"
         )
-    return [*text, *curve_text(result.get("shots", []))]
+    return [*text, *curve_text(result)]

@@ -58,7 +58,7 @@ def linear(options: LinearOptions) -> Report:
     if out:
         write_results(out, result, predictions, curve)
     said = f"chosen by {options.inner_folds} inner folds within train: {grid.say(chosen)}"
-    return Report(page(result, ["", said, *curve_text(result.get("shots", []))]), result)
+    return Report(page(result, ["", said, *curve_text(result)]), result)
 
 
 def _few(task: Task, folds: list[Fold], grid: Grid, shots: int, options: LinearOptions) -> Predictions:

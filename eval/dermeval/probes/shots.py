@@ -47,8 +47,7 @@ class Curve:
 
     def draw(self, path: Path, result: dict[str, Any]) -> None:
         """Plot the curve of ``result`` as PNG."""
-        title = f"{result['probe']}: {result['target']} of {', '.join(entry['name'] for entry in result['datasets'])}"
-        draw_curve(path, self.points, result["levels"], title, len(result["classes"]))
+        draw_curve(path, self.points, result, result["datasets"][0]["group"])
 
 
 def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, fit: Fit) -> Curve:
@@ -95,11 +94,11 @@ def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str
     for label in np.unique(task.labels):
         held = [len(set(task.groups[fold.train][task.labels[fold.train] == label])) for fold in folds]
         fewest[task.classes[label]] = min(held)
-    most = max(fewest.values())
+    most, group = max(fewest.values()), task.pool.datasets[0]["group"]
     if asked[-1] > most:
-        raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {most} training patients")
+        raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {most} training {group}s")
     return [
-        f"class {name} has {patients} training patients, so it has fewer than the others from --shots {too_many[0]} on"
+        f"class {name} has {patients} training {group}s, so it has fewer than the others from --shots {too_many[0]} on"
         for name, patients in fewest.items()
         if (too_many := [shots for shots in asked if shots > patients])
     ]
@@ -119,17 +118,18 @@ def _score(task: Task, runs: list[Predictions], options: ProbeOptions) -> dict[s
     return scored
 
 
-def curve_text(points: Sequence[dict[str, Any]]) -> list[str]:
-    """The curve as a table, with how its intervals came about; nothing without points."""
+def curve_text(result: dict[str, Any]) -> list[str]:
+    """The curve of ``result`` as a table, with how its intervals came about; nothing where there is none."""
+    points, group = result.get("shots"), result["datasets"][0]["group"]
     if not points:
         return []
     rows = []
     for point in points:
-        row = {"patients per class": point["shots"], "images fitted": f"{point['fitted']:.0f}"}
+        row = {f"{group}s per class": point["shots"], "images fitted": f"{point['fitted']:.0f}"}
         for level in (level for level in ("image", "case") if level in point):
             row |= {f"{name} ({level})": show(point[level][name]) for name in ("balanced_accuracy", "macro_f1")}
         rows.append(row)
     head = (
-        f"few-shot: mean of {points[0]['draws']} draws of training patients, 95% intervals over draws and test patients"
+        f"few-shot: mean of {points[0]['draws']} draws of training {group}s, 95% intervals over draws and test {group}s"
     )
     return ["", head, pd.DataFrame(rows).to_string(index=False)]

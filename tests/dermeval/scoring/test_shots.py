@@ -95,7 +95,7 @@ def test_a_curve_is_printed_drawn_and_written(tmp_path, make_embeddings, frame, 
     more = [] if probe == "knn" else ["--c-values", "3", "--inner-folds", "2"]
     out = tmp_path / "r"
     assert main([probe, str(emb), "--shots", "1", "4", "--out", str(out), *FAST, *more]) == 0
-    assert "mean of 3 draws of training patients" in capsys.readouterr().out
+    assert "mean of 3 draws of training patients, 95% intervals" in capsys.readouterr().out
     result = json.loads((out / "result.json").read_text())
     assert [point["shots"] for point in result["shots"]] == [1, 4]
     table = pd.read_parquet(out / "predictions.parquet")
@@ -153,7 +153,7 @@ def test_one_patient_per_class_leaves_nothing_to_choose_by_and_says_so(
     tmp_path, make_embeddings, frame, class_features, capsys
 ):
     emb = make_embeddings(tmp_path, frame, class_features)
-    assert main(["linear", str(emb), "--shots", "1", "--c-values", "9", "--inner-folds", "2", *FAST]) == 0
+    assert main(["linear", str(emb), "--shots", "1", "--c-values", "12", "--inner-folds", "2", *FAST]) == 0
     assert "--shots 1 leaves no patient to choose by: C 1 is taken" in capsys.readouterr().out
     assert main(["linear", str(emb), "--inner-folds", "1"]) == 2
     assert "--inner-folds 1" in capsys.readouterr().err
