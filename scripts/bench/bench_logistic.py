@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from dermeval.probes.linear import GRID_ENDS, GRID_TOLERANCE
+from dermeval.probes.grids import GRID_ENDS, GRID_TOLERANCE
 from dermeval.probes.logistic import fit_path
 
 CLASSES, DIM = 7, 384

@@ -4,7 +4,8 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,29 @@ def timed(call: Callable[[], Any], repeats: int = 1) -> tuple[Cost, Any]:
         result = call()
         costs.append(Cost(time.perf_counter() - wall, time.process_time() - cpu))
     return min(costs, key=lambda cost: cost.cpu), result
+
+
+class Peak:
+    """Highest resident memory above that at the start, in MiB."""
+
+    mib = float("nan")
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Measure the peak of resident memory inside the block (Linux; NaN elsewhere)."""
+    peak, reset, status = Peak(), Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not status.exists():
+        yield peak
+        return
+    reset.write_text("5")  # forgets the peak so far
+    start = _status_mib(status, "VmRSS")
+    yield peak
+    peak.mib = _status_mib(status, "VmHWM") - start
+
+
+def _status_mib(status: Path, key: str) -> float:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key)) / 1024
 
 
 def write(name: str, title: str, machine: list[str], rows: list[tuple[str, Cost]], remarks: list[str]) -> None:

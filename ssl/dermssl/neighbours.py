@@ -17,6 +17,9 @@ IndexType = Literal["flat", "hnsw", "ivf"]
 faiss: Any = _faiss  # half of its names are made at import, which its partial type information does not know
 Index = Any
 """A faiss index."""
+Engine = Literal["auto", "float32", "bf16"]
+BF16_QUERIES, BF16_GALLERY, BF16_NEIGHBOURS = 512, 32_768, 64
+"""A search at least this large, for at most so many neighbours, is faster in bf16."""
 BLOCK_ROWS = 65_536
 LEAST_BITS_SET = 16
 """A hash has 32 of its 64 bits set; far fewer mean a picture without structure, which would match all its like."""
@@ -31,25 +34,46 @@ def normalise(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search(queries: np.ndarray, gallery: np.ndarray, k: int, engine: Engine = "auto") -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` most similar gallery rows of each query by inner product, best first.
 
     Args:
         queries: ``(Q, D)``; pass `normalise`d rows for cosine similarity.
         gallery: ``(N, D)``.
         k: clipped to N.
+        engine: ``float32`` is one matrix product inside faiss. ``bf16`` scans in bfloat16, scores the best candidates
+            in float32, certifies each query and asks faiss for those that fail (`dermssl.bf16_scan`): the same rows,
+            but for such whose similarities differ by less than float32 rounding. ``auto`` takes bf16 where the
+            processor multiplies it in hardware and the search is large enough to gain.
 
     Returns:
-        Scores ``(Q, k)`` float32 and gallery rows ``(Q, k)`` int64. Blocked inside faiss: memory is O(Q k).
+        Scores ``(Q, k)`` float32 and gallery rows ``(Q, k)`` int64. Blocked: memory is O(Q k), with bf16 also half of
+        the gallery.
     """
+    queries, gallery = (np.ascontiguousarray(rows, dtype=np.float32) for rows in (queries, gallery))
     k = min(k, len(gallery))
-    scores, rows = faiss.knn(
-        np.ascontiguousarray(queries, dtype=np.float32),
-        np.ascontiguousarray(gallery, dtype=np.float32),
-        k,
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
+    if engine == "float32" or (engine == "auto" and not _bf16_pays(len(queries), len(gallery), k)):
+        return _search_float32(queries, gallery, k)
+    from dermssl import bf16_scan
+
+    if not len(queries) or k + bf16_scan.SPARE > len(gallery):
+        return _search_float32(queries, gallery, k)
+    scores, rows, certain = bf16_scan.scan(queries, gallery, k)
+    if not certain.all():
+        scores[~certain], rows[~certain] = _search_float32(queries[~certain], gallery, k)
     return scores, rows
+
+
+def _search_float32(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def _bf16_pays(queries: int, gallery: int, k: int) -> bool:
+    if queries < BF16_QUERIES or gallery < BF16_GALLERY or k > BF16_NEIGHBOURS:
+        return False
+    from dermssl.bf16_scan import multiplies_bf16
+
+    return multiplies_bf16()
 
 
 def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperature: float = 0.07) -> np.ndarray:
@@ -59,7 +83,7 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
         scores: ``(Q, k)`` cosine similarities.
         labels: ``(Q, k)`` class indices of the neighbours.
         classes: number of classes C.
-        temperature: T.
+        temperature: T; infinite for the majority vote, in which all weigh the same.
 
     Returns:
         ``(Q, C)`` float64, rows summing to 1.

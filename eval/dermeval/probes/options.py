@@ -20,12 +20,16 @@ class ProbeOptions:
     """official: fit on split train and val, score test once. folds: every patient is scored out of fold."""
     folds: PositiveInt = 5
     """Number of patient-grouped, class-stratified folds for --split folds."""
+    shots: list[PositiveInt] = field(default_factory=list)
+    """Few-shot curve: also fit on this many patients of each class, for instance 1 2 5 10."""
+    shot_draws: PositiveInt = 10
+    """Random draws of training patients behind each point of the curve."""
     draws: PositiveInt = 2000
     """Bootstrap draws of patients behind every interval."""
     seed: NonNegativeInt = 0
     """Seed of folds and bootstrap."""
     out: str | None = None
-    """Results folder to write: result.json and predictions.parquet."""
+    """Results folder to write: result.json, predictions.parquet, and shots.png with --shots."""
     overwrite: bool = False
     """Replace an existing results folder."""
 
@@ -44,11 +48,18 @@ class KnnOptions(ProbeOptions):
 
 @dataclass
 class LinearOptions(ProbeOptions):
-    """Logistic regression on frozen features; its strength is chosen by patient-grouped folds within train."""
+    """Linear classifiers on frozen features; the best is chosen by patient-grouped folds within train."""
 
+    solver: Literal["auto", "newton", "sgd"] = "auto"
+    """newton: logistic regression to its optimum for a grid of penalties. sgd: DINOv2's grid of 13 learning rates, on
+    the features as they are and standardised. auto: newton below 100,000 images."""
     c_values: PositiveInt = 45
-    """Number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e2."""
+    """newton: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e5."""
+    steps: PositiveInt = 12_500
+    """sgd: steps of gradient descent (momentum 0.9, cosine to 0)."""
+    batch: PositiveInt = 128
+    """sgd: images per step."""
     inner_folds: PositiveInt = 5
-    """Patient-grouped folds within the training images that choose C by balanced accuracy."""
+    """Patient-grouped folds within the training images that choose the classifier by balanced accuracy."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: each class counts the same in the loss, whatever its number of images."""

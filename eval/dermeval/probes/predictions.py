@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ from dermssl.files import read_parquet
 
 PREFIX = "p_"
 """Columns of ``predictions.parquet`` that hold the probability of a class: ``p_<class>``."""
+
+TIE_BREAK = 1e-6
+"""Weight of the probabilities beside the votes of a majority: too little to overturn a vote."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,15 @@ class Predictions:
 
 
 def read_predictions(folder: Path, classes: tuple[str, ...]) -> Predictions:
-    """The predictions of a results folder; raises InputError where a column is missing."""
+    """The predictions of a results folder, without its few-shot ones; raises InputError where a column is missing."""
     path = folder / "predictions.parquet"
     table = read_parquet(path, "dermeval knn` or `dermeval linear").to_pandas()
     needed = ["image_id", "case_id", "group_id", "fold", "seed", "y_true", *(PREFIX + name for name in classes)]
     for name in needed:
         if name not in table:
             raise InputError(f"{path} has no column '{name}': make the results again")
+    if "shots" in table:
+        table = table[table["shots"].isna()].reset_index(drop=True)
     truth = table["y_true"].map(classes.index).to_numpy(dtype=np.int64)
     probabilities = table[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64)
     return Predictions(table[needed[:5]], truth, probabilities, classes)
@@ -66,14 +72,20 @@ def collect(task: Task, folds: list[Fold], probabilities: list[np.ndarray], seed
     return Predictions(frame, task.labels[rows[order]], np.concatenate(probabilities)[order], task.classes)
 
 
-def by_case(images: Predictions) -> tuple[Predictions, int]:
-    """Mean probability per ``case_id``, and the number of cases left out because their labels conflict."""
+def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> tuple[Predictions, int]:
+    """Mean probability per ``case_id``, and the number of cases left out because their labels conflict.
+
+    By ``majority`` the share of a case's images that are given each class; the mean probability settles ties.
+    """
     codes, cases = pd.factorize(images.frame["case_id"])
     labels = pd.Series(images.truth).groupby(codes)
     agreed = (labels.nunique() == 1).to_numpy()
     counts = np.bincount(codes)[:, None]
     sums = np.zeros((len(cases), len(images.classes)))
-    np.add.at(sums, codes, images.probabilities)
+    votes = images.probabilities
+    if how == "majority":
+        votes = (np.eye(len(images.classes))[votes.argmax(1)] + TIE_BREAK * votes) / (1 + TIE_BREAK)
+    np.add.at(sums, codes, votes)
     first = images.frame.groupby(codes)[["case_id", "group_id", "fold", "seed"]].first()
     frame = first[agreed].reset_index(drop=True)
     truth = labels.first().to_numpy()[agreed]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,11 @@ from dermeval.statistics.comparison import Difference
 from dermssl import licences
 from dermssl.files import atomic_folder, write_json, write_parquet
 
-PER_CLASS = ("precision", "recall", "f1")
+if TYPE_CHECKING:
+    from dermeval.probes.shots import Curve
+
+PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
+HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
 
 
 def number(value: Any) -> float | None:
@@ -42,7 +46,7 @@ def score(predictions: Predictions, positive: int | None, draws: int, seed: int)
     scores = {name: interval_json(interval, predictions.classes) for name, interval in result.scores.items()}
     support = np.bincount(predictions.truth, minlength=len(predictions.classes))
     absent = [name for name, rows in zip(predictions.classes, support, strict=True) if rows == 0]
-    for name in PER_CLASS:
+    for name in (name for name in PER_CLASS if name in scores):
         scores[name] = {key: value for key, value in scores[name].items() if key not in absent}
     return {
         "scores": scores,
@@ -63,12 +67,19 @@ def score_levels(images: Predictions, positive: int | None, draws: int, seed: in
         notes.append(f"{conflicting} cases have images with different labels and are out of case-level scores")
     if len(np.unique(cases.truth)) > 1:
         levels["case"] = score(cases, positive, draws, seed)
+        levels["case"]["by_majority"] = _hard_scores(by_case(images, "majority")[0], positive, draws, seed)
     else:
         notes.append("fewer than two classes are left at case level, which is not scored")
     redrawn = sum(level["redrawn"] for level in levels.values())
     if redrawn:
         notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
     return levels, notes
+
+
+def _hard_scores(cases: Predictions, positive: int | None, draws: int, seed: int) -> dict[str, Any]:
+    """The scores that need no probability, as votes make none."""
+    scores = score(cases, positive, draws, seed)["scores"]
+    return {name: scores[name] for name in HARD if name in scores}
 
 
 def describe(
@@ -109,11 +120,14 @@ def provenance(pool: Pool) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, result: dict[str, Any], predictions: Predictions) -> None:
-    """Write a results folder atomically."""
+def write_results(folder: Path, result: dict[str, Any], predictions: Predictions, curve: "Curve | None" = None) -> None:
+    """Write a results folder atomically, with the few-shot ``curve`` where there is one."""
     with atomic_folder(folder) as temporary:
         write_json(temporary / "result.json", result)
-        write_parquet(temporary / "predictions.parquet", predictions.to_table())
+        table = curve.table_with(predictions) if curve else predictions.to_table()
+        write_parquet(temporary / "predictions.parquet", table)
+        if curve:
+            curve.draw(temporary / "shots.png", result)
 
 
 def show(entry: dict[str, Any], digits: str = ".3f") -> str:
@@ -143,6 +157,7 @@ def page(result: dict[str, Any], extra: Sequence[str] = ()) -> str:
             score_table(levels),
             "",
             recall_table(levels),
+            *_majority_lines(levels),
             *extra,
             *foot(result),
         ]
@@ -168,6 +183,12 @@ def recall_table(levels: dict[str, Any]) -> str:
     return pd.DataFrame(columns).to_string()
 
 
+def _majority_lines(levels: dict[str, Any]) -> list[str]:
+    votes = levels.get("case", {}).get("by_majority", {})
+    shown = ", ".join(f"{name} {show(entry)}" for name, entry in votes.items())
+    return ["", f"case level by majority vote of its images: {shown}"] if votes else []
+
+
 def foot(result: dict[str, Any]) -> list[str]:
     """Notes, data warnings and licence lines that close every report."""
     text = ["", *[f"note: {note}" for note in result["notes"]]]
@@ -175,7 +196,10 @@ def foot(result: dict[str, Any]) -> list[str]:
         text.append("SYNTHETIC data: these scores say nothing about patients")
     for entry in result["datasets"]:
         if not entry["patient_key"]:
-            text.append(f"{entry['name']} has no patient key: patient leakage cannot be ruled out")
+            text.append(
+                f"{entry['name']} has no patient key: patient leakage cannot be ruled out, "
+                f"and intervals may be too narrow"
+            )
     if result["encoder"].get("training", {}).get("splits") == "all":
         text.append("the encoder was pretrained on all splits, test images included")
     return [*text, *licences.lines(result["licences"])]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
@@ -12,8 +11,9 @@ from tqdm import tqdm
 from dermeval.features.pool import Pool, open_pool
 from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, missing_classes
+from dermeval.probes.grids import make_grid
 from dermeval.probes.knn import HEADLINE, predict
-from dermeval.probes.linear import GRID_ENDS, fit_folds
+from dermeval.probes.linear import fit_folds
 from dermeval.probes.options import KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, collect
 from dermeval.probes.results import interval_json, number, provenance, score_levels
@@ -114,8 +114,8 @@ def probe_predictions(task: Task, probe: str, folds: list[Fold], seed: int) -> P
     if probe == "knn":
         k = min(HEADLINE, *(len(fold.train) for fold in folds))
         return predict(task, folds, [k], KnnOptions.temperature, seed)[0]
-    cs = np.logspace(*GRID_ENDS, LinearOptions.c_values)
-    fitted = fit_folds(task, folds, cs, LinearOptions.inner_folds, LinearOptions.class_weight, seed)
+    grid = make_grid(LinearOptions([], seed=seed), len(task.labels))
+    fitted = fit_folds(task, folds, grid, LinearOptions.inner_folds, seed)
     return collect(task, folds, [fit.probabilities for fit in fitted], seed)
 
 

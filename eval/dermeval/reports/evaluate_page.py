@@ -86,7 +86,7 @@ def _tables(result: dict[str, Any]) -> list[tuple[str, pd.DataFrame]]:
         entries = [entry for entry in result["experiments"] if entry["target"] == target]
         plain = [entry for entry in entries if "groups" in entry]
         shifted = [entry for entry in entries if "against_size_matched" in entry]
-        tables.append((f"{target}: scores", pd.DataFrame(_score_rows(plain))))
+        tables.append((f"{target}: scores", pd.DataFrame(_score_rows(plain)).fillna("")))
         if shifted:
             tables.append((f"{target}: groups unseen in training", pd.DataFrame(_shift_rows(shifted))))
         seen = [entry for entry in plain if entry["contamination"].get("sides")]
@@ -103,12 +103,23 @@ def _group_heading(entry: dict[str, Any], attribute: str) -> str:
 
 
 def _score_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"experiment": entry["experiment"], "probe": entry["probe"], "level": level, "scored": scored["rows"]}
-        | {name: show(scored["scores"][name]) for name in SHOWN if name in scored["scores"]}
-        for entry in entries
-        for level, scored in entry["levels"].items()
-    ]
+    rows = []
+    for entry in entries:
+        for level, scored in entry["levels"].items():
+            keys = {
+                "experiment": entry["experiment"],
+                "probe": entry["probe"],
+                "level": level,
+                "scored": scored["rows"],
+            }
+            rows.append(keys | _shown(scored["scores"]))
+            if "by_majority" in scored:
+                rows.append(keys | {"level": f"{level}, majority vote"} | _shown(scored["by_majority"]))
+    return rows
+
+
+def _shown(scores: dict[str, Any]) -> dict[str, str]:
+    return {name: show(scores[name]) for name in SHOWN if name in scores}
 
 
 def _seen_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

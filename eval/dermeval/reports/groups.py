@@ -11,7 +11,7 @@ from dermeval.reports.protocols import age_bands
 from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, cluster_codes, percentiles, resample
 from dermeval.statistics.scorer import Scorer
 
-SCORES = ("balanced_accuracy", "macro_f1", "accuracy", "positive_f1")
+LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
 
 
@@ -44,7 +44,9 @@ def of_predictions(predictions: Predictions, frame: pd.DataFrame, values: np.nda
 def group_scores(
     predictions: Predictions, values: np.ndarray, positive: int | None, draws: int, seed: int
 ) -> dict[str, Any]:
-    """Scores of each value with intervals by patient, and the gap between best and worst balanced accuracy.
+    """All scores of each value with intervals by patient, and for each the gap between best and worst value.
+
+    ``gap`` is that of balanced accuracy, ``gaps`` holds all.
 
     Groups under `MIN_PATIENTS` patients, or with one class, are named but not scored. Only groups that hold every
     class are ranked, as fewer classes are an easier question. Best and worst are those of the sample, so the gap is
@@ -62,11 +64,12 @@ def group_scores(
             scorer = Scorer(truth, predictions.probabilities[inside], cluster_codes(groups), positive)
             (drawn,), _ = resample([scorer], draws, seed + index)
             point = scorer.point()
-            for name in (name for name in SCORES if name in point):
-                row[name] = interval_json(Interval(point[name], *percentiles(drawn[name])))
-            sampled[value] = drawn[RANKED_BY]
+            single = [name for name in point if np.ndim(point[name]) == 0]
+            row |= {name: interval_json(Interval(point[name], *percentiles(drawn[name]))) for name in single}
+            sampled[value] = {name: drawn[name] for name in single}
         rows.append(row)
-    return {"groups": rows, "gap": _gap(rows, sampled, len(np.unique(predictions.truth)))}
+    gaps = _gaps(rows, sampled, len(np.unique(predictions.truth)))
+    return {"groups": rows, "gap": gaps.get(RANKED_BY), "gaps": gaps}
 
 
 def _ordered(values: np.ndarray) -> list[str]:
@@ -80,12 +83,17 @@ def _status(row: dict[str, Any]) -> str:
     return "scored" if row["classes"] > 1 else "one class"
 
 
-def _gap(rows: list[dict[str, Any]], sampled: dict[str, np.ndarray], classes: int) -> dict[str, Any] | None:
+def _gaps(rows: list[dict[str, Any]], sampled: dict[str, dict[str, np.ndarray]], classes: int) -> dict[str, Any]:
+    """Best and worst value of every score, and by how much they differ; nothing with fewer than two ranked values."""
     ranked = [row for row in rows if row["status"] == "scored" and row["classes"] == classes]
-    scored = {row["value"]: row[RANKED_BY]["value"] for row in ranked}
-    if len(scored) < 2:
-        return None
-    best, worst = max(scored, key=lambda value: scored[value]), min(scored, key=lambda value: scored[value])
-    drawn = sampled[best] - sampled[worst]
-    interval = Interval(np.float64(scored[best] - scored[worst]), *percentiles(drawn))
-    return {"best": best, "worst": worst} | interval_json(interval)
+    if len(ranked) < 2:
+        return {}
+    gaps = {}
+    for name in sampled[ranked[0]["value"]]:
+        sign = -1 if name in LOWER_IS_BETTER else 1
+        order = sorted(ranked, key=lambda row: sign * row[name]["value"])
+        worst, best = order[0], order[-1]
+        drawn = sign * (sampled[best["value"]][name] - sampled[worst["value"]][name])
+        interval = Interval(np.float64(sign * (best[name]["value"] - worst[name]["value"])), *percentiles(drawn))
+        gaps[name] = {"best": best["value"], "worst": worst["value"]} | interval_json(interval)
+    return gaps

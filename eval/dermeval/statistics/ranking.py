@@ -1,61 +1,74 @@
 """Threshold-free scores of one class against the rest, for many weighted resamples at once."""
 
+from typing import NamedTuple
+
 import numpy as np
+from scipy import sparse
 
 from dermeval.statistics.metrics import ratio
+
+
+class Counts(NamedTuple):
+    """Weighted rows at the K distinct scores that positives have, best first, in each of B resamples.
+
+    ``up`` ``(K, B)``: positives of that score. ``up_to``: positives of that score or better. ``level``: negatives of
+    exactly that score. ``above``: negatives that are better. ``ups`` and ``downs`` ``(B,)``: all of them.
+    """
+
+    up: np.ndarray
+    up_to: np.ndarray
+    level: np.ndarray
+    above: np.ndarray
+    ups: np.ndarray
+    downs: np.ndarray
 
 
 class Ranking:
     """The order in which one class's scores put the rows; sorted once, then scored under any weights.
 
-    All methods take what `cumulate` returns and give ``(B,)``. Ties are one threshold, as in scikit-learn.
+    Only thresholds at the scores of positives matter, so negatives are counted per gap between two of them: one sparse
+    product from clusters to gaps. All methods take what `count` returns and give ``(B,)``. Ties are one threshold, as
+    in scikit-learn.
     """
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> None:
         """``positive`` ``(N,)`` bool, ``scores`` ``(N,)``, ``clusters`` ``(N,)`` integer codes into the weights."""
-        order = np.argsort(-scores, kind="stable")
-        up, down = order[positive[order]], order[~positive[order]]
-        self.up_clusters, self.down_clusters = clusters[up], clusters[down]
-        above, below = -scores[up], -scores[down]
-        self.up_to_own_score = np.searchsorted(above, above, side="right")
-        self.down_above = np.searchsorted(below, above, side="left")
-        self.down_to_own_score = np.searchsorted(below, above, side="right")
-        self.up_above_down = np.searchsorted(above, below, side="left")
-        self.down_to_down_score = np.searchsorted(below, below, side="right")
+        steps, step_of = np.unique(-scores[positive], return_inverse=True)
+        below = -scores[~positive]
+        gap, level = np.searchsorted(steps, below), np.isin(below, steps)
+        number, negatives = clusters.max(initial=-1) + 1, clusters[~positive]
+        self.positives = _summing(step_of, clusters[positive], len(steps), number)
+        # Negatives of a positive's score lie just below it: in the next gap, and in a table of their own.
+        self.gaps = _summing(gap + level, negatives, len(steps) + 1, number)
+        self.level = _summing(gap[level], negatives[level], len(steps), number)
 
-    def cumulate(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights of the positives ``(P, B)``, and running sums of positives and negatives from the top."""
-        ups = weights[self.up_clusters]
-        return ups, _running(ups), _running(weights[self.down_clusters])
+    def count(self, weights: np.ndarray) -> Counts:
+        """Count under ``weights`` ``(G, B)``, the times each cluster was drawn."""
+        up, down = self.positives @ weights, self.gaps @ weights
+        np.add.accumulate(down, axis=0, out=down)
+        up_to = np.add.accumulate(up, axis=0)
+        ups = up_to[-1] if len(up) else np.zeros(weights.shape[1])
+        return Counts(up, up_to, self.level @ weights, down[:-1], ups, down[-1])
 
-    def auroc(self, ups: np.ndarray, up_sums: np.ndarray, down_sums: np.ndarray) -> np.ndarray:
+    def auroc(self, counts: Counts) -> np.ndarray:
         """Area under the ROC curve (Mann-Whitney: negatives below, ties half); NaN without either side."""
-        above = 0.5 * (down_sums[self.down_above] + down_sums[self.down_to_own_score])
-        lost = np.einsum("pb,pb->b", ups, above)
-        pairs = up_sums[-1] * down_sums[-1]
+        lost = np.einsum("kb,kb->b", counts.up, counts.above + 0.5 * counts.level)
+        pairs = counts.ups * counts.downs
         return np.where(pairs > 0, 1 - ratio(lost, pairs), np.nan)
 
-    def average_precision(self, ups: np.ndarray, up_sums: np.ndarray, down_sums: np.ndarray) -> np.ndarray:
+    def average_precision(self, counts: Counts) -> np.ndarray:
         """Precision averaged over the recalled positives (no interpolation); NaN without positives."""
-        found, wrong = up_sums[self.up_to_own_score], down_sums[self.down_to_own_score]
-        total = np.einsum("pb,pb->b", ups, ratio(found, found + wrong))
-        return np.where(up_sums[-1] > 0, ratio(total, up_sums[-1]), np.nan)
+        accepted = counts.up_to + counts.above + counts.level
+        total = np.einsum("kb,kb->b", counts.up, ratio(counts.up_to, accepted))
+        return np.where(counts.ups > 0, ratio(total, counts.ups), np.nan)
 
-    def sensitivity_at(
-        self, specificity: float, ups: np.ndarray, up_sums: np.ndarray, down_sums: np.ndarray
-    ) -> np.ndarray:
+    def sensitivity_at(self, specificity: float, counts: Counts) -> np.ndarray:
         """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
-        allowed = (1 - specificity) * down_sums[-1] + 1e-9
-        too_many = down_sums[self.down_to_down_score] > allowed
-        # The threshold must stay above the first negative whose acceptance breaks the limit.
-        first = too_many.argmax(0)
-        reach = np.where(too_many.any(0), self.up_above_down[first], len(ups))
-        sensitivity = ratio(up_sums[reach, np.arange(len(first))], up_sums[-1])
-        return np.where(up_sums[-1] * down_sums[-1] > 0, sensitivity, np.nan)
+        allowed = (1 - specificity) * counts.downs + 1e-9
+        found = np.where(counts.above + counts.level <= allowed, counts.up_to, 0).max(0, initial=0)
+        return np.where(counts.ups * counts.downs > 0, ratio(found, counts.ups), np.nan)
 
 
-def _running(weights: np.ndarray) -> np.ndarray:
-    """Sums of the first 0, 1, ... rows, ``(P + 1, B)``."""
-    sums = np.zeros((len(weights) + 1, weights.shape[1]))
-    np.cumsum(weights, axis=0, out=sums[1:])
-    return sums
+def _summing(rows: np.ndarray, clusters: np.ndarray, height: int, width: int) -> sparse.csr_array:
+    """The matrix that sums the weights of ``clusters`` into ``rows``."""
+    return sparse.csr_array((np.ones(len(rows)), (rows, clusters)), shape=(height, width))

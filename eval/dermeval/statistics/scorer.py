@@ -55,22 +55,27 @@ class Scorer:
         return scores | (self._macro(weights) if self.positive is None else self._binary(weights, confusion))
 
     def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        cumulated = [(ranking, ranking.cumulate(weights)) for ranking in self.rankings]
+        counted = [(ranking, ranking.count(weights)) for ranking in self.rankings]
+        auroc, average_precision = np.full((2, weights.shape[1], self.classes), np.nan)
+        auroc[:, self.present] = np.stack([ranking.auroc(counts) for ranking, counts in counted], axis=1)
+        average_precision[:, self.present] = np.stack(
+            [ranking.average_precision(counts) for ranking, counts in counted], axis=1
+        )
         return {
-            "macro_auroc": np.mean([ranking.auroc(*sums) for ranking, sums in cumulated], axis=0),
-            "macro_average_precision": np.mean(
-                [ranking.average_precision(*sums) for ranking, sums in cumulated], axis=0
-            ),
+            "macro_auroc": auroc[:, self.present].mean(1),
+            "macro_average_precision": average_precision[:, self.present].mean(1),
+            "auroc_per_class": auroc,
+            "average_precision_per_class": average_precision,
         }
 
     def _binary(self, weights: np.ndarray, confusion: np.ndarray) -> dict[str, np.ndarray]:
         ranking, positive = self.rankings[0], self.positive
-        sums = ranking.cumulate(weights)
+        counts = ranking.count(weights)
         return {
-            "auroc": ranking.auroc(*sums),
-            "average_precision": ranking.average_precision(*sums),
+            "auroc": ranking.auroc(counts),
+            "average_precision": ranking.average_precision(counts),
             f"sensitivity_at_{SPECIFICITY:.0%}_specificity".replace("%", ""): ranking.sensitivity_at(
-                SPECIFICITY, *sums
+                SPECIFICITY, counts
             ),
             "positive_f1": metrics.f1(confusion)[:, positive],
             "positive_precision": metrics.precision(confusion)[:, positive],

@@ -181,6 +181,12 @@ def test_small_groups_are_insufficient_and_not_ranked(tmp_path, make_embeddings,
     values = {group["value"]: group["balanced_accuracy"]["value"] for group in sexes["groups"]}
     assert sexes["gap"]["value"] == pytest.approx(abs(values["female"] - values["male"]))
     assert values[sexes["gap"]["worst"]] == min(values.values())
+    # Of errors the largest is the worst, of everything else the smallest.
+    for score, worst in (("macro_f1", min), ("brier", max)):
+        values = {row["value"]: row[score]["value"] for row in sexes["groups"]}
+        assert sexes["gaps"][score]["worst"] == worst(values, key=values.get)
+        assert sexes["gaps"][score]["value"] == pytest.approx(abs(values["female"] - values["male"]))
+        assert sexes["gaps"][score]["low"] <= sexes["gaps"][score]["value"] <= sexes["gaps"][score]["high"]
     table = pd.read_csv(out / "groups.csv")
     assert (table["status"] == "insufficient").any()
     assert "insufficient" in (out / "report.html").read_text()

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
 from dermeval.probes.folds import Fold, check_disjoint
@@ -48,6 +50,20 @@ def test_probabilities_are_the_votes_of_dinos_published_code(tmp_path, make_embe
     assert result_of(tmp_path / "r")["levels"]["image"]["scores"]["accuracy"]["value"] == pytest.approx(accuracy)
 
 
+def test_the_majority_vote_is_scikit_learns(tmp_path, make_embeddings, frame, class_features):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), "--k", "5", "20", "--json", str(tmp_path / "j.json"), *FAST]) == 0
+    train, test = (frame["split"] == "train").to_numpy(), (frame["split"] == "test").to_numpy()
+    rows = {row["k"]: row for row in json.loads((tmp_path / "j.json").read_text())["by_k"]}
+    for k in (5, 20):
+        model = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
+        guess = model.fit(class_features[train], frame["condition"][train]).predict(class_features[test])
+        truth = frame["condition"][test]
+        assert rows[k]["majority_accuracy"] == pytest.approx((guess == truth).mean())
+        assert rows[k]["majority_macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro"))
+    assert any(rows[k]["accuracy"] != rows[k]["majority_accuracy"] for k in rows)
+
+
 def test_folds_score_every_image_once_and_never_share_a_patient(tmp_path, make_embeddings, frame, class_features):
     emb = make_embeddings(tmp_path, frame.drop(columns="split"), class_features)
     assert main(["knn", str(emb), "--split", "folds", "--folds", "4", "--out", str(tmp_path / "r"), *FAST]) == 0
@@ -84,6 +100,30 @@ def test_a_case_is_the_mean_of_its_images_and_conflicting_cases_are_left_out():
     assert cases.frame["case_id"].tolist() == ["x", "y"] and conflicting == 1
     assert np.allclose(cases.probabilities, [[0.6, 0.4], [0.2, 0.8]])
     assert cases.frame["group_id"].tolist() == ["p", "p"]
+
+
+def test_a_case_by_majority_counts_images_and_settles_ties_by_probability():
+    frame = pd.DataFrame({"image_id": list("abcde"), "case_id": list("xxxyy"), "group_id": list("ppppp")})
+    probabilities = np.array([[0.51, 0.49], [0.51, 0.49], [0.0, 1.0], [0.6, 0.4], [0.1, 0.9]])
+    images = Predictions(frame.assign(fold=0, seed=0), np.array([0, 0, 0, 1, 1]), probabilities, ("n", "y"))
+    assert by_case(images)[0].probabilities.argmax(1).tolist() == [1, 1]
+    votes = by_case(images, "majority")[0].probabilities
+    assert votes.argmax(1).tolist() == [0, 1]
+    assert np.allclose(votes, [[2 / 3, 1 / 3], [0.5, 0.5]], atol=1e-5)
+
+
+def test_both_ways_to_score_a_case_are_reported(tmp_path, make_embeddings, frame, class_features, capsys):
+    emb = make_embeddings(tmp_path, frame, class_features)
+    assert main(["knn", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
+    assert "case level by majority vote of its images: accuracy" in capsys.readouterr().out
+    read = read_predictions(tmp_path / "r", CONDITION.classes)
+    votes = pd.Series(read.probabilities.argmax(1)).groupby(read.frame["case_id"].to_numpy())
+    truth = pd.Series(read.truth).groupby(read.frame["case_id"].to_numpy()).first()
+    clear = votes.agg(lambda found: (found.value_counts() == found.value_counts().max()).sum() == 1)
+    right = votes.agg(lambda found: found.value_counts().index[0]) == truth
+    accuracy = result_of(tmp_path / "r")["levels"]["case"]["by_majority"]["accuracy"]["value"]
+    # Ties may go either way here; the clear cases may not.
+    assert right[clear].sum() <= round(accuracy * len(truth)) <= right[clear].sum() + (~clear).sum()
 
 
 def test_predictions_do_not_depend_on_the_order_within_a_fold(tmp_path, make_embeddings, frame, class_features):

@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from dermeval.cli import main
 from dermeval.probes import logistic
-from dermeval.probes.linear import GRID_TOLERANCE, inner_scores
+from dermeval.probes.grids import GRID_TOLERANCE, PenaltyGrid
+from dermeval.probes.linear import inner_scores
 from dermeval.probes.logistic import fit_path
 from dermeval.probes.task import open_task
 from dermssl.data.targets import Target
@@ -97,7 +98,7 @@ def test_the_grid_is_scored_as_scikit_learn_scores_it_by_patient(tmp_path, make_
             model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=10_000))
             guesses[held] = model.fit(task.features[fit], task.labels[fit]).predict(task.features[held])
         expected.append(balanced_accuracy_score(task.labels, guesses))
-    assert inner_scores(task, cs, 4, "none", seed=5) == pytest.approx(expected, abs=1e-9)
+    assert inner_scores(task, PenaltyGrid(cs, "none"), 4, seed=5) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_probe_predicts_the_test_images_as_scikit_learn_does(tmp_path, make_embeddings, frame, class_features):
@@ -134,7 +135,7 @@ def test_folds_choose_their_own_c_and_score_every_image(tmp_path, make_embedding
     assert main([*arguments, "--out", str(tmp_path / "r"), *FAST]) == 0
     result = json.loads((tmp_path / "r" / "result.json").read_text())
     assert len(result["settings"]["c"]) == 3 and result["counts"]["scored"] == len(frame)
-    assert "C chosen by 3 inner folds" in capsys.readouterr().out
+    assert "chosen by 3 inner folds within train: C" in capsys.readouterr().out
 
 
 def test_a_binary_target_is_scored_for_its_declared_positive_class(tmp_path, make_embeddings, frame, class_features):

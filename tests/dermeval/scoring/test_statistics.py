@@ -30,8 +30,8 @@ def oracle(truth, probabilities):
     per_class = sklearn_metrics.precision_recall_fscore_support(
         truth, guess, labels=range(probabilities.shape[1]), zero_division=0
     )
-    aucs = [sklearn_metrics.roc_auc_score(one_hot[:, c], probabilities[:, c]) for c in present]
-    aps = [sklearn_metrics.average_precision_score(one_hot[:, c], probabilities[:, c]) for c in present]
+    aucs = {c: sklearn_metrics.roc_auc_score(one_hot[:, c], probabilities[:, c]) for c in present}
+    aps = {c: sklearn_metrics.average_precision_score(one_hot[:, c], probabilities[:, c]) for c in present}
     return {
         "accuracy": sklearn_metrics.accuracy_score(truth, guess),
         "balanced_accuracy": np.mean([(guess[truth == c] == c).mean() for c in present]),
@@ -41,8 +41,10 @@ def oracle(truth, probabilities):
         "recall": per_class[1],
         "f1": per_class[2],
         "brier": np.mean(((probabilities - one_hot) ** 2).sum(1)),
-        "macro_auroc": np.mean(aucs),
-        "macro_average_precision": np.mean(aps),
+        "macro_auroc": np.mean(list(aucs.values())),
+        "macro_average_precision": np.mean(list(aps.values())),
+        "auroc_per_class": np.array([aucs[c] if c in present else np.nan for c in range(len(per_class[0]))]),
+        "average_precision_per_class": np.array([aps[c] if c in present else np.nan for c in range(len(per_class[0]))]),
     }
 
 
@@ -91,6 +93,7 @@ def test_a_class_without_rows_is_left_out_of_macro_averages():
     expected = oracle(truth[kept], probabilities[kept])
     for name in ("balanced_accuracy", "macro_f1", "macro_auroc", "macro_average_precision"):
         assert point[name] == pytest.approx(expected[name]), name
+    assert np.allclose(point["average_precision_per_class"], expected["average_precision_per_class"], equal_nan=True)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
