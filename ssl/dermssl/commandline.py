@@ -278,7 +278,7 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
     """The YAML of ``path`` as dotted keys, each known and of the right type."""
     valid = option_names(options_type)
     longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
-    flat = {longer.get(key, key): value for key, value in _flatten(read_yaml(path)).items()}
+    flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
     for key, value in flat.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
@@ -291,11 +291,12 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
     return flat
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

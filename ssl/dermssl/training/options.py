@@ -110,6 +110,19 @@ class OnlineOptions:
 
 
 @dataclass
+class TrackingOptions:
+    """Where curves and pictures go; metrics.jsonl and TensorBoard in the run folder are always written."""
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Any that Accelerate knows: `tensorboard`, `wandb`, `mlflow`, `comet_ml`, `aim`, ... They get all curves; pictures
+    only where the licences of all pooled sets let images leave (not PASSION, SCIN); image ids and paths never."""
+    project: str = "dermssl"
+    """Under which other trackers file the run."""
+    projector_images: NonNegativeInt = 1000
+    """Images shown at the end in TensorBoard's embedding projector, at the most (0: none); they stay here."""
+
+
+@dataclass
 class HealthOptions:
     """What ends a run that goes wrong."""
 
@@ -136,6 +149,7 @@ class PretrainOptions:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     online: OnlineOptions = field(default_factory=OnlineOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
     overwrite: bool = False
     """Throw an existing run of that name away and start anew."""
 

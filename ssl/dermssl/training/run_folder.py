@@ -12,7 +12,15 @@ from dermssl.errors import InputError
 from dermssl.files import TEMPORARY, read_json, read_yaml, write_json, write_yaml
 from dermssl.training.options import PretrainOptions
 
-MAY_DIFFER = ("out", "overwrite", "data.workers", "training.keep_states", "training.state_every_epochs", "health.")
+MAY_DIFFER = (
+    "out",
+    "overwrite",
+    "data.workers",
+    "training.keep_states",
+    "training.state_every_epochs",
+    "health.",
+    "tracking.",
+)
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
 

@@ -1,5 +1,6 @@
 """Killed, pre-empted, damaged: the run ends with the weights of one that was never interrupted."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -88,9 +89,9 @@ sys.exit(main(sys.argv[1:]))
 )
 def test_signals(whole, pretrain, dataset, tmp_path, number, code, word, step):
     out = tmp_path / "run"
-    process = start(dataset, out, program=("-c", HELD))
+    process = start(dataset, out, program=("-c", HELD), data__workers="1")
     assert any("held at step 4" in line for line in iter(process.stdout.readline, ""))
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as schedulers do: the data workers get it too
     process.communicate("\n", timeout=60)
     assert process.returncode == code
     assert (status(out)["status"], status(out)["step"]) == (word, step)

@@ -96,7 +96,14 @@ def start(data, out: Path, ranks: int = 1, program=("-m", "dermssl"), **changes:
     command = [sys.executable, *launcher, *program, *arguments(data, out, **changes)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=environment, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
