@@ -29,7 +29,7 @@ def build(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool =
         raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")
     if drop_path:
         options["drop_path_rate"] = drop_path
-    if _is_vit(name):
+    if is_vit(name):
         options |= {"img_size": image_size, "dynamic_img_size": True}
     try:
         return timm.create_model(name, **options)
@@ -40,7 +40,8 @@ def build(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool =
         raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give a local encoder") from None
 
 
-def _is_vit(name: str) -> bool:
+def is_vit(name: str) -> bool:
+    """Whether timm builds ``name`` from a plain vision transformer, which takes any size that its patches divide."""
     return timm.models.is_model_in_modules(name.split(".")[0], ("vision_transformer", "deit", "eva"))
 
 
@@ -69,7 +70,7 @@ def export(
         "architecture": name,
         "num_classes": 0,
         "num_features": model.num_features,
-        "model_args": {"img_size": image_size, "dynamic_img_size": True} if _is_vit(name) else {},
+        "model_args": {"img_size": image_size, "dynamic_img_size": True} if is_vit(name) else {},
         "pretrained_cfg": {
             "tag": tag,
             "input_size": [3, image_size, image_size],

@@ -150,11 +150,15 @@ class PretrainOptions:
     online: OnlineOptions = field(default_factory=OnlineOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    preset: Literal["none", "auto"] = "none"
+    """`auto`: out_dim, temperatures, teacher momentum, epochs, batch, warm-up and learning rate by the number of
+    training images, printed with reasons. What you give yourself stays."""
     overwrite: bool = False
     """Throw an existing run of that name away and start anew."""
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the keys that do not go together."""
+        self.given: frozenset[str] = frozenset()  # told by the command line; no option itself
         if self.method == "simclr" and self.views.global_count != 2:
             raise ValueError("method simclr compares two views: set views.global_count to 2")
         if self.method == "simclr" and self.views.local_count:

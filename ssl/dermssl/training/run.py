@@ -24,6 +24,7 @@ from dermssl.training.health import Health
 from dermssl.training.optimizer import make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
+from dermssl.training.presets import apply_preset
 from dermssl.training.run_folder import open_run_folder
 from dermssl.training.start import load_initial
 from dermssl.training.trackers import check_trackers
@@ -89,6 +90,7 @@ def set_up(options: PretrainOptions) -> Run:
     check_trackers(options.tracking.trackers)
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, options.training.seed)
+    options = apply_preset(options, sum(map(len, data.rows)), not backbone.is_vit(options.model.backbone))
     shares = parse_weights(options.data.weights, [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
     _check_batch(options, sampler)

@@ -15,6 +15,7 @@ from dermssl.training.options import PretrainOptions
 MAY_DIFFER = (
     "out",
     "overwrite",
+    "preset",  # what it chose is compared
     "data.workers",
     "training.keep_states",
     "training.state_every_epochs",
