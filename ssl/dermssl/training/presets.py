@@ -53,7 +53,11 @@ DINO = (
         (0.015, 0.02, 0.04, 0.07),
         "as above; published 0.04 to 0.07, the higher for long runs",
     ),
-    ("dino.warmup_teacher_epochs", (0.0, 0.0, 0.0, 30.0), "published, where the temperature rises to 0.07"),
+    (
+        "dino.warmup_teacher_epochs",
+        (0.0, 0.0, 0.0, 30.0),
+        "it need not rise up to 0.04; published 30 where it ends at 0.07",
+    ),
 )
 DINO_CONVNET = (
     (
