@@ -38,7 +38,11 @@ class ModelOptions:
     backbone: str = "vit_small_patch16_224"
     """A timm model name."""
     init: str | None = None
-    """Start from these weights: a run folder, an exported encoder, or `timm` for timm's pretrained weights."""
+    """Start from these weights: a run folder, an exported encoder, a file (`.safetensors`, or a `.pth` of others), or
+    `timm` for timm's pretrained weights."""
+    init_part: Literal["encoder", "student", "teacher", "all"] = "encoder"
+    """What `init` gives: the exported encoder; the student's or teacher's backbone of a run's newest state; or `all` of
+    that state, heads and centre too. Heads start anew except with `all`."""
     drop_path: ClosedUnitInterval = 0.1
     """Stochastic depth of the student."""
     gradient_checkpointing: bool = False
@@ -180,7 +184,9 @@ class ExportOptions:
     """Folder to write."""
     run: str = positional()
     """Run folder made by `dermssl pretrain`."""
-    which: Literal["last", "best"] = "last"
-    """The encoder at the end, or the one with the best online evaluation."""
+    which: Literal["last", "best", "student", "teacher"] = "last"
+    """The encoder at the end, or the one with the best online evaluation, or a network of the newest state."""
+    heads: bool = False
+    """Keep the projection heads of the newest state too, as `heads.safetensors`."""
     overwrite: bool = False
     """Replace an existing folder."""

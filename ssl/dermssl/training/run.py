@@ -162,9 +162,9 @@ def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
     backbone.check_sizes(_trained_backbone(method), sorted(sizes))
     if options.model.init:
-        load_initial(method, options.model.init, options.model.backbone)
+        load_initial(method, options.model)
     if options.model.gradient_checkpointing:
-        _trained_backbone(method).set_grad_checkpointing(True)  # type: ignore[operator]
+        backbone.recompute_activations(_trained_backbone(method))
     has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
     if accelerator.num_processes > 1 and has_norm and options.training.sync_batch_norm:
         if accelerator.device.type == "cuda":
