@@ -19,8 +19,8 @@ MIN_RANK = 1.5
 MIN_LR, MAX_MOMENTUM = 1e-8, 0.99999
 """Beyond these nothing moves: the student's learning rate, the teacher's momentum."""
 
-SMALLEST_GRADIENT, LARGEST_GRADIENT = 1e-7, 1e4
-"""Norms of the whole gradient before clipping; runs that learn lie between 0.01 and 100."""
+SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
+"""Norm of the whole gradient before clipping, and its ratio to the first one: runs that learn stay well inside."""
 
 REMEDIES = {
     "uniform output": "the loss stays at chance level with uniform outputs: "
@@ -30,7 +30,7 @@ REMEDIES = {
     "feature collapse": "all images get nearly the same features: lower optim.lr, lengthen optim.warmup_epochs, "
     "or use larger batches",
     "rank collapse": "the features of all images lie along one line (RankMe): lower optim.lr, or use larger batches",
-    "divergence": "the loss rises far above chance level: lower optim.lr or optim.clip",
+    "divergence": "the loss rises far above chance level and its start: lower optim.lr or optim.clip",
     "exploding gradient": "the gradient is huge: lower optim.lr, or limit it with optim.clip 3",
     "vanished gradient": "the gradient is zero, so nothing can be learned any more: lower optim.lr, "
     "or start from other weights (model.init)",
@@ -58,6 +58,7 @@ class Health:
     bad_readings: dict[str, int] = field(default_factory=dict)
     skipped_in_a_row: int = 0
     skipped: int = 0
+    first: dict[str, float] = field(default_factory=dict)
 
     def state(self) -> dict:
         """Counters for the resumable state."""
@@ -65,12 +66,14 @@ class Health:
             "bad_readings": dict(self.bad_readings),
             "skipped_in_a_row": self.skipped_in_a_row,
             "skipped": self.skipped,
+            "first": dict(self.first),
         }
 
     def restore(self, state: dict) -> None:
         """The inverse of `state`."""
         self.bad_readings = dict(state["bad_readings"])
         self.skipped_in_a_row, self.skipped = state["skipped_in_a_row"], state["skipped"]
+        self.first = dict(state["first"])
 
     def step_is_finite(self, loss: float, gradient: float, step: int) -> bool:
         """Count a non-finite step, which the loop then leaves out; raises HealthStop after three in a row."""
@@ -92,6 +95,10 @@ class Health:
 
         ``values``: loss, gradient_norm, lr and the method's statistics and scheduled values.
         """
+        if not math.isfinite(values["loss"]):
+            return  # counted by `step_is_finite`
+        if not self.first:
+            self.first = {"loss": values["loss"], "gradient_norm": values["gradient_norm"]}
         present = self._symptoms(step, values)
         for symptom in REMEDIES:
             if symptom != "rank collapse":
@@ -111,14 +118,17 @@ class Health:
         loss, half = values["loss"], step <= self.steps / 2
         warm = step >= WARMUP_SHARE * self.steps
         entropy, mean_entropy = values.get("teacher_entropy"), values.get("mean_target_entropy")
-        gradient = values.get("gradient_norm", 1.0)
+        gradient = values["gradient_norm"]
         uniform = entropy is not None and entropy > 0.99 * self.chance and loss > 0.99 * self.chance
+        same = entropy is not None and mean_entropy is not None and mean_entropy - entropy < 0.01 * self.chance
         signs = {
             "uniform output": warm and uniform,
-            "one code": mean_entropy is not None and mean_entropy < 0.02 * self.chance,
+            # What an image's targets tell about it is H(mean) - mean H; untrained networks start near 0.
+            "one code": (warm and same and not uniform) or (mean_entropy or self.chance) < 0.02 * self.chance,
             "feature collapse": values.get("feature_std", 1.0) < 0.02,
-            "divergence": loss > 1.5 * self.chance,
-            "exploding gradient": gradient > LARGEST_GRADIENT,
+            # Sharp targets over few prototypes start above chance; only rising from there is divergence.
+            "divergence": loss > 1.5 * max(self.chance, self.first["loss"]),
+            "exploding gradient": gradient > min(LARGEST_GRADIENT, LARGEST_RISE * self.first["gradient_norm"]),
             "vanished gradient": gradient < SMALLEST_GRADIENT,
             # Both schedules end where nothing moves, so only the first half tells.
             "learning rate of zero": warm and half and values.get("lr", 1.0) < MIN_LR,

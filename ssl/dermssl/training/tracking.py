@@ -1,6 +1,7 @@
 """Curves: ``metrics.jsonl`` for programs, TensorBoard for people, other trackers where asked, and a progress bar."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,8 +30,9 @@ class Tracker:
         self.others = others
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """One line of ``metrics.jsonl`` and one point per TensorBoard scalar."""
-        line = {"step": step} | {name: float(f"{value:.6g}") for name, value in values.items()}
+        """One line of ``metrics.jsonl`` (null where not finite: JSON has no NaN), one point per scalar elsewhere."""
+        rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in values.items()}
+        line = {"step": step} | rounded
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
         for name, value in values.items():
