@@ -73,7 +73,7 @@ class Health:
         """The inverse of `state`."""
         self.bad_readings = dict(state["bad_readings"])
         self.skipped_in_a_row, self.skipped = state["skipped_in_a_row"], state["skipped"]
-        self.first = dict(state["first"])
+        self.first = dict(state.get("first", {}))
 
     def step_is_finite(self, loss: float, gradient: float, step: int) -> bool:
         """Count a non-finite step, which the loop then leaves out; raises HealthStop after three in a row."""
@@ -120,11 +120,12 @@ class Health:
         entropy, mean_entropy = values.get("teacher_entropy"), values.get("mean_target_entropy")
         gradient = values["gradient_norm"]
         uniform = entropy is not None and entropy > 0.99 * self.chance and loss > 0.99 * self.chance
-        same = entropy is not None and mean_entropy is not None and mean_entropy - entropy < 0.01 * self.chance
+        # What an image's targets tell about it is H(mean) - mean H; untrained networks start near 0.
+        told = 1.0 if entropy is None or mean_entropy is None else (mean_entropy - entropy) / self.chance
         signs = {
             "uniform output": warm and uniform,
-            # What an image's targets tell about it is H(mean) - mean H; untrained networks start near 0.
-            "one code": (warm and same and not uniform) or (mean_entropy or self.chance) < 0.02 * self.chance,
+            "one code": (warm and told < 0.002 and not uniform)
+            or (mean_entropy is not None and mean_entropy < 0.02 * self.chance),
             "feature collapse": values.get("feature_std", 1.0) < 0.02,
             # Sharp targets over few prototypes start above chance; only rising from there is divergence.
             "divergence": loss > 1.5 * max(self.chance, self.first["loss"]),

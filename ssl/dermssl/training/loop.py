@@ -143,6 +143,7 @@ def _log(run: Run, tracker: Tracker | None, batches: Waiting, values: dict[str, 
 
 def _save(run: Run) -> None:
     if run.main:
+        run.energy.observe(run.seconds)
         record = {
             "step": run.step,
             "best": run.best,

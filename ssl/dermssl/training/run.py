@@ -206,6 +206,6 @@ def _restore(run: Run) -> None:
     states.restore(run.method, run.optimizer, weights, moments)
     run.resumed = True
     run.step, run.seconds = record["step"], record["seconds"]
-    run.best, run.baseline, run.last = record["best"], record["baseline"], record["last"]
-    run.energy.joules, run.energy.seconds = record["joules"], record["seconds"]
+    run.best, run.baseline, run.last = record["best"], record.get("baseline"), record.get("last")
+    run.energy.joules, run.energy.seconds = record.get("joules"), record["seconds"]
     run.health.restore(record["health"])

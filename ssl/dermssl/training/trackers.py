@@ -4,6 +4,7 @@ where every licence lets images leave the machine, and never an image id, a file
 import logging
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,10 @@ class OtherTrackers:
         """An ``(H, W, 3)`` uint8 picture, to those that take pictures, unless the licence withholds it."""
         if not self.images_may_leave:
             return
-        for name, tracker in list(self.running.items()):
-            if hasattr(tracker, "log_images"):
-                value = pixels if name in ("aim", "clearml") else [pixels]
-                self._send(name, lambda tracker, value=value: tracker.log_images({title: value}, step=step))
+        for name in list(self.running):
+            if hasattr(self.running[name], "log_images"):
+                values = {title: pixels if name in ("aim", "clearml") else [pixels]}
+                self._send(name, partial(_send_images, values=values, step=step))
 
     def close(self) -> None:
         """Let the services write what they hold."""
@@ -112,16 +113,19 @@ class OtherTrackers:
             del self.running[name]
 
 
+def _send_images(tracker: Any, values: dict[str, Any], step: int) -> None:
+    tracker.log_images(values, step=step)
+
+
 def _start(name: str, folder: Path, project: str, identity: str | None) -> tuple[GeneralTracker, str]:
-    kind = LOGGER_TYPE_TO_CLASS[name]
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
     if name in GIVEN:
         keywords: dict[str, Any] = {GIVEN[name][0]: identity} if identity else {}
     else:
         identity = identity or uuid.uuid4().hex
         keywords = CHOSEN[name](identity, folder.resolve()) if name in CHOSEN else {}
     try:
-        # mypy sees only the base class, whose subclasses take the project, a directory and their service's keywords.
-        tracker: Any = kind(project, *([str(folder)] if kind.requires_logging_directory else []), **keywords)  # type: ignore[call-arg]
+        tracker = kind(project, *([str(folder)] if kind.requires_logging_directory else []), **keywords)
         tracker.start()
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

@@ -32,6 +32,7 @@ def watch(values: dict, on_collapse="stop", step: int = 400) -> Health:
     ("values", "words"),
     [
         ({"loss": CHANCE, "teacher_entropy": CHANCE}, "uniform output.*teacher_temperature"),
+        ({"teacher_entropy": 0.0, "mean_target_entropy": 0.0}, "one code.*center_momentum"),
         ({"mean_target_entropy": 0.05}, "one code.*center_momentum"),
         ({"mean_target_entropy": 3.01}, "one code.*same output"),
         ({"feature_std": 0.001}, "feature collapse.*optim.lr"),
