@@ -82,9 +82,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"{path} holds no weights that can be read safely ({reason}): give another file") from None
+    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError):
+        raise InputError(f"{path} holds no weights that can be read safely: give safetensors or a state dict") from None
     for wrapper in ("teacher", "student", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -104,7 +103,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     own, theirs = getattr(model, "pos_embed", None), weights.get("pos_embed")
     if own is not None and theirs is not None and own.shape != theirs.shape:
         prefix = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)  # type: ignore[arg-type]
-        grid = model.patch_embed.grid_size  # type: ignore[union-attr]
+        grid: Any = model.patch_embed.grid_size  # type: ignore[union-attr]
         weights = weights | {"pos_embed": resample_abs_pos_embed(theirs, list(grid), num_prefix_tokens=prefix)}
     model.load_state_dict(weights, strict=True)
 

@@ -101,7 +101,7 @@ def _draw(run: Run, tracker: Tracker, evaluation: Evaluation) -> None:
     size, dataset = run.options.views.global_size, evaluation.dataset
     queries = pictures_of(dataset, evaluation.queries, size)
     if evaluation.nearest.size:
-        nearest = [pictures_of(dataset, rows, size) for rows in evaluation.nearest]
+        nearest = [list(pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
         tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), run.step)
     maps = patch_components(run.method.encoder(), queries[:SHOWN], run.accelerator.device)
     if maps is not None:
