@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
 
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import atomic_folder, read_json, require_folder, write_json, write_safetensors
@@ -29,7 +32,7 @@ def build(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool =
         raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")
     if drop_path:
         options["drop_path_rate"] = drop_path
-    if _is_vit(name):
+    if is_vit(name):
         options |= {"img_size": image_size, "dynamic_img_size": True}
     try:
         return timm.create_model(name, **options)
@@ -40,7 +43,8 @@ def build(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool =
         raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give a local encoder") from None
 
 
-def _is_vit(name: str) -> bool:
+def is_vit(name: str) -> bool:
+    """Whether timm builds ``name`` from a plain vision transformer, which takes any size that its patches divide."""
     return timm.models.is_model_in_modules(name.split(".")[0], ("vision_transformer", "deit", "eva"))
 
 
@@ -57,6 +61,53 @@ def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
     model.train(training)
 
 
+def recompute_activations(model: nn.Module) -> None:
+    """Gradient checkpointing: less memory, about a third more time; raises InputError where timm has none."""
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise InputError(
+            "model.gradient_checkpointing: this backbone has none in timm: leave it out, or lower training.batch"
+        ) from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Backbone weights by timm's names from a file: safetensors, or a ``.pth`` that another project released.
+
+    A ``.pth`` is read as tensors only, no code of it is run. Training checkpoints are unwrapped (``teacher`` before
+    ``student``, as DINO writes them; ``state_dict``; ``model``) and heads and classifiers dropped.
+
+    Raises:
+        InputError: the file holds no weights.
+    """
+    try:
+        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError):
+        raise InputError(f"{path} holds no weights that can be read safely: give safetensors or a state dict") from None
+    for wrapper in ("teacher", "student", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    named = content.items() if isinstance(content, dict) else ()
+    weights = {k.removeprefix("module.").removeprefix("backbone."): v for k, v in named if isinstance(v, Tensor)}
+    if not weights:
+        raise InputError(f"{path} holds no weights by name: give a state dict")
+    return {name: value for name, value in weights.items() if not name.startswith(("head.", "fc."))}
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load strictly; position embeddings of a transformer for another image size are resampled first.
+
+    Raises:
+        RuntimeError: names or shapes do not fit.
+    """
+    own, theirs = getattr(model, "pos_embed", None), weights.get("pos_embed")
+    if own is not None and theirs is not None and own.shape != theirs.shape:
+        prefix = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)  # type: ignore[arg-type]
+        grid: Any = model.patch_embed.grid_size  # type: ignore[union-attr]
+        weights = weights | {"pos_embed": resample_abs_pos_embed(theirs, list(grid), num_prefix_tokens=prefix)}
+    model.load_state_dict(weights, strict=True)
+
+
 def export(
     model: nn.Module, folder: Path, name: str, image_size: int, licences: list[dict], tag: str, training: dict[str, Any]
 ) -> None:
@@ -69,7 +120,7 @@ def export(
         "architecture": name,
         "num_classes": 0,
         "num_features": model.num_features,
-        "model_args": {"img_size": image_size, "dynamic_img_size": True} if _is_vit(name) else {},
+        "model_args": {"img_size": image_size, "dynamic_img_size": True} if is_vit(name) else {},
         "pretrained_cfg": {
             "tag": tag,
             "input_size": [3, image_size, image_size],

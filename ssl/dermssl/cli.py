@@ -47,7 +47,7 @@ COMMANDS = (
         "dataset folders -> run folder with an encoder",
         "dermssl.training.options:PretrainOptions",
         "dermssl.training.loop:pretrain",
-        {"--data": "--data.folders"},
+        {"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
     ),
     Command(
         "export",

@@ -224,7 +224,10 @@ def _default(field: dataclasses.Field) -> Any:
 def parse(
     parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
 ) -> tuple[Any, str | None]:
-    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it."""
+    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it.
+
+    Options that have an attribute ``given`` are told there which keys the user wrote, in either place.
+    """
     known = [o for action in parser._actions for o in action.option_strings]
     arguments = [_expand(a, aliases or {}, known) for a in arguments]
     for argument in arguments:
@@ -232,13 +235,22 @@ def parse(
         if option.startswith("--") and len(option) > 2 and option not in known:
             raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
     config_file = _config_of(arguments)
-    if config_file:
-        parser.set_defaults(_checked_config(Path(config_file), options_type, parser))
+    config = _checked_config(Path(config_file), options_type, parser, aliases or {}) if config_file else {}
+    parser.set_defaults(config)
     namespace = parser.parse_args(arguments)
     try:
-        return _build(options_type, namespace), namespace.json
+        options = _build(options_type, namespace)
     except ValueError as error:
         raise InputError(str(error)) from None
+    if hasattr(options, "given"):
+        options.given = frozenset(config) | _given(options_type, arguments)
+    return options, namespace.json
+
+
+def _given(options_type: type, arguments: list[str]) -> set[str]:
+    """Dotted names of the options among the arguments."""
+    names = {option_string(name): name for name in option_names(options_type)}
+    return {names[option] for option in (a.partition("=")[0] for a in arguments) if option in names}
 
 
 def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
@@ -262,10 +274,11 @@ def _config_of(arguments: list[str]) -> str | None:
     return None
 
 
-def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str, Any]:
+def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Mapping[str, str]) -> dict[str, Any]:
     """The YAML of ``path`` as dotted keys, each known and of the right type."""
     valid = option_names(options_type)
-    flat = _flatten(read_yaml(path))
+    longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
+    flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
     for key, value in flat.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
@@ -278,11 +291,12 @@ def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str,
     return flat
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

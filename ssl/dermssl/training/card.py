@@ -1,9 +1,13 @@
 """``MODEL_CARD.md``: what went into an encoder, in the Hugging Face card format."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
 from dermssl import __version__, licences
@@ -12,22 +16,25 @@ from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData
 
 TONES = ("I-II", "III-IV", "V-VI")
+TYPES = ("I", "II", "III", "IV", "V", "VI")
+RARE = 0.1
+"""Share of the images of known skin type under which a tone group counts as rare."""
+
+HUB_LICENCES = {"CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-3.0", "CC0-1.0"}
+"""Ids that the Hugging Face Hub knows, in lower case; anything else, and any mixture, is `other` with a name."""
 
 
 def write_card(
     folder: Path, options: PretrainOptions, data: TrainingData, notices: list[dict], facts: dict[str, Any]
 ) -> None:
-    """Data with licences and attribution, recipe, hardware, time, scores, limits by skin type."""
+    """Data with licences and attribution, recipe, hardware, time, energy, scores, limits by skin type.
+
+    ``facts`` as `dermssl.training.finish.facts` gives them.
+    """
     commercial = all(entry["commercial"] for entry in notices)
-    header = {
-        "library_name": "timm",
-        "tags": ["dermatology", "self-supervised", options.method],
-        "license": "other",
-        "license_name": ", ".join(sorted({entry["id"] for entry in notices})),
-    }
     parts = [
         "---",
-        yaml.safe_dump(header, sort_keys=False).strip(),
+        yaml.safe_dump(_header(options, data, notices), sort_keys=False).strip(),
         "---",
         f"# {options.method} {options.model.backbone}, trained by dermssl {__version__}",
         "",
@@ -35,27 +42,49 @@ def write_card(
         "Use: `timm.create_model('local-dir:<this folder>/encoder', pretrained=True, num_classes=0)`",
         "",
         "## Data and licences",
-        "" if commercial else "**Non-commercial use only**, because of the data below.",
+        *([] if commercial else ["**Non-commercial use only**, because of the data below.", ""]),
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.lines(notices)],
         "",
         *_warnings(options, data),
-        "## Recipe",
-        f"{facts['steps']} steps of {options.training.batch} images ({options.training.epochs} epochs of "
-        f"{facts['images']} images), seed {options.training.seed}, {facts['precision']} on {facts['ranks']} rank(s) "
-        f"({facts['device']}), {facts['seconds'] / 3600:.2f} hours. Full config: `config.yaml`.",
+        "## Recipe, hardware, time, energy",
+        f"- {facts['steps']} steps of {options.training.batch} images ({options.training.epochs} epochs of "
+        f"{facts['images']:,} images), seed {options.training.seed}"
+        + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
+        f"- started from {options.model.init or 'random weights'}",
+        f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
+        f"- energy: {facts['energy']}",
         "",
         "```yaml",
         yaml.safe_dump(dataclasses.asdict(options), sort_keys=False).strip(),
         "```",
         "## Scores",
-        "; ".join(f"{name}: {value}" for name, value in (facts["best"] or {}).items()) or "none measured",
-        "(online kNN on patients kept out of pretraining; see `metrics.jsonl`)",
+        *_score_lines(data, facts),
         "",
         "## Limits by skin type",
         *_tone_lines(data),
         "",
     ]
     write_text(folder / "MODEL_CARD.md", "\n".join(parts))
+
+
+def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -> dict[str, Any]:
+    ids = sorted({entry["id"] for entry in notices})
+    known = len(ids) == 1 and ids[0] in HUB_LICENCES
+    named = {"license_name": re.sub(r"[^a-z0-9.]+", "-", "-".join(ids).lower())}
+    synthetic = ["synthetic"] if any(entry["synthetic"] for entry in notices) else []
+    return {
+        "license": ids[0].lower() if known else "other",
+        **({} if known else named),
+        "library_name": "timm",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["timm", "dermatology", "self-supervised", options.method, *synthetic],
+        "datasets": [dataset.name for dataset in data.datasets],
+        "metrics": ["balanced_accuracy"] if data.online else ["rankme"],
+    }
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
@@ -67,13 +96,66 @@ def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
     return lines
 
 
-def _tone_lines(data: TrainingData) -> list[str]:
-    counts = dict.fromkeys((*TONES, None), 0)
-    for dataset, rows in zip(data.datasets, data.rows, strict=True):
-        for tone in dataset.column("tone_group")[rows]:
-            counts[tone if tone in counts else None] += 1
-    total = sum(counts.values())
+def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
+    moments = {
+        "before training (step 0)": facts["baseline"],
+        "best, in `best/`": facts["best"],
+        "end, in `encoder/`": facts["last"],
+    }
+    rows = {moment: scores for moment, scores in moments.items() if scores}
+    if not rows:
+        return ["None measured."]
+    names = [name for name in next(iter(rows.values())) if name != "step"]
+    table = _table(
+        ["", "step", *names],
+        [[m, scores.get("step", 0), *(f"{scores[n]:.3f}" for n in names)] for m, scores in rows.items()],
+    )
+    if data.online is None:
+        return [*table, "", "No labels: RankMe is the effective rank of the features, which says little about use."]
+    online, chance = data.online, 1 / len(data.online.classes)
     return [
-        f"- Fitzpatrick {tone or 'unknown'}: {count} training images ({count / total:.0%})"
-        for tone, count in counts.items()
-    ] + ["Performance on skin types that are rare here is unknown until measured."]
+        *table,
+        "",
+        f"Online kNN for `{online.target}` of {online.dataset.name}: {len(online.score):,} images, kept out of "
+        f"pretraining with their patients or lesions, {len(online.fit):,} to vote; chance {chance:.3f}. "
+        "Made to watch a run, not to compare encoders: use `dermeval` for that.",
+    ]
+
+
+def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def _tone_lines(data: TrainingData) -> list[str]:
+    """Training images per tone group and Fitzpatrick type, and what is missing in plain words."""
+    counts, types = {}, np.zeros(len(TYPES), int)
+    for dataset, rows in zip(data.datasets, data.rows, strict=True):
+        groups = pd.Series(dataset.column("tone_group")[rows]).value_counts().reindex(TONES, fill_value=0)
+        counts[dataset.name] = [*groups.astype(int), len(rows) - int(groups.sum())]
+        numbers = pd.Series(dataset.column("fitzpatrick")[rows]).dropna().astype(int)
+        types += np.bincount(numbers, minlength=len(TYPES) + 1)[1:]
+    total = np.sum(list(counts.values()), axis=0)
+    table = _table(
+        ["training images", *TONES, "unknown"], [[name, *row] for name, row in (*counts.items(), ("all", total))]
+    )
+    by_type = ", ".join(f"{name} {count}" for name, count in zip(TYPES, types, strict=True))
+    return [*table, "", f"By Fitzpatrick type, where it is recorded: {by_type}.", "", _missing(total)]
+
+
+def _missing(total: np.ndarray) -> str:
+    """``total``: images of each of `TONES`, and of unknown tone."""
+    known, everything = int(total[:-1].sum()), int(total.sum())
+    if not known:
+        return (
+            f"The skin type of none of the {everything:,} training images is recorded: nothing can be said about any "
+            "type until it is measured on labelled images."
+        )
+    absent = [tone for tone, count in zip(TONES, total, strict=False) if not count]
+    rare = [tone for tone, count in zip(TONES, total, strict=False) if 0 < count < RARE * known]
+    words = [f"The skin type of {total[-1] / everything:.0%} of the training images is not recorded."]
+    if absent:
+        words.append(f"No image is known to show type {' or '.join(absent)}.")
+    if rare:
+        words.append(f"Type {' and '.join(rare)} is rare (under {RARE:.0%} of the known).")
+    return " ".join(words) + " Expect worse features where images are missing, and measure before use."

@@ -3,43 +3,86 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from dermssl import backbone, licences
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, require_folder, require_new_folder, write_json
+from dermssl.files import (
+    atomic_folder,
+    read_json,
+    read_yaml,
+    require_folder,
+    require_new_folder,
+    write_json,
+    write_safetensors,
+)
+from dermssl.training import states
 from dermssl.training.options import ExportOptions
+from dermssl.training.start import load_network
+
+FOLDERS = {"last": "encoder", "best": "best"}
 
 log = logging.getLogger("dermssl")
 
 
 def export(options: ExportOptions) -> Report:
-    """Copy ``encoder/`` (or ``best/``) with the model card and the ledger, after checking that the weights load.
+    """Write the chosen encoder with the model card and the ledger, after checking that its weights load.
 
     The ledger (ids and hashes of the training images) lets `dermeval` tell clean from contaminated test images. Where
     a licence forbids to pass the data on it is not copied, as the folder may be shared: ``config.json`` points at it.
     """
     run = require_folder(Path(options.run), "config.yaml", "dermssl pretrain")
-    source = run / ("encoder" if options.which == "last" else "best")
-    if not source.is_dir():
-        raise InputError(f"{run} has no {source.name}/ yet: let `dermssl pretrain` finish, or choose the other --which")
     out = require_new_folder(Path(options.out), options.overwrite)
-    model, config = backbone.load(source)
-    notices = config["dermssl"]["licences"]
     with atomic_folder(out) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        if options.which in FOLDERS:
+            _copy_encoder(run, FOLDERS[options.which], temporary)
+        else:
+            _write_network(run, options.which, temporary)
+        if options.heads:
+            write_safetensors(temporary / "heads.safetensors", _heads(run))
         if (run / "MODEL_CARD.md").exists():
             shutil.copy(run / "MODEL_CARD.md", temporary / "README.md")
-        if not (run / "ledger.parquet").exists():
-            log.warning("warning: %s has no ledger.parquet: what the encoder has seen cannot be told later", run)
-        elif all(entry["redistribution"] for entry in notices):
-            shutil.copy(run / "ledger.parquet", temporary / "ledger.parquet")
-        else:
-            config["dermssl"]["ledger"] = str((run / "ledger.parquet").resolve())
-            write_json(temporary / "config.json", config)
+        model, config = backbone.load(temporary)
+        _hand_on_ledger(run, temporary, config)
     text = [
         f"{config['architecture']} ({model.num_features} features) -> {out}",
         f'  timm.create_model("local-dir:{out}", pretrained=True, num_classes=0)',
-        *["  " + line for line in licences.lines(notices)],
+        *["  " + line for line in licences.lines(config["dermssl"]["licences"])],
     ]
     return Report("\n".join(text), {"out": str(out), "config": config})
+
+
+def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
+    if not (run / "ledger.parquet").exists():
+        log.warning("warning: %s has no ledger.parquet: what the encoder has seen cannot be told later", run)
+    elif all(entry["redistribution"] for entry in config["dermssl"]["licences"]):
+        shutil.copy(run / "ledger.parquet", out / "ledger.parquet")
+    else:
+        config["dermssl"]["ledger"] = str((run / "ledger.parquet").resolve())
+        write_json(out / "config.json", config)
+
+
+def _copy_encoder(run: Path, name: str, folder: Path) -> None:
+    if not (run / name).is_dir():
+        raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
+    shutil.copytree(run / name, folder, dirs_exist_ok=True)
+
+
+def _write_network(run: Path, which: str, folder: Path) -> None:
+    """A network of the newest state; licences and data as the run's first exported encoder states them."""
+    config = read_yaml(run / "config.yaml")
+    name, size = config["model"]["backbone"], config["views"]["global_size"]
+    model, saved = load_network(run, name, size, which)
+    facts: dict[str, Any] = read_json(run / "best" / "config.json", "dermssl pretrain")["dermssl"]
+    facts |= {"step": saved.record["step"], "network": which}
+    notices = facts.pop("licences")
+    tag = f"dermssl_{facts['method']}_{which}_step{facts['step']}"
+    backbone.export(model, folder, name, size, notices, tag, facts)
+
+
+def _heads(run: Path) -> dict:
+    saved = states.newest_state(run / "state")
+    if saved is None:
+        raise InputError(f"{run} has no state/ to take the heads from: leave --heads out")
+    return {name: value for name, value in saved.weights.items() if name.partition(".")[0].endswith("head")}

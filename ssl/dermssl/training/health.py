@@ -13,6 +13,15 @@ MAX_SKIPPED = 3
 WARMUP_SHARE = 0.25
 """Share of the run after which a loss at chance level counts as not learning."""
 
+MIN_RANK = 1.5
+"""Effective rank (RankMe) under which all features lie along one line; untrained backbones start above."""
+
+MIN_LR, MAX_MOMENTUM = 1e-8, 0.99999
+"""Beyond these nothing moves: the student's learning rate, the teacher's momentum."""
+
+SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
+"""Norm of the whole gradient before clipping, and its ratio to the first one: runs that learn stay well inside."""
+
 REMEDIES = {
     "uniform output": "the loss stays at chance level with uniform outputs: "
     "lower dino.warmup_teacher_temperature (0.02) or dino.out_dim, or raise the learning rate",
@@ -20,10 +29,17 @@ REMEDIES = {
     "lower dino.center_momentum, or lower optim.lr",
     "feature collapse": "all images get nearly the same features: lower optim.lr, lengthen optim.warmup_epochs, "
     "or use larger batches",
-    "divergence": "the loss rises far above chance level: lower optim.lr or optim.clip",
+    "rank collapse": "the features of all images lie along one line (RankMe): lower optim.lr, or use larger batches",
+    "divergence": "the loss rises far above chance level and its start: lower optim.lr or optim.clip",
+    "exploding gradient": "the gradient is huge: lower optim.lr, or limit it with optim.clip 3",
+    "vanished gradient": "the gradient is zero, so nothing can be learned any more: lower optim.lr, "
+    "or start from other weights (model.init)",
+    "learning rate of zero": "the learning rate is too small to move anything: raise optim.lr",
+    "teacher stands still": "the teacher's momentum (EMA) is 1, so it never follows the student: lower dino.momentum",
     "not learning": "the loss is still at chance level after a quarter of the run: raise optim.lr or training.epochs, "
     "or weaken the views",
 }
+"""Each symptom, most telling first, with its cause in plain words and the setting to change."""
 
 
 @dataclass
@@ -42,6 +58,7 @@ class Health:
     bad_readings: dict[str, int] = field(default_factory=dict)
     skipped_in_a_row: int = 0
     skipped: int = 0
+    first: dict[str, float] = field(default_factory=dict)
 
     def state(self) -> dict:
         """Counters for the resumable state."""
@@ -49,12 +66,14 @@ class Health:
             "bad_readings": dict(self.bad_readings),
             "skipped_in_a_row": self.skipped_in_a_row,
             "skipped": self.skipped,
+            "first": dict(self.first),
         }
 
     def restore(self, state: dict) -> None:
         """The inverse of `state`."""
         self.bad_readings = dict(state["bad_readings"])
         self.skipped_in_a_row, self.skipped = state["skipped_in_a_row"], state["skipped"]
+        self.first = dict(state.get("first", {}))
 
     def step_is_finite(self, loss: float, gradient: float, step: int) -> bool:
         """Count a non-finite step, which the loop then leaves out; raises HealthStop after three in a row."""
@@ -72,30 +91,52 @@ class Health:
         return False
 
     def observe(self, step: int, values: dict[str, float]) -> None:
-        """One log line. Raises HealthStop (or warns) once a symptom has lasted ``patience`` lines."""
+        """One log line. Raises HealthStop (or warns) once a symptom has lasted ``patience`` lines.
+
+        ``values``: loss, gradient_norm, lr and the method's statistics and scheduled values.
+        """
+        if not math.isfinite(values["loss"]):
+            return  # counted by `step_is_finite`
+        if not self.first:
+            self.first = {"loss": values["loss"], "gradient_norm": values["gradient_norm"]}
         present = self._symptoms(step, values)
         for symptom in REMEDIES:
-            count = self.bad_readings.get(symptom, 0) + 1 if symptom in present else 0
-            self.bad_readings[symptom] = count
-            if count == self.options.patience:
-                self._act(step, symptom)
+            if symptom != "rank collapse":
+                self._count(step, symptom, symptom in present, self.options.patience)
+
+    def observe_rank(self, step: int, rankme: float) -> None:
+        """RankMe of one online evaluation. Raises HealthStop (or warns) at the second in a row that is too low."""
+        self._count(step, "rank collapse", rankme < MIN_RANK, 2)
+
+    def _count(self, step: int, symptom: str, present: bool, patience: int) -> None:
+        count = self.bad_readings.get(symptom, 0) + 1 if present else 0
+        self.bad_readings[symptom] = count
+        if count == patience:
+            self._act(step, symptom)
 
     def _symptoms(self, step: int, values: dict[str, float]) -> set[str]:
-        found = set()
-        loss = values["loss"]
-        entropy, mean_entropy = values.get("teacher_entropy"), values.get("mean_target_entropy")
+        loss, half = values["loss"], step <= self.steps / 2
         warm = step >= WARMUP_SHARE * self.steps
-        if warm and entropy is not None and entropy > 0.99 * self.chance and loss > 0.99 * self.chance:
-            found.add("uniform output")
-        elif warm and abs(loss - self.chance) < 0.01 * self.chance:
-            found.add("not learning")
-        if mean_entropy is not None and mean_entropy < 0.02 * self.chance:
-            found.add("one code")
-        if values.get("feature_std", 1.0) < 0.02:
-            found.add("feature collapse")
-        if loss > 1.5 * self.chance:
-            found.add("divergence")
-        return found
+        entropy, mean_entropy = values.get("teacher_entropy"), values.get("mean_target_entropy")
+        gradient = values["gradient_norm"]
+        uniform = entropy is not None and entropy > 0.99 * self.chance and loss > 0.99 * self.chance
+        # What an image's targets tell about it is H(mean) - mean H; untrained networks start near 0.
+        told = 1.0 if entropy is None or mean_entropy is None else (mean_entropy - entropy) / self.chance
+        signs = {
+            "uniform output": warm and uniform,
+            "one code": (warm and told < 0.002 and not uniform)
+            or (mean_entropy is not None and mean_entropy < 0.02 * self.chance),
+            "feature collapse": values.get("feature_std", 1.0) < 0.02,
+            # Sharp targets over few prototypes start above chance; only rising from there is divergence.
+            "divergence": loss > 1.5 * max(self.chance, self.first["loss"]),
+            "exploding gradient": gradient > min(LARGEST_GRADIENT, LARGEST_RISE * self.first["gradient_norm"]),
+            "vanished gradient": gradient < SMALLEST_GRADIENT,
+            # Both schedules end where nothing moves, so only the first half tells.
+            "learning rate of zero": warm and half and values.get("lr", 1.0) < MIN_LR,
+            "teacher stands still": half and values.get("momentum", 0.0) > MAX_MOMENTUM,
+            "not learning": warm and not uniform and abs(loss - self.chance) < 0.01 * self.chance,
+        }
+        return {symptom for symptom, present in signs.items() if present}
 
     def _act(self, step: int, symptom: str) -> None:
         message = f"step {step}: {symptom}: {REMEDIES[symptom]}"

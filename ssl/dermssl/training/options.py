@@ -38,7 +38,11 @@ class ModelOptions:
     backbone: str = "vit_small_patch16_224"
     """A timm model name."""
     init: str | None = None
-    """Start from these weights: a run folder, an exported encoder, or `timm` for timm's pretrained weights."""
+    """Start from these weights: a run folder, an exported encoder, a file (`.safetensors`, or a `.pth` of others), or
+    `timm` for timm's pretrained weights."""
+    init_part: Literal["encoder", "student", "teacher", "all"] = "encoder"
+    """What `init` gives: the exported encoder; the student's or teacher's backbone of a run's newest state; or `all` of
+    that state, heads and centre too. Heads start anew except with `all`."""
     drop_path: ClosedUnitInterval = 0.1
     """Stochastic depth of the student."""
     gradient_checkpointing: bool = False
@@ -110,6 +114,19 @@ class OnlineOptions:
 
 
 @dataclass
+class TrackingOptions:
+    """Where curves and pictures go; metrics.jsonl and TensorBoard in the run folder are always written."""
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Any that Accelerate knows: `tensorboard`, `wandb`, `mlflow`, `comet_ml`, `aim`, ... They get all curves; pictures
+    only where the licences of all pooled sets let images leave (not PASSION, SCIN); image ids and paths never."""
+    project: str = "dermssl"
+    """Under which other trackers file the run."""
+    projector_images: NonNegativeInt = 1000
+    """Images shown at the end in TensorBoard's embedding projector, at the most (0: none); they stay here."""
+
+
+@dataclass
 class HealthOptions:
     """What ends a run that goes wrong."""
 
@@ -136,11 +153,16 @@ class PretrainOptions:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     online: OnlineOptions = field(default_factory=OnlineOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    preset: Literal["none", "auto"] = "none"
+    """`auto`: out_dim, temperatures, teacher momentum, epochs, batch, warm-up and learning rate by the number of
+    training images, printed with reasons. What you give yourself stays."""
     overwrite: bool = False
     """Throw an existing run of that name away and start anew."""
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the keys that do not go together."""
+        self.given: frozenset[str] = frozenset()  # told by the command line; no option itself
         if self.method == "simclr" and self.views.global_count != 2:
             raise ValueError("method simclr compares two views: set views.global_count to 2")
         if self.method == "simclr" and self.views.local_count:
@@ -162,7 +184,9 @@ class ExportOptions:
     """Folder to write."""
     run: str = positional()
     """Run folder made by `dermssl pretrain`."""
-    which: Literal["last", "best"] = "last"
-    """The encoder at the end, or the one with the best online evaluation."""
+    which: Literal["last", "best", "student", "teacher"] = "last"
+    """The encoder at the end, or the one with the best online evaluation, or a network of the newest state."""
+    heads: bool = False
+    """Keep the projection heads of the newest state too, as `heads.safetensors`."""
     overwrite: bool = False
     """Replace an existing folder."""

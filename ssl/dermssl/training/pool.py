@@ -115,7 +115,13 @@ def _online_set(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) 
         return None
     dataset = labelled[0]
     name = options.target or next(iter(dataset.targets))
-    return _split_online(dataset, name, dataset.targets[name], options, seed)
+    online = _split_online(dataset, name, dataset.targets[name], options, seed)
+    if online is None and options.target is not None:
+        raise InputError(
+            f"{dataset.folder}: too few train rows have a `{name}` to score by (online.target): name another, or "
+            "leave it out"
+        )
+    return online
 
 
 def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOptions, seed: int) -> OnlineSet | None:

@@ -1,6 +1,8 @@
 """Everything that a run holds, set up from its options and restored from its newest state."""
 
 import logging
+import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,16 @@ from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.methods.build import build_method
 from dermssl.training import states
+from dermssl.training.energy import Energy
 from dermssl.training.health import Health
 from dermssl.training.optimizer import make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
+from dermssl.training.presets import apply_preset
 from dermssl.training.run_folder import open_run_folder
 from dermssl.training.start import load_initial
+from dermssl.training.trackers import check_trackers
+from dermssl.views.loader import default_workers
 from dermssl.views.sampler import Sampler, parse_weights
 
 log = logging.getLogger("dermssl")
@@ -41,10 +47,14 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     health: Health
+    energy: Energy
+    workers: int
     values: dict[str, np.ndarray]
     step: int = 0
     resumed: bool = False
     best: dict[str, float] | None = None
+    baseline: dict[str, float] | None = None
+    last: dict[str, float] | None = None
     seconds: float = 0.0
 
     @property
@@ -58,6 +68,18 @@ class Run:
         return self.accelerator.is_main_process
 
     @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return {"bf16": "bf16", "no": "fp32"}[str(self.accelerator.mixed_precision)]
+
+    @property
+    def hardware(self) -> str:
+        """What rank 0 computes on, in words."""
+        if self.accelerator.device.type == "cuda":
+            return torch.cuda.get_device_name(self.accelerator.device)
+        return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} core(s)"
+
+    @property
     def notices(self) -> list[dict[str, Any]]:
         """Licence notices of the data."""
         return licences.merge(dataset.licence for dataset in self.data.datasets)
@@ -65,8 +87,10 @@ class Run:
 
 def set_up(options: PretrainOptions) -> Run:
     """Data, networks, optimizer and schedules, restored from the newest state where there is one."""
+    check_trackers(options.tracking.trackers)
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, options.training.seed)
+    options = apply_preset(options, sum(map(len, data.rows)), not backbone.is_vit(options.model.backbone))
     shares = parse_weights(options.data.weights, [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
     _check_batch(options, sampler)
@@ -78,6 +102,8 @@ def set_up(options: PretrainOptions) -> Run:
     values = _schedules(options, sampler, method)
     optimizer = make_optimizer(groups, options.optim)
     method.to(accelerator.device)
+    ranks, workers = accelerator.num_processes, options.data.workers
+    workers = default_workers(ranks) if workers < 0 else workers
     run = Run(
         options=options,
         folder=folder,
@@ -88,6 +114,8 @@ def set_up(options: PretrainOptions) -> Run:
         model=method,
         optimizer=optimizer,
         health=Health(options.health, method.chance_loss(options.training.batch), len(values["lr"])),
+        energy=Energy(accelerator.device, ranks, torch.get_num_threads() + workers),
+        workers=workers,
         values=values,
     )
     _restore(run)
@@ -134,9 +162,9 @@ def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
     backbone.check_sizes(_trained_backbone(method), sorted(sizes))
     if options.model.init:
-        load_initial(method, options.model.init, options.model.backbone)
+        load_initial(method, options.model)
     if options.model.gradient_checkpointing:
-        _trained_backbone(method).set_grad_checkpointing(True)  # type: ignore[operator]
+        backbone.recompute_activations(_trained_backbone(method))
     has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
     if accelerator.num_processes > 1 and has_norm and options.training.sync_batch_norm:
         if accelerator.device.type == "cuda":
@@ -177,5 +205,7 @@ def _restore(run: Run) -> None:
         )
     states.restore(run.method, run.optimizer, weights, moments)
     run.resumed = True
-    run.step, run.best, run.seconds = record["step"], record["best"], record["seconds"]
+    run.step, run.seconds = record["step"], record["seconds"]
+    run.best, run.baseline, run.last = record["best"], record.get("baseline"), record.get("last")
+    run.energy.joules, run.energy.seconds = record.get("joules"), record["seconds"]
     run.health.restore(record["health"])

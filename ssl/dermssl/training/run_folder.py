@@ -7,12 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dermssl.commandline import option_names
+from dermssl.commandline import flatten, option_names
 from dermssl.errors import InputError
 from dermssl.files import TEMPORARY, read_json, read_yaml, write_json, write_yaml
-from dermssl.training.options import PretrainOptions
+from dermssl.training.options import DataOptions, PretrainOptions
 
-MAY_DIFFER = ("out", "overwrite", "data.workers", "training.keep_states", "training.state_every_epochs", "health.")
+MAY_DIFFER = (
+    "out",
+    "overwrite",
+    "preset",  # what it chose is compared
+    "data.workers",
+    "training.keep_states",
+    "training.state_every_epochs",
+    "health.",
+    "tracking.",
+)
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
 
@@ -62,20 +71,18 @@ def open_run_folder(options: PretrainOptions) -> Path:
 
 
 def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
-    before = read_yaml(folder / "config.yaml")
+    # An option that the run's dermssl did not have yet did what its default does.
+    before = flatten(dataclasses.asdict(PretrainOptions("", DataOptions([])))) | flatten(
+        read_yaml(folder / "config.yaml")
+    )
+    now = flatten(config)
     differing = [
-        f"{key} ({_get(before, key)} -> {_get(config, key)})"
+        f"{key} ({before[key]} -> {now[key]})"
         for key in option_names(PretrainOptions)
-        if _get(before, key) != _get(config, key) and not key.startswith(MAY_DIFFER)
+        if before[key] != now[key] and not key.startswith(MAY_DIFFER)
     ]
     if differing:
         raise InputError(
             f"{folder} holds a run with another config: {', '.join(differing)}; "
             "choose another --out, or start anew with --overwrite"
         )
-
-
-def _get(tree: dict[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part, {}) if isinstance(tree, dict) else {}
-    return tree

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -50,8 +50,16 @@ def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> di
     return tensors
 
 
-def newest_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]] | None:
-    """Record, weights and moments of the newest readable state; a damaged one is passed over and named.
+class Saved(NamedTuple):
+    """A state as it was read: record, weights of the method, optimizer moments by ``<parameter>|<moment>``."""
+
+    record: dict[str, Any]
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+
+def newest_state(folder: Path) -> Saved | None:
+    """The newest readable state; a damaged one is passed over and named.
 
     Raises:
         InputError: there are states but none can be read.
@@ -60,7 +68,7 @@ def newest_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[
     for path in reversed(states):
         try:
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return record, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+            return Saved(record, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
         except (OSError, ValueError, SafetensorError) as error:
             log.warning("warning: %s is damaged (%s): going back to the state before it", path, error)
     if states:

@@ -1,73 +1,68 @@
-"""Curves: ``metrics.jsonl`` for programs, TensorBoard for people, a progress bar for whoever waits."""
+"""Curves: ``metrics.jsonl`` for programs, TensorBoard for people, other trackers where asked, and a progress bar."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dermssl.files import atomic_file, write_text
+from dermssl.files import write_text
+from dermssl.training.pictures import save_picture
+from dermssl.training.trackers import OtherTrackers
 
 
 class Tracker:
     """Writes on rank 0 only. Lines and events after ``last_step`` are dropped, so a resumed run's curves are one."""
 
-    def __init__(self, folder: Path, last_step: int) -> None:
+    def __init__(self, folder: Path, last_step: int, others: OtherTrackers) -> None:
+        self.folder = folder
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= last_step]
             write_text(self.path, "".join(line + "\n" for line in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+        self.others = others
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """One line of ``metrics.jsonl`` and one point per TensorBoard scalar."""
-        line = {"step": step} | {name: float(f"{value:.6g}") for name, value in values.items()}
+        """One line of ``metrics.jsonl`` (null where not finite: JSON has no NaN), one point per scalar elsewhere."""
+        rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in values.items()}
+        line = {"step": step} | rounded
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+        self.others.log(values, step)
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """An ``(H, W, 3)`` uint8 picture; it stays in the run folder."""
+        """An ``(H, W, 3)`` uint8 picture: in TensorBoard, as the newest ``<name>.png``, and where else it may go."""
         self.board.add_image(name, pixels, step, dataformats="HWC")
+        save_picture(self.folder / f"{name}.png", pixels)
+        self.others.image(name, pixels, step)
+
+    def projector(self, features: np.ndarray, labels: list[list[str]], header: list[str], images: np.ndarray) -> None:
+        """Points for TensorBoard's embedding projector; they stay in the run folder.
+
+        ``features`` (N, D); ``labels`` N lists, one value per column of ``header``; ``images`` (N, S, S, 3) uint8.
+        """
+        thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        self.board.add_embedding(features, labels, thumbnails, tag="features", metadata_header=header)
 
     def close(self) -> None:
-        """Flush events to disk."""
+        """Flush events to disk, and let other trackers send what they hold."""
         self.board.close()
+        self.others.close()
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n"):
             yield line.rstrip("\n")
-
-
-def view_grid(pixels: list[Tensor], images: int = 8, side: int = 96) -> np.ndarray:
-    """The views of the first images as one picture: a row per image, a column per view, ``(H, W, 3)`` uint8.
-
-    ``pixels``: per crop size ``(V, B, 3, S, S)`` values 0 to 1.
-    """
-    columns = []
-    for group in pixels:
-        views = (group[:, :images].clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).cpu().numpy()
-        for view in views:
-            scaled = [
-                np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)) for image in view
-            ]
-            columns.append(np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0))) for image in scaled]))
-    return np.concatenate(columns, axis=1)
-
-
-def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write an ``(H, W, 3)`` uint8 picture as PNG, atomically."""
-    with atomic_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, "PNG")
 
 
 class Waiting:

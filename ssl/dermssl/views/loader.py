@@ -1,6 +1,7 @@
 """From pooled dataset folders to batches of views: stored JPEG -> crops in workers -> photometric on the device."""
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -80,7 +81,7 @@ def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: b
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle_worker,
     )
 
 
@@ -88,8 +89,10 @@ def _as_is(crops: Any) -> Any:
     return crops
 
 
-def _one_thread(_: int) -> None:
+def _settle_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # Schedulers send SIGTERM to every process of a job; training needs its workers until it has saved.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def default_workers(ranks: int) -> int:

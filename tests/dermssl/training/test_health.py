@@ -9,11 +9,20 @@ from dermssl.training.health import Health
 from dermssl.training.options import HealthOptions
 
 CHANCE = math.log(1024)
-WELL = {"loss": 5.0, "teacher_entropy": 3.0, "mean_target_entropy": 6.0, "feature_std": 0.6}
+WELL = {
+    "gradient_norm": 2.0,
+    "lr": 0.001,
+    "momentum": 0.99,
+    "loss": 5.0,
+    "teacher_entropy": 3.0,
+    "mean_target_entropy": 6.0,
+    "feature_std": 0.6,
+}
 
 
-def watch(values: dict, on_collapse="stop", step: int = 500) -> Health:
+def watch(values: dict, on_collapse="stop", step: int = 400) -> Health:
     health = Health(HealthOptions(on_collapse=on_collapse, patience=3), CHANCE, steps=1000)
+    health.observe(1, WELL)
     for reading in range(3):
         health.observe(step + reading, WELL | values)
     return health
@@ -23,10 +32,16 @@ def watch(values: dict, on_collapse="stop", step: int = 500) -> Health:
     ("values", "words"),
     [
         ({"loss": CHANCE, "teacher_entropy": CHANCE}, "uniform output.*teacher_temperature"),
+        ({"teacher_entropy": 0.0, "mean_target_entropy": 0.0}, "one code.*center_momentum"),
         ({"mean_target_entropy": 0.05}, "one code.*center_momentum"),
+        ({"mean_target_entropy": 3.01}, "one code.*same output"),
         ({"feature_std": 0.001}, "feature collapse.*optim.lr"),
         ({"loss": 2 * CHANCE}, "divergence.*optim.lr"),
         ({"loss": CHANCE * 1.001, "teacher_entropy": 3.0}, "not learning.*training.epochs"),
+        ({"gradient_norm": 3000.0}, "exploding gradient.*optim.clip"),
+        ({"gradient_norm": 0.0}, "vanished gradient.*model.init"),
+        ({"lr": 1e-9}, "learning rate of zero.*optim.lr"),
+        ({"momentum": 1.0}, "teacher stands still.*dino.momentum"),
     ],
 )
 def test_each_failure_is_named(values, words):
@@ -40,6 +55,24 @@ def test_a_healthy_run_goes_on():
 
 def test_chance_level_is_forgiven_early():
     watch({"loss": CHANCE, "teacher_entropy": CHANCE}, step=10)
+
+
+def test_schedules_may_end_where_nothing_moves():
+    watch({"lr": 0.0, "momentum": 1.0}, step=900)
+
+
+def test_a_run_that_starts_above_chance_does_not_diverge():
+    health = Health(HealthOptions(patience=1), CHANCE, steps=1000)
+    health.observe(1, WELL | {"loss": 2 * CHANCE})
+    health.observe(2, WELL | {"loss": 1.9 * CHANCE})
+
+
+def test_features_along_one_line_are_named_at_the_second_evaluation():
+    health = Health(HealthOptions(), CHANCE, steps=1000)
+    for rank in (1.1, 40.0, 1.1):
+        health.observe_rank(100, rank)
+    with pytest.raises(HealthStop, match=r"rank collapse.*one line"):
+        health.observe_rank(200, 1.0)
 
 
 def test_warn_does_not_stop(caplog):

@@ -1,5 +1,6 @@
 """Killed, pre-empted, damaged: the run ends with the weights of one that was never interrupted."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -64,21 +65,36 @@ def test_interrupted_equals_uninterrupted_bit_by_bit(whole, pretrain, dataset, t
     assert metrics(tmp_path / "run", "online_rankme") == metrics(whole, "online_rankme")
 
 
+HELD = """
+import sys
+from dermssl.cli import main
+from dermssl.training import loop
+
+def step(run, *rest):
+    if run.step == 4:
+        print("held at step 4", flush=True)
+        sys.stdin.readline()
+    return one_step(run, *rest)
+
+one_step = loop.one_step
+loop.one_step = step
+sys.exit(main(sys.argv[1:]))
+"""
+"""``dermssl`` whose fifth step waits for a line, so that a signal is sure to find the run training."""
+
+
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGKILL, -9, "running")]
+    ("number", "code", "word", "step"),
+    [(signal.SIGTERM, 75, "preempted", 5), (signal.SIGKILL, -9, "running", 4)],
 )
-def test_signals(whole, pretrain, dataset, tmp_path, number, code, word):
+def test_signals(whole, pretrain, dataset, tmp_path, number, code, word, step):
     out = tmp_path / "run"
-    process = start(dataset, out, training__log_every="1", training__epochs="3")
-    for _ in iter(process.stdout.readline, ""):
-        break
-    while process.poll() is None and not list((out / "state").glob("step_*")):
-        pass
-    process.send_signal(number)
-    process.stdout.read()
-    assert process.wait() in (code, 0)
-    if process.returncode == code:
-        assert status(out)["status"] == word
+    process = start(dataset, out, program=("-c", HELD), data__workers="1")
+    assert any("held at step 4" in line for line in iter(process.stdout.readline, ""))
+    os.killpg(process.pid, number)  # as schedulers do: the data workers get it too
+    process.communicate("\n", timeout=60)
+    assert process.returncode == code
+    assert (status(out)["status"], status(out)["step"]) == (word, step)
     assert pretrain(dataset, out) == 0
     assert_same_weights(out, whole)
 

@@ -1,10 +1,12 @@
 """What a finished run leaves behind, and what it never reads."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -16,9 +18,9 @@ from tiny_runs import SIMCLR, metrics, prepare_pictures, status
 from dermssl import backbone
 from dermssl.cli import main
 from dermssl.data.dataset import open_dataset, open_datasets
-from dermssl.errors import InputError
+from dermssl.errors import HealthStop, InputError
 from dermssl.files import write_parquet
-from dermssl.training.online import rankme
+from dermssl.training.online import embed, rankme
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import select_rows
 
@@ -56,6 +58,18 @@ def test_the_encoder_is_the_teacher_of_the_last_state(run):
     state = load_file(sorted((run / "state").iterdir())[-1] / "model.safetensors")
     encoder = load_file(run / "encoder" / "model.safetensors")
     assert all(torch.equal(encoder[name], state[f"teacher.{name}"]) for name in encoder)
+
+
+def test_a_run_of_before_an_option_existed_goes_on_with_its_default(run, pretrain, dataset, tmp_path, capsys):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["tracking"], config["model"]["init_part"]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    assert pretrain(dataset, old) == 0
+    assert "already done" in capsys.readouterr().out
+    assert pretrain(dataset, old, model__init_part="all") == 2
+    assert "model.init_part (encoder -> all)" in capsys.readouterr().err
 
 
 def test_the_config_is_sufficient_to_rerun(run, tmp_path):
@@ -102,11 +116,6 @@ def test_rerunning_a_finished_run_changes_nothing(run, pretrain, dataset, capsys
     assert pretrain(dataset, run) == 0
     assert "already done" in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_text() == before
-
-
-def test_the_card_carries_licences_and_skin_types(run):
-    card = (run / "MODEL_CARD.md").read_text()
-    assert "No licence recorded" in card and "Fitzpatrick unknown" in card
 
 
 def test_export_copies_the_encoder_with_its_card(run, tmp_path):
@@ -200,6 +209,8 @@ def test_an_old_dataset_folder_is_refused_on_resume(pretrain, tmp_path):
         ({"model__init": "/nowhere"}, "/nowhere does not exist"),
         ({"training__accumulation": "3"}, "equal micro-batches"),
         ({"method": "simclr"}, "views.local_count"),
+        ({"method": "simclr", "views__local_count": "0", "training__batch": "1"}, "at least 2 images"),
+        ({"model__backbone": "resnet18", "views__local_size": "4", "model__init": "README.md"}, "no weights"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(pretrain, dataset, tmp_path, capsys, changes, words):
@@ -207,6 +218,46 @@ def test_bad_input_is_one_line_and_leaves_nothing(pretrain, dataset, tmp_path, c
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_an_online_target_without_labels_is_one_line(pretrain, tmp_path, capsys):
+    data = prepare_pictures(tmp_path, "mine", 40, seed=3)
+    table = pq.read_table(data / "manifest.parquet")
+    blank = pa.nulls(len(table), table.schema.field("label").type)
+    place = table.schema.get_field_index("label")
+    write_parquet(data / "manifest.parquet", table.set_column(place, table.schema.field("label"), blank))
+    assert pretrain(data, tmp_path / "run", online__target="label") == 2
+    assert "too few train rows have a `label`" in capsys.readouterr().err
+
+
+def test_features_that_are_not_finite_end_the_evaluation_in_plain_words(dataset):
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1).mean(1, keepdim=True) * torch.nan
+
+    with pytest.raises(HealthStop, match="features are not finite"):
+        embed(Broken(), open_dataset(dataset), np.arange(3), 32, "cpu")
+
+
+def test_simclr_says_what_accumulation_does_to_negatives(pretrain, dataset, tmp_path, caplog):
+    changes = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
+    assert pretrain(dataset, tmp_path / "run", training__accumulation="2", training__epochs="1", **changes) == 0
+    assert "simclr compares only the 4 images of a micro-batch, not the whole batch of 8" in caplog.text
+
+
+def test_what_each_set_gives_and_repeats_is_said(pretrain, dataset, tmp_path, caplog):
+    caplog.set_level("INFO", logger="dermssl")
+    small = prepare_pictures(tmp_path, "small", 12, seed=9)
+    for name, weights in (("equal", "equal"), ("size", "size")):
+        changes = {"data__weights": weights, "training__epochs": "1"}
+        assert pretrain([dataset, small], tmp_path / name, **changes) == 0
+    lines = [line.strip() for line in caplog.messages if "images per epoch" in line]
+    ours = [line for line in lines if line.startswith("small")]
+    images = int(re.search(r"each of its (\d+) images", ours[0])[1])
+    quota, total = map(int, re.search(r"gives (\d+) of (\d+) images", ours[0]).groups())
+    assert quota == pytest.approx(total / 2, abs=1)
+    assert f"images {quota / images:.2g} times" in ours[0] and quota / images > 1
+    assert "every image once" in ours[1]
 
 
 def test_another_config_in_the_same_folder_is_refused_by_key(run, pretrain, dataset, capsys):

@@ -85,7 +85,7 @@ def pretrain():
     return run
 
 
-def start(data, out: Path, ranks: int = 1, **changes: str) -> subprocess.Popen:
+def start(data, out: Path, ranks: int = 1, program=("-m", "dermssl"), **changes: str) -> subprocess.Popen:
     """The same in a process of its own, or in several ranks on CPU."""
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT / 'ssl'}:{ROOT / 'eval'}",
@@ -93,9 +93,17 @@ def start(data, out: Path, ranks: int = 1, **changes: str) -> subprocess.Popen:
         "ACCELERATE_USE_CPU": "true",
     }
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "dermssl", *arguments(data, out, **changes)]
+    command = [sys.executable, *launcher, *program, *arguments(data, out, **changes)]
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -1,0 +1,65 @@
+"""What a run leaves behind: encoder, ledger, model card, and the closing report."""
+
+from pathlib import Path
+from typing import Any
+
+from dermssl import backbone, licences
+from dermssl.commandline import Report
+from dermssl.files import write_parquet
+from dermssl.training.card import write_card
+from dermssl.training.run import Run
+from dermssl.training.run_folder import write_status
+
+
+def export_encoder(run: Run, folder: Path) -> None:
+    """The encoder as it stands, as a timm folder."""
+    options = run.options
+    tag = f"dermssl_{options.method}_step{run.step}"
+    training = {
+        "method": options.method,
+        "step": run.step,
+        "splits": options.data.splits,
+        "data": {dataset.name: dataset.fingerprint for dataset in run.data.datasets},
+    }
+    size, name = options.views.global_size, options.model.backbone
+    backbone.export(run.method.encoder(), folder, name, size, run.notices, tag, training)
+
+
+def finish(run: Run) -> None:
+    """Encoder, ledger, model card, status."""
+    export_encoder(run, run.folder / "encoder")
+    write_parquet(run.folder / "ledger.parquet", run.data.ledger(run.sampler.times_seen(run.steps)))
+    write_card(run.folder, run.options, run.data, run.notices, facts(run))
+    write_status(run.folder, "done", run.step, run.steps)
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """Length, hardware, time, energy and scores, for card and report."""
+    return {
+        "steps": run.steps,
+        "images": run.sampler.total,
+        "seconds": round(run.seconds, 1),
+        "ranks": run.accelerator.num_processes,
+        "device": str(run.accelerator.device),
+        "hardware": run.hardware,
+        "precision": run.precision,
+        "energy": run.energy.report(),
+        "baseline": run.baseline,
+        "last": run.last,
+        "best": run.best,
+        "skipped_steps": run.health.skipped,
+    }
+
+
+def report(run: Run, word: str) -> Report:
+    """What the command prints at the end."""
+    data = facts(run)
+    text = [
+        f"{word}: {run.folder}: {data['steps']} steps in {data['seconds'] / 60:.1f} min "
+        f"on {data['ranks']} rank(s), {data['device']}, {data['precision']}",
+        f"  encoder: {run.folder / 'encoder'}",
+    ]
+    for name in ("baseline", "best"):
+        if data[name]:
+            text.append(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in data[name].items()))
+    return Report("\n".join(text + ["  " + line for line in licences.lines(run.notices)]), data)

@@ -1,0 +1,72 @@
+"""Pictures of what a run sees and learns, as ``(H, W, 3)`` uint8 arrays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dermssl.files import atomic_file
+
+SIDE = 96
+FRAME = 4
+GREY, GREEN, RED = (150, 150, 150), (0, 158, 115), (213, 94, 0)
+"""Frames: query, same label, other label (bluish green and vermilion, which colour-blind readers tell apart)."""
+
+
+def view_grid(pixels: list[Tensor], images: int = 8, side: int = SIDE) -> np.ndarray:
+    """The views of the first images: a row per image, a column per view.
+
+    ``pixels``: per crop size ``(V, B, 3, S, S)`` values 0 to 1.
+    """
+    columns = []
+    for group in pixels:
+        views = (group[:, :images].clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).cpu().numpy()
+        for view in views:
+            scaled = [_scale(image, side, Image.Resampling.NEAREST) for image in view]
+            columns.append(np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0))) for image in scaled]))
+    return np.concatenate(columns, axis=1)
+
+
+def neighbour_grid(
+    queries: Sequence[np.ndarray], nearest: Sequence[Sequence[np.ndarray]], agree: np.ndarray | None
+) -> np.ndarray:
+    """A row per query: the query in a grey frame, then its nearest images, best first.
+
+    Args:
+        queries: Q images ``(H, W, 3)`` uint8.
+        nearest: Q lists of k images.
+        agree: ``(Q, k)`` True where the neighbour has the query's label (green frame, else red); None: grey frames.
+    """
+    rows = []
+    for index, (query, found) in enumerate(zip(queries, nearest, strict=True)):
+        colours = [GREY] * len(found) if agree is None else [GREEN if same else RED for same in agree[index]]
+        cells = [_framed(image, colour) for image, colour in zip(found, colours, strict=True)]
+        gap = np.full((cells[0].shape[0], 3 * FRAME, 3), 255, np.uint8)
+        rows.append(np.concatenate([_framed(query, GREY), gap, *cells], axis=1))
+    return np.concatenate(rows)
+
+
+def component_grid(images: np.ndarray, maps: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Images above their patch maps: ``images`` (B, S, S, 3) uint8, ``maps`` (B, h, w, 3) from 0 to 1."""
+    above = [_scale(image, side, Image.Resampling.BICUBIC) for image in images]
+    below = [_scale((image * 255).astype(np.uint8), side, Image.Resampling.NEAREST) for image in maps]
+    return np.concatenate([np.concatenate(above, axis=1), np.concatenate(below, axis=1)])
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write an ``(H, W, 3)`` uint8 picture as PNG, atomically."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, "PNG")
+
+
+def _scale(pixels: np.ndarray, side: int, how: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), how))
+
+
+def _framed(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    cell = np.full((SIDE + 2 * FRAME + 2, SIDE + 2 * FRAME + 2, 3), 255, np.uint8)
+    cell[1:-1, 1:-1] = colour
+    cell[1 + FRAME : -1 - FRAME, 1 + FRAME : -1 - FRAME] = _scale(pixels, SIDE, Image.Resampling.BICUBIC)
+    return cell

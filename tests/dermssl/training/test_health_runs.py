@@ -1,0 +1,34 @@
+"""Real runs that fail, each provoked by the setting that is to blame, stop with the sentence that names it."""
+
+import pytest
+from tiny_runs import SIMCLR, status
+
+SIMCLR = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
+STOP = {"health__on_collapse": "stop", "health__patience": "1", "training__epochs": "2"}
+HOT = {"dino__warmup_teacher_temperature": "100", "dino__teacher_temperature": "100"}
+LOST = {"optim__weight_decay": "1e5", "optim__weight_decay_end": "1e5", "optim__warmup_epochs": "0"}
+"""Weights decay to nothing within a few steps."""
+STILL = {"model__drop_path": "0", "training__epochs": "4"}
+WATCHED = {"training__epochs": "4", "online__every_epochs": "1", "health__patience": "5"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (HOT, "uniform output: the loss stays at chance"),
+        (LOST | STILL | {"dino__momentum": "0.5", "dino__center_momentum": "1"}, "one code: the teacher gives every"),
+        ({"dino__momentum": "1"}, "teacher stands still: the teacher's momentum"),
+        ({"optim__lr": "1e-12"}, "learning rate of zero: the learning rate is too small"),
+        ({"optim__lr": "1e30", "optim__clip": "0", "optim__warmup_epochs": "0"}, "not finite 3 times in a row"),
+        (SIMCLR | {"simclr__temperature": "1e9"}, "vanished gradient: the gradient is zero"),
+        (SIMCLR | {"simclr__temperature": "1e-6"}, "exploding gradient: the gradient is huge"),
+        (SIMCLR | {"simclr__temperature": "200"}, "not learning: the loss is still at chance"),
+        (SIMCLR | LOST | STILL, "feature collapse: all images get nearly the same"),
+        (SIMCLR | LOST | WATCHED, "rank collapse: the features of all images lie along one line"),
+    ],
+)
+def test_a_failing_run_stops_and_names_the_cause(pretrain, dataset, tmp_path, capsys, changes, words):
+    assert pretrain(dataset, tmp_path / "run", **STOP | changes) == 3
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in error
+    assert status(tmp_path / "run")["status"] == "stopped" and status(tmp_path / "run")["message"] in error

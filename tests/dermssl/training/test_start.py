@@ -1,0 +1,130 @@
+"""Weights to start from and to hand on: heads, teacher and student kept or dropped."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import metrics
+
+from dermssl import backbone
+from dermssl.cli import main
+from dermssl.errors import InputError
+from dermssl.methods.build import build_method
+from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.training.options import ModelOptions
+from dermssl.training.start import load_initial
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    from tiny_runs import arguments
+
+    out = tmp_path_factory.mktemp("runs") / "dino"
+    assert main(arguments(dataset, out, training__epochs="1")) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def state(run):
+    return load_file(sorted((run / "state").iterdir())[-1] / "model.safetensors")
+
+
+def method(name: str = "dino", size: int = 32):
+    small = DinoOptions(out_dim=32, hidden_dim=16, bottleneck_dim=8)
+    return build_method(name, lambda drop: backbone.build("test_vit", size, drop), 0.0, small, SimclrOptions())
+
+
+def start(into, init, part="encoder") -> dict[str, torch.Tensor]:
+    load_initial(into, ModelOptions(backbone="test_vit", init=str(init), init_part=part))
+    return into.state_dict()
+
+
+@pytest.mark.parametrize(("part", "source"), [("encoder", "teacher"), ("teacher", "teacher"), ("student", "student")])
+def test_both_backbones_start_from_the_chosen_network_and_heads_anew(run, state, part, source):
+    fresh = method()
+    head = fresh.student_head.state_dict()["layers.0.weight"].clone()
+    weights = start(fresh, run, part)
+    for name in (n for n in state if n.startswith(f"{source}.")):
+        inner = name.removeprefix(f"{source}.")
+        assert torch.equal(weights[f"student.{inner}"], state[name])
+        assert torch.equal(weights[f"teacher.{inner}"], state[name])
+    assert torch.equal(weights["student_head.layers.0.weight"], head)
+
+
+def test_all_of_a_run_is_taken_with_heads_and_centre(run, state):
+    weights = start(method(), run, "all")
+    assert weights.keys() == state.keys() and all(torch.equal(weights[name], state[name]) for name in state)
+
+
+def test_heads_of_another_method_are_refused(run):
+    with pytest.raises(InputError, match=r"does not fit .* test_vit, the method and its heads"):
+        start(method("simclr"), run, "all")
+
+
+def test_another_image_size_resamples_position_embeddings_and_nothing_else(run, state):
+    weights = start(method(size=64), run)
+    assert weights["student.pos_embed"].shape[1] > state["student.pos_embed"].shape[1]
+    assert torch.equal(weights["student.patch_embed.proj.weight"], state["teacher.patch_embed.proj.weight"])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "dino checkpoint"])
+def test_weight_files_of_others_are_read(tmp_path, kind):
+    theirs = backbone.build("test_vit", 32).state_dict()
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
+    if kind == "safetensors":
+        save_file(theirs, path)
+    elif kind == "pth":
+        torch.save(theirs | {"head.weight": torch.zeros(2, 2)}, path)
+    else:
+        inner = {f"module.backbone.{name}": value for name, value in theirs.items()}
+        torch.save({"teacher": inner | {"module.head.mlp.weight": torch.zeros(2, 2)}, "epoch": 3}, path)
+    weights = start(method(), path)
+    assert all(torch.equal(weights[f"student.{name}"], value) for name, value in theirs.items())
+
+
+class Surprise:
+    def __reduce__(self):
+        return (print, ("code of the file was run",))
+
+
+def test_code_in_a_weight_file_is_not_run(tmp_path, capsys):
+    torch.save({"state_dict": Surprise()}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="read safely"):
+        start(method(), tmp_path / "weights.pth")
+    assert "was run" not in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    weights = backbone.build("test_vit", 32).state_dict()
+    weights["norm.weight"][0] = float("nan")
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"norm\.weight holds values that are not finite"):
+        start(method(), tmp_path / "weights.pth")
+
+
+def test_a_run_can_go_on_from_all_of_another(run, pretrain, dataset, tmp_path):
+    changes = {"training__epochs": "1", "model__init": str(run), "model__init_part": "all"}
+    assert pretrain(dataset, tmp_path / "next", **changes) == 0
+    last = metrics(run, "online_rankme")
+    assert metrics(tmp_path / "next", "online_rankme")[0] == pytest.approx(last[max(last)], rel=1e-4)
+
+
+def test_student_and_heads_are_exported(run, state, tmp_path):
+    out = tmp_path / "student"
+    assert main(["export", str(run), "--out", str(out), "--which", "student", "--heads"]) == 0
+    model, config = backbone.load(out)
+    assert all(torch.equal(value, state[f"student.{name}"]) for name, value in model.state_dict().items())
+    assert config["dermssl"]["network"] == "student" and config["dermssl"]["licences"]
+    heads = load_file(out / "heads.safetensors")
+    assert heads and {name.partition(".")[0] for name in heads} == {"student_head", "teacher_head"}
+
+
+def test_gradient_checkpointing_changes_memory_not_weights(run, pretrain, dataset, tmp_path, state):
+    changes = {"training__epochs": "1", "model__gradient_checkpointing": "true"}
+    assert pretrain(dataset, tmp_path / "run", **changes) == 0
+    ours = load_file(sorted((tmp_path / "run" / "state").iterdir())[-1] / "model.safetensors")
+    assert all(torch.allclose(ours[name], state[name], atol=1e-6) for name in state)
+
+
+def test_a_backbone_without_gradient_checkpointing_says_so():
+    with pytest.raises(InputError, match="gradient_checkpointing"):
+        backbone.recompute_activations(torch.nn.Linear(2, 2))

@@ -1,0 +1,173 @@
+"""Curves and pictures: always in the run folder, and elsewhere only what licences let go."""
+
+import json
+
+import numpy as np
+import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import metrics
+
+from dermssl import backbone, licences
+from dermssl.data.dataset import open_dataset
+from dermssl.files import read_json, write_json
+from dermssl.training import trackers
+from dermssl.training.online import patch_components
+from dermssl.training.pictures import GREEN, RED, neighbour_grid
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """A tracker that Accelerate knows as ``memory`` and that keeps what it is sent."""
+
+    class Memory(GeneralTracker):
+        name = "memory"
+        requires_logging_directory = False
+        received: list[tuple] = []  # noqa: RUF012
+        fails = False
+
+        def __init__(self, project, **keywords):
+            super().__init__()
+            self.received.append(("start", project, keywords))
+
+        @property
+        def tracker(self):
+            return self
+
+        def store_init_configuration(self, values):
+            self.received.append(("config", values))
+
+        def log(self, values, step=None, **keywords):
+            if self.fails:
+                raise ConnectionError("the service is away")
+            self.received.append(("log", step, values))
+
+        def log_images(self, values, step=None, **keywords):
+            self.received.append(("images", step, values))
+
+        def finish(self):
+            self.received.append(("finish",))
+
+        def of(self, kind):
+            return [entry for entry in self.received if entry[0] == kind]
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "memory", Memory)
+    return Memory
+
+
+def under_licence(dataset, tmp_path, licence: str):
+    """A copy of the tiny set whose images came under ``licence``."""
+    folder = tmp_path / licence
+    folder.mkdir()
+    for file in dataset.iterdir():
+        (folder / file.name).symlink_to(file)
+    info = read_json(dataset / "dataset.json", "") | {"licence": licences.notice("pictures", licence, "us", False)}
+    write_json(folder / "dataset.json", info)
+    return folder
+
+
+SHORT = {"training__epochs": "1", "tracking__trackers": "memory"}
+
+
+def test_other_trackers_get_curves_and_pictures_but_no_paths(service, pretrain, dataset, tmp_path):
+    data = under_licence(dataset, tmp_path, "CC-BY-NC-4.0")
+    assert pretrain(data, tmp_path / "run", **SHORT) == 0
+    memory = service("read")
+    assert {step: values["loss"] for _, step, values in memory.of("log") if "loss" in values} == pytest.approx(
+        metrics(tmp_path / "run"), rel=1e-5
+    )
+    titles = {title for _, _, values in memory.of("images") for title in values}
+    assert titles == {"views", "neighbours", "patch_components"}
+    config = memory.of("config")[0][1]
+    assert config["training.epochs"] == 1 and config["data.sets"] == "pictures"
+    assert str(tmp_path) not in json.dumps(config) and memory.of("finish")
+
+
+@pytest.mark.parametrize("licence", ["PASSION", "SCIN", "unknown"])
+def test_pictures_of_restricted_sets_are_withheld(service, pretrain, dataset, tmp_path, licence, caplog):
+    caplog.set_level("INFO", logger="dermssl")
+    assert pretrain(under_licence(dataset, tmp_path, licence), tmp_path / "run", **SHORT) == 0
+    memory = service("read")
+    assert memory.of("log") and not memory.of("images")
+    assert "pictures are withheld from memory" in caplog.text
+    names = set(open_dataset(dataset).column("image_id"))
+    assert not any(name in repr(memory.received) for name in names)
+    assert (tmp_path / "run" / "neighbours.png").exists()
+
+
+def test_a_service_that_fails_costs_neither_the_run_nor_its_curves(service, pretrain, dataset, tmp_path, caplog):
+    service.fails = True
+    assert pretrain(dataset, tmp_path / "run", **SHORT) == 0
+    assert "memory is left out from here on (the service is away)" in caplog.text
+    assert len(metrics(tmp_path / "run")) > 2
+
+
+@pytest.mark.parametrize(("name", "words"), [("wandbb", "did you mean 'wandb'?"), ("wandb", "not installed")])
+def test_trackers_that_cannot_be_had_are_one_line(pretrain, dataset, tmp_path, capsys, monkeypatch, name, words):
+    monkeypatch.setattr("dermssl.training.trackers.get_available_trackers", lambda: ["tensorboard"])
+    assert pretrain(dataset, tmp_path / "run", tracking__trackers=name) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_is_the_same_run_elsewhere_and_tracking_may_differ(
+    service, pretrain, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(trackers.CHOSEN, "memory", lambda identity, _: {"id": identity})
+    with monkeypatch.context() as patch:
+        patch.setattr("dermssl.training.loop.project", lambda *_: 1 / 0)
+        assert pretrain(dataset, tmp_path / "run", **SHORT) == 1
+    assert pretrain(dataset, tmp_path / "run", **SHORT | {"tracking__projector_images": "3"}) == 0
+    first, second = (entry[2]["id"] for entry in service("read").of("start")[:2])
+    assert first == second == read_json(tmp_path / "run" / "tracking.json", "")["memory"]
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    from tiny_runs import arguments
+
+    from dermssl.cli import main
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    changes = {"training__epochs": "2", "online__every_epochs": "1", "tracking__projector_images": "10"}
+    assert main(arguments(dataset, out, **changes)) == 0
+    return out
+
+
+def test_pictures_are_drawn_at_every_online_evaluation(run):
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    evaluated = list(metrics(run, "online_rankme"))
+    assert len(evaluated) == 3
+    for title in ("neighbours", "patch_components"):
+        assert [image.step for image in events.Images(title)] == evaluated
+        assert Image.open(run / f"{title}.png").mode == "RGB"
+
+
+def test_the_projector_holds_the_stated_number_of_points_with_labels(run):
+    folder = run / "tensorboard" / "00000" / "features"
+    points = np.loadtxt(folder / "tensors.tsv")
+    header, *labels = (folder / "metadata.tsv").read_text().splitlines()
+    assert len(points) == len(labels) == 10 and header == "label\timage"
+    assert {line.split("\t")[0] for line in labels} <= {"across", "along"}
+    assert (folder / "sprite.png").exists()
+
+
+def test_frames_of_the_neighbour_grid_tell_labels_apart():
+    image = np.zeros((10, 10, 3), np.uint8)
+    grid = neighbour_grid([image], [[image, image]], np.array([[True, False]])).reshape(-1, 3)
+    counts = [int((grid == colour).all(axis=1).sum()) for colour in (GREEN, RED)]
+    assert counts[0] == counts[1] > 0
+
+
+def test_patch_components_tell_the_halves_of_a_picture_apart():
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    images[:, :, 32:] = 255
+    maps = patch_components(backbone.build("test_vit", 64), images, "cpu")
+    left, right = maps[:, :, : maps.shape[2] // 2, 0], maps[:, :, maps.shape[2] // 2 :, 0]
+    assert maps.shape[3] == 3 and abs(left.mean() - right.mean()) > 0.5
+
+
+def test_convnets_have_no_patch_components():
+    assert patch_components(backbone.build("resnet18", 32), np.zeros((2, 32, 32, 3), np.uint8), "cpu") is None
