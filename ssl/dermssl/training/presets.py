@@ -19,7 +19,11 @@ TIERS = (10_000, 20_000, 100_000)
 FEWEST_STEPS = 4
 """Optimizer steps that an epoch has at least."""
 
-PUBLISHED_MOMENTUM, LEAST_MOMENTUM = 0.996, 0.97
+PUBLISHED_MOMENTUM, LEAST_MOMENTUM = 0.996, 0.9
+LAG_SHARE = 1 / 75
+"""Share of the run that the teacher lags behind. Measured with 984 steps on 5,354 images: momentum 0.9 learned twice as
+fast as 0.98; 0.95 with 1,476 steps was best."""
+
 LONGEST_WARMUP, WARMUP_SHARE = 10.0, 1 / 15
 
 
@@ -35,7 +39,7 @@ class Choice(NamedTuple):
 DINO = (
     (
         "dino.out_dim",
-        (512, 1024, 4096, 65536),
+        (2048, 2048, 4096, 65536),
         "more prototypes than images never settle (published 65,536 for 1.3 million)",
     ),
     (
@@ -65,7 +69,12 @@ DINO_CONVNET = (
         (True, True, None, None),
         "measured on ResNet-18: keeps the outputs of different images apart while the run is short",
     ),
-    ("optim.lr", (0.002, 0.002, 0.002, 0.002), "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
+    (
+        "views.local_count",
+        (0, 0, None, None),
+        "measured on ResNet-18: local crops of a lesion's picture show bare skin, and what is learned is its colour",
+    ),
+    ("optim.lr", (0.004, 0.004, 0.002, 0.002), "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
     ("optim.weight_decay", (0.0001,) * 4, "for convnets; the published 0.04 is for ViT"),
     ("optim.weight_decay_end", (0.01,) * 4, "for convnets; the published 0.4 is for ViT"),
 )
@@ -106,8 +115,9 @@ def choose(method: str, images: int, convnet: bool, given: dict[str, Any]) -> li
     if method == "simclr":
         tables = SIMCLR + (SIMCLR_ADAMW if given.get("optim.name", "adamw") == "adamw" else ())
     else:
-        momentum = round(min(PUBLISHED_MOMENTUM, max(LEAST_MOMENTUM, 1 - batch / images)), 4)
-        reason = f"the teacher follows within {1 / (1 - momentum):.0f} steps, of {images // batch} in an epoch"
+        steps = max(1, images // batch) * epochs
+        momentum = round(min(PUBLISHED_MOMENTUM, max(LEAST_MOMENTUM, 1 - 1 / (LAG_SHARE * steps))), 4)
+        reason = f"the teacher follows within {1 / (1 - momentum):.0f} of {steps:,} steps"
         choices.append(Choice("dino.momentum", momentum, reason))
     columns = [Choice(key, values[tier], reason) for key, values, reason in tables]
     return choices + [choice for choice in columns if choice.value is not None]
