@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -166,18 +166,16 @@ LIST_IMPORTS = (
 @pytest.mark.parametrize("command", [command.name for command in cli.COMMANDS])
 def test_help_imports_nothing_heavy_and_answers_within_a_second(command):
     environment = os.environ | {"PYTHONPATH": str(Path(dermssl.__file__).parents[1])}
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        shown = subprocess.run(
-            [sys.executable, "-c", LIST_IMPORTS, command, "--help"], capture_output=True, text=True, env=environment
-        )
-        seconds.append(time.perf_counter() - started)
-        if seconds[-1] < 1:
-            break
+    # Processor time: on a busy machine the clock tells of the others.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = subprocess.run(
+        [sys.executable, "-c", LIST_IMPORTS, command, "--help"], capture_output=True, text=True, env=environment
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert shown.returncode == 0 and "--config" in shown.stdout
     assert not HEAVY & set(shown.stdout.splitlines()[-1].split())
-    assert min(seconds) < 1, f"{command} --help took {min(seconds):.2f} s"
+    assert seconds < 1, f"{command} --help took {seconds:.2f} s of processor time"
 
 
 def test_options_that_ask_are_told_which_keys_were_given(tmp_path):
