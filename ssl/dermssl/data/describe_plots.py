@@ -45,7 +45,7 @@ def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
             rows, COLUMNS, figsize=(5.0 * COLUMNS, 3.4 * rows), squeeze=False, layout="constrained"
         )
         figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-        for axis, (name, panel) in zip(axes.flat, panels, strict=False):
+        for axis, (name, panel) in zip(axes.flat[: len(panels)], panels, strict=True):
             panel(axis)
             axis.set_title(name[:1].upper() + name[1:], pad=24 if axis.get_legend() else 6)
         for axis in axes.flat[len(panels) :]:

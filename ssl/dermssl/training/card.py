@@ -151,8 +151,8 @@ def _missing(total: np.ndarray) -> str:
             f"The skin type of none of the {everything:,} training images is recorded: nothing can be said about any "
             "type until it is measured on labelled images."
         )
-    absent = [tone for tone, count in zip(TONES, total, strict=False) if not count]
-    rare = [tone for tone, count in zip(TONES, total, strict=False) if 0 < count < RARE * known]
+    absent = [tone for tone, count in zip(TONES, total[:-1], strict=True) if not count]
+    rare = [tone for tone, count in zip(TONES, total[:-1], strict=True) if 0 < count < RARE * known]
     words = [f"The skin type of {total[-1] / everything:.0%} of the training images is not recorded."]
     if absent:
         words.append(f"No image is known to show type {' or '.join(absent)}.")
