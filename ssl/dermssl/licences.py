@@ -93,6 +93,11 @@ def merge(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({entry["dataset"]: entry for entry in notices}.values())
 
 
+def restricted(notices: Iterable[dict[str, Any]]) -> list[str]:
+    """The data sets whose images and ids must stay here: no redistribution, or no re-linking of records."""
+    return [entry["dataset"] for entry in notices if not (entry["redistribution"] and entry["relinking"])]
+
+
 def lines(notices: Iterable[dict[str, Any]]) -> list[str]:
     """Licence entries as lines of text for the foot of a report or model card."""
     text = []

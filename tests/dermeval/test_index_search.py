@@ -8,8 +8,10 @@ from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
+from dermeval.retrieval.sheet import foot
 from dermssl import neighbours
 from dermssl.errors import InputError
+from dermssl.licences import notice
 
 
 @pytest.fixture
@@ -75,6 +77,12 @@ def test_the_contact_sheet_is_drawn_and_skipped_where_the_images_are_gone(cases,
     report = search(options)
     assert len(report.data["hits"]) == 3 and report.data["sheet"] is None
     assert not (tmp_path / "sheet.png").exists() and "out of reach" in caplog.text
+
+
+def test_the_contact_sheet_says_whose_pictures_must_stay_here():
+    free, bound = (notice(name, licence, "", False) for name, licence in (("ham", "CC-BY-NC-4.0"), ("scin", "SCIN")))
+    assert "Do not pass this sheet on" not in foot([free])
+    assert "keeps pictures of scin where they are" in foot([free, bound])
 
 
 def test_an_unknown_image_id_is_answered_with_the_full_id(cases):

@@ -100,6 +100,14 @@ def test_a_patient_counts_once_in_each_row_and_once_in_all(small):
     assert table.loc[MISSING].to_dict() == {"wart": 0, "naevus": 0, "scar": 0, MISSING: 1, "all": 1}
 
 
+def test_images_are_counted_per_centre_and_label_beside_patients(small):
+    tables = all_tables(small.assign(centre="EAS"), TARGETS)
+    patients = tables["patients per centre and diagnosis"].loc["EAS"]
+    assert patients.to_dict() == {"wart": 2, "naevus": 1, "scar": 0, MISSING: 1, "all": 3}
+    images = tables["images per centre and diagnosis"].loc["EAS"]
+    assert images.to_dict() == {"wart": 3, "naevus": 1, "scar": 0, MISSING: 1, "all": 5}
+
+
 def test_classes_keep_the_declared_order_and_absent_ones_count_zero(small):
     table = all_tables(small, TARGETS)["patients and images per diagnosis"]
     assert list(table.index) == ["wart", "naevus", "scar", MISSING]

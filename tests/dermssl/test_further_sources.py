@@ -69,6 +69,17 @@ def test_isic2020_leaves_out_the_second_of_each_known_pair(raw):
     assert problems == {("train/ISIC_2.jpg", "listed as a duplicate of another image")}
 
 
+def test_isic2020_keeps_one_image_of_a_picture_that_is_listed_in_a_chain_of_pairs(raw):
+    header = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target\n"
+    tables = {
+        "ISIC_2020_Training_GroundTruth.csv": header
+        + "".join(f"ISIC_{number},IP_{number},male,45,torso,,benign,0\n" for number in range(6)),
+        "ISIC_2020_Training_Duplicates.csv": "image_name_1,image_name_2\nISIC_1,ISIC_2\nISIC_2,ISIC_3\nISIC_9,ISIC_4\n",
+    }
+    frame, _, _ = _read("isic2020", raw(tables, [f"train/ISIC_{number}.jpg" for number in range(6)]))
+    assert list(frame.index) == [f"train/ISIC_{number}.jpg" for number in (0, 1, 4, 5)], "9 is not there, so 4 stays"
+
+
 def test_siim_has_the_same_patients_without_lesions(raw):
     table = (
         "image_name,patient_id,sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target\n"

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermssl.data.sources import NAMES, get_source, overlapping
+from dermssl.data import sources
+from dermssl.data.sources import NAMES, get_source, names_in, overlapping
 from dermssl.errors import InputError
 
 PASSION_HEADER = "subject_id,country,age,sex,fitzpatrick,body_loc,impetig,conditions_PASSION\n"
@@ -156,6 +157,11 @@ def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
 def test_an_unknown_source_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'ham10000'"):
         get_source("HAM1000")
+
+
+def test_a_source_is_added_by_one_file(tmp_path):
+    (tmp_path / "mine.py").touch()
+    assert set(names_in([*sources.__path__, str(tmp_path)])) == {*NAMES, "mine"}
 
 
 def test_overlaps_hold_both_ways_and_name_known_sources():

@@ -101,6 +101,7 @@ def test_licences_are_read_from_every_kind_of_folder(synthetic_dataset, tmp_path
     for name, content in {
         "embedding.json": {"licences": [notice, strict]},
         "encoder/config.json": {"dermssl": {"licences": [notice, strict]}},
+        "best/config.json": {"dermssl": {"licences": [notice, strict]}},
     }.items():
         folder = tmp_path / name.replace("/", "_")
         (folder / name).parent.mkdir(parents=True)
@@ -110,6 +111,8 @@ def test_licences_are_read_from_every_kind_of_folder(synthetic_dataset, tmp_path
         allowed = json.loads((tmp_path / "report.json").read_text())["allowed"]
         assert allowed == {"commercial use": False, "passing it on": True, "re-linking of records": False}
     assert "commercial use: allowed" in dermssl("licence", synthetic_dataset).out
+    dermssl("describe", synthetic_dataset, "--out", tmp_path / "tables")
+    assert "commercial use: allowed" in dermssl("licence", tmp_path / "tables").out
 
 
 def test_a_folder_without_licences_is_bad_input(tmp_path, dermssl):

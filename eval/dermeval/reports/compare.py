@@ -16,7 +16,7 @@ from dermeval.statistics import comparison as statistics
 from dermeval.statistics.comparison import Difference
 from dermssl import licences
 from dermssl.commandline import Report
-from dermssl.files import atomic_folder, require_new_folder, write_text
+from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
 
@@ -32,12 +32,14 @@ def compare(options: CompareOptions) -> Report:
     rows, redrawn = _image_and_case(results, options)
     table = pd.DataFrame(rows)
     info = _joined(results, redrawn)
+    data = info | {"rows": rows, "draws": options.draws}
     if out:
         with atomic_folder(out) as temporary:
             write_text(temporary / "comparison.csv", table.to_csv(index=False, lineterminator="\n"))
             write_text(temporary / "comparison.tex", latex(table, info))
             write_text(temporary / "comparison.html", page(table, info, options.draws))
-    return Report(_text(table, info, options.draws), info | {"rows": rows, "draws": options.draws})
+            write_json(temporary / "comparison.json", data)
+    return Report(_text(table, info, options.draws), data)
 
 
 def _image_and_case(results: Sequence[Result], options: CompareOptions) -> tuple[list[dict[str, Any]], int]:

@@ -77,7 +77,7 @@ def _check_host(host: str, index: SearchIndex) -> bool:
         raise InputError(f"--host {host} is no address of this machine: leave it out for 127.0.0.1") from None
     if local:
         return True
-    closed = [entry["dataset"] for entry in index.licences if not (entry["redistribution"] and entry["relinking"])]
+    closed = licences.restricted(index.licences)
     if closed:
         raise InputError(
             f"--host {host} would show images of {', '.join(closed)} to others, which their licence forbids: "

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dermssl import licences
 from dermssl.data.dataset import Dataset
 from dermssl.errors import InputError
 from dermssl.files import atomic_file
@@ -49,7 +50,7 @@ def caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     return [head, ", ".join(facts) or "no label", str(row["image_id"]).rsplit("/", 1)[-1]]
 
 
-def draw(path: Path, query: Tile, hits: Sequence[Tile], licences: Sequence[Mapping[str, Any]]) -> None:
+def draw(path: Path, query: Tile, hits: Sequence[Tile], notices: Sequence[dict[str, Any]]) -> None:
     """Write the sheet as PNG, atomically: the query large at the left, hits in rows of five at the right."""
     columns, rows = min(COLUMNS, len(hits)), math.ceil(len(hits) / COLUMNS)
     tile_height = TILE_INCHES * max(_aspect(tile) for tile in hits)
@@ -62,11 +63,19 @@ def draw(path: Path, query: Tile, hits: Sequence[Tile], licences: Sequence[Mappi
         row, column = divmod(number, COLUMNS)
         corner = (left + 0.3 + column * TILE_INCHES, 0.1 + row * (tile_height + CAPTION_INCHES))
         _place(figure, tile, (*corner, TILE_INCHES - 0.12), None)
-    sources = "; ".join(f"{entry['dataset']}: {entry['name']}" for entry in licences)
-    foot = f"Ranked by the encoder's similarity, which is no diagnosis.  {sources}"
-    figure.text(0.1 / width, 0.1 / height, foot, fontsize=6, color=FAINT)
+    figure.text(0.1 / width, 0.1 / height, foot(notices), fontsize=6, color=FAINT)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "dermeval"})
+
+
+def foot(notices: Sequence[dict[str, Any]]) -> str:
+    """What stands under the sheet: how to read it, whose pictures these are, and which must stay here."""
+    sources = "; ".join(f"{entry['dataset']}: {entry['name']}" for entry in notices)
+    text = f"Ranked by the encoder's similarity, which is no diagnosis.  {sources}"
+    closed = ", ".join(licences.restricted(notices))
+    return text + (
+        f"\nDo not pass this sheet on: the licence keeps pictures of {closed} where they are." if closed else ""
+    )
 
 
 def _aspect(tile: Tile) -> float:

@@ -51,6 +51,8 @@ def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target]) -> dict[str, 
         for other, title in (("centre", "centre"), ("body_site", "body site"), ("split", "split")):
             if _known(frame, other):
                 tables[f"{units} per {title} and {name}"] = _cross(frame, other, name, column)
+        if _known(frame, "centre") and column != "image_id":
+            tables[f"images per centre and {name}"] = _cross(frame, "centre", name, "image_id")
     tables |= _people(frame, column, units)
     tables |= _pictures(frame, column, units)
     tables["missing values"] = _missing(frame)

@@ -18,6 +18,9 @@ KEPT_IN: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
     "summary.json": lambda info: info["licences"],
     "config.json": lambda info: info["dermssl"]["licences"],
     "encoder/config.json": lambda info: info["dermssl"]["licences"],
+    "best/config.json": lambda info: info["dermssl"]["licences"],  # of a run that is not finished
+    "comparison.json": lambda info: info["licences"],
+    "tables.json": lambda info: [info["licence"]],
 }
 """Where each kind of folder keeps its notices, see `dermssl.licences.notice`."""
 

@@ -73,7 +73,7 @@ class SplitOptions:
 
 @dataclass
 class LicenceOptions:
-    """Say what the licences of a folder allow and ask: data set, embeddings, index, results, run or encoder."""
+    """Say what the licences of a folder allow and ask: data set, embeddings, index, results, report, run or encoder."""
 
     folder: str = positional()
     """Any folder written by dermssl or dermeval."""

@@ -30,7 +30,8 @@ def export(options: ExportOptions) -> Report:
     """Write the chosen encoder with the model card and the ledger, after checking that its weights load.
 
     The ledger (ids and hashes of the training images) lets `dermeval` tell clean from contaminated test images. Where
-    a licence forbids to pass the data on it is not copied, as the folder may be shared: ``config.json`` points at it.
+    a licence forbids to pass the data on, or to re-link records, it is not copied, as the folder may be shared:
+    ``config.json`` points at it.
     """
     run = require_folder(Path(options.run), "config.yaml", "dermssl pretrain")
     out = require_new_folder(Path(options.out), options.overwrite)
@@ -56,7 +57,7 @@ def export(options: ExportOptions) -> Report:
 def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
     if not (run / "ledger.parquet").exists():
         log.warning("warning: %s has no ledger.parquet: what the encoder has seen cannot be told later", run)
-    elif all(entry["redistribution"] for entry in config["dermssl"]["licences"]):
+    elif not licences.restricted(config["dermssl"]["licences"]):
         shutil.copy(run / "ledger.parquet", out / "ledger.parquet")
     else:
         config["dermssl"]["ledger"] = str((run / "ledger.parquet").resolve())

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dermssl import licences
 from dermssl.commandline import Report, flatten
 from dermssl.errors import HealthStop, Preempted
 from dermssl.training import states
@@ -89,7 +90,7 @@ def _other_trackers(run: Run) -> OtherTrackers:
     tracking = run.options.tracking
     tree = dataclasses.asdict(run.options)
     config = flatten(tree) | {"data.sets": " ".join(dataset.name for dataset in run.data.datasets)}
-    may_leave = all(notice["redistribution"] and notice["relinking"] for notice in run.notices)
+    may_leave = not licences.restricted(run.notices)
     return OtherTrackers(tracking.trackers, run.folder, tracking.project, config, may_leave)
 
 

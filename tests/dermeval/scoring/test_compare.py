@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermeval.cli import main
+from dermssl.data.list_licences import read_notices
 
 FAST = ["--draws", "200"]
 
@@ -75,6 +76,13 @@ def test_the_page_is_self_contained_and_holds_no_image(tmp_path, three):
     for shown in ("good", "noisy", "useless", "Toy et al."):
         assert shown in text
     assert (tmp_path / "c" / "comparison.tex").read_text().count(r"\\") == 4
+
+
+def test_the_report_says_what_may_be_done_with_it(tmp_path, three):
+    assert main(["compare", *three, "--out", str(tmp_path / "c"), "--json", str(tmp_path / "printed.json"), *FAST]) == 0
+    assert [entry["id"] for entry in read_notices(tmp_path / "c")] == ["CC-BY-4.0"]
+    printed = json.loads((tmp_path / "printed.json").read_text())
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text()) == printed
 
 
 def test_names_are_escaped_in_the_page(tmp_path, three):

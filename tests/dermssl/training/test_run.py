@@ -134,6 +134,10 @@ def test_export_carries_the_ledger_where_the_licence_lets_it_and_else_points_at_
     (tmp_path / "open" / "encoder" / "config.json").write_text(json.dumps(config))
     assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "carried")]) == 0
     assert pq.read_table(tmp_path / "carried" / "ledger.parquet").equals(pq.read_table(run / "ledger.parquet"))
+    config["dermssl"]["licences"][0]["relinking"] = False
+    (tmp_path / "open" / "encoder" / "config.json").write_text(json.dumps(config))
+    assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "unlinked")]) == 0
+    assert not (tmp_path / "unlinked" / "ledger.parquet").exists(), "hashes of the images would link its records"
 
 
 def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp_path, caplog):

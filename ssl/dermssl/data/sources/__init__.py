@@ -1,4 +1,4 @@
-"""The known data sets, one file each. Adding one means adding one file and one line here.
+"""The known data sets, one file each: adding one means adding one file here, called as ``--source`` names it.
 
 A source file declares a `Source` named ``SOURCE`` and reads the official layout into `Records`::
 
@@ -23,26 +23,22 @@ lesion, image) unless the frame has these columns itself. Missing values are Non
 """
 
 import importlib
+import pkgutil
+from collections.abc import Iterable
 
 from dermssl.data.sources.source import Source
 from dermssl.errors import InputError, did_you_mean
 
-NAMES = (
-    "passion",
-    "ham10000",
-    "pad_ufes_20",
-    "isic2019",
-    "isic2020",
-    "isic2024",
-    "bcn20000",
-    "milk10k",
-    "derm7pt",
-    "fitzpatrick17k",
-    "ddi",
-    "scin",
-    "csv",
-    "folder",
-)
+MECHANICS = {"images", "labels", "source", "tables"}
+"""Files of this folder that are no data set."""
+
+
+def names_in(folders: Iterable[str]) -> tuple[str, ...]:
+    """The sources whose files lie in these folders, in alphabetical order."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders) if module.name not in MECHANICS))
+
+
+NAMES = names_in(__path__)
 
 
 def get_source(name: str) -> Source:

@@ -27,7 +27,8 @@ MALIGNANT = {"1": "malignant", "1.0": "malignant", "0": "benign", "0.0": "benign
 def read(root: Path) -> Records:
     """``ISIC_2020_Training_GroundTruth[_v2].csv`` or the Kaggle ``train.csv``, which has no lesions.
 
-    Of each pair in ``ISIC_2020_Training_Duplicates.csv`` (same picture twice) the second image is left out.
+    Of images that ``ISIC_2020_Training_Duplicates.csv`` says are one picture, also by way of a third, the first that
+    is there is kept.
     """
     names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
     table = read_table(find_file(root, *names, "siim_train.csv"), COLUMNS)
@@ -45,20 +46,26 @@ def read(root: Path) -> Records:
         }
     )
     records = match_images(root, frame)
-    doubled = records.frame["file"].map(lambda file: Path(file).stem).isin(_known_duplicates(root))
+    pictures = _pictures(root)
+    doubled = records.frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
     for file in records.frame["file"][doubled]:
         records.problems.append(Problem(file, "listed as a duplicate of another image", "left out"))
     records.frame = records.frame[~doubled]
     return records
 
 
-def _known_duplicates(root: Path) -> set[str]:
+def _pictures(root: Path) -> dict[str, str]:
+    """For each image of a listed pair the name that all images of the same picture share."""
     try:
         path = find_file(root, "ISIC_2020_Training_Duplicates.csv")
     except InputError:
-        return set()
+        return {}
     pairs = read_table(path, ("image_name_1", "image_name_2"))
-    return set(pairs["image_name_2"]) - set(pairs["image_name_1"])
+    same: dict[str, set[str]] = {}
+    for one, other in zip(pairs["image_name_1"], pairs["image_name_2"], strict=True):
+        joined = same.get(one, {one}) | same.get(other, {other})
+        same |= dict.fromkeys(joined, joined)
+    return {name: min(joined) for name, joined in same.items()}
 
 
 SOURCE = Source(
