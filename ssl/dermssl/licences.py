@@ -89,8 +89,11 @@ def notice(dataset: str, licence_id: str, attribution: str, synthetic: bool) -> 
 
 
 def merge(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Licence entries of pooled data: one per data set, in order of first appearance."""
-    return list({entry["dataset"]: entry for entry in notices}.values())
+    """Licence entries of pooled data: one per data set and licence, in order of first appearance.
+
+    Two data sets may bear one name (a synthetic one drawn freely, another from real label rows): both terms stay.
+    """
+    return list({(entry["dataset"], entry["id"]): entry for entry in notices}.values())
 
 
 def restricted(notices: Iterable[dict[str, Any]]) -> list[str]:
