@@ -16,6 +16,7 @@ SHOWN = (
     "positive_recall",
     "macro_auroc",
     "auroc",
+    "sensitivity_at_90_specificity",
 )
 SHIFTED = ("balanced_accuracy", "macro_f1", "positive_f1")
 
