@@ -67,7 +67,7 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
     """
     kind, _, name = spec.partition(":")
     if kind == "timm" and "@" in name:
-        encoder = _from_file(spec, *name.split("@", 1), image_size)
+        encoder = _from_file(spec, name, image_size)
     elif kind == "timm" and name:
         encoder = _from_timm(spec, name, image_size, pretrained=True)
     elif kind == "random" and name:
@@ -119,8 +119,9 @@ def _from_timm(spec: str, name: str, image_size: int | None, pretrained: bool) -
     return Encoder(model, _preprocessing(model.pretrained_cfg, image_size), origin)
 
 
-def _from_file(spec: str, name: str, file: str, image_size: int | None) -> Encoder:
-    """Weights in a file that timm would download, such as those of ImageNet; prepared as timm says for ``name``."""
+def _from_file(spec: str, name: str, image_size: int | None) -> Encoder:
+    """``NAME@FILE``: weights that timm would download, such as ImageNet's, prepared as timm says for NAME."""
+    name, _, file = name.partition("@")
     path = Path(file)
     if not path.is_file():
         raise InputError(f"--encoder {spec}: no file {path}")

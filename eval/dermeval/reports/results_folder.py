@@ -72,7 +72,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Predictions]:
 
 def _check_seeds(infos: list[dict[str, Any]], folders: list[Path]) -> None:
     """Raise InputError unless results differ in their seed, or in that of their encoder, and in nothing else."""
-    first, met = infos[0], {}
+    first, met = infos[0], dict[tuple[str, int], Path]()
     for info, folder in zip(infos, folders, strict=False):
         for what, value in _question(first).items():
             if _question(info)[what] != value:
