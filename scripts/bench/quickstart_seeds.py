@@ -3,8 +3,8 @@
     python scripts/bench/quickstart_seeds.py quickstart/data --seeds 0 1 2
 
 Trains configs/quickstart.yaml with each seed, and compares each encoder with an untrained one of the same seed: 5 folds
-by patient over all patients, paired bootstrap of patients. The last rows are the mean difference over the seeds, all of
-them scored under the same draws of patients. Prints a Markdown table for scripts/bench/results/.
+by patient over all patients, paired bootstrap of patients. The last rows are the means over the seeds, as
+`dermeval compare` takes them. Prints a Markdown table for scripts/bench/results/.
 """
 
 import argparse
@@ -15,17 +15,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from dermeval.reports.results_folder import open_results
-from dermeval.statistics.bootstrap import cluster_codes, percentiles, resample
-from dermeval.statistics.comparison import two_sided_p
-from dermeval.statistics.scorer import Scorer
-
-DRAWS = 2000
+NAMES, PROBES = ("untrained", "trained"), ("knn", "linear")
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,49 +27,29 @@ def command(package: str, *arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", package, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def compare_seed(data: Path, seed: int, work: Path) -> dict[str, Any]:
-    """Train and judge one seed; returns the reports of pretraining and of both comparisons."""
-    work.mkdir()
-    run, config = work / "run", ROOT / "configs" / "quickstart.yaml"
+def judge_seed(data: Path, seed: int, work: Path) -> float:
+    """Train one seed, judge it and an untrained encoder of the same seed; returns the minutes of pretraining."""
+    run, config = work / f"run{seed}", ROOT / "configs" / "quickstart.yaml"
     arguments = ["--config", config, "--data", data, "--out", run, "--training.seed", str(seed)]
     command("dermssl", "pretrain", *arguments, "--json", work / "pretrain.json")
-    report = {"pretrain": json.loads((work / "pretrain.json").read_text())}
-    for name, encoder in (("untrained", f"random:resnet18@{seed}"), ("trained", run)):
-        command("dermeval", "embed", "--encoder", encoder, "--image-size", "64", "--data", data, "--out", work / name)
-    for probe in ("knn", "linear"):
-        results = [work / f"{probe}_{name}" for name in ("untrained", "trained")]
-        for name, result in zip(("untrained", "trained"), results, strict=True):
-            command("dermeval", probe, work / name, "--target", "condition", "--split", "folds", "--out", result)
-        command("dermeval", "compare", *results, "--json", work / f"{probe}.json")
-        report[probe] = json.loads((work / f"{probe}.json").read_text())
-    return report
+    for name, encoder in zip(NAMES, (f"random:resnet18@{seed}", run), strict=True):
+        features = work / f"{name}{seed}"
+        command("dermeval", "embed", "--encoder", encoder, "--image-size", "64", "--data", data, "--out", features)
+        for probe in PROBES:
+            out = work / probe / name / str(seed)
+            command("dermeval", probe, features, "--target", "condition", "--split", "folds", "--out", out)
+    return json.loads((work / "pretrain.json").read_text())["seconds"] / 60
 
 
-def line(seed: int, probe: str, report: dict[str, Any]) -> str:
+def line(label: str, probe: str, results: list[Path], minutes: str = "") -> str:
     """One row of the table: balanced accuracy per image of both encoders and their paired difference."""
-    rows = [r for r in report[probe]["rows"] if r["level"] == "image" and r["score"] == "balanced_accuracy"]
-    before, after = (next(r for r in rows if r["result"].endswith(f"_{name}")) for name in ("untrained", "trained"))
+    report = results[0].parents[1] / "compare.json"
+    command("dermeval", "compare", *results, "--json", report)
+    rows = json.loads(report.read_text())["rows"]
+    before, after = (r for r in rows if r["level"] == "image" and r["score"] == "balanced_accuracy")
     return (
-        f"| {seed} | {probe} | {before['value']:.3f} | {after['value']:.3f} | {after['difference']:+.3f} "
-        f"[{after['difference_low']:+.3f}, {after['difference_high']:+.3f}] | {after['p']:.4f} "
-        f"| {report['pretrain']['seconds'] / 60:.1f} |"
-    )
-
-
-def mean_over_seeds(probe: str, works: list[Path]) -> str:
-    """One row of the table: means over the seeds, and the paired difference of the means."""
-    folders = [str(work / f"{probe}_{name}") for name in ("untrained", "trained") for work in works]
-    results = open_results(folders)
-    first, codes = results[0].predictions, cluster_codes(results[0].predictions.frame["group_id"])
-    scorers = [Scorer(first.truth, result.predictions.probabilities, codes) for result in results]
-    sampled, _ = resample(scorers, DRAWS, 0)
-    drawn = np.stack([draw["balanced_accuracy"] for draw in sampled]).reshape(2, len(works), DRAWS).mean(1)
-    before, after = np.array([float(scorer.point()["balanced_accuracy"]) for scorer in scorers]).reshape(2, -1).mean(1)
-    differences = drawn[1] - drawn[0]
-    low, high = percentiles(differences)
-    return (
-        f"| mean | {probe} | {before:.3f} | {after:.3f} | {after - before:+.3f} [{low:+.3f}, {high:+.3f}] "
-        f"| {two_sided_p(differences):.4f} | |"
+        f"| {label} | {probe} | {before['value']:.3f} | {after['value']:.3f} | {after['difference']:+.3f} "
+        f"[{after['difference_low']:+.3f}, {after['difference_high']:+.3f}] | {after['p']:.4f} | {minutes} |"
     )
 
 
@@ -89,13 +62,14 @@ def main() -> None:
     print("| seed | probe | untrained | trained | difference [95%], paired by patient | p | pretraining, min |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
-        works = [Path(scratch) / str(seed) for seed in options.seeds]
-        for seed, work in zip(options.seeds, works, strict=True):
-            report = compare_seed(options.data, seed, work)
-            for probe in ("knn", "linear"):
-                print(line(seed, probe, report), flush=True)
-        for probe in ("knn", "linear"):
-            print(mean_over_seeds(probe, works), flush=True)
+        work = Path(scratch)
+        for seed in options.seeds:
+            minutes = judge_seed(options.data, seed, work)
+            for probe in PROBES:
+                results = [work / probe / name / str(seed) for name in NAMES]
+                print(line(str(seed), probe, results, f"{minutes:.1f}"), flush=True)
+        for probe in PROBES:
+            print(line("mean", probe, [work / probe / name for name in NAMES]), flush=True)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"\n{machine}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
 

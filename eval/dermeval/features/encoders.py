@@ -66,7 +66,9 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
         InputError: no such folder, architecture, weights or seed, or a size or ``features`` that it cannot give.
     """
     kind, _, name = spec.partition(":")
-    if kind == "timm" and name:
+    if kind == "timm" and "@" in name:
+        encoder = _from_file(spec, name, image_size)
+    elif kind == "timm" and name:
         encoder = _from_timm(spec, name, image_size, pretrained=True)
     elif kind == "random" and name:
         name, seed = _split_seed(spec, name)
@@ -93,7 +95,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 def _from_folder(path: Path, image_size: int | None) -> Encoder:
     if not path.is_dir():
         raise InputError(
-            f"--encoder {path}: no such folder; give a run folder, an exported encoder, timm:NAME, "
+            f"--encoder {path}: no such folder; give a run folder, an exported encoder, timm:NAME, timm:NAME@FILE, "
             f"random:NAME[@seed] or pixels:N"
         )
     folder = weights_folder(path)
@@ -115,6 +117,21 @@ def _from_timm(spec: str, name: str, image_size: int | None, pretrained: bool) -
     model = backbone.build(name, size, pretrained=pretrained)
     origin = {"path": spec, "name": name, "licences": [], "training": {}}
     return Encoder(model, _preprocessing(model.pretrained_cfg, image_size), origin)
+
+
+def _from_file(spec: str, name: str, image_size: int | None) -> Encoder:
+    """``NAME@FILE``: weights that timm would download, such as ImageNet's, prepared as timm says for NAME."""
+    name, _, file = name.partition("@")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"--encoder {spec}: no file {path}")
+    encoder = _from_timm(spec, name, image_size, pretrained=False)
+    try:
+        backbone.load_weights(encoder.model, backbone.read_weights(path))
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"--encoder {spec}: the weights of {path} do not fit {name}: {detail}") from None
+    return with_origin(encoder, fingerprint=sha256_file(path))
 
 
 def _pixels(spec: str, name: str, image_size: int | None) -> Encoder:

@@ -19,7 +19,8 @@ class EmbedOptions:
     """
 
     encoder: str
-    """Run folder, exported encoder folder, timm:NAME (pretrained), random:NAME[@seed] (untrained), or
+    """Run folder, exported encoder folder, timm:NAME (pretrained), timm:NAME@FILE (pretrained weights of a
+    `.safetensors` or `.pth` file, for instance ImageNet's), random:NAME[@seed] (untrained), or
     pixels:N[@seed] (PCA of the raw pixels to N numbers, fitted on the train and unsplit images)."""
     data: list[str]
     """Dataset folders made by `dermssl prepare`; several are pooled in the order given."""

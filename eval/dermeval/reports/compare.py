@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.probes.predictions import by_case
+from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.results import PER_CLASS, foot, interval_json, number
 from dermeval.reports import html, plots
 from dermeval.reports.options import CompareOptions
@@ -43,33 +43,35 @@ def compare(options: CompareOptions) -> Report:
 
 
 def _image_and_case(results: Sequence[Result], options: CompareOptions) -> tuple[list[dict[str, Any]], int]:
-    predictions = [result.predictions for result in results]
-    rows, redrawn = _level("image", results, predictions, options)
-    cases = [by_case(images)[0] for images in predictions]
-    if len(np.unique(cases[0].truth)) > 1:
+    images = [result.predictions for result in results]
+    rows, redrawn = _level("image", results, images, options)
+    cases = [[by_case(seed)[0] for seed in seeds] for seeds in images]
+    if len(np.unique(cases[0][0].truth)) > 1:
         case_rows, case_redrawn = _level("case", results, cases, options)
         rows, redrawn = rows + case_rows, redrawn + case_redrawn
     return rows, redrawn
 
 
 def _level(
-    level: str, results: Sequence[Result], predictions: Sequence[Any], options: CompareOptions
+    level: str, results: Sequence[Result], predictions: Sequence[Sequence[Predictions]], options: CompareOptions
 ) -> tuple[list[dict[str, Any]], int]:
     """One row per result and score: value, interval, and the paired difference against the first result."""
-    first = predictions[0]
+    first = predictions[0][0]
     compared = statistics.compare(
         first.truth,
-        [p.probabilities for p in predictions],
+        [np.stack([seed.probabilities for seed in seeds]) for seeds in predictions],
         first.frame["group_id"],
         results[0].positive,
         options.draws,
         options.seed,
     )
     rows = []
-    for result, scores, differences in zip(results, compared.scores, [None, *compared.differences], strict=True):
+    parts = zip(results, compared.scores, compared.deviations, [None, *compared.differences], strict=True)
+    for result, scores, deviations, differences in parts:
         for name in (name for name in scores if name not in PER_CLASS):
             row: dict[str, Any] = {"level": level, "result": result.name, "score": name}
             row |= interval_json(scores[name])
+            row |= {"seeds": len(result.infos), "seed_sd": number(deviations[name])}
             rows.append(row | _difference_json(differences[name] if differences else None))
     return rows, compared.redrawn
 
@@ -85,28 +87,32 @@ def _difference_json(difference: Difference | None) -> dict[str, float | None]:
 def _joined(results: Sequence[Result], redrawn: int) -> dict[str, Any]:
     """What the report says of all results together, with the footing of `dermeval.probes.results.foot`."""
     first = results[0].info
-    notes = list(dict.fromkeys(note for result in results for note in result.info["notes"]))
+    infos = [info for result in results for info in result.infos]
+    notes = list(dict.fromkeys(note for info in infos for note in info["notes"]))
     if redrawn:
         notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
-    training = {"splits": "all"} if any(_saw_test(result) for result in results) else {}
+    training = {"splits": "all"} if any(_saw_test(info) for info in infos) else {}
     return {
         "target": first["target"],
         "classes": first["classes"],
         "counts": first["counts"],
         "datasets": first["datasets"],
         "encoder": {"training": training},
-        "results": [
-            {"name": result.name, "probe": result.info["probe"], "encoder": result.info["encoder"]["path"]}
-            for result in results
-        ],
-        "licences": licences.merge(entry for result in results for entry in result.info["licences"]),
-        "synthetic": any(result.info["synthetic"] for result in results),
+        "results": [_named(result) for result in results],
+        "licences": licences.merge(entry for info in infos for entry in info["licences"]),
+        "synthetic": any(info["synthetic"] for info in infos),
         "notes": notes,
     }
 
 
-def _saw_test(result: Result) -> bool:
-    return result.info["encoder"].get("training", {}).get("splits") == "all"
+def _named(result: Result) -> dict[str, Any]:
+    encoders = list(dict.fromkeys(info["encoder"]["path"] for info in result.infos))
+    entry = {"name": result.name, "probe": result.info["probe"], "encoder": ", ".join(encoders)}
+    return entry | {"seeds": len(result.infos)}
+
+
+def _saw_test(info: dict[str, Any]) -> bool:
+    return info["encoder"].get("training", {}).get("splits") == "all"
 
 
 def _main(table: pd.DataFrame) -> list[str]:
@@ -114,7 +120,8 @@ def _main(table: pd.DataFrame) -> list[str]:
 
 
 def _value(row: pd.Series) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return text if pd.isna(row["seed_sd"]) else f"{text}, sd {row['seed_sd']:.3f}"
 
 
 def _difference(row: pd.Series) -> str:
@@ -136,11 +143,17 @@ def _lead(info: dict[str, Any], draws: int) -> list[str]:
     lines = [
         f"{len(info['results'])} results on the same {counts['scored']} images of {counts['scored_groups']} {group}s."
     ]
-    lines += [f"{entry['name']}: {entry['probe']} on {entry['encoder']}" for entry in info["results"]]
+    for entry in info["results"]:
+        mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
+        lines.append(f"{entry['name']}: {mean}{entry['probe']} on {entry['encoder']}")
     lines.append(
         f"95% intervals and two-sided p from {draws} paired draws of {group}s; differences are against "
         f"{info['results'][0]['name']}."
     )
+    if any(entry["seeds"] > 1 for entry in info["results"]):
+        lines.append(
+            f"Intervals and p are for these seeds under the same draws of {group}s; sd is that over the seeds."
+        )
     return lines
 
 

@@ -16,6 +16,7 @@ SHOWN = (
     "positive_recall",
     "macro_auroc",
     "auroc",
+    "sensitivity_at_90_specificity",
 )
 SHIFTED = ("balanced_accuracy", "macro_f1", "positive_f1")
 
@@ -184,5 +185,5 @@ def _figure(result: dict[str, Any], heading: str) -> str | None:
                 ]
                 panels.append((f"balanced accuracy, {level} level", bars))
             same = [bar.label for bar in panels[0][1]] == [bar.label for bar in panels[-1][1]]
-            return plots.interval_plot(panels if same else panels[:1]) if panels[0][1] else None
+            return plots.interval_plot(panels if same else panels[:1], same_axis=True) if panels[0][1] else None
     return None

@@ -10,10 +10,16 @@ from dermssl.commandline import positional
 
 @dataclass
 class CompareOptions:
-    """Results of several encoders or probes side by side, each against the first, on the same patients."""
+    """Results of several encoders or probes side by side, each against the first, on the same patients.
+
+    A folder that holds results folders (trained/0, trained/1, ...) is one encoder with several seeds. Its scores are
+    averaged over them (scores, not probabilities). Intervals and p come from draws of patients that all seeds share;
+    they do not carry the luck of the seeds, whose standard deviation is given apart.
+    """
 
     results: list[str] = positional()
-    """Results folders written by `dermeval knn` or `dermeval linear` with --out; the first is the reference."""
+    """Results folders written by `dermeval knn` or `dermeval linear` with --out, or folders of them, one per seed; the
+    first is the reference."""
     out: str | None = None
     """Folder to write: comparison.csv, comparison.tex and comparison.html."""
     draws: PositiveInt = 2000

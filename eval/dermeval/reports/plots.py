@@ -23,11 +23,14 @@ class Bar(NamedTuple):
     high: float
 
 
-def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False) -> str:
-    """Panels side by side, each a titled column of dots with intervals; ``zero`` draws the line of no difference."""
+def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False, same_axis: bool = False) -> str:
+    """Panels side by side, each a titled column of dots with intervals; ``zero`` draws the line of no difference.
+
+    Panels of one score have the ``same_axis``, so that they can be read across.
+    """
     rows = len(panels[0][1])
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.0 * len(panels), 0.9 + 0.36 * rows), sharey=True, squeeze=False
+        1, len(panels), figsize=(3.0 * len(panels), 0.9 + 0.36 * rows), sharex=same_axis, sharey=True, squeeze=False
     )
     for axis, (title, bars) in zip(axes[0], panels, strict=True):
         for height, bar in enumerate(bars):

@@ -1,6 +1,11 @@
-"""Encoders on the same patients: paired bootstrap of the difference of every score."""
+"""Encoders on the same patients: paired bootstrap of the difference of every score.
 
-from collections.abc import Sequence
+An encoder with several seeds counts as the mean of what each scores, under the same draws of patients as all others.
+Scores are averaged, not probabilities, since the mean probability is an ensemble that nobody will run. The seeds
+themselves are not drawn again: two or three say too little about a spread, so theirs is given apart.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +26,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of each set of predictions, and differences of all but the first against the first."""
+    """Scores of each set of predictions, and differences of all but the first against the first.
+
+    ``deviations`` are standard deviations over the seeds, NaN where there is one.
+    """
 
     scores: list[dict[str, Interval]]
+    deviations: list[dict[str, np.ndarray]]
     differences: list[dict[str, Difference]]
     clusters: int
     draws: int
@@ -48,20 +57,42 @@ def compare(
     draws: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Several ``(N, C)`` probabilities of the same rows against the first, all drawn together by patient."""
+    """Several ``(N, C)`` probabilities of the same rows against the first, all drawn together by patient.
+
+    Those of an encoder with S seeds are ``(S, N, C)``; seeds are averaged.
+    """
     codes = cluster_codes(groups)
-    scorers = [Scorer(truth, probabilities, codes, positive) for probabilities in predictions]
+    seeds = [entry.reshape(-1, *entry.shape[-2:]) for entry in predictions]
+    scorers = [Scorer(truth, probabilities, codes, positive) for entry in seeds for probabilities in entry]
     sampled, redrawn = resample(scorers, draws, seed)
-    points = [scorer.point() for scorer in scorers]
+    ends = np.cumsum([len(entry) for entry in seeds])[:-1]
+    point = _stacked([scorer.point() for scorer in scorers], ends)
+    drawn = [_over(np.mean, entry) for entry in _stacked(sampled, ends)]
+    means = [_over(np.mean, entry) for entry in point]
     scores = [
-        {name: Interval(value, *percentiles(drawn[name])) for name, value in point.items()}
-        for point, drawn in zip(points, sampled, strict=True)
+        {name: Interval(value, *percentiles(sample[name])) for name, value in mean.items()}
+        for mean, sample in zip(means, drawn, strict=True)
     ]
     differences = [
-        {name: _difference(point[name] - points[0][name], drawn[name] - sampled[0][name]) for name in point}
-        for point, drawn in zip(points[1:], sampled[1:], strict=True)
+        {name: _difference(mean[name] - means[0][name], sample[name] - drawn[0][name]) for name in mean}
+        for mean, sample in zip(means[1:], drawn[1:], strict=True)
     ]
-    return Comparison(scores, differences, len(scorers[0].sums), draws, redrawn)
+    deviations = [_over(_deviation, entry) for entry in point]
+    return Comparison(scores, deviations, differences, len(scorers[0].sums), draws, redrawn)
+
+
+def _stacked(scored: Sequence[dict[str, np.ndarray]], ends: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Scores of every seed, cut at ``ends`` into those of each encoder: its seeds are the first axis."""
+    parts = {name: np.split(np.stack([entry[name] for entry in scored]), ends) for name in scored[0]}
+    return [{name: part[index] for name, part in parts.items()} for index in range(len(ends) + 1)]
+
+
+def _over(reduce: Callable[..., np.ndarray], seeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: reduce(values, axis=0) for name, values in seeds.items()}
+
+
+def _deviation(values: np.ndarray, axis: int) -> np.ndarray:
+    return values.std(axis, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
 
 
 def _difference(value: np.ndarray, drawn: np.ndarray) -> Difference:

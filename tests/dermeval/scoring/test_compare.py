@@ -114,3 +114,52 @@ def test_results_with_other_labels_are_refused(tmp_path, three, capsys):
 def test_one_folder_or_one_twice_is_refused(three, capsys, pick, words):
     assert main(["compare", *(three[index] for index in pick)]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def seeds(tmp_path, make_embeddings, frame, class_features):
+    """``seeds(name, noise, numbers)``: a folder of one encoder's results, one per seed."""
+
+    def make(name, noise, numbers):
+        for seed in numbers:
+            random = np.random.default_rng(seed)
+            features = class_features + noise * random.normal(size=class_features.shape)
+            emb = make_embeddings(tmp_path / f"{name}{seed}", frame, features, fingerprint=f"{name}{seed}")
+            folder = tmp_path / "seeds" / name / str(seed)
+            arguments = ["--split", "folds", "--recall", "false", "--seed", str(seed), "--out", str(folder)]
+            assert main(["knn", str(emb), *arguments, *FAST]) == 0
+        return tmp_path / "seeds" / name
+
+    return make
+
+
+def test_a_folder_of_seeds_is_the_mean_of_their_scores_with_their_deviation(tmp_path, seeds, capsys):
+    one, several = seeds("one", 6.0, [7]) / "7", seeds("several", 2.0, [1, 2, 3])
+    assert main(["compare", str(one), str(several), "--out", str(tmp_path / "c"), *FAST]) == 0
+    table = pd.read_csv(tmp_path / "c" / "comparison.csv").set_index(["level", "score", "result"])
+    stored = [json.loads((several / str(seed) / "result.json").read_text()) for seed in (1, 2, 3)]
+    for level, score in (("image", "balanced_accuracy"), ("case", "macro_auroc")):
+        values = [result["levels"][level]["scores"][score]["value"] for result in stored]
+        row, reference = table.loc[level, score, "several"], table.loc[level, score, "7"]
+        assert row["value"] == pytest.approx(np.mean(values)) and row["seeds"] == 3
+        assert row["seed_sd"] == pytest.approx(np.std(values, ddof=1)) and pd.isna(reference["seed_sd"])
+        assert row["difference"] == pytest.approx(row["value"] - reference["value"])
+    assert "several: mean of 3 seeds" in capsys.readouterr().out
+
+
+def test_what_differs_in_more_than_its_seed_is_not_averaged(three, seeds, capsys):
+    several = seeds("several", 2.0, [1, 2])
+    path = several / "2" / "result.json"
+    stored = json.loads(path.read_text())
+    for change, words in (
+        ({"settings": stored["settings"] | {"k": 5}}, "differ in k (20, 5)"),
+        ({"probe": "linear"}, "differ in probe"),
+        ({"protocol": stored["protocol"] | {"seed": 1}, "encoder": _encoder(several / "1")}, "the same encoder and"),
+    ):
+        path.write_text(json.dumps(stored | change))
+        assert main(["compare", three[0], str(several)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def _encoder(folder):
+    return json.loads((folder / "result.json").read_text())["encoder"]

@@ -19,6 +19,7 @@ from dermeval.features.forward import place
 from dermssl import backbone
 from dermssl.data.dataset import open_dataset
 from dermssl.errors import InputError
+from dermssl.files import sha256_file
 
 SMALL = ["--image-size", "32", "--precision", "fp32", "--workers", "0"]
 
@@ -112,6 +113,7 @@ def test_pooled_data_sets_keep_their_order(tmp_path, make_dataset, frame):
         ("nowhere", "give a run folder"),
         ("random:resnet19", "did you mean 'resnet18'"),
         ("random:resnet18@one", "whole number"),
+        ("timm:resnet18@nowhere.pth", "no file nowhere.pth"),
         ("pixels:many", "for example pixels:128"),
         ("pixels:4000", "fewer components"),
         ("random:vit_tiny_patch16_224", "divisible by patch size"),
@@ -123,6 +125,18 @@ def test_an_unusable_encoder_is_one_line_with_a_remedy(tmp_path, data, capsys, e
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert remedy in error
     assert not (tmp_path / "e").exists()
+
+
+def test_weights_of_a_file_are_those_that_embed(tmp_path):
+    theirs = timm.create_model("resnet18", num_classes=10).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    encoder = open_encoder(f"timm:resnet18@{tmp_path / 'w.pth'}", 32)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(encoder(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
+    assert encoder.record()["fingerprint"] == sha256_file(tmp_path / "w.pth")
+    with pytest.raises(InputError, match="do not fit resnet26"):
+        open_encoder(f"timm:resnet26@{tmp_path / 'w.pth'}", 32)
 
 
 def test_an_encoder_that_gives_nan_is_refused_with_the_first_image(tmp_path, data, capsys, frame):

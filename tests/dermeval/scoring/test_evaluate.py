@@ -8,9 +8,10 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from dermeval.cli import main
-from dermeval.probes.results import score_levels
+from dermeval.probes.results import score_levels, show
 from dermeval.probes.task import open_task
 from dermeval.reports.evaluate import probe_predictions
+from dermeval.reports.evaluate_page import text_page
 from dermeval.reports.groups import group_scores
 from dermeval.reports.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
 from dermssl.data.targets import Target
@@ -166,6 +167,14 @@ def test_the_price_of_an_unseen_centre_is_the_difference_of_the_two_scores(finis
             control, difference = scores["macro_f1"]["control"]["value"], scores["macro_f1"]["difference"]
             assert difference["value"] == pytest.approx(without - control)
             assert difference["low"] <= difference["value"] <= difference["high"] and 0 < difference["p"] <= 1
+
+
+def test_the_page_of_a_binary_target_gives_its_sensitivity_at_fixed_specificity(finished):
+    result, _ = finished
+    entry = next(entry for entry in result["experiments"] if entry["target"] == "impetigo")
+    found = entry["levels"]["image"]["scores"]["sensitivity_at_90_specificity"]
+    text = text_page(result)
+    assert "sensitivity_at_90_specificity" in text and show(found) in text
 
 
 def test_small_groups_are_insufficient_and_not_ranked(tmp_path, make_embeddings, passion):

@@ -194,6 +194,22 @@ def test_a_paired_difference_is_narrower_than_two_separate_intervals():
     assert gain.high - gain.low < alone.high - alone.low
 
 
+def test_seeds_are_averaged_draw_by_draw_as_scores_under_the_same_patients():
+    truth, first, groups = predictions(ties=False)
+    seeds = np.stack([predictions(seed=seed, ties=False)[1] for seed in (5, 6, 7)])
+    result = compare(truth, [first, seeds], groups, draws=100)
+    codes = cluster_codes(groups)
+    (base, *drawn), _ = resample([Scorer(truth, p, codes) for p in (first, *seeds)], 100, 0)
+    for name in ("accuracy", "macro_auroc", "recall"):
+        mean = np.mean([entry[name] for entry in drawn], axis=0)
+        score, difference = result.scores[1][name], result.differences[0][name]
+        assert np.allclose([score.low, score.high], np.quantile(mean, [0.025, 0.975], axis=0))
+        assert np.allclose([difference.low, difference.high], np.quantile(mean - base[name], [0.025, 0.975], axis=0))
+        points = [bootstrap(truth, p, groups, draws=1).scores[name].value for p in seeds]
+        assert np.allclose(result.deviations[1][name], np.std(points, axis=0, ddof=1))
+        assert np.isnan(result.deviations[0][name]).all()
+
+
 def test_p_is_two_sided_and_never_zero():
     assert two_sided_p(np.full(1999, 0.1)) == pytest.approx(2 / 2000)
     assert two_sided_p(np.full(1999, -0.1)) == pytest.approx(2 / 2000)
