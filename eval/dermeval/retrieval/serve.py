@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.options import ServeOptions
 from dermeval.retrieval.site import Site
+from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 
