@@ -26,7 +26,13 @@ LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
 
 # How each service is told which of its runs to go on with. Some take any id that we make up ...
 CHOSEN: dict[str, Callable[[str, Path], dict[str, Any]]] = {
-    "wandb": lambda identity, folder: {"name": folder.name, "id": identity, "resume": "allow"},
+    # wandb would copy what is printed, folders and files among it, to its service.
+    "wandb": lambda identity, folder: {
+        "name": folder.name,
+        "id": identity,
+        "resume": "allow",
+        "settings": {"console": "off", "save_code": False},
+    },
     "swanlab": lambda identity, folder: {"experiment_name": folder.name, "id": identity[:21], "resume": "allow"},
     "comet_ml": lambda identity, folder: {"experiment_key": identity},
     "trackio": lambda identity, folder: {"name": f"{folder.name}-{identity[:8]}", "resume": "allow"},

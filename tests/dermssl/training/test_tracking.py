@@ -1,6 +1,7 @@
 """Curves and pictures: always in the run folder, and elsewhere only what licences let go."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +172,7 @@ def test_patch_components_tell_the_halves_of_a_picture_apart():
 
 def test_convnets_have_no_patch_components():
     assert patch_components(backbone.build("resnet18", 32), np.zeros((2, 32, 32, 3), np.uint8), "cpu") is None
+
+
+def test_what_is_printed_does_not_go_to_wandb():
+    assert trackers.CHOSEN["wandb"]("run", Path("checkpoints/run"))["settings"]["console"] == "off"
