@@ -58,7 +58,8 @@ def main() -> None:
     logits = random.normal(size=(options.rows, CLASSES)) + np.eye(CLASSES)[truth]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     groups = random.integers(options.rows // 3, size=options.rows)
-    ours, result = machine.timed(lambda: bootstrap(truth, probabilities, groups, draws=options.draws), 2)
+    with machine.peak_memory() as peak:
+        ours, result = machine.timed(lambda: bootstrap(truth, probabilities, groups, draws=options.draws), 2)
     partial, found = machine.timed(lambda: loop(truth, probabilities, groups, options.loop_draws))
     theirs = machine.Cost(0, 0).plus(partial, options.draws / options.loop_draws)
     interval, drawn = result.scores["balanced_accuracy"], found[:, 1]
@@ -66,6 +67,7 @@ def main() -> None:
         f"scikit-learn was timed on {options.loop_draws} draws ({partial.wall:.1f} s) and extrapolated.",
         f"Balanced accuracy: ours {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}]; "
         f"the loop's draws have mean {drawn.mean():.4f} and standard deviation {drawn.std():.4f}.",
+        f"Peak memory above the predictions: ours {peak.mib:,.0f} MiB.",
     ]
     title = f"Patient bootstrap of all scores, {options.draws:,} draws x {options.rows:,} images x {CLASSES} classes"
     machine.write("bootstrap", title, before, [("ours", ours), ("scikit-learn in a loop", theirs)], remarks)
