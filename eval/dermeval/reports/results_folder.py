@@ -58,8 +58,9 @@ def _names(paths: list[Path]) -> list[str]:
 
 def _open(path: Path, name: str) -> Result:
     inner = [] if (path / "result.json").exists() else sorted(found.parent for found in path.glob("[!.]*/result.json"))
-    opened = [_read(folder) for folder in inner or [path]]
-    _check_seeds([info for info, _ in opened], inner)
+    folders = inner or [path]
+    opened = [_read(folder) for folder in folders]
+    _check_seeds([info for info, _ in opened], folders)
     return Result(name, [info for info, _ in opened], [predictions for _, predictions in opened])
 
 
@@ -73,7 +74,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Predictions]:
 def _check_seeds(infos: list[dict[str, Any]], folders: list[Path]) -> None:
     """Raise InputError unless results differ in their seed, or in that of their encoder, and in nothing else."""
     first, met = infos[0], dict[tuple[str, int], Path]()
-    for info, folder in zip(infos, folders, strict=False):
+    for info, folder in zip(infos, folders, strict=True):
         for what, value in _question(first).items():
             if _question(info)[what] != value:
                 raise InputError(
