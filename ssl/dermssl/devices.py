@@ -38,6 +38,23 @@ def choose_precision(asked: str, device: torch.device) -> str:
     return "bf16" if native and asked != "fp32" else "fp32"
 
 
+def require_compiler(device: torch.device) -> None:
+    """Compile and run a one-line function by torch.compile; takes some seconds.
+
+    Raises:
+        InputError: this machine cannot (a CPU needs a C++ compiler and Python's headers, a GPU Triton).
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    # Whatever a compiler that is absent, old or broken provokes means the same to the user.
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+        raise InputError(
+            f"training.compile: torch.compile does not work on this machine ({reason}): install a C++ compiler and "
+            "Python's headers, or leave it out"
+        ) from None
+
+
 def start_accelerator(precision: str) -> Accelerator:
     """Accelerate's engine for ``precision`` ``auto``, ``bf16`` or ``fp32``; see `join_ranks` and `choose_precision`."""
     chosen = choose_precision(precision, join_ranks().device)

@@ -74,7 +74,7 @@ def _write_network(run: Path, which: str, folder: Path) -> None:
     """A network of the newest state; licences and data as the run's first exported encoder states them."""
     config = read_yaml(run / "config.yaml")
     name, size = config["model"]["backbone"], config["views"]["global_size"]
-    model, saved = load_network(run, name, size, which)
+    model, saved = load_network(run, config, which)
     facts: dict[str, Any] = read_json(run / "best" / "config.json", "dermssl pretrain")["dermssl"]
     facts |= {"step": saved.record["step"], "network": which}
     notices = facts.pop("licences")

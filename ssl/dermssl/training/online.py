@@ -86,9 +86,11 @@ def embed(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, dev
     was_training = encoder.training
     encoder.eval()
     parts = []
-    for start in range(0, len(rows), BATCH):
-        images = pictures_of(dataset, rows[start : start + BATCH], size)
-        parts.append(encoder(_normalised(images, device)).float().cpu().numpy())
+    # What `training.compile` made is for the sizes of training only.
+    with torch.compiler.set_stance("force_eager"):
+        for start in range(0, len(rows), BATCH):
+            images = pictures_of(dataset, rows[start : start + BATCH], size)
+            parts.append(encoder(_normalised(images, device)).float().cpu().numpy())
     encoder.train(was_training)
     features = np.concatenate(parts)
     if not np.isfinite(features).all():

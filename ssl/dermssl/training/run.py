@@ -14,7 +14,7 @@ from torch import nn
 
 from dermssl import backbone, licences
 from dermssl.data.dataset import open_datasets
-from dermssl.devices import start_accelerator
+from dermssl.devices import require_compiler, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.methods.build import build_method
@@ -26,7 +26,7 @@ from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.presets import apply_preset
 from dermssl.training.run_folder import open_run_folder
-from dermssl.training.start import load_initial
+from dermssl.training.start import backbones, load_initial
 from dermssl.training.trackers import check_trackers
 from dermssl.views.loader import default_workers
 from dermssl.views.sampler import Sampler, parse_weights
@@ -155,7 +155,7 @@ def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     size = options.views.global_size
 
     def build(drop_path: float) -> nn.Module:
-        return backbone.build(options.model.backbone, size, drop_path)
+        return backbone.build(options.model.backbone, size, drop_path, patch_size=options.model.patch_size)
 
     drop_path = float(options.model.drop_path)
     method = build_method(options.method, build, drop_path, options.dino, options.simclr)
@@ -171,7 +171,18 @@ def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
             method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
         elif accelerator.is_main_process:
             log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        backbone.write_out_attention(method)
+    if options.training.compile:
+        _compile(method, accelerator.device)
     return method.to(memory_format=torch.channels_last)
+
+
+def _compile(method: nn.Module, device: torch.device) -> None:
+    require_compiler(device)
+    for network in backbones(method):
+        # One program per crop size: programs for any size are slower, and there are but two sizes.
+        network.compile(dynamic=False)
 
 
 def _trained_backbone(method: Any) -> nn.Module:

@@ -30,7 +30,7 @@ def load_initial(method: Any, options: ModelOptions) -> None:
         if part == "all":
             method.load_state_dict(weights, strict=True)
             return
-        for network in (child for key, child in method.named_children() if key in BACKBONES):
+        for network in backbones(method):
             backbone.load_weights(network, weights)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
@@ -38,9 +38,15 @@ def load_initial(method: Any, options: ModelOptions) -> None:
         raise InputError(f"model.init {init} does not fit model.backbone {options.backbone}{same} ({first})") from None
 
 
+def backbones(method: nn.Module) -> list[nn.Module]:
+    """The method's backbones, without their heads."""
+    return [child for key, child in method.named_children() if key in BACKBONES]
+
+
 def _encoder_weights(init: str, options: ModelOptions) -> dict[str, Tensor]:
     if init == "timm":
-        return backbone.build(options.backbone, image_size=224, pretrained=True).state_dict()
+        size, patch = 224, options.patch_size
+        return backbone.build(options.backbone, size, pretrained=True, patch_size=patch).state_dict()
     path = Path(init)
     if path.is_file():
         return backbone.read_weights(path)
@@ -74,11 +80,12 @@ def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[s
     raise InputError(f"{run} has no {which}, as its method trains one network: choose `student` or the encoder")
 
 
-def load_network(run: Path, name: str, size: int, which: str) -> tuple[nn.Module, states.Saved]:
-    """The ``student`` or ``teacher`` backbone of a run's newest state, and that state."""
+def load_network(run: Path, config: dict[str, Any], which: str) -> tuple[nn.Module, states.Saved]:
+    """The ``student`` or ``teacher`` backbone of a run's newest state, and that state; ``config`` is the run's."""
     saved = states.newest_state(run / "state")
     if saved is None:
         raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
-    model = backbone.build(name, size)
+    options = config["model"]
+    model = backbone.build(options["backbone"], config["views"]["global_size"], patch_size=options.get("patch_size"))
     backbone.load_weights(model, network_weights(run, saved.weights, which))
     return model.eval(), saved

@@ -1,6 +1,7 @@
 """Weights to start from and to hand on: heads, teacher and student kept or dropped."""
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import metrics
@@ -106,6 +107,38 @@ def test_a_run_can_go_on_from_all_of_another(run, pretrain, dataset, tmp_path):
     assert pretrain(dataset, tmp_path / "next", **changes) == 0
     last = metrics(run, "online_rankme")
     assert metrics(tmp_path / "next", "online_rankme")[0] == pytest.approx(last[max(last)], rel=1e-4)
+
+
+def test_another_patch_size_is_exported_with_the_encoder(pretrain, dataset, tmp_path):
+    assert pretrain(dataset, tmp_path / "run", training__epochs="1", model__patch_size="8") == 0
+    model, config = backbone.load(tmp_path / "run" / "encoder")
+    assert model.patch_embed.patch_size == (8, 8) and config["model_args"]["patch_size"] == 8
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'run' / 'encoder'}", pretrained=True, num_classes=0).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(images), theirs(images))
+    out = tmp_path / "student"
+    assert main(["export", str(tmp_path / "run"), "--out", str(out), "--which", "student"]) == 0
+    assert backbone.load(out)[0].patch_embed.patch_size == (8, 8)
+
+
+def test_attention_written_out_gives_the_same_features_and_gradients():
+    images, model = torch.rand(2, 3, 32, 32), backbone.build("test_vit", 32)
+    fused = model(images)
+    fused.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    backbone.write_out_attention(model)
+    assert not any(module.fused_attn for module in model.modules() if hasattr(module, "fused_attn"))
+    plain = model(images)
+    plain.square().sum().backward()
+    assert torch.allclose(fused, plain, atol=1e-5)
+    assert all(torch.allclose(p.grad, g, atol=1e-4) for p, g in zip(model.parameters(), gradients, strict=True))
+
+
+def test_a_patch_size_for_a_backbone_without_patches_is_refused():
+    with pytest.raises(InputError, match=r"model.patch_size 8: 'resnet18' has no patches: leave it out"):
+        backbone.build("resnet18", 32, patch_size=8)
 
 
 def test_student_and_heads_are_exported(run, state, tmp_path):
