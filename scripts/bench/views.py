@@ -25,6 +25,7 @@ from PIL import Image
 from dermssl import backbone
 from dermssl.cli import main as dermssl
 from dermssl.data.store import ImageStore
+from dermssl.views.crops import decode
 from dermssl.views.loader import Crops, Pool, ViewDataset, to_views
 from dermssl.views.recipe import ViewOptions
 from dermssl.views.sampler import Item
@@ -104,17 +105,19 @@ def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[s
     views = ViewDataset(Pool([store], np.zeros(len(store), int), np.arange(len(store))), case.ours, seed=0)
     batches = [list(range(first, min(first + BATCH, len(store)))) for first in range(0, len(store), BATCH)]
     cut: list[Crops] = []
+    used: dict[int, list[torch.Tensor]] = {}
 
-    def decode() -> None:
+    def decoded() -> None:
         for row in range(len(store)):
-            store.image(row)
+            decode(store.jpeg(row))
 
     def crop(epoch: int) -> None:
         cut[:] = [views.__getitems__([Item(epoch, row, row) for row in rows]) for rows in batches]
 
     def photometric() -> None:
         for crops in cut:
-            to_views(crops, torch.device("cpu"), backbone.MEAN, backbone.STD)
+            size = crops.pixels[0].shape[1]  # as in training, where the last batch's memory is used again
+            used[size] = to_views(crops, torch.device("cpu"), backbone.MEAN, backbone.STD, used.get(size))
 
     def lightly() -> None:
         for path in paths:
@@ -125,7 +128,7 @@ def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[s
     for epoch in range(rounds):
         for name, work in (
             ("lightly", lightly),
-            ("decode", decode),
+            ("decode", decoded),
             ("decode + crop", lambda epoch=epoch: crop(epoch)),
             ("photometric", photometric),
         ):

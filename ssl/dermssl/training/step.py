@@ -29,7 +29,8 @@ def one_step(
     totals: dict[str, Tensor] = {}
     accumulation = run.options.training.accumulation
     for micro in range(accumulation):
-        views = to_views(next(micro_batches), accelerator.device, backbone.MEAN, backbone.STD)
+        views = to_views(next(micro_batches), accelerator.device, backbone.MEAN, backbone.STD, run.views)
+        run.views = views
         if look is not None and micro == 0:
             look(views)
         torch.manual_seed(_drop_path_seed(run.options.training.seed, run.step, micro, accelerator.process_index))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dermssl.data.store import ImageStore
 from dermssl.views import draws, photometric
-from dermssl.views.crops import as_tensor, cut
+from dermssl.views.crops import cut, decode
 from dermssl.views.recipe import View, ViewOptions, list_views
 from dermssl.views.sampler import Item, RankBatches
 
@@ -60,7 +60,7 @@ class ViewDataset(Dataset):
         parameters = [np.empty((len(views), len(items), len(draws.PHOTOMETRIC)), np.float32) for _, views in sizes]
         places = [(group, index) for group, (_, views) in enumerate(sizes) for index in range(len(views))]
         for column, item in enumerate(items):
-            image = as_tensor(self.pool.stores[self.pool.store[item.row]].image(int(self.pool.row[item.row])))
+            image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
             numbers = draws.uniforms(self.seed, item.epoch, item.position, len(self.views))
             for view, drawn, (group, index) in zip(self.views, numbers, places, strict=True):
                 pixels[group][index, column] = self._cut(image, view, drawn)
@@ -100,12 +100,22 @@ def default_workers(ranks: int) -> int:
     return max(1, (os.cpu_count() or 2) // ranks - 1)
 
 
-def to_views(crops: Crops, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
-    """Crops -> normalised views on ``device``: per crop size a tensor ``(V, B, 3, S, S)`` float32."""
+def to_views(
+    crops: Crops,
+    device: torch.device,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    used: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """Crops -> normalised views on ``device``: per crop size a tensor ``(V, B, 3, S, S)`` float32.
+
+    ``used`` are views of equal shapes that are needed no more; their memory is used again.
+    """
     views = []
-    for pixels, parameters in zip(crops.pixels, crops.parameters, strict=True):
+    for number, (pixels, parameters) in enumerate(zip(crops.pixels, crops.parameters, strict=True)):
         count, batch = pixels.shape[:2]
         flat = pixels.flatten(0, 1).to(device, non_blocking=True)
-        finished = photometric.finish(flat, parameters.flatten(0, 1).numpy(), mean, std)
+        out = used[number].flatten(0, 1) if used else None
+        finished = photometric.finish(flat, parameters.flatten(0, 1).numpy(), mean, std, out)
         views.append(finished.unflatten(0, (count, batch)))
     return views

@@ -24,29 +24,37 @@ CHUNK_VALUES = 320_000
 """Values worked on at a time on a CPU: 1.3 MB, two views of 224 pixels or eleven of 96."""
 
 
-def finish(pixels: Tensor, parameters: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def finish(
+    pixels: Tensor,
+    parameters: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    out: Tensor | None = None,
+) -> Tensor:
     """8-bit crops -> augmented, normalised views.
 
     Args:
         pixels: ``(N, 3, S, S)`` uint8 on the training device.
         parameters: ``(N, 9)`` float32 on the CPU, columns as `PHOTOMETRIC`.
         mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
+        out: what an earlier call returned for as many views, to be overwritten: on a CPU, touching new memory takes a
+            fifth of the time.
 
     Returns:
         ``(N, 3, S, S)`` float32 in channels_last layout.
     """
     device = pixels.device
-    shift = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=device).view(1, 3, 1, 1)
-    views = torch.empty(pixels.shape, device=device, memory_format=torch.channels_last)
+    scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
+    shift = torch.tensor(mean, device=device).view(1, 3, 1, 1) * scale
+    views = torch.empty(pixels.shape, device=device, memory_format=torch.channels_last) if out is None else out
     for rows in _chunks(parameters, pixels[0].numel(), device):
         runs = _runs(rows)
         x = torch.empty((len(rows), *pixels.shape[1:]), device=device)
         places = x.split([run.stop - run.start for run in runs])
         for run, place in zip(runs, places, strict=True):
             place.copy_(pixels[run])
-        _change(x.div_(255), parameters[rows])
-        x.sub_(shift).div_(scale)
+        _change(x.mul_(1 / 255), parameters[rows])
+        x.mul_(scale).sub_(shift)
         for run, place in zip(runs, places, strict=True):
             views[run].copy_(place)
     return views
@@ -125,10 +133,12 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     value = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = value - low
-    distance = torch.sub((red + green).add_(blue).add_(value).sub_(low, alpha=2), x, alpha=2)
-    turn = torch.cat([green - blue, blue - red, red - green], dim=1)
-    torch.copysign(6 * chroma, turn, out=turn)
-    distance.addcmul_(turn, _per_view(shift)).abs_().sub_(3 * chroma).abs_().sub_(chroma)
+    total = (red + green).add_(blue).add_(value).sub_(low, alpha=2)
+    turn = torch.empty_like(x)
+    for first, second, out in zip((green, blue, red), (blue, red, green), turn.split(1, dim=1), strict=True):
+        torch.sub(first, second, out=out)
+    torch.copysign(chroma, turn, out=turn).mul_(_per_view(6 * shift))
+    distance = torch.sub(total, x, alpha=2, out=x).add_(turn).abs_().sub_(3 * chroma).abs_().sub_(chroma)
     return torch.minimum(distance.clamp_min_(0), chroma, out=x).add_(low)
 
 

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from dermssl.data import store
 from dermssl.views import draws, photometric
-from dermssl.views.crops import as_tensor, cut
+from dermssl.views.crops import cut, decode
 from dermssl.views.draws import PHOTOMETRIC
 from dermssl.views.loader import Pool, ViewDataset, make_loader, to_views
 from dermssl.views.recipe import View, ViewOptions, list_views
@@ -36,6 +36,10 @@ def pool(tmp_path) -> Pool:
     return Pool([store.ImageStore(tmp_path)], np.zeros(12, int), np.arange(12))
 
 
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 SMALL = ViewOptions(global_size=32, local_size=16, local_count=3)
 
 
@@ -47,6 +51,13 @@ def test_crops_agree_with_torchvisions_antialiased_resize_and_with_pillows():
     pillows = image.crop((7, 5, 71, 61)).resize((24, 24), Image.Resampling.BICUBIC)
     assert np.abs(ours - theirs.numpy()).mean() < 0.6
     assert np.abs(ours - as_tensor(pillows).numpy()).max() <= 2
+
+
+def test_a_stored_jpeg_decodes_to_pillows_pixels_side_by_side(pool):
+    for row in range(len(pool)):
+        ours = decode(pool.stores[0].jpeg(row))
+        assert torch.equal(ours, as_tensor(pool.stores[0].image(row)))
+        assert ours.stride(0) == 1
 
 
 PILLOWS_TURNS = (
@@ -187,6 +198,16 @@ def test_view_shapes_and_normalisation(pool):
     views = to_views(crops, torch.device("cpu"), (0.5,) * 3, (0.25,) * 3)
     assert [tuple(v.shape) for v in views] == [(2, 4, 3, 32, 32), (3, 4, 3, 16, 16)]
     assert float(views[0].min()) >= -2 and float(views[0].max()) <= 2
+
+
+def test_memory_of_used_views_is_used_again_and_changes_nothing(pool):
+    dataset, device = ViewDataset(pool, SMALL, seed=0), torch.device("cpu")
+    first, second = (dataset.__getitems__(Sampler((12,), None, 4, 0).items(step)) for step in range(2))
+    fresh = to_views(second, device, MEAN, STD)
+    used = to_views(first, device, MEAN, STD)
+    again = to_views(second, device, MEAN, STD, used)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, fresh, strict=True))
+    assert [view.data_ptr() for view in again] == [view.data_ptr() for view in used]
 
 
 def test_published_odds_of_blur_and_solarisation_reach_their_views():
