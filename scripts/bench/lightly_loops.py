@@ -25,9 +25,9 @@ class Loop(NamedTuple):
     encoder: nn.Module
 
 
-def lightly_loop(method: str, name: str, size: int, local: int, locals_: int) -> Loop:
+def lightly_loop(method: str, name: str, size: int, local: int, locals_: int, patch_size: int | None = None) -> Loop:
     """``simclr`` or ``dino`` on the timm backbone ``name`` with crops of ``size`` (and ``locals_`` of ``local``)."""
-    body = backbone.build(name, size, 0.0)
+    body = backbone.build(name, size, patch_size=patch_size)
     return _simclr(body, size) if method == "simclr" else _dino(body, size, local, locals_)
 
 

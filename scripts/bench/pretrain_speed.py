@@ -2,12 +2,13 @@
 
     python scripts/bench/pretrain_speed.py data/ham10000 RAW/ham10000 [--methods simclr dino] [--backbone resnet18]
         [--size 64] [--local 32] [--locals 6] [--batch 128] [--steps 30] [--rounds 3] [--threads 2] [--workers 2]
+        [--patch-size 8] [--out page.md] [--training.compile true ...]
 
 The first folder is made by `dermssl prepare`, the second holds the same images as they came. lightly's side is the
 example of its documentation (transform, LightlyDataset, DataLoader, heads, loss, optimizer, float32), with the sizes,
 the batch and the backbone set to ours. Each round runs both sides once; the first third of the steps is not counted.
-Figures are wall-clock, so let nothing else run. The precision of dermssl is what `training.precision` chooses unless
---precision says otherwise.
+Figures are wall-clock, so let nothing else run. dermssl runs with its own defaults (precision, workers), but for what
+further options say.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 import torch
 from lightly.data import LightlyDataset
 from lightly_loops import BOTTLENECK, HIDDEN, OUT_DIM, lightly_loop
+from machine import describe
 from torch.utils.data import DataLoader
 
 from dermssl.files import read_json
@@ -31,7 +33,7 @@ from dermssl.files import read_json
 
 def lightly_speed(method: str, options: argparse.Namespace) -> float:
     """Images per second of lightly's loop on the raw files."""
-    loop = lightly_loop(method, options.backbone, options.size, options.local, options.locals)
+    loop = lightly_loop(method, options.backbone, options.size, options.local, options.locals, options.patch_size)
     loader = DataLoader(
         LightlyDataset(str(options.raw), transform=loop.transform),
         batch_size=options.batch,
@@ -50,7 +52,7 @@ def lightly_speed(method: str, options: argparse.Namespace) -> float:
                 return (options.steps - warm_up) * options.batch / (time.perf_counter() - since)
 
 
-def dermssl_speed(method: str, options: argparse.Namespace) -> float:
+def dermssl_speed(method: str, options: argparse.Namespace, further: list[str]) -> float:
     """Images per second of `dermssl pretrain` on the dataset folder, as its metrics.jsonl tells them."""
     images = read_json(options.data / "dataset.json", "dermssl prepare")["counts"]["images"]
     epochs = math.ceil(2 * options.steps * options.batch / images) + 1
@@ -68,21 +70,20 @@ def dermssl_speed(method: str, options: argparse.Namespace) -> float:
         "simclr.hidden_dim": HIDDEN,
         "training.batch": options.batch,
         "training.epochs": epochs,
-        "training.precision": options.precision,
         "training.log_every": every,
         "training.state_every_epochs": epochs,
         "online.every_epochs": epochs,
         "online.max_images": 100,
         "optim.warmup_epochs": 0,
         "health.on_collapse": "warn",
-        "data.workers": options.workers,
+        **({"model.patch_size": options.patch_size} if options.patch_size else {}),
     }
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         pairs = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-        command = [sys.executable, "-m", "dermssl", "pretrain", "--data", str(options.data), "--out", str(run), *pairs]
+        command = [sys.executable, "-m", "dermssl", "pretrain", "--data", str(options.data), "--out", str(run)]
         with (Path(scratch) / "log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(options))
+            process = subprocess.Popen([*command, *pairs, *further], stdout=log, stderr=log, env=_environment(options))
             speeds = _read_speeds(process, run / "metrics.jsonl", options.steps)
         if not speeds:
             raise SystemExit((Path(scratch) / "log").read_text())
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("raw", type=Path, help="folder with the same images as they came")
     parser.add_argument("--methods", nargs="+", choices=["simclr", "dino"], default=["simclr", "dino"])
     parser.add_argument("--backbone", default="resnet18", help="timm name, on both sides")
+    parser.add_argument("--patch-size", type=int, help="of a vision transformer, on both sides")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--local", type=int, default=32)
     parser.add_argument("--locals", type=int, default=6)
@@ -124,34 +126,40 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="data workers, on both sides")
-    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of dermssl")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="data workers of lightly's side")
     parser.add_argument("--out", type=Path, help="also write the table here")
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()
     torch.set_num_threads(options.threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    text = report(options)
+    text = report(options, further)
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
 
 
-def report(options: argparse.Namespace) -> str:
+def report(options: argparse.Namespace, further: list[str]) -> str:
     """The page: what was run, and one line per method with the medians over the rounds."""
-    load = os.getloadavg()[0]
+    machine = describe()
     lines = ["| method | lightly, images/s | dermssl, images/s | ratio |", "|---|---|---|---|"]
     for method in options.methods:
-        pairs = [(lightly_speed(method, options), dermssl_speed(method, options)) for _ in range(options.rounds)]
+        pairs = [
+            (lightly_speed(method, options), dermssl_speed(method, options, further)) for _ in range(options.rounds)
+        ]
         theirs, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(our / their for their, our in pairs)
-        lines.append(f"| {method} | {theirs:.1f} | {ours:.1f} | {ratio:.2f}x |")
-    about = (
-        f"{options.backbone}, {options.size} px" + f" (DINO: 2x{options.size} + {options.locals}x{options.local}), "
-        f"batch {options.batch}, {options.steps} steps, median of {options.rounds} rounds, {options.threads} threads, "
-        f"{options.workers} data workers; dermssl {options.precision}, lightly fp32; "
-        f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, load {load:.1f} at the start."
-    )
-    return "\n\n".join(["# Pretraining speed against lightly's example loop", about, "\n".join(lines)]) + "\n"
+        lines.append(f"| {method} | {theirs:.1f} | {ours:.1f} | **{ratio:.2f}x** |")
+    crops = f"{options.size} px" + (f" (DINO: 2x{options.size} + {options.locals}x{options.local})")
+    patch = f" with patches of {options.patch_size} px" if options.patch_size else ""
+    about = [
+        f"`python scripts/bench/pretrain_speed.py {' '.join(sys.argv[1:])}`",
+        "",
+        *machine,
+        f"- {options.backbone}{patch}, {crops}, batch {options.batch}, {options.steps} steps, median of "
+        f"{options.rounds} rounds, {options.threads} threads; lightly in float32 with {options.workers} data workers",
+        "",
+        *lines,
+    ]
+    return "# Pretraining speed against lightly's example loop\n\n" + "\n".join(about) + "\n"
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import dataclasses
 import logging
 import signal
 import time
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dermssl import licences
+from dermssl import backbone, licences
 from dermssl.commandline import Report, flatten
 from dermssl.errors import HealthStop, Preempted
 from dermssl.training import states
@@ -26,7 +28,7 @@ from dermssl.training.step import one_step
 from dermssl.training.trackers import OtherTrackers
 from dermssl.training.tracking import Tracker, Waiting, progress
 from dermssl.training.watch import announce, draw_views, look, project
-from dermssl.views.loader import ViewDataset, make_loader
+from dermssl.views.loader import Crops, ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
 
 log = logging.getLogger("dermssl")
@@ -101,7 +103,7 @@ def _steps(run: Run, tracker: Tracker | None, preempted: list[int]) -> None:
     if not run.resumed:
         look(run, tracker)
     batches = Waiting(_loader(run))
-    micro_batches = iter(batches)
+    micro_batches = _views(run, batches)
     started = time.perf_counter()
     with progress(run.step, run.steps, run.main) as bar:
         while run.step < run.steps:
@@ -128,6 +130,14 @@ def _loader(run: Run) -> DataLoader:
     )
     dataset = ViewDataset(run.data.pool(), run.options.views, training.seed)
     return make_loader(dataset, batches, run.workers, pin=accelerator.device.type == "cuda")
+
+
+def _views(run: Run, batches: Iterable[Crops]) -> Iterator[list[Tensor]]:
+    """Batches of crops as views, each in the memory of the one before."""
+    views = None
+    for crops in batches:
+        views = to_views(crops, run.accelerator.device, backbone.MEAN, backbone.STD, views)
+        yield views
 
 
 def _log(run: Run, tracker: Tracker | None, batches: Waiting, values: dict[str, float], bar: tqdm) -> None:

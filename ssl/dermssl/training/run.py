@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from dermssl import backbone, licences
 from dermssl.data.dataset import open_datasets
@@ -50,7 +50,6 @@ class Run:
     energy: Energy
     workers: int
     values: dict[str, np.ndarray]
-    views: list[Tensor] | None = None
     step: int = 0
     resumed: bool = False
     best: dict[str, float] | None = None

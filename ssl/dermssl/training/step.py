@@ -7,20 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dermssl import backbone
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.run import Run
-from dermssl.views.loader import Crops, to_views
 
 DROP_PATH_STREAM = 7
 
 
 def one_step(
-    run: Run, micro_batches: Iterator[Crops], look: Callable[[list[Tensor]], None] | None = None
+    run: Run, micro_batches: Iterator[list[Tensor]], look: Callable[[list[Tensor]], None] | None = None
 ) -> dict[str, float]:
     """One optimizer step. Returns its loss, statistics and gradient norm, averaged over micro-steps and ranks.
 
-    ``look`` is shown the first micro-batch's views. A step that is not finite leaves the weights as they were.
+    ``micro_batches`` gives views, as many times as there are accumulation steps; ``look`` is shown the first. A step
+    that is not finite leaves the weights as they were.
     """
     accelerator, optim = run.accelerator, run.options.optim
     at = {name: float(values[run.step]) for name, values in run.values.items()}
@@ -29,8 +28,7 @@ def one_step(
     totals: dict[str, Tensor] = {}
     accumulation = run.options.training.accumulation
     for micro in range(accumulation):
-        views = to_views(next(micro_batches), accelerator.device, backbone.MEAN, backbone.STD, run.views)
-        run.views = views
+        views = next(micro_batches)
         if look is not None and micro == 0:
             look(views)
         torch.manual_seed(_drop_path_seed(run.options.training.seed, run.step, micro, accelerator.process_index))

@@ -1,0 +1,147 @@
+"""Where the time of a pretraining step goes, and what limits it: one rank, on whatever device `dermssl pretrain` takes.
+
+    python scripts/bench/step_profile.py --config configs/dino_resnet18_small.yaml --data data/ham10000
+        [--repeats 5] [--report page.md] [--model.backbone vit_small_patch16_224 --training.batch 64 ...]
+
+Further options go to `dermssl pretrain`. Measured one after the other, each the median of the repeats: the CPU work of
+a batch's crops on one core; its photometric changes; forward, backward and update on views that already lie on the
+device (the ceiling: no data work at all); and the rate of a large square matrix product in the training precision, of
+which the step's arithmetic (counted by PyTorch) reaches a share. Wall-clock, so let nothing else run.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import describe
+from torch.utils.flop_counter import FlopCounterMode
+
+from dermssl import backbone
+from dermssl.cli import COMMANDS
+from dermssl.commandline import make_parser, parse
+from dermssl.training.options import PretrainOptions
+from dermssl.training.run import Run, set_up
+from dermssl.training.step import one_step
+from dermssl.views.loader import ViewDataset, to_views
+from dermssl.views.sampler import RankBatches
+
+COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
+SIDES = {"cpu": 2048, "cuda": 8192}
+"""Of the square matrices whose product tells the device's rate."""
+
+
+def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Median wall-clock seconds of ``work()``, after one call that is not counted."""
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def one_core(work: Callable[[], Any], repeats: int) -> float:
+    """`seconds` with one thread, as data workers run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    taken = seconds(work, repeats, torch.device("cpu"))
+    torch.set_num_threads(threads)
+    return taken
+
+
+def product_rate(run: Run, repeats: int) -> float:
+    """FLOP/s of a large matrix product in the training precision."""
+    device = run.accelerator.device
+    side = SIDES.get(device.type, 2048)
+    dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / seconds(lambda: left @ right, repeats, device)
+
+
+def measure(run: Run, repeats: int) -> dict[str, float]:
+    """Seconds per batch of each part, ``images`` of a batch, ``flops`` of a batch, and the ``product`` rate."""
+    options, device = run.options, run.accelerator.device
+    dataset = ViewDataset(run.data.pool(), options.views, options.training.seed)
+    items = next(iter(RankBatches(run.sampler, 0, 1, accumulation=options.training.accumulation)))
+    crops = dataset.__getitems__(items)
+    views = to_views(crops, device, backbone.MEAN, backbone.STD)
+    at = {name: float(values[0]) for name, values in run.values.items()}
+
+    def backward() -> None:
+        run.accelerator.backward(run.model(views, at)[0])
+
+    with FlopCounterMode(display=False) as counter:
+        backward()
+    return {
+        "images": len(items),
+        "flops": counter.get_total_flops(),
+        "crops": one_core(lambda: dataset.__getitems__(items), repeats),
+        "photometric": seconds(lambda: to_views(crops, device, backbone.MEAN, backbone.STD, views), repeats, device),
+        "forward": seconds(lambda: run.model(views, at), repeats, device),
+        "backward": seconds(backward, repeats, device),
+        "step": seconds(lambda: one_step(run, itertools.repeat(views)), repeats, device),
+        "product": product_rate(run, repeats),
+    }
+
+
+def table(run: Run, parts: dict[str, float]) -> list[str]:
+    """The lines of the page."""
+    images, accumulation = parts["images"], run.options.training.accumulation
+    step = parts["step"] / accumulation
+    rows = [
+        ("decode and crops, on one core", parts["crops"]),
+        ("photometric changes", parts["photometric"]),
+        ("forward and loss", parts["forward"]),
+        ("backward", parts["backward"] - parts["forward"]),
+        ("clipping, optimizer, teacher", step - parts["backward"]),
+    ]
+    total, rate = parts["photometric"] + step, parts["flops"] / step
+    return [
+        "| part | ms per image |",
+        "|---|---|",
+        *[f"| {name} | {1000 * value / images:.3f} |" for name, value in rows],
+        "",
+        f"- ceiling, on views that already lie on the device: {images / step:,.1f} images/s",
+        f"- with the photometric changes: {images / total:,.1f} images/s; {parts['crops'] / total:.2f} cores of data "
+        "workers keep up with that",
+        f"- {parts['flops'] / images / 1e9:.2f} GFLOP an image; the step runs at {rate / 1e12:.3f} TFLOP/s, "
+        f"{rate / parts['product']:.0%} of the {parts['product'] / 1e12:.3f} of a large {run.precision} product",
+    ]
+
+
+def main() -> None:
+    """Measure and print (or write) the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--report", type=Path, help="also write the page here")
+    bench, given = parser.parse_known_args()
+    machine = describe()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = [*given, "--out", str(Path(scratch) / "run")]
+        options, _ = parse(
+            make_parser("step_profile", COMMAND, PretrainOptions), PretrainOptions, arguments, COMMAND.aliases
+        )
+        run = set_up(options)
+        lines = table(run, measure(run, bench.repeats))
+    about = [
+        f"`python scripts/bench/step_profile.py {' '.join(given)}`",
+        "",
+        *machine,
+        f"- {run.hardware}, {run.precision}",
+    ]
+    text = "\n".join([*about, "", *lines]) + "\n"
+    print(text)
+    if bench.report:
+        bench.report.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
