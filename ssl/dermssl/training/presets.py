@@ -38,11 +38,6 @@ class Choice(NamedTuple):
 # (key, value per tier, reason). None: left as it is.
 DINO = (
     (
-        "dino.out_dim",
-        (2048, 2048, 4096, 65536),
-        "more prototypes than images never settle (published 65,536 for 1.3 million)",
-    ),
-    (
         "dino.centering",
         ("sinkhorn", "sinkhorn", "mean", "mean"),
         "measured on 5,000 images: the mean centre drifts to uniform outputs or a few codes within 300 steps",
@@ -87,6 +82,7 @@ SIMCLR_ADAMW = (
     ("optim.weight_decay_end", (0.0001,) * 4, "as above"),
     ("optim.clip", (0.0,) * 4, "as published: SimCLR clips nothing"),
 )
+OUT_DIM = (2048, 2048, 4096, 65536)
 EPOCHS = {"dino": (400, 300, 200, 100), "simclr": (200, 200, 100, 100)}
 BATCH = {"dino": (128, 256, 256, 1024), "simclr": (256, 256, 256, 1024)}
 
@@ -101,8 +97,7 @@ def choose(method: str, images: int, convnet: bool, given: dict[str, Any]) -> li
         given: values of the keys that the user set; batch, epochs and optimizer of them decide about others.
     """
     tier = sum(images > most for most in TIERS)
-    largest = 2 ** max(0, (images // FEWEST_STEPS).bit_length() - 1)
-    batch = min(BATCH[method][tier], largest)
+    batch = min(BATCH[method][tier], _power_of_two(images // FEWEST_STEPS))
     epochs = EPOCHS[method][tier]
     choices = [
         Choice("training.batch", batch, f"{images // batch:,} steps per epoch; 64 and more learn better"),
@@ -115,12 +110,19 @@ def choose(method: str, images: int, convnet: bool, given: dict[str, Any]) -> li
     if method == "simclr":
         tables = SIMCLR + (SIMCLR_ADAMW if given.get("optim.name", "adamw") == "adamw" else ())
     else:
+        reason = "more prototypes than images never settle (published 65,536 for 1.3 million)"
+        choices.append(Choice("dino.out_dim", min(OUT_DIM[tier], _power_of_two(images)), reason))
         steps = max(1, images // batch) * epochs
         momentum = round(min(PUBLISHED_MOMENTUM, max(LEAST_MOMENTUM, 1 - 1 / (LAG_SHARE * steps))), 4)
         reason = f"the teacher follows within {1 / (1 - momentum):.0f} of {steps:,} steps"
         choices.append(Choice("dino.momentum", momentum, reason))
     columns = [Choice(key, values[tier], reason) for key, values, reason in tables]
     return choices + [choice for choice in columns if choice.value is not None]
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one that is not above ``number``, at least 1."""
+    return 2 ** max(0, number.bit_length() - 1)
 
 
 def apply_preset(options: PretrainOptions, images: int, convnet: bool) -> PretrainOptions:

@@ -62,6 +62,10 @@ def test_an_epoch_has_four_steps_at_least(method):
         assert count // batch >= 4
 
 
+def test_there_are_no_more_prototypes_than_images():
+    assert all(out_dim <= count for count, out_dim in zip(COUNTS, over_counts("dino", "dino.out_dim"), strict=True))
+
+
 def test_a_million_images_get_the_published_dino():
     values = {c.key: c.value for c in choose("dino", 1_281_167, False, {})}
     assert values["dino.out_dim"] == 65536 and values["dino.momentum"] == 0.996
@@ -96,4 +100,4 @@ def test_a_run_writes_and_prints_what_was_chosen(pretrain, dataset, tmp_path, ca
     assert pretrain(dataset, tmp_path / "run", preset="auto", training__epochs="1") == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["dino"]["centering"] == "sinkhorn" and config["dino"]["out_dim"] == 32
-    assert "dino.out_dim 32 as given (preset: 2048)" in caplog.text
+    assert "dino.out_dim 32 as given (preset: 16)" in caplog.text
