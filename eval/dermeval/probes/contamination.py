@@ -12,8 +12,8 @@ import pandas as pd
 
 from dermeval.features.ledger import Seen
 from dermeval.features.options import HASH_BITS
+from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.predictions import Predictions
-from dermeval.probes.results import interval_json, show
 from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, Resampler, cluster_codes, percentiles
 from dermssl.errors import InputError
 

@@ -10,10 +10,11 @@ import pandas as pd
 
 from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, make_folds, missing_classes
+from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.recall import same_id_recall
-from dermeval.probes.results import describe, interval_json, page, score_levels, show, write_results
+from dermeval.probes.results import describe, page, score_levels, write_results
 from dermeval.probes.shots import curve_text, few_shot_curve
 from dermeval.probes.task import Task, open_task
 from dermeval.statistics.bootstrap import cluster_codes

@@ -2,38 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dermeval.features.pool import Pool
 from dermeval.probes.folds import Fold, patients_of
+from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.predictions import Predictions, by_case
+from dermeval.probes.shots import Curve
 from dermeval.probes.task import Task
-from dermeval.statistics.bootstrap import Interval, bootstrap
-from dermeval.statistics.comparison import Difference
+from dermeval.statistics.bootstrap import bootstrap
 from dermssl import licences
 from dermssl.files import atomic_folder, write_json, write_parquet
 
-if TYPE_CHECKING:
-    from dermeval.probes.shots import Curve
-
 PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
 HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
-
-
-def number(value: Any) -> float | None:
-    """A score as JSON has it: null where it is undefined."""
-    return None if np.isnan(value) else float(value)
-
-
-def interval_json(interval: Interval | Difference, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """``value``, ``low``, ``high``; for per-class scores one such entry per class name."""
-    if np.ndim(interval.value):
-        parts = np.stack([interval.value, interval.low, interval.high], axis=1)
-        return {name: interval_json(Interval(*part)) for name, part in zip(classes, parts, strict=True)}
-    return {"value": number(interval.value), "low": number(interval.low), "high": number(interval.high)}
 
 
 def score(predictions: Predictions, positive: int | None, draws: int, seed: int) -> dict[str, Any]:
@@ -120,7 +105,7 @@ def provenance(pool: Pool) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, result: dict[str, Any], predictions: Predictions, curve: "Curve | None" = None) -> None:
+def write_results(folder: Path, result: dict[str, Any], predictions: Predictions, curve: Curve | None = None) -> None:
     """Write a results folder atomically, with the few-shot ``curve`` where there is one."""
     with atomic_folder(folder) as temporary:
         write_json(temporary / "result.json", result)
@@ -128,14 +113,6 @@ def write_results(folder: Path, result: dict[str, Any], predictions: Predictions
         write_parquet(temporary / "predictions.parquet", table)
         if curve:
             curve.draw(temporary / "shots.png", result)
-
-
-def show(entry: dict[str, Any], digits: str = ".3f") -> str:
-    """``0.412 [0.371, 0.455]``, in the number format ``digits``."""
-    if entry["value"] is None:
-        return "undefined"
-    value, low, high = (format(entry[key], digits) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
 
 
 def page(result: dict[str, Any], extra: Sequence[str] = ()) -> str:

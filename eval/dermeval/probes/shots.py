@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from dermeval.probes.curve import draw_curve
 from dermeval.probes.folds import Fold
+from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.options import ProbeOptions
 from dermeval.probes.predictions import Predictions, by_case
-from dermeval.probes.results import interval_json, show
 from dermeval.probes.task import Task
 from dermeval.statistics.runs import bootstrap_runs
 from dermssl.errors import InputError

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.probes.intervals import interval_json, number
 from dermeval.probes.predictions import Predictions, by_case
-from dermeval.probes.results import PER_CLASS, foot, interval_json, number
+from dermeval.probes.results import PER_CLASS, foot
 from dermeval.reports import html, plots
 from dermeval.reports.options import CompareOptions
 from dermeval.reports.results_folder import Result, open_results

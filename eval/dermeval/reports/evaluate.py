@@ -12,11 +12,12 @@ from dermeval.features.pool import Pool, open_pool
 from dermeval.probes import contamination
 from dermeval.probes.folds import Fold, missing_classes
 from dermeval.probes.grids import make_grid
+from dermeval.probes.intervals import interval_json, number
 from dermeval.probes.knn import HEADLINE, predict
 from dermeval.probes.linear import fit_folds
 from dermeval.probes.options import KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, collect
-from dermeval.probes.results import interval_json, number, provenance, score_levels
+from dermeval.probes.results import provenance, score_levels
 from dermeval.probes.task import Task, task_of
 from dermeval.reports.evaluate_page import groups_table, html_page, text_page
 from dermeval.reports.groups import attributes, group_scores, of_predictions

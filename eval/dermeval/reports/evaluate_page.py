@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 
 from dermeval.probes import contamination
-from dermeval.probes.results import foot, show
+from dermeval.probes.intervals import show
+from dermeval.probes.results import foot
 from dermeval.reports import html, plots
 
 SHOWN = (

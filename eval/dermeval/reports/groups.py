@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.probes.intervals import interval_json
 from dermeval.probes.predictions import Predictions
-from dermeval.probes.results import interval_json
 from dermeval.reports.protocols import age_bands
 from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, cluster_codes, percentiles, resample
 from dermeval.statistics.scorer import Scorer

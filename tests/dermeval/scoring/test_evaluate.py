@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from dermeval.cli import main
-from dermeval.probes.results import score_levels, show
+from dermeval.probes.intervals import show
+from dermeval.probes.results import score_levels
 from dermeval.probes.task import open_task
 from dermeval.reports.evaluate import probe_predictions
 from dermeval.reports.evaluate_page import text_page
