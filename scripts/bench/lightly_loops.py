@@ -25,19 +25,22 @@ class Loop(NamedTuple):
     encoder: nn.Module
 
 
-def lightly_loop(method: str, name: str, size: int, local: int, locals_: int, patch_size: int | None = None) -> Loop:
+def lightly_loop(
+    method: str, name: str, size: int, local: int, locals_: int, patch_size: int | None = None, device: str = "cpu"
+) -> Loop:
     """``simclr`` or ``dino`` on the timm backbone ``name`` with crops of ``size`` (and ``locals_`` of ``local``)."""
-    body = backbone.build(name, size, patch_size=patch_size)
-    return _simclr(body, size) if method == "simclr" else _dino(body, size, local, locals_)
+    body = backbone.build(name, size, patch_size=patch_size).to(device)
+    return _simclr(body, size, device) if method == "simclr" else _dino(body, size, local, locals_, device)
 
 
-def _simclr(body: nn.Module, size: int) -> Loop:
+def _simclr(body: nn.Module, size: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"""
-    model = nn.Sequential(body, SimCLRProjectionHead(int(body.num_features), HIDDEN, 128))  # type: ignore[arg-type]
+    model = nn.Sequential(body, SimCLRProjectionHead(int(body.num_features), HIDDEN, 128).to(device))  # type: ignore[arg-type]
     criterion = NTXentLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
 
     def step(views: list[Tensor], epoch: int) -> None:
+        views = [view.to(device) for view in views]
         loss = criterion(model(views[0]), model(views[1]))
         loss.backward()
         optimizer.step()
@@ -46,18 +49,19 @@ def _simclr(body: nn.Module, size: int) -> Loop:
     return Loop(SimCLRTransform(input_size=size), step, body)
 
 
-def _dino(student: nn.Module, size: int, local: int, locals_: int) -> Loop:
+def _dino(student: nn.Module, size: int, local: int, locals_: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/dino.html"""
     teacher = copy.deepcopy(student)
     width = int(student.num_features)  # type: ignore[arg-type]
-    student_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1)
-    teacher_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM)
+    student_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1).to(device)
+    teacher_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM).to(device)
     deactivate_requires_grad(teacher)
     deactivate_requires_grad(teacher_head)
-    criterion = DINOLoss(output_dim=OUT_DIM, warmup_teacher_temp_epochs=5)
+    criterion = DINOLoss(output_dim=OUT_DIM, warmup_teacher_temp_epochs=5).to(device)
     optimizer = torch.optim.Adam([*student.parameters(), *student_head.parameters()], lr=0.001)
 
     def step(views: list[Tensor], epoch: int) -> None:
+        views = [view.to(device) for view in views]
         update_momentum(student, teacher, m=0.996)
         update_momentum(student_head, teacher_head, m=0.996)
         teacher_out = [teacher_head(teacher(view)) for view in views[:2]]

@@ -33,7 +33,9 @@ from dermssl.files import read_json
 
 def lightly_speed(method: str, options: argparse.Namespace) -> float:
     """Images per second of lightly's loop on the raw files."""
-    loop = lightly_loop(method, options.backbone, options.size, options.local, options.locals, options.patch_size)
+    loop = lightly_loop(
+        method, options.backbone, options.size, options.local, options.locals, options.patch_size, options.device
+    )
     loader = DataLoader(
         LightlyDataset(str(options.raw), transform=loop.transform),
         batch_size=options.batch,
@@ -49,6 +51,8 @@ def lightly_speed(method: str, options: argparse.Namespace) -> float:
             if done == warm_up:
                 since = time.perf_counter()
             if done == options.steps:
+                if options.device == "cuda":
+                    torch.cuda.synchronize()
                 return (options.steps - warm_up) * options.batch / (time.perf_counter() - since)
 
 
@@ -92,7 +96,8 @@ def dermssl_speed(method: str, options: argparse.Namespace, further: list[str]) 
 
 
 def _environment(options: argparse.Namespace) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": str(options.threads), "CUDA_VISIBLE_DEVICES": ""}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
+    return os.environ | {"OMP_NUM_THREADS": str(options.threads)} | hidden
 
 
 def _read_speeds(process: subprocess.Popen, metrics: Path, steps: int) -> dict[int, float]:
@@ -126,11 +131,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both sides")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="data workers of lightly's side")
     parser.add_argument("--out", type=Path, help="also write the table here")
     options, further = parser.parse_known_args()
     torch.set_num_threads(options.threads)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     text = report(options, further)
     print(text)
     if options.out:
@@ -155,7 +160,8 @@ def report(options: argparse.Namespace, further: list[str]) -> str:
         "",
         *machine,
         f"- {options.backbone}{patch}, {crops}, batch {options.batch}, {options.steps} steps, median of "
-        f"{options.rounds} rounds, {options.threads} threads; lightly in float32 with {options.workers} data workers",
+        f"{options.rounds} rounds, {options.device}, {options.threads} threads; lightly in float32 with "
+        f"{options.workers} data workers",
         "",
         *lines,
     ]
