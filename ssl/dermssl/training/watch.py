@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from dermssl.training.online import SHOWN, Evaluation, embed, evaluate, patch_co
 from dermssl.training.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.run import Run
 from dermssl.training.tracking import Tracker
+from dermssl.views.sampler import Sampler
 
 log = logging.getLogger("dermssl")
 
 THUMBNAIL = 48
+UNEVEN = 10
+"""Ratio of set sizes from which pooling by size is worth a word."""
 
 
 def announce(run: Run) -> None:
@@ -37,7 +40,7 @@ def announce(run: Run) -> None:
         run.precision,
         f", from step {run.step}" if run.step else "",
     )
-    for line in mixture(run):
+    for line in mixture(run.sampler, [dataset.name for dataset in run.data.datasets], options.training.epochs):
         log.info("  %s", line)
     for dataset in run.data.datasets:
         small = run.options.views.global_size * 1.5
@@ -54,14 +57,24 @@ def announce(run: Run) -> None:
         log.info("  no labels to score by: the best encoder is kept by RankMe, the effective rank of its features")
 
 
-def mixture(run: Run) -> list[str]:
-    """Per data set, what ``data.weights`` makes of it: its part of an epoch and how often an image comes."""
-    total, lines = run.sampler.total, []
-    for dataset, size, quota in zip(run.data.datasets, run.sampler.sizes, run.sampler.quotas, strict=True):
+def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
+    """Per data set, what ``data.weights`` makes of it: its part of an epoch and how often an image comes.
+
+    Where sets of very different size are pooled by size, a last line says what ``equal`` would make of them.
+    """
+    total, lines = sampler.total, []
+    for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
         each = "every image once" if quota == size else f"each of its {size:,} images {quota / size:.2g} times"
         lines.append(
-            f"{dataset.name} gives {quota:,} of {total:,} images per epoch ({quota / total:.0%}): {each}, "
-            f"{quota / size * run.options.training.epochs:.3g} times in the whole run"
+            f"{name} gives {quota:,} of {total:,} images per epoch ({quota / total:.0%}): {each}, "
+            f"{quota / size * epochs:.3g} times in the whole run"
+        )
+    if sampler.shares is None and max(sampler.sizes) >= UNEVEN * min(sampler.sizes):
+        even = total / len(names)
+        times = ", ".join(f"{name} {even / size:.2g}" for name, size in zip(names, sampler.sizes, strict=True))
+        lines.append(
+            f"the largest set outweighs the smallest {max(sampler.sizes) / min(sampler.sizes):.0f} to 1; with "
+            f"data.weights equal each gives {even:,.0f} images per epoch, an image so many times: {times}"
         )
     return lines
 

@@ -16,6 +16,8 @@ from dermssl.files import read_json, write_json
 from dermssl.training import trackers
 from dermssl.training.online import patch_components
 from dermssl.training.pictures import GREEN, RED, neighbour_grid
+from dermssl.training.watch import mixture
+from dermssl.views.sampler import Sampler
 
 
 @pytest.fixture
@@ -176,3 +178,16 @@ def test_convnets_have_no_patch_components():
 
 def test_what_is_printed_does_not_go_to_wandb():
     assert trackers.CHOSEN["wandb"]("run", Path("checkpoints/run"))["settings"]["console"] == "off"
+
+
+def test_a_run_says_what_each_set_gives_and_what_equal_weights_would_change():
+    small, large = mixture(Sampler((100, 300), None, 4, 0), ["a", "b"], 5)
+    assert small == "a gives 100 of 400 images per epoch (25%): every image once, 5 times in the whole run"
+    assert large.startswith("b gives 300 of 400")
+    uneven = mixture(Sampler((100, 9_900), None, 4, 0), ["a", "b"], 5)[-1]
+    assert uneven == (
+        "the largest set outweighs the smallest 99 to 1; with data.weights equal each gives 5,000 images per epoch, "
+        "an image so many times: a 50, b 0.51"
+    )
+    equal = mixture(Sampler((100, 9_900), (0.5, 0.5), 4, 0), ["a", "b"], 5)
+    assert len(equal) == 2 and "each of its 100 images 50 times" in equal[0]
