@@ -94,6 +94,14 @@ def test_eight_bit_values_in_a_sixteen_bit_file_keep_their_brightness():
     assert (_decoded(_encoded(shallow)) == 120).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_a_problem_of_the_file_and_not_black(value):
+    pixels = np.full((8, 8), 0.5, np.float32)
+    pixels[0, :3] = value
+    with pytest.raises(DecodeError, match="3 pixels are NaN or infinite"):
+        _decoded(_encoded(Image.fromarray(pixels), "TIFF"))
+
+
 def test_floating_point_images_from_zero_to_one_are_not_black():
     image = Image.fromarray(np.full((8, 8), 0.5, np.float32))
     assert (_decoded(_encoded(image, "TIFF")) == 127).all()

@@ -71,13 +71,15 @@ def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
     width / ``scale`` and height / ``scale`` of the file's size.
 
     Raises:
-        DecodeError: the file is truncated or damaged.
+        DecodeError: the file is truncated or damaged, or holds NaN or infinite pixels.
     """
     try:
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
         image.load()
         return _as_rgb(image)
+    except DecodeError:
+        raise
     # As above: whatever a damaged file provokes is that file's problem.
     except Exception as error:
         reason = " ".join(str(error).split())[:100]
@@ -123,7 +125,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits, scaled by the smallest range that holds it: 0-1 (floats), 8 or 16 bits."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    values = np.asarray(image, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise DecodeError(f"{np.count_nonzero(~np.isfinite(values)):,} pixels are NaN or infinite")
     highest = values.max(initial=0)
     top = 1.0 if image.mode == "F" and highest <= 1 else 255.0 if highest <= 255 else 65535.0
     return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
