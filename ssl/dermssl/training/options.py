@@ -23,7 +23,7 @@ class DataOptions:
 
     folders: list[str]
     """Dataset folders made by `dermssl prepare`; several are pooled."""
-    weights: list[str] = field(default_factory=lambda: ["size"])
+    weights: list[float | str] = field(default_factory=lambda: ["size"])
     """`size`: every image once per epoch; `equal`: every set gives as many images; or one number per set."""
     splits: Literal["train", "all"] = "train"
     """`train`: rows whose split is train or null; `all` reads test rows too, which every later report states."""
@@ -56,7 +56,7 @@ class OptimOptions:
     """Optimizer and its schedules."""
 
     name: Literal["adamw", "lars"] = "adamw"
-    """AdamW (DINO), or LARS for SimCLR with large batches."""
+    """AdamW (DINO), or LARS for SimCLR with large batches, which scales only what has a weight decay above 0."""
     lr: PositiveFloat = 0.0005
     """Peak learning rate for a global batch of 256; scaled linearly with the batch."""
     lr_end: NonNegativeFloat = 1e-6
@@ -136,7 +136,7 @@ class HealthOptions:
     """What ends a run that goes wrong."""
 
     on_collapse: Literal["stop", "warn"] = "stop"
-    """What to do on collapse, divergence or no learning."""
+    """What to do on collapse, divergence or no learning. Three steps in a row that are not finite always stop."""
     patience: PositiveInt = 5
     """Consecutive bad readings (one per log line) before it counts."""
 
@@ -166,8 +166,13 @@ class PretrainOptions:
     """Throw an existing run of that name away and start anew."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError naming the keys that do not go together."""
+        """Check, except where a preset is still to choose."""
         self.given: frozenset[str] = frozenset()  # told by the command line; no option itself
+        if self.preset == "none":
+            self.check()
+
+    def check(self) -> None:
+        """Raise ValueError naming the keys that do not go together."""
         if self.method == "simclr" and self.views.global_count != 2:
             raise ValueError("method simclr compares two views: set views.global_count to 2")
         if self.method == "simclr" and self.views.local_count:

@@ -74,12 +74,20 @@ DINO_CONVNET = (
     ("optim.weight_decay_end", (0.01,) * 4, "for convnets; the published 0.4 is for ViT"),
 )
 SIMCLR = (
+    ("views.local_count", (0,) * 4, "SimCLR compares two global crops"),
     ("simclr.temperature", (0.2, 0.2, 0.2, 0.1), "few negatives want it above the 0.1 published for large batches"),
 )
 SIMCLR_ADAMW = (
     ("optim.lr", (0.001,) * 4, "measured with AdamW and batch 256 on 5,354 images"),
     ("optim.weight_decay", (0.0001,) * 4, "as above; the default 0.04 is DINO's"),
     ("optim.weight_decay_end", (0.0001,) * 4, "as above"),
+    ("optim.clip", (0.0,) * 4, "as published: SimCLR clips nothing"),
+)
+SIMCLR_LARS = (
+    ("optim.lr", (0.3,) * 4, "as published, for a batch of 256; scaled with the batch"),
+    ("optim.lr_end", (0.0,) * 4, "as published"),
+    ("optim.weight_decay", (1e-6,) * 4, "as published; LARS scales only what is decayed"),
+    ("optim.weight_decay_end", (1e-6,) * 4, "as published"),
     ("optim.clip", (0.0,) * 4, "as published: SimCLR clips nothing"),
 )
 OUT_DIM = (2048, 2048, 4096, 65536)
@@ -108,7 +116,7 @@ def choose(method: str, images: int, convnet: bool, given: dict[str, Any]) -> li
     choices.append(Choice("optim.warmup_epochs", warmup, "a fifteenth of the run, at most the published 10"))
     tables = DINO + (DINO_CONVNET if convnet else ())
     if method == "simclr":
-        tables = SIMCLR + (SIMCLR_ADAMW if given.get("optim.name", "adamw") == "adamw" else ())
+        tables = SIMCLR + (SIMCLR_LARS if given.get("optim.name") == "lars" else SIMCLR_ADAMW)
     else:
         reason = "more prototypes than images never settle (published 65,536 for 1.3 million)"
         choices.append(Choice("dino.out_dim", min(OUT_DIM[tier], _power_of_two(images)), reason))
@@ -144,7 +152,7 @@ def apply_preset(options: PretrainOptions, images: int, convnet: bool) -> Pretra
         _, section, name = _section(resolved, choice.key)
         setattr(section, name, choice.value)
     try:
-        resolved.__post_init__()
+        resolved.check()
     except ValueError as error:
         raise InputError(f"preset auto: {error}") from None
     return resolved

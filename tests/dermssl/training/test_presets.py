@@ -95,6 +95,23 @@ def test_choices_that_do_not_go_with_what_was_given_are_one_line():
         apply_preset(options("--preset", "auto", "--training.accumulation", "8"), 20, convnet=True)
 
 
+def test_simclr_needs_nothing_but_its_name():
+    resolved = apply_preset(options("--preset", "auto", "--method", "simclr"), 5_354, convnet=True)
+    assert resolved.views.local_count == 0 and resolved.optim.weight_decay == 0.0001
+
+
+def test_simclr_with_lars_gets_the_published_optimizer():
+    asked = options("--preset", "auto", "--method", "simclr", "--optim.name", "lars")
+    optim = apply_preset(asked, 50_000, convnet=True).optim
+    assert (optim.lr, optim.lr_end, optim.weight_decay, optim.weight_decay_end, optim.clip) == (0.3, 0, 1e-6, 1e-6, 0)
+
+
+def test_what_simclr_cannot_do_is_refused_with_a_preset_too():
+    asked = options("--preset", "auto", "--method", "simclr", "--views.local_count", "2")
+    with pytest.raises(InputError, match="preset auto: method simclr has no local crops"):
+        apply_preset(asked, 5_354, convnet=True)
+
+
 def test_a_run_writes_and_prints_what_was_chosen(pretrain, dataset, tmp_path, caplog):
     caplog.set_level("INFO", logger="dermssl")
     assert pretrain(dataset, tmp_path / "run", preset="auto", training__epochs="1") == 0
