@@ -20,7 +20,7 @@ STD = (0.229, 0.224, 0.225)
 def build(
     name: str, image_size: int, drop_path: float = 0.0, pretrained: bool = False, patch_size: int | None = None
 ) -> nn.Module:
-    """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``; D is ``num_features``.
+    """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``, D by `width`.
 
     Vision transformers accept any crop size that their patch size divides (`check_sizes`); ``patch_size`` (pixels)
     replaces the one in their name, and pretrained patch embeddings are then resampled by timm.
@@ -45,6 +45,15 @@ def build(
             raise
         reason = str(error).splitlines()[0]
         raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give a local encoder") from None
+    except TypeError as error:
+        if not drop_path or "drop_path_rate" not in str(error):
+            raise
+        raise InputError(f"'{name}' has no stochastic depth: set model.drop_path 0") from None
+
+
+def width(model: nn.Module) -> int:
+    """Number of features D that a backbone gives; some have a layer between their last map and their output."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
 
 
 def is_vit(name: str) -> bool:
@@ -134,7 +143,7 @@ def export(
     config = {
         "architecture": name,
         "num_classes": 0,
-        "num_features": model.num_features,
+        "num_features": width(model),
         "model_args": _size_arguments(model, image_size) if is_vit(name) else {},
         "pretrained_cfg": {
             "tag": tag,

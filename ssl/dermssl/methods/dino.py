@@ -11,6 +11,7 @@ from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dermssl.backbone import width
 from dermssl.methods import schedules
 from dermssl.methods.heads import dino_head, freeze
 from dermssl.methods.method import Stats
@@ -86,7 +87,7 @@ class Dino(nn.Module):
         super().__init__()
         self.options = options
         self.student = build_backbone(drop_path)
-        dim = int(self.student.num_features)  # type: ignore[arg-type]
+        dim = width(self.student)
         self.student_head = dino_head(dim, options)
         self.teacher = build_backbone(0.0)
         self.teacher_head = dino_head(dim, options)

@@ -15,7 +15,7 @@ class Method(Protocol):
         """The backbone worth keeping: what is evaluated and exported."""
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
-        """Views (per crop size ``(V, B, 3, S, S)``, globals first) -> mean loss in float32, and statistics.
+        """Views (``(V, B, 3, S, S)`` each: global crops, then local ones) -> mean loss in float32, and statistics.
 
         ``at`` holds this step's value of each of the method's `schedules`.
         """

@@ -9,6 +9,7 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dermssl.backbone import width
 from dermssl.methods.heads import simclr_head
 from dermssl.methods.method import Stats
 from dermssl.methods.options import SimclrOptions
@@ -21,7 +22,7 @@ class Simclr(nn.Module):
         super().__init__()
         self.options = options
         self.backbone = build_backbone(drop_path)
-        self.head = simclr_head(int(self.backbone.num_features), options)  # type: ignore[arg-type]
+        self.head = simclr_head(width(self.backbone), options)
         self.loss = NTXentLoss(temperature=options.temperature, gather_distributed=True)
 
     def encoder(self) -> nn.Module:

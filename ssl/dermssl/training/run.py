@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from dermssl import backbone, licences
@@ -19,6 +20,7 @@ from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.methods.build import build_method
 from dermssl.training import states
+from dermssl.training.buffers import Buffers
 from dermssl.training.energy import Energy
 from dermssl.training.health import Health
 from dermssl.training.optimizer import make_optimizer, parameter_groups
@@ -29,6 +31,7 @@ from dermssl.training.run_folder import open_run_folder
 from dermssl.training.start import backbones, load_initial
 from dermssl.training.trackers import check_trackers
 from dermssl.views.loader import default_workers
+from dermssl.views.recipe import group_views
 from dermssl.views.sampler import Sampler, parse_weights
 
 log = logging.getLogger("dermssl")
@@ -48,6 +51,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     health: Health
     energy: Energy
+    buffers: Buffers
     workers: int
     values: dict[str, np.ndarray]
     step: int = 0
@@ -103,7 +107,8 @@ def set_up(options: PretrainOptions) -> Run:
     optimizer = make_optimizer(groups, options.optim)
     method.to(accelerator.device)
     ranks, workers = accelerator.num_processes, options.data.workers
-    workers = default_workers(ranks) if workers < 0 else workers
+    workers = default_workers() if workers < 0 else workers
+    compared = options.training.batch // options.training.accumulation
     run = Run(
         options=options,
         folder=folder,
@@ -113,8 +118,9 @@ def set_up(options: PretrainOptions) -> Run:
         method=method,
         model=method,
         optimizer=optimizer,
-        health=Health(options.health, method.chance_loss(options.training.batch), len(values["lr"])),
+        health=Health(options.health, method.chance_loss(compared), len(values["lr"])),
         energy=Energy(accelerator.device, ranks, torch.get_num_threads() + workers),
+        buffers=Buffers(method),
         workers=workers,
         values=values,
     )
@@ -161,14 +167,18 @@ def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     method = build_method(options.method, build, drop_path, options.dino, options.simclr)
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
     backbone.check_sizes(_trained_backbone(method), sorted(sizes))
-    if options.model.init:
+    resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
+    if options.model.init and not resumes:
         load_initial(method, options.model)
     if options.model.gradient_checkpointing:
         backbone.recompute_activations(_trained_backbone(method))
     has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if has_norm:
+        _check_batch_norm(options, accelerator.num_processes)
     if accelerator.num_processes > 1 and has_norm and options.training.sync_batch_norm:
         if accelerator.device.type == "cuda":
-            method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+            # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
+            method = convert_sync_batchnorm(method)
         elif accelerator.is_main_process:
             log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
@@ -176,6 +186,16 @@ def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     if options.training.compile:
         _compile(method, accelerator.device)
     return method.to(memory_format=torch.channels_last)
+
+
+def _check_batch_norm(options: PretrainOptions, ranks: int) -> None:
+    """Each forward pass of a network with BatchNorm needs two views at least, of one crop size on one rank."""
+    images = options.training.batch // (ranks * options.training.accumulation)
+    if images * min(map(len, group_views(options.views))) < 2:
+        raise InputError(
+            f"training.batch {options.training.batch} leaves {images} image on each of {ranks} rank(s) x "
+            f"{options.training.accumulation} accumulation steps, too few for BatchNorm: raise it"
+        )
 
 
 def _compile(method: nn.Module, device: torch.device) -> None:

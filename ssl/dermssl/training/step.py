@@ -25,6 +25,7 @@ def one_step(
     at = {name: float(values[run.step]) for name, values in run.values.items()}
     set_values(run.optimizer, at["lr"], at["weight_decay"], optim.backbone_lr, bool(at["backbone_frozen"]))
     run.optimizer.zero_grad()
+    run.buffers.keep()
     totals: dict[str, Tensor] = {}
     accumulation = run.options.training.accumulation
     for micro in range(accumulation):
@@ -46,6 +47,7 @@ def one_step(
         run.optimizer.step()
         run.method.after_update(at)
     else:
+        run.buffers.put_back()
         run.method.skip_update()
     return values | at
 

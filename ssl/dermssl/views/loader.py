@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from dermssl.data.store import ImageStore
 from dermssl.views import draws, photometric
 from dermssl.views.crops import cut, decode
-from dermssl.views.recipe import View, ViewOptions, list_views
+from dermssl.views.recipe import View, ViewOptions, group_views, list_views
 from dermssl.views.sampler import Item, RankBatches
 
 
@@ -32,7 +31,7 @@ class Pool:
 
 
 class Crops(NamedTuple):
-    """One batch as workers hand it over: per crop size, 8-bit pixels and photometric parameters, view by view.
+    """One batch as workers hand it over: for global and for local crops, pixels and photometric parameters by view.
 
     ``pixels[s]`` is ``(V, B, 3, S, S)`` uint8 and ``parameters[s]`` ``(V, B, 9)`` float32.
     """
@@ -55,10 +54,11 @@ class ViewDataset(Dataset):
 
     def __getitems__(self, items: list[Item]) -> Crops:
         """The crops of one micro-batch."""
-        sizes = [(size, list(views)) for size, views in groupby(self.views, key=lambda view: view.size)]
-        pixels = [np.empty((len(views), len(items), 3, size, size), dtype=np.uint8) for size, views in sizes]
-        parameters = [np.empty((len(views), len(items), len(draws.PHOTOMETRIC)), np.float32) for _, views in sizes]
-        places = [(group, index) for group, (_, views) in enumerate(sizes) for index in range(len(views))]
+        groups = group_views(self.options)
+        shapes = [(len(views), len(items), 3, views[0].size, views[0].size) for views in groups]
+        pixels = [np.empty(shape, dtype=np.uint8) for shape in shapes]
+        parameters = [np.empty((*shape[:2], len(draws.PHOTOMETRIC)), np.float32) for shape in shapes]
+        places = [(group, index) for group, views in enumerate(groups) for index in range(len(views))]
         for column, item in enumerate(items):
             image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
             numbers = draws.uniforms(self.seed, item.epoch, item.position, len(self.views))
@@ -95,9 +95,13 @@ def _settle_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def default_workers(ranks: int) -> int:
-    """Decoding workers per rank when none are asked for: the cores, shared by the ranks, one left for training."""
-    return max(1, (os.cpu_count() or 2) // ranks - 1)
+def default_workers() -> int:
+    """Decoding workers per rank when none are asked for: this machine's cores, shared by its ranks, one for training.
+
+    Cores are those that the scheduler gave to this process; torchrun and Accelerate tell a machine's number of ranks.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
 def to_views(
@@ -107,7 +111,7 @@ def to_views(
     std: tuple[float, ...],
     used: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Crops -> normalised views on ``device``: per crop size a tensor ``(V, B, 3, S, S)`` float32.
+    """Crops -> normalised views on ``device``: for global and local crops a tensor ``(V, B, 3, S, S)`` float32.
 
     ``used`` are views of equal shapes that are needed no more; their memory is used again.
     """

@@ -80,6 +80,12 @@ class View(NamedTuple):
     solarize: float
 
 
+def group_views(options: ViewOptions) -> list[list[View]]:
+    """The views of an image by role: global crops, then local ones where there are any."""
+    views = list_views(options)
+    return [group for group in (views[: options.global_count], views[options.global_count :]) if group]
+
+
 def list_views(options: ViewOptions) -> list[View]:
     """All views of an image in order: global crops first, then local ones."""
     views = []

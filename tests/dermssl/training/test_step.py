@@ -1,0 +1,88 @@
+"""A step that was not finite leaves nothing behind; what a rank feeds its networks is enough for them."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from timm.layers import convert_sync_batchnorm
+from tiny_runs import SIMCLR, metrics
+
+from dermssl import backbone
+from dermssl.training import loop
+from dermssl.training.buffers import Buffers
+
+CONVNET = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {
+    "model__backbone": "resnet18",
+    "model__drop_path": "0",
+    "training__epochs": "1",
+}
+
+
+def test_buffers_are_put_back_as_they_were():
+    network = backbone.build("resnet18", 32)
+    buffers = Buffers(network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    buffers.keep()
+    network.train()(torch.full((2, 3, 32, 32), float("nan")))
+    assert not torch.isfinite(network.bn1.running_mean).all()
+    buffers.put_back()
+    counted = {name for name in before if name.endswith("num_batches_tracked")}
+    assert all(torch.equal(network.state_dict()[name], before[name]) for name in before.keys() - counted)
+
+
+def test_a_batch_of_nan_leaves_running_statistics_clean_and_the_run_goes_on(pretrain, dataset, tmp_path, monkeypatch):
+    calls, to_views = [], loop.to_views
+
+    def broken_once(*arguments):
+        views = to_views(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            views[0].fill_(float("nan"))
+        return views
+
+    monkeypatch.setattr(loop, "to_views", broken_once)
+    assert pretrain(dataset, tmp_path / "run", **CONVNET) == 0
+    state = load_file(sorted((tmp_path / "run" / "state").iterdir())[-1] / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert len(metrics(tmp_path / "run")) >= 3
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "resnet18"])
+def test_conversion_for_several_gpus_keeps_the_network(name):
+    model, images = backbone.build(name, 32).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        before = model(images)
+        assert torch.allclose(convert_sync_batchnorm(model).eval()(images), before, atol=1e-5)
+
+
+def test_one_view_for_batch_norm_is_one_line(pretrain, dataset, tmp_path, capsys):
+    changes = CONVNET | {"method": "dino", "views__local_count": "1", "training__batch": "1"}
+    assert pretrain(dataset, tmp_path / "run", **changes) == 2
+    assert "too few for BatchNorm: raise it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_local_crops_as_large_as_global_ones_stay_the_students(pretrain, dataset, tmp_path, monkeypatch):
+    shapes = []
+
+    def watched(*arguments):
+        views = to_views(*arguments)
+        shapes.append([tuple(view.shape[:2]) for view in views])
+        return views
+
+    to_views = loop.to_views
+    monkeypatch.setattr(loop, "to_views", watched)
+    assert pretrain(dataset, tmp_path / "run", views__local_size="32", training__epochs="1") == 0
+    assert shapes[0] == [(2, 8), (1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("vgg11", "'vgg11' has no stochastic depth: set model.drop_path 0"), ("vgg1", "did you mean")]
+)
+def test_backbones_that_cannot_be_had_so_are_one_line(name, words, pretrain, dataset, tmp_path, capsys):
+    assert pretrain(dataset, tmp_path / "run", model__backbone=name, model__drop_path="0.1") == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_width_is_what_a_backbone_gives_and_not_its_last_map():
+    model = backbone.build("mobilenetv3_small_050", 32).eval()
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, backbone.width(model)) and backbone.width(model) == 1024
