@@ -35,7 +35,7 @@ def lightly_loop(
 
 def _simclr(body: nn.Module, size: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"""
-    model = nn.Sequential(body, SimCLRProjectionHead(int(body.num_features), HIDDEN, 128).to(device))  # type: ignore[arg-type]
+    model = nn.Sequential(body, SimCLRProjectionHead(backbone.width(body), HIDDEN, 128).to(device))  # type: ignore[arg-type]
     criterion = NTXentLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
 
@@ -52,7 +52,7 @@ def _simclr(body: nn.Module, size: int, device: str) -> Loop:
 def _dino(student: nn.Module, size: int, local: int, locals_: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/dino.html"""
     teacher = copy.deepcopy(student)
-    width = int(student.num_features)  # type: ignore[arg-type]
+    width = backbone.width(student)
     student_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1).to(device)
     teacher_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM).to(device)
     deactivate_requires_grad(teacher)

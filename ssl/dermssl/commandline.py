@@ -111,7 +111,9 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
     try:
         return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
     except (InputError, HealthStop, Preempted) as stop:
-        print(f"{program}: {stop}", file=sys.stderr)
+        # Ranks of one machine meet the same trouble, so the first tells it; other machines may have their own.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{program}: {stop}", file=sys.stderr)
         return stop.exit_code
     except BrokenPipeError:
         sys.stderr.close()

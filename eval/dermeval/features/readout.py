@@ -8,6 +8,7 @@ from torch import nn
 
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
+from dermssl import backbone
 from dermssl.errors import InputError
 
 LAST = 4
@@ -39,7 +40,7 @@ def width(model: nn.Module, kind: FeatureKind) -> int:
     """Number of features D that `read` gives."""
     if kind == "last4":
         return sum(int(level["num_chs"]) for level in _levels(model)[-LAST:])
-    return int(model.num_features) * (2 if kind == "cls+mean" else 1)  # type: ignore[arg-type]
+    return backbone.width(model) * (2 if kind == "cls+mean" else 1)
 
 
 def read(model: nn.Module, images: torch.Tensor, kind: FeatureKind) -> torch.Tensor:

@@ -47,7 +47,7 @@ def export(options: ExportOptions) -> Report:
         model, config = backbone.load(temporary)
         _hand_on_ledger(run, temporary, config)
     text = [
-        f"{config['architecture']} ({model.num_features} features) -> {out}",
+        f"{config['architecture']} ({backbone.width(model)} features) -> {out}",
         f'  timm.create_model("local-dir:{out}", pretrained=True, num_classes=0)',
         *["  " + line for line in licences.lines(config["dermssl"]["licences"])],
     ]

@@ -111,7 +111,8 @@ class Health:
     def _count(self, step: int, symptom: str, present: bool, patience: int) -> None:
         count = self.bad_readings.get(symptom, 0) + 1 if present else 0
         self.bad_readings[symptom] = count
-        if count == patience:
+        # A warning is given once; a run that was only warned stops when it goes on with `stop`.
+        if count == patience or (count > patience and self.options.on_collapse == "stop"):
             self._act(step, symptom)
 
     def _symptoms(self, step: int, values: dict[str, float]) -> set[str]:

@@ -144,9 +144,8 @@ def _log(run: Run, tracker: Tracker | None, batches: Waiting, values: dict[str, 
     run.health.observe(run.step, values)
     if tracker is None:
         return
-    seconds, waiting = batches.read()
-    steps = run.step % run.options.training.log_every or run.options.training.log_every
-    speed = steps * run.options.training.batch / seconds
+    micro_batches, waiting = batches.read()
+    speed = micro_batches * run.options.training.batch / run.options.training.accumulation
     run.energy.observe(run.seconds)
     tracker.log(run.step, values | {"images_per_second": speed, "data_wait_share": waiting})
     bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s, waiting {waiting:.0%}")

@@ -56,10 +56,11 @@ def open_run_folder(options: PretrainOptions) -> Path:
     folder = Path(options.out)
     if folder.is_file():
         raise InputError(f"{folder} is a file: choose another --out")
-    if options.overwrite and (folder / "config.yaml").exists():
+    is_run = _holds_run(folder)
+    if options.overwrite and is_run:
         shutil.rmtree(folder)
     config = dataclasses.asdict(options)
-    if (folder / "config.yaml").exists():
+    if folder.exists() and is_run:
         _refuse_other_config(folder, config)
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
@@ -68,6 +69,13 @@ def open_run_folder(options: PretrainOptions) -> Path:
     for leftover in folder.rglob(f".*{TEMPORARY}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return folder
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether its config.yaml is one of `dermssl pretrain`, and not some other program's."""
+    path = folder / "config.yaml"
+    sections = {"method", "model", "views", "optim", "training"}
+    return path.exists() and sections <= set(read_yaml(path))
 
 
 def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:

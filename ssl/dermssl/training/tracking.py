@@ -70,7 +70,7 @@ class Waiting:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
-        self.waited = 0.0
+        self.waited, self.batches = 0.0, 0
         self.since = time.perf_counter()
 
     def __iter__(self) -> Iterator[Any]:
@@ -82,14 +82,16 @@ class Waiting:
             except StopIteration:
                 return
             self.waited += time.perf_counter() - start
+            self.batches += 1
             yield batch
 
     def read(self) -> tuple[float, float]:
-        """Seconds since the last call, and the share of them spent waiting."""
+        """Batches per second since the last call, and the share of the time spent waiting."""
         now = time.perf_counter()
-        elapsed, waited = now - self.since, self.waited
-        self.since, self.waited = now, 0.0
-        return elapsed, waited / max(elapsed, 1e-9)
+        elapsed = max(now - self.since, 1e-9)
+        speed, share = self.batches / elapsed, self.waited / elapsed
+        self.since, self.waited, self.batches = now, 0.0, 0
+        return speed, share
 
 
 def progress(start: int, steps: int, show: bool) -> tqdm:

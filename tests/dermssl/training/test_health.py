@@ -53,6 +53,14 @@ def test_a_healthy_run_goes_on():
     assert not any(watch({}).bad_readings.values())
 
 
+def test_a_run_that_was_only_warned_stops_when_it_goes_on_with_stop():
+    warned = watch({"feature_std": 0.001}, on_collapse="warn")
+    resumed = Health(HealthOptions(on_collapse="stop", patience=3), CHANCE, steps=1000)
+    resumed.restore(warned.state())
+    with pytest.raises(HealthStop, match="feature collapse"):
+        resumed.observe(403, WELL | {"feature_std": 0.001})
+
+
 def test_chance_level_is_forgiven_early():
     watch({"loss": CHANCE, "teacher_entropy": CHANCE}, step=10)
 

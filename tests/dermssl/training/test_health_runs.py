@@ -23,6 +23,10 @@ WATCHED = {"training__epochs": "4", "online__every_epochs": "1", "health__patien
         (SIMCLR | {"simclr__temperature": "1e9"}, "vanished gradient: the gradient is zero"),
         (SIMCLR | {"simclr__temperature": "1e-6"}, "exploding gradient: the gradient is huge"),
         (SIMCLR | {"simclr__temperature": "200"}, "not learning: the loss is still at chance"),
+        (
+            SIMCLR | {"simclr__temperature": "200", "training__accumulation": "4"},
+            "not learning: the loss is still at chance",
+        ),
         (SIMCLR | LOST | STILL, "feature collapse: all images get nearly the same"),
         (SIMCLR | LOST | WATCHED, "rank collapse: the features of all images lie along one line"),
     ],

@@ -23,6 +23,7 @@ from dermssl.files import write_parquet
 from dermssl.training.online import embed, rankme
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import select_rows
+from dermssl.views.loader import default_workers
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +272,27 @@ def test_another_config_in_the_same_folder_is_refused_by_key(run, pretrain, data
 
 def test_status_is_json_for_schedulers(run):
     assert json.loads((run / "status.json").read_text()).keys() >= {"status", "step", "steps", "message"}
+
+
+def test_overwrite_throws_away_runs_and_nothing_else(pretrain, dataset, tmp_path, capsys):
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "config.yaml").write_text("title: mine\n")
+    (other / "chapter.txt").write_text("words")
+    assert pretrain(dataset, other, overwrite="true") == 2
+    assert "not empty and no run folder" in capsys.readouterr().err
+    assert (other / "chapter.txt").read_text() == "words"
+
+
+def test_weights_may_stand_as_numbers_in_the_config(pretrain, dataset, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("data:\n  weights: [1]\n")
+    assert pretrain(dataset, tmp_path / "run", config=str(config), training__epochs="1") == 0
+
+
+@pytest.mark.parametrize(("cores", "ranks_here", "workers"), [(64, 8, 7), (2, 1, 1), (2, 2, 1), (16, 1, 15)])
+def test_workers_share_the_cores_of_their_own_machine(monkeypatch, cores, ranks_here, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks_here))
+    monkeypatch.setenv("WORLD_SIZE", str(4 * ranks_here))
+    assert default_workers() == workers

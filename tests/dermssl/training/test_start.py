@@ -1,5 +1,7 @@
 """Weights to start from and to hand on: heads, teacher and student kept or dropped."""
 
+import shutil
+
 import pytest
 import timm
 import torch
@@ -107,6 +109,17 @@ def test_a_run_can_go_on_from_all_of_another(run, pretrain, dataset, tmp_path):
     assert pretrain(dataset, tmp_path / "next", **changes) == 0
     last = metrics(run, "online_rankme")
     assert metrics(tmp_path / "next", "online_rankme")[0] == pytest.approx(last[max(last)], rel=1e-4)
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(run, pretrain, dataset, tmp_path, monkeypatch):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(run, earlier)
+    changes = {"training__epochs": "1", "model__init": str(earlier)}
+    with monkeypatch.context() as patch:
+        patch.setattr("dermssl.training.loop.finish", lambda _: 1 / 0)
+        assert pretrain(dataset, tmp_path / "run", **changes) == 1
+    shutil.rmtree(earlier)
+    assert pretrain(dataset, tmp_path / "run", **changes) == 0
 
 
 def test_another_patch_size_is_exported_with_the_encoder(pretrain, dataset, tmp_path):
