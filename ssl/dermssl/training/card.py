@@ -31,6 +31,8 @@ def write_card(
 
     ``facts`` as `dermssl.training.finish.facts` gives them.
     """
+    whole = facts["steps"] == facts["planned_steps"]
+    kept = "encoder" if whole else "best"
     commercial = all(entry["commercial"] for entry in notices)
     parts = [
         "---",
@@ -39,13 +41,18 @@ def write_card(
         f"# {options.method} {options.model.backbone}, trained by dermssl {__version__}",
         "",
         "Features of skin images, learned without labels. Not a medical device; no diagnosis is made from it.",
-        "Use: `timm.create_model('local-dir:<this folder>/encoder', pretrained=True, num_classes=0)`",
+        f"Use: `timm.create_model('local-dir:<this folder>/{kept}', pretrained=True, num_classes=0)`",
         "",
         "## Data and licences",
         *([] if commercial else ["**Non-commercial use only**, because of the data below.", ""]),
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.lines(notices)],
         "",
         *_warnings(options, data),
+        *(
+            []
+            if whole
+            else [f"**Stopped** by the health check at step {facts['steps']} of {facts['planned_steps']}.", ""]
+        ),
         "## Recipe, hardware, time, energy",
         f"- {facts['steps']} steps of {options.training.batch} images ({options.training.epochs} epochs of "
         f"{facts['images']:,} images), seed {options.training.seed}"
@@ -100,7 +107,7 @@ def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
     moments = {
         "before training (step 0)": facts["baseline"],
         "best, in `best/`": facts["best"],
-        "end, in `encoder/`": facts["last"],
+        "last" if facts["steps"] < facts["planned_steps"] else "end, in `encoder/`": facts["last"],
     }
     rows = {moment: scores for moment, scores in moments.items() if scores}
     if not rows:

@@ -28,15 +28,21 @@ def export_encoder(run: Run, folder: Path) -> None:
 def finish(run: Run) -> None:
     """Encoder, ledger, model card, status."""
     export_encoder(run, run.folder / "encoder")
-    write_parquet(run.folder / "ledger.parquet", run.data.ledger(run.sampler.times_seen(run.steps)))
-    write_card(run.folder, run.options, run.data, run.notices, facts(run))
+    record(run)
     write_status(run.folder, "done", run.step, run.steps)
+
+
+def record(run: Run) -> None:
+    """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too."""
+    write_parquet(run.folder / "ledger.parquet", run.data.ledger(run.sampler.times_seen(run.step)))
+    write_card(run.folder, run.options, run.data, run.notices, facts(run))
 
 
 def facts(run: Run) -> dict[str, Any]:
     """Length, hardware, time, energy and scores, for card and report."""
     return {
-        "steps": run.steps,
+        "steps": run.step,
+        "planned_steps": run.steps,
         "images": run.sampler.total,
         "seconds": round(run.seconds, 1),
         "ranks": run.accelerator.num_processes,

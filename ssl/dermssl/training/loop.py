@@ -20,7 +20,7 @@ from dermssl import backbone, licences
 from dermssl.commandline import Report, flatten
 from dermssl.errors import HealthStop, Preempted
 from dermssl.training import states
-from dermssl.training.finish import finish, report
+from dermssl.training.finish import finish, record, report
 from dermssl.training.options import PretrainOptions
 from dermssl.training.run import Run, set_up
 from dermssl.training.run_folder import read_status, write_status
@@ -52,6 +52,8 @@ def pretrain(options: PretrainOptions) -> Report | None:
     try:
         train(run, preempted)
     except HealthStop as stop:
+        if run.main:
+            record(run)
         _note(run, "stopped", str(stop))
         raise
     except Preempted as stop:

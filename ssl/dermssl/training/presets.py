@@ -40,8 +40,8 @@ DINO = (
     (
         "dino.centering",
         ("sinkhorn", "sinkhorn", "sinkhorn", "mean"),
-        "measured on 5,000 images: the mean centre drifts to uniform outputs or a few codes within 300 steps; published "
-        "for long runs on a million",
+        "measured on 5,000 images: the mean centre drifts to uniform outputs or a few codes within 300 steps; it is "
+        "published for long runs on a million",
     ),
     (
         "dino.warmup_teacher_temperature",

@@ -14,6 +14,7 @@ from dermssl.training.pool import OnlineSet, TrainingData
 
 FACTS = {
     "steps": 30,
+    "planned_steps": 30,
     "images": 6,
     "seconds": 90.0,
     "ranks": 1,

@@ -35,4 +35,6 @@ def test_a_failing_run_stops_and_names_the_cause(pretrain, dataset, tmp_path, ca
     assert pretrain(dataset, tmp_path / "run", **STOP | changes) == 3
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in error
+    assert (tmp_path / "run" / "ledger.parquet").exists()
+    assert "**Stopped** by the health check" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
     assert status(tmp_path / "run")["status"] == "stopped" and status(tmp_path / "run")["message"] in error
