@@ -146,13 +146,14 @@ def stop_after(monkeypatch, steps: int) -> None:
 
 
 HELD = """
+import os
 import sys
 from dermssl.cli import main
 from dermssl.training import loop
 
 def step(run, *rest):
     if run.step == 4:
-        print("held at step 4", flush=True)
+        print("held at step 4 in process", os.getpid(), flush=True)
         sys.stdin.readline()
     return one_step(run, *rest)
 
