@@ -16,8 +16,8 @@ from tiny_runs import HELD, SIMCLR, arguments, metrics, start, status, stop_afte
 from dermssl.cli import main
 
 PARITY = {"model__drop_path": "0", "training__epochs": "4", "training__batch": "8", "optim__lr": "0.016"}
-LOSS = {"rtol": 2e-4}
-"""Sums in another order change float32 losses in the sixth digit, and each step builds on the one before."""
+LOSS = {"rtol": 2e-5}
+"""Measured: equal in all six digits that metrics.jsonl holds; gradient norms within 6e-6."""
 WEIGHTS = {"rtol": 0, "atol": 1e-6}
 """The weights move by up to 3e-3 in these runs; measured differences are 1e-7 at the most."""
 
@@ -81,7 +81,7 @@ def test_two_ranks_follow_one(one_rank, two_ranks, method):
     assert json.loads((last_state(two) / "state.json").read_text())["ranks"] == 2
     assert_same_losses(one, two)
     norms = [list(metrics(run, "gradient_norm").values()) for run in (one, two)]
-    np.testing.assert_allclose(*norms, rtol=5e-3)
+    np.testing.assert_allclose(*norms, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["dino", "simclr"])
