@@ -90,8 +90,8 @@ def train_lightly(options: argparse.Namespace) -> list[float]:
     loader = DataLoader(images, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS)
     since, seconds = processor_seconds(), []
     for epoch in range(options.epochs):
-        for views in loader:
-            loop.step(views, epoch)
+        for batch_views in loader:
+            loop.step(batch_views, epoch)
         seconds.append(processor_seconds() - since)
         folder, training = options.work / f"lightly_{epoch + 1}", {"method": recipe["method"], "splits": "train"}
         backbone.export(loop.encoder, folder, name, views["global_size"], [], "lightly", training)

@@ -1,6 +1,9 @@
 """Losses against the papers' formulas in NumPy and against lightly; schedules against closed forms; EMA by hand."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -191,3 +194,38 @@ def test_sinkhorn_centring_leaves_the_centre_alone():
     model.after_update(AT)
     assert torch.isfinite(loss) and not model.loss.center.any()
     assert float(stats["mean_target_entropy"]) > 0.5 * math.log(16)
+
+
+SINKHORN_OF_A_RANK = """
+import sys
+import numpy as np
+import torch
+import torch.distributed as dist
+from dermssl.methods.dino import sinkhorn
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+logits = torch.from_numpy(np.load(f"{folder}/logits{rank}.npy"))
+np.save(f"{folder}/targets{rank}.npy", sinkhorn(logits).numpy())
+dist.destroy_process_group()
+"""
+
+
+def test_sinkhorn_over_two_ranks_is_that_of_the_joined_batch(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32) * 3
+    logits[:5] += np.array([9, 0, 0, 0, 0], np.float32)
+    parts = logits[:5], logits[5:]
+    for rank, part in enumerate(parts):
+        np.save(tmp_path / f"logits{rank}.npy", part)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    commands = [[sys.executable, "-c", SINKHORN_OF_A_RANK, str(tmp_path), str(rank)] for rank in range(2)]
+    ranks = [subprocess.Popen(command, env=environment) for command in commands]
+    try:
+        assert [rank.wait(timeout=60) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    ours = np.concatenate([np.load(tmp_path / f"targets{rank}.npy") for rank in range(2)])
+    np.testing.assert_allclose(ours, sinkhorn(torch.from_numpy(logits)).numpy(), rtol=1e-6, atol=1e-9)
+    alone = np.concatenate([sinkhorn(torch.from_numpy(part)).numpy() for part in parts])
+    assert np.abs(ours - alone).max() > 0.1

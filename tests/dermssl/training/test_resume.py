@@ -6,22 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_runs import metrics, start, status
-
-from dermssl.training import loop
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    last = sorted((run / "state").iterdir())[-1]
-    return load_file(last / "model.safetensors") | load_file(last / "optimizer.safetensors")
-
-
-def assert_same_weights(run: Path, other: Path) -> None:
-    ours, theirs = weights(run), weights(other)
-    assert ours.keys() == theirs.keys()
-    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert not different
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +25,6 @@ def whole(dataset, tmp_path_factory) -> Path:
     return out
 
 
-def stop_after(monkeypatch, steps: int) -> None:
-    """Make the loop die once it has taken ``steps`` steps in this process."""
-    taken = []
-
-    def step(*arguments):
-        if len(taken) == steps:
-            raise RuntimeError("power cut")
-        taken.append(1)
-        return one_step(*arguments)
-
-    one_step = loop.one_step
-    monkeypatch.setattr(loop, "one_step", step)
-
-
 @pytest.mark.parametrize("steps", [1, 4, 5])
 def test_interrupted_equals_uninterrupted_bit_by_bit(whole, pretrain, dataset, tmp_path, monkeypatch, steps):
     with monkeypatch.context() as patch:
@@ -63,24 +35,6 @@ def test_interrupted_equals_uninterrupted_bit_by_bit(whole, pretrain, dataset, t
     assert_same_weights(tmp_path / "run", whole)
     assert metrics(tmp_path / "run") == metrics(whole)
     assert metrics(tmp_path / "run", "online_rankme") == metrics(whole, "online_rankme")
-
-
-HELD = """
-import sys
-from dermssl.cli import main
-from dermssl.training import loop
-
-def step(run, *rest):
-    if run.step == 4:
-        print("held at step 4", flush=True)
-        sys.stdin.readline()
-    return one_step(run, *rest)
-
-one_step = loop.one_step
-loop.one_step = step
-sys.exit(main(sys.argv[1:]))
-"""
-"""``dermssl`` whose fifth step waits for a line, so that a signal is sure to find the run training."""
 
 
 @pytest.mark.parametrize(
@@ -108,3 +62,33 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, da
     assert pretrain(dataset, tmp_path / "run") == 0
     assert any("damaged" in message for message in caplog.messages)
     assert_same_weights(tmp_path / "run", whole)
+
+
+def test_each_point_is_in_tensorboard_once_after_a_resume_in_the_middle(pretrain, dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    assert max(metrics(tmp_path / "run")) == 5, "a step after the state of step 4 is on record already"
+    assert pretrain(dataset, tmp_path / "run") == 0
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 2
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "lr", "online_rankme"):
+        points = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in events.Scalars(name)]
+        assert points == list(metrics(tmp_path / "run", name).items())
+    steps = status(tmp_path / "run")["steps"]
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, steps + 1))
+
+
+def test_simclr_with_lars_and_batch_norm_goes_on_bit_by_bit(pretrain, dataset, tmp_path, monkeypatch):
+    options = SIMCLR | {"model.backbone": "resnet18", "model.drop_path": "0", "optim.name": "lars", "optim.lr": "1"}
+    changes = {key.replace(".", "__"): value for key, value in options.items()}
+    assert pretrain(dataset, tmp_path / "whole", **changes) == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert pretrain(dataset, tmp_path / "run", **changes) == 1
+    assert pretrain(dataset, tmp_path / "run", **changes) == 0
+    names = saved_tensors(tmp_path / "run").keys()
+    assert any(name.endswith("running_var") for name in names) and any("momentum_buffer" in name for name in names)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")

@@ -1,12 +1,14 @@
 """Weights to start from and to hand on: heads, teacher and student kept or dropped."""
 
+import json
 import shutil
 
+import huggingface_hub
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import metrics
+from tiny_runs import metrics, saved_tensors
 
 from dermssl import backbone
 from dermssl.cli import main
@@ -174,3 +176,48 @@ def test_gradient_checkpointing_changes_memory_not_weights(run, pretrain, datase
 def test_a_backbone_without_gradient_checkpointing_says_so():
     with pytest.raises(InputError, match="gradient_checkpointing"):
         backbone.recompute_activations(torch.nn.Linear(2, 2))
+
+
+@pytest.fixture
+def hub(monkeypatch) -> dict[str, torch.Tensor]:
+    """What timm's hub hands out while the test runs: weights that no seed of ours gives."""
+    given: dict[str, torch.Tensor] = {}
+    create_model = timm.create_model
+
+    def create(name, pretrained=False, **options):
+        model = create_model(name, pretrained=False, **options)
+        if pretrained:
+            generator = torch.Generator().manual_seed(99)
+            given.update({key: torch.randn(v.shape, generator=generator) / 9 for key, v in model.state_dict().items()})
+            model.load_state_dict(given)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create)
+    return given
+
+
+def test_timms_weights_reach_both_backbones_and_the_step_before_training_is_scored(hub, pretrain, dataset, tmp_path):
+    changes = {"model__init": "timm", "training__epochs": "1", "optim__freeze_backbone_epochs": "1"}
+    assert pretrain(dataset, tmp_path / "run", **changes) == 0
+    weights = saved_tensors(tmp_path / "run")
+    assert len(hub) > 20
+    for name in hub.keys() - {"pos_embed"}:
+        torch.testing.assert_close(weights[f"student.{name}"], hub[name])
+        torch.testing.assert_close(weights[f"teacher.{name}"], hub[name])
+    assert weights["student.pos_embed"].shape != hub["pos_embed"].shape, "224 px there, 32 px here"
+    record = json.loads((sorted((tmp_path / "run" / "state").iterdir())[-1] / "state.json").read_text())
+    for name in ("online_knn_balanced_accuracy", "online_rankme"):
+        scores = metrics(tmp_path / "run", name)
+        assert min(scores) == 0 and scores[0] == pytest.approx(record["baseline"][name], rel=1e-5)
+        assert scores[0] == pytest.approx(scores[max(scores)], rel=1e-3), "the backbone was frozen"
+    assert "| before training (step 0) | 0 |" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+
+
+def test_without_network_timms_weights_are_refused_in_one_line(pretrain, dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    assert pretrain(dataset, tmp_path / "run", model__init="timm") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
+    assert len(errors) == 1 and "pretrained weights of 'test_vit' cannot be had" in errors[0]
+    assert "give a local encoder" in errors[0]
+    assert not (tmp_path / "run").exists()

@@ -9,8 +9,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from safetensors.torch import load_file
 
 from dermssl.cli import main
+from dermssl.training import loop
 
 ROOT = Path(__file__).parents[3]
 TINY = {
@@ -114,3 +116,49 @@ def metrics(run: Path, name: str = "loss") -> dict[int, float]:
 
 def status(run: Path) -> dict:
     return json.loads((run / "status.json").read_text())
+
+
+def saved_tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Weights and optimizer moments of the newest state."""
+    last = sorted((run / "state").iterdir())[-1]
+    return load_file(last / "model.safetensors") | load_file(last / "optimizer.safetensors")
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    ours, theirs = saved_tensors(run), saved_tensors(other)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    """Make the loop die once it has taken ``steps`` steps in this process."""
+    taken = []
+
+    def step(*arguments):
+        if len(taken) == steps:
+            raise RuntimeError("power cut")
+        taken.append(1)
+        return one_step(*arguments)
+
+    one_step = loop.one_step
+    monkeypatch.setattr(loop, "one_step", step)
+
+
+HELD = """
+import os
+import sys
+from dermssl.cli import main
+from dermssl.training import loop
+
+def step(run, *rest):
+    if run.step == 4:
+        print("held at step 4 in process", os.getpid(), flush=True)
+        sys.stdin.readline()
+    return one_step(run, *rest)
+
+one_step = loop.one_step
+loop.one_step = step
+sys.exit(main(sys.argv[1:]))
+"""
+"""``dermssl`` whose fifth step waits for a line, so that a signal is sure to find the run training."""

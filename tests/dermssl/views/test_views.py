@@ -105,6 +105,14 @@ def test_colour_operations_are_torchvisions(name):
     torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-6, rtol=0)
 
 
+def test_grey_is_torchvisions_in_all_three_channels():
+    images = torch.rand(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    theirs = reference.rgb_to_grayscale(images, num_output_channels=3)
+    ours = photometric.turn_grey(images.clone(), torch.ones(4))
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+    assert not torch.allclose(ours, images, atol=0.1)
+
+
 @pytest.mark.parametrize("shift", [-0.5, -0.2, 0.02, 0.5])
 def test_hue_is_torchvisions_where_channels_are_equal(shift):
     levels = torch.tensor([0.0, 0.25, 1.0])
