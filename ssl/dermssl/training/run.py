@@ -10,28 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from dermssl import backbone, licences
 from dermssl.data.dataset import open_datasets
-from dermssl.devices import require_compiler, start_accelerator
+from dermssl.devices import start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
-from dermssl.methods.build import build_method
 from dermssl.training import states
 from dermssl.training.buffers import Buffers
 from dermssl.training.energy import Energy
 from dermssl.training.health import Health
+from dermssl.training.networks import make_method, trained_backbone
 from dermssl.training.optimizer import make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.presets import apply_preset
 from dermssl.training.run_folder import open_run_folder
-from dermssl.training.start import backbones, load_initial
 from dermssl.training.trackers import check_trackers
 from dermssl.views.loader import default_workers
-from dermssl.views.recipe import group_views
 from dermssl.views.sampler import Sampler, parse_weights
 
 log = logging.getLogger("dermssl")
@@ -99,8 +96,8 @@ def set_up(options: PretrainOptions) -> Run:
     sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
     _check_batch(options, sampler)
     accelerator = _make_accelerator(options)
-    method = _make_method(options, accelerator)
-    groups = parameter_groups(method, _trained_backbone(method))
+    method = make_method(options, accelerator)
+    groups = parameter_groups(method, trained_backbone(method))
     folder = open_run_folder(options) if accelerator.is_main_process else Path(options.out)
     accelerator.wait_for_everyone()
     values = _schedules(options, sampler, method)
@@ -154,59 +151,6 @@ def _make_accelerator(options: PretrainOptions) -> Accelerator:
             f"accumulation steps: use a multiple of {ranks * options.training.accumulation}"
         )
     return accelerator
-
-
-def _make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
-    torch.manual_seed(options.training.seed)
-    size = options.views.global_size
-
-    def build(drop_path: float) -> nn.Module:
-        return backbone.build(options.model.backbone, size, drop_path, patch_size=options.model.patch_size)
-
-    drop_path = float(options.model.drop_path)
-    method = build_method(options.method, build, drop_path, options.dino, options.simclr)
-    sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
-    backbone.check_sizes(_trained_backbone(method), sorted(sizes))
-    resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
-    if options.model.init and not resumes:
-        load_initial(method, options.model)
-    if options.model.gradient_checkpointing:
-        backbone.recompute_activations(_trained_backbone(method))
-    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
-    if has_norm:
-        _check_batch_norm(options, accelerator.num_processes)
-    if accelerator.num_processes > 1 and has_norm and options.training.sync_batch_norm:
-        if accelerator.device.type == "cuda":
-            # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
-            method = convert_sync_batchnorm(method)
-        elif accelerator.is_main_process:
-            log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        backbone.write_out_attention(method)
-    if options.training.compile:
-        _compile(method, accelerator.device)
-    return method.to(memory_format=torch.channels_last)
-
-
-def _check_batch_norm(options: PretrainOptions, ranks: int) -> None:
-    """Each forward pass of a network with BatchNorm needs two views at least, of one crop size on one rank."""
-    images = options.training.batch // (ranks * options.training.accumulation)
-    if images * min(map(len, group_views(options.views))) < 2:
-        raise InputError(
-            f"training.batch {options.training.batch} leaves {images} image on each of {ranks} rank(s) x "
-            f"{options.training.accumulation} accumulation steps, too few for BatchNorm: raise it"
-        )
-
-
-def _compile(method: nn.Module, device: torch.device) -> None:
-    require_compiler(device)
-    for network in backbones(method):
-        # One program per crop size: programs for any size are slower, and there are but two sizes.
-        network.compile(dynamic=False)
-
-
-def _trained_backbone(method: Any) -> nn.Module:
-    return method.student if hasattr(method, "student") else method.backbone
 
 
 def _schedules(options: PretrainOptions, sampler: Sampler, method: Any) -> dict[str, np.ndarray]:
