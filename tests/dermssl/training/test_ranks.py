@@ -137,3 +137,11 @@ def test_local_batch_statistics_are_said(dataset, tmp_path):
     changes = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
     output = run_ranks(dataset, tmp_path / "run", 2, training__epochs="1", **changes)
     assert "batch statistics are local" in output
+
+
+def test_bad_input_is_told_once_by_all_ranks_of_a_machine(dataset, tmp_path):
+    process = start(dataset, tmp_path / "run", 2, training__batch="7")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert output.count("dermssl: training.batch 7 is not for 2 ranks") == 1
+    assert not (tmp_path / "run").exists()
