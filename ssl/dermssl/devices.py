@@ -1,12 +1,13 @@
 """Where computation runs: device, ranks, and bf16 where the device computes in it."""
 
 import os
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from dermssl.errors import InputError
+from dermssl.errors import HealthStop, InputError
 
 
 def join_ranks() -> PartialState:
@@ -24,6 +25,23 @@ def join_ranks() -> PartialState:
             "without a GPU set ACCELERATE_USE_CPU=true before torchrun"
         )
     return state
+
+
+def on_first_rank(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Run ``work`` on rank 0 while the others wait; where it ends the run, it ends it on all of them alike.
+
+    Raises:
+        InputError, HealthStop: what ``work`` raised, on every rank.
+    """
+    stops: list[InputError | HealthStop | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            work()
+        except (InputError, HealthStop) as stop:
+            stops = [stop]
+    (told,) = broadcast_object_list(stops)
+    if told is not None:
+        raise told
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dermssl import backbone, licences
 from dermssl.data.dataset import open_datasets
-from dermssl.devices import start_accelerator
+from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.training import states
@@ -98,8 +98,7 @@ def set_up(options: PretrainOptions) -> Run:
     accelerator = _make_accelerator(options)
     method = make_method(options, accelerator)
     groups = parameter_groups(method, trained_backbone(method))
-    folder = open_run_folder(options) if accelerator.is_main_process else Path(options.out)
-    accelerator.wait_for_everyone()
+    on_first_rank(accelerator, lambda: open_run_folder(options))
     values = _schedules(options, sampler, method)
     optimizer = make_optimizer(groups, options.optim)
     method.to(accelerator.device)
@@ -108,7 +107,7 @@ def set_up(options: PretrainOptions) -> Run:
     compared = options.training.batch // options.training.accumulation
     run = Run(
         options=options,
-        folder=folder,
+        folder=Path(options.out),
         accelerator=accelerator,
         data=data,
         sampler=sampler,

@@ -47,7 +47,7 @@ def read_status(folder: Path) -> str | None:
     return read_json(folder / "status.json", "dermssl pretrain")["status"]
 
 
-def open_run_folder(options: PretrainOptions) -> Path:
+def open_run_folder(options: PretrainOptions) -> None:
     """Make the folder, or check that the run in it is this one.
 
     Raises:
@@ -68,7 +68,6 @@ def open_run_folder(options: PretrainOptions) -> Path:
         write_yaml(folder / "config.yaml", config)
     for leftover in folder.rglob(f".*{TEMPORARY}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    return folder
 
 
 def _holds_run(folder: Path) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dermssl import backbone
+from dermssl.devices import on_first_rank
 from dermssl.training.finish import export_encoder
 from dermssl.training.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
 from dermssl.training.pictures import component_grid, neighbour_grid, view_grid
@@ -91,23 +92,29 @@ def draw_views(run: Run, tracker: Tracker) -> Callable[[list[Tensor]], None]:
 
 
 def look(run: Run, tracker: Tracker | None) -> None:
-    """Online scores and pictures on rank 0; the encoder of the best scores is kept in ``best/``."""
-    if tracker is not None:
-        size, device = run.options.views.global_size, run.accelerator.device
-        evaluation = evaluate(run.method.encoder(), run.data, size, run.options.online, device)
-        scores = evaluation.scores
-        tracker.log(run.step, scores)
-        log.info("step %d: %s", run.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        _draw(run, tracker, evaluation)
-        run.last = {"step": run.step} | scores
-        if run.step == 0:
-            run.baseline = scores
-        rank_by = next(iter(scores))
-        if run.best is None or scores[rank_by] > run.best[rank_by]:
-            run.best = {"step": run.step} | scores
-            export_encoder(run, run.folder / "best")
-        run.health.observe_rank(run.step, scores["online_rankme"])
-    run.accelerator.wait_for_everyone()
+    """Online scores and pictures on rank 0; the encoder of the best scores is kept in ``best/``.
+
+    Raises:
+        HealthStop: on all ranks: the features are not finite, or their rank has collapsed.
+    """
+    on_first_rank(run.accelerator, lambda: _evaluate(run, tracker) if tracker else None)
+
+
+def _evaluate(run: Run, tracker: Tracker) -> None:
+    size, device = run.options.views.global_size, run.accelerator.device
+    evaluation = evaluate(run.method.encoder(), run.data, size, run.options.online, device)
+    scores = evaluation.scores
+    tracker.log(run.step, scores)
+    log.info("step %d: %s", run.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    _draw(run, tracker, evaluation)
+    run.last = {"step": run.step} | scores
+    if run.step == 0:
+        run.baseline = scores
+    rank_by = next(iter(scores))
+    if run.best is None or scores[rank_by] > run.best[rank_by]:
+        run.best = {"step": run.step} | scores
+        export_encoder(run, run.folder / "best")
+    run.health.observe_rank(run.step, scores["online_rankme"])
 
 
 def _draw(run: Run, tracker: Tracker, evaluation: Evaluation) -> None:

@@ -145,3 +145,11 @@ def test_bad_input_is_told_once_by_all_ranks_of_a_machine(dataset, tmp_path):
     assert process.returncode != 0
     assert output.count("dermssl: training.batch 7 is not for 2 ranks") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_ends_a_run_on_one_rank_ends_it_on_all(one_rank, dataset):
+    process = start(dataset, one_rank("dino"), 2, **options("dino") | {"training__seed": "5"})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert output.count("holds a run with another config") == 1
+    assert "dermssl/training" not in output
