@@ -30,6 +30,10 @@ class DataOptions:
     workers: int = -1
     """Processes per rank that decode and crop (-1: the cores but one, shared by the ranks; 0: none)."""
 
+    def __post_init__(self) -> None:
+        """Numbers as text, as runs have always recorded them: 3, 3.0 and "3" are the same weight."""
+        self.weights = [weight if isinstance(weight, str) else f"{weight:.15g}" for weight in self.weights]
+
 
 @dataclass
 class ModelOptions:

@@ -92,7 +92,7 @@ def set_up(options: PretrainOptions) -> Run:
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, options.training.seed)
     options = apply_preset(options, sum(map(len, data.rows)), not backbone.is_vit(options.model.backbone))
-    shares = parse_weights(options.data.weights, [dataset.name for dataset in datasets])
+    shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
     _check_batch(options, sampler)
     accelerator = _make_accelerator(options)

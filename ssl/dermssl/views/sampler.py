@@ -107,7 +107,7 @@ def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarr
     return joined[offset : offset + quota]
 
 
-def parse_weights(weights: Sequence[float | str], names: Sequence[str]) -> tuple[float, ...] | None:
+def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:
     """``data.weights`` (``size``, ``equal``, or a number per set) -> shares per set, or None for every image once.
 
     Raises:
@@ -120,9 +120,7 @@ def parse_weights(weights: Sequence[float | str], names: Sequence[str]) -> tuple
     try:
         numbers = [float(weight) for weight in weights]
     except ValueError:
-        raise InputError(
-            f"data.weights is {' '.join(map(str, weights))}: give `size`, `equal`, or a number per set"
-        ) from None
+        raise InputError(f"data.weights is {' '.join(weights)}: give `size`, `equal`, or a number per set") from None
     if len(numbers) != len(names) or min(numbers) < 0 or sum(numbers) <= 0:
         raise InputError(
             f"data.weights has {len(numbers)} numbers for {len(names)} sets ({', '.join(names)}): one each, >= 0"

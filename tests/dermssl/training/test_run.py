@@ -288,6 +288,7 @@ def test_weights_may_stand_as_numbers_in_the_config(pretrain, dataset, tmp_path)
     config = tmp_path / "config.yaml"
     config.write_text("data:\n  weights: [1]\n")
     assert pretrain(dataset, tmp_path / "run", config=str(config), training__epochs="1") == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["weights"] == ["1"]
 
 
 @pytest.mark.parametrize(("cores", "ranks_here", "workers"), [(64, 8, 7), (2, 1, 1), (2, 2, 1), (16, 1, 15)])

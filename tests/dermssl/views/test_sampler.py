@@ -18,10 +18,6 @@ def test_epochs_and_seeds_differ():
     assert not np.array_equal(make().epoch_rows(0), make(seed=4).epoch_rows(0))
 
 
-def test_numbers_from_a_config_file_and_from_the_command_line_weigh_the_same():
-    assert parse_weights([3, 1.0], ["a", "b"]) == parse_weights(["3", "1"], ["a", "b"]) == (0.75, 0.25)
-
-
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (4, 1), (2, 2), (1, 8)])
 def test_ranks_and_micro_steps_cut_the_same_global_batch(ranks, accumulation):
     sampler = make()
