@@ -56,7 +56,7 @@ DINO = (
     (
         "dino.warmup_teacher_epochs",
         (0.0, 0.0, 0.0, 30.0),
-        "it need not rise below 0.04; published 30 where it ends at 0.07",
+        "no rise is needed up to 0.04; published 30 where it ends at 0.07",
     ),
 )
 DINO_CONVNET = (

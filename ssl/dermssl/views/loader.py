@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from dermssl.data.store import ImageStore
 from dermssl.views import draws, photometric
 from dermssl.views.crops import cut, decode
-from dermssl.views.recipe import View, ViewOptions, group_views, list_views
+from dermssl.views.recipe import View, ViewOptions, group_views
 from dermssl.views.sampler import Item, RankBatches
 
 
@@ -47,22 +47,21 @@ class ViewDataset(Dataset):
         self.pool = pool
         self.options = options
         self.seed = seed
-        self.views = list_views(options)
+        self.groups = group_views(options)
 
     def __len__(self) -> int:
         return len(self.pool)
 
     def __getitems__(self, items: list[Item]) -> Crops:
         """The crops of one micro-batch."""
-        groups = group_views(self.options)
-        shapes = [(len(views), len(items), 3, views[0].size, views[0].size) for views in groups]
+        shapes = [(len(views), len(items), 3, views[0].size, views[0].size) for views in self.groups]
         pixels = [np.empty(shape, dtype=np.uint8) for shape in shapes]
         parameters = [np.empty((*shape[:2], len(draws.PHOTOMETRIC)), np.float32) for shape in shapes]
-        places = [(group, index) for group, views in enumerate(groups) for index in range(len(views))]
+        places = [(g, index, view) for g, views in enumerate(self.groups) for index, view in enumerate(views)]
         for column, item in enumerate(items):
             image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
-            numbers = draws.uniforms(self.seed, item.epoch, item.position, len(self.views))
-            for view, drawn, (group, index) in zip(self.views, numbers, places, strict=True):
+            numbers = draws.uniforms(self.seed, item.epoch, item.position, len(places))
+            for drawn, (group, index, view) in zip(numbers, places, strict=True):
                 pixels[group][index, column] = self._cut(image, view, drawn)
                 parameters[group][index, column] = draws.photometric(self.options, view, drawn)
         return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in parameters])
