@@ -1,14 +1,16 @@
 """A step that was not finite leaves nothing behind; what a rank feeds its networks is enough for them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
-from timm.layers import convert_sync_batchnorm
 from tiny_runs import SIMCLR, metrics
 
 from dermssl import backbone
-from dermssl.training import loop
+from dermssl.training import loop, networks
 from dermssl.training.buffers import Buffers
+from dermssl.training.options import DataOptions, PretrainOptions
 
 CONVNET = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {
     "model__backbone": "resnet18",
@@ -47,11 +49,14 @@ def test_a_batch_of_nan_leaves_running_statistics_clean_and_the_run_goes_on(pret
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "resnet18"])
-def test_conversion_for_several_gpus_keeps_the_network(name):
+def test_statistics_shared_by_several_gpus_keep_the_network(name):
+    gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"), is_main_process=True)
     model, images = backbone.build(name, 32).eval(), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         before = model(images)
-        assert torch.allclose(convert_sync_batchnorm(model).eval()(images), before, atol=1e-5)
+        shared = networks._share_statistics(model, PretrainOptions("run", DataOptions(["data"])), gpus)
+        assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
+        assert torch.allclose(shared.eval()(images), before, atol=1e-5)
 
 
 def test_one_view_for_batch_norm_is_one_line(pretrain, dataset, tmp_path, capsys):
