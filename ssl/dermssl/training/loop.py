@@ -29,6 +29,7 @@ from dermssl.training.trackers import OtherTrackers
 from dermssl.training.tracking import Tracker, Waiting, progress
 from dermssl.training.watch import announce, draw_views, look, project
 from dermssl.views.loader import Crops, ViewDataset, make_loader, to_views
+from dermssl.views.photometric import is_fused
 from dermssl.views.sampler import RankBatches
 
 log = logging.getLogger("dermssl")
@@ -170,6 +171,7 @@ def _save(run: Run) -> None:
             "precision": str(run.accelerator.mixed_precision),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "views": "C" if is_fused(run.accelerator.device) else "PyTorch",
         }
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         write_status(run.folder, "running", run.step, run.steps)

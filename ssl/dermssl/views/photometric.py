@@ -4,8 +4,9 @@ All parameters come drawn (`dermssl.views.draws`); nothing here is random. The o
 (`adjust_brightness` ... `adjust_hue`, `gaussian_blur`, `solarize`), each applied to the views that asked for it.
 They work in place on ``(N, 3, H, W)`` float32 in 0-1, with one amount per view ``(N,)``, and return what they changed.
 
-On a CPU, memory is the limit: views are sorted by the order of their operations and worked on in chunks that stay in
-the core's cache. On a GPU, launching kernels is the limit: the whole batch is one chunk.
+On a CPU, memory is the limit. `dermssl.views.fused` does all of this in few passes where there is a C compiler;
+where there is none, views are sorted by the order of their operations and worked on in chunks that stay in the core's
+cache. On a GPU, launching kernels is the limit: the whole batch is one chunk.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dermssl.views import fused
 from dermssl.views.draws import ORDERS, PHOTOMETRIC
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -43,10 +45,24 @@ def finish(
     Returns:
         ``(N, 3, S, S)`` float32 in channels_last layout.
     """
+    if out is None:
+        out = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
+    scale = 1 / np.array(std, np.float32)
+    shift = np.array(mean, np.float32) * scale
+    by = fused.finish if is_fused(pixels.device) else _by_pytorch
+    by(pixels, parameters, scale, shift, out)
+    return out
+
+
+def is_fused(device: torch.device) -> bool:
+    """True where views on ``device`` are changed by `dermssl.views.fused`."""
+    return device.type == "cpu" and fused.build() is not None
+
+
+def _by_pytorch(pixels: Tensor, parameters: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: Tensor) -> None:
+    """`dermssl.views.fused.finish` for any device."""
     device = pixels.device
-    scale = 1 / torch.tensor(std, device=device).view(1, 3, 1, 1)
-    shift = torch.tensor(mean, device=device).view(1, 3, 1, 1) * scale
-    views = torch.empty(pixels.shape, device=device, memory_format=torch.channels_last) if out is None else out
+    scales, shifts = (torch.from_numpy(values).to(device).view(1, 3, 1, 1) for values in (scale, shift))
     for rows in _chunks(parameters, pixels[0].numel(), device):
         runs = _runs(rows)
         x = torch.empty((len(rows), *pixels.shape[1:]), device=device)
@@ -54,10 +70,9 @@ def finish(
         for run, place in zip(runs, places, strict=True):
             place.copy_(pixels[run])
         _change(x.mul_(1 / 255), parameters[rows])
-        x.mul_(scale).sub_(shift)
+        x.mul_(scales).sub_(shifts)
         for run, place in zip(runs, places, strict=True):
-            views[run].copy_(place)
-    return views
+            out[run].copy_(place)
 
 
 def _chunks(parameters: np.ndarray, values: int, device: torch.device) -> list[np.ndarray]:

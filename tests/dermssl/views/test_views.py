@@ -9,8 +9,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
+from dermssl import backbone
 from dermssl.data import store
-from dermssl.views import draws, photometric
+from dermssl.views import draws, fused, photometric
 from dermssl.views.crops import cut, decode
 from dermssl.views.draws import PHOTOMETRIC
 from dermssl.views.loader import Pool, ViewDataset, make_loader, to_views
@@ -134,11 +135,26 @@ def test_blur_is_torchvisions_gaussian_with_its_own_sigma_per_view(way):
     torch.testing.assert_close(blur(images, sigmas), torch.stack(theirs), atol=2e-6, rtol=0)
 
 
-def test_a_view_is_the_same_alone_and_in_any_company():
-    pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+@pytest.fixture(params=["C", "PyTorch"])
+def way(request, monkeypatch) -> str:
+    """Both ways to change views on a CPU; the first needs a compiler."""
+    if request.param == "C" and not fused.build():
+        pytest.skip("no C compiler")
+    monkeypatch.setattr(photometric, "is_fused", lambda device: request.param == "C")
+    return request.param
+
+
+def every_change(size: int = 32, count: int = 40) -> tuple[torch.Tensor, np.ndarray]:
+    """Random views, and parameters among which each change and each lack of it occurs."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
-    view = list_views(options)[0]
-    parameters = np.stack([draws.photometric(options, view, draws.uniforms(0, 0, p, 1)[0]) for p in range(40)])
+    view = View(size, (0.3, 1.0), 0.5, 0.3)
+    drawn = [draws.photometric(options, view, draws.uniforms(0, 0, p, 1)[0]) for p in range(count)]
+    return torch.from_numpy(pixels), np.stack(drawn)
+
+
+def test_a_view_is_the_same_alone_and_in_any_company(way):
+    pixels, parameters = every_change()
     together = photometric.finish(pixels, parameters, MEAN, STD)
     alone = [photometric.finish(pixels[i : i + 1], parameters[i : i + 1], MEAN, STD) for i in range(40)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
@@ -146,17 +162,47 @@ def test_a_view_is_the_same_alone_and_in_any_company():
 
 
 def test_chunks_of_a_cpu_and_the_single_chunk_of_a_gpu_give_the_same_views(monkeypatch):
-    pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
-    view = list_views(options)[0]
-    parameters = np.stack([draws.photometric(options, view, draws.uniforms(0, 0, p, 1)[0]) for p in range(40)])
+    monkeypatch.setattr(photometric, "is_fused", lambda device: False)
+    pixels, parameters = every_change()
     chunked = photometric.finish(pixels, parameters, MEAN, STD)
     monkeypatch.setattr(photometric, "_chunks", lambda parameters, values, device: [np.arange(len(parameters))])
     monkeypatch.setitem(photometric._AFTERWARDS, "sigma", photometric.blur_by_matrices)
     torch.testing.assert_close(photometric.finish(pixels, parameters, MEAN, STD), chunked, atol=2e-6, rtol=0)
 
 
-def test_a_view_goes_through_its_changes_in_its_own_order():
+@pytest.mark.skipif(not fused.build(), reason="no C compiler")
+@pytest.mark.parametrize("size", [2, 15, 32, 224, 513])
+def test_c_and_pytorch_give_the_same_views(size, monkeypatch):
+    pixels, parameters = every_change(size, 24 if size < 100 else 4)
+    parameters[:, PHOTOMETRIC.index("sigma")] *= np.linspace(1, 3, len(parameters))
+    ours = photometric.finish(pixels, parameters, backbone.MEAN, backbone.STD)
+    monkeypatch.setattr(photometric, "is_fused", lambda device: False)
+    theirs = photometric.finish(pixels, parameters, backbone.MEAN, backbone.STD)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.skipif(not fused.build(), reason="no C compiler")
+def test_c_gives_the_same_bits_on_any_number_of_threads(monkeypatch):
+    pixels, parameters = every_change()
+    views = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        views.append(photometric.finish(pixels, parameters, MEAN, STD))
+    assert torch.equal(views[0], views[1]) and torch.equal(views[0], views[2])
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_that_works_views_are_changed_by_pytorch(compiler, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    fused.build.cache_clear()
+    try:
+        assert not photometric.is_fused(torch.device("cpu"))
+        assert photometric.finish(*every_change(), MEAN, STD).isfinite().all()
+    finally:
+        fused.build.cache_clear()
+
+
+def test_a_view_goes_through_its_changes_in_its_own_order(way):
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     parameters = np.zeros((2, len(PHOTOMETRIC)), np.float32)
