@@ -1,5 +1,6 @@
-"""Where computation runs: device, ranks, and bf16 where the device computes in it."""
+"""Where computation runs: device, ranks, bf16 where the device computes in it, and memory kept between steps."""
 
+import ctypes
 import os
 from collections.abc import Callable
 
@@ -73,7 +74,27 @@ def require_compiler(device: torch.device) -> None:
         ) from None
 
 
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""glibc's numbers of the settings (mallopt(3))."""
+
+
+def keep_memory() -> None:
+    """Let this process keep what a step frees for the next one, in huge pages, instead of asking the kernel again.
+
+    By default glibc hands large blocks back, and the kernel clears them page by page at every step. C libraries without
+    these settings stay as they are. Call before the first tensor, since PyTorch asks for huge pages but once.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if set_option:
+        set_option(MMAP_MAX, 0)
+        set_option(TRIM_THRESHOLD, -1)
+
+
 def start_accelerator(precision: str) -> Accelerator:
     """Accelerate's engine for ``precision`` ``auto``, ``bf16`` or ``fp32``; see `join_ranks` and `choose_precision`."""
-    chosen = choose_precision(precision, join_ranks().device)
+    device = join_ranks().device
+    if device.type == "cpu":
+        keep_memory()
+    chosen = choose_precision(precision, device)
     return Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no")

@@ -1,0 +1,31 @@
+"""Memory that a step frees serves the next one."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys, torch
+from dermssl.devices import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+def step():
+    for megabytes in (64, 8, 24):
+        torch.ones(megabytes, 1 << 18)
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_memory_is_asked_of_the_kernel_once_not_at_every_step():
+    faults = {}
+    for way in ("keep", "hand back"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True)
+        faults[way] = int(done.stdout)
+    assert faults["keep"] < 100 < faults["hand back"]
