@@ -1,5 +1,7 @@
 """Cutting views out of a stored image: crop, antialiased resize, flip and turn, on the CPU in 8 bits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ def decode(jpeg: memoryview) -> Tensor:
     return decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
-def cut(image: Tensor, box: tuple[int, int, int, int], size: int, turn: int) -> np.ndarray:
+def cut(image: Tensor, box: Sequence[int], size: int, turn: int) -> np.ndarray:
     """The crop ``box`` (left, top, right, bottom; pixels) of ``image`` (3, H, W), resized and turned.
 
     Bicubic with antialiasing in 8 bits, as torchvision's ``resized_crop``: within two grey levels of PIL's, in a fifth
@@ -33,4 +35,9 @@ def cut(image: Tensor, box: tuple[int, int, int, int], size: int, turn: int) -> 
     left, top, right, bottom = box
     crop = image[None, :, top:bottom, left:right]
     view = interpolate(crop, size=(size, size), mode="bicubic", antialias=True, align_corners=False)[0].numpy()
-    return np.rot90(view[:, :, ::-1] if turn >= 4 else view, turn % 4, axes=(1, 2))
+    # As np.rot90(..., turn % 4, axes=(1, 2)) does, in a tenth of the time of small crops.
+    if turn >= 4:
+        view = view[:, :, ::-1]
+    if turn % 2:
+        view = view.transpose(0, 2, 1)[:, ::-1]
+    return view[:, ::-1, ::-1] if turn % 4 >= 2 else view

@@ -1,6 +1,7 @@
 """Every random decision about a view, drawn from (seed, epoch, position, view) and nothing else."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,30 +24,31 @@ def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
     return philox(seed, VIEW_STREAM, position, epoch).random((views, DRAWS_PER_VIEW))
 
 
-def crop_box(view: View, width: int, height: int, draws: np.ndarray) -> tuple[int, int, int, int]:
-    """Random resized crop as torchvision draws it: area share, log-uniform ratio, ten tries, else a centre crop.
+def crop_boxes(views: Sequence[View], width: int, height: int, draws: np.ndarray) -> np.ndarray:
+    """Random resized crops as torchvision draws them: area share, log-uniform ratio, ten tries, else a centre crop.
 
     Args:
-        view: gives the area range.
+        views: give the area ranges.
         width, height: of the stored image, pixels.
-        draws: ``(DRAWS_PER_VIEW,)`` uniform numbers; the first 22 are used.
+        draws: ``(V, DRAWS_PER_VIEW)`` uniform numbers; the first 22 of each view are used.
 
     Returns:
-        left, top, right, bottom in pixels.
+        ``(V, 4)`` integers: left, top, right, bottom in pixels.
     """
-    area = width * height * (view.scale[0] + (view.scale[1] - view.scale[0]) * draws[:TRIES])
+    smallest, largest = np.array([view.scale for view in views]).T[:, :, None]
+    area = width * height * (smallest + (largest - smallest) * draws[:, :TRIES])
     low, high = np.log(RATIO)
-    ratio = np.exp(low + (high - low) * draws[TRIES : 2 * TRIES])
-    widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = np.flatnonzero((widths > 0) & (widths <= width) & (heights > 0) & (heights <= height))
-    if len(fits):
-        crop_width, crop_height = widths[fits[0]], heights[fits[0]]
-        left = np.floor(draws[20] * (width - crop_width + 1))
-        top = np.floor(draws[21] * (height - crop_height + 1))
-    else:
-        crop_width, crop_height = _nearest_ratio(width, height)
-        left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    return int(left), int(top), int(left + crop_width), int(top + crop_height)
+    ratio = np.exp(low + (high - low) * draws[:, TRIES : 2 * TRIES])
+    sides = np.rint(np.sqrt([area * ratio, area / ratio]))
+    limits = np.array([[width], [height]])
+    fits = ((sides > 0) & (sides <= limits[:, :, None])).all(axis=0)
+    crop = sides[:, range(len(views)), fits.argmax(axis=1)]
+    corner = np.floor(draws[:, 20:22].T * (limits - crop + 1))
+    centred = ~fits.any(axis=1)
+    if centred.any():
+        crop[:, centred] = np.array(_nearest_ratio(width, height))[:, None]
+        corner[:, centred] = (limits - crop[:, centred]) // 2
+    return np.concatenate([corner, corner + crop]).T.astype(int)
 
 
 def _nearest_ratio(width: int, height: int) -> tuple[float, float]:
@@ -54,35 +56,41 @@ def _nearest_ratio(width: int, height: int) -> tuple[float, float]:
     return min(width, round(height * ratio)), min(height, round(width / ratio))
 
 
-def turn(options: ViewOptions, draws: np.ndarray) -> int:
-    """Which of the 8 flips and quarter turns: 0-3 quarter turns, 4-7 the same after a left-right flip."""
+def turns(options: ViewOptions, draws: np.ndarray) -> np.ndarray:
+    """Which of the 8 flips and quarter turns, one per row of draws: see `dermssl.views.crops.cut`."""
     if options.turns:
-        return int(draws[22] * 8)
-    return 4 if draws[22] < 0.5 else 0
+        return (draws[..., 22] * 8).astype(int)
+    return np.where(draws[..., 22] < 0.5, 4, 0)
 
 
-def photometric(options: ViewOptions, view: View, draws: np.ndarray) -> np.ndarray:
-    """The view's photometric parameters in the order of `PHOTOMETRIC`, ``(9,)`` float32.
+def photometric(options: ViewOptions, views: Sequence[View], draws: np.ndarray) -> np.ndarray:
+    """The views' photometric parameters in the order of `PHOTOMETRIC`.
 
-    ``sigma`` is 0 where there is no blur; it is given in pixels of this view.
+    Args:
+        options: strengths and odds that all views share.
+        views: give the odds of blur and solarisation.
+        draws: ``(..., V, DRAWS_PER_VIEW)`` uniform numbers.
+
+    Returns:
+        ``(..., V, 9)`` float32. ``sigma`` is 0 where there is no blur; it is given in pixels of its view.
     """
-
-    def around_one(strength: float, draw: float) -> float:
-        return max(0.0, 1 - strength) + (1 + strength - max(0.0, 1 - strength)) * draw
-
+    sizes, blurs, solarized = (np.array([getattr(view, key) for view in views]) for key in ("size", "blur", "solarize"))
     low, high = options.blur_sigma
-    sigma = (low + (high - low) * draws[31]) * view.size / 224 if draws[30] < view.blur else 0.0
-    return np.array(
-        [
-            draws[23] < options.jitter,
-            around_one(options.brightness, draws[24]),
-            around_one(options.contrast, draws[25]),
-            around_one(options.saturation, draws[26]),
-            options.hue * (2 * draws[27] - 1),
-            int(draws[28] * len(ORDERS)),
-            draws[29] < options.grey,
-            sigma,
-            draws[32] < view.solarize,
-        ],
-        dtype=np.float32,
-    )
+    sigma = (low + (high - low) * draws[..., 31]) * sizes / 224
+    columns = [
+        draws[..., 23] < options.jitter,
+        _around_one(options.brightness, draws[..., 24]),
+        _around_one(options.contrast, draws[..., 25]),
+        _around_one(options.saturation, draws[..., 26]),
+        options.hue * (2 * draws[..., 27] - 1),
+        np.floor(draws[..., 28] * len(ORDERS)),
+        draws[..., 29] < options.grey,
+        np.where(draws[..., 30] < blurs, sigma, 0),
+        draws[..., 32] < solarized,
+    ]
+    return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def _around_one(strength: float, draws: np.ndarray) -> np.ndarray:
+    least = max(0.0, 1 - strength)
+    return least + (1 + strength - least) * draws

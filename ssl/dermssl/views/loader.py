@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from dermssl.data.store import ImageStore
 from dermssl.views import draws, photometric
 from dermssl.views.crops import cut, decode
-from dermssl.views.recipe import View, ViewOptions, group_views
+from dermssl.views.recipe import ViewOptions, group_views
 from dermssl.views.sampler import Item, RankBatches
 
 
@@ -54,21 +54,21 @@ class ViewDataset(Dataset):
 
     def __getitems__(self, items: list[Item]) -> Crops:
         """The crops of one micro-batch."""
+        every = [view for views in self.groups for view in views]
+        numbers = np.stack([draws.uniforms(self.seed, item.epoch, item.position, len(every)) for item in items])
+        parameters = draws.photometric(self.options, every, numbers)
+        turns = draws.turns(self.options, numbers)
         shapes = [(len(views), len(items), 3, views[0].size, views[0].size) for views in self.groups]
-        pixels = [np.empty(shape, dtype=np.uint8) for shape in shapes]
-        parameters = [np.empty((*shape[:2], len(draws.PHOTOMETRIC)), np.float32) for shape in shapes]
-        places = [(g, index, view) for g, views in enumerate(self.groups) for index, view in enumerate(views)]
-        for column, item in enumerate(items):
+        pixels = [np.empty(shape, np.uint8) for shape in shapes]
+        places = [place for group in pixels for place in group]
+        for index, item in enumerate(items):
             image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
-            numbers = draws.uniforms(self.seed, item.epoch, item.position, len(places))
-            for drawn, (group, index, view) in zip(numbers, places, strict=True):
-                pixels[group][index, column] = self._cut(image, view, drawn)
-                parameters[group][index, column] = draws.photometric(self.options, view, drawn)
-        return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in parameters])
-
-    def _cut(self, image: Tensor, view: View, drawn: np.ndarray) -> np.ndarray:
-        box = draws.crop_box(view, image.shape[2], image.shape[1], drawn)
-        return cut(image, box, view.size, draws.turn(self.options, drawn))
+            boxes = draws.crop_boxes(every, image.shape[2], image.shape[1], numbers[index])
+            for place, view, box, turn in zip(places, every, boxes.tolist(), turns[index].tolist(), strict=True):
+                place[index] = cut(image, box, view.size, turn)
+        starts = np.cumsum([len(views) for views in self.groups])[:-1]
+        by_view = np.split(parameters.swapaxes(0, 1), starts)
+        return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in by_view])
 
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:

@@ -85,15 +85,15 @@ def test_crop_boxes_stay_inside_and_cover_the_asked_share():
     view = View(32, (0.2, 0.5), 0, 0)
     shares = []
     for position in range(300):
-        left, top, right, bottom = draws.crop_box(view, 90, 70, draws.uniforms(0, 0, position, 1)[0])
+        ((left, top, right, bottom),) = draws.crop_boxes([view], 90, 70, draws.uniforms(0, 0, position, 1))
         assert left >= 0 and top >= 0 and right <= 90 and bottom <= 70
         shares.append((right - left) * (bottom - top) / 6300)
     assert 0.19 < min(shares) < 0.24 and 0.46 < max(shares) < 0.52
 
 
 def test_a_very_long_image_falls_back_to_a_centre_crop():
-    box = draws.crop_box(View(32, (0.9, 1.0), 0, 0), 1000, 10, np.full(48, 0.5))
-    assert box == (493, 0, 506, 10)
+    (box,) = draws.crop_boxes([View(32, (0.9, 1.0), 0, 0)], 1000, 10, np.full((1, 48), 0.5))
+    assert box.tolist() == [493, 0, 506, 10]
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
@@ -149,8 +149,8 @@ def every_change(size: int = 32, count: int = 40) -> tuple[torch.Tensor, np.ndar
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
     view = View(size, (0.3, 1.0), 0.5, 0.3)
-    drawn = [draws.photometric(options, view, draws.uniforms(0, 0, p, 1)[0]) for p in range(count)]
-    return torch.from_numpy(pixels), np.stack(drawn)
+    drawn = np.concatenate([draws.uniforms(0, 0, position, 1) for position in range(count)])
+    return torch.from_numpy(pixels), draws.photometric(options, [view] * count, drawn)
 
 
 def test_a_view_is_the_same_alone_and_in_any_company(way):
@@ -268,8 +268,9 @@ def test_published_odds_of_blur_and_solarisation_reach_their_views():
     views = list_views(ViewOptions(local_count=1))
     assert [(view.blur, view.solarize) for view in views] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
     options = ViewOptions()
-    drawn = [draws.photometric(options, views[1], draws.uniforms(0, 0, p, 2)[1]) for p in range(2000)]
-    share = np.mean([row[PHOTOMETRIC.index("sigma")] > 0 for row in drawn])
+    drawn = np.stack([draws.uniforms(0, 0, position, 3) for position in range(2000)])
+    sigma = draws.photometric(options, views, drawn)[..., PHOTOMETRIC.index("sigma")]
+    share = (sigma[:, 1] > 0).mean()
     assert 0.07 < share < 0.13
 
 
