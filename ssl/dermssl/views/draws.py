@@ -41,10 +41,10 @@ def crop_boxes(views: Sequence[View], width: int, height: int, draws: np.ndarray
     ratio = np.exp(low + (high - low) * draws[:, TRIES : 2 * TRIES])
     sides = np.rint(np.sqrt([area * ratio, area / ratio]))
     limits = np.array([[width], [height]])
-    fits = ((sides > 0) & (sides <= limits[:, :, None])).all(axis=0)
+    fits = np.all((sides > 0) & (sides <= limits[:, :, None]), axis=0)
     crop = sides[:, range(len(views)), fits.argmax(axis=1)]
     corner = np.floor(draws[:, 20:22].T * (limits - crop + 1))
-    centred = ~fits.any(axis=1)
+    centred = ~np.any(fits, axis=1)
     if centred.any():
         crop[:, centred] = np.array(_nearest_ratio(width, height))[:, None]
         corner[:, centred] = (limits - crop[:, centred]) // 2
