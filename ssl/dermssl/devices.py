@@ -79,10 +79,11 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 
 
 def keep_memory() -> None:
-    """Let this process keep what a step frees for the next one, in huge pages, instead of asking the kernel again.
+    """Let this process, and those that it starts, keep what a step frees for the next one, in huge pages.
 
-    By default glibc hands large blocks back, and the kernel clears them page by page at every step. C libraries without
-    these settings stay as they are. Call before the first tensor, since PyTorch asks for huge pages but once.
+    By default glibc hands large blocks back, and the kernel clears them page by page at every step. Kept memory is not
+    returned before the process ends. C libraries without these settings stay as they are. Call it before the first
+    tensor: PyTorch asks but once whether it may have huge pages.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None

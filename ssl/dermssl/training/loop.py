@@ -29,7 +29,6 @@ from dermssl.training.trackers import OtherTrackers
 from dermssl.training.tracking import Tracker, Waiting, progress
 from dermssl.training.watch import announce, draw_views, look, project
 from dermssl.views.loader import Crops, ViewDataset, make_loader, to_views
-from dermssl.views.photometric import is_fused
 from dermssl.views.sampler import RankBatches
 
 log = logging.getLogger("dermssl")
@@ -169,9 +168,7 @@ def _save(run: Run) -> None:
             "ranks": run.accelerator.num_processes,
             "device": str(run.accelerator.device),
             "precision": str(run.accelerator.mixed_precision),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "views": "C" if is_fused(run.accelerator.device) else "PyTorch",
+            **run.bits,
         }
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         write_status(run.folder, "running", run.step, run.steps)

@@ -29,6 +29,7 @@ from dermssl.training.presets import apply_preset
 from dermssl.training.run_folder import open_run_folder
 from dermssl.training.trackers import check_trackers
 from dermssl.views.loader import default_workers
+from dermssl.views.photometric import is_native
 from dermssl.views.sampler import Sampler, parse_weights
 
 log = logging.getLogger("dermssl")
@@ -79,6 +80,12 @@ class Run:
         if self.accelerator.device.type == "cuda":
             return torch.cuda.get_device_name(self.accelerator.device)
         return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} core(s)"
+
+    @property
+    def bits(self) -> dict[str, Any]:
+        """What the same bits on the same machine hang on, beside the configuration."""
+        views = "C" if is_native(self.accelerator.device) else "PyTorch"
+        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "views": views}
 
     @property
     def notices(self) -> list[dict[str, Any]]:
@@ -177,6 +184,9 @@ def _restore(run: Run) -> None:
             f"{', '.join(changed)} changed since this run started: restore the dataset folder, "
             "or start anew with --overwrite"
         )
+    other = [f"{key} {record[key]}, now {now}" for key, now in run.bits.items() if record.get(key, now) != now]
+    if other and run.main:
+        log.warning("warning: the run so far had %s: it goes on, with other roundings", "; ".join(other))
     states.restore(run.method, run.optimizer, weights, moments)
     run.resumed = True
     run.step, run.seconds = record["step"], record["seconds"]

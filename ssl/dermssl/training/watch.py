@@ -15,7 +15,8 @@ from dermssl.training.online import SHOWN, Evaluation, embed, evaluate, patch_co
 from dermssl.training.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.run import Run
 from dermssl.training.tracking import Tracker
-from dermssl.views.photometric import is_fused
+from dermssl.views import native
+from dermssl.views.photometric import is_native
 from dermssl.views.sampler import Sampler
 
 log = logging.getLogger("dermssl")
@@ -42,8 +43,8 @@ def announce(run: Run) -> None:
         run.precision,
         f", from step {run.step}" if run.step else "",
     )
-    if accelerator.device.type == "cpu" and not is_fused(accelerator.device):
-        log.info("  no C compiler (cc) here: colour and blur by PyTorch, which takes several times as long")
+    if accelerator.device.type == "cpu" and not is_native(accelerator.device):
+        log.info("  no C compiler that works (%s): colour and blur take several times as long", native.build().reason)
     for line in mixture(run.sampler, [dataset.name for dataset in run.data.datasets], options.training.epochs):
         log.info("  %s", line)
     for dataset in run.data.datasets:

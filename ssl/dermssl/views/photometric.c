@@ -1,5 +1,5 @@
-/* The photometric changes of photometric.py, for a CPU: a block of pixels stays in the first cache while all its colours
- * change, where PyTorch passes over the whole batch once per arithmetic operation. Built and called by fused.py. */
+/* The photometric changes of photometric.py, for a CPU. A block of pixels stays in the first cache while all its
+   colours change, where PyTorch passes over a chunk of views once per operation. Built and called by native.py. */
 
 #include <math.h>
 #include <stdint.h>
@@ -171,7 +171,8 @@ int finish(const uint8_t *pixels, const float *parameters, const int32_t *orders
     if (!planes) return 1;
     for (int64_t i = 0; i < count; i++) {
         const float *view = parameters + i * COLUMNS;
-        finish_view(pixels + i * values, size, view, orders + 4 * (int)view[ORDER], scale, shift, planes, out + i * values);
+        const int32_t *order = orders + 4 * (int)view[ORDER];
+        finish_view(pixels + i * values, size, view, order, scale, shift, planes, out + i * values);
     }
     free(planes);
     return 0;

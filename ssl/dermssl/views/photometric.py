@@ -4,7 +4,7 @@ All parameters come drawn (`dermssl.views.draws`); nothing here is random. The o
 (`adjust_brightness` ... `adjust_hue`, `gaussian_blur`, `solarize`), each applied to the views that asked for it.
 They work in place on ``(N, 3, H, W)`` float32 in 0-1, with one amount per view ``(N,)``, and return what they changed.
 
-On a CPU, memory is the limit. `dermssl.views.fused` does all of this in few passes where there is a C compiler;
+On a CPU, memory is the limit. `dermssl.views.native` does all of this in few passes where there is a C compiler;
 where there is none, views are sorted by the order of their operations and worked on in chunks that stay in the core's
 cache. On a GPU, launching kernels is the limit: the whole batch is one chunk.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dermssl.views import fused
+from dermssl.views import native
 from dermssl.views.draws import ORDERS, PHOTOMETRIC
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -39,8 +39,8 @@ def finish(
         pixels: ``(N, 3, S, S)`` uint8 on the training device.
         parameters: ``(N, 9)`` float32 on the CPU, columns as `PHOTOMETRIC`.
         mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
-        out: what an earlier call returned for as many views, to be overwritten: on a CPU, touching new memory takes a
-            fifth of the time.
+        out: what an earlier call returned for as many views, to be overwritten: on a CPU, touching new memory takes
+            a good part of the time.
 
     Returns:
         ``(N, 3, S, S)`` float32 in channels_last layout.
@@ -49,18 +49,18 @@ def finish(
         out = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
     scale = 1 / np.array(std, np.float32)
     shift = np.array(mean, np.float32) * scale
-    by = fused.finish if is_fused(pixels.device) else _by_pytorch
+    by = native.finish if is_native(pixels.device) else _by_pytorch
     by(pixels, parameters, scale, shift, out)
     return out
 
 
-def is_fused(device: torch.device) -> bool:
-    """True where views on ``device`` are changed by `dermssl.views.fused`."""
-    return device.type == "cpu" and fused.build() is not None
+def is_native(device: torch.device) -> bool:
+    """True where views on ``device`` are changed by `dermssl.views.native`."""
+    return device.type == "cpu" and native.build().finish is not None
 
 
 def _by_pytorch(pixels: Tensor, parameters: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: Tensor) -> None:
-    """`dermssl.views.fused.finish` for any device."""
+    """`dermssl.views.native.finish` for any device."""
     device = pixels.device
     scales, shifts = (torch.from_numpy(values).to(device).view(1, 3, 1, 1) for values in (scale, shift))
     for rows in _chunks(parameters, pixels[0].numel(), device):

@@ -9,6 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
+from dermssl.views import native
+from dermssl.views.photometric import is_native
+
 
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory) -> Path:
@@ -62,6 +65,20 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, da
     assert pretrain(dataset, tmp_path / "run") == 0
     assert any("damaged" in message for message in caplog.messages)
     assert_same_weights(tmp_path / "run", whole)
+
+
+def test_going_on_with_other_roundings_is_said(pretrain, dataset, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    compiled = is_native(torch.device("cpu"))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native.build.cache_clear()
+    try:
+        assert pretrain(dataset, tmp_path / "run") == 0
+    finally:
+        native.build.cache_clear()
+    assert any("had views C, now PyTorch" in message for message in caplog.messages) == compiled
 
 
 def test_each_point_is_in_tensorboard_once_after_a_resume_in_the_middle(pretrain, dataset, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from dermssl import backbone
 from dermssl.data import store
-from dermssl.views import draws, fused, photometric
+from dermssl.views import draws, native, photometric
 from dermssl.views.crops import cut, decode
 from dermssl.views.draws import PHOTOMETRIC
 from dermssl.views.loader import Pool, ViewDataset, make_loader, to_views
@@ -135,12 +135,19 @@ def test_blur_is_torchvisions_gaussian_with_its_own_sigma_per_view(way):
     torch.testing.assert_close(blur(images, sigmas), torch.stack(theirs), atol=2e-6, rtol=0)
 
 
+@pytest.fixture
+def compiler() -> None:
+    """Without one there is nothing to test."""
+    if native.build().finish is None:
+        pytest.skip(f"no C compiler: {native.build().reason}")
+
+
 @pytest.fixture(params=["C", "PyTorch"])
 def way(request, monkeypatch) -> str:
     """Both ways to change views on a CPU; the first needs a compiler."""
-    if request.param == "C" and not fused.build():
-        pytest.skip("no C compiler")
-    monkeypatch.setattr(photometric, "is_fused", lambda device: request.param == "C")
+    if request.param == "C":
+        request.getfixturevalue("compiler")
+    monkeypatch.setattr(photometric, "is_native", lambda device: request.param == "C")
     return request.param
 
 
@@ -162,7 +169,7 @@ def test_a_view_is_the_same_alone_and_in_any_company(way):
 
 
 def test_chunks_of_a_cpu_and_the_single_chunk_of_a_gpu_give_the_same_views(monkeypatch):
-    monkeypatch.setattr(photometric, "is_fused", lambda device: False)
+    monkeypatch.setattr(photometric, "is_native", lambda device: False)
     pixels, parameters = every_change()
     chunked = photometric.finish(pixels, parameters, MEAN, STD)
     monkeypatch.setattr(photometric, "_chunks", lambda parameters, values, device: [np.arange(len(parameters))])
@@ -170,18 +177,18 @@ def test_chunks_of_a_cpu_and_the_single_chunk_of_a_gpu_give_the_same_views(monke
     torch.testing.assert_close(photometric.finish(pixels, parameters, MEAN, STD), chunked, atol=2e-6, rtol=0)
 
 
-@pytest.mark.skipif(not fused.build(), reason="no C compiler")
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("size", [2, 15, 32, 224, 513])
 def test_c_and_pytorch_give_the_same_views(size, monkeypatch):
     pixels, parameters = every_change(size, 24 if size < 100 else 4)
-    parameters[:, PHOTOMETRIC.index("sigma")] *= np.linspace(1, 3, len(parameters))
+    parameters[:, PHOTOMETRIC.index("sigma")] *= np.linspace(1, 3, len(parameters), dtype=np.float32)
     ours = photometric.finish(pixels, parameters, backbone.MEAN, backbone.STD)
-    monkeypatch.setattr(photometric, "is_fused", lambda device: False)
+    monkeypatch.setattr(photometric, "is_native", lambda device: False)
     theirs = photometric.finish(pixels, parameters, backbone.MEAN, backbone.STD)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
-@pytest.mark.skipif(not fused.build(), reason="no C compiler")
+@pytest.mark.usefixtures("compiler")
 def test_c_gives_the_same_bits_on_any_number_of_threads(monkeypatch):
     pixels, parameters = every_change()
     views = []
@@ -191,15 +198,44 @@ def test_c_gives_the_same_bits_on_any_number_of_threads(monkeypatch):
     assert torch.equal(views[0], views[1]) and torch.equal(views[0], views[2])
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_that_works_views_are_changed_by_pytorch(compiler, monkeypatch):
-    monkeypatch.setenv("CC", compiler)
-    fused.build.cache_clear()
+@pytest.mark.usefixtures("compiler")
+def test_c_is_handed_nothing_that_it_would_misread():
+    pixels, parameters = every_change()
+    out = torch.empty(pixels.shape, memory_format=torch.channels_last)
+    scale, shift = np.ones(3, np.float32), np.zeros(3, np.float32)
+    for wrong in (
+        (pixels, parameters, scale, shift, out[:3]),
+        (pixels, parameters.astype(float), scale, shift, out),
+        (pixels.float(), parameters, scale, shift, out),
+        (pixels[..., :8], parameters, scale, shift, out),
+        (pixels, parameters, scale, shift, out.contiguous()),
+    ):
+        with pytest.raises(ValueError, match=r"views of other shapes|uint8|channels_last"):
+            native.finish(*wrong)
+
+
+def test_views_overwritten_before_their_gradient_are_noticed(way):
+    pixels, parameters = every_change()
+    views = photometric.finish(pixels, parameters, MEAN, STD)
+    weight = torch.ones(1, requires_grad=True)
+    loss = (views * weight).sum()
+    photometric.finish(pixels, parameters, MEAN, STD, views)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("broken", ["no-such-compiler", "false", 'cc "', "TMPDIR"])
+def test_without_a_compiler_that_works_views_are_changed_by_pytorch_and_it_is_known_why(broken, monkeypatch):
+    if broken == "TMPDIR":
+        monkeypatch.setattr(native.tempfile, "TemporaryDirectory", lambda **_: (_ for _ in ()).throw(OSError("full")))
+    else:
+        monkeypatch.setenv("CC", broken)
+    native.build.cache_clear()
     try:
-        assert not photometric.is_fused(torch.device("cpu"))
+        assert native.build().reason and not photometric.is_native(torch.device("cpu"))
         assert photometric.finish(*every_change(), MEAN, STD).isfinite().all()
     finally:
-        fused.build.cache_clear()
+        native.build.cache_clear()
 
 
 def test_a_view_goes_through_its_changes_in_its_own_order(way):
