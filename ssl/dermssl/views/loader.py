@@ -1,5 +1,7 @@
 """From pooled dataset folders to batches of views: stored JPEG -> crops in workers -> photometric on the device."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
@@ -73,6 +75,7 @@ class ViewDataset(Dataset):
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:
     """One pass over ``batches``; workers inherit nothing random and may be any number."""
+    atexit.register(_end_workers)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -92,6 +95,13 @@ def _settle_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Schedulers send SIGTERM to every process of a job; training needs its workers until it has saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Python would wait for ever for workers that an error has left behind, since they ignore SIGTERM."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def default_workers() -> int:

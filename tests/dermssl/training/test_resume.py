@@ -56,6 +56,17 @@ def test_signals(whole, pretrain, dataset, tmp_path, number, code, word, step):
     assert_same_weights(out, whole)
 
 
+def test_a_run_that_nobody_listens_to_any_more_ends(dataset, tmp_path):
+    process = start(dataset, tmp_path / "run", program=("-c", HELD), data__workers="1")
+    assert any("held at step 4" in line for line in iter(process.stdout.readline, ""))
+    process.stdout.close()  # as `| head` does: whatever the run says from here on is an error
+    process.send_signal(signal.SIGTERM)
+    process.stdin.write("\n")
+    process.stdin.close()
+    process.wait(timeout=60)
+    assert status(tmp_path / "run")["status"] == "preempted"
+
+
 def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, dataset, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
