@@ -23,9 +23,16 @@ from torch import Tensor
 from dermssl.views.draws import ORDERS, PHOTOMETRIC
 
 FLAGS = (
-    "-std=c11 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros "
-    "-shared -fPIC"
-).split()
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffinite-math-only",
+    "-fno-signed-zeros",
+    "-shared",
+    "-fPIC",
+)
 """Without contraction, which would save 5%, the bits depend on no processor or compiler but for the library's exp."""
 TUNED = ("-march=native",)
 """Left out where the compiler does not know it."""
