@@ -84,9 +84,7 @@ def train_lightly(options: argparse.Namespace) -> list[float]:
     recipe = yaml.safe_load((options.work / "ours" / "config.yaml").read_text())
     views, name = recipe["views"], recipe["model"]["backbone"]
     torch.manual_seed(options.seed)
-    # A recipe without local crops says nothing of their size: half the global one (lightly's own: 96 of 224).
-    local = views["local_size"] if views["local_count"] else views["global_size"] // 2
-    loop = lightly_loop(recipe["method"], name, views["global_size"], local, options.locals)
+    loop = lightly_loop(recipe["method"], name, views["global_size"], views["local_size"], options.locals)
     images = Images(options.work / "ours" / "ledger.parquet", options.data, loop.transform)
     batch = recipe["training"]["batch"]
     loader = DataLoader(images, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS)

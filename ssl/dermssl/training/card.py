@@ -12,11 +12,12 @@ import yaml
 
 from dermssl import __version__, licences
 from dermssl.files import write_text
-from dermssl.training.options import PretrainOptions
+from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
 
 TONES = ("I-II", "III-IV", "V-VI")
 TYPES = ("I", "II", "III", "IV", "V", "VI")
+USE = "Use: `timm.create_model('local-dir:<this folder>{part}', pretrained=True, num_classes=0)`"
 RARE = 0.1
 """Share of the images of known skin type under which a tone group counts as rare."""
 
@@ -25,14 +26,26 @@ HUB_LICENCES = {"CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-3.0", "CC0-1.0"}
 
 
 def write_card(
-    folder: Path, options: PretrainOptions, data: TrainingData, notices: list[dict], facts: dict[str, Any]
+    folder: Path,
+    options: PretrainOptions,
+    data: TrainingData,
+    notices: list[dict],
+    times_seen: np.ndarray,
+    facts: dict[str, Any],
 ) -> None:
     """Data with licences and attribution, recipe, hardware, time, energy, scores, limits by skin type.
 
-    ``facts`` as `dermssl.training.finish.facts` gives them.
+    It names no path of this machine, since it is handed on with the encoder.
+
+    Args:
+        folder: of the run.
+        options: of the run.
+        data: what it was given.
+        notices: licences of the data.
+        times_seen: how often each training row was trained on.
+        facts: as `dermssl.training.finish.facts` gives them.
     """
     whole = facts["steps"] == facts["planned_steps"]
-    kept = "encoder" if whole else "best"
     commercial = all(entry["commercial"] for entry in notices)
     parts = [
         "---",
@@ -41,7 +54,7 @@ def write_card(
         f"# {options.method} {options.model.backbone}, trained by dermssl {__version__}",
         "",
         "Features of skin images, learned without labels. Not a medical device; no diagnosis is made from it.",
-        f"Use: `timm.create_model('local-dir:<this folder>/{kept}', pretrained=True, num_classes=0)`",
+        USE.format(part="/encoder" if whole else "/best"),
         "",
         "## Data and licences",
         *([] if commercial else ["**Non-commercial use only**, because of the data below.", ""]),
@@ -54,24 +67,41 @@ def write_card(
             else [f"**Stopped** by the health check at step {facts['steps']} of {facts['planned_steps']}.", ""]
         ),
         "## Recipe, hardware, time, energy",
-        f"- {facts['steps']} steps of {options.training.batch} images ({options.training.epochs} epochs of "
-        f"{facts['images']:,} images), seed {options.training.seed}"
+        f"- {facts['steps']} steps of {options.training.batch} images, {facts['images']:,} images to draw from, each "
+        f"seen {times_seen.min()} to {times_seen.max()} times, seed {options.training.seed}"
         + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
-        f"- started from {options.model.init or 'random weights'}",
+        f"- started from {Path(options.model.init).name if options.model.init else 'random weights'}",
         f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
         f"- energy: {facts['energy']}",
         "",
         "```yaml",
-        yaml.safe_dump(dataclasses.asdict(options), sort_keys=False).strip(),
+        yaml.safe_dump(_recipe(options), sort_keys=False).strip(),
         "```",
         "## Scores",
         *_score_lines(data, facts),
         "",
         "## Limits by skin type",
-        *_tone_lines(data),
+        *_tone_lines(data, times_seen),
         "",
     ]
     write_text(folder / "MODEL_CARD.md", "\n".join(parts))
+
+
+def card_of_export(card: str, which: str, step: int) -> str:
+    """The card of a run as that of one of its encoders, exported into a folder of its own."""
+    use = USE.format(part="") + f", the run's `{which}` at step {step}"
+    return "\n".join(use if line.startswith("Use: ") else line for line in card.split("\n"))
+
+
+def _recipe(options: PretrainOptions) -> dict[str, Any]:
+    tree = dataclasses.asdict(options)
+    for key in LOCAL_KEYS:
+        *parents, name = key.split(".")
+        section = tree
+        for parent in parents:
+            section = section[parent]
+        del section[name]
+    return tree
 
 
 def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -> dict[str, Any]:
@@ -106,8 +136,8 @@ def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
 def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
     moments = {
         "before training (step 0)": facts["baseline"],
-        "best, in `best/`": facts["best"],
-        "last" if facts["steps"] < facts["planned_steps"] else "end, in `encoder/`": facts["last"],
+        "best (`best/` of the run)": facts["best"],
+        "last" if facts["steps"] < facts["planned_steps"] else "end (`encoder/` of the run)": facts["last"],
     }
     rows = {moment: scores for moment, scores in moments.items() if scores}
     if not rows:
@@ -134,10 +164,12 @@ def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
 
 
-def _tone_lines(data: TrainingData) -> list[str]:
+def _tone_lines(data: TrainingData, times_seen: np.ndarray) -> list[str]:
     """Training images per tone group and Fitzpatrick type, and what is missing in plain words."""
     counts, types = {}, np.zeros(len(TYPES), int)
-    for dataset, rows in zip(data.datasets, data.rows, strict=True):
+    seen = np.split(times_seen > 0, np.cumsum([len(rows) for rows in data.rows])[:-1])
+    for dataset, chosen, trained in zip(data.datasets, data.rows, seen, strict=True):
+        rows = chosen[trained]
         groups = pd.Series(dataset.column("tone_group")[rows]).value_counts().reindex(TONES, fill_value=0)
         counts[dataset.name] = [*groups.astype(int), len(rows) - int(groups.sum())]
         numbers = pd.Series(dataset.column("fitzpatrick")[rows]).dropna().astype(int)

@@ -16,8 +16,10 @@ from dermssl.files import (
     require_new_folder,
     write_json,
     write_safetensors,
+    write_text,
 )
 from dermssl.training import states
+from dermssl.training.card import card_of_export
 from dermssl.training.options import ExportOptions
 from dermssl.training.start import load_network
 
@@ -42,9 +44,10 @@ def export(options: ExportOptions) -> Report:
             _write_network(run, options.which, temporary)
         if options.heads:
             write_safetensors(temporary / "heads.safetensors", _heads(run))
-        if (run / "MODEL_CARD.md").exists():
-            shutil.copy(run / "MODEL_CARD.md", temporary / "README.md")
         model, config = backbone.load(temporary)
+        if (run / "MODEL_CARD.md").exists():
+            card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+            write_text(temporary / "README.md", card_of_export(card, options.which, config["dermssl"]["step"]))
         _hand_on_ledger(run, temporary, config)
     text = [
         f"{config['architecture']} ({backbone.width(model)} features) -> {out}",

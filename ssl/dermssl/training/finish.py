@@ -34,8 +34,9 @@ def finish(run: Run) -> None:
 
 def record(run: Run) -> None:
     """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too."""
-    write_parquet(run.folder / "ledger.parquet", run.data.ledger(run.sampler.times_seen(run.step)))
-    write_card(run.folder, run.options, run.data, run.notices, facts(run))
+    times_seen = run.sampler.times_seen(run.step)
+    write_parquet(run.folder / "ledger.parquet", run.data.ledger(times_seen))
+    write_card(run.folder, run.options, run.data, run.notices, times_seen, facts(run))
 
 
 def facts(run: Run) -> dict[str, Any]:

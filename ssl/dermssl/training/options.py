@@ -16,6 +16,9 @@ from dermssl.commandline import positional
 from dermssl.methods.options import DinoOptions, SimclrOptions
 from dermssl.views.recipe import ViewOptions
 
+LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
+"""Settings that hold paths of this machine, which are nobody else's business."""
+
 
 @dataclass
 class DataOptions:
@@ -24,7 +27,8 @@ class DataOptions:
     folders: list[str]
     """Dataset folders made by `dermssl prepare`; several are pooled."""
     weights: list[float | str] = field(default_factory=lambda: ["size"])
-    """`size`: every image once per epoch; `equal`: every set gives as many images; or one number per set."""
+    """`size`: every set gives what it has, each image once an epoch; `equal`: every set gives as many images; or one
+    number per set (0: only scored, where the set is the first with labels). What does not fill a batch is left out."""
     splits: Literal["train", "all"] = "train"
     """`train`: rows whose split is train or null; `all` reads test rows too, which every later report states."""
     workers: int = -1
@@ -119,7 +123,7 @@ class OnlineOptions:
     k: PositiveInt = 20
     """Neighbours."""
     max_images: PositiveInt = 4000
-    """Images embedded per side at the most."""
+    """Images embedded per side at the most; kept-out patients beyond it are trained on."""
 
 
 @dataclass
@@ -128,7 +132,8 @@ class TrackingOptions:
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Any that Accelerate knows: `tensorboard`, `wandb`, `mlflow`, `comet_ml`, `aim`, ... They get all curves; pictures
-    only where the licences of all pooled sets let images leave (not PASSION, SCIN); image ids and paths never."""
+    only where the licences of all pooled sets let images leave (not PASSION, SCIN); image ids and paths never. What a
+    service's own client notes (command line, host) is off for wandb; ask the others."""
     project: str = "dermssl"
     """Under which other trackers file the run."""
     projector_images: NonNegativeInt = 1000
@@ -183,6 +188,12 @@ class PretrainOptions:
             raise ValueError("method simclr has no local crops: set views.local_count to 0")
         if self.method == "dino" and self.views.global_count + self.views.local_count < 2:
             raise ValueError("method dino needs two views: raise views.global_count or views.local_count")
+        peak = self.optim.lr * self.training.batch / 256
+        if self.optim.lr_end > peak:
+            raise ValueError(
+                f"optim.lr_end {self.optim.lr_end:g} is above the peak of the schedule, {peak:g} (optim.lr x batch / "
+                "256): lower it, or raise optim.lr"
+            )
         if self.training.batch % self.training.accumulation:
             raise ValueError(
                 f"training.batch {self.training.batch} cannot be cut into "

@@ -110,7 +110,7 @@ def _online_set(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) 
         labelled = [dataset for dataset in labelled if options.target in dataset.targets]
         if not labelled:
             known = {name: target for dataset in datasets for name, target in dataset.targets.items()}
-            choose_target(known, options.target, "none of the data sets (online.target)")
+            choose_target(known, options.target, "online.target: --data")
     if not labelled:
         return None
     dataset = labelled[0]

@@ -101,7 +101,7 @@ def set_up(options: PretrainOptions) -> Run:
     options = apply_preset(options, sum(map(len, data.rows)), not backbone.is_vit(options.model.backbone))
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
-    _check_batch(options, sampler)
+    _check_training(options, sampler)
     accelerator = _make_accelerator(options)
     method = make_method(options, accelerator)
     groups = parameter_groups(method, trained_backbone(method))
@@ -132,12 +132,18 @@ def set_up(options: PretrainOptions) -> Run:
     return run
 
 
-def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
+def _check_training(options: PretrainOptions, sampler: Sampler) -> None:
     batch = options.training.batch
     if sampler.steps_per_epoch == 0:
         raise InputError(f"training.batch is {batch} but there are only {sampler.total} training images: lower it")
     if options.method == "simclr" and batch // options.training.accumulation < 2:
         raise InputError("method simclr needs at least 2 images per micro-batch: raise training.batch")
+    if options.optim.warmup_epochs >= options.training.epochs:
+        log.warning(
+            "warning: the learning rate only rises: optim.warmup_epochs is %g of %d epochs",
+            options.optim.warmup_epochs,
+            options.training.epochs,
+        )
     if batch < 64:
         log.warning("warning: batches of %d images are small for self-supervision: 64 or more learn better", batch)
     if options.method == "simclr" and options.training.accumulation > 1:

@@ -1,5 +1,6 @@
 """Trackers beside TensorBoard, through Accelerate's classes (``--tracking.with wandb``): scalars always, pictures only
-where every licence lets images leave the machine, and never an image id, a file name or a path."""
+where every licence lets images leave the machine, and never an image id, a file name or a path. What a service's own
+client notes beside that (the command line, the host) is switched off for wandb and up to the service elsewhere."""
 
 import logging
 import uuid
@@ -14,6 +15,7 @@ from accelerate.utils import LoggerType
 
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_json, write_json
+from dermssl.training.options import LOCAL_KEYS
 
 log = logging.getLogger("dermssl")
 
@@ -21,17 +23,15 @@ OWN = "tensorboard"
 """Written by `dermssl.training.tracking.Tracker` in every run."""
 
 IDENTITIES = "tracking.json"
-LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
-"""Settings that hold paths of this machine, which are nobody else's business."""
 
 # How each service is told which of its runs to go on with. Some take any id that we make up ...
 CHOSEN: dict[str, Callable[[str, Path], dict[str, Any]]] = {
-    # wandb would copy what is printed, folders and files among it, to its service.
+    # wandb would send what is printed, the command line, the working folder and the state of the code as well.
     "wandb": lambda identity, folder: {
         "name": folder.name,
         "id": identity,
         "resume": "allow",
-        "settings": {"console": "off", "save_code": False},
+        "settings": {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True},
     },
     "swanlab": lambda identity, folder: {"experiment_name": folder.name, "id": identity[:21], "resume": "allow"},
     "comet_ml": lambda identity, folder: {"experiment_key": identity},

@@ -24,6 +24,8 @@ log = logging.getLogger("dermssl")
 THUMBNAIL = 48
 UNEVEN = 10
 """Ratio of set sizes from which pooling by size is worth a word."""
+WASTED = 0.05
+"""Share of an epoch's images that do not fill a batch, from which the batch is worth a word."""
 
 
 def announce(run: Run) -> None:
@@ -65,14 +67,22 @@ def announce(run: Run) -> None:
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
     """Per data set, what ``data.weights`` makes of it: its part of an epoch and how often an image comes.
 
-    Where sets of very different size are pooled by size, a last line says what ``equal`` would make of them.
+    Further lines tell what does not fill a batch, and, where sets of very different size are pooled by size, what
+    ``equal`` would make of them.
     """
-    total, lines = sampler.total, []
+    total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
-        each = "every image once" if quota == size else f"each of its {size:,} images {quota / size:.2g} times"
+        part = quota * total / sampler.total
+        each = "each image once" if part == size else f"each of its {size:,} images {part / size:.2g} times"
         lines.append(
-            f"{name} gives {quota:,} of {total:,} images per epoch ({quota / total:.0%}): {each}, "
-            f"{quota / size * epochs:.3g} times in the whole run"
+            f"{name} gives {part:,.0f} of {total:,} images per epoch ({part / total:.0%}): {each}, "
+            f"{part / size * epochs:.3g} times in the whole run"
+        )
+    rest = sampler.total - total
+    if rest:
+        lines.append(
+            f"{rest:,} of {sampler.total:,} images ({rest / sampler.total:.0%}) do not fill a batch and are left out, "
+            "others every epoch" + ("; a smaller training.batch leaves out fewer" if rest > WASTED * total else "")
         )
     if sampler.shares is None and max(sampler.sizes) >= UNEVEN * min(sampler.sizes):
         even = total / len(names)
@@ -115,7 +125,9 @@ def _evaluate(run: Run, tracker: Tracker) -> None:
     if run.step == 0:
         run.baseline = scores
     rank_by = next(iter(scores))
-    if run.best is None or scores[rank_by] > run.best[rank_by]:
+    # An untrained network's RankMe says nothing: with labels alone it can be the best.
+    untrained = run.best is not None and run.best["step"] == 0 and run.data.online is None
+    if run.best is None or untrained or scores[rank_by] > run.best[rank_by]:
         run.best = {"step": run.step} | scores
         export_encoder(run, run.folder / "best")
     run.health.observe_rank(run.step, scores["online_rankme"])

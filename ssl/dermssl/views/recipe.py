@@ -21,8 +21,9 @@ class ViewOptions:
     """Global crops per image; the teacher sees only these."""
     global_scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
     """Smallest and largest share of the image area that a global crop covers."""
-    local_size: PositiveInt = 96
-    """Side of a local crop, pixels."""
+    local_size: NonNegativeInt = 0
+    """Side of a local crop, pixels (0: three sevenths of the global one, as the published 96 of 224, to the nearest
+    multiple of 16)."""
     local_count: NonNegativeInt = 8
     """Local crops per image (0 for SimCLR, which compares two global crops)."""
     local_scale: list[float] = field(default_factory=lambda: [0.05, 0.4])
@@ -49,7 +50,13 @@ class ViewOptions:
     """Probability of solarisation in the first global, the other global, and the local views."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError naming the key that is out of range."""
+        """Settle `local_size`; raise ValueError naming the key that is out of range."""
+        self.local_size = self.local_size or max(1, round(self.global_size * 3 / 7 / 16)) * 16
+        if self.local_count and self.local_size > self.global_size:
+            raise ValueError(
+                f"views.local_size {self.local_size} is above views.global_size {self.global_size}: lower it, or leave "
+                "it out"
+            )
         for key in ("global_scale", "local_scale"):
             low, high = _pair(key, getattr(self, key))
             if not 0 < low <= high <= 1:

@@ -3,6 +3,7 @@
 Order and pooling follow from counter-based random numbers (Philox), never from the state of a generator.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +36,7 @@ class Sampler:
 
     Args:
         sizes: number of training rows of each set; pooled row numbers run through the sets in order.
-        shares: share of each epoch's images that each set gives, adding up to 1; None: every image once.
+        shares: share of each epoch's images that each set gives, adding up to 1; None: as its size is.
         batch: images per step over all ranks and accumulation steps.
         seed: of the run.
     """
@@ -108,7 +109,7 @@ def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarr
 
 
 def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:
-    """``data.weights`` (``size``, ``equal``, or a number per set) -> shares per set, or None for every image once.
+    """``data.weights`` (``size``, ``equal``, or a number per set) -> shares per set, or None for as the sizes are.
 
     Raises:
         InputError: not one of these forms, or the number of weights differs from the number of sets.
@@ -121,9 +122,11 @@ def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, 
         numbers = [float(weight) for weight in weights]
     except ValueError:
         raise InputError(f"data.weights is {' '.join(weights)}: give `size`, `equal`, or a number per set") from None
-    if len(numbers) != len(names) or min(numbers) < 0 or sum(numbers) <= 0:
+    finite = all(math.isfinite(number) and number >= 0 for number in numbers)
+    if len(numbers) != len(names) or not finite or sum(numbers) <= 0:
         raise InputError(
-            f"data.weights has {len(numbers)} numbers for {len(names)} sets ({', '.join(names)}): one each, >= 0"
+            f"data.weights is {' '.join(weights)} for {len(names)} sets ({', '.join(names)}): one number each, >= 0, "
+            "and not all 0"
         )
     return tuple(number / sum(numbers) for number in numbers)
 

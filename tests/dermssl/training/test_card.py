@@ -7,9 +7,9 @@ import torch
 from huggingface_hub import ModelCard
 
 from dermssl import licences
-from dermssl.training.card import write_card
+from dermssl.training.card import card_of_export, write_card
 from dermssl.training.energy import Energy
-from dermssl.training.options import DataOptions, PretrainOptions
+from dermssl.training.options import DataOptions, ModelOptions, PretrainOptions
 from dermssl.training.pool import OnlineSet, TrainingData
 
 FACTS = {
@@ -31,9 +31,11 @@ FACTS = {
 class Skin:
     """A data set of which the card needs only names, tones and licence."""
 
-    def __init__(self, name: str, fitzpatrick: list, licence: str, synthetic: bool = False) -> None:
+    def __init__(
+        self, name: str, fitzpatrick: list, licence: str, synthetic: bool = False, times_seen: int = 5
+    ) -> None:
         groups = [None if f is None else ("I-II", "III-IV", "V-VI")[(f - 1) // 2] for f in fitzpatrick]
-        self.name, self.info = name, {"synthetic": synthetic}
+        self.name, self.info, self.times_seen = name, {"synthetic": synthetic}, times_seen
         self.frame = pd.DataFrame({"fitzpatrick": np.array(fitzpatrick, float), "tone_group": groups})
         self.licence = licences.notice(name, licence, "Somebody, 2020.", synthetic)
 
@@ -46,8 +48,10 @@ def card(tmp_path, *datasets: Skin, labelled: bool = True) -> ModelCard:
     labels = np.zeros(2, int)
     online = OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels) if labelled else None
     data = TrainingData(datasets, rows, online)
-    options = PretrainOptions(out="x", data=DataOptions(folders=["data/x"]))
-    write_card(tmp_path, options, data, [dataset.licence for dataset in datasets], FACTS)
+    model = ModelOptions(init="/home/anna/run1")
+    options = PretrainOptions(out="/home/anna/x", data=DataOptions(folders=["/home/anna/data"]), model=model)
+    seen = np.repeat([dataset.times_seen for dataset in datasets], [len(chosen) for chosen in rows])
+    write_card(tmp_path, options, data, [dataset.licence for dataset in datasets], seen, FACTS)
     return ModelCard.load(tmp_path / "MODEL_CARD.md")
 
 
@@ -70,10 +74,28 @@ def test_pooled_licences_are_other_and_duties_are_listed(tmp_path):
     assert "Somebody, 2020." in page.text
 
 
+def test_the_card_is_handed_on_so_it_names_no_path_of_this_machine(tmp_path):
+    text = card(tmp_path, PAD).text
+    assert "anna" not in text and "started from run1" in text and "backbone: vit_small" in text
+
+
+def test_an_exported_encoder_is_told_apart_from_the_run(tmp_path):
+    text = card_of_export(card(tmp_path, PAD).text, "best", 20)
+    assert "local-dir:<this folder>'" in text and "the run's `best` at step 20" in text
+    assert "<this folder>/encoder" not in text
+
+
+def test_a_set_that_was_only_scored_is_not_counted_as_trained_on(tmp_path):
+    unseen = Skin("pad", [1, 2, 2], "CC-BY-4.0", times_seen=0)
+    text = card(tmp_path, PASSION, unseen).text
+    assert "| pad | 0 | 0 | 0 | 0 |" in text and "I 0, II 0, III 1" in text
+
+
 def test_scores_stand_beside_those_before_training(tmp_path):
     text = card(tmp_path, PASSION).text
     assert "| before training (step 0) | 0 | 0.500 | 3.000 |" in text
-    assert "| best, in `best/` | 20 | 0.750 | 5.000 |" in text and "| end, in `encoder/` | 30 |" in text
+    assert "| best (`best/` of the run) | 20 | 0.750 | 5.000 |" in text
+    assert "| end (`encoder/` of the run) | 30 |" in text
     assert "chance 0.500" in text
     assert "1.5 minutes" in text and "0.001 kWh" in text and "2 steps were not finite" in text
 

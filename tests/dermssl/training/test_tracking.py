@@ -176,14 +176,18 @@ def test_convnets_have_no_patch_components():
     assert patch_components(backbone.build("resnet18", 32), np.zeros((2, 32, 32, 3), np.uint8), "cpu") is None
 
 
-def test_what_is_printed_does_not_go_to_wandb():
-    assert trackers.CHOSEN["wandb"]("run", Path("checkpoints/run"))["settings"]["console"] == "off"
+def test_neither_what_is_printed_nor_the_command_line_goes_to_wandb():
+    settings = trackers.CHOSEN["wandb"]("run", Path("checkpoints/run"))["settings"]
+    assert settings["console"] == "off" and settings["x_disable_meta"] and settings["disable_git"]
 
 
 def test_a_run_says_what_each_set_gives_and_what_equal_weights_would_change():
     small, large = mixture(Sampler((100, 300), None, 4, 0), ["a", "b"], 5)
-    assert small == "a gives 100 of 400 images per epoch (25%): every image once, 5 times in the whole run"
+    assert small == "a gives 100 of 400 images per epoch (25%): each image once, 5 times in the whole run"
     assert large.startswith("b gives 300 of 400")
+    part, rest = mixture(Sampler((986,), None, 256, 0), ["pad"], 2)
+    assert part.endswith("(100%): each of its 986 images 0.78 times, 1.56 times in the whole run")
+    assert rest.startswith("218 of 986 images (22%) do not fill a batch") and rest.endswith("leaves out fewer")
     uneven = mixture(Sampler((100, 9_900), None, 4, 0), ["a", "b"], 5)[-1]
     assert uneven == (
         "the largest set outweighs the smallest 99 to 1; with data.weights equal each gives 5,000 images per epoch, "

@@ -316,3 +316,14 @@ def test_published_odds_of_blur_and_solarisation_reach_their_views():
 def test_options_out_of_range_name_their_key(key, value):
     with pytest.raises(ValueError, match=f"views.{key}"):
         ViewOptions(**{key: value})
+
+
+@pytest.mark.parametrize(("size", "local"), [(224, 96), (96, 48), (64, 32), (32, 16), (16, 16)])
+def test_local_crops_are_three_sevenths_of_global_ones(size, local):
+    assert ViewOptions(global_size=size).local_size == local
+
+
+def test_local_crops_are_no_larger_than_global_ones():
+    with pytest.raises(ValueError, match=r"views.local_size 96 is above views.global_size 64"):
+        ViewOptions(global_size=64, local_size=96)
+    assert ViewOptions(global_size=64, local_size=96, local_count=0).local_count == 0
