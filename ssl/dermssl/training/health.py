@@ -36,8 +36,8 @@ REMEDIES = {
     "or start from other weights (model.init)",
     "learning rate of zero": "the learning rate is too small to move anything: raise optim.lr",
     "teacher stands still": "the teacher's momentum (EMA) is 1, so it never follows the student: lower dino.momentum",
-    "not learning": "the loss is still at chance level after a quarter of the run: raise optim.lr or training.epochs, "
-    "or weaken the views",
+    "not learning": "the loss is at chance level after a quarter of the run, or after half no lower than at first: "
+    "raise optim.lr or training.epochs, or weaken the views",
 }
 """Each symptom, most telling first, with its cause in plain words and the setting to change."""
 
@@ -122,20 +122,23 @@ class Health:
         gradient = values["gradient_norm"]
         uniform = entropy is not None and entropy > 0.99 * self.chance and loss > 0.99 * self.chance
         # What an image's targets tell about it is H(mean) - mean H; untrained networks start near 0.
+        # Sharp targets over few prototypes start above chance; only rising from there is divergence.
+        diverged = loss > 1.5 * max(self.chance, self.first["loss"])
+        stuck = abs(loss - self.chance) < 0.01 * self.chance
+        high = not half and loss > max(self.chance, 0.99 * self.first["loss"])
         told = 1.0 if entropy is None or mean_entropy is None else (mean_entropy - entropy) / self.chance
         signs = {
             "uniform output": warm and uniform,
             "one code": (warm and told < 0.002 and not uniform)
             or (mean_entropy is not None and mean_entropy < 0.02 * self.chance),
             "feature collapse": values.get("feature_std", 1.0) < 0.02,
-            # Sharp targets over few prototypes start above chance; only rising from there is divergence.
-            "divergence": loss > 1.5 * max(self.chance, self.first["loss"]),
+            "divergence": diverged,
             "exploding gradient": gradient > min(LARGEST_GRADIENT, LARGEST_RISE * self.first["gradient_norm"]),
             "vanished gradient": gradient < SMALLEST_GRADIENT,
             # Both schedules end where nothing moves, so only the first half tells.
             "learning rate of zero": warm and half and values.get("lr", 1.0) < MIN_LR,
             "teacher stands still": half and values.get("momentum", 0.0) > MAX_MOMENTUM,
-            "not learning": warm and not uniform and abs(loss - self.chance) < 0.01 * self.chance,
+            "not learning": warm and (stuck or high) and not uniform and not diverged,
         }
         return {symptom for symptom, present in signs.items() if present}
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dermssl import backbone, licences
 from dermssl.commandline import Report, flatten
@@ -107,7 +108,7 @@ def _steps(run: Run, tracker: Tracker | None, preempted: list[int]) -> None:
     batches = Waiting(_loader(run))
     micro_batches = _views(run, batches)
     started = time.perf_counter()
-    with progress(run.step, run.steps, run.main) as bar:
+    with logging_redirect_tqdm(), progress(run.step, run.steps, run.main) as bar:
         while run.step < run.steps:
             values = one_step(run, micro_batches, draw_views(run, tracker) if tracker and run.step == 0 else None)
             run.step += 1
@@ -116,10 +117,11 @@ def _steps(run: Run, tracker: Tracker | None, preempted: list[int]) -> None:
             if run.step % options.training.log_every == 0 or run.step == run.steps:
                 _log(run, tracker, batches, values, bar)
             bar.update()
-            if run.step % online_steps == 0 or run.step == run.steps:
-                look(run, tracker)
-            if run.step % state_steps == 0 or run.step == run.steps:
-                _save(run)
+            with batches.paused():
+                if run.step % online_steps == 0 or run.step == run.steps:
+                    look(run, tracker)
+                if run.step % state_steps == 0 or run.step == run.steps:
+                    _save(run)
             if _asked_to_leave(run, preempted):
                 raise Preempted(f"pre-empted at step {run.step} of {run.steps}: the same command goes on from there")
 

@@ -45,7 +45,8 @@ def evaluate(encoder: nn.Module, data: TrainingData, size: int, options: OnlineO
     """
     if data.online is not None:
         return _evaluate_labelled(encoder, data.online, size, options, device)
-    dataset, rows = data.datasets[0], data.rows[0][: options.max_images]
+    dataset, rows = data.datasets[0], data.rows[0]
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
     features = embed(encoder, dataset, rows, size, device)
     unit = neighbours.normalise(features)
     groups = dataset.column("group_id")[rows]

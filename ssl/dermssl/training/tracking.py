@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,15 @@ class Waiting:
             self.batches += 1
             yield batch
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside, an evaluation or a state, counts as no training time."""
+        start = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - start
+
     def read(self) -> tuple[float, float]:
-        """Batches per second since the last call, and the share of the time spent waiting."""
+        """Batches per second of training since the last call, and the share of that time spent waiting."""
         now = time.perf_counter()
         elapsed = max(now - self.since, 1e-9)
         speed, share = self.batches / elapsed, self.waited / elapsed

@@ -75,6 +75,14 @@ def test_a_run_that_starts_above_chance_does_not_diverge():
     health.observe(2, WELL | {"loss": 1.9 * CHANCE})
 
 
+def test_a_loss_that_starts_above_chance_and_stays_there_is_not_learning():
+    health = Health(HealthOptions(patience=1), CHANCE, steps=1000)
+    health.observe(1, WELL | {"loss": 1.4 * CHANCE})
+    health.observe(600, WELL | {"loss": 1.3 * CHANCE})
+    with pytest.raises(HealthStop, match=r"not learning.*no lower than at first"):
+        health.observe(610, WELL | {"loss": 1.45 * CHANCE})
+
+
 def test_features_along_one_line_are_named_at_the_second_evaluation():
     health = Health(HealthOptions(), CHANCE, steps=1000)
     for rank in (1.1, 40.0, 1.1):

@@ -19,7 +19,8 @@ from dermssl import backbone
 from dermssl.cli import main
 from dermssl.data.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
-from dermssl.files import write_parquet
+from dermssl.files import read_json, write_parquet
+from dermssl.training import online
 from dermssl.training.online import embed, rankme
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import select_rows
@@ -229,14 +230,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(pretrain, dataset, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_an_online_target_without_labels_is_one_line(pretrain, tmp_path, capsys):
-    data = prepare_pictures(tmp_path, "mine", 40, seed=3)
+def without_labels(folder: Path) -> Path:
+    data = prepare_pictures(folder, "mine", 40, seed=3)
     table = pq.read_table(data / "manifest.parquet")
     blank = pa.nulls(len(table), table.schema.field("label").type)
     place = table.schema.get_field_index("label")
     write_parquet(data / "manifest.parquet", table.set_column(place, table.schema.field("label"), blank))
-    assert pretrain(data, tmp_path / "run", online__target="label") == 2
+    return data
+
+
+def test_an_online_target_without_labels_is_one_line(pretrain, tmp_path, capsys):
+    assert pretrain(without_labels(tmp_path), tmp_path / "run", online__target="label") == 2
     assert "too few train rows have a `label`" in capsys.readouterr().err
+
+
+def test_without_labels_the_untrained_network_is_never_the_best(pretrain, tmp_path, monkeypatch):
+    ranks = iter((9.0, 4.0, 5.0))
+    monkeypatch.setattr(online, "rankme", lambda _: next(ranks))
+    data, out = without_labels(tmp_path), tmp_path / "run"
+    assert pretrain(data, out, training__epochs="2", online__every_epochs="1") == 0
+    assert read_json(out / "best" / "config.json", "dermssl pretrain")["dermssl"]["step"] == 8
 
 
 def test_features_that_are_not_finite_end_the_evaluation_in_plain_words(dataset):

@@ -1,6 +1,7 @@
 """Curves and pictures: always in the run folder, and elsewhere only what licences let go."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dermssl.files import read_json, write_json
 from dermssl.training import trackers
 from dermssl.training.online import patch_components
 from dermssl.training.pictures import GREEN, RED, neighbour_grid
+from dermssl.training.tracking import Waiting
 from dermssl.training.watch import mixture
 from dermssl.views.sampler import Sampler
 
@@ -195,3 +197,12 @@ def test_a_run_says_what_each_set_gives_and_what_equal_weights_would_change():
     )
     equal = mixture(Sampler((100, 9_900), (0.5, 0.5), 4, 0), ["a", "b"], 5)
     assert len(equal) == 2 and "each of its 100 images 50 times" in equal[0]
+
+
+def test_what_is_done_in_a_pause_counts_as_no_training_time():
+    batches = Waiting([1, 2])
+    next(iter(batches))
+    with batches.paused():
+        time.sleep(0.3)
+    speed, _ = batches.read()
+    assert speed > 1 / 0.3
