@@ -1,6 +1,6 @@
 """What one GPU, 8 and 64 can do, and what limits them: computed from measured parts, not measured.
 
-    python scripts/bench/scaling.py --config configs/dino_vits16.yaml [--peak 989 --share 0.35 --cores 8]
+    python scripts/bench/scaling.py --config configs/dino_vits16.yaml [--peak 989 --share 0.35 --cores 10]
 
 Counted here: arithmetic of one image (PyTorch's FLOP counter) and bytes of the gradients. Measured elsewhere and
 given: the CPU time of an image's crops (scripts/bench/results/views.md: decode + crop). Assumed: the GPU's peak, the
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dermssl import backbone
 from dermssl.methods.build import build_method
 from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.views.recipe import ViewOptions
 
 GRADIENT_BYTES = 4
 """Gradients are averaged in float32."""
@@ -33,9 +34,8 @@ class Parts(NamedTuple):
 def count(config: Path) -> Parts:
     """The parts of the recipe in ``config``."""
     recipe = yaml.safe_load(config.read_text())
-    views, method = recipe.get("views", {}), recipe.get("method", "dino")
-    size, local = views.get("global_size", 224), views.get("local_size", 96)
-    locals_ = views.get("local_count", 8) if method == "dino" else 0
+    views, method = ViewOptions(**recipe.get("views", {})), recipe.get("method", "dino")
+    size, local, locals_ = views.global_size, views.local_size, views.local_count
     name = recipe.get("model", {}).get("backbone", "vit_small_patch16_224")
     options = [DinoOptions(**recipe.get("dino", {})), SimclrOptions(**recipe.get("simclr", {}))]
     model = build_method(method, lambda drop: backbone.build(name, size, drop), 0.0, *options)
@@ -50,7 +50,7 @@ def count(config: Path) -> Parts:
 def row(gpus: int, batch: int, parts: Parts, options: argparse.Namespace) -> list[str]:
     """One line: the rates that arithmetic, CPU cores and links allow, and which is the least."""
     on_gpu = gpus * options.peak * 1e12 * options.share / parts.flops
-    on_cpu = gpus * options.cores * 1000 / options.crop_ms
+    on_cpu = gpus * (options.cores - 1) * 1000 / options.crop_ms
     link = options.inside if gpus <= options.gpus_per_node else options.between
     exchange = 2 * (gpus - 1) / gpus * parts.bytes / (link * 1e9)
     # Gradients are exchanged while the backward pass still runs, so the longer of the two decides.
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--peak", type=float, default=989, help="dense bf16 TFLOP/s of a GPU (H100, H200)")
     parser.add_argument("--share", type=float, default=0.35, help="share of the peak that training reaches (assumed)")
-    parser.add_argument("--cores", type=int, default=8, help="CPU cores per GPU")
+    parser.add_argument("--cores", type=int, default=10, help="CPU cores per GPU: all but one decode and crop")
     parser.add_argument("--crop-ms", type=float, default=2.49, help="CPU ms per image: decode + crops, stored at 384")
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--inside", type=float, default=450, help="GB/s of a GPU's link inside a node")
