@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from dermssl import backbone
 from dermssl.methods import schedules
 from dermssl.methods.dino import CentredLoss, Dino, sinkhorn
+from dermssl.methods.heads import dino_head
 from dermssl.methods.options import DinoOptions, SimclrOptions
 from dermssl.methods.simclr import Simclr
 
@@ -64,6 +66,41 @@ def test_dino_loss_is_lightlys():
     teacher, student = list(torch.randn(2, 5, 16)), list(torch.randn(4, 5, 16))
     theirs = DINOLoss(output_dim=16)(teacher, student, teacher_temp=0.05)
     assert torch.equal(CentredLoss(SMALL)(teacher, student, teacher_temp=0.05), theirs)
+
+
+def test_dino_compares_every_crop_with_every_other_global_view_by_its_options():
+    torch.manual_seed(0)
+    model = Dino(build, 0.0, replace(SMALL, student_temperature=0.2, center_momentum=0.5))
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        crops = views()
+        teacher = np.stack([model.teacher_head(model.teacher(crop)).numpy() for crop in crops[0]])
+        student = np.stack([model.student_head(model.student(crop)).numpy() for group in crops for crop in group])
+    loss, _ = model(crops, AT)
+    terms = [
+        -(softmax(teacher[t] / 0.04) * np.log(softmax(student[s] / 0.2))).sum(-1).mean()
+        for t in range(2)
+        for s in range(5)
+        if s != t
+    ]
+    assert float(loss.detach()) == pytest.approx(np.mean(terms), rel=1e-4)
+    model.after_update(AT)
+    np.testing.assert_allclose(model.loss.center[0, 0].numpy(), 0.5 * teacher.mean(axis=(0, 1)), rtol=1e-4, atol=1e-7)
+
+
+def test_only_the_student_has_stochastic_depth():
+    torch.manual_seed(0)
+    model, images = Dino(build, 0.5, SMALL).train(), views()[0][0]
+    with torch.no_grad():
+        assert torch.equal(model.teacher(images), model.teacher(images))
+        assert not torch.equal(model.student(images), model.student(images))
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_last_layers_length_learns_only_if_it_is_not_normalised(normalised):
+    head = dino_head(8, replace(SMALL, norm_last_layer=normalised))
+    assert head.last_layer.weight_g.requires_grad != normalised
 
 
 def test_ntxent_is_the_papers_formula():

@@ -115,6 +115,29 @@ def test_the_learning_rate_is_scaled_by_the_batch_warms_up_and_falls_on_a_cosine
     np.testing.assert_allclose(lr, [*np.linspace(0, peak, warmup), *cosine], rtol=1e-5)
 
 
+def test_momentum_temperature_and_weight_decay_follow_the_papers_schedules(pretrain, dataset, tmp_path):
+    changes = {
+        "training__epochs": "4",
+        "optim__weight_decay": "0.04",
+        "optim__weight_decay_end": "0.4",
+        "dino__momentum": "0.9",
+        "dino__warmup_teacher_temperature": "0.02",
+        "dino__teacher_temperature": "0.05",
+        "dino__warmup_teacher_epochs": "2",
+    }
+    assert pretrain(dataset, tmp_path / "run", **changes) == 0
+    ours = {
+        name: np.array(list(metrics(tmp_path / "run", name).values()))
+        for name in ("weight_decay", "momentum", "teacher_temperature")
+    }
+    steps = len(ours["momentum"])
+    down = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+    np.testing.assert_allclose(ours["weight_decay"], 0.4 - 0.36 * down, rtol=1e-5)
+    np.testing.assert_allclose(ours["momentum"], 1 - 0.1 * down, rtol=1e-5)
+    temperature = [*np.linspace(0.02, 0.05, steps // 2), *[0.05] * (steps // 2)]
+    np.testing.assert_allclose(ours["teacher_temperature"], temperature, rtol=1e-5)
+
+
 def lars_groups() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     layer = nn.Linear(5, 4)

@@ -13,7 +13,7 @@ import timm
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import SIMCLR, metrics, prepare_pictures, status
+from tiny_runs import SIMCLR, gradients_of_steps, metrics, prepare_pictures, status
 
 from dermssl import backbone
 from dermssl.cli import main
@@ -185,9 +185,13 @@ def test_freezing_the_backbone_leaves_it_alone(run, pretrain, dataset, tmp_path)
 
 
 def test_accumulation_gives_dino_the_gradient_of_the_whole_batch(pretrain, dataset, tmp_path):
+    gradients = {}
     for name, accumulation in (("whole", "1"), ("parts", "4")):
         changes = {"training__epochs": "1", "model__drop_path": "0", "training__accumulation": accumulation}
-        assert pretrain(dataset, tmp_path / name, **changes) == 0
+        with gradients_of_steps() as gradients[name]:
+            assert pretrain(dataset, tmp_path / name, **changes) == 0
+    for whole, parts in zip(gradients["whole"][0], gradients["parts"][0], strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-6)
     whole, parts = (list(metrics(tmp_path / name).values()) for name in ("whole", "parts"))
     np.testing.assert_allclose(whole, parts, rtol=1e-4)
 

@@ -1,16 +1,17 @@
 """A step that was not finite leaves nothing behind; what a rank feeds its networks is enough for them."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import SIMCLR, metrics
+from tiny_runs import SIMCLR, gradients_of_steps, metrics
 
 from dermssl import backbone
-from dermssl.training import loop, networks
+from dermssl.training import loop, networks, step
 from dermssl.training.buffers import Buffers
-from dermssl.training.options import DataOptions, PretrainOptions
+from dermssl.training.options import DataOptions, PretrainOptions, TrainingOptions
 
 CONVNET = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {
     "model__backbone": "resnet18",
@@ -57,6 +58,25 @@ def test_statistics_shared_by_several_gpus_keep_the_network(name):
         shared = networks._share_statistics(model, PretrainOptions("run", DataOptions(["data"])), gpus)
         assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
         assert torch.allclose(shared.eval()(images), before, atol=1e-5)
+
+
+def test_statistics_stay_local_where_that_is_asked():
+    gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"), is_main_process=True)
+    options = PretrainOptions("run", DataOptions(["data"]), training=TrainingOptions(sync_batch_norm=False))
+    kept = networks._share_statistics(backbone.build("resnet18", 32), options, gpus)
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in kept.modules())
+
+
+def test_no_parameter_moves_by_a_gradient_above_the_limit(pretrain, dataset, tmp_path):
+    with gradients_of_steps() as steps:
+        assert pretrain(dataset, tmp_path / "run", optim__clip="0.001", training__epochs="1") == 0
+    norms = torch.stack([gradient.norm() for gradients in steps for gradient in gradients])
+    assert norms.max() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_stochastic_depth_is_drawn_anew_in_every_step_micro_step_and_rank():
+    places = list(itertools.product(range(2), range(3), range(2), range(2)))
+    assert len({step._drop_path_seed(*place) for place in places}) == len(places)
 
 
 def test_one_view_for_batch_norm_is_one_line(pretrain, dataset, tmp_path, capsys):

@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dermssl.cli import main
 from dermssl.training import loop
@@ -162,3 +165,19 @@ loop.one_step = step
 sys.exit(main(sys.argv[1:]))
 """
 """``dermssl`` whose fifth step waits for a line, so that a signal is sure to find the run training."""
+
+
+@contextmanager
+def gradients_of_steps() -> Iterator[list[list[torch.Tensor]]]:
+    """What each optimizer step inside was given: one gradient per parameter."""
+    steps = []
+
+    def record(optimizer, *_):
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        steps.append([p.grad.clone() for p in parameters])
+
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        yield steps
+    finally:
+        hook.remove()

@@ -83,12 +83,44 @@ def test_the_eight_turns_are_all_different_and_those_of_pillow():
 
 def test_crop_boxes_stay_inside_and_cover_the_asked_share():
     view = View(32, (0.2, 0.5), 0, 0)
-    shares = []
+    shares, corners = [], []
     for position in range(300):
         ((left, top, right, bottom),) = draws.crop_boxes([view], 90, 70, draws.uniforms(0, 0, position, 1))
         assert left >= 0 and top >= 0 and right <= 90 and bottom <= 70
         shares.append((right - left) * (bottom - top) / 6300)
+        corners.append((left / (91 - right + left), top / (71 - bottom + top)))
+    assert np.abs(np.mean(corners, axis=0) - 0.5).max() < 0.05 and np.quantile(corners, 0.9) > 0.8
     assert 0.19 < min(shares) < 0.24 and 0.46 < max(shares) < 0.52
+
+
+def test_local_crops_have_a_range_of_their_own():
+    options = ViewOptions(global_scale=[0.4, 1.0], local_scale=[0.05, 0.3])
+    assert [view.scale for view in list_views(options)] == [(0.4, 1.0)] * 2 + [(0.05, 0.3)] * 8
+
+
+def test_flips_and_turns_come_equally_often():
+    numbers = np.random.default_rng(0).random((8000, 48))
+    counts = np.bincount(draws.turns(ViewOptions(), numbers), minlength=8)
+    assert len(counts) == 8 and np.abs(counts - 1000).max() < 150
+    flips = np.bincount(draws.turns(ViewOptions(turns=False), numbers))
+    assert set(np.flatnonzero(flips)) == {0, 4} and abs(flips[0] - 4000) < 200
+
+
+def test_photometric_changes_come_as_often_and_as_strong_as_asked():
+    options = ViewOptions(grey=0.3, brightness=0.4, contrast=0.3, saturation=0.2, hue=0.05)
+    views = list_views(options)[1:4]
+    drawn = draws.photometric(options, views, np.random.default_rng(0).random((4000, 3, 48)))
+    of = {name: drawn[..., index] for index, name in enumerate(PHOTOMETRIC)}
+    for name, odds in {"jitter": [0.8] * 3, "grey": [0.3] * 3, "solarize": [0.2, 0, 0]}.items():
+        np.testing.assert_allclose(of[name].mean(axis=0), odds, atol=0.03)
+    np.testing.assert_allclose((of["sigma"] > 0).mean(axis=0), [0.1, 0.5, 0.5], atol=0.03)
+    ranges = {"brightness": (0.6, 1.4), "contrast": (0.7, 1.3), "saturation": (0.8, 1.2), "hue": (-0.05, 0.05)}
+    for name, (low, high) in ranges.items():
+        assert low <= of[name].min() < low + 0.01 and high - 0.01 < of[name].max() <= high
+        assert of[name].mean() == pytest.approx((low + high) / 2, abs=0.01)
+    assert set(of["order"].ravel()) == set(range(24))
+    local = of["sigma"][:, 1:][of["sigma"][:, 1:] > 0] * 224 / 96
+    assert 0.1 <= local.min() < 0.12 and 1.98 < local.max() <= 2.0
 
 
 def test_a_very_long_image_falls_back_to_a_centre_crop():
