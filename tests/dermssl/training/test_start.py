@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import huggingface_hub
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import Block
 from tiny_runs import metrics, saved_tensors
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dermssl import backbone
 from dermssl.cli import main
@@ -167,10 +171,30 @@ def test_student_and_heads_are_exported(run, state, tmp_path):
 
 
 def test_gradient_checkpointing_changes_memory_not_weights(run, pretrain, dataset, tmp_path, state):
-    changes = {"training__epochs": "1", "model__gradient_checkpointing": "true"}
-    assert pretrain(dataset, tmp_path / "run", **changes) == 0
-    ours = load_file(sorted((tmp_path / "run" / "state").iterdir())[-1] / "model.safetensors")
+    calls = {}
+    for name, checkpointing in (("kept", "false"), ("recomputed", "true")):
+        changes = {"training__epochs": "1", "model__gradient_checkpointing": checkpointing}
+        with counted_blocks() as calls[name]:
+            assert pretrain(dataset, tmp_path / name, **changes) == 0
+    assert len(calls["recomputed"]) == 2 * len(calls["kept"]) > 0
+    ours = load_file(sorted((tmp_path / "recomputed" / "state").iterdir())[-1] / "model.safetensors")
     assert all(torch.allclose(ours[name], state[name], atol=1e-6) for name in state)
+
+
+@contextmanager
+def counted_blocks() -> Iterator[list[str]]:
+    """One entry for every time that a transformer's block computes what is trained."""
+    calls = []
+
+    def count(module, _):
+        if isinstance(module, Block) and module.training and next(module.parameters()).requires_grad:
+            calls.append(type(module).__name__)
+
+    hook = register_module_forward_pre_hook(count)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def test_a_backbone_without_gradient_checkpointing_says_so():
