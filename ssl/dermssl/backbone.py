@@ -15,6 +15,8 @@ from dermssl.files import atomic_folder, read_json, require_folder, write_json, 
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+CLASSIFIERS = ("head.", "fc.")
+"""How timm and others begin the names of what comes after the features; ConvNeXt's last norm is among them."""
 
 
 def build(
@@ -98,7 +100,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Backbone weights by timm's names from a file: safetensors, or a ``.pth`` that another project released.
 
     A ``.pth`` is read as tensors only, no code of it is run. Training checkpoints are unwrapped (``teacher`` before
-    ``student``, as DINO writes them; ``state_dict``; ``model``) and heads and classifiers dropped.
+    ``student``, as DINO writes them; ``state_dict``; ``model``).
 
     Raises:
         InputError: the file holds no weights.
@@ -115,11 +117,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = {k.removeprefix("module.").removeprefix("backbone."): v for k, v in named if isinstance(v, Tensor)}
     if not weights:
         raise InputError(f"{path} holds no weights by name: give a state dict")
-    return {name: value for name, value in weights.items() if not name.startswith(("head.", "fc."))}
+    return weights
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load strictly; position embeddings of a transformer for another image size are resampled first.
+    """Load strictly, but for classifiers that the model has none of.
+
+    Position embeddings of a transformer for another image size are resampled first.
 
     Raises:
         RuntimeError: names or shapes do not fit.
@@ -129,7 +133,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         prefix = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)  # type: ignore[arg-type]
         grid: Any = model.patch_embed.grid_size  # type: ignore[union-attr]
         weights = weights | {"pos_embed": resample_abs_pos_embed(theirs, list(grid), num_prefix_tokens=prefix)}
-    model.load_state_dict(weights, strict=True)
+    known = model.state_dict().keys()
+    wanted = {name: v for name, v in weights.items() if name in known or not name.startswith(CLASSIFIERS)}
+    model.load_state_dict(wanted, strict=True)
 
 
 def export(

@@ -114,8 +114,10 @@ class Dino(nn.Module):
             assert teacher_out.dtype == student_out.dtype == torch.float32
             temperature = at["teacher_temperature"]
             if self.options.centering == "sinkhorn":
-                # The loss takes the softmax of these over the temperature, which gives the targets back.
-                teacher_out = temperature * torch.log(sinkhorn(teacher_out / temperature) + 1e-12)
+                # The loss subtracts its centre, which weights of an earlier run may have brought, and takes the softmax
+                # over the temperature: that gives the targets back.
+                targets = sinkhorn(teacher_out / temperature)
+                teacher_out = temperature * torch.log(targets + 1e-12) + self.loss.center[0]
             targets = functional.softmax((teacher_out - self.loss.center[0]) / temperature, dim=-1)
             crops = list(student_out.chunk(sum(len(group) for group in views)))
             loss = self.loss(list(teacher_out.chunk(count)), crops, teacher_temp=temperature)

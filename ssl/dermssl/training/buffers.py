@@ -7,7 +7,8 @@ from torch import nn
 class Buffers:
     """A network's floating-point buffers (BatchNorm's running statistics) and how they were before a step.
 
-    The forward pass moves them, so leaving out a step that was not finite must put them back.
+    The forward pass moves them, so leaving out a step that was not finite must put them back, and so must a backward
+    pass that computes activations again.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -95,7 +95,7 @@ class Health:
 
         ``values``: loss, gradient_norm, lr and the method's statistics and scheduled values.
         """
-        if not math.isfinite(values["loss"]):
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
             return  # counted by `step_is_finite`
         if not self.first:
             self.first = {"loss": values["loss"], "gradient_norm": values["gradient_norm"]}

@@ -168,8 +168,6 @@ def _save(run: Run) -> None:
             "seconds": run.seconds,
             "data": {dataset.name: dataset.fingerprint for dataset in run.data.datasets},
             "ranks": run.accelerator.num_processes,
-            "device": str(run.accelerator.device),
-            "precision": str(run.accelerator.mixed_precision),
             **run.bits,
         }
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)

@@ -20,6 +20,9 @@ from dermssl.views.recipe import group_views
 
 log = logging.getLogger("dermssl")
 
+FEW_VIEWS = 32
+"""Under so many views BatchNorm's statistics are mostly noise."""
+
 
 def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     """The method of ``options`` with its first weights, on the CPU still.
@@ -70,16 +73,22 @@ def _share_statistics(method: nn.Module, options: PretrainOptions, accelerator: 
     """BatchNorm over all GPUs; each forward pass needs two views at least, of one crop size on one rank."""
     ranks, accumulation = accelerator.num_processes, options.training.accumulation
     images = options.training.batch // (ranks * accumulation)
-    if images * min(map(len, group_views(options.views))) < 2:
+    views = images * min(map(len, group_views(options.views)))
+    if views < 2:
         raise InputError(
             f"training.batch {options.training.batch} leaves {images} image on each of {ranks} rank(s) x "
             f"{accumulation} accumulation steps, too few for BatchNorm: raise it"
         )
-    if ranks == 1 or not options.training.sync_batch_norm:
-        return method
-    if accelerator.device.type == "cuda":
-        # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
-        return convert_sync_batchnorm(method)
-    if accelerator.is_main_process:
+    shared = ranks > 1 and options.training.sync_batch_norm
+    on_gpus = accelerator.device.type == "cuda"
+    if shared and not on_gpus and accelerator.is_main_process:
         log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
-    return method
+    counted = views * (ranks if shared and on_gpus else 1)
+    if counted < FEW_VIEWS and accelerator.is_main_process:
+        log.warning(
+            "warning: BatchNorm takes its statistics of %d views: more images on each rank and accumulation step, or a "
+            "backbone without BatchNorm, learn better",
+            counted,
+        )
+    # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
+    return convert_sync_batchnorm(method) if shared and on_gpus else method

@@ -145,7 +145,12 @@ def _normalised(images: np.ndarray, device) -> Tensor:
 
 
 def rankme(features: np.ndarray) -> float:
-    """Effective rank of the features: exp of the entropy of their normalised singular values (Garrido et al. 2023)."""
+    """Effective rank of the features: exp of the entropy of their normalised singular values (Garrido et al. 2023).
+
+    From 1, which features that are all 0 have too, to the smaller side of ``features`` (N, D).
+    """
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    if not values.any():
+        return 1.0
     shares = values / values.sum() + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -50,6 +50,7 @@ class Run:
     health: Health
     energy: Energy
     buffers: Buffers
+    recomputed: Buffers | None
     workers: int
     values: dict[str, np.ndarray]
     step: int = 0
@@ -85,7 +86,13 @@ class Run:
     def bits(self) -> dict[str, Any]:
         """What the same bits on the same machine hang on, beside the configuration."""
         views = "C" if is_native(self.accelerator.device) else "PyTorch"
-        return {"torch": torch.__version__, "threads": torch.get_num_threads(), "views": views}
+        return {
+            "torch": torch.__version__,
+            "device": str(self.accelerator.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "views": views,
+        }
 
     @property
     def notices(self) -> list[dict[str, Any]]:
@@ -124,6 +131,7 @@ def set_up(options: PretrainOptions) -> Run:
         health=Health(options.health, method.chance_loss(compared), len(values["lr"])),
         energy=Energy(accelerator.device, ranks, torch.get_num_threads() + workers),
         buffers=Buffers(method),
+        recomputed=Buffers(method) if options.model.gradient_checkpointing else None,
         workers=workers,
         values=values,
     )
@@ -149,6 +157,12 @@ def _check_training(options: PretrainOptions, sampler: Sampler) -> None:
     if options.method == "simclr" and options.training.accumulation > 1:
         log.warning(
             "warning: simclr compares only the %d images of a micro-batch, not the whole batch of %d",
+            batch // options.training.accumulation,
+            batch,
+        )
+    if options.method == "dino" and options.dino.centering == "sinkhorn" and options.training.accumulation > 1:
+        log.warning(
+            "warning: sinkhorn spreads the prototypes over the %d images of a micro-batch, not the whole batch of %d",
             batch // options.training.accumulation,
             batch,
         )

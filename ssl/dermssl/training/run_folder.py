@@ -62,7 +62,7 @@ def open_run_folder(options: PretrainOptions) -> None:
     config = dataclasses.asdict(options)
     if folder.exists() and is_run:
         _refuse_other_config(folder, config)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not path.name.endswith(TEMPORARY) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     else:
         write_yaml(folder / "config.yaml", config)

@@ -24,14 +24,20 @@ log = logging.getLogger("dermssl")
 def save_state(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], keep: int
 ) -> Path:
-    """Write ``folder/step_<n>`` (``n`` from ``record["step"]``) and drop all but the ``keep`` newest."""
+    """Write ``folder/step_<n>`` (``n`` from ``record["step"]``) and drop all but the ``keep`` newest.
+
+    States of later steps are damaged ones that the run has passed over: they go too.
+    """
     path = folder / f"step_{record['step']:08d}"
     with atomic_folder(path) as temporary:
         write_safetensors(temporary / "model.safetensors", method.state_dict())
         write_safetensors(temporary / "optimizer.safetensors", optimizer_tensors(method, optimizer))
         write_json(temporary / "state.json", record)
-    for old in list_states(folder)[:-keep]:
-        shutil.rmtree(old)
+    states = list_states(folder)
+    kept = states[: states.index(path) + 1][-keep:]
+    for other in states:
+        if other not in kept:
+            shutil.rmtree(other)
     return path
 
 

@@ -36,7 +36,11 @@ def one_step(
         last = micro == accumulation - 1
         with nullcontext() if last else accelerator.no_sync(run.model):
             loss, stats = run.model(views, at)
+            if run.recomputed:
+                run.recomputed.keep()
             accelerator.backward(loss / accumulation)
+            if run.recomputed:
+                run.recomputed.put_back()
         for name, value in {"loss": loss.detach(), **stats}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / accumulation
     parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]

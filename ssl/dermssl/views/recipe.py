@@ -2,7 +2,8 @@
 
 Defaults are DINO's published recipe (Caron et al. 2021, appendix), changed for skin where its physics differ: an image
 has no up or down, so flips along both axes and quarter turns are all equally likely; hue shifts stay weak and grey
-conversion is off, since colour is diagnostic (erythema, pigment).
+conversion is off, since colour is diagnostic (erythema, pigment). Blur is as strong in proportion in small views as in
+large ones (published: the same pixels in all).
 """
 
 from dataclasses import dataclass, field

@@ -233,6 +233,15 @@ def test_sinkhorn_centring_leaves_the_centre_alone():
     assert float(stats["mean_target_entropy"]) > 0.5 * math.log(16)
 
 
+def test_a_centre_that_an_earlier_run_left_changes_no_target_of_sinkhorn():
+    torch.manual_seed(0)
+    model = Dino(build, 0.0, replace(SMALL, centering="sinkhorn"))
+    before, _ = model(views(), AT)
+    model.loss.center += torch.randn(16)
+    after, _ = model(views(), AT)
+    torch.testing.assert_close(after, before)
+
+
 SINKHORN_OF_A_RANK = """
 import sys
 import numpy as np

@@ -113,6 +113,13 @@ def test_three_steps_that_are_not_finite_stop_the_run():
     assert health.skipped == 4
 
 
+def test_a_gradient_that_is_not_finite_is_no_first_reading():
+    health = Health(HealthOptions(), CHANCE, steps=1000)
+    health.observe(1, WELL | {"gradient_norm": math.inf})
+    health.observe(2, WELL)
+    assert health.state()["first"]["gradient_norm"] == WELL["gradient_norm"]
+
+
 def test_counters_survive_a_restart():
     health = watch({"feature_std": 0.001}, on_collapse="warn")
     other = Health(HealthOptions(), CHANCE, steps=1000)

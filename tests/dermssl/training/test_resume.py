@@ -9,6 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
+from dermssl.training import states
 from dermssl.views import native
 from dermssl.views.photometric import is_native
 
@@ -54,6 +55,14 @@ def test_signals(whole, pretrain, dataset, tmp_path, number, code, word, step):
     assert (status(out)["status"], status(out)["step"]) == (word, step)
     assert pretrain(dataset, out) == 0
     assert_same_weights(out, whole)
+
+
+def test_states_after_the_one_that_is_written_are_damaged_ones_and_go(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    for step in (2, 4, 3):
+        states.save_state(tmp_path, network, optimizer, {"step": step}, keep=1 if step == 3 else 2)
+    assert [path.name for path in states.list_states(tmp_path)] == ["step_00000003"]
 
 
 def test_a_run_that_nobody_listens_to_any_more_ends(dataset, tmp_path):

@@ -19,7 +19,7 @@ from dermssl import backbone
 from dermssl.cli import main
 from dermssl.data.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
-from dermssl.files import read_json, write_parquet
+from dermssl.files import TEMPORARY, read_json, write_parquet
 from dermssl.training import online
 from dermssl.training.online import embed, rankme
 from dermssl.training.options import OnlineOptions
@@ -199,6 +199,15 @@ def test_accumulation_gives_dino_the_gradient_of_the_whole_batch(pretrain, datas
 def test_rankme_of_independent_features_is_their_number():
     assert rankme(np.eye(8)) == pytest.approx(8, rel=1e-4)
     assert rankme(np.ones((8, 8))) == pytest.approx(1, rel=1e-3)
+    assert rankme(np.zeros((8, 8))) == 1.0
+
+
+def test_what_a_kill_at_the_very_start_leaves_is_no_other_folder(pretrain, dataset, tmp_path):
+    leftover = tmp_path / "run" / f".config.yaml.123{TEMPORARY}"
+    leftover.parent.mkdir()
+    leftover.write_text("method: di")
+    assert pretrain(dataset, tmp_path / "run", training__epochs="1") == 0
+    assert not leftover.exists()
 
 
 def test_an_old_dataset_folder_is_refused_on_resume(pretrain, tmp_path):

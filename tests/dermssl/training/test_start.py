@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
-from tiny_runs import metrics, saved_tensors
+from tiny_runs import CONVNET, metrics, saved_tensors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dermssl import backbone
@@ -88,6 +88,15 @@ def test_weight_files_of_others_are_read(tmp_path, kind):
         torch.save({"teacher": inner | {"module.head.mlp.weight": torch.zeros(2, 2)}, "epoch": 3}, path)
     weights = start(method(), path)
     assert all(torch.equal(weights[f"student.{name}"], value) for name, value in theirs.items())
+
+
+def test_a_weight_file_of_a_convnext_keeps_its_last_norm(tmp_path):
+    theirs = backbone.build("test_convnext", 32).state_dict()
+    assert any(name.startswith("head.norm") for name in theirs)
+    torch.save(theirs | {"head.fc.weight": torch.zeros(2, 2)}, tmp_path / "weights.pth")
+    model = backbone.build("test_convnext", 32)
+    backbone.load_weights(model, backbone.read_weights(tmp_path / "weights.pth"))
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
 
 class Surprise:
@@ -179,6 +188,17 @@ def test_gradient_checkpointing_changes_memory_not_weights(run, pretrain, datase
     assert len(calls["recomputed"]) == 2 * len(calls["kept"]) > 0
     ours = load_file(sorted((tmp_path / "recomputed" / "state").iterdir())[-1] / "model.safetensors")
     assert all(torch.allclose(ours[name], state[name], atol=1e-6) for name in state)
+
+
+def test_gradient_checkpointing_moves_batch_statistics_once(pretrain, dataset, tmp_path):
+    changes = CONVNET | {"training__epochs": "1"}
+    for name, checkpointing in (("kept", "false"), ("recomputed", "true")):
+        assert pretrain(dataset, tmp_path / name, **changes, model__gradient_checkpointing=checkpointing) == 0
+    kept, recomputed = (load_file(tmp_path / name / "encoder" / "model.safetensors") for name in ("kept", "recomputed"))
+    statistics = [name for name in kept if name.endswith("running_mean")]
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(recomputed[name], kept[name], rtol=1e-3, atol=1e-3)
 
 
 @contextmanager

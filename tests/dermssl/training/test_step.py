@@ -6,18 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import SIMCLR, gradients_of_steps, metrics
+from tiny_runs import CONVNET, gradients_of_steps, metrics
 
 from dermssl import backbone
 from dermssl.training import loop, networks, step
 from dermssl.training.buffers import Buffers
 from dermssl.training.options import DataOptions, PretrainOptions, TrainingOptions
-
-CONVNET = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {
-    "model__backbone": "resnet18",
-    "model__drop_path": "0",
-    "training__epochs": "1",
-}
 
 
 def test_buffers_are_put_back_as_they_were():

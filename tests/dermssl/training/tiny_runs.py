@@ -38,6 +38,11 @@ TINY = {
     "health.on_collapse": "warn",
 }
 SIMCLR = {"method": "simclr", "views.local_count": "0", "simclr.hidden_dim": "16", "simclr.out_dim": "8"}
+CONVNET = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {
+    "model__backbone": "resnet18",
+    "model__drop_path": "0",
+    "training__epochs": "1",
+}
 
 
 @pytest.fixture(autouse=True)
