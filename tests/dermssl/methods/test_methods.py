@@ -150,14 +150,16 @@ def test_losses_are_computed_in_float32_inside_autocast(method, monkeypatch):
     assert loss.dtype == torch.float32 and all(value.dtype == torch.float32 for value in stats.values())
 
 
-def test_teacher_starts_as_the_student_and_follows_by_ema(dino):
-    before = {name: p.clone() for name, p in dino.teacher.named_parameters()}
+@pytest.mark.parametrize(("follower", "leader"), [("teacher", "student"), ("teacher_head", "student_head")])
+def test_teacher_starts_as_the_student_and_follows_by_ema(dino, follower, leader):
+    teacher, student = getattr(dino, follower), getattr(dino, leader)
+    before = {name: p.clone() for name, p in teacher.named_parameters()}
     with torch.no_grad():
-        for p in dino.student.parameters():
+        for p in student.parameters():
             p.add_(1.0)
     dino.after_update(AT)
-    for (name, teacher), student in zip(dino.teacher.named_parameters(), dino.student.parameters(), strict=True):
-        torch.testing.assert_close(teacher, 0.9 * before[name] + 0.1 * student)
+    for (name, ours), theirs in zip(teacher.named_parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(ours, 0.9 * before[name] + 0.1 * theirs)
 
 
 def test_only_the_student_learns(dino):
