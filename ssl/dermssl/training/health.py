@@ -15,6 +15,9 @@ WARMUP_SHARE = 0.25
 
 MIN_RANK = 1.5
 """Effective rank (RankMe) under which all features lie along one line; untrained backbones start above."""
+LEAST_RANK_SHARE = 0.25
+"""Share of the first RankMe that must be left. Measured on 5,354 images: with the mean centre a ViT-T fell from 19 to
+4, while its targets came to tell nothing; runs that learn stay above 0.7, most rise."""
 
 MIN_LR, MAX_MOMENTUM = 1e-8, 0.99999
 """Beyond these nothing moves: the student's learning rate, the teacher's momentum."""
@@ -24,12 +27,13 @@ SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
 
 REMEDIES = {
     "uniform output": "the loss stays at chance level with uniform outputs: "
-    "lower dino.warmup_teacher_temperature (0.02) or dino.out_dim, or raise the learning rate",
+    "lower dino.warmup_teacher_temperature (0.02) or dino.out_dim, take dino.centering sinkhorn, or raise optim.lr",
     "one code": "the teacher gives every image the same output: raise dino.teacher_temperature, "
     "lower dino.center_momentum, or lower optim.lr",
     "feature collapse": "all images get nearly the same features: lower optim.lr, lengthen optim.warmup_epochs, "
     "or use larger batches",
-    "rank collapse": "the features of all images lie along one line (RankMe): lower optim.lr, or use larger batches",
+    "rank collapse": "the features lie along one line, or in a quarter of the directions of the start (RankMe): "
+    "lower optim.lr, use larger batches, or with DINO take dino.centering sinkhorn",
     "divergence": "the loss rises far above chance level and its start: lower optim.lr or optim.clip",
     "exploding gradient": "the gradient is huge: lower optim.lr, or limit it with optim.clip 3",
     "vanished gradient": "the gradient is zero, so nothing can be learned any more: lower optim.lr, "
@@ -97,8 +101,8 @@ class Health:
         """
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
             return  # counted by `step_is_finite`
-        if not self.first:
-            self.first = {"loss": values["loss"], "gradient_norm": values["gradient_norm"]}
+        for name in ("loss", "gradient_norm"):
+            self.first.setdefault(name, values[name])
         present = self._symptoms(step, values)
         for symptom in REMEDIES:
             if symptom != "rank collapse":
@@ -106,7 +110,8 @@ class Health:
 
     def observe_rank(self, step: int, rankme: float) -> None:
         """RankMe of one online evaluation. Raises HealthStop (or warns) at the second in a row that is too low."""
-        self._count(step, "rank collapse", rankme < MIN_RANK, 2)
+        least = max(MIN_RANK, LEAST_RANK_SHARE * self.first.setdefault("rankme", rankme))
+        self._count(step, "rank collapse", rankme < least, 2)
 
     def _count(self, step: int, symptom: str, present: bool, patience: int) -> None:
         count = self.bad_readings.get(symptom, 0) + 1 if present else 0

@@ -91,6 +91,16 @@ def test_features_along_one_line_are_named_at_the_second_evaluation():
         health.observe_rank(200, 1.0)
 
 
+def test_features_that_lose_most_directions_are_named():
+    health = Health(HealthOptions(), CHANCE, steps=1000)
+    for step, rank in enumerate((19.0, 6.7, 3.8)):
+        health.observe_rank(step, rank)
+    other = Health(HealthOptions(), CHANCE, steps=1000)
+    other.restore(health.state())
+    with pytest.raises(HealthStop, match=r"rank collapse.*quarter.*sinkhorn"):
+        other.observe_rank(3, 4.5)
+
+
 def test_warn_does_not_stop(caplog):
     watch({"feature_std": 0.001}, on_collapse="warn")
     assert "feature collapse" in caplog.text
