@@ -73,7 +73,8 @@ def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
     total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
         part = quota * total / sampler.total
-        each = "each image once" if part == size else f"each of its {size:,} images {part / size:.2g} times"
+        often = f"{part / size:.2g}"
+        each = "each image once" if often == "1" else f"each of its {size:,} images {often} times"
         lines.append(
             f"{name} gives {part:,.0f} of {total:,} images per epoch ({part / total:.0%}): {each}, "
             f"{part / size * epochs:.3g} times in the whole run"
