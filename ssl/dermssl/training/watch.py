@@ -126,7 +126,7 @@ def _evaluate(run: Run, tracker: Tracker) -> None:
     if run.step == 0:
         run.baseline = scores
     rank_by = next(iter(scores))
-    # An untrained network's RankMe says nothing: with labels alone it can be the best.
+    # An untrained network's RankMe says nothing: only where there are labels can it be the best.
     untrained = run.best is not None and run.best["step"] == 0 and run.data.online is None
     if run.best is None or untrained or scores[rank_by] > run.best[rank_by]:
         run.best = {"step": run.step} | scores
