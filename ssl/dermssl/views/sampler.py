@@ -122,8 +122,8 @@ def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, 
         numbers = [float(weight) for weight in weights]
     except ValueError:
         raise InputError(f"data.weights is {' '.join(weights)}: give `size`, `equal`, or a number per set") from None
-    finite = all(math.isfinite(number) and number >= 0 for number in numbers)
-    if len(numbers) != len(names) or not finite or sum(numbers) <= 0:
+    usable = all(math.isfinite(number) and number >= 0 for number in numbers)
+    if len(numbers) != len(names) or not usable or sum(numbers) <= 0:
         raise InputError(
             f"data.weights is {' '.join(weights)} for {len(names)} sets ({', '.join(names)}): one number each, >= 0, "
             "and not all 0"

@@ -48,8 +48,8 @@ def card(tmp_path, *datasets: Skin, labelled: bool = True) -> ModelCard:
     labels = np.zeros(2, int)
     online = OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels) if labelled else None
     data = TrainingData(datasets, rows, online)
-    model = ModelOptions(init="/home/anna/run1")
-    options = PretrainOptions(out="/home/anna/x", data=DataOptions(folders=["/home/anna/data"]), model=model)
+    model = ModelOptions(init="/anna/run1")
+    options = PretrainOptions(out="/anna/x", data=DataOptions(folders=["/anna/data"]), model=model)
     seen = np.repeat([dataset.times_seen for dataset in datasets], [len(chosen) for chosen in rows])
     write_card(tmp_path, options, data, [dataset.licence for dataset in datasets], seen, FACTS)
     return ModelCard.load(tmp_path / "MODEL_CARD.md")
