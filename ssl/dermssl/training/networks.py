@@ -44,7 +44,7 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     backbone.check_sizes(trained_backbone(method), sorted(sizes))
     resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
     if options.model.init and not resumes:
-        load_initial(method, options.model)
+        load_initial(method, options.model, size)
     return _adapt(method, options, accelerator).to(memory_format=torch.channels_last)
 
 

@@ -15,14 +15,16 @@ BACKBONES = ("student", "teacher", "backbone")
 """What methods call their backbones."""
 
 
-def load_initial(method: Any, options: ModelOptions) -> None:
+def load_initial(method: Any, options: ModelOptions, size: int) -> None:
     """Put the weights of ``options.init`` into the method: into every backbone, or with ``init_part all`` everywhere.
+
+    ``size``: side of the global crops in pixels, which timm makes a transformer's position embeddings for.
 
     Raises:
         InputError: the weights cannot be had, are not finite, or belong to another backbone.
     """
     init, part = str(options.init), options.init_part
-    weights = _encoder_weights(init, options) if part == "encoder" else _state_weights(Path(init), part)
+    weights = _encoder_weights(init, options, size) if part == "encoder" else _state_weights(Path(init), part)
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"model.init {init}: {broken[0]} holds values that are not finite: give other weights")
@@ -43,10 +45,9 @@ def backbones(method: nn.Module) -> list[nn.Module]:
     return [child for key, child in method.named_children() if key in BACKBONES]
 
 
-def _encoder_weights(init: str, options: ModelOptions) -> dict[str, Tensor]:
+def _encoder_weights(init: str, options: ModelOptions, size: int) -> dict[str, Tensor]:
     if init == "timm":
-        size, patch = 224, options.patch_size
-        return backbone.build(options.backbone, size, pretrained=True, patch_size=patch).state_dict()
+        return backbone.build(options.backbone, size, pretrained=True, patch_size=options.patch_size).state_dict()
     path = Path(init)
     if path.is_file():
         return backbone.read_weights(path)
