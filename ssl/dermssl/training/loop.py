@@ -34,10 +34,6 @@ from dermssl.views.sampler import RankBatches
 
 log = logging.getLogger("dermssl")
 
-POLL_STEPS = 10
-"""Several ranks agree on a pre-emption every so many steps, since asking costs a synchronisation."""
-
-
 def pretrain(options: PretrainOptions) -> Report | None:
     """Train, or go on with, the run in ``options.out``. Returns the closing report on rank 0.
 
@@ -49,9 +45,9 @@ def pretrain(options: PretrainOptions) -> Report | None:
     run = set_up(options)
     if run.main and read_status(run.folder) == "done" and run.step == run.steps:
         return report(run, "already done")
-    preempted = _listen_for_preemption()
+    signal.signal(signal.SIGTERM, lambda *_: setattr(run, "preempted", True))
     try:
-        train(run, preempted)
+        train(run)
     except HealthStop as stop:
         if run.main:
             record(run)
@@ -70,21 +66,15 @@ def pretrain(options: PretrainOptions) -> Report | None:
     return report(run, "done") if run.main else None
 
 
-def _listen_for_preemption() -> list[int]:
-    received: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    return received
-
-
-def train(run: Run, preempted: list[int]) -> None:
+def train(run: Run) -> None:
     """From ``run.step`` to the end, with states, curves and evaluations on the way."""
     if not run.main:
-        return _steps(run, None, preempted)
+        return _steps(run, None)
     tracker = Tracker(run.folder, run.step if run.resumed else -1, _other_trackers(run))
     try:
         announce(run)
         write_status(run.folder, "running", run.step, run.steps)
-        _steps(run, tracker, preempted)
+        _steps(run, tracker)
         project(run, tracker)
     finally:
         tracker.close()
@@ -99,7 +89,7 @@ def _other_trackers(run: Run) -> OtherTrackers:
     return OtherTrackers(tracking.trackers, run.folder, tracking.project, config, may_leave)
 
 
-def _steps(run: Run, tracker: Tracker | None, preempted: list[int]) -> None:
+def _steps(run: Run, tracker: Tracker | None) -> None:
     options, per_epoch = run.options, run.sampler.steps_per_epoch
     state_steps = max(1, round(options.training.state_every_epochs * per_epoch))
     online_steps = options.online.every_epochs * per_epoch
@@ -111,6 +101,7 @@ def _steps(run: Run, tracker: Tracker | None, preempted: list[int]) -> None:
     with logging_redirect_tqdm(), progress(run.step, run.steps, run.main) as bar:
         while run.step < run.steps:
             values = one_step(run, micro_batches, draw_views(run, tracker) if tracker and run.step == 0 else None)
+            preempted = values.pop("preempted") > 0
             run.step += 1
             run.seconds += time.perf_counter() - started
             started = time.perf_counter()
@@ -122,7 +113,7 @@ def _steps(run: Run, tracker: Tracker | None, preempted: list[int]) -> None:
                     look(run, tracker)
                 if run.step % state_steps == 0 or run.step == run.steps:
                     _save(run)
-            if _asked_to_leave(run, preempted):
+            if preempted and run.step < run.steps:
                 raise Preempted(f"pre-empted at step {run.step} of {run.steps}: the same command goes on from there")
 
 
@@ -173,15 +164,6 @@ def _save(run: Run) -> None:
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         write_status(run.folder, "running", run.step, run.steps)
     run.accelerator.wait_for_everyone()
-
-
-def _asked_to_leave(run: Run, preempted: list[int]) -> bool:
-    if run.accelerator.num_processes == 1:
-        return bool(preempted)
-    if run.step % POLL_STEPS:
-        return False
-    flag = torch.tensor(float(bool(preempted)), device=run.accelerator.device)
-    return bool(run.accelerator.reduce(flag, reduction="sum").item())
 
 
 def _note(run: Run, status: str, message: str) -> None:

@@ -55,6 +55,7 @@ class Run:
     values: dict[str, np.ndarray]
     step: int = 0
     resumed: bool = False
+    preempted: bool = False
     best: dict[str, float] | None = None
     baseline: dict[str, float] | None = None
     last: dict[str, float] | None = None

@@ -19,7 +19,8 @@ def one_step(
     """One optimizer step. Returns its loss, statistics and gradient norm, averaged over micro-steps and ranks.
 
     ``micro_batches`` gives views, as many times as there are accumulation steps; ``look`` is shown the first. A step
-    that is not finite leaves the weights as they were.
+    that is not finite leaves the weights as they were. ``preempted`` among what is returned is the share of ranks that
+    were told to leave: ranks hear of each other here, where they exchange numbers anyway.
     """
     accelerator, optim = run.accelerator, run.options.optim
     at = {name: float(values[run.step]) for name, values in run.values.items()}
@@ -45,6 +46,7 @@ def one_step(
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / accumulation
     parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
     totals["gradient_norm"] = clip_each(parameters, optim.clip)
+    totals["preempted"] = torch.tensor(float(run.preempted), device=accelerator.device)
     values = _mean_over_ranks(run, totals)
     if run.health.step_is_finite(values["loss"], values["gradient_norm"], run.step):
         run.method.before_update(at)
