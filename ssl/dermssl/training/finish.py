@@ -25,6 +25,15 @@ def export_encoder(run: Run, folder: Path) -> None:
     backbone.export(run.method.encoder(), folder, name, size, run.notices, tag, training)
 
 
+def keep_best(run: Run) -> None:
+    """Write ``best/`` where the encoder as it stands is the best, once its score is on record in a state.
+
+    A run that was killed between the two makes up for it when it goes on.
+    """
+    if run.best and run.best["step"] == run.step:
+        export_encoder(run, run.folder / "best")
+
+
 def finish(run: Run) -> None:
     """Encoder, ledger, model card, status."""
     export_encoder(run, run.folder / "encoder")

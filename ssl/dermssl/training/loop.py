@@ -21,7 +21,7 @@ from dermssl import backbone, licences
 from dermssl.commandline import Report, flatten
 from dermssl.errors import HealthStop, Preempted
 from dermssl.training import states
-from dermssl.training.finish import finish, record, report
+from dermssl.training.finish import finish, keep_best, record, report
 from dermssl.training.options import PretrainOptions
 from dermssl.training.run import Run, set_up
 from dermssl.training.run_folder import read_status, write_status
@@ -33,6 +33,7 @@ from dermssl.views.loader import Crops, ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
 
 log = logging.getLogger("dermssl")
+
 
 def pretrain(options: PretrainOptions) -> Report | None:
     """Train, or go on with, the run in ``options.out``. Returns the closing report on rank 0.
@@ -95,6 +96,8 @@ def _steps(run: Run, tracker: Tracker | None) -> None:
     online_steps = options.online.every_epochs * per_epoch
     if not run.resumed:
         look(run, tracker)
+    if run.main:
+        keep_best(run)
     batches = Waiting(_loader(run))
     micro_batches = _views(run, batches)
     started = time.perf_counter()
@@ -108,10 +111,11 @@ def _steps(run: Run, tracker: Tracker | None) -> None:
             if run.step % options.training.log_every == 0 or run.step == run.steps:
                 _log(run, tracker, batches, values, bar)
             bar.update()
+            evaluated = run.step % online_steps == 0 or run.step == run.steps
             with batches.paused():
-                if run.step % online_steps == 0 or run.step == run.steps:
+                if evaluated:
                     look(run, tracker)
-                if run.step % state_steps == 0 or run.step == run.steps:
+                if evaluated or run.step % state_steps == 0:
                     _save(run)
             if preempted and run.step < run.steps:
                 raise Preempted(f"pre-empted at step {run.step} of {run.steps}: the same command goes on from there")
@@ -162,6 +166,7 @@ def _save(run: Run) -> None:
             **run.bits,
         }
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
+        keep_best(run)
         write_status(run.folder, "running", run.step, run.steps)
     run.accelerator.wait_for_everyone()
 

@@ -101,7 +101,7 @@ class TrainingOptions:
     seed: NonNegativeInt = 0
     """Seed of weights, order and views."""
     state_every_epochs: PositiveFloat = 1.0
-    """How often a resumable state is saved."""
+    """How often a resumable state is saved; every evaluation and a pre-emption save one too."""
     keep_states: PositiveInt = 2
     """Newest states kept."""
     log_every: PositiveInt = 10

@@ -26,7 +26,7 @@ from dermssl.training.optimizer import make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.presets import apply_preset
-from dermssl.training.run_folder import open_run_folder
+from dermssl.training.run_folder import open_run_folder, step_of_best
 from dermssl.training.trackers import check_trackers
 from dermssl.views.loader import default_workers
 from dermssl.views.photometric import is_native
@@ -214,3 +214,6 @@ def _restore(run: Run) -> None:
     run.best, run.baseline, run.last = record["best"], record.get("baseline"), record.get("last")
     run.energy.joules, run.energy.seconds = record.get("joules"), record["seconds"]
     run.health.restore(record["health"])
+    if run.main and run.best and run.best["step"] not in (run.step, step_of_best(run.folder)):
+        log.warning("warning: best/ is not of step %d, the best so far: the next evaluation fills it", run.best["step"])
+        run.best = None

@@ -47,6 +47,12 @@ def read_status(folder: Path) -> str | None:
     return read_json(folder / "status.json", "dermssl pretrain")["status"]
 
 
+def step_of_best(folder: Path) -> int | None:
+    """The step of the encoder in ``best/``, or None where there is none."""
+    path = folder / "best" / "config.json"
+    return read_json(path, "dermssl pretrain")["dermssl"]["step"] if path.exists() else None
+
+
 def open_run_folder(options: PretrainOptions) -> None:
     """Make the folder, or check that the run in it is this one.
 

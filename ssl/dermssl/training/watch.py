@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dermssl import backbone
 from dermssl.devices import on_first_rank
-from dermssl.training.finish import export_encoder
 from dermssl.training.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
 from dermssl.training.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.run import Run
@@ -107,7 +106,7 @@ def draw_views(run: Run, tracker: Tracker) -> Callable[[list[Tensor]], None]:
 
 
 def look(run: Run, tracker: Tracker | None) -> None:
-    """Online scores and pictures on rank 0; the encoder of the best scores is kept in ``best/``.
+    """Online scores and pictures on rank 0; ``run.best`` holds the best scores.
 
     Raises:
         HealthStop: on all ranks: the features are not finite, or their rank has collapsed.
@@ -125,13 +124,12 @@ def _evaluate(run: Run, tracker: Tracker) -> None:
     run.last = {"step": run.step} | scores
     if run.step == 0:
         run.baseline = scores
+    run.health.observe_rank(run.step, scores["online_rankme"])
     rank_by = next(iter(scores))
     # An untrained network's RankMe says nothing: only where there are labels can it be the best.
     untrained = run.best is not None and run.best["step"] == 0 and run.data.online is None
     if run.best is None or untrained or scores[rank_by] > run.best[rank_by]:
         run.best = {"step": run.step} | scores
-        export_encoder(run, run.folder / "best")
-    run.health.observe_rank(run.step, scores["online_rankme"])
 
 
 def _draw(run: Run, tracker: Tracker, evaluation: Evaluation) -> None:

@@ -1,15 +1,17 @@
 """Killed, pre-empted, damaged: the run ends with the weights of one that was never interrupted."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
-from dermssl.training import states
+from dermssl.training import loop, online, states
 from dermssl.views import native
 from dermssl.views.photometric import is_native
 
@@ -85,6 +87,54 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, da
     assert pretrain(dataset, tmp_path / "run") == 0
     assert any("damaged" in message for message in caplog.messages)
     assert_same_weights(tmp_path / "run", whole)
+
+
+@pytest.fixture
+def rising(monkeypatch):
+    """The encoder of every evaluation is better than the one before."""
+    scores = iter(range(1, 100))
+    monkeypatch.setattr(online, "balanced_accuracy_score", lambda *_: next(scores) / 100)
+
+
+def best(run: Path) -> tuple[int, bytes]:
+    """Step and weights of the best encoder."""
+    config = json.loads((run / "best" / "config.json").read_text())
+    return config["dermssl"]["step"], (run / "best" / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_dies_before_it_keeps_the_best_encoder_makes_up_for_it(
+    rising, whole, pretrain, dataset, tmp_path, monkeypatch
+):
+    def die(run):
+        if run.step == 6:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "keep_best", die)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    assert not (tmp_path / "run" / "best").exists()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    step, weights = best(tmp_path / "run")
+    state = load_file(tmp_path / "run" / "state" / "step_00000006" / "model.safetensors")
+    assert step == 6
+    assert all(torch.equal(value, state[f"teacher.{name}"]) for name, value in load(weights).items())
+
+
+def test_a_best_encoder_of_after_the_state_is_not_called_the_best_of_before(
+    rising, pretrain, dataset, tmp_path, monkeypatch, caplog
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    assert best(tmp_path / "run")[0] == 6
+    (tmp_path / "run" / "state" / "step_00000006" / "model.safetensors").write_bytes(b"torn")
+    monkeypatch.setattr(online, "balanced_accuracy_score", lambda *_: 0.001)
+    assert pretrain(dataset, tmp_path / "run") == 0
+    assert any("best/ is not of step 0" in message for message in caplog.messages)
+    record = json.loads((sorted((tmp_path / "run" / "state").iterdir())[-1] / "state.json").read_text())
+    assert record["best"]["step"] == best(tmp_path / "run")[0] == 6
 
 
 def test_going_on_with_other_roundings_is_said(pretrain, dataset, tmp_path, monkeypatch, caplog):
