@@ -3,12 +3,15 @@
 import ctypes
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from dermssl.errors import HealthStop, InputError
+
+Result = TypeVar("Result")
 
 
 def join_ranks() -> PartialState:
@@ -28,21 +31,25 @@ def join_ranks() -> PartialState:
     return state
 
 
-def on_first_rank(accelerator: Accelerator, work: Callable[[], object]) -> None:
+def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
     """Run ``work`` on rank 0 while the others wait; where it ends the run, it ends it on all of them alike.
+
+    Returns what ``work`` gave on rank 0, None on the others.
 
     Raises:
         InputError, HealthStop: what ``work`` raised, on every rank.
     """
     stops: list[InputError | HealthStop | None] = [None]
+    result = None
     if accelerator.is_main_process:
         try:
-            work()
+            result = work()
         except (InputError, HealthStop) as stop:
             stops = [stop]
     (told,) = broadcast_object_list(stops)
     if told is not None:
         raise told
+    return result
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

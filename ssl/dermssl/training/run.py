@@ -5,7 +5,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Run:
 
     options: PretrainOptions
     folder: Path
+    lock: IO[str] | None
     accelerator: Accelerator
     data: TrainingData
     sampler: Sampler
@@ -113,7 +114,7 @@ def set_up(options: PretrainOptions) -> Run:
     accelerator = _make_accelerator(options)
     method = make_method(options, accelerator)
     groups = parameter_groups(method, trained_backbone(method))
-    on_first_rank(accelerator, lambda: open_run_folder(options))
+    lock = on_first_rank(accelerator, lambda: open_run_folder(options))
     values = _schedules(options, sampler, method)
     optimizer = make_optimizer(groups, options.optim)
     method.to(accelerator.device)
@@ -123,6 +124,7 @@ def set_up(options: PretrainOptions) -> Run:
     run = Run(
         options=options,
         folder=Path(options.out),
+        lock=lock,
         accelerator=accelerator,
         data=data,
         sampler=sampler,

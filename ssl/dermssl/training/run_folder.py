@@ -1,11 +1,13 @@
-"""The run folder: what it is called, what its status says, and whether a run may go on in it."""
+"""The run folder: what its status says, whether a run may go on in it, and that only one process writes to it."""
 
 import dataclasses
+import importlib
+import os
 import shutil
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dermssl.commandline import flatten, option_names
 from dermssl.errors import InputError
@@ -23,6 +25,8 @@ MAY_DIFFER = (
     "tracking.",
 )
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
+
+CONFIG, LOCK = "config.yaml", ".lock"
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
@@ -53,41 +57,74 @@ def step_of_best(folder: Path) -> int | None:
     return read_json(path, "dermssl pretrain")["dermssl"]["step"] if path.exists() else None
 
 
-def open_run_folder(options: PretrainOptions) -> None:
-    """Make the folder, or check that the run in it is this one.
+def open_run_folder(options: PretrainOptions) -> IO[str]:
+    """Make the folder, or check that the run in it is this one. Returns the lock on it, held while it stays open.
 
     Raises:
-        InputError: the folder holds something else, or a run with another config (differing keys are named).
+        InputError: the folder holds something else, a run with another config (differing keys are named), or one that
+            another process is training.
     """
     folder = Path(options.out)
     if folder.is_file():
         raise InputError(f"{folder} is a file: choose another --out")
-    is_run = _holds_run(folder)
-    if options.overwrite and is_run:
-        shutil.rmtree(folder)
-    config = dataclasses.asdict(options)
-    if folder.exists() and is_run:
+    is_run, config = _holds_run(folder), dataclasses.asdict(options)
+    if is_run and not options.overwrite:
         _refuse_other_config(folder, config)
-    elif folder.exists() and any(not path.name.endswith(TEMPORARY) for path in folder.iterdir()):
+    elif folder.exists() and not is_run and not all(_is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
-    else:
-        write_yaml(folder / "config.yaml", config)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    if options.overwrite:
+        _empty(folder)
+    if options.overwrite or not is_run:
+        write_yaml(folder / CONFIG, config)
     for leftover in folder.rglob(f".*{TEMPORARY}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return lock
+
+
+def _lock(folder: Path) -> IO[str]:
+    """A POSIX lock: it ends with this process, however that ends, and data workers do not inherit it.
+
+    Where the system or the file system has none, nothing is locked.
+    """
+    stream = (folder / LOCK).open("a")
+    try:
+        if os.name == "posix":
+            fcntl: Any = importlib.import_module("fcntl")
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise InputError(
+            f"another process is training in {folder}: wait for its end or choose another --out; "
+            f"should there be none, delete {folder / LOCK}"
+        ) from None
+    except OSError:
+        pass
+    return stream
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a leftover of a start that was killed before the folder was a run's."""
+    return path.name == LOCK or path.name.endswith(TEMPORARY)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the lock, what makes it a run folder last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _holds_run(folder: Path) -> bool:
     """Whether its config.yaml is one of `dermssl pretrain`, and not some other program's."""
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     sections = {"method", "model", "views", "optim", "training"}
     return path.exists() and sections <= set(read_yaml(path))
 
 
 def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
     # An option that the run's dermssl did not have yet did what its default does.
-    before = flatten(dataclasses.asdict(PretrainOptions("", DataOptions([])))) | flatten(
-        read_yaml(folder / "config.yaml")
-    )
+    before = flatten(dataclasses.asdict(PretrainOptions("", DataOptions([])))) | flatten(read_yaml(folder / CONFIG))
     now = flatten(config)
     differing = [
         f"{key} ({before[key]} -> {now[key]})"

@@ -137,6 +137,19 @@ def test_a_best_encoder_of_after_the_state_is_not_called_the_best_of_before(
     assert record["best"]["step"] == best(tmp_path / "run")[0] == 6
 
 
+def test_two_starts_in_one_folder_do_not_mix(dataset, tmp_path, pretrain, capsys):
+    process = start(dataset, tmp_path / "run", program=("-c", HELD))
+    assert any("held at step 4" in line for line in iter(process.stdout.readline, ""))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    for again in ("false", "true"):
+        assert pretrain(dataset, tmp_path / "run", overwrite=again) == 2
+        assert f"another process is training in {tmp_path / 'run'}" in capsys.readouterr().err
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    process.kill()
+    process.communicate()
+    assert pretrain(dataset, tmp_path / "run") == 0, "the lock ended with the process that held it"
+
+
 def test_going_on_with_other_roundings_is_said(pretrain, dataset, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
