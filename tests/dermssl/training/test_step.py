@@ -105,3 +105,28 @@ def test_backbones_that_cannot_be_had_so_are_one_line(name, words, pretrain, dat
 def test_width_is_what_a_backbone_gives_and_not_its_last_map():
     model = backbone.build("mobilenetv3_small_050", 32).eval()
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, backbone.width(model)) and backbone.width(model) == 1024
+
+
+def test_every_step_moves_the_teacher_and_the_centre_and_the_last_layer_only_once_thawed(
+    pretrain, dataset, tmp_path, monkeypatch
+):
+    seen, one_step = [], loop.one_step
+
+    def watched(run, *rest):
+        before = {name: value.clone() for name, value in run.method.state_dict().items()}
+        values = one_step(run, *rest)
+        seen.append((before, {name: value.clone() for name, value in run.method.state_dict().items()}, values))
+        return values
+
+    monkeypatch.setattr(loop, "one_step", watched)
+    assert pretrain(dataset, tmp_path / "run", dino__freeze_last_layer_epochs="1", training__epochs="2") == 0
+    assert len(seen) == 6
+    for number, (before, after, values) in enumerate(seen):
+        for name in (name for name in before if name.startswith("teacher")):
+            student = after[name.replace("teacher", "student", 1)]
+            by_hand = values["momentum"] * before[name] + (1 - values["momentum"]) * student
+            torch.testing.assert_close(after[name], by_hand)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert "loss.center" in changed
+        assert ("student.blocks.0.attn.qkv.weight" in changed) == (values["lr"] > 0)
+        assert any(name.startswith("student_head.last_layer") for name in changed) == (number >= 3)
