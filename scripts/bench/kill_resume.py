@@ -1,11 +1,12 @@
 """Kill a small pretraining run at random moments, start it again, and compare its weights with an uninterrupted run's.
 
-    python scripts/bench/kill_resume.py [--kills 50] [--methods dino simclr] [--seed 0] [--out results/kill_resume.md]
+    python scripts/bench/kill_resume.py [--kills 50] [--methods dino simclr] [--ranks 1] [--seed 0] [--out FILE.md]
 
-Each method first runs without interruption. Then the same command is started in a fresh folder, killed (SIGKILL) after
-a time drawn uniformly from 0 to what the uninterrupted run took, and started again, until it is done; then in another
-fresh folder, until the kills are used up. Drop path is on. Weights, optimizer moments and losses must be equal bit by
-bit; the exit code is 1 where they are not. How long it takes: about the kills times half a run's time.
+Each method first runs without interruption. Then the same command is started in a fresh folder, killed (SIGKILL, with
+all ranks and data workers) after a time drawn uniformly from 0 to what the uninterrupted run took, and started again,
+until it is done; then in another fresh folder, until the kills are used up. Drop path is on. Weights, optimizer moments
+and losses must be equal bit by bit; the exit code is 1 where they are not. How long it takes: about the kills times
+half a run's time.
 """
 
 import argparse
@@ -17,9 +18,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -63,32 +66,41 @@ def make_dataset(folder: Path, images: int = 40) -> Path:
     return out
 
 
-def start(method: str, data: Path, run: Path) -> subprocess.Popen:
+def start(method: str, data: Path, run: Path, ranks: int) -> subprocess.Popen:
     """One start of ``dermssl pretrain``: the same command every time."""
     options = {"method": method} | SETTINGS | METHODS[method]
     pairs = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "dermssl", "pretrain", "--data", str(data), "--out", str(run), *pairs]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"] if ranks > 1 else []
+    command = [sys.executable, "-m", *launcher, "dermssl", "pretrain", "--data", str(data), "--out", str(run), *pairs]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     output = (run.parent / f"{run.name}.log").open("a")
     return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
 
 
-def kill_after(process: subprocess.Popen, seconds: float) -> bool:
-    """SIGKILL to the run after ``seconds``; False if it ended by itself before. Raises RuntimeError if it failed."""
+def kill_after(process: subprocess.Popen, seconds: float) -> list[int]:
+    """SIGKILL to the run after ``seconds``, and to all that it started: their process ids, none if it ended before.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     try:
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
+        started = psutil.Process(process.pid)
+        family = [started, *started.children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         process.wait()
-        return True
+        return [member.pid for member in family]
     if code:
         raise RuntimeError(f"a start ended with exit code {code}: see the run's log")
-    return False
+    return []
 
 
-def moment(run: Path, lines: int, pid: int) -> str:
-    """What process ``pid`` was doing when it was killed, by what it left; ``lines`` were logged when it started."""
-    if any(run.rglob(f".*.{pid}{TEMPORARY}")):
+def moment(run: Path, lines: int, killed: list[int]) -> str:
+    """What a run was doing when it was killed, by what it left; ``lines`` were logged when it started."""
+    if any(path.name.endswith(f".{pid}{TEMPORARY}") for path in run.rglob(f".*{TEMPORARY}") for pid in killed):
         return "in the middle of a write"
     if not list((run / "state").glob("step_*")):
         return "before the first state"
@@ -117,24 +129,24 @@ def is_same(run: Path, whole: Path) -> bool:
     return all(ours[name].numpy().tobytes() == theirs[name].numpy().tobytes() for name in ours)
 
 
-def torture(method: str, data: Path, folder: Path, kills: int, seed: int) -> dict:
+def torture(method: str, data: Path, folder: Path, options: argparse.Namespace) -> dict:
     """The uninterrupted run, then killed ones until ``kills`` are used up and the last run is done."""
     folder.mkdir()
     began = time.perf_counter()
-    if kill_after(start(method, data, folder / "whole"), 3600):
+    if kill_after(start(method, data, folder / "whole", options.ranks), 3600):
         raise RuntimeError("the uninterrupted run took over an hour")
     seconds = time.perf_counter() - began
-    draw = random.Random(seed)
+    draw, kills = random.Random(options.seed), options.kills
     moments: Counter[str] = Counter()
     same: list[bool] = []
     while moments.total() < kills:
         run = folder / f"run{len(same)}"
         while True:
             lines, left = count_lines(run), moments.total() < kills
-            process = start(method, data, run)
-            if not kill_after(process, draw.uniform(0, seconds) if left else 3600):
+            killed = kill_after(start(method, data, run, options.ranks), draw.uniform(0, seconds) if left else 3600)
+            if not killed:
                 break
-            moments[moment(run, lines, process.pid)] += 1
+            moments[moment(run, lines, killed)] += 1
             print(f"{method}: kill {moments.total()} of {kills}", file=sys.stderr, flush=True)
         same.append(is_same(run, folder / "whole"))
     return {"method": method, "seconds": seconds, "moments": moments, "same": same}
@@ -160,17 +172,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="per method")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--ranks", type=int, default=1, help="processes, by torchrun")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="also write the table here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         data = make_dataset(Path(scratch))
-        results = [torture(m, data, Path(scratch) / m, options.kills, options.seed) for m in options.methods]
+        results = [torture(method, data, Path(scratch) / method, options) for method in options.methods]
     text = (
         "# Killed at random and started again\n\n"
-        f"`python scripts/bench/kill_resume.py --kills {options.kills} --seed {options.seed} "
+        f"`python scripts/bench/kill_resume.py --kills {options.kills} --seed {options.seed} --ranks {options.ranks} "
         f"--methods {' '.join(options.methods)}`: {SETTINGS['model.backbone']}, {SETTINGS['training.epochs']} epochs, "
-        f"drop path {SETTINGS['model.drop_path']}, one CPU thread, torch {torch.__version__}.\n\n{table(results)}\n"
+        f"drop path {SETTINGS['model.drop_path']}, one CPU thread and one data worker a rank, "
+        f"torch {torch.__version__}.\n\n{table(results)}\n"
     )
     print(text)
     if options.out:
