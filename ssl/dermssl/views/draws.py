@@ -14,7 +14,7 @@ DRAWS_PER_VIEW = 48
 
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
-PHOTOMETRIC = ("jitter", "brightness", "contrast", "saturation", "hue", "order", "grey", "sigma", "solarize")
+PHOTOMETRIC = ("jitter", "brightness", "contrast", "saturation", "hue", "order", "grey", "sigma", "solarize", "turn")
 ORDERS = np.array(list(itertools.permutations(range(4))))
 """The 24 orders of brightness (0), contrast (1), saturation (2), hue (3)."""
 
@@ -57,7 +57,7 @@ def _nearest_ratio(width: int, height: int) -> tuple[float, float]:
 
 
 def turns(options: ViewOptions, draws: np.ndarray) -> np.ndarray:
-    """Which of the 8 flips and quarter turns, one per row of draws: see `dermssl.views.crops.cut`."""
+    """Which of the 8 symmetries of a square: 0-3 quarter turns (to the left), 4-7 the same after a left-right flip."""
     if options.turns:
         return (draws[..., 22] * 8).astype(int)
     return np.where(draws[..., 22] < 0.5, 4, 0)
@@ -72,7 +72,7 @@ def photometric(options: ViewOptions, views: Sequence[View], draws: np.ndarray) 
         draws: ``(..., V, DRAWS_PER_VIEW)`` uniform numbers.
 
     Returns:
-        ``(..., V, 9)`` float32. ``sigma`` is 0 where there is no blur; it is given in pixels of its view.
+        ``(..., V, 10)`` float32. ``sigma`` is 0 where there is no blur; it is given in pixels of its view.
     """
     sizes, blurs, solarized = (np.array([getattr(view, key) for view in views]) for key in ("size", "blur", "solarize"))
     low, high = options.blur_sigma
@@ -87,6 +87,7 @@ def photometric(options: ViewOptions, views: Sequence[View], draws: np.ndarray) 
         draws[..., 29] < options.grey,
         np.where(draws[..., 30] < blurs, sigma, 0),
         draws[..., 32] < solarized,
+        turns(options, draws),
     ]
     return np.stack(columns, axis=-1).astype(np.float32)
 

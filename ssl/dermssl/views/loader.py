@@ -1,4 +1,4 @@
-"""From pooled dataset folders to batches of views: stored JPEG -> crops in workers -> photometric on the device."""
+"""From pooled dataset folders to batches of views: stored JPEG -> crops in workers -> all else on the device."""
 
 import atexit
 import multiprocessing
@@ -35,7 +35,7 @@ class Pool:
 class Crops(NamedTuple):
     """One batch as workers hand it over: for global and for local crops, pixels and photometric parameters by view.
 
-    ``pixels[s]`` is ``(V, B, 3, S, S)`` uint8 and ``parameters[s]`` ``(V, B, 9)`` float32.
+    ``pixels[s]`` is ``(V, B, 3, S, S)`` uint8 and ``parameters[s]`` ``(V, B, 10)`` float32.
     """
 
     pixels: list[Tensor]
@@ -59,15 +59,14 @@ class ViewDataset(Dataset):
         every = [view for views in self.groups for view in views]
         numbers = np.stack([draws.uniforms(self.seed, item.epoch, item.position, len(every)) for item in items])
         parameters = draws.photometric(self.options, every, numbers)
-        turns = draws.turns(self.options, numbers)
         shapes = [(len(views), len(items), 3, views[0].size, views[0].size) for views in self.groups]
         pixels = [np.empty(shape, np.uint8) for shape in shapes]
         places = [place for group in pixels for place in group]
         for index, item in enumerate(items):
             image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
             boxes = draws.crop_boxes(every, image.shape[2], image.shape[1], numbers[index])
-            for place, view, box, turn in zip(places, every, boxes.tolist(), turns[index].tolist(), strict=True):
-                place[index] = cut(image, box, view.size, turn)
+            for place, view, box in zip(places, every, boxes.tolist(), strict=True):
+                place[index] = cut(image, box, view.size)
         starts = np.cumsum([len(views) for views in self.groups])[:-1]
         by_view = np.split(parameters.swapaxes(0, 1), starts)
         return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in by_view])

@@ -78,7 +78,7 @@ def finish(pixels: Tensor, parameters: np.ndarray, scale: np.ndarray, shift: np.
 
     Args:
         pixels: ``(N, 3, S, S)`` uint8.
-        parameters: ``(N, 9)`` float32, columns as `dermssl.views.draws.PHOTOMETRIC`.
+        parameters: ``(N, 10)`` float32, columns as `dermssl.views.draws.PHOTOMETRIC`.
         scale, shift: ``(3,)`` float32; a finished value of 0-1 becomes ``value * scale - shift``.
         out: ``(N, 3, S, S)`` float32 in channels_last layout.
 

@@ -4,17 +4,54 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Columns of the parameters: PHOTOMETRIC in draws.py. */
-enum { JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, SOLARIZE, COLUMNS };
+enum { JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, SOLARIZE, TURN, COLUMNS };
 
 /* Pixels changed together; the sums of LANES of them run side by side in vector registers. */
-enum { BLOCK = 1024, LANES = 16 };
+enum { BLOCK = 1024, LANES = 16, TILE = 16 };
 
 static float least(float a, float b) { return a < b ? a : b; }
 static float most(float a, float b) { return a > b ? a : b; }
 static float clip(float value) { return least(most(value, 0), 1); }
 static float grey_of(float red, float green, float blue) { return 0.2989f * red + 0.587f * green + 0.114f * blue; }
+
+/* A plane with its rows and columns exchanged, tile by tile. */
+static void transpose(const uint8_t *restrict from, int size, uint8_t *restrict to) {
+    for (int top = 0; top < size; top += TILE)
+        for (int left = 0; left < size; left += TILE)
+            for (int x = left; x < size && x < left + TILE; x++)
+                for (int y = top; y < size && y < top + TILE; y++) to[x * size + y] = from[y * size + x];
+}
+
+/* The plane's rows in turn (or from the last to the first), each as it is or from right to left. */
+static void flip(const uint8_t *restrict from, int size, int rows, int columns, uint8_t *restrict to) {
+    for (int y = 0; y < size; y++) {
+        const uint8_t *row = from + (rows ? size - 1 - y : y) * size;
+        if (columns)
+            for (int x = 0; x < size; x++) to[y * size + x] = row[size - 1 - x];
+        else
+            memcpy(to + y * size, row, size);
+    }
+}
+
+/* One of the 8 symmetries of a square as turns() in draws.py counts them: 3 planes; `room` is for 4. */
+static const uint8_t *turned(const uint8_t *pixels, int size, int turn, uint8_t *room) {
+    /* Each is a transposition or none, and then a flip of rows, of columns, of both or of neither. */
+    const int rows[8] = {0, 1, 1, 0, 0, 0, 1, 1}, columns[8] = {0, 0, 1, 1, 1, 0, 0, 1};
+    int area = size * size;
+    if (turn == 0) return pixels;
+    for (int c = 0; c < 3; c++) {
+        const uint8_t *plane = pixels + c * area;
+        if (turn % 2) {
+            transpose(plane, size, room + 3 * area);
+            plane = room + 3 * area;
+        }
+        flip(plane, size, rows[turn], columns[turn], room + c * area);
+    }
+    return room;
+}
 
 /* n pixels of one view: colour[c] points to those of channel c. */
 
@@ -39,7 +76,7 @@ static void saturation(float *const colour[3], int n, float factor) {
 }
 
 /* A channel after a turn of the colour circle; hue() in photometric.py derives it. */
-static float turned(float channel, float total, float side, float turn, float chroma, float low) {
+static float recoloured(float channel, float total, float side, float turn, float chroma, float low) {
     float distance = fabsf(fabsf(total - 2 * channel + copysignf(chroma, side) * turn) - 3 * chroma) - chroma;
     return least(most(distance, 0), chroma) + low;
 }
@@ -51,9 +88,9 @@ static void hue(float *const colour[3], int n, float turns) {
         float red = reds[i], green = greens[i], blue = blues[i];
         float value = most(most(red, green), blue), low = least(least(red, green), blue), chroma = value - low;
         float total = red + green + blue + value - 2 * low;
-        reds[i] = turned(red, total, green - blue, turn, chroma, low);
-        greens[i] = turned(green, total, blue - red, turn, chroma, low);
-        blues[i] = turned(blue, total, red - green, turn, chroma, low);
+        reds[i] = recoloured(red, total, green - blue, turn, chroma, low);
+        greens[i] = recoloured(green, total, blue - red, turn, chroma, low);
+        blues[i] = recoloured(blue, total, red - green, turn, chroma, low);
     }
 }
 
@@ -168,12 +205,14 @@ int finish(const uint8_t *pixels, const float *parameters, const int32_t *orders
            const float *shift, int64_t count, int size, float *out) {
     size_t values = (size_t)3 * size * size;
     float *planes = malloc((values + 7 * size) * sizeof *planes);
-    if (!planes) return 1;
-    for (int64_t i = 0; i < count; i++) {
+    uint8_t *room = malloc((size_t)4 * size * size);
+    int lacking = !planes || !room;
+    for (int64_t i = 0; i < count && !lacking; i++) {
         const float *view = parameters + i * COLUMNS;
         const int32_t *order = orders + 4 * (int)view[ORDER];
-        finish_view(pixels + i * values, size, view, order, scale, shift, planes, out + i * values);
+        finish_view(turned(pixels + i * values, size, (int)view[TURN], room), size, view, order, scale, shift, planes, out + i * values);
     }
     free(planes);
-    return 0;
+    free(room);
+    return lacking;
 }

@@ -1,4 +1,4 @@
-"""Colour jitter, grey, blur, solarisation and normalisation of whole batches, on whatever device they lie.
+"""Turns, colour jitter, grey, blur, solarisation and normalisation of whole batches, on whatever device they lie.
 
 All parameters come drawn (`dermssl.views.draws`); nothing here is random. The operations are torchvision's
 (`adjust_brightness` ... `adjust_hue`, `gaussian_blur`, `solarize`), each applied to the views that asked for it.
@@ -37,7 +37,7 @@ def finish(
 
     Args:
         pixels: ``(N, 3, S, S)`` uint8 on the training device.
-        parameters: ``(N, 9)`` float32 on the CPU, columns as `PHOTOMETRIC`.
+        parameters: ``(N, 10)`` float32 on the CPU, columns as `PHOTOMETRIC`.
         mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
         out: what an earlier call returned for as many views, to be overwritten: on a CPU, touching new memory takes
             a good part of the time.
@@ -94,7 +94,10 @@ def _runs(rows: np.ndarray) -> list[slice]:
 
 
 def _change(x: Tensor, parameters: np.ndarray) -> None:
-    """All changes of the views ``x`` by their ``parameters`` (N, 9), in place."""
+    """All changes of the views ``x`` by their ``parameters`` (N, 10), in place."""
+    turns = parameters[:, COLUMN["turn"]].astype(int)
+    for motion, asked in _MOTIONS.items():
+        _apply(motion, x, np.isin(turns, asked), parameters[:, COLUMN["turn"]])
     order = ORDERS[parameters[:, COLUMN["order"]].astype(int)]
     jittered = parameters[:, COLUMN["jitter"]] > 0
     for turn in range(4):
@@ -116,6 +119,25 @@ def _apply(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask: np.nd
     else:
         chosen = torch.from_numpy(rows).to(x.device, non_blocking=True)
         x[chosen] = operation(x[chosen], amount)
+
+
+def mirror(x: Tensor, _: Tensor) -> Tensor:
+    """Left becomes right."""
+    return x.copy_(x.flip(3))
+
+
+def turn_quarter(x: Tensor, _: Tensor) -> Tensor:
+    """To the left by 90 degrees."""
+    return x.copy_(x.rot90(1, (2, 3)))
+
+
+def turn_half(x: Tensor, _: Tensor) -> Tensor:
+    """By 180 degrees."""
+    return x.copy_(x.flip(2, 3))
+
+
+_MOTIONS = {mirror: (4, 5, 6, 7), turn_quarter: (1, 3, 5, 7), turn_half: (2, 3, 6, 7)}
+"""One after the other they make the turns that `dermssl.views.draws.turns` counts."""
 
 
 def brightness(x: Tensor, factor: Tensor) -> Tensor:
