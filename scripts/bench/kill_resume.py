@@ -87,6 +87,7 @@ def kill_after(process: subprocess.Popen, seconds: float) -> list[int]:
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         started = psutil.Process(process.pid)
+        started.suspend()  # it starts nothing more while its children are counted
         family = [started, *started.children(recursive=True)]
         for member in family:
             with suppress(psutil.NoSuchProcess):
@@ -114,9 +115,10 @@ def count_lines(run: Path) -> int:
 
 
 def outcome(run: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Weights and moments of the last state, and the loss of every step."""
+    """Weights and moments of the last state, with those of the best encoder, and the loss of every step."""
     last = sorted((run / "state").glob("step_*"))[-1]
     tensors = load_file(last / "model.safetensors") | load_file(last / "optimizer.safetensors")
+    tensors |= {f"best.{name}": value for name, value in load_file(run / "best" / "model.safetensors").items()}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return tensors, [line["loss"] for line in lines if "loss" in line]
 

@@ -26,9 +26,9 @@ def export_encoder(run: Run, folder: Path) -> None:
 
 
 def keep_best(run: Run) -> None:
-    """Write ``best/`` where the encoder as it stands is the best, once its score is on record in a state.
+    """Write ``best/`` where the encoder as it stands is the best; its score must be in the newest state by then.
 
-    A run that was killed between the two makes up for it when it goes on.
+    So a run that was killed between the two can make up for it when it goes on. An untrained network has no state.
     """
     if run.best and run.best["step"] == run.step:
         export_encoder(run, run.folder / "best")

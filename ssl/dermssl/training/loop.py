@@ -46,7 +46,8 @@ def pretrain(options: PretrainOptions) -> Report | None:
     run = set_up(options)
     if run.main and read_status(run.folder) == "done" and run.step == run.steps:
         return report(run, "already done")
-    signal.signal(signal.SIGTERM, lambda *_: setattr(run, "preempted", True))
+    signals = run.signals  # the handler outlives the run, and must not keep it
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
         train(run)
     except HealthStop as stop:
@@ -55,13 +56,14 @@ def pretrain(options: PretrainOptions) -> Report | None:
         _note(run, "stopped", str(stop))
         raise
     except Preempted as stop:
-        _save(run)
         _note(run, "preempted", str(stop))
         raise
     except BaseException as error:
         _note(run, "failed", f"{type(error).__name__}: {error}")
         raise
     finally:
+        if run.lock:
+            run.lock.close()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return report(run, "done") if run.main else None
@@ -104,7 +106,7 @@ def _steps(run: Run, tracker: Tracker | None) -> None:
     with logging_redirect_tqdm(), progress(run.step, run.steps, run.main) as bar:
         while run.step < run.steps:
             values = one_step(run, micro_batches, draw_views(run, tracker) if tracker and run.step == 0 else None)
-            preempted = values.pop("preempted") > 0
+            heard = values.pop("preempted") > 0
             run.step += 1
             run.seconds += time.perf_counter() - started
             started = time.perf_counter()
@@ -115,10 +117,17 @@ def _steps(run: Run, tracker: Tracker | None) -> None:
             with batches.paused():
                 if evaluated:
                     look(run, tracker)
-                if evaluated or run.step % state_steps == 0:
+                leaves = _leaves(run, heard)
+                if evaluated or leaves or run.step % state_steps == 0:
                     _save(run)
-            if preempted and run.step < run.steps:
+            if leaves:
                 raise Preempted(f"pre-empted at step {run.step} of {run.steps}: the same command goes on from there")
+
+
+def _leaves(run: Run, heard: bool) -> bool:
+    """Whether a pre-emption ends the run here; several ranks know of it only what all of them heard in the step."""
+    alone = run.accelerator.num_processes == 1
+    return (heard or (alone and bool(run.signals))) and run.step < run.steps
 
 
 def _loader(run: Run) -> DataLoader:

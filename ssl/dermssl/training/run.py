@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,7 +56,7 @@ class Run:
     values: dict[str, np.ndarray]
     step: int = 0
     resumed: bool = False
-    preempted: bool = False
+    signals: list[int] = field(default_factory=list)
     best: dict[str, float] | None = None
     baseline: dict[str, float] | None = None
     last: dict[str, float] | None = None
@@ -216,6 +216,13 @@ def _restore(run: Run) -> None:
     run.best, run.baseline, run.last = record["best"], record.get("baseline"), record.get("last")
     run.energy.joules, run.energy.seconds = record.get("joules"), record["seconds"]
     run.health.restore(record["health"])
-    if run.main and run.best and run.best["step"] not in (run.step, step_of_best(run.folder)):
-        log.warning("warning: best/ is not of step %d, the best so far: the next evaluation fills it", run.best["step"])
+    if run.main and _has_lost_best(run):
+        log.warning("warning: best/ does not hold the best encoder up to here: the next evaluation fills it")
         run.best = None
+
+
+def _has_lost_best(run: Run) -> bool:
+    """Whether the best encoder so far is neither on disk nor the one at hand, while another can still be found."""
+    if run.best is None or run.step == run.steps or run.best["step"] == run.step:
+        return False
+    return run.best["step"] != step_of_best(run.folder)

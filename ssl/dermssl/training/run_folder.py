@@ -52,9 +52,11 @@ def read_status(folder: Path) -> str | None:
 
 
 def step_of_best(folder: Path) -> int | None:
-    """The step of the encoder in ``best/``, or None where there is none."""
-    path = folder / "best" / "config.json"
-    return read_json(path, "dermssl pretrain")["dermssl"]["step"] if path.exists() else None
+    """The step of the encoder in ``best/``, or None where there is none that can be read."""
+    try:
+        return int(read_json(folder / "best" / "config.json", "dermssl pretrain")["dermssl"]["step"])
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
 
 
 def open_run_folder(options: PretrainOptions) -> IO[str]:
@@ -109,10 +111,10 @@ def _is_ours(path: Path) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all but the lock, what makes it a run folder last."""
+    """Remove all but the lock; config.yaml last, so that the folder stays a run's if this is killed."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
         if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _holds_run(folder: Path) -> bool:

@@ -46,7 +46,7 @@ def one_step(
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / accumulation
     parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
     totals["gradient_norm"] = clip_each(parameters, optim.clip)
-    totals["preempted"] = torch.tensor(float(run.preempted), device=accelerator.device)
+    totals["preempted"] = torch.tensor(float(bool(run.signals)), device=accelerator.device)
     values = _mean_over_ranks(run, totals)
     if run.health.step_is_finite(values["loss"], values["gradient_norm"], run.step):
         run.method.before_update(at)

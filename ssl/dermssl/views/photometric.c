@@ -36,7 +36,7 @@ static void flip(const uint8_t *restrict from, int size, int rows, int columns, 
     }
 }
 
-/* One of the 8 symmetries of a square as turns() in draws.py counts them: 3 planes; `room` is for 4. */
+/* A view's 3 planes in one of the 8 symmetries of a square, as turns() in draws.py counts them; `room` holds 4. */
 static const uint8_t *turned(const uint8_t *pixels, int size, int turn, uint8_t *room) {
     /* Each is a transposition or none, and then a flip of rows, of columns, of both or of neither. */
     const int rows[8] = {0, 1, 1, 0, 0, 0, 1, 1}, columns[8] = {0, 0, 1, 1, 1, 0, 0, 1};
@@ -210,7 +210,8 @@ int finish(const uint8_t *pixels, const float *parameters, const int32_t *orders
     for (int64_t i = 0; i < count && !lacking; i++) {
         const float *view = parameters + i * COLUMNS;
         const int32_t *order = orders + 4 * (int)view[ORDER];
-        finish_view(turned(pixels + i * values, size, (int)view[TURN], room), size, view, order, scale, shift, planes, out + i * values);
+        const uint8_t *upright = turned(pixels + i * values, size, (int)view[TURN], room);
+        finish_view(upright, size, view, order, scale, shift, planes, out + i * values);
     }
     free(planes);
     free(room);

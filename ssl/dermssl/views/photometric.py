@@ -100,9 +100,9 @@ def _change(x: Tensor, parameters: np.ndarray) -> None:
         _apply(motion, x, np.isin(turns, asked), parameters[:, COLUMN["turn"]])
     order = ORDERS[parameters[:, COLUMN["order"]].astype(int)]
     jittered = parameters[:, COLUMN["jitter"]] > 0
-    for turn in range(4):
+    for place in range(4):
         for number, (name, operation) in enumerate(_COLOUR.items()):
-            _apply(operation, x, jittered & (order[:, turn] == number), parameters[:, COLUMN[name]])
+            _apply(operation, x, jittered & (order[:, place] == number), parameters[:, COLUMN[name]])
     for name, operation in _AFTERWARDS.items():
         _apply(operation, x, parameters[:, COLUMN[name]] > 0, parameters[:, COLUMN[name]])
 

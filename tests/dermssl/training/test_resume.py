@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def best(run: Path) -> tuple[int, bytes]:
 
 
 def test_a_run_that_dies_before_it_keeps_the_best_encoder_makes_up_for_it(
-    rising, whole, pretrain, dataset, tmp_path, monkeypatch
+    rising, pretrain, dataset, tmp_path, monkeypatch
 ):
     def die(run):
         if run.step == 6:
@@ -132,13 +133,34 @@ def test_a_best_encoder_of_after_the_state_is_not_called_the_best_of_before(
     (tmp_path / "run" / "state" / "step_00000006" / "model.safetensors").write_bytes(b"torn")
     monkeypatch.setattr(online, "balanced_accuracy_score", lambda *_: 0.001)
     assert pretrain(dataset, tmp_path / "run") == 0
-    assert any("best/ is not of step 0" in message for message in caplog.messages)
+    assert any("best/ does not hold the best encoder" in message for message in caplog.messages)
     record = json.loads((sorted((tmp_path / "run" / "state").iterdir())[-1] / "state.json").read_text())
     assert record["best"]["step"] == best(tmp_path / "run")[0] == 6
 
 
+def test_every_evaluation_saves_a_state(pretrain, dataset, tmp_path, monkeypatch):
+    sparse = {"training__state_every_epochs": "100", "online__every_epochs": "1"}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        assert pretrain(dataset, tmp_path / "run", **sparse) == 1
+    assert [path.name for path in states.list_states(tmp_path / "run" / "state")] == ["step_00000003", "step_00000006"]
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", '{"dermssl": []}'])
+def test_a_best_encoder_that_cannot_be_read_does_not_stop_a_run(
+    pretrain, dataset, tmp_path, monkeypatch, caplog, damage
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    (tmp_path / "run" / "best" / "config.json").write_text(damage)
+    assert pretrain(dataset, tmp_path / "run") == 0
+    assert best(tmp_path / "run")[0] in (6, 9)
+
+
 def test_two_starts_in_one_folder_do_not_mix(dataset, tmp_path, pretrain, capsys):
-    process = start(dataset, tmp_path / "run", program=("-c", HELD))
+    assert pretrain(dataset, tmp_path / "run") == 0
+    process = start(dataset, tmp_path / "run", program=("-c", HELD), overwrite="true")
     assert any("held at step 4" in line for line in iter(process.stdout.readline, ""))
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     for again in ("false", "true"):
@@ -148,6 +170,43 @@ def test_two_starts_in_one_folder_do_not_mix(dataset, tmp_path, pretrain, capsys
     process.kill()
     process.communicate()
     assert pretrain(dataset, tmp_path / "run") == 0, "the lock ended with the process that held it"
+
+
+def test_a_folder_is_free_once_a_run_in_it_has_failed(dataset, tmp_path, pretrain, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    process = start(dataset, tmp_path / "run")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+
+def test_an_overwrite_that_was_killed_is_made_up_for(dataset, tmp_path, pretrain):
+    assert pretrain(dataset, tmp_path / "run") == 0
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "run" / "tensorboard").rename(elsewhere)
+    (tmp_path / "run" / "tensorboard").symlink_to(elsewhere)
+    removed = []
+
+    def killed(path):
+        removed.append(path.name)
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+        rmtree(path)
+
+    rmtree = shutil.rmtree
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        pretrain(dataset, tmp_path / "run", overwrite="true")
+    assert len(removed) == 3 and not (tmp_path / "run" / removed[0]).exists()
+    assert pretrain(dataset, tmp_path / "run", overwrite="true") == 0
+    assert any(elsewhere.iterdir()), "what a link points at is somebody's"
+
+
+def test_a_start_that_was_killed_with_nothing_but_its_lock_is_made_up_for(dataset, tmp_path, pretrain):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    assert pretrain(dataset, tmp_path / "run", training__epochs="1") == 0
 
 
 def test_going_on_with_other_roundings_is_said(pretrain, dataset, tmp_path, monkeypatch, caplog):
