@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=989, help="dense bf16 TFLOP/s of a GPU (H100, H200)")
     parser.add_argument("--share", type=float, default=0.35, help="share of the peak that training reaches (assumed)")
     parser.add_argument("--cores", type=int, default=10, help="CPU cores per GPU: all but one decode and crop")
-    parser.add_argument("--crop-ms", type=float, default=2.49, help="CPU ms per image: decode + crops, stored at 384")
+    parser.add_argument("--crop-ms", type=float, default=2.42, help="CPU ms per image: decode + crops, stored at 384")
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--inside", type=float, default=450, help="GB/s of a GPU's link inside a node")
     parser.add_argument("--between", type=float, default=50, help="GB/s of a GPU's link between nodes")
