@@ -62,15 +62,15 @@ DINO = (
 DINO_CONVNET = (
     (
         "dino.batch_norm",
-        (True, True, None, None),
+        (True, True, True, None),
         "measured on ResNet-18: keeps the outputs of different images apart while the run is short",
     ),
     (
         "views.local_count",
-        (0, 0, None, None),
+        (0, 0, 0, None),
         "measured on ResNet-18: local crops of a lesion's picture show bare skin, and what is learned is its colour",
     ),
-    ("optim.lr", (0.004, 0.004, 0.002, 0.002), "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
+    ("optim.lr", (0.004, 0.004, 0.004, 0.002), "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
     ("optim.weight_decay", (0.0001,) * 4, "for convnets; the published 0.04 is for ViT"),
     ("optim.weight_decay_end", (0.01,) * 4, "for convnets; the published 0.4 is for ViT"),
 )
