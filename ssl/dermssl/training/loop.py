@@ -64,9 +64,20 @@ def pretrain(options: PretrainOptions) -> Report | None:
     finally:
         if run.lock:
             run.lock.close()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        _part(run)
     return report(run, "done") if run.main else None
+
+
+def _part(run: Run) -> None:
+    """Leave the other ranks, the wrapper that averages gradients first.
+
+    PyTorch frees that holding Python's lock; were it the last to know the group, it would wait for the group's threads
+    while one of them may wait for the lock, and the rank would never end.
+    """
+    run.model = run.method
+    run.accelerator.free_memory()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def train(run: Run) -> None:

@@ -60,6 +60,23 @@ def one_rank(dataset, tmp_path_factory):
     return run
 
 
+PARTING = """
+import gc
+import sys
+import torch
+from dermssl.cli import main
+
+def counted():
+    wrapped = torch.nn.parallel.DistributedDataParallel
+    print("wrapped networks at parting:", sum(isinstance(thing, wrapped) for thing in gc.get_objects()), flush=True)
+    destroy()
+
+destroy = torch.distributed.destroy_process_group
+torch.distributed.destroy_process_group = counted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def two_ranks(dataset, tmp_path_factory):
     """``two_ranks(method)`` -> the run of two processes and what they printed, made once."""
@@ -67,8 +84,10 @@ def two_ranks(dataset, tmp_path_factory):
 
     def run(method: str) -> tuple[Path, str]:
         if method not in made:
-            out = tmp_path_factory.mktemp("two") / method
-            made[method] = (out, run_ranks(dataset, out, 2, **options(method)))
+            folder = tmp_path_factory.mktemp("two")
+            (folder / "parting.py").write_text(PARTING)
+            out, program = folder / method, (str(folder / "parting.py"),)
+            made[method] = (out, run_ranks(dataset, out, 2, program=program, **options(method)))
         return made[method]
 
     return run
@@ -82,6 +101,11 @@ def test_two_ranks_follow_one(one_rank, two_ranks, method):
     assert_same_losses(one, two)
     norms = [list(metrics(run, "gradient_norm").values()) for run in (one, two)]
     np.testing.assert_allclose(*norms, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr"])
+def test_networks_are_unwrapped_before_two_ranks_part(two_ranks, method):
+    assert two_ranks(method)[1].count("wrapped networks at parting: 0") == 2
 
 
 @pytest.mark.parametrize("method", ["dino", "simclr"])
