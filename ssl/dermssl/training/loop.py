@@ -44,12 +44,12 @@ def pretrain(options: PretrainOptions) -> Report | None:
         Preempted: SIGTERM arrived; the state is saved and the same command goes on.
     """
     run = set_up(options)
-    if run.main and read_status(run.folder) == "done" and run.step == run.steps:
-        return report(run, "already done")
+    already = read_status(run.folder) == "done" and run.step == run.steps
     signals = run.signals  # the handler outlives the run, and must not keep it
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        train(run)
+        if not already:
+            train(run)
     except HealthStop as stop:
         if run.main:
             record(run)
@@ -65,7 +65,7 @@ def pretrain(options: PretrainOptions) -> Report | None:
         if run.lock:
             run.lock.close()
         _part(run)
-    return report(run, "done") if run.main else None
+    return report(run, "already done" if already else "done") if run.main else None
 
 
 def _part(run: Run) -> None:

@@ -103,9 +103,13 @@ def test_two_ranks_follow_one(one_rank, two_ranks, method):
     np.testing.assert_allclose(*norms, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["dino", "simclr"])
-def test_networks_are_unwrapped_before_two_ranks_part(two_ranks, method):
-    assert two_ranks(method)[1].count("wrapped networks at parting: 0") == 2
+def test_networks_are_unwrapped_before_two_ranks_part(two_ranks, dataset):
+    run, output = two_ranks("dino")
+    program = (str(run.parent / "parting.py"),)
+    again = run_ranks(dataset, run, 2, program=program, **options("dino"))
+    assert "already done: " in again
+    for said in (output, again):
+        assert said.count("wrapped networks at parting: 0") == 2
 
 
 @pytest.mark.parametrize("method", ["dino", "simclr"])
