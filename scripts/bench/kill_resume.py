@@ -4,9 +4,9 @@
 
 Each method first runs without interruption. Then the same command is started in a fresh folder, killed (SIGKILL, with
 all ranks and data workers) after a time drawn uniformly from 0 to what the uninterrupted run took, and started again,
-until it is done; then in another fresh folder, until the kills are used up. Drop path is on. Weights, optimizer moments
-and losses must be equal bit by bit; the exit code is 1 where they are not. How long it takes: about the kills times
-half a run's time.
+until it is done; then in another fresh folder, until the kills are used up. Drop path is on. Weights, optimizer
+moments, the best encoder and losses must be equal bit by bit; the exit code is 1 where they are not. How long it takes:
+about the kills times half a run's time.
 """
 
 import argparse

@@ -64,12 +64,12 @@ def pretrain(options: PretrainOptions) -> Report | None:
     finally:
         if run.lock:
             run.lock.close()
-        _part(run)
+        _leave_group(run)
     return report(run, "already done" if already else "done") if run.main else None
 
 
-def _part(run: Run) -> None:
-    """Leave the other ranks, the wrapper that averages gradients first.
+def _leave_group(run: Run) -> None:
+    """Leave the process group; the wrapper that averages gradients goes first.
 
     PyTorch frees that holding Python's lock; were it the last to know the group, it would wait for the group's threads
     while one of them may wait for the lock, and the rank would never end.
@@ -128,14 +128,14 @@ def _steps(run: Run, tracker: Tracker | None) -> None:
             with batches.paused():
                 if evaluated:
                     look(run, tracker)
-                leaves = _leaves(run, heard)
-                if evaluated or leaves or run.step % state_steps == 0:
+                preempted = _is_preempted(run, heard)
+                if evaluated or preempted or run.step % state_steps == 0:
                     _save(run)
-            if leaves:
+            if preempted:
                 raise Preempted(f"pre-empted at step {run.step} of {run.steps}: the same command goes on from there")
 
 
-def _leaves(run: Run, heard: bool) -> bool:
+def _is_preempted(run: Run, heard: bool) -> bool:
     """Whether a pre-emption ends the run here; several ranks know of it only what all of them heard in the step."""
     alone = run.accelerator.num_processes == 1
     return (heard or (alone and bool(run.signals))) and run.step < run.steps
