@@ -27,6 +27,8 @@ MAY_DIFFER = (
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
 CONFIG, LOCK = "config.yaml", ".lock"
+LEASE = 180
+"""Seconds that a requeued job waits for a lock; NFS and Lustre give up a lost node after 90 to 150."""
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
@@ -88,21 +90,28 @@ def open_run_folder(options: PretrainOptions) -> IO[str]:
 def _lock(folder: Path) -> IO[str]:
     """A POSIX lock: it ends with this process, however that ends, and data workers do not inherit it.
 
+    A job that Slurm requeued waits for it: network storage holds the lock of a node that died until its lease ends.
     Where the system or the file system has none, nothing is locked.
     """
     stream = (folder / LOCK).open("a")
-    try:
-        if os.name == "posix":
-            fcntl: Any = importlib.import_module("fcntl")
+    if os.name != "posix":
+        return stream
+    fcntl: Any = importlib.import_module("fcntl")
+    until = time.monotonic() + (LEASE if os.environ.get("SLURM_RESTART_COUNT") else 0)
+    while True:
+        try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise InputError(
-            f"another process is training in {folder}: wait for its end or choose another --out; "
-            f"should there be none, delete {folder / LOCK}"
-        ) from None
-    except OSError:
-        pass
-    return stream
+            return stream
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() < until:
+                time.sleep(1)
+                continue
+            raise InputError(
+                f"another process is training in {folder}: wait for its end or choose another --out; "
+                f"should there be none, delete {folder / LOCK}"
+            ) from None
+        except OSError:
+            return stream
 
 
 def _is_ours(path: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,15 @@ def test_two_starts_in_one_folder_do_not_mix(dataset, tmp_path, pretrain, capsys
     process.kill()
     process.communicate()
     assert pretrain(dataset, tmp_path / "run") == 0, "the lock ended with the process that held it"
+
+
+def test_a_requeued_job_waits_for_the_lock_of_the_node_that_died(dataset, tmp_path, pretrain, monkeypatch):
+    process = start(dataset, tmp_path / "run", program=("-c", HELD))
+    assert any("held at step 4" in line for line in iter(process.stdout.readline, ""))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(time, "sleep", lambda seconds: (process.kill(), process.communicate()))
+    assert pretrain(dataset, tmp_path / "run") == 0
+    assert process.returncode == -signal.SIGKILL, "the first try found the lock held"
 
 
 def test_a_folder_is_free_once_a_run_in_it_has_failed(dataset, tmp_path, pretrain, monkeypatch):
