@@ -5,6 +5,7 @@ become dotted options (``--training.epochs``) and nested YAML. jsonargparse pars
 Both programs (`dermssl`, `dermeval`) start here, so errors and exit codes are the same everywhere.
 """
 
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -117,17 +118,30 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
         return stop.exit_code
     except BrokenPipeError:
         sys.stderr.close()
-        return 1
+        return _leave(1)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 1
+        return _leave(1)
     except Exception as error:
         remedy = DISK_TROUBLE.get(error.errno or 0) if isinstance(error, OSError) else None
         if isinstance(error, OSError) and remedy:
             print(f"{program}: {error.filename or 'disk'}: {error.strerror}: {remedy}", file=sys.stderr)
-            return InputError.exit_code
+            return _leave(InputError.exit_code)
         traceback.print_exc()
-        return 1
+        return _leave(1)
+
+
+def _leave(code: int) -> int:
+    """The exit code of a failure that other ranks do not share. Where there are others, the process ends here.
+
+    Leaving in order would wait for them (NCCL tears down together) while they wait for this rank in their next
+    exchange: the launcher would never hear of the failure.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _dispatch(program: str, summary: str, commands: dict[str, Command], arguments: list[str]) -> int:

@@ -47,29 +47,27 @@ def pretrain(options: PretrainOptions) -> Report | None:
     already = read_status(run.folder) == "done" and run.step == run.steps
     signals = run.signals  # the handler outlives the run, and must not keep it
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    stopped: HealthStop | Preempted | None = None
     try:
         if not already:
             train(run)
-    except HealthStop as stop:
-        if run.main:
-            record(run)
-        _note(run, "stopped", str(stop))
-        raise
-    except Preempted as stop:
-        _note(run, "preempted", str(stop))
-        raise
+    except (HealthStop, Preempted) as stop:
+        stopped = stop
+        _note_stop(run, stop)
     except BaseException as error:
-        _note(run, "failed", f"{type(error).__name__}: {error}")
+        _note_failure(run, error)
         raise
     finally:
         if run.lock:
             run.lock.close()
-        _leave_group(run)
+    _leave_group(run)
+    if stopped:
+        raise stopped
     return report(run, "already done" if already else "done") if run.main else None
 
 
 def _leave_group(run: Run) -> None:
-    """Leave the process group; the wrapper that averages gradients goes first.
+    """Leave the process group, as all ranks do; the wrapper that averages gradients goes first.
 
     PyTorch frees that holding Python's lock; were it the last to know the group, it would wait for the group's threads
     while one of them may wait for the lock, and the rank would never end.
@@ -84,10 +82,10 @@ def train(run: Run) -> None:
     """From ``run.step`` to the end, with states, curves and evaluations on the way."""
     if not run.main:
         return _steps(run, None)
+    write_status(run.folder, "running", run.step, run.steps)
     tracker = Tracker(run.folder, run.step if run.resumed else -1, _other_trackers(run))
     try:
         announce(run)
-        write_status(run.folder, "running", run.step, run.steps)
         _steps(run, tracker)
         project(run, tracker)
     finally:
@@ -191,6 +189,20 @@ def _save(run: Run) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def _note(run: Run, status: str, message: str) -> None:
-    if run.main:
-        write_status(run.folder, status, run.step, run.steps, message)
+def _note_stop(run: Run, stop: HealthStop | Preempted) -> None:
+    """On record: what ended the run on all ranks alike."""
+    if not run.main:
+        return
+    if isinstance(stop, HealthStop):
+        record(run)
+    status = "stopped" if isinstance(stop, HealthStop) else "preempted"
+    write_status(run.folder, status, run.step, run.steps, str(stop))
+
+
+def _note_failure(run: Run, error: BaseException) -> None:
+    """On record: why a rank failed; of several the first that did, as the others then fail for want of it."""
+    ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
+    if ranks > 1 and read_status(run.folder) == "failed":
+        return
+    where = f"rank {rank} of {ranks}: " if ranks > 1 else ""
+    write_status(run.folder, "failed", run.step, run.steps, f"{where}{type(error).__name__}: {error}")

@@ -160,6 +160,37 @@ def test_two_ranks_of_which_one_gets_sigterm_save_together_and_the_same_command_
     assert_same_losses(one_rank("dino"), out)
 
 
+FAILING = """
+import sys
+from dermssl.cli import main
+from dermssl.training import loop
+
+def step(run, *rest):
+    if run.step == 4 and not run.main:
+        raise RuntimeError("no memory left")
+    return one_step(run, *rest)
+
+one_step = loop.one_step
+loop.one_step = step
+loop._leave_group = lambda run: print("waits for the others", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_fails_alone_says_why_and_does_not_wait_for_the_others(one_rank, dataset, tmp_path):
+    out, program = tmp_path / "run", tmp_path / "failing.py"
+    program.write_text(FAILING)
+    process = start(dataset, out, 2, program=(str(program),), **PARITY)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "waits for the others" not in output
+    assert "RuntimeError: no memory left\n" in output
+    assert status(out)["status"] == "failed"
+    assert status(out)["message"] == "rank 1 of 2: RuntimeError: no memory left"
+    output = run_ranks(dataset, out, 2, **PARITY)
+    assert "from step 4" in output and status(out)["status"] == "done"
+    assert_same_losses(one_rank("dino"), out)
+
+
 def test_local_batch_statistics_are_said(dataset, tmp_path):
     changes = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
     output = run_ranks(dataset, tmp_path / "run", 2, training__epochs="1", **changes)
