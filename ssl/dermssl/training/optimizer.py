@@ -42,8 +42,8 @@ def clip_each(parameters: list[nn.Parameter], limit: float) -> torch.Tensor:
     Returns the norm of the whole gradient before clipping (a scalar tensor); ``limit`` 0 only measures.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm(gradients)
+    norms = torch.stack(torch._foreach_norm(gradients))
     if limit:
-        scales = [torch.clamp(limit / (norm + 1e-6), max=1.0) for norm in norms]
-        torch._foreach_mul_(gradients, scales)
-    return torch.stack(list(norms)).norm()
+        scales = (limit / (norms + 1e-6)).clamp(max=1)
+        torch._foreach_mul_(gradients, scales.unbind())
+    return norms.norm()
