@@ -79,7 +79,10 @@ def _leave_group(run: Run) -> None:
 
 
 def train(run: Run) -> None:
-    """From ``run.step`` to the end, with states, curves and evaluations on the way."""
+    """From ``run.step`` to the end, with states, curves and evaluations on the way.
+
+    The run folder is finished before other trackers are closed, which may wait for their services.
+    """
     if not run.main:
         return _steps(run, None)
     write_status(run.folder, "running", run.step, run.steps)
@@ -88,9 +91,10 @@ def train(run: Run) -> None:
         announce(run)
         _steps(run, tracker)
         project(run, tracker)
+        tracker.board.flush()
+        finish(run)
     finally:
         tracker.close()
-    finish(run)
 
 
 def _other_trackers(run: Run) -> OtherTrackers:

@@ -133,7 +133,7 @@ class TrackingOptions:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Any that Accelerate knows: `tensorboard`, `wandb`, `mlflow`, `comet_ml`, `aim`, ... They get all curves; pictures
     only where the licences of all pooled sets let images leave (not PASSION, SCIN); image ids and paths never. What a
-    service's own client notes (command line, host) is off for wandb; ask the others."""
+    service's own client takes (prints, the command line) is off for wandb, ClearML and Comet; ask the others."""
     project: str = "dermssl"
     """Under which other trackers file the run."""
     projector_images: NonNegativeInt = 1000

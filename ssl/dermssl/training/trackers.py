@@ -1,13 +1,15 @@
 """Trackers beside TensorBoard, through Accelerate's classes (``--tracking.with wandb``): scalars always, pictures only
 where every licence lets images leave the machine, and never an image id, a file name or a path. What a service's own
-client notes beside that (the command line, the host) is switched off for wandb and up to the service elsewhere."""
+client takes beside that is switched off where it would take TensorBoard's pictures (ClearML, Comet) or what is printed
+(wandb, ClearML, Comet); the host and the state of the code are up to the others."""
 
+import importlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
@@ -24,26 +26,68 @@ OWN = "tensorboard"
 
 IDENTITIES = "tracking.json"
 
-# How each service is told which of its runs to go on with. Some take any id that we make up ...
-CHOSEN: dict[str, Callable[[str, Path], dict[str, Any]]] = {
+
+class Service(NamedTuple):
+    """How a service's tracker is started and gone on with.
+
+    ``keywords``: of Accelerate's class, by the id of the service's run and our run folder. The id is one that we make
+    up, or, where ``made_up`` reads it from a started tracker, the service's own, None at first. ``quieten`` switches
+    off what the client of a started tracker takes by itself.
+    """
+
+    keywords: Callable[[str | None, Path], dict[str, Any]]
+    made_up: Callable[[Any], str] | None = None
+    quieten: Callable[[Any], Any] = lambda _: None
+
+
+def _comet(identity: str | None, folder: Path) -> dict[str, Any]:
+    # Comet would send the source code, its changes, the command line and what is printed as well.
+    off = dict.fromkeys(("log_code", "log_git_patch", "log_git_metadata", "parse_args", "log_env_host"), False)
+    config = importlib.import_module("comet_ml").ExperimentConfig(name=folder.name, auto_output_logging=False, **off)
+    return {"experiment_key": identity, "experiment_config": config}
+
+
+SERVICES: dict[str, Service] = {
     # wandb would send what is printed, the command line, the working folder and the state of the code as well.
-    "wandb": lambda identity, folder: {
-        "name": folder.name,
-        "id": identity,
-        "resume": "allow",
-        "settings": {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True},
-    },
-    "swanlab": lambda identity, folder: {"experiment_name": folder.name, "id": identity[:21], "resume": "allow"},
-    "comet_ml": lambda identity, folder: {"experiment_key": identity},
-    "trackio": lambda identity, folder: {"name": f"{folder.name}-{identity[:8]}", "resume": "allow"},
-    "dvclive": lambda identity, folder: {"dir": str(folder / "dvclive"), "resume": True},
+    "wandb": Service(
+        lambda identity, folder: {
+            "name": folder.name,
+            "id": identity,
+            "resume": "allow",
+            "settings": {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True},
+        }
+    ),
+    "swanlab": Service(
+        lambda identity, folder: {"experiment_name": folder.name, "id": str(identity)[:21], "resume": "allow"}
+    ),
+    # Comet takes what is written to TensorBoard too, pictures included, whatever their licence.
+    "comet_ml": Service(_comet, quieten=lambda tracker: tracker.tracker.disable_mp()),
+    "trackio": Service(
+        lambda identity, folder: {"name": f"{folder.name}-{str(identity)[:8]}", "resume": "allow"},
+    ),
+    "dvclive": Service(lambda identity, folder: {"dir": str(folder / "dvclive"), "resume": True}),
+    "mlflow": Service(
+        lambda identity, folder: {"run_name": folder.name, "run_id": identity},
+        made_up=lambda tracker: tracker.tracker.info.run_id,
+    ),
+    "aim": Service(
+        lambda identity, folder: {"experiment": folder.name, "run_hash": identity},
+        made_up=lambda tracker: tracker.tracker.hash,
+    ),
+    # ClearML as well, and it would take an earlier run of the same name for this one.
+    "clearml": Service(
+        lambda identity, folder: {
+            "task_name": folder.name,
+            "continue_last_task": identity or False,
+            "reuse_last_task_id": False,
+            "auto_connect_frameworks": False,
+            "auto_connect_streams": False,
+            "auto_connect_arg_parser": False,
+        },
+        made_up=lambda tracker: tracker.tracker.id,
+    ),
 }
-# ... and some make it up themselves: the keyword that takes it, and where it is read from a started tracker.
-GIVEN: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "mlflow": ("run_id", lambda tracker: tracker.tracker.info.run_id),
-    "aim": ("run_hash", lambda tracker: tracker.tracker.hash),
-    "clearml": ("continue_last_task", lambda tracker: tracker.tracker.id),
-}
+"""By Accelerate's name."""
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -125,18 +169,17 @@ def _send_images(tracker: Any, values: dict[str, Any], step: int) -> None:
 
 def _start(name: str, folder: Path, project: str, identity: str | None) -> tuple[GeneralTracker, str]:
     kind: Any = LOGGER_TYPE_TO_CLASS[name]
-    if name in GIVEN:
-        keywords: dict[str, Any] = {GIVEN[name][0]: identity} if identity else {}
-    else:
-        identity = identity or uuid.uuid4().hex
-        keywords = CHOSEN[name](identity, folder.resolve()) if name in CHOSEN else {}
+    service = SERVICES.get(name, Service(lambda *_: {}))
+    identity = identity or (None if service.made_up else uuid.uuid4().hex)
     try:
+        keywords = service.keywords(identity, folder.resolve())
         tracker = kind(project, *([str(folder)] if kind.requires_logging_directory else []), **keywords)
         tracker.start()
+        service.quieten(tracker)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--tracking.with {name} does not start ({reason}): log in to it, or leave it out") from None
-    return tracker, GIVEN[name][1](tracker) if name in GIVEN else str(identity)
+    return tracker, service.made_up(tracker) if service.made_up else str(identity)
 
 
 def _simple(value: Any) -> str | int | float | bool:

@@ -1,15 +1,17 @@
 """Curves and pictures: always in the run folder, and elsewhere only what licences let go."""
 
 import json
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import metrics
+from tiny_runs import metrics, status
 
 from dermssl import backbone, licences
 from dermssl.data.dataset import open_dataset
@@ -108,6 +110,13 @@ def test_a_service_that_fails_costs_neither_the_run_nor_its_curves(service, pret
     assert len(metrics(tmp_path / "run")) > 2
 
 
+def test_a_run_is_done_before_a_service_is_waited_for(service, pretrain, dataset, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(service, "finish", lambda _: seen.append(status(tmp_path / "run")["status"]))
+    assert pretrain(dataset, tmp_path / "run", **SHORT) == 0
+    assert seen == ["done"]
+
+
 @pytest.mark.parametrize(("name", "words"), [("wandbb", "did you mean 'wandb'?"), ("wandb", "not installed")])
 def test_trackers_that_cannot_be_had_are_one_line(pretrain, dataset, tmp_path, capsys, monkeypatch, name, words):
     monkeypatch.setattr("dermssl.training.trackers.get_available_trackers", lambda: ["tensorboard"])
@@ -119,7 +128,7 @@ def test_trackers_that_cannot_be_had_are_one_line(pretrain, dataset, tmp_path, c
 def test_a_resumed_run_is_the_same_run_elsewhere_and_tracking_may_differ(
     service, pretrain, dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(trackers.CHOSEN, "memory", lambda identity, _: {"id": identity})
+    monkeypatch.setitem(trackers.SERVICES, "memory", trackers.Service(lambda identity, _: {"id": identity}))
     with monkeypatch.context() as patch:
         patch.setattr("dermssl.training.loop.project", lambda *_: 1 / 0)
         assert pretrain(dataset, tmp_path / "run", **SHORT) == 1
@@ -179,8 +188,37 @@ def test_convnets_have_no_patch_components():
 
 
 def test_neither_what_is_printed_nor_the_command_line_goes_to_wandb():
-    settings = trackers.CHOSEN["wandb"]("run", Path("checkpoints/run"))["settings"]
+    settings = trackers.SERVICES["wandb"].keywords("run", Path("checkpoints/run"))["settings"]
     assert settings["console"] == "off" and settings["x_disable_meta"] and settings["disable_git"]
+
+
+def test_clearml_takes_neither_what_tensorboard_is_given_nor_what_is_printed_nor_an_earlier_run():
+    first, again = (trackers.SERVICES["clearml"].keywords(identity, Path("run")) for identity in (None, "7"))
+    for part in ("frameworks", "streams", "arg_parser"):
+        assert first[f"auto_connect_{part}"] is False
+    assert first["reuse_last_task_id"] is False
+    assert (first["continue_last_task"], again["continue_last_task"]) == (False, "7")
+
+
+def test_comet_takes_neither_what_tensorboard_is_given_nor_what_is_printed(monkeypatch, tmp_path):
+    class Comet(GeneralTracker):
+        name, requires_logging_directory, patches = "comet_ml", False, True
+
+        def __init__(self, project, **keywords):
+            super().__init__()
+            self.keywords = keywords
+
+        tracker = property(lambda self: self)
+        store_init_configuration = log = lambda *_, **__: None
+
+        def disable_mp(self):
+            self.patches = False
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "comet_ml", Comet)
+    monkeypatch.setitem(sys.modules, "comet_ml", SimpleNamespace(ExperimentConfig=lambda **settings: settings))
+    comet = trackers.OtherTrackers(["comet_ml"], tmp_path, "dermssl", {}, False).running["comet_ml"]
+    config = comet.keywords["experiment_config"]
+    assert not comet.patches and config["auto_output_logging"] is False and config["parse_args"] is False
 
 
 def test_a_run_says_what_each_set_gives_and_what_equal_weights_would_change():
