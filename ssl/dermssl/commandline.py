@@ -100,6 +100,10 @@ DISK_TROUBLE = {
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that you may read and write",
 }
+MEMORY_TROUBLE = (
+    "give a smaller batch; `dermssl pretrain` does the same batch in parts with training.accumulation, and needs less "
+    "with model.gradient_checkpointing"
+)
 
 
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
@@ -123,12 +127,21 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
         print(f"{program}: interrupted", file=sys.stderr)
         return _leave(1)
     except Exception as error:
-        remedy = DISK_TROUBLE.get(error.errno or 0) if isinstance(error, OSError) else None
-        if isinstance(error, OSError) and remedy:
-            print(f"{program}: {error.filename or 'disk'}: {error.strerror}: {remedy}", file=sys.stderr)
+        if told := _in_one_line(error):
+            print(f"{program}: {told}", file=sys.stderr)
             return _leave(InputError.exit_code)
         traceback.print_exc()
         return _leave(1)
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """What happened and the remedy, where a disk or a device's memory is full and a traceback would say no more."""
+    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+        return f"{error.filename or 'disk'}: {error.strerror}: {DISK_TROUBLE[error.errno]}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name as torch is not imported here
+        what = ". ".join(str(error).split(". ")[:2])
+        return f"{what}: {MEMORY_TROUBLE}"
+    return None
 
 
 def _leave(code: int) -> int:
