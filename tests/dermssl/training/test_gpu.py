@@ -1,0 +1,101 @@
+"""What only a GPU shows; skipped where there is none. One is enough: two ranks on it speak gloo, as NCCL wants two."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import CONVNET, ROOT, arguments, metrics, status, stop_after
+
+from dermssl.backbone import MEAN, STD
+from dermssl.views import draws, photometric
+from dermssl.views.recipe import View, ViewOptions
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+STILL = {"model__drop_path": "0", "training__epochs": "2"}
+ALIKE = {"rtol": 0.02}
+"""Losses of two ways that add in another order; local batch statistics are 15% off at the first step."""
+
+
+@pytest.fixture(autouse=True)
+def on_gpu(monkeypatch):
+    """With convolutions that repeat, in whole float32."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def assert_alike(run, other) -> None:
+    ours, theirs = metrics(run), metrics(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 5
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), **ALIKE)
+
+
+def test_views_are_those_of_the_cpu():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8))
+    options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
+    numbers = np.concatenate([draws.uniforms(0, 0, position, 1) for position in range(len(pixels))])
+    parameters = draws.photometric(options, [View(32, (0.3, 1.0), 0.5, 0.3)] * len(pixels), numbers)
+    on_cpu, on_gpu = (photometric.finish(pixels.to(device), parameters, MEAN, STD) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, CONVNET | {"training__epochs": "2"}], ids=["dino, ViT", "simclr, ResNet"])
+def test_a_run_in_bf16_that_was_stopped_goes_on(pretrain, dataset, tmp_path, monkeypatch, caplog, changes):
+    changes = changes | {"training__precision": "auto", "data__workers": "1"}
+    caplog.set_level("INFO", logger="dermssl")
+    assert pretrain(dataset, tmp_path / "whole", **changes) == 0
+    assert "rank(s) on cuda" in caplog.text and ", bf16" in caplog.text
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert pretrain(dataset, tmp_path / "cut", **changes) == 1
+    assert pretrain(dataset, tmp_path / "cut", **changes) == 0
+    assert status(tmp_path / "cut")["status"] == "done"
+    assert_alike(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_losses_are_those_of_the_cpu(pretrain, dataset, tmp_path, monkeypatch):
+    assert pretrain(dataset, tmp_path / "gpu", **STILL) == 0
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert pretrain(dataset, tmp_path / "cpu", **STILL) == 0
+    assert_alike(tmp_path / "gpu", tmp_path / "cpu")
+
+
+def test_a_compiled_run_has_the_losses_of_an_eager_one(pretrain, dataset, tmp_path):
+    assert pretrain(dataset, tmp_path / "eager", **STILL) == 0
+    assert pretrain(dataset, tmp_path / "compiled", **STILL, training__compile="true") == 0
+    torch._dynamo.reset()
+    assert_alike(tmp_path / "compiled", tmp_path / "eager")
+
+
+GLOO = """
+import sys
+import torch
+from accelerate import PartialState
+from dermssl.cli import main
+torch.backends.cudnn.allow_tf32 = False
+PartialState(backend="gloo")
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_ranks_with_batch_norm_over_both_follow_one(pretrain, dataset, tmp_path):
+    changes = CONVNET | {"training__epochs": "3"}
+    assert pretrain(dataset, tmp_path / "one", **changes) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'ssl'}:{ROOT / 'eval'}", "OMP_NUM_THREADS": "1"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    command = [sys.executable, "-c", GLOO, *arguments(dataset, tmp_path / "two", **changes)]
+    ranks = [subprocess.Popen(command, env=environment | meeting | {"RANK": rank}) for rank in ("0", "1")]
+    try:
+        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert_alike(tmp_path / "two", tmp_path / "one")
