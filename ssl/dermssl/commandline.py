@@ -150,8 +150,9 @@ def _leave(code: int) -> int:
     Leaving in order would wait for them (NCCL tears down together) while they wait for this rank in their next
     exchange: the launcher would never hear of the failure.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        with contextlib.suppress(OSError):
+    distributed = sys.modules.get("torch.distributed")  # not imported here: --help must be quick
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        with contextlib.suppress(Exception):
             sys.stdout.flush()
         os._exit(code)
     return code

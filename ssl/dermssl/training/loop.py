@@ -10,6 +10,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dermssl import backbone, licences
 from dermssl.commandline import Report, flatten
-from dermssl.errors import HealthStop, Preempted
+from dermssl.devices import on_first_rank
+from dermssl.errors import HealthStop, InputError, Preempted
 from dermssl.training import states
 from dermssl.training.finish import finish, keep_best, record, report
 from dermssl.training.options import PretrainOptions
@@ -47,22 +49,24 @@ def pretrain(options: PretrainOptions) -> Report | None:
     already = read_status(run.folder) == "done" and run.step == run.steps
     signals = run.signals  # the handler outlives the run, and must not keep it
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    stopped: HealthStop | Preempted | None = None
+    tracker = None
     try:
         if not already:
-            train(run)
+            tracker = _start_tracking(run)
+            train(run, tracker)
     except (HealthStop, Preempted) as stop:
-        stopped = stop
         _note_stop(run, stop)
+        _leave_group(run)
+        raise
     except BaseException as error:
         _note_failure(run, error)
         raise
     finally:
+        if tracker:
+            tracker.close()  # once all is on record, as a service may let one wait
         if run.lock:
             run.lock.close()
     _leave_group(run)
-    if stopped:
-        raise stopped
     return report(run, "already done" if already else "done") if run.main else None
 
 
@@ -78,23 +82,25 @@ def _leave_group(run: Run) -> None:
         torch.distributed.destroy_process_group()
 
 
-def train(run: Run) -> None:
-    """From ``run.step`` to the end, with states, curves and evaluations on the way.
+def _start_tracking(run: Run) -> Tracker | None:
+    """Where rank 0 sends curves and pictures; None on the others."""
 
-    The run folder is finished before other trackers are closed, which may wait for their services.
-    """
-    if not run.main:
+    def start() -> Tracker:
+        write_status(run.folder, "running", run.step, run.steps)
+        return Tracker(run.folder, run.step if run.resumed else -1, _other_trackers(run))
+
+    return on_first_rank(run.accelerator, start)
+
+
+def train(run: Run, tracker: Tracker | None) -> None:
+    """From ``run.step`` to the end, with states, curves and evaluations on the way; rank 0 has the tracker."""
+    if tracker is None:
         return _steps(run, None)
-    write_status(run.folder, "running", run.step, run.steps)
-    tracker = Tracker(run.folder, run.step if run.resumed else -1, _other_trackers(run))
-    try:
-        announce(run)
-        _steps(run, tracker)
-        project(run, tracker)
-        tracker.board.flush()
-        finish(run)
-    finally:
-        tracker.close()
+    announce(run)
+    _steps(run, tracker)
+    project(run, tracker)
+    tracker.board.flush()
+    finish(run)
 
 
 def _other_trackers(run: Run) -> OtherTrackers:
@@ -189,7 +195,8 @@ def _save(run: Run) -> None:
         }
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         keep_best(run)
-        write_status(run.folder, "running", run.step, run.steps)
+        if read_status(run.folder) == "running":  # and not another rank's "failed"
+            write_status(run.folder, "running", run.step, run.steps)
     run.accelerator.wait_for_everyone()
 
 
@@ -206,7 +213,7 @@ def _note_stop(run: Run, stop: HealthStop | Preempted) -> None:
 def _note_failure(run: Run, error: BaseException) -> None:
     """On record: why a rank failed; of several the first that did, as the others then fail for want of it."""
     ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
-    if ranks > 1 and read_status(run.folder) == "failed":
-        return
     where = f"rank {rank} of {ranks}: " if ranks > 1 else ""
-    write_status(run.folder, "failed", run.step, run.steps, f"{where}{type(error).__name__}: {error}")
+    with suppress(OSError, InputError):  # nothing must hide the error itself
+        if read_status(run.folder) != "failed":
+            write_status(run.folder, "failed", run.step, run.steps, f"{where}{type(error).__name__}: {error}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import logging
 import os
 import shutil
 import socket
@@ -13,6 +14,8 @@ from dermssl.commandline import flatten, option_names
 from dermssl.errors import InputError
 from dermssl.files import TEMPORARY, read_json, read_yaml, write_json, write_yaml
 from dermssl.training.options import DataOptions, PretrainOptions
+
+log = logging.getLogger("dermssl")
 
 MAY_DIFFER = (
     "out",
@@ -28,7 +31,7 @@ MAY_DIFFER = (
 
 CONFIG, LOCK = "config.yaml", ".lock"
 LEASE = 180
-"""Seconds that a requeued job waits for a lock; NFS and Lustre give up a lost node after 90 to 150."""
+"""Seconds that a requeued job waits for a lock; NFSv4 and Lustre give up a lost node after 90 to 150."""
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
@@ -90,21 +93,23 @@ def open_run_folder(options: PretrainOptions) -> IO[str]:
 def _lock(folder: Path) -> IO[str]:
     """A POSIX lock: it ends with this process, however that ends, and data workers do not inherit it.
 
-    A job that Slurm requeued waits for it: network storage holds the lock of a node that died until its lease ends.
+    A job that Slurm requeued waits for it: network storage keeps the lock of a node that died for a while.
     Where the system or the file system has none, nothing is locked.
     """
     stream = (folder / LOCK).open("a")
     if os.name != "posix":
         return stream
     fcntl: Any = importlib.import_module("fcntl")
-    until = time.monotonic() + (LEASE if os.environ.get("SLURM_RESTART_COUNT") else 0)
+    requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    until = time.monotonic() + (LEASE if requeued else 0)
     while True:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return stream
         except (BlockingIOError, PermissionError):
-            if time.monotonic() < until:
-                time.sleep(1)
+            if (left := until - time.monotonic()) > 0:
+                log.info("waiting for the lock of %s, %.0f s at the most", folder, left)
+                time.sleep(min(10, left))
                 continue
             raise InputError(
                 f"another process is training in {folder}: wait for its end or choose another --out; "

@@ -1,7 +1,7 @@
 """Trackers beside TensorBoard, through Accelerate's classes (``--tracking.with wandb``): scalars always, pictures only
 where every licence lets images leave the machine, and never an image id, a file name or a path. What a service's own
-client takes beside that is switched off where it would take TensorBoard's pictures (ClearML, Comet) or what is printed
-(wandb, ClearML, Comet); the host and the state of the code are up to the others."""
+client takes beside that (TensorBoard's pictures, what is printed, the command line, source code) is switched off for
+wandb, ClearML and Comet; the others take what they take."""
 
 import importlib
 import logging
@@ -40,31 +40,56 @@ class Service(NamedTuple):
     quieten: Callable[[Any], Any] = lambda _: None
 
 
+def _wandb(identity: str | None, folder: Path) -> dict[str, Any]:
+    settings = {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True}
+    return {"name": folder.name, "id": identity, "resume": "allow", "settings": settings}
+
+
 def _comet(identity: str | None, folder: Path) -> dict[str, Any]:
-    # Comet would send the source code, its changes, the command line and what is printed as well.
     off = dict.fromkeys(("log_code", "log_git_patch", "log_git_metadata", "parse_args", "log_env_host"), False)
     config = importlib.import_module("comet_ml").ExperimentConfig(name=folder.name, auto_output_logging=False, **off)
     return {"experiment_key": identity, "experiment_config": config}
 
 
+CLEARML_TAKES = (
+    "tensorboard",
+    "matplotlib",
+    "detect_repository",
+    "pytorch",
+    "tensorflow",
+    "tfdefines",
+    "scikit",
+    "joblib",
+    "xgboost",
+    "lightgbm",
+    "catboost",
+    "fastai",
+    "megengine",
+    "hydra",
+    "gradio",
+)
+"""What ClearML follows by itself where it is not told otherwise, name by name."""
+
+
+def _clearml(identity: str | None, folder: Path) -> dict[str, Any]:
+    return {
+        "task_name": folder.name,
+        # The run of this id from its beginning, and not the one that last had this name.
+        "reuse_last_task_id": identity or False,
+        "continue_last_task": 0 if identity else False,
+        "auto_connect_frameworks": dict.fromkeys(CLEARML_TAKES, False),
+        "auto_connect_streams": False,
+        "auto_connect_arg_parser": False,
+    }
+
+
 SERVICES: dict[str, Service] = {
-    # wandb would send what is printed, the command line, the working folder and the state of the code as well.
-    "wandb": Service(
-        lambda identity, folder: {
-            "name": folder.name,
-            "id": identity,
-            "resume": "allow",
-            "settings": {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True},
-        }
-    ),
+    "wandb": Service(_wandb),
     "swanlab": Service(
         lambda identity, folder: {"experiment_name": folder.name, "id": str(identity)[:21], "resume": "allow"}
     ),
-    # Comet takes what is written to TensorBoard too, pictures included, whatever their licence.
     "comet_ml": Service(_comet, quieten=lambda tracker: tracker.tracker.disable_mp()),
-    "trackio": Service(
-        lambda identity, folder: {"name": f"{folder.name}-{str(identity)[:8]}", "resume": "allow"},
-    ),
+    "trackio": Service(lambda identity, folder: {"name": f"{folder.name}-{str(identity)[:8]}", "resume": "allow"}),
     "dvclive": Service(lambda identity, folder: {"dir": str(folder / "dvclive"), "resume": True}),
     "mlflow": Service(
         lambda identity, folder: {"run_name": folder.name, "run_id": identity},
@@ -74,18 +99,7 @@ SERVICES: dict[str, Service] = {
         lambda identity, folder: {"experiment": folder.name, "run_hash": identity},
         made_up=lambda tracker: tracker.tracker.hash,
     ),
-    # ClearML as well, and it would take an earlier run of the same name for this one.
-    "clearml": Service(
-        lambda identity, folder: {
-            "task_name": folder.name,
-            "continue_last_task": identity or False,
-            "reuse_last_task_id": False,
-            "auto_connect_frameworks": False,
-            "auto_connect_streams": False,
-            "auto_connect_arg_parser": False,
-        },
-        made_up=lambda tracker: tracker.tracker.id,
-    ),
+    "clearml": Service(_clearml, made_up=lambda tracker: tracker.tracker.id),
 }
 """By Accelerate's name."""
 

@@ -1,6 +1,8 @@
 """Killed, pre-empted, damaged: the run ends with the weights of one that was never interrupted."""
 
+import gc
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -59,6 +61,18 @@ def test_signals(whole, pretrain, dataset, tmp_path, number, code, word, step):
     assert (status(out)["status"], status(out)["step"]) == (word, step)
     assert pretrain(dataset, out) == 0
     assert_same_weights(out, whole)
+
+
+def test_a_pre_empted_run_leaves_no_worker_behind(pretrain, dataset, tmp_path, monkeypatch):
+    def step(run, *rest):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return one_step(run, *rest)
+
+    one_step = loop.one_step
+    monkeypatch.setattr(loop, "one_step", step)
+    assert pretrain(dataset, tmp_path / "run", data__workers="1") == 75
+    gc.collect()
+    assert not multiprocessing.active_children()
 
 
 def test_states_after_the_one_that_is_written_are_damaged_ones_and_go(tmp_path):

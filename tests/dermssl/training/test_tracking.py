@@ -110,11 +110,21 @@ def test_a_service_that_fails_costs_neither_the_run_nor_its_curves(service, pret
     assert len(metrics(tmp_path / "run")) > 2
 
 
-def test_a_run_is_done_before_a_service_is_waited_for(service, pretrain, dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("fails", "word"), [(False, "done"), (True, "failed")])
+def test_how_a_run_ended_is_on_record_before_a_service_is_waited_for(
+    service, pretrain, dataset, tmp_path, monkeypatch, fails, word
+):
     seen = []
-    monkeypatch.setattr(service, "finish", lambda _: seen.append(status(tmp_path / "run")["status"]))
-    assert pretrain(dataset, tmp_path / "run", **SHORT) == 0
-    assert seen == ["done"]
+
+    def give_up(_):
+        seen.append(status(tmp_path / "run")["status"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service, "finish", give_up)
+    if fails:
+        monkeypatch.setattr("dermssl.training.loop.project", lambda *_: 1 / 0)
+    assert pretrain(dataset, tmp_path / "run", **SHORT) == 1
+    assert seen == [word] and status(tmp_path / "run")["status"] == word
 
 
 @pytest.mark.parametrize(("name", "words"), [("wandbb", "did you mean 'wandb'?"), ("wandb", "not installed")])
@@ -192,12 +202,18 @@ def test_neither_what_is_printed_nor_the_command_line_goes_to_wandb():
     assert settings["console"] == "off" and settings["x_disable_meta"] and settings["disable_git"]
 
 
-def test_clearml_takes_neither_what_tensorboard_is_given_nor_what_is_printed_nor_an_earlier_run():
-    first, again = (trackers.SERVICES["clearml"].keywords(identity, Path("run")) for identity in (None, "7"))
-    for part in ("frameworks", "streams", "arg_parser"):
-        assert first[f"auto_connect_{part}"] is False
-    assert first["reuse_last_task_id"] is False
-    assert (first["continue_last_task"], again["continue_last_task"]) == (False, "7")
+def test_clearml_takes_neither_what_tensorboard_is_given_nor_what_is_printed():
+    keywords = trackers.SERVICES["clearml"].keywords(None, Path("run"))
+    taken = keywords["auto_connect_frameworks"]
+    assert {"tensorboard", "matplotlib", "detect_repository"} < taken.keys() and not any(taken.values())
+    assert keywords["auto_connect_streams"] is keywords["auto_connect_arg_parser"] is False
+
+
+def test_clearml_goes_on_with_the_run_of_the_id_from_its_beginning_and_else_with_none():
+    new, again = (trackers.SERVICES["clearml"].keywords(identity, Path("run")) for identity in (None, "7"))
+    assert new["reuse_last_task_id"] is False and new["continue_last_task"] is False
+    assert again["reuse_last_task_id"] == "7" and again["continue_last_task"] == 0
+    assert again["continue_last_task"] is not False, "which would empty it first"
 
 
 def test_comet_takes_neither_what_tensorboard_is_given_nor_what_is_printed(monkeypatch, tmp_path):
