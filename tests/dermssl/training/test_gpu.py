@@ -1,6 +1,7 @@
 """What only a GPU shows; skipped where there is none. One is enough: two ranks on it speak gloo, as NCCL wants two."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,9 +17,14 @@ from dermssl.views.recipe import View, ViewOptions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-STILL = {"model__drop_path": "0", "training__epochs": "2"}
+MOVING = {"optim__lr": "0.01", "optim__warmup_epochs": "0", "dino__freeze_last_layer_epochs": "0"}
+CONVNETS = CONVNET | MOVING | {"simclr__temperature": "0.5", "training__epochs": "3"}
+"""On a CPU, a run whose weights stay where they are differs from such runs by 4% or more from the second step on."""
 ALIKE = {"rtol": 0.02}
-"""Losses of two ways that add in another order; local batch statistics are 15% off at the first step."""
+"""Losses of two ways that add in another order; local batch statistics are 11% off at the first step."""
+needs_bf16 = pytest.mark.skipif(
+    torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False), reason="no bf16"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +50,10 @@ def test_views_are_those_of_the_cpu():
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [{}, CONVNET | {"training__epochs": "2"}], ids=["dino, ViT", "simclr, ResNet"])
-def test_a_run_in_bf16_that_was_stopped_goes_on(pretrain, dataset, tmp_path, monkeypatch, caplog, changes):
-    changes = changes | {"training__precision": "auto", "data__workers": "1"}
-    caplog.set_level("INFO", logger="dermssl")
+@pytest.mark.parametrize("changes", [MOVING, CONVNETS], ids=["dino, ViT", "simclr, ResNet"])
+def test_a_run_that_was_stopped_goes_on(pretrain, dataset, tmp_path, monkeypatch, changes):
+    changes = changes | {"optim__lr": "0.05", "data__workers": "1"}  # moments that are lost change losses by 4 to 10%
     assert pretrain(dataset, tmp_path / "whole", **changes) == 0
-    assert "rank(s) on cuda" in caplog.text and ", bf16" in caplog.text
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
         assert pretrain(dataset, tmp_path / "cut", **changes) == 1
@@ -58,16 +62,29 @@ def test_a_run_in_bf16_that_was_stopped_goes_on(pretrain, dataset, tmp_path, mon
     assert_alike(tmp_path / "cut", tmp_path / "whole")
 
 
+@needs_bf16
+@pytest.mark.parametrize("changes", [{}, CONVNET], ids=["dino, ViT", "simclr, ResNet"])
+def test_bf16_is_what_a_gpu_computes_in(pretrain, dataset, tmp_path, caplog, changes):
+    caplog.set_level("INFO", logger="dermssl")
+    assert pretrain(dataset, tmp_path / "run", **changes, training__precision="auto") == 0
+    assert "rank(s) on cuda" in caplog.text and ", bf16" in caplog.text
+    assert pretrain(dataset, tmp_path / "exact", **changes) == 0
+    assert metrics(tmp_path / "run")[1] == pytest.approx(metrics(tmp_path / "exact")[1], rel=0.02)
+
+
 def test_losses_are_those_of_the_cpu(pretrain, dataset, tmp_path, monkeypatch):
-    assert pretrain(dataset, tmp_path / "gpu", **STILL) == 0
+    changes = MOVING | {"model__drop_path": "0"}
+    assert pretrain(dataset, tmp_path / "gpu", **changes) == 0
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert pretrain(dataset, tmp_path / "cpu", **STILL) == 0
+    assert pretrain(dataset, tmp_path / "cpu", **changes) == 0
     assert_alike(tmp_path / "gpu", tmp_path / "cpu")
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_has_the_losses_of_an_eager_one(pretrain, dataset, tmp_path):
-    assert pretrain(dataset, tmp_path / "eager", **STILL) == 0
-    assert pretrain(dataset, tmp_path / "compiled", **STILL, training__compile="true") == 0
+    changes = MOVING | {"model__drop_path": "0"}
+    assert pretrain(dataset, tmp_path / "eager", **changes) == 0
+    assert pretrain(dataset, tmp_path / "compiled", **changes, training__compile="true") == 0
     torch._dynamo.reset()
     assert_alike(tmp_path / "compiled", tmp_path / "eager")
 
@@ -84,14 +101,13 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_two_ranks_with_batch_norm_over_both_follow_one(pretrain, dataset, tmp_path):
-    changes = CONVNET | {"training__epochs": "3"}
-    assert pretrain(dataset, tmp_path / "one", **changes) == 0
+    assert pretrain(dataset, tmp_path / "one", **CONVNETS) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'ssl'}:{ROOT / 'eval'}", "OMP_NUM_THREADS": "1"}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    command = [sys.executable, "-c", GLOO, *arguments(dataset, tmp_path / "two", **changes)]
+    command = [sys.executable, "-c", GLOO, *arguments(dataset, tmp_path / "two", **CONVNETS)]
     ranks = [subprocess.Popen(command, env=environment | meeting | {"RANK": rank}) for rank in ("0", "1")]
     try:
         assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
