@@ -3,12 +3,12 @@
     python scripts/bench/quality.py --config configs/simclr_resnet18_small.yaml --data data/ham10000 data/pad_ufes_20 \
         --epochs 10 --work DIR [--seed 0] [--threads 1] [--dino.momentum 0.9 ...]
 
-Trains ours by the recipe (further options go to `dermssl pretrain`), then lightly's loop (its own transform, loss,
-optimizer and learning rate; our backbone, crop sizes, batch, and the images of our ledger) for as many epochs, keeping
-its encoder after each. Scored are lightly's last encoder (equal epochs) and the last one that it had in our time (equal
-time), with 5 folds by group over all images, and raw pixels. Time is processor time of all processes of a side, which
-other work on the machine spares; ours includes start, online evaluation and saving. Prints a Markdown table for
-scripts/bench/results/.
+Trains ours by the recipe (further options go to `dermssl pretrain`), then lightly's loop (its own transform with local
+crops of 3/7 of the global ones, loss, optimizer and learning rate; our backbone, global size, batch, and the images of
+our ledger) for as many epochs, keeping its encoder after each. Scored are lightly's last encoder (equal epochs) and the
+last one that it had in our time (equal time), with 5 folds by group over all images, and raw pixels. Time is processor
+time of all processes of a side, which other work on the machine spares; ours includes start, online evaluation and
+saving. Prints a Markdown table for scripts/bench/results/.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dermssl import backbone
 from dermssl.data import dataset as datasets
+from dermssl.views.recipe import ViewOptions
 
 WORKERS = 1
 
@@ -82,9 +83,10 @@ def train_ours(options: argparse.Namespace, further: list[str]) -> float:
 def train_lightly(options: argparse.Namespace) -> list[float]:
     """Processor seconds after each epoch; the encoders lie in ``lightly_<epoch>``."""
     recipe = yaml.safe_load((options.work / "ours" / "config.yaml").read_text())
-    views, name = recipe["views"], recipe["model"]["backbone"]
+    size, name = recipe["views"]["global_size"], recipe["model"]["backbone"]
     torch.manual_seed(options.seed)
-    loop = lightly_loop(recipe["method"], name, views["global_size"], views["local_size"], options.locals)
+    local = ViewOptions(global_size=size).local_size
+    loop = lightly_loop(recipe["method"], name, size, local, options.locals)
     images = Images(options.work / "ours" / "ledger.parquet", options.data, loop.transform)
     batch = recipe["training"]["batch"]
     loader = DataLoader(images, batch_size=batch, shuffle=True, drop_last=True, num_workers=WORKERS)
@@ -94,7 +96,7 @@ def train_lightly(options: argparse.Namespace) -> list[float]:
             loop.step(batch_views, epoch)
         seconds.append(processor_seconds() - since)
         folder, training = options.work / f"lightly_{epoch + 1}", {"method": recipe["method"], "splits": "train"}
-        backbone.export(loop.encoder, folder, name, views["global_size"], [], "lightly", training)
+        backbone.export(loop.encoder, folder, name, size, [], "lightly", training)
         print(f"lightly: epoch {epoch + 1} of {options.epochs}, {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
     return seconds
 
