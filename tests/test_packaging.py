@@ -17,7 +17,7 @@ SOURCES = {"dermssl": ROOT / "ssl", "dermeval": ROOT / "eval"}
 LEVELS = {
     "dermssl": [
         {"errors"},
-        {"files", "licences", "bf16_scan"},
+        {"files", "failures", "licences", "bf16_scan"},
         {"neighbours", "commandline", "devices"},
         {"data"},
         {"backbone", "views"},

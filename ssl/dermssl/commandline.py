@@ -5,9 +5,7 @@ become dotted options (``--training.epochs``) and nested YAML. jsonargparse pars
 Both programs (`dermssl`, `dermeval`) start here, so errors and exit codes are the same everywhere.
 """
 
-import contextlib
 import dataclasses
-import errno
 import importlib
 import inspect
 import logging
@@ -15,7 +13,6 @@ import os
 import re
 import sys
 import textwrap
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +21,8 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hin
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace
 
-from dermssl.errors import HealthStop, InputError, Preempted, did_you_mean
+from dermssl.errors import InputError, did_you_mean
+from dermssl.failures import tell
 from dermssl.files import read_yaml, write_json
 
 log = logging.getLogger("dermssl")
@@ -93,19 +91,6 @@ def _in_words(message: str) -> str:
     return message.replace("Expected a typing.Literal", "expected one of ")
 
 
-DISK_TROUBLE = {
-    errno.ENOSPC: "free some space; what was written before is kept, and the same command goes on",
-    errno.EDQUOT: "free some of your quota; what was written before is kept, and the same command goes on",
-    errno.EFBIG: "the file system takes no file of this size: choose another folder",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "choose a folder that you may read and write",
-}
-MEMORY_TROUBLE = (
-    "give a smaller batch; `dermssl pretrain` does the same batch in parts with training.accumulation, and needs less "
-    "with model.gradient_checkpointing"
-)
-
-
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code (0 done, 2 bad input, 3 health, 75 pre-empted, 1 else)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -115,47 +100,8 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
-    except (InputError, HealthStop, Preempted) as stop:
-        # Ranks of one machine meet the same trouble, so the first tells it; other machines may have their own.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{program}: {stop}", file=sys.stderr)
-        return stop.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return _leave(1)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return _leave(1)
-    except Exception as error:
-        if told := _in_one_line(error):
-            print(f"{program}: {told}", file=sys.stderr)
-            return _leave(InputError.exit_code)
-        traceback.print_exc()
-        return _leave(1)
-
-
-def _in_one_line(error: Exception) -> str | None:
-    """What happened and the remedy, where a disk or a device's memory is full and a traceback would say no more."""
-    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
-        return f"{error.filename or 'disk'}: {error.strerror}: {DISK_TROUBLE[error.errno]}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name as torch is not imported here
-        what = ". ".join(str(error).split(". ")[:2])
-        return f"{what}: {MEMORY_TROUBLE}"
-    return None
-
-
-def _leave(code: int) -> int:
-    """The exit code of a failure that other ranks do not share. Where there are others, the process ends here.
-
-    Leaving in order would wait for them (NCCL tears down together) while they wait for this rank in their next
-    exchange: the launcher would never hear of the failure.
-    """
-    distributed = sys.modules.get("torch.distributed")  # not imported here: --help must be quick
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-        os._exit(code)
-    return code
+    except (Exception, KeyboardInterrupt) as error:
+        return tell(program, error)
 
 
 def _dispatch(program: str, summary: str, commands: dict[str, Command], arguments: list[str]) -> int:
