@@ -27,14 +27,14 @@ COMMANDS = (
     Command(
         "evaluate",
         "a data set's published protocol, with per-group tables",
-        "dermeval.reports.options:EvaluateOptions",
-        "dermeval.reports.evaluate:evaluate",
+        "dermeval.probes.options:EvaluateOptions",
+        "dermeval.probes.evaluate:evaluate",
     ),
     Command(
         "compare",
         "encoders side by side, with paired differences",
-        "dermeval.reports.options:CompareOptions",
-        "dermeval.reports.compare:compare",
+        "dermeval.probes.options:CompareOptions",
+        "dermeval.probes.compare:compare",
     ),
     Command(
         "index",

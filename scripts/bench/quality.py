@@ -29,7 +29,7 @@ from lightly_loops import lightly_loop
 from torch.utils.data import DataLoader, Dataset
 
 from dermssl import backbone
-from dermssl.data import dataset as datasets
+from dermssl.dataset import dataset as datasets
 from dermssl.views.recipe import ViewOptions
 
 WORKERS = 1

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from torch.nn import functional
 
 from dermssl import neighbours
-from dermssl.data.dataset import Dataset, open_dataset
+from dermssl.dataset.dataset import Dataset, open_dataset
 
 SIDE = 64
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1), torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)

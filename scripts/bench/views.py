@@ -24,7 +24,7 @@ from PIL import Image
 
 from dermssl import backbone
 from dermssl.cli import main as dermssl
-from dermssl.data.store import ImageStore
+from dermssl.dataset.store import ImageStore
 from dermssl.views.crops import decode
 from dermssl.views.loader import Crops, Pool, ViewDataset, to_views
 from dermssl.views.recipe import ViewOptions

@@ -117,7 +117,7 @@ def near_images(
     """All pairs of images whose perceptual hashes are near, for any flip or quarter turn of the gallery image.
 
     Args:
-        queries: ``(Q, 8)`` uint64 of `dermssl.data.hashes.perceptual_hashes`.
+        queries: ``(Q, 8)`` uint64 of `dermssl.dataset.hashes.perceptual_hashes`.
         gallery: ``(N, 8)`` likewise.
         bits: largest Hamming distance.
 

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 
 from dermeval.features.embeddings import write_embeddings
 from dermssl import licences
-from dermssl.data import hashes, manifest, store
-from dermssl.data.dataset import open_dataset
+from dermssl.dataset import hashes, manifest, store
+from dermssl.dataset.dataset import open_dataset
 from dermssl.files import write_json, write_parquet
 
 

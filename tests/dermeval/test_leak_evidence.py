@@ -12,7 +12,7 @@ from dermeval.leaks.alignment import compare, look
 from dermeval.leaks.candidates import embedding_candidates
 from dermeval.leaks.fingerprints import LARGEST_CLUSTER, hash_pairs, identical_pairs
 from dermeval.leaks.groups import leak_groups, repaired, straddling
-from dermssl.data.hashes import hamming, perceptual_hashes
+from dermssl.dataset.hashes import hamming, perceptual_hashes
 
 
 def align(fixed: Image.Image, moving: Image.Image):

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from dermeval.leaks.audit import leaks
 from dermeval.leaks.options import LeaksOptions
-from dermssl.data.hashes import hamming, perceptual_hashes
+from dermssl.dataset.hashes import hamming, perceptual_hashes
 from dermssl.errors import InputError
 
 

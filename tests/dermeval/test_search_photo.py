@@ -8,7 +8,7 @@ from dermeval.retrieval.index import index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.photo import read_photo
 from dermeval.retrieval.search import search
-from dermssl.data import hashes
+from dermssl.dataset import hashes
 from dermssl.errors import InputError
 
 

@@ -24,7 +24,7 @@ from dermeval.features.pixels import PixelPCA, fit_rows
 from dermeval.features.unfinished import Unfinished, folder_of
 from dermssl import licences
 from dermssl.commandline import Report
-from dermssl.data.dataset import Dataset, open_datasets
+from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
 from dermssl.errors import InputError
 from dermssl.files import require_new_folder

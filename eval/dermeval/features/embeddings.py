@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from dermssl import licences
-from dermssl.data.dataset import Dataset, open_dataset
-from dermssl.data.targets import Target
+from dermssl.dataset.dataset import Dataset, open_dataset
+from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import (
     atomic_folder,

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dermeval.features.options import View
 from dermeval.features.views import VIEWS
-from dermssl.data.dataset import Dataset
+from dermssl.dataset.dataset import Dataset
 
 MAX_WORKERS = 8
 

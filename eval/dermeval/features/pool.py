@@ -11,7 +11,7 @@ import pandas as pd
 from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
 from dermeval.features.ledger import Seen, seen_images
 from dermssl import licences
-from dermssl.data.targets import Target
+from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 
 

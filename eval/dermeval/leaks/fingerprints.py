@@ -35,7 +35,7 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
     """Pairs whose hashes are within ``bits``, for any flip or quarter turn of the second image.
 
     Args:
-        hashes: ``(N, 8)`` uint64 of `dermssl.data.hashes.perceptual_hashes`.
+        hashes: ``(N, 8)`` uint64 of `dermssl.dataset.hashes.perceptual_hashes`.
         groups: ``(N,)``; pairs of one group are left out.
         bits: largest Hamming distance.
 

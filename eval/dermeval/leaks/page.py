@@ -11,7 +11,7 @@ import pandas as pd
 from dermeval.leaks.records import Records
 from dermeval.leaks.verify import Picture
 from dermssl import licences
-from dermssl.data.store import ImageStore
+from dermssl.dataset.store import ImageStore
 from dermssl.files import write_text
 
 IMAGES = "images"

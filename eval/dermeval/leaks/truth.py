@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from dermeval.leaks.records import Records
-from dermssl.data.sources.tables import read_table
 from dermssl.errors import InputError
+from dermssl.prepare.sources.tables import read_table
 
 COLUMNS = ("subject_id", "duplicate_subject_id", "kind")
 

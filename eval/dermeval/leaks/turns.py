@@ -41,7 +41,7 @@ class Turned(NamedTuple):
 
 
 def orientation(number: int) -> np.ndarray:
-    """Linear map of one of the 8 flips and turns, in the order of `dermssl.data.hashes.perceptual_hashes`."""
+    """Linear map of one of the 8 flips and turns, in the order of `dermssl.dataset.hashes.perceptual_hashes`."""
     flipped, turns = divmod(number, 4)
     turn = np.linalg.matrix_power(np.array([[0.0, 1.0], [-1.0, 0.0]]), turns)
     return np.diag([1.0, -1.0]) @ turn if flipped else turn

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from dermeval.leaks import turns
 from dermeval.leaks.alignment import NO_MATCH, Look, Match, compare, look
-from dermssl.data.store import ImageStore
-from dermssl.data.workers import process_map
+from dermssl.dataset.store import ImageStore
+from dermssl.processes import process_map
 
 LEAST_CORRELATION = 0.45
 """Coarse correlation under which a pair is not worth refining; planted copies with 30% cropped away reach 0.53."""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.features.pool import Pool, open_pool
-from dermssl.data.targets import Target
+from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean
 
 

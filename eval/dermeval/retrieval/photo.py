@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dermssl.data.decode import MAX_PIXELS
-from dermssl.data.measure import decode_one
 from dermssl.errors import InputError
+from dermssl.prepare.decode import MAX_PIXELS
+from dermssl.prepare.measure import decode_one
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dermssl import licences
-from dermssl.data.dataset import Dataset
+from dermssl.dataset.dataset import Dataset
 from dermssl.errors import InputError
 from dermssl.files import atomic_file
 

@@ -17,7 +17,7 @@ from dermeval.retrieval.photo import Photo, open_photo_encoder, read_photo
 from dermeval.retrieval.search import Query, find, indexed_query, photo_query
 from dermeval.retrieval.sheet import caption
 from dermssl import licences
-from dermssl.data.store import encode
+from dermssl.dataset.store import encode
 from dermssl.errors import InputError
 
 EXAMPLES = 20

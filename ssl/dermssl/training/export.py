@@ -19,9 +19,9 @@ from dermssl.files import (
     write_text,
 )
 from dermssl.training import states
-from dermssl.training.card import card_of_export
 from dermssl.training.options import ExportOptions
 from dermssl.training.start import load_network
+from dermssl.training.watching.card import card_of_export
 
 FOLDERS = {"last": "encoder", "best": "best"}
 

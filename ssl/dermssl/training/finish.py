@@ -6,9 +6,9 @@ from typing import Any
 from dermssl import backbone, licences
 from dermssl.commandline import Report
 from dermssl.files import write_parquet
-from dermssl.training.card import write_card
 from dermssl.training.run import Run
 from dermssl.training.run_folder import write_status
+from dermssl.training.watching.card import write_card
 
 
 def export_encoder(run: Run, folder: Path) -> None:

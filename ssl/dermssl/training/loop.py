@@ -28,9 +28,9 @@ from dermssl.training.options import PretrainOptions
 from dermssl.training.run import Run, set_up
 from dermssl.training.run_folder import read_status, write_status
 from dermssl.training.step import one_step
-from dermssl.training.trackers import OtherTrackers
-from dermssl.training.tracking import Tracker, Waiting, progress
 from dermssl.training.watch import announce, draw_views, look, project
+from dermssl.training.watching.trackers import OtherTrackers
+from dermssl.training.watching.tracking import Tracker, Waiting, progress
 from dermssl.views.loader import Crops, ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
 

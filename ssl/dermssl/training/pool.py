@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dermssl.data.dataset import Dataset
-from dermssl.data.splits import draw_split
-from dermssl.data.targets import Target, choose_target
+from dermssl.dataset.dataset import Dataset
+from dermssl.dataset.splits import draw_split
+from dermssl.dataset.targets import Target, choose_target
 from dermssl.errors import InputError
 from dermssl.training.options import OnlineOptions
 from dermssl.views.loader import Pool

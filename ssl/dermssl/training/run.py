@@ -13,21 +13,21 @@ from accelerate import Accelerator
 from torch import nn
 
 from dermssl import backbone, licences
-from dermssl.data.dataset import open_datasets
+from dermssl.dataset.dataset import open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.training import states
 from dermssl.training.buffers import Buffers
 from dermssl.training.energy import Energy
-from dermssl.training.health import Health
 from dermssl.training.networks import make_method, trained_backbone
 from dermssl.training.optimizer import make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.presets import apply_preset
 from dermssl.training.run_folder import open_run_folder, step_of_best
-from dermssl.training.trackers import check_trackers
+from dermssl.training.watching.health import Health
+from dermssl.training.watching.trackers import check_trackers
 from dermssl.views.loader import default_workers
 from dermssl.views.photometric import is_native
 from dermssl.views.sampler import Sampler, parse_weights

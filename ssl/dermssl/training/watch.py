@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dermssl import backbone
 from dermssl.devices import on_first_rank
-from dermssl.training.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
-from dermssl.training.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.run import Run
-from dermssl.training.tracking import Tracker
+from dermssl.training.watching.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
+from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
+from dermssl.training.watching.tracking import Tracker
 from dermssl.views import native
 from dermssl.views.photometric import is_native
 from dermssl.views.sampler import Sampler

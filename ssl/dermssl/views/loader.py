@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dermssl.data.store import ImageStore
+from dermssl.dataset.store import ImageStore
 from dermssl.views import draws, photometric
 from dermssl.views.crops import cut, decode
 from dermssl.views.recipe import ViewOptions, group_views

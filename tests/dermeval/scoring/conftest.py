@@ -11,9 +11,9 @@ from PIL import Image
 
 from dermeval.features.embeddings import write_embeddings
 from dermssl import licences
-from dermssl.data import manifest, store
-from dermssl.data.dataset import open_dataset
-from dermssl.data.targets import Target
+from dermssl.dataset import manifest, store
+from dermssl.dataset.dataset import open_dataset
+from dermssl.dataset.targets import Target
 from dermssl.files import write_json, write_parquet
 
 CONDITION = Target("condition", ("Eczema", "Fungal", "Others", "Scabies"), level="case")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dermeval.cli import main
-from dermssl.data.targets import Target
+from dermssl.dataset.targets import Target
 
 FAST = ["--draws", "20"]
 KNN, LINEAR = ["knn", "--recall", "false"], ["linear", "--c-values", "2"]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermeval.cli import main
-from dermssl.data.list_licences import read_notices
+from dermssl.dataset.licence import read_notices
 
 FAST = ["--draws", "200"]
 

@@ -17,7 +17,7 @@ from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermeval.features.forward import place
 from dermssl import backbone
-from dermssl.data.dataset import open_dataset
+from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
 

@@ -12,7 +12,7 @@ from dermeval.cli import main
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermeval.features.views import VIEWS
-from dermssl.data.dataset import open_dataset
+from dermssl.dataset.dataset import open_dataset
 
 SMALL = ["--image-size", "32", "--precision", "fp32", "--workers", "0"]
 

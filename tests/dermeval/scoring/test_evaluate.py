@@ -8,14 +8,14 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from dermeval.cli import main
+from dermeval.probes.evaluate import probe_predictions
+from dermeval.probes.evaluate_page import text_page
+from dermeval.probes.groups import group_scores
 from dermeval.probes.intervals import show
+from dermeval.probes.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
 from dermeval.probes.results import score_levels
 from dermeval.probes.task import open_task
-from dermeval.reports.evaluate import probe_predictions
-from dermeval.reports.evaluate_page import text_page
-from dermeval.reports.groups import group_scores
-from dermeval.reports.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
-from dermssl.data.targets import Target
+from dermssl.dataset.targets import Target
 
 CONDITION = Target("condition", ("Eczema", "Fungal", "Others", "Scabies"), level="case")
 IMPETIGO = Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case")

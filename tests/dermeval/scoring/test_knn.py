@@ -13,7 +13,7 @@ from dermeval.probes.folds import Fold, check_disjoint
 from dermeval.probes.predictions import Predictions, by_case, collect, read_predictions
 from dermeval.probes.recall import recall_at_1
 from dermeval.probes.task import open_task
-from dermssl.data.targets import Target
+from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 
 CONDITION = Target("condition", ("Eczema", "Fungal", "Others", "Scabies"), level="case")

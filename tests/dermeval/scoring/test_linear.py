@@ -18,7 +18,7 @@ from dermeval.probes.grids import GRID_TOLERANCE, PenaltyGrid
 from dermeval.probes.linear import inner_scores
 from dermeval.probes.logistic import fit_path
 from dermeval.probes.task import open_task
-from dermssl.data.targets import Target
+from dermssl.dataset.targets import Target
 
 FAST = ["--draws", "50", "--c-values", "7", "--inner-folds", "3"]
 IMPETIGO = Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case")

@@ -15,7 +15,8 @@ from safetensors.torch import load, load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
-from dermssl.training import loop, online, states
+from dermssl.training import loop, states
+from dermssl.training.watching import online
 from dermssl.views import native
 from dermssl.views.photometric import is_native
 

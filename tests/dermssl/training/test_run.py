@@ -17,13 +17,13 @@ from tiny_runs import SIMCLR, gradients_of_steps, metrics, prepare_pictures, sta
 
 from dermssl import backbone
 from dermssl.cli import main
-from dermssl.data.dataset import open_dataset, open_datasets
+from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
 from dermssl.files import TEMPORARY, read_json, write_parquet
-from dermssl.training import online
-from dermssl.training.online import embed, rankme
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import select_rows
+from dermssl.training.watching import online
+from dermssl.training.watching.online import embed, rankme
 from dermssl.views.loader import default_workers
 
 

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from dermssl import backbone
-from dermssl.data import store
+from dermssl.dataset import store
 from dermssl.views import draws, native, photometric
 from dermssl.views.crops import cut, decode
 from dermssl.views.draws import PHOTOMETRIC

@@ -1,0 +1,1 @@
+"""One page design for every report, and its plots."""

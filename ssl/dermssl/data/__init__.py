@@ -1,1 +1,0 @@
-"""Raw folder -> dataset folder: sources, manifest, decoding, image store, splits, synthetic data, description."""

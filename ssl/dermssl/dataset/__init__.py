@@ -1,0 +1,1 @@
+"""A prepared dataset folder: manifest, image store, targets, splits, hashes."""

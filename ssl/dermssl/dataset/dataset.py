@@ -1,0 +1,134 @@
+"""A prepared dataset folder, opened and checked: what every later stage starts from."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dermssl.dataset.manifest import SCHEMA_VERSION
+from dermssl.dataset.store import ImageStore
+from dermssl.dataset.targets import Target
+from dermssl.errors import InputError
+from dermssl.files import read_json, read_parquet, require_folder, sha256_file
+from dermssl.prepare.sources import NAMES, overlapping
+
+MAKER = "dermssl prepare"
+log = logging.getLogger("dermssl")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset folder. Row ``i`` of ``table`` is image ``i`` of ``images``."""
+
+    folder: Path
+    info: dict[str, Any]
+    table: pa.Table
+    images: ImageStore
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def name(self) -> str:
+        """The data set's name, the first part of every image_id."""
+        return self.info["name"]
+
+    @property
+    def licence(self) -> dict[str, Any]:
+        """Licence notice, see `dermssl.licences.notice`."""
+        return self.info["licence"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest file: changes with any image, label or split."""
+        return sha256_file(self.folder / "manifest.parquet")
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """What may be given to ``--target``."""
+        return {name: Target.from_json(value) for name, value in self.info["targets"].items()}
+
+    def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The manifest (or some columns of it) as pandas, in row order."""
+        table = self.table if columns is None else self.table.select(list(columns))
+        return table.to_pandas()
+
+    def column(self, name: str) -> np.ndarray:
+        """One manifest column as a NumPy array (object with None for strings)."""
+        return self.table[name].to_pandas().to_numpy()
+
+
+def open_dataset(folder: str | Path) -> Dataset:
+    """Open a folder made by ``dermssl prepare``; raises InputError where it is not one or is damaged."""
+    path = require_folder(Path(folder), "dataset.json", MAKER)
+    info = read_json(path / "dataset.json", MAKER)
+    if info.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {info.get('schema_version')}, this dermssl reads {SCHEMA_VERSION}: "
+            f"run `{MAKER}` again"
+        )
+    table = read_parquet(path / "manifest.parquet", MAKER)
+    images = ImageStore(path)
+    if len(images) != table.num_rows:
+        raise InputError(
+            f"{path}: manifest has {table.num_rows} rows but the image store {len(images)}: run `{MAKER}` again"
+        )
+    return Dataset(path, info, table, images)
+
+
+def open_datasets(folders: Sequence[str]) -> list[Dataset]:
+    """Open several dataset folders to be pooled, with a warning where they share images or are known to.
+
+    Raises:
+        InputError: a folder is unusable, or two have one name, as their ids would clash.
+    """
+    datasets = [open_dataset(folder) for folder in folders]
+    seen: dict[str, Path] = {}
+    for dataset in datasets:
+        if dataset.name in seen:
+            raise InputError(
+                f"{seen[dataset.name]} and {dataset.folder} are both named '{dataset.name}': "
+                f"prepare one of them again with another --name"
+            )
+        seen[dataset.name] = dataset.folder
+    for one, other in itertools.combinations(datasets, 2):
+        _warn_overlap(one, other)
+        _warn_copies(one, other)
+    return datasets
+
+
+def _warn_overlap(one: Dataset, other: Dataset) -> None:
+    """Say that two sets are known to share images; drawn stand-ins share none with anything."""
+    real = all(not d.info["synthetic"] and d.info["source"] in NAMES for d in (one, other))
+    if real and overlapping(one.info["source"], other.info["source"]):
+        log.warning(
+            "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
+            "of the other: audit them with `dermeval leaks`",
+            one.folder,
+            other.folder,
+        )
+
+
+def _warn_copies(one: Dataset, other: Dataset) -> None:
+    """Count the images of ``other`` that ``one`` has too, byte for byte or pixel for pixel."""
+    files, pixels = (
+        pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
+    )
+    if (files | pixels).any():
+        log.warning(
+            "warning: %d images of %s are in %s too (%d the same file, %d the same pixels in another file): "
+            "training uses each picture once, embeddings keep all",
+            int((files | pixels).sum()),
+            other.folder,
+            one.folder,
+            int(files.sum()),
+            int((pixels & ~files).sum()),
+        )

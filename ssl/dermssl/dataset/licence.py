@@ -1,0 +1,51 @@
+"""``dermssl licence``: the terms that travel with a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.dataset.options import LicenceOptions
+from dermssl.errors import InputError
+from dermssl.files import read_json
+
+KEPT_IN: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
+    "dataset.json": lambda info: [info["licence"]],
+    "embedding.json": lambda info: info["licences"],
+    "index.json": lambda info: info["licences"],
+    "result.json": lambda info: info["licences"],
+    "summary.json": lambda info: info["licences"],
+    "config.json": lambda info: info["dermssl"]["licences"],
+    "encoder/config.json": lambda info: info["dermssl"]["licences"],
+    "best/config.json": lambda info: info["dermssl"]["licences"],  # of a run that is not finished
+    "comparison.json": lambda info: info["licences"],
+    "tables.json": lambda info: [info["licence"]],
+}
+"""Where each kind of folder keeps its notices, see `dermssl.licences.notice`."""
+
+
+def list_licences(options: LicenceOptions) -> Report:
+    """The licence, duties and limits of everything that went into one folder."""
+    folder = Path(options.folder)
+    notices = read_notices(folder)
+    limits = {
+        "commercial use": all(entry["commercial"] for entry in notices),
+        "passing it on": all(entry["redistribution"] for entry in notices),
+        "re-linking of records": all(entry["relinking"] for entry in notices),
+    }
+    text = [str(folder), *["  " + line for line in licences.lines(notices)]]
+    text += [f"  {what}: {'allowed' if allowed else 'NOT allowed'}" for what, allowed in limits.items()]
+    return Report("\n".join(text), {"folder": str(folder), "licences": notices, "allowed": limits})
+
+
+def read_notices(folder: Path) -> list[dict[str, Any]]:
+    """Licence notices of a folder of any kind; raises InputError where there are none to be found."""
+    for name, notices in KEPT_IN.items():
+        if not (folder / name).is_file():
+            continue
+        try:
+            return notices(read_json(folder / name, "the command that wrote it"))
+        except KeyError as error:
+            raise InputError(f"{folder / name} has no {error}: it was not written by dermssl or dermeval") from None
+    raise InputError(f"{folder} holds none of {', '.join(KEPT_IN)}: give a folder that dermssl or dermeval wrote")

@@ -1,0 +1,124 @@
+"""``dermssl split``: a new split, or folds of the training part, drawn by patient and kept in the dataset folder."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sklearn.model_selection import StratifiedGroupKFold
+
+from dermssl.commandline import Report
+from dermssl.dataset.dataset import Dataset, open_dataset
+from dermssl.dataset.manifest import check
+from dermssl.dataset.options import SplitOptions
+from dermssl.dataset.splits import draw_split
+from dermssl.errors import InputError, did_you_mean
+from dermssl.files import write_json, write_parquet
+
+NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
+
+
+def split(options: SplitOptions) -> Report:
+    """Draw and record a split; see `SplitOptions`. The manifest is replaced whole, so a crash leaves the old one."""
+    dataset = open_dataset(options.folder)
+    _check_options(options, dataset)
+    frame = dataset.frame()
+    groups, strata = _groups(frame, options, dataset), _strata(frame, options, dataset)
+    table, info = dataset.table, dict(dataset.info)
+    if options.fractions:
+        fractions = dict(zip(NAMES[len(options.fractions)], options.fractions, strict=True))
+        frame["split"] = draw_split(groups, strata, fractions, options.seed)
+        table = _with_column(table, "split", pa.array(frame["split"], pa.string()))
+        info["split"] = f"drawn by {_unit(options, dataset)} (seed {options.seed})"
+        # Folds drawn over the old training part may now hold test rows.
+        info.pop("folds", None)
+        table = table.drop_columns("fold") if "fold" in table.column_names else table
+    if options.folds:
+        frame["fold"] = draw_folds(frame["split"], groups, strata, options.folds, options.seed)
+        table = _with_column(table, "fold", pa.array(frame["fold"], pa.int64(), from_pandas=True))
+        info["folds"] = f"{options.folds} by {_unit(options, dataset)} (seed {options.seed})"
+    check(table)
+    write_parquet(dataset.folder / "manifest.parquet", table)
+    write_json(dataset.folder / "dataset.json", info)
+    return _report(dataset, info, frame.assign(group=groups, stratum=strata), options)
+
+
+def _check_options(options: SplitOptions, dataset: Dataset) -> None:
+    if not options.fractions and not options.folds:
+        raise InputError("nothing to draw: give --fractions (0.8 0.2), --folds, or both")
+    if options.fractions and len(options.fractions) not in NAMES:
+        raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
+    if options.folds == 1:
+        raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
+    # A folder of an older version does not say where its split is from: then it may be the official one.
+    if options.fractions and dataset.info.get("split", "official") == "official" and not options.replace_official:
+        raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
+
+
+def _unit(options: SplitOptions, dataset: Dataset) -> str:
+    return dataset.info["group"] if options.by == "group" else options.by
+
+
+def _groups(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:
+    """What stays whole, ``(N,)``; never finer than the data set's own unit."""
+    own = dataset.info["group"]
+    if options.by == "patient" and frame["patient_id"].isna().all():
+        raise InputError(f"{dataset.folder} has no patients: split --by group, which keeps each {own} whole")
+    if options.by == "lesion" and own != "lesion":
+        raise InputError(f"{dataset.folder}: --by lesion would tear its {own}s apart: use --by group")
+    return frame["group_id"]
+
+
+def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:
+    """Values of the columns to stratify by, joined, ``(N,)`` of str."""
+    columns = [name for given in options.stratify for name in given.split(",")] or [
+        target.column for target in list(dataset.targets.values())[:1]
+    ]
+    for name in columns:
+        if name not in frame:
+            raise InputError(f"--stratify {name}: no such column; {did_you_mean(name, map(str, frame.columns))}")
+    parts = [frame[name].astype(object).where(frame[name].notna(), None).map(str) for name in columns]
+    return pd.Series(list(map(" / ".join, zip(*parts, strict=True))) if parts else "", index=frame.index, dtype=object)
+
+
+def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: int, seed: int) -> np.ndarray:
+    """Fold 0 to ``folds`` - 1 of every row outside test, NaN in test, ``(N,)``; groups stay whole.
+
+    scikit-learn's StratifiedGroupKFold, as the PASSION protocol uses it.
+    """
+    rows = np.flatnonzero((sides != "test").to_numpy())
+    if groups.iloc[rows].nunique() < folds:
+        raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups outside test; give fewer folds")
+    codes = pd.factorize(strata.iloc[rows], sort=True)[0]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    drawn = np.full(len(sides), np.nan)
+    for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
+        drawn[rows[held_out]] = number
+    return drawn
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), table.schema.field(name).with_type(values.type), values)
+    return table.append_column(name, values)
+
+
+def _report(dataset: Dataset, info: dict[str, Any], frame: pd.DataFrame, options: SplitOptions) -> Report:
+    text = [str(dataset.folder)]
+    data: dict[str, Any] = {"split": info.get("split"), "folds": info.get("folds")}
+    for name, drawn in (("split", options.fractions), ("fold", options.folds)):
+        if drawn:
+            counted = _count(frame, name)
+            text += [f"  {name}: {data['split' if name == 'split' else 'folds']}", counted.to_string()]
+            data[f"{name}_counts"] = counted.to_dict(orient="index")
+    return Report("\n".join(text), data)
+
+
+def _count(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Groups and images per side, and images per stratum where these are few."""
+    sides = frame[name].map(lambda value: value if isinstance(value, str) else f"{value:g}", na_action="ignore")
+    grouped = frame.groupby(sides)
+    counted = pd.DataFrame({"groups": grouped["group"].nunique(), "images": grouped.size()})
+    if frame["stratum"].nunique() <= 12:
+        counted = counted.join(pd.crosstab(sides, frame["stratum"]))
+    return counted

@@ -1,0 +1,85 @@
+"""``dermssl describe``: the tables that a data paper prints, as text, CSV, JSON and one page of plots.
+
+With ``--out``: one CSV per table, ``tables.json``, ``plots.png`` and ``describe.html``, a page that needs nothing
+else and shows no image of the data set.
+"""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.dataset.dataset import Dataset, open_dataset
+from dermssl.describe.options import DescribeOptions
+from dermssl.describe.tables import all_tables
+from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
+
+DPI = 110
+
+
+def describe(options: DescribeOptions) -> Report:
+    """Describe one dataset folder; see `DescribeOptions`."""
+    dataset = open_dataset(options.folder)
+    out = require_new_folder(Path(options.out), options.overwrite, "tables.json") if options.out else None
+    tables = all_tables(dataset.frame(), dataset.targets)
+    lead, remarks = _lead(dataset), _remarks(dataset)
+    notice = licences.lines([dataset.licence])
+    text = [dataset.info["title"], lead, *remarks]
+    for name, table in tables.items():
+        text += ["", name, table.to_string()]
+    text += ["", *notice]
+    data = {"dataset": dataset.name, "counts": dataset.info["counts"], "licence": dataset.licence}
+    data |= {"fingerprint": dataset.fingerprint, "tables": {name: as_json(table) for name, table in tables.items()}}
+    if out:
+        _write(out, dataset, tables, data, {"lead": lead, "remarks": remarks, "licence": "\n".join(notice)})
+        text += ["", f"page, plots and tables: {out}"]
+    return Report("\n".join(text), data)
+
+
+def _lead(dataset: Dataset) -> str:
+    known = {name: number for name, number in dataset.info["counts"].items() if number and name != "groups"}
+    return f"{dataset.name}: " + ", ".join(f"{number:,} {name}" for name, number in known.items())
+
+
+def _remarks(dataset: Dataset) -> list[str]:
+    remarks = ["SYNTHETIC data, made by dermssl: no finding about patients."] if dataset.info["synthetic"] else []
+    if not dataset.info["patient_key"]:
+        remarks.append("No patient key: patient leakage cannot be ruled out.")
+    return remarks
+
+
+def as_json(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One object per row, the row's label under the name of the index."""
+    named = table.rename_axis(table.index.name or "what")
+    named.index = named.index.astype(str)
+    return json.loads(named.reset_index().to_json(orient="records"))
+
+
+def file_name(title: str) -> str:
+    """``patients per centre and condition`` -> ``patients_per_centre_and_condition.csv``."""
+    return re.sub(r"\W+", "_", title.lower()).strip("_") + ".csv"
+
+
+def _write(
+    out: Path, dataset: Dataset, tables: dict[str, pd.DataFrame], data: dict[str, Any], page: dict[str, Any]
+) -> None:
+    # matplotlib takes longer to import than the tables take to count.
+    from dermssl.describe.plots import as_svg, draw_page, plt
+
+    title = dataset.info["title"]
+    figure = draw_page(f"{title}" + (" (SYNTHETIC)" if dataset.info["synthetic"] else ""), tables)
+    template = resources.files("dermssl.describe").joinpath("describe.html").read_text(encoding="utf-8")
+    html = jinja2.Environment(autoescape=True).from_string(template)
+    with atomic_folder(out) as folder:
+        for name, table in tables.items():
+            write_text(folder / file_name(name), table.to_csv(lineterminator="\n"))
+        write_json(folder / "tables.json", data)
+        figure.savefig(folder / "plots.png", dpi=DPI)
+        write_text(folder / "describe.html", html.render(title=title, plots=as_svg(figure), tables=tables, **page))
+    plt.close(figure)

@@ -1,0 +1,160 @@
+"""The page of plots of a data set, drawn from `describe_tables` only, so that plots and tables cannot disagree.
+
+Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart.
+"""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dermssl.describe.tables import MISSING
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+GREY = "#B5B5B5"
+LIGHT = {"#E69F00", "#56B4E9", "#F0E442", GREY}
+COLUMNS = 3
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "svg.hashsalt": "dermssl",
+}
+
+
+def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
+    """One figure with a panel per plottable table; close it with ``plt.close`` when written."""
+    panels = [(name, panel) for name, table in tables.items() if (panel := choose_panel(name, table))]
+    rows = -(-len(panels) // COLUMNS)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, COLUMNS, figsize=(5.0 * COLUMNS, 3.4 * rows), squeeze=False, layout="constrained"
+        )
+        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+        for axis, (name, panel) in zip(axes.flat[: len(panels)], panels, strict=True):
+            panel(axis)
+            axis.set_title(name[:1].upper() + name[1:], pad=24 if axis.get_legend() else 6)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+    return figure
+
+
+def choose_panel(name: str, table: pd.DataFrame) -> Callable[[Axes], None] | None:
+    """How a table is drawn, or None where it reads better as numbers."""
+    if table.empty or "spread" in name or "pixels" in name or "years" in name:
+        return None
+    if name == "missing values":
+        return partial(_shares, table=table)
+    if " per split and " in name:
+        return partial(_stacked_shares, table=table.drop(columns="all"))
+    if "all" in table.columns and len(table) * len(table.columns) > 24:
+        return partial(_heatmap, table=table.drop(columns="all"))
+    if "all" in table.columns:
+        return partial(_stacked, table=table.drop(columns="all"))
+    return partial(_bars, table=table)
+
+
+def _bars(axis: Axes, table: pd.DataFrame) -> None:
+    """Side by side: one colour per column, the value at each bar."""
+    places, width = np.arange(len(table)), 0.8 / len(table.columns)
+    for number, (name, values) in enumerate(table.items()):
+        offset = (number - (len(table.columns) - 1) / 2) * width
+        bars = axis.bar(places + offset, values, width, label=str(name), color=OKABE_ITO[number])
+        axis.bar_label(bars, fontsize=7, padding=1)
+    _label_places(axis, table)
+    axis.set_ylabel("number")
+    axis.margins(y=0.12)
+    _legend(axis, len(table.columns))
+
+
+def _stacked(axis: Axes, table: pd.DataFrame) -> None:
+    bottom = np.zeros(len(table))
+    for number, (name, values) in enumerate(table.items()):
+        colour = GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
+        axis.bar(np.arange(len(table)), values, 0.75, bottom=bottom, label=str(name), color=colour)
+        bottom += values.to_numpy(dtype=float)
+    _label_places(axis, table)
+    axis.set_ylabel("number")
+    _legend(axis, len(table.columns))
+
+
+def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
+    """Class shares of each split as horizontal bars: equal lengths would be a perfectly stratified split."""
+    shares = 100 * table.div(table.sum(axis=1).replace(0, 1), axis=0)
+    left = np.zeros(len(shares))
+    for number, (name, values) in enumerate(shares.items()):
+        colour = GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
+        bars = axis.barh(np.arange(len(shares)), values, 0.6, left=left, label=str(name), color=colour)
+        labels = [f"{value:.0f}" if value >= 6 else "" for value in values]
+        ink = "black" if colour in LIGHT else "white"
+        axis.bar_label(bars, labels, label_type="center", fontsize=8, color=ink, fontweight="bold")
+        left += values.to_numpy(dtype=float)
+    axis.set_yticks(np.arange(len(shares)), [str(value) for value in shares.index])
+    axis.set(xlabel="share of the split, %", xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5))
+    _legend(axis, len(shares.columns))
+
+
+def _heatmap(axis: Axes, table: pd.DataFrame) -> None:
+    values = table.to_numpy(dtype=float)
+    axis.pcolormesh(
+        np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5, values, cmap="Blues", vmin=0
+    )
+    axis.invert_yaxis()
+    axis.set_xticks(np.arange(table.shape[1]), [str(name) for name in table.columns])
+    axis.set_yticks(np.arange(table.shape[0]), [str(name) for name in table.index])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    dark = 0.55 * values.max(initial=1)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > dark else "black"
+        axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def _shares(axis: Axes, table: pd.DataFrame) -> None:
+    ordered = table["share"].iloc[::-1] * 100
+    bars = axis.barh(np.arange(len(ordered)), ordered, color=GREY)
+    axis.bar_label(bars, [f"{value:.1f}" for value in ordered], fontsize=7, padding=2)
+    axis.set_yticks(np.arange(len(ordered)), [str(name) for name in ordered.index])
+    axis.set(xlabel="images without a value, %", xlim=(0, 112))
+
+
+def _label_places(axis: Axes, table: pd.DataFrame) -> None:
+    names = [str(value) for value in table.index]
+    crowded = sum(map(len, names)) > 45
+    axis.set_xticks(np.arange(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+    axis.set_xlabel(str(table.index.name or ""))
+
+
+def _legend(axis: Axes, entries: int) -> None:
+    if entries > 1:
+        axis.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.1,
+            frameon=False,
+            fontsize=8,
+            ncols=entries,
+            columnspacing=1,
+            handlelength=1,
+        )
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element to stand inside a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,0 +1,163 @@
+"""The tables a data paper prints, from the manifest alone.
+
+People and lesions are counted once however many photos they have: every count is of distinct *units*, the finest
+identity the data set gives (patient, else lesion, else image), beside the number of images.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from dermssl.dataset.targets import Target
+
+MISSING = "(missing)"
+AGE_EDGES = (0, 5, 12, 17, 30, 45, 60, 75, np.inf)
+AGE_NAMES = ("0-4", "5-11", "12-16", "17-29", "30-44", "45-59", "60-74", "75+")
+PER_UNIT_EDGES = (1, 2, 3, 4, 5, 6, 11, np.inf)
+PER_UNIT_NAMES = ("1", "2", "3", "4", "5", "6-10", "11+")
+SPLITS = ("train", "val", "test")
+TECHNICAL = ("image_id", "dataset", "file", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
+
+
+def unit_of(frame: pd.DataFrame) -> tuple[str, str]:
+    """Column and plural name of what is counted: patients, else lesions, else images."""
+    for column, name in (("patient_id", "patients"), ("lesion_id", "lesions")):
+        if column in frame and frame[column].notna().any():
+            return column, name
+    return "image_id", "images"
+
+
+def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target]) -> dict[str, pd.DataFrame]:
+    """Every table that the data set has the columns for, by title; missing values are a row of their own.
+
+    Args:
+        frame: the manifest, one row per image.
+        targets: the data set's targets, whose classes give the order of columns.
+    """
+    column, units = unit_of(frame)
+    counted = _counted(units)
+    if _known(frame, "fitzpatrick"):
+        frame = frame.assign(fitzpatrick=frame["fitzpatrick"].astype("Int8"))
+    if _known(frame, "split"):
+        frame = frame.assign(split=_ordered(frame["split"], SPLITS))
+    tables = {}
+    places = [name for name in ("country", "centre") if _known(frame, name)]
+    for place in places:
+        tables[f"{counted} per {place}"] = _counts(frame, place, column, units)
+    for name, target in targets.items():
+        frame = frame.assign(**{name: _ordered(frame[target.column], target.classes)})
+        tables[f"{counted} per {name}"] = _counts(frame, name, column, units)
+        for other, title in (("centre", "centre"), ("body_site", "body site"), ("split", "split")):
+            if _known(frame, other):
+                tables[f"{units} per {title} and {name}"] = _cross(frame, other, name, column)
+        if _known(frame, "centre") and column != "image_id":
+            tables[f"images per centre and {name}"] = _cross(frame, "centre", name, "image_id")
+    tables |= _people(frame, column, units)
+    tables |= _pictures(frame, column, units)
+    tables["missing values"] = _missing(frame)
+    return tables
+
+
+def _counted(units: str) -> str:
+    return "images" if units == "images" else f"{units} and images"
+
+
+def _known(frame: pd.DataFrame, name: str) -> bool:
+    return name in frame and frame[name].notna().any()
+
+
+def _people(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFrame]:
+    """Skin type, age and sex."""
+    tables, counted = {}, _counted(units)
+    for name, title in (("fitzpatrick", "Fitzpatrick type"), ("skin_tone", "skin tone"), ("tone_group", "tone group")):
+        scale = frame["skin_tone_scale"].dropna().unique().tolist() if _known(frame, "skin_tone_scale") else []
+        if _known(frame, name) and not (name == "skin_tone" and scale == ["fitzpatrick"]):
+            tables[f"{counted} per {title}"] = _counts(frame, name, column, units)
+    if _known(frame, "age"):
+        banded = frame.assign(age=_bands(frame["age"], AGE_EDGES, AGE_NAMES))
+        tables[f"{units} per age and sex"] = _cross(banded, "age", "sex", column)
+        tables["age in years"] = _spread(frame.drop_duplicates(column)["age"], f"{units} (first record of each)")
+    elif _known(frame, "sex"):
+        tables[f"{counted} per sex"] = _counts(frame, "sex", column, units)
+    return tables
+
+
+def _pictures(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFrame]:
+    """Images per unit, image sizes, splits."""
+    tables, counted = {}, _counted(units)
+    if column != "image_id":
+        per_unit = frame[column].value_counts()
+        banded = _bands(per_unit, PER_UNIT_EDGES, PER_UNIT_NAMES).value_counts(sort=False)
+        tables[f"images per {units[:-1]}"] = banded.rename_axis("images").rename(units).to_frame()
+        tables[f"images per {units[:-1]}, spread"] = _spread(per_unit, "all")
+    if _known(frame, "split"):
+        tables[f"{counted} per split"] = _counts(frame, "split", column, units)
+    if "width" in frame:
+        sizes = frame[["width", "height"]]
+        sizes = sizes.assign(**{"short side": sizes.min(axis=1)})
+        tables["image size in pixels"] = pd.concat([_spread(sizes[name], name) for name in sizes])
+    return tables
+
+
+def _ordered(values: pd.Series, classes: tuple[str, ...]) -> pd.Series:
+    return values.astype(pd.CategoricalDtype(list(classes), ordered=True))
+
+
+def _bands(values: pd.Series, edges: tuple[float, ...], names: tuple[str, ...]) -> pd.Series:
+    return pd.cut(values.astype(float), list(edges), right=False, labels=list(names))
+
+
+def _with_missing(values: pd.Series) -> pd.Series:
+    """Values as ordered categories whose last one is `MISSING` (only if there are any)."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        order = list(values.cat.categories)
+    else:
+        order = sorted(values.dropna().unique())
+    values = values.astype(object)
+    if values.isna().any():
+        order.append(MISSING)
+    return values.where(values.notna(), MISSING).astype(pd.CategoricalDtype(order, ordered=True))
+
+
+def _exploded(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One row per value of a list column; an image of two body sites counts for both."""
+    return frame.explode(name) if name == "body_site" else frame
+
+
+def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataFrame:
+    """Distinct units and images per value of ``name``."""
+    values = _with_missing(frame[name]).rename(name)
+    if name == "split":
+        values = values.cat.remove_unused_categories()
+    grouped = frame.groupby(values, observed=False)
+    if column == "image_id":
+        return grouped.size().rename("images").to_frame()
+    return pd.DataFrame({units: grouped[column].nunique(), "images": grouped.size()})
+
+
+def _cross(frame: pd.DataFrame, rows: str, columns: str, column: str) -> pd.DataFrame:
+    """Distinct units per pair of values; ``all`` is the number of distinct units of a row."""
+    frame = _exploded(frame, rows)
+    keys = [_with_missing(frame[name]).rename(name) for name in (rows, columns)]
+    if rows == "split":
+        keys[0] = keys[0].cat.remove_unused_categories()
+    table = frame.groupby(keys, observed=False)[column].nunique().unstack(fill_value=0)
+    table.columns = pd.Index([str(name) for name in table.columns], name=columns)
+    return table.assign(all=frame.groupby(keys[0], observed=False)[column].nunique())
+
+
+def _spread(values: pd.Series, name: str) -> pd.DataFrame:
+    """Smallest, quartiles, largest, mean and number known."""
+    known = values.dropna().astype(float)
+    numbers = {"min": known.min(), "25%": known.quantile(0.25), "median": known.median(), "75%": known.quantile(0.75)}
+    numbers |= {"max": known.max(), "mean": round(known.mean(), 2), "known": len(known)}
+    return pd.DataFrame(numbers, index=pd.Index([name], name=""))
+
+
+def _missing(frame: pd.DataFrame) -> pd.DataFrame:
+    """Images without a value, per column of the manifest that has a meaning."""
+    columns = [name for name in frame.columns if name not in TECHNICAL]
+    without = frame[columns].isna().sum()
+    table = pd.DataFrame({"images without": without, "share": (without / len(frame)).round(3)})
+    return table[without > 0].rename_axis("column").sort_values("images without", ascending=False, kind="stable")

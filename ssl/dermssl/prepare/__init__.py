@@ -1,0 +1,1 @@
+"""Raw folder -> dataset folder: sources, decoding, measuring, group ids."""

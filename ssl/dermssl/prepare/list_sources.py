@@ -1,0 +1,43 @@
+"""``dermssl sources``: the known data sets as a page."""
+
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.prepare.options import SourcesOptions
+from dermssl.prepare.sources import NAMES, get_source, overlapping
+
+
+def list_sources(_: SourcesOptions) -> Report:
+    """Each known data set with licence, units, layout, targets and where to get it."""
+    text, data = [], []
+    for name in NAMES:
+        source = get_source(name)
+        licence = licences.LICENCES[source.licence]
+        overlaps = [other for other in NAMES if other != name and overlapping(name, other)]
+        text += [
+            f"{name}: {source.title}",
+            f"  licence    {licence.name}",
+            *[f"             - {duty}" for duty in licence.duties],
+            f"  kept whole {source.group}; scored as one: {source.case}"
+            + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
+            f"  targets    {', '.join(source.targets) or 'found in the labels'}",
+            *([f"  overlaps   {', '.join(overlaps)}"] if overlaps else []),
+            f"  layout     {source.layout}",
+            f"  get it     {source.where}",
+            f"  cite       {source.citation or '-'}",
+            "",
+        ]
+        data.append(
+            {
+                "name": name,
+                "title": source.title,
+                "licence": licences.notice(name, source.licence, source.citation, synthetic=False),
+                "group": source.group,
+                "case": source.case,
+                "patient_key": source.patient_key,
+                "overlaps": overlaps,
+                "targets": {key: target.to_json() for key, target in source.targets.items()},
+                "layout": source.layout,
+                "where": source.where,
+            }
+        )
+    return Report("\n".join(text).rstrip(), {"sources": data})

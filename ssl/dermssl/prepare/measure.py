@@ -1,0 +1,48 @@
+"""What `prepare` does to one image file: measure it, hash it, and make the JPEG that is stored.
+
+Worker processes import this module alone, so it stays free of whatever is slow to import.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from dermssl.dataset import hashes, store
+from dermssl.prepare.decode import DecodeError, decode_rgb, open_image, orientation, read_bytes, reduction, upright
+
+HASHED_SIDE = 512
+"""``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, pixels."""
+
+
+def decode_one(file: str, root: Path, short_side: int) -> tuple[dict[str, Any], bytes | None]:
+    """Measurements of one file and its stored JPEG; on failure ``{"problem": ...}`` and None."""
+    try:
+        data = read_bytes(root / file, root)
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which is dropped, without saying in which file.
+            warnings.simplefilter("ignore")
+            return _measure(data, short_side)
+    except DecodeError as error:
+        return {"problem": str(error)}, None
+
+
+def _measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
+    file = open_image(data)
+    (width, height), turn = file.size, orientation(file)
+    # The hash depends on the file alone, so a larger stored image needs a second decode at a larger scale.
+    hashed_scale, scale = reduction(file, HASHED_SIDE), reduction(file, max(HASHED_SIDE, short_side))
+    hashed = decode_rgb(file, hashed_scale)
+    raster = hashed if scale == hashed_scale else decode_rgb(open_image(data), scale)
+    shrunk = store.shrink(raster, short_side, (width / scale, height / scale))
+    small = upright(shrunk, turn)
+    kept = file.format == "JPEG" and file.mode == "RGB" and scale == 1 and small is raster
+    measured = {
+        "width": width,
+        "height": height,
+        "stored_width": small.width,
+        "stored_height": small.height,
+        "sha256": hashes.file_hash(data),
+        "pixel_sha256": hashes.pixel_hash(upright(hashed, turn)),
+        "phash": hashes.perceptual_hashes(small),
+    }
+    return measured, store.strip_metadata(data) if kept else store.encode(small)

@@ -1,0 +1,147 @@
+"""``dermssl prepare``: a raw data set becomes a dataset folder, each image decoded exactly once.
+
+What the tables get wrong is said before the first image is decoded; the folder gets its name when all is in it.
+"""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.dataset import manifest, splits
+from dermssl.errors import InputError
+from dermssl.files import publish_folder, read_json, require_new_folder, write_json, write_parquet_parts, write_text
+from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
+from dermssl.prepare.options import PrepareOptions
+from dermssl.prepare.shards import decode_all, measured, work_folder
+from dermssl.prepare.sources import get_source
+from dermssl.prepare.sources.images import passed_over
+from dermssl.prepare.sources.source import Problem, Source
+
+SYNTHETIC_MARK = "SYNTHETIC.json"
+SIDES = ("train", "val", "test", "none")
+
+
+def prepare(options: PrepareOptions) -> Report:
+    """Prepare one data set; see `PrepareOptions`. Raises InputError before anything is written."""
+    source, root, out = get_source(options.source), Path(options.root), Path(options.out).resolve()
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder: give the raw data set with --root")
+    require_new_folder(out, options.overwrite, "dataset.json")
+    mark = read_json(root / SYNTHETIC_MARK, "dermssl synth") if (root / SYNTHETIC_MARK).exists() else None
+    name = options.name or (f"synthetic_{source.name}" if mark else source.name)
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"--name '{name}': use letters, digits, '_', '-' and '.', as it starts every image_id")
+    records = source.read(root)
+    records.problems += passed_over(root)
+    if records.frame.empty:
+        raise InputError(f"{root} holds no image that the source '{source.name}' can use: expected {source.layout}")
+    source = records.source or source
+    targets = source.targets
+    rows = identify(records.frame, name, source)
+    splits.check_split(rows, str(root))
+    check_labels(rows, targets, root)
+    problems = records.problems + label_conflicts(rows, targets)
+    _check_strict(problems, options)
+    files = rows["file"].tolist()
+    work = work_folder(out, root, files, options.short_side)
+    decoded, undecodable = decode_all(work, root, files, options.short_side, options.workers)
+    problems += undecodable
+    _check_strict(problems, options)
+    if not decoded.any():
+        shutil.rmtree(work)
+        raise InputError(f"{root}: none of the {len(rows)} images could be decoded")
+    frame, split = complete(rows[decoded].copy(), source, targets, options)
+    table = manifest.to_table(frame)
+    info = _describe_folder(table, name, source, targets, mark, options) | {"split": split}
+    _write_folder(work, out, table, info, problems)
+    return _report(Path(options.out), table, info, problems)
+
+
+def _check_strict(problems: list[Problem], options: PrepareOptions) -> None:
+    if options.strict and problems:
+        first = problems[0]
+        raise InputError(f"--strict: {len(problems)} problems, the first: {first.file}: {first.problem}")
+
+
+def _describe_folder(
+    table: pa.Table, name: str, source: Source, targets: dict, mark: dict | None, options: PrepareOptions
+) -> dict[str, Any]:
+    licence_id, attribution = _licence(source, mark)
+    return {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "name": name,
+        "source": source.name,
+        "title": f"Synthetic stand-in for {source.title}" if mark else source.title,
+        "synthetic": bool(mark),
+        "licence": licences.notice(name, licence_id, attribution, bool(mark)),
+        "group": source.group,
+        "case": source.case,
+        "patient_key": source.patient_key,
+        "short_side": options.short_side,
+        "counts": count(table),
+        "targets": {key: target.to_json() for key, target in targets.items()},
+    }
+
+
+def _licence(source: Source, mark: dict | None) -> tuple[str, str]:
+    """Licence id and attribution; drawn pictures are free, but real label rows keep their own licence."""
+    if not mark:
+        return source.licence, source.citation
+    drawn = f"Pictures made by dermssl {mark['version']}, no person is shown."
+    if mark["labels"] == "real":
+        return source.licence, f"{drawn} Label rows: {source.citation}"
+    return "CC0-1.0", drawn
+
+
+def count(table: pa.Table) -> dict[str, int]:
+    """Numbers of images, patients, lesions, groups and cases of a manifest."""
+    counted = {"images": table.num_rows}
+    for column in ("patient_id", "lesion_id", "group_id", "case_id"):
+        counted[column.removesuffix("_id") + "s"] = len(table[column].drop_null().unique())
+    return counted
+
+
+def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> None:
+    write_parquet_parts(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
+    write_json(work / "dataset.json", info)
+    frame = pd.DataFrame(problems, columns=list(Problem._fields))
+    write_text(work / "problems.csv", frame.to_csv(index=False, lineterminator="\n"))
+    for leftover in [*work.glob("rows-*.parquet"), work / "key.json"]:
+        leftover.unlink()
+    publish_folder(work, out)
+
+
+def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:
+    counts = info["counts"]
+    split = Counter(value or "none" for value in table["split"].to_pylist())
+    text = [
+        f"{info['name']}: {counts['images']} images of {counts['groups']} {info['group']}s -> {out}",
+        f"  split, {info['split']}: " + ", ".join(f"{name} {split[name]}" for name in SIDES if split[name]) + " images",
+        "  targets: " + (", ".join(info["targets"]) or "none"),
+        *["  problem: " + line for line in _one_line_per_kind(problems)],
+        *["  " + line for line in licences.lines([info["licence"]])],
+    ]
+    if not info["patient_key"]:
+        text.insert(1, "  no patient key: patient leakage cannot be ruled out")
+    data = info | {"out": str(out), "splits": dict(split), "problems": [p._asdict() for p in problems]}
+    return Report("\n".join(text), data)
+
+
+def _one_line_per_kind(problems: list[Problem]) -> list[str]:
+    """Counted kinds of problems, the most frequent first; a detail is shown where all of a kind have the same."""
+    numbers = Counter((p.kind, p.action) for p in problems)
+    texts: dict[tuple[str, str], set[str]] = {}
+    for problem in problems:
+        texts.setdefault((problem.kind, problem.action), set()).add(problem.problem)
+    lines = []
+    for (kind, action), number in numbers.most_common():
+        shown = texts[kind, action]
+        lines.append(f"{number} x {shown.pop() if len(shown) == 1 else kind} ({action})")
+    return lines

@@ -1,0 +1,131 @@
+"""Decoding a raw data set in shards: a finished shard survives a kill and is never decoded again.
+
+Shards are kept in ``.<out>.work`` beside the dataset folder that they will become.
+"""
+
+import functools
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from dermssl.dataset import manifest, store
+from dermssl.files import read_json, read_parquet, write_json, write_parquet
+from dermssl.prepare.measure import decode_one
+from dermssl.prepare.sources.source import Problem
+from dermssl.processes import process_map
+
+SHARD_ROWS = 1024
+MAKER = "dermssl prepare"
+
+log = logging.getLogger("dermssl")
+
+
+def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) -> Path:
+    """The folder of finished shards; emptied when it belongs to another root, size, version, or state of the files."""
+    work = out.with_name(f".{out.name}.work")
+    key = {"key": _listing_hash(root, files, short_side)}
+    if not (work / "key.json").exists() or read_json(work / "key.json", MAKER) != key:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_json(work / "key.json", key)
+    return work
+
+
+def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
+    """Changes with the root, the size to store, what is measured, and every file's name, length and time."""
+    digest = hashlib.sha256(f"{manifest.SCHEMA_VERSION} {root.resolve()} {short_side}".encode())
+    for file in files:
+        try:
+            state = (root / file).stat()
+            digest.update(f"\n{file} {state.st_size} {state.st_mtime_ns}".encode())
+        except (OSError, RuntimeError):
+            digest.update(f"\n{file} unreadable".encode())
+    return digest.hexdigest()
+
+
+def decode_all(
+    work: Path, root: Path, files: Sequence[str], short_side: int, workers: int
+) -> tuple[np.ndarray, list[Problem]]:
+    """Decode every file into shards of the image store and of what was measured.
+
+    Args:
+        work: from `work_folder`; shards found in it are kept as they are.
+        root: the raw data set.
+        files: paths below ``root``, in the order of the image store.
+        short_side: longest short side stored, pixels.
+        workers: processes, see `process_map`.
+
+    Returns:
+        Which files could be decoded, ``(N,)`` bool, and the others as problems. `measured` gives the measurements.
+    """
+    finished, shards = len(list(work.glob("rows-*.parquet"))), -(-len(files) // SHARD_ROWS)
+    if finished:
+        log.info("going on with an interrupted run: %d of %d shards are done", finished, shards)
+    one = functools.partial(decode_one, root=root, short_side=short_side)
+    decoded, problems = [np.empty(0, bool)], []
+    with (
+        process_map(workers) as in_processes,
+        tqdm(total=len(files), desc="decode", unit="image", disable=None) as bar,
+    ):
+        for number, shard, results in _begun_ahead(work, files, functools.partial(in_processes, one)):
+            if results is None:
+                bar.update(len(shard))
+            else:
+                _write_shard(work, number, shard, results, bar)
+            found = read_parquet(_rows_file(work, number), MAKER)["problem"].to_pylist()
+            decoded.append(np.array([problem is None for problem in found]))
+            problems += [Problem(file, why, "left out") for file, why in zip(shard, found, strict=True) if why]
+    return np.concatenate(decoded), problems
+
+
+def _rows_file(work: Path, number: int) -> Path:
+    return work / f"rows-{number:05d}.parquet"
+
+
+def _begun_ahead(
+    work: Path, files: Sequence[str], begin: Callable[[Sequence[str]], Iterator]
+) -> Iterator[tuple[int, Sequence[str], Iterator | None]]:
+    """Number, files and results (None: finished before) of each shard.
+
+    The next one is begun before a shard is handed out, so that no worker waits while it is written.
+    """
+    ahead = None
+    for number, start in enumerate(range(0, len(files), SHARD_ROWS)):
+        shard = files[start : start + SHARD_ROWS]
+        begun = number, shard, None if _rows_file(work, number).exists() else begin(shard)
+        if ahead:
+            yield ahead
+        ahead = begun
+    if ahead:
+        yield ahead
+
+
+def measured(work: Path) -> Iterator[pa.Table]:
+    """File and measurements of every image that could be decoded, shard by shard, in the order of the image store."""
+    for rows in sorted(work.glob("rows-*.parquet")):
+        table = read_parquet(rows, MAKER)
+        yield table.filter(table["problem"].is_null()).drop_columns("problem")
+
+
+def _write_shard(work: Path, number: int, files: Sequence[str], results: Iterator, bar: tqdm) -> None:
+    rows, jpegs = [], []
+    for file, (found, jpeg) in zip(files, results, strict=True):
+        rows.append({"file": file} | found)
+        if jpeg is not None:
+            jpegs.append(jpeg)
+        bar.update()
+    # The table comes last: it is what says that the shard is finished.
+    store.write_shard(work / store.shard_name(number), jpegs)
+    write_parquet(_rows_file(work, number), pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
+
+
+_ROW_SCHEMA = pa.schema(
+    [("file", pa.string()), ("problem", pa.string())]
+    + [manifest.FIXED.field(name).with_nullable(True) for name in manifest.MEASURED]
+)

@@ -1,0 +1,88 @@
+"""ISIC 2020 and its Kaggle edition (SIIM-ISIC): dermoscopic images with patients."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dermssl.dataset.targets import Target
+from dermssl.errors import InputError
+from dermssl.prepare.sources.images import match_images
+from dermssl.prepare.sources.source import Problem, Records, Source
+from dermssl.prepare.sources.tables import find_file, number, read_table, sex
+
+COLUMNS = ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis", "target")
+CLASSES = (
+    "atypical melanocytic proliferation",
+    "cafe-au-lait macule",
+    "lentigo NOS",
+    "lichenoid keratosis",
+    "melanoma",
+    "nevus",
+    "seborrheic keratosis",
+    "solar lentigo",
+)
+MALIGNANT = {"1": "malignant", "1.0": "malignant", "0": "benign", "0.0": "benign"}
+
+
+def read(root: Path) -> Records:
+    """``ISIC_2020_Training_GroundTruth[_v2].csv`` or the Kaggle ``train.csv``, which has no lesions.
+
+    Of images that ``ISIC_2020_Training_Duplicates.csv`` says are one picture, also by way of a third, the first that
+    is there is kept.
+    """
+    names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
+    table = read_table(find_file(root, *names, "siim_train.csv"), COLUMNS)
+    frame = pd.DataFrame(
+        {
+            "file": table["image_name"],
+            "patient_id": table["patient_id"],
+            "lesion_id": table.get("lesion_id"),
+            "age": table["age_approx"].map(number),
+            "sex": table["sex"].map(sex),
+            "body_site": table["anatom_site_general_challenge"].map(lambda site: [site] if site else None),
+            "modality": "dermoscopic",
+            "diagnosis": table["diagnosis"],
+            "malignancy": table["target"].map(MALIGNANT),
+        }
+    )
+    records = match_images(root, frame)
+    pictures = _pictures(root)
+    doubled = records.frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
+    for file in records.frame["file"][doubled]:
+        records.problems.append(Problem(file, "listed as a duplicate of another image", "left out"))
+    records.frame = records.frame[~doubled]
+    return records
+
+
+def _pictures(root: Path) -> dict[str, str]:
+    """For each image of a listed pair the name that all images of the same picture share."""
+    try:
+        path = find_file(root, "ISIC_2020_Training_Duplicates.csv")
+    except InputError:
+        return {}
+    pairs = read_table(path, ("image_name_1", "image_name_2"))
+    same: dict[str, set[str]] = {}
+    for one, other in zip(pairs["image_name_1"], pairs["image_name_2"], strict=True):
+        joined = same.get(one, {one}) | same.get(other, {other})
+        same |= dict.fromkeys(joined, joined)
+    return {name: min(joined) for name, joined in same.items()}
+
+
+SOURCE = Source(
+    name="isic2020",
+    title="ISIC 2020 challenge (SIIM-ISIC)",
+    licence="CC-BY-NC-4.0",
+    citation="Rotemberg et al.: A patient-centric dataset of images and metadata for identifying melanomas using "
+    "clinical context, Sci Data 8:34, 2021.",
+    where="https://challenge2020.isic-archive.com/",
+    layout="ISIC_2020_Training_GroundTruth_v2.csv (or Kaggle's train.csv), train/ISIC_*.jpg",
+    group="patient",
+    case="lesion",
+    targets={
+        "malignancy": Target("malignancy", ("benign", "malignant"), kind="binary", positive="malignant", level="case"),
+        "diagnosis": Target("diagnosis", CLASSES, level="case"),
+    },
+    read=read,
+    # Both editions hold the same images, and both are read by this file.
+    overlaps=("isic2020",),
+)

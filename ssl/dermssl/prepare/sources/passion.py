@@ -1,0 +1,127 @@
+"""PASSION: smartphone photos of paediatric skin disease in Sub-Saharan Africa, Fitzpatrick III-VI."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from dermssl.dataset.targets import Target
+from dermssl.errors import InputError
+from dermssl.prepare.sources.images import list_images
+from dermssl.prepare.sources.source import Problem, Records, Source
+from dermssl.prepare.sources.tables import clean, find_file, fitzpatrick, number, read_table, sex
+
+LABEL_COLUMNS = (
+    "subject_id",
+    "country",
+    "age",
+    "sex",
+    "fitzpatrick",
+    "body_loc",
+    "impetig",
+    "conditions_PASSION",
+)
+CONDITIONS = ("Eczema", "Fungal", "Others", "Scabies")
+CENTRES = {"Madagascar": "Madagascar", "Guinea": "Guinea", "Malawi": "EAS", "Tanzania": "EAS"}
+IMPETIGO = {"1.0": "impetigo", "1": "impetigo", "0.0": "no impetigo", "0": "no impetigo"}
+SPLITS = {"TRAIN": "train", "TEST": "test"}
+
+
+def read(root: Path) -> Records:
+    """Patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
+    patients, problems = _read_patients(root)
+    images = pd.DataFrame({"file": list_images(root)})
+    images["patient_id"] = images["file"].map(lambda f: Path(f).stem.rpartition("_")[0] or Path(f).stem)
+    known = images["patient_id"].isin(patients["patient_id"])
+    for name in images["file"][~known]:
+        problems.append(Problem(name, "photo of a subject without a label row", "left out"))
+    for subject in sorted(set(patients["patient_id"]) - set(images["patient_id"])):
+        problems.append(Problem(f"subject {subject}", "label row without a photo", "left out"))
+    frame = images[known].merge(patients, on="patient_id", how="left")
+    return Records(frame.assign(modality="clinical"), problems)
+
+
+def _read_patients(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    table = read_table(find_file(root, "label.csv", "labels.csv"), LABEL_COLUMNS)
+    table, problems = _one_row_per_subject(table)
+    split, split_problems = _read_split(root, set(table["subject_id"]))
+    patients = pd.DataFrame(
+        {
+            "patient_id": table["subject_id"],
+            "split": table["subject_id"].map(split),
+            "age": table["age"].map(number),
+            "sex": table["sex"].map(sex),
+            "country": table["country"],
+            "centre": table["country"].map(CENTRES),
+            "body_site": table["body_loc"].map(_body_sites),
+            "fitzpatrick": table["fitzpatrick"].map(fitzpatrick),
+            "condition": table["conditions_PASSION"],
+            "impetigo": table["impetig"].map(IMPETIGO),
+        }
+    )
+    _check_values(root, "impetig", table["impetig"], IMPETIGO)
+    return patients, problems + split_problems
+
+
+def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
+    unknown = set(values.dropna()) - set(known)
+    if unknown:
+        raise InputError(f"{where}: {column} holds {sorted(unknown)}, known are {', '.join(known)}")
+
+
+def _one_row_per_subject(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    blank = table["subject_id"].isna()
+    problems = [Problem(f"label row {row + 2}", "no subject_id", "left out") for row in blank[blank].index]
+    table = table[~blank]
+    for subject, rows in table[table["subject_id"].duplicated(keep=False)].groupby("subject_id"):
+        same = len(rows.drop_duplicates()) == 1
+        problem = "label row stands twice" if same else "two label rows that differ"
+        problems.append(Problem(f"subject {subject}", problem, "first row kept"))
+    return table.drop_duplicates("subject_id"), problems
+
+
+def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Problem]]:
+    try:
+        path = find_file(root, "PASSION_split.csv")
+    except InputError:
+        return {}, [Problem("PASSION_split.csv", "no official split file", "a patient-grouped split is drawn")]
+    table = read_table(path, ("subject_id", "Split"))
+    table = table.assign(Split=table["Split"].str.upper())
+    _check_values(path, "Split", table["Split"], SPLITS)
+    sides = table.groupby("subject_id")["Split"].nunique()
+    if (sides > 1).any():
+        raise InputError(f"{path}: subjects in two splits: {', '.join(sides[sides > 1].index[:5])}")
+    problems = [
+        Problem(f"subject {row.subject_id}", f"without a label row but in the split file ({row.Split})", "left out")
+        for row in table.itertuples()
+        if row.subject_id not in labelled
+    ]
+    problems += [
+        Problem(f"subject {subject}", "not in the split file", "kept without a split")
+        for subject in sorted(labelled - set(table["subject_id"]))
+    ]
+    sides_of = dict(zip(table["subject_id"], table["Split"].map(SPLITS), strict=True))
+    return sides_of, problems
+
+
+def _body_sites(value: object) -> list[str] | None:
+    sites = [clean(part) for part in str(value or "").split(";")]
+    return [site for site in sites if site] or None
+
+
+SOURCE = Source(
+    name="passion",
+    title="PASSION for Dermatology",
+    licence="PASSION",
+    citation="Gottfrois et al., PASSION for Dermatology: Bridging the Diversity Gap with Pigmented Skin Images "
+    "from Sub-Saharan Africa, MICCAI 2024. https://passionderm.github.io/",
+    where="ask for access with the form on https://passionderm.github.io/",
+    layout="label.csv, PASSION_split.csv, images/{subject_id}_{int}.jpg",
+    group="patient",
+    case="patient",
+    targets={
+        "condition": Target("condition", CONDITIONS, level="case"),
+        "impetigo": Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case"),
+    },
+    read=read,
+)

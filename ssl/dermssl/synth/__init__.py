@@ -1,0 +1,1 @@
+"""A synthetic stand-in in PASSION's layout."""

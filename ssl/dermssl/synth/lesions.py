@@ -1,0 +1,216 @@
+"""How the four conditions and impetigo look: shape tells them apart, colour and area alone do not.
+
+Each patient has a layout of marks in the plane of the skin (centimetres). Strength of redness, pigment and scaling
+is drawn per patient from one distribution for all conditions, so that a mean colour says little.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dermssl.synth.texture import Plane
+
+
+class Mark(NamedTuple):
+    """One spot of a layout: centre and radius in cm, ``aspect`` = short / long axis, ``strength`` 0-1."""
+
+    x: float
+    y: float
+    radius: float
+    aspect: float
+    angle: float
+    strength: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A patient's lesions and how strongly they show; the same in all photos of the patient."""
+
+    condition: str
+    marks: list[Mark]
+    fine: list[Mark]
+    crusts: list[Mark]
+    bites: list[Mark]
+    redness: float
+    pigment: float
+    scaling: float
+
+
+@dataclass
+class Maps:
+    """What the skin is made of at each pixel, all ``(H, W)`` float32; starts as bare skin (zeros)."""
+
+    melanin: np.ndarray
+    blood: np.ndarray
+    height: np.ndarray
+    scale: np.ndarray
+    crust: np.ndarray
+
+    @staticmethod
+    def bare(shape: tuple[int, ...]) -> "Maps":
+        """Maps of healthy skin, to be added to."""
+        return Maps(*(np.zeros(shape, np.float32) for _ in range(5)))
+
+
+def draw_layout(condition: str, impetigo: bool, random: np.random.Generator) -> Layout:
+    """A new patient's lesions."""
+    marks, fine = _LAYOUTS[condition](random)
+    centre = marks[random.integers(len(marks))]
+    crusts = _scatter(random, 4, 10, (centre.x, centre.y), 1.6, (0.2, 0.6)) if impetigo else []
+    return Layout(
+        condition,
+        marks,
+        fine,
+        crusts,
+        bites=_scatter(random, 0, 5, (0, 0), 6, (0.1, 0.3)),
+        redness=random.uniform(0.35, 0.85),
+        pigment=random.uniform(-0.15, 0.35),
+        scaling=random.uniform(0.25, 1.0),
+    )
+
+
+def _scatter(
+    random: np.random.Generator,
+    fewest: int,
+    most: int,
+    centre: tuple[float, float],
+    spread: float,
+    radii: tuple[float, float],
+    aspects: tuple[float, float] = (0.6, 1.0),
+) -> list[Mark]:
+    count = int(random.integers(fewest, most + 1))
+    spots = random.normal(centre, spread, size=(count, 2))
+    shapes = random.uniform((radii[0], aspects[0], 0, 0.55), (radii[1], aspects[1], np.pi, 1), size=(count, 4))
+    return [Mark(*map(float, row)) for row in np.hstack([spots, shapes])]
+
+
+def _eczema_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
+    return _scatter(random, 2, 5, (0, 0), 3.0, (1.2, 3.2), (0.45, 1)), []
+
+
+def _fungal_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
+    return _scatter(random, 1, 4, (0, 0), 3.0, (0.8, 2.6), (0.75, 1)), []
+
+
+def _scabies_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
+    centres = random.normal(0, 2.5, size=(int(random.integers(2, 5)), 2))
+    papules = [m for c in centres for m in _scatter(random, 8, 21, tuple(c), 1.5, (0.12, 0.3))]
+    burrows = [m for c in centres for m in _scatter(random, 1, 4, tuple(c), 1.5, (0.35, 0.7), (0.12, 0.18))]
+    return papules, burrows
+
+
+def _others_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
+    return _scatter(random, 1, 4, (0, 0), 2.5, (0.5, 1.8), (0.6, 1)), []
+
+
+_LAYOUTS: dict[str, Callable[[np.random.Generator], tuple[list[Mark], list[Mark]]]] = {
+    "Eczema": _eczema_layout,
+    "Fungal": _fungal_layout,
+    "Others": _others_layout,
+    "Scabies": _scabies_layout,
+}
+
+
+def draw_lesions(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """Add a patient's lesions to the skin in view."""
+    organic = plane.warped(0.22)
+    _DRAW[layout.condition](maps, organic, layout)
+    _draw_bites(maps, organic, layout)
+    if layout.crusts:
+        _draw_crusts(maps, organic, layout)
+
+
+def paint(plane: Plane, marks: list[Mark], profile: Callable[[np.ndarray], np.ndarray], reach: float) -> np.ndarray:
+    """The strongest mark at each pixel, ``(H, W)``: strength x profile(distance in radii), zero past ``reach``."""
+    field = np.zeros(plane.x.shape, np.float32)
+    for mark in marks:
+        box = plane.window(mark.x, mark.y, mark.radius * reach + 0.6)
+        dx, dy = plane.x[box] - mark.x, plane.y[box] - mark.y
+        cos, sin = np.cos(mark.angle), np.sin(mark.angle)
+        distance = np.hypot(dx * cos + dy * sin, (dy * cos - dx * sin) / mark.aspect) / mark.radius
+        field[box] = np.maximum(field[box], mark.strength * profile(distance))
+    return field
+
+
+def _step(values: np.ndarray, softness: float) -> np.ndarray:
+    """0 to 1 where ``values`` passes zero, over about ``softness``."""
+    ramp = np.clip(values / softness + 0.5, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def _bell(distance: np.ndarray) -> np.ndarray:
+    return np.exp(-2 * distance * distance)
+
+
+def _draw_eczema(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """Ill-defined, mottled patches that fade into the skin; scaly, with coarsened skin lines."""
+    cover = paint(plane, layout.marks, lambda d: _step(1 - d, 1.3), 1.7)
+    mottled = cover * np.clip(0.75 + 0.45 * plane.noise("clouds", 4, layer=1), 0, 1.5)
+    maps.blood += 1.1 * layout.redness * mottled
+    maps.melanin += layout.pigment * mottled
+    maps.scale += 0.8 * layout.scaling * cover * np.clip(plane.noise("grain", 7, layer=2) - 0.5, 0, 1)
+    maps.height += 0.018 * cover * plane.noise("lines", 7, layer=3)
+
+
+def _draw_fungal(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """Rings: a narrow raised scaly border, broken here and there, around a cleared centre."""
+    border = paint(plane, layout.marks, lambda d: np.exp(-(((d - 1) / 0.16) ** 2)), 1.5)
+    centre = paint(plane, layout.marks, lambda d: _step(0.95 - d, 0.2), 1.2)
+    broken = border * np.clip(0.85 + 0.5 * plane.noise("clouds", 3, layer=1), 0.15, 1.3)
+    maps.blood += layout.redness * (1.3 * broken + 0.15 * centre)
+    maps.melanin += layout.pigment * (0.8 * broken + 0.5 * centre)
+    maps.scale += layout.scaling * broken * np.clip(0.35 + 0.8 * plane.noise("grain", 6, layer=2), 0, 1)
+    maps.height += 0.07 * broken
+
+
+def _draw_scabies(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """Many small papules, some scratched open, and short thread-like burrows."""
+    papule = paint(plane, layout.marks, _bell, 1.8)
+    scratched = paint(plane, layout.marks[::3], lambda d: _step(0.45 - d, 0.3), 1.0)
+    burrow = paint(plane, layout.fine, lambda d: _step(1 - d, 0.5), 1.3)
+    maps.blood += 1.4 * layout.redness * papule + 0.4 * scratched
+    maps.melanin += layout.pigment * 1.3 * papule + 0.5 * scratched + 0.15 * burrow
+    maps.scale += 0.8 * layout.scaling * burrow
+    maps.height += 0.13 * papule + 0.03 * burrow
+
+
+def _draw_others(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """One or few sharply bordered plaques or nodules, or flat patches that have lost their pigment."""
+    cover = paint(plane, layout.marks, lambda d: _step(1 - d, 0.12), 1.3)
+    if layout.pigment < 0.05:
+        maps.melanin -= 0.75 * cover
+        maps.blood += 0.3 * layout.redness * cover
+        return
+    dome = paint(plane, layout.marks, lambda d: np.sqrt(np.clip(1 - d * d, 0, 1)), 1.2)
+    maps.blood += 1.1 * layout.redness * cover
+    maps.melanin += layout.pigment * cover
+    maps.scale += 0.4 * layout.scaling * cover * np.clip(plane.noise("grain", 8, layer=2), 0, 1)
+    maps.height += 0.30 * dome
+
+
+_DRAW: dict[str, Callable[[Maps, Plane, Layout], None]] = {
+    "Eczema": _draw_eczema,
+    "Fungal": _draw_fungal,
+    "Others": _draw_others,
+    "Scabies": _draw_scabies,
+}
+
+
+def _draw_bites(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """A few insect bites and moles that mean nothing; every condition has them."""
+    bite = paint(plane, layout.bites[::2], _bell, 1.8)
+    mole = paint(plane, layout.bites[1::2], lambda d: _step(0.7 - d, 0.3), 1.2)
+    maps.blood += 0.6 * bite
+    maps.height += 0.1 * bite
+    maps.melanin += 0.8 * mole
+
+
+def _draw_crusts(maps: Maps, plane: Plane, layout: Layout) -> None:
+    """Impetigo: honey-coloured crusts on glossy red erosions."""
+    crust = paint(plane, layout.crusts, lambda d: _step(1 - d, 0.25), 1.3)
+    erosion = paint(plane, layout.crusts, lambda d: _step(1.35 - d, 0.4), 1.7)
+    maps.blood += 0.7 * erosion
+    maps.crust += crust * np.clip(0.8 + 0.3 * plane.noise("clouds", 2, layer=5), 0.2, 1)
+    maps.height += 0.12 * crust * (1 + 0.4 * plane.noise("clouds", 2, layer=5))

@@ -1,0 +1,1 @@
+"""What is seen of a run: online evaluation, pictures, trackers, health, model card."""

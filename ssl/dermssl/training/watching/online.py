@@ -1,0 +1,156 @@
+"""Evaluation during training: kNN on patients that pretraining never sees, or RankMe where there are no labels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor, nn
+
+from dermssl import neighbours
+from dermssl.backbone import MEAN, STD
+from dermssl.dataset.dataset import Dataset
+from dermssl.errors import HealthStop
+from dermssl.training.options import OnlineOptions
+from dermssl.training.pool import OnlineSet, TrainingData
+
+BATCH = 128
+SHOWN, SHOWN_NEAREST = 8, 6
+"""Queries of the neighbour grid, and neighbours of each."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one look at the encoder gave.
+
+    ``scores``: `best` is kept by the first. ``queries`` (Q,) and ``nearest`` (Q, k) are rows of ``dataset``, each query
+    with the most similar images of other groups; ``agree`` (Q, k) says where labels are equal, None without labels.
+    """
+
+    scores: dict[str, float]
+    dataset: Dataset
+    queries: np.ndarray
+    nearest: np.ndarray
+    agree: np.ndarray | None
+
+
+def evaluate(encoder: nn.Module, data: TrainingData, size: int, options: OnlineOptions, device) -> Evaluation:
+    """Scores of the encoder as it stands: kNN balanced accuracy of the kept-out patients, and RankMe.
+
+    Chance level is 1 / number of classes. The encoder is returned to the mode it was in.
+
+    Raises:
+        HealthStop: features are not finite.
+    """
+    if data.online is not None:
+        return _evaluate_labelled(encoder, data.online, size, options, device)
+    dataset, rows = data.datasets[0], data.rows[0]
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
+    features = embed(encoder, dataset, rows, size, device)
+    unit = neighbours.normalise(features)
+    groups = dataset.column("group_id")[rows]
+    chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
+    found = [_nearest_of_others(unit, groups, query) for query in chosen]
+    shown = min(map(len, found))
+    nearest = rows[np.array([row[:shown] for row in found], dtype=int)]
+    return Evaluation({"online_rankme": rankme(features)}, dataset, rows[chosen], nearest, None)
+
+
+def _evaluate_labelled(encoder: nn.Module, online: OnlineSet, size: int, options: OnlineOptions, device) -> Evaluation:
+    fit = embed(encoder, online.dataset, online.fit, size, device)
+    score = embed(encoder, online.dataset, online.score, size, device)
+    similar, rows = neighbours.search(neighbours.normalise(score), neighbours.normalise(fit), options.k)
+    votes = neighbours.weighted_vote(similar, online.labels[online.fit][rows], len(online.classes))
+    truth = online.labels[online.score]
+    accuracy = balanced_accuracy_score(truth, votes.argmax(axis=1))
+    scores = {"online_knn_balanced_accuracy": float(accuracy), "online_rankme": rankme(fit)}
+    # The first image of each class, then the second of each: rare classes are seen too.
+    chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
+    nearest = online.fit[rows[chosen, :SHOWN_NEAREST]]
+    agree = online.labels[nearest] == truth[chosen, None]
+    return Evaluation(scores, online.dataset, online.score[chosen], nearest, agree)
+
+
+def _nearest_of_others(features: np.ndarray, groups: np.ndarray, query: int) -> np.ndarray:
+    others = np.flatnonzero(groups != groups[query])
+    return others[neighbours.search(features[query : query + 1], features[others], SHOWN_NEAREST)[1][0]]
+
+
+@torch.no_grad()
+def embed(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, device) -> np.ndarray:
+    """Features ``(len(rows), D)`` float32 of stored images, resized and centre-cropped to ``size`` pixels.
+
+    Raises:
+        HealthStop: features are not finite.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    parts = []
+    # What `training.compile` made is for the sizes of training only.
+    with torch.compiler.set_stance("force_eager"):
+        for start in range(0, len(rows), BATCH):
+            images = pictures_of(dataset, rows[start : start + BATCH], size)
+            parts.append(encoder(_normalised(images, device)).float().cpu().numpy())
+    encoder.train(was_training)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        raise HealthStop(
+            "the encoder's features are not finite: lower optim.lr, or use training.precision fp32; "
+            "the last healthy state is kept"
+        )
+    return features
+
+
+@torch.no_grad()
+def patch_components(encoder: nn.Module, images: np.ndarray, device) -> np.ndarray | None:
+    """The first three principal components of the patch tokens of all images together, as colours.
+
+    Args:
+        encoder: a vision transformer; of other backbones, whose last maps are a few pixels wide, there is None.
+        images: ``(B, S, S, 3)`` uint8.
+
+    Returns:
+        ``(B, h, w, 3)`` from 0 to 1: per component, its 1st to 99th percentile.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    tokens = encoder.forward_features(_normalised(images, device))  # type: ignore[operator]
+    encoder.train(was_training)
+    if tokens.ndim != 3:
+        return None
+    patches = tokens[:, int(encoder.num_prefix_tokens) :].float().cpu()  # type: ignore[arg-type]
+    flat = patches.flatten(0, 1) - patches.mean(dim=(0, 1))
+    components = (flat @ torch.linalg.svd(flat, full_matrices=False)[2][:3].T).numpy()
+    low, high = np.percentile(components, [1, 99], axis=0)
+    side = round(patches.shape[1] ** 0.5)
+    return ((components - low) / np.maximum(high - low, 1e-12)).clip(0, 1).reshape(len(images), side, side, -1)
+
+
+def pictures_of(dataset: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
+    """Stored images, centre-cropped and resized to ``size`` pixels: ``(len(rows), size, size, 3)`` uint8."""
+    return np.stack([_centre(dataset.images.image(int(row)), size) for row in rows])
+
+
+def _centre(image, size: int) -> np.ndarray:
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    return np.asarray(image.resize((size, size), 3, box=(left, top, left + short, top + short)))
+
+
+def _normalised(images: np.ndarray, device) -> Tensor:
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (pixels - mean) / std
+
+
+def rankme(features: np.ndarray) -> float:
+    """Effective rank of the features: exp of the entropy of their normalised singular values (Garrido et al. 2023).
+
+    From 1, which features that are all 0 have too, to the smaller side of ``features`` (N, D).
+    """
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    if not values.any():
+        return 1.0
+    shares = values / values.sum() + 1e-7
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -1,0 +1,122 @@
+"""`dermssl split`: whole patients, balanced sides, never over an official split unasked."""
+
+import json
+import shutil
+
+import pytest
+from sklearn.model_selection import StratifiedGroupKFold
+
+from dermssl.dataset.dataset import open_dataset
+
+
+@pytest.fixture
+def folder(synthetic_dataset, tmp_path):
+    """A copy of the synthetic dataset folder, whose split counts as official."""
+    return shutil.copytree(synthetic_dataset, tmp_path / "data")
+
+
+def test_an_official_split_is_replaced_only_when_asked(folder, dermssl):
+    before = open_dataset(folder).fingerprint
+    refused = dermssl("split", folder, "--fractions", 0.7, 0.1, 0.2)
+    assert refused.code == 2 and "--replace-official" in refused.err and open_dataset(folder).fingerprint == before
+    assert dermssl("split", folder, "--fractions", 0.7, 0.1, 0.2, "--replace-official").code == 0
+    dataset = open_dataset(folder)
+    assert dataset.info["split"] == "drawn by patient (seed 0)" and dataset.fingerprint != before
+    groups = dataset.frame().groupby("group_id")["split"].agg(["nunique", "first"])
+    assert groups["nunique"].max() == 1
+    assert groups["first"].value_counts().to_dict() == pytest.approx({"train": 31, "test": 9, "val": 4}, abs=1)
+    assert dermssl("split", folder, "--fractions", 0.5, 0.5).code == 0, "a drawn split may be drawn again"
+
+
+def test_folds_are_scikit_learns_and_leave_test_alone(folder, dermssl):
+    before = open_dataset(folder).frame()
+    assert dermssl("split", folder, "--folds", 3, "--seed", 5, "--stratify", "condition").code == 0
+    frame = open_dataset(folder).frame()
+    assert (frame["split"] == before["split"]).all()
+    assert frame["fold"].isna().equals(frame["split"] == "test")
+    assert frame.groupby("group_id")["fold"].nunique().max() == 1
+    train = frame[frame["split"] != "test"]
+    splitter = StratifiedGroupKFold(3, shuffle=True, random_state=5)
+    for fold, (_, held_out) in enumerate(splitter.split(train, train["condition"], train["group_id"])):
+        assert (train["fold"].iloc[held_out] == fold).all()
+
+
+def test_columns_to_stratify_by_may_be_joined_by_commas_or_spaces(folder, dermssl):
+    dermssl("split", folder, "--folds", 2, "--stratify", "condition,fitzpatrick")
+    joined = open_dataset(folder).frame()["fold"]
+    dermssl("split", folder, "--folds", 2, "--stratify", "condition", "fitzpatrick")
+    assert open_dataset(folder).frame()["fold"].equals(joined)
+    dermssl("split", folder, "--folds", 2, "--stratify", "condition")
+    assert not open_dataset(folder).frame()["fold"].equals(joined)
+
+
+def test_a_new_split_discards_folds_that_were_drawn_over_the_old_one(folder, dermssl):
+    dermssl("split", folder, "--folds", 2)
+    dermssl("split", folder, "--fractions", 0.5, 0.5, "--replace-official")
+    dataset = open_dataset(folder)
+    assert "fold" not in dataset.table.column_names and "folds" not in dataset.info
+
+
+def test_nothing_else_in_the_manifest_changes(folder, dermssl):
+    before = open_dataset(folder).table
+    dermssl("split", folder, "--fractions", 0.5, 0.5, "--replace-official", "--folds", 2)
+    after = open_dataset(folder).table
+    rest = [name for name in before.column_names if name != "split"]
+    assert after.select(rest).equals(before.select(rest)) and after.schema.field("split") == before.schema.field(
+        "split"
+    )
+
+
+def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
+    outcome = dermssl("split", folder, "--folds", 2, "--stratify", "condition", "--json", tmp_path / "r.json")
+    counts = json.loads((tmp_path / "r.json").read_text())["fold_counts"]
+    frame = open_dataset(folder).frame()
+    assert counts["0"]["images"] == (frame["fold"] == 0).sum()
+    assert counts["1"]["Scabies"] == ((frame["fold"] == 1) & (frame["condition"] == "Scabies")).sum()
+    assert "2 by patient (seed 0)" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--fractions (0.8 0.2), --folds, or both"),
+        (["--fractions", "1.0", "--replace-official"], "two numbers"),
+        (["--fractions", "0.8", "0.3", "--replace-official"], "add up to 1"),
+        (["--folds", "1"], "2 or more"),
+        (["--folds", "1000"], "groups outside test"),
+        (["--folds", "2", "--stratify", "conditon"], "did you mean 'condition'"),
+        (["--folds", "2", "--by", "lesion"], "would tear its patients apart"),
+        (["--folds", "2", "--by", "photo"], "expected one of"),
+    ],
+)
+def test_a_split_that_cannot_be_drawn_is_bad_input_and_changes_nothing(folder, dermssl, arguments, message):
+    before = open_dataset(folder).fingerprint
+    outcome = dermssl("split", folder, *arguments)
+    assert outcome.code == 2 and message in outcome.err and open_dataset(folder).fingerprint == before
+
+
+def test_licences_are_read_from_every_kind_of_folder(synthetic_dataset, tmp_path, dermssl):
+    notice = json.loads((synthetic_dataset / "dataset.json").read_text())["licence"]
+    strict = notice | {"dataset": "passion", "relinking": False, "commercial": False, "duties": ["Never re-link."]}
+    for name, content in {
+        "embedding.json": {"licences": [notice, strict]},
+        "encoder/config.json": {"dermssl": {"licences": [notice, strict]}},
+        "best/config.json": {"dermssl": {"licences": [notice, strict]}},
+    }.items():
+        folder = tmp_path / name.replace("/", "_")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(content))
+        outcome = dermssl("licence", folder, "--json", tmp_path / "report.json")
+        assert outcome.code == 0 and "Never re-link." in outcome.out
+        allowed = json.loads((tmp_path / "report.json").read_text())["allowed"]
+        assert allowed == {"commercial use": False, "passing it on": True, "re-linking of records": False}
+    assert "commercial use: allowed" in dermssl("licence", synthetic_dataset).out
+    dermssl("describe", synthetic_dataset, "--out", tmp_path / "tables")
+    assert "commercial use: allowed" in dermssl("licence", tmp_path / "tables").out
+
+
+def test_a_folder_without_licences_is_bad_input(tmp_path, dermssl):
+    assert dermssl("licence", tmp_path).code == 2
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    outcome = dermssl("licence", tmp_path)
+    assert outcome.code == 2 and "config.json has no 'dermssl'" in outcome.err

@@ -1,0 +1,55 @@
+"""Splits keep groups whole and classes balanced, and are fixed by the seed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermssl.dataset.splits import check_split, draw_split
+from dermssl.errors import InputError
+
+FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+@pytest.fixture
+def images():
+    random = np.random.default_rng(0)
+    groups = np.repeat([f"p{n}" for n in range(500)], random.integers(1, 6, 500))
+    label_of = {f"p{n}": "rare" if n % 10 == 0 else "common" for n in range(500)}
+    return pd.DataFrame({"group_id": groups, "label": [label_of[g] for g in groups]})
+
+
+def test_no_group_straddles_a_split(images):
+    split = draw_split(images["group_id"], images["label"], FRACTIONS, seed=0)
+    assert images.assign(split=split).groupby("group_id")["split"].nunique().max() == 1
+
+
+def test_every_stratum_keeps_the_fractions_to_one_group(images):
+    images["split"] = draw_split(images["group_id"], images["label"], FRACTIONS, seed=0)
+    groups = images.drop_duplicates("group_id")
+    for label, members in groups.groupby("label"):
+        for name, fraction in FRACTIONS.items():
+            assert abs((members["split"] == name).sum() - fraction * len(members)) <= 1.5, (label, name)
+
+
+def test_the_seed_fixes_the_split_and_another_seed_changes_it(images):
+    first, again, other = (draw_split(images["group_id"], images["label"], FRACTIONS, seed=s) for s in (0, 0, 1))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_the_order_of_rows_does_not_change_a_groups_split(images):
+    shuffled = images.sample(frac=1, random_state=0)
+    split = pd.Series(draw_split(images["group_id"], images["label"], FRACTIONS, 0), images.index)
+    again = pd.Series(draw_split(shuffled["group_id"], shuffled["label"], FRACTIONS, 0), shuffled.index)
+    assert (split == again[split.index]).all()
+
+
+def test_fractions_must_add_up():
+    with pytest.raises(InputError, match="add up to 1"):
+        draw_split(["a"], ["x"], {"train": 0.9, "test": 0.3}, 0)
+
+
+def test_a_group_in_two_splits_is_named():
+    frame = pd.DataFrame({"group_id": ["p", "p", "q"], "split": ["train", "test", None]})
+    with pytest.raises(InputError, match="labels: 1 patients, lesions or images lie in two splits: p"):
+        check_split(frame, "labels")
+    check_split(frame.iloc[1:], "labels")

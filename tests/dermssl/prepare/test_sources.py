@@ -1,0 +1,180 @@
+"""Each source reads the official layout, and survives the traps that its data set is known for."""
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dermssl.errors import InputError
+from dermssl.prepare import sources
+from dermssl.prepare.sources import NAMES, get_source, names_in, overlapping
+
+PASSION_HEADER = "subject_id,country,age,sex,fitzpatrick,body_loc,impetig,conditions_PASSION\n"
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Write a raw data set: tables as text, images by name."""
+
+    def make(tables, images):
+        for name, text in tables.items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        for name in images:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6)).save(path, "JPEG")
+        return tmp_path
+
+    return make
+
+
+def _problems(records):
+    return {(problem.file, problem.problem) for problem in records.problems}
+
+
+@pytest.fixture
+def passion(raw):
+    rows = [
+        "AA1,Madagascar,7,m,3,hair; pelvic; arm,1.0,Eczema",
+        "AA2,Guinea,85+,f,6,,0.0,Fungal",
+        "AA3,Malawi,2,m,5,leg,0.0,Others",
+        "AA3,Malawi,2,m,5,leg,0.0,Others",
+        "AA4,Tanzania,2,m,5,leg,0.0,Scabies",
+        "AA4,Tanzania,3,m,5,leg,0.0,Scabies",
+        "AA5,Tanzania,2,m,5,leg,0.0,Scabies",
+        ",Guinea,2,m,5,leg,0.0,Scabies",
+    ]
+    split = "subject_id,Split\nAA1,TRAIN\nAA2,TEST\nAA3,TRAIN\nAA4,TRAIN\nAA9,TEST\n"
+    names = ["AA1_1", "AA1_2", "AA2_1", "AA3_1", "AA4_12", "AA7_1"]
+    return raw(
+        {"label.csv": PASSION_HEADER + "\n".join(rows), "PASSION_split.csv": split},
+        [f"images/{name}.jpg" for name in names],
+    )
+
+
+def test_passion_joins_photos_to_patients_and_splits(passion):
+    frame = get_source("passion").read(passion).frame.set_index("file")
+    first = frame.loc["images/AA1_2.jpg"]
+    assert first["body_site"] == ["hair", "pelvic", "arm"] and first["impetigo"] == "impetigo"
+    assert (first["patient_id"], first["split"], first["centre"]) == ("AA1", "train", "Madagascar")
+    second = frame.loc["images/AA2_1.jpg"]
+    assert second["age"] == 85 and second["body_site"] is None and second["fitzpatrick"] == 6
+    assert frame.loc["images/AA3_1.jpg", "centre"] == "EAS" == frame.loc["images/AA4_12.jpg", "centre"]
+
+
+def test_passion_reports_every_row_and_photo_that_has_no_partner(passion):
+    assert _problems(get_source("passion").read(passion)) == {
+        ("subject AA3", "label row stands twice"),
+        ("subject AA4", "two label rows that differ"),
+        ("label row 9", "no subject_id"),
+        ("subject AA9", "without a label row but in the split file (TEST)"),
+        ("subject AA5", "not in the split file"),
+        ("subject AA5", "label row without a photo"),
+        ("images/AA7_1.jpg", "photo of a subject without a label row"),
+    }
+
+
+def test_passion_accepts_the_file_name_of_its_own_readme(passion):
+    (passion / "label.csv").rename(passion / "labels.csv")
+    assert len(get_source("passion").read(passion).frame) == 5
+
+
+def test_passion_without_a_split_file_says_what_will_be_done(passion):
+    (passion / "PASSION_split.csv").unlink()
+    records = get_source("passion").read(passion)
+    assert records.frame["split"].isna().all()
+    assert ("PASSION_split.csv", "no official split file") in _problems(records)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("PASSION_split.csv", "AA9,TEST", "AA1,TEST", "subjects in two splits: AA1"),
+        ("PASSION_split.csv", "AA1,TRAIN", "AA1,VAL", "Split holds"),
+        ("label.csv", ",1.0,", ",2,", "impetig holds"),
+        ("label.csv", "conditions_PASSION", "condition", "conditions_PASSION"),
+    ],
+)
+def test_passion_tables_that_contradict_themselves_are_bad_input(passion, file, old, new, message):
+    path = passion / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        get_source("passion").read(passion)
+
+
+def test_real_passion_split_has_exactly_two_orphans(shared_data, tmp_path):
+    for name in ("label.csv", "PASSION_split.csv"):
+        (tmp_path / name).write_bytes((shared_data / "passion" / name).read_bytes())
+    (tmp_path / "images").mkdir()
+    for subject in pd.read_csv(tmp_path / "label.csv")["subject_id"]:
+        (tmp_path / "images" / f"{subject}_1.jpg").touch()
+    records = get_source("passion").read(tmp_path)
+    assert sorted(problem.file for problem in records.problems) == ["subject AA00970254", "subject AA00970275"]
+    assert records.frame["split"].value_counts().to_dict() == {"train": 1323, "test": 330}
+
+
+def test_ham10000_keeps_lesions_together_and_finds_both_parts(raw):
+    table = (
+        "lesion_id,image_id,dx,dx_type,age,sex,localization\n"
+        "HAM_1,ISIC_1,mel,histo,80.0,male,scalp\nHAM_1,ISIC_2,mel,histo,80.0,male,scalp\n"
+        "HAM_2,ISIC_3,nv,follow_up,,unknown,unknown\n"
+    )
+    names = [
+        "HAM10000_images_part_1/ISIC_1.jpg",
+        "HAM10000_images_part_2/ISIC_2.jpg",
+        "HAM10000_images_part_2/ISIC_3.jpg",
+    ]
+    records = get_source("ham10000").read(raw({"HAM10000_metadata": table}, names))
+    assert records.frame["lesion_id"].tolist() == ["HAM_1", "HAM_1", "HAM_2"] and not records.problems
+    last = records.frame.iloc[2]
+    assert last[["age", "sex", "body_site"]].isna().all()
+
+
+def test_pad_lesions_are_unique_only_within_a_patient_and_files_are_found_by_stem(raw):
+    table = (
+        "patient_id,lesion_id,age,gender,fitspatrick,region,diagnostic,img_id,biopsed\n"
+        "PAT_1,7,8,FEMALE,2.0,ARM,NEV,PAT_1_7_1.png,False\nPAT_2,7,77,,,FACE,ACK,PAT_2_7_2.png,True\n"
+    )
+    records = get_source("pad_ufes_20").read(
+        raw({"metadata.csv": table}, ["images/PAT_1_7_1.jpg", "more/PAT_2_7_2.JPG"])
+    )
+    assert records.frame["lesion_id"].tolist() == ["PAT_1/7", "PAT_2/7"] and not records.problems
+    assert records.frame["fitzpatrick"].tolist()[0] == 2 and pd.isna(records.frame["fitzpatrick"].tolist()[1])
+    assert records.frame["biopsed"].tolist() == [False, True]
+
+
+def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
+    root = raw({}, ["wart/1.jpg", "naevus/deep/1.jpg"])
+    records = get_source("folder").read(root)
+    assert dict(zip(records.frame["file"], records.frame["label"], strict=True)) == {
+        "naevus/deep/1.jpg": "naevus",
+        "wart/1.jpg": "wart",
+    }
+    assert records.source.targets["label"].classes == ("naevus", "wart")
+    Image.new("RGB", (4, 4)).save(root / "loose.jpg")
+    assert get_source("folder").read(root).source is None
+
+
+def test_an_unknown_source_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'ham10000'"):
+        get_source("HAM1000")
+
+
+def test_a_source_is_added_by_one_file(tmp_path):
+    (tmp_path / "mine.py").touch()
+    assert set(names_in([*sources.__path__, str(tmp_path)])) == {*NAMES, "mine"}
+
+
+def test_overlaps_hold_both_ways_and_name_known_sources():
+    assert overlapping("milk10k", "ham10000") and overlapping("ham10000", "milk10k")
+    assert overlapping("ddi", "fitzpatrick17k") and not overlapping("ham10000", "bcn20000")
+    assert {other for name in NAMES for other in get_source(name).overlaps} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_source_states_its_terms_units_and_targets(name, tmp_path):
+    source = get_source(name)
+    assert source.name == name and source.where and source.layout
+    assert source.citation or source.licence == "unknown"
+    assert source.patient_key == (source.group == "patient")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        source.read(tmp_path)

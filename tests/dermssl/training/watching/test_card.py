@@ -1,0 +1,149 @@
+"""The model card: a header that the Hub can read, and plain words about limits."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from dermssl import licences
+from dermssl.training.energy import Energy
+from dermssl.training.options import DataOptions, ModelOptions, PretrainOptions
+from dermssl.training.pool import OnlineSet, TrainingData
+from dermssl.training.watching.card import card_of_export, write_card
+
+FACTS = {
+    "steps": 30,
+    "planned_steps": 30,
+    "images": 6,
+    "seconds": 90.0,
+    "ranks": 1,
+    "hardware": "CPU x86_64, 1 thread(s) of 2 core(s)",
+    "precision": "fp32",
+    "energy": "0.001 kWh (an estimate: ...)",
+    "baseline": {"online_knn_balanced_accuracy": 0.5, "online_rankme": 3.0},
+    "best": {"step": 20, "online_knn_balanced_accuracy": 0.75, "online_rankme": 5.0},
+    "last": {"step": 30, "online_knn_balanced_accuracy": 0.7, "online_rankme": 5.5},
+    "skipped_steps": 2,
+}
+
+
+class Skin:
+    """A data set of which the card needs only names, tones and licence."""
+
+    def __init__(
+        self, name: str, fitzpatrick: list, licence: str, synthetic: bool = False, times_seen: int = 5
+    ) -> None:
+        groups = [None if f is None else ("I-II", "III-IV", "V-VI")[(f - 1) // 2] for f in fitzpatrick]
+        self.name, self.info, self.times_seen = name, {"synthetic": synthetic}, times_seen
+        self.frame = pd.DataFrame({"fitzpatrick": np.array(fitzpatrick, float), "tone_group": groups})
+        self.licence = licences.notice(name, licence, "Somebody, 2020.", synthetic)
+
+    def column(self, name: str) -> np.ndarray:
+        return self.frame[name].to_numpy()
+
+
+def card(tmp_path, *datasets: Skin, labelled: bool = True) -> ModelCard:
+    rows = [np.arange(len(dataset.frame)) for dataset in datasets]
+    labels = np.zeros(2, int)
+    online = OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels) if labelled else None
+    data = TrainingData(datasets, rows, online)
+    model = ModelOptions(init="/anna/run1")
+    options = PretrainOptions(out="/anna/x", data=DataOptions(folders=["/anna/data"]), model=model)
+    seen = np.repeat([dataset.times_seen for dataset in datasets], [len(chosen) for chosen in rows])
+    write_card(tmp_path, options, data, [dataset.licence for dataset in datasets], seen, FACTS)
+    return ModelCard.load(tmp_path / "MODEL_CARD.md")
+
+
+PASSION = Skin("passion", [3, 4, 4, 5, 6, None], "PASSION")
+PAD = Skin("pad", [1, 2, 2], "CC-BY-4.0")
+
+
+def test_one_licence_that_the_hub_knows_is_named_as_the_hub_does(tmp_path):
+    header = card(tmp_path, PAD).data
+    assert (header.license, header.license_name, header.library_name) == ("cc-by-4.0", None, "timm")
+    assert header.datasets == ["pad"] and header.metrics == ["balanced_accuracy"]
+    assert {"dermatology", "self-supervised", "dino"} <= set(header.tags)
+
+
+def test_pooled_licences_are_other_and_duties_are_listed(tmp_path):
+    page = card(tmp_path, PASSION, PAD)
+    assert (page.data.license, page.data.license_name) == ("other", "cc-by-4.0-passion")
+    assert page.data.datasets == ["passion", "pad"]
+    assert "**Non-commercial use only**" in page.text and "Never try to re-identify" in page.text
+    assert "Somebody, 2020." in page.text
+
+
+def test_the_card_is_handed_on_so_it_names_no_path_of_this_machine(tmp_path):
+    text = card(tmp_path, PAD).text
+    assert "anna" not in text and "started from run1" in text and "backbone: vit_small" in text
+
+
+def test_an_exported_encoder_is_told_apart_from_the_run(tmp_path):
+    text = card_of_export(card(tmp_path, PAD).text, "best", 20)
+    assert "local-dir:<this folder>'" in text and "the run's `best` at step 20" in text
+    assert "<this folder>/encoder" not in text
+
+
+def test_a_set_that_was_only_scored_is_not_counted_as_trained_on(tmp_path):
+    unseen = Skin("pad", [1, 2, 2], "CC-BY-4.0", times_seen=0)
+    text = card(tmp_path, PASSION, unseen).text
+    assert "| pad | 0 | 0 | 0 | 0 |" in text and "I 0, II 0, III 1" in text
+
+
+def test_scores_stand_beside_those_before_training(tmp_path):
+    text = card(tmp_path, PASSION).text
+    assert "| before training (step 0) | 0 | 0.500 | 3.000 |" in text
+    assert "| best (`best/` of the run) | 20 | 0.750 | 5.000 |" in text
+    assert "| end (`encoder/` of the run) | 30 |" in text
+    assert "chance 0.500" in text
+    assert "1.5 minutes" in text and "0.001 kWh" in text and "2 steps were not finite" in text
+
+
+def test_skin_types_are_counted_and_what_is_missing_is_said(tmp_path):
+    text = card(tmp_path, PASSION).text
+    assert "| passion | 0 | 3 | 2 | 1 |" in text
+    assert "I 0, II 0, III 1, IV 2, V 1, VI 1" in text
+    assert "No image is known to show type I-II." in text and "17% of the training images is not recorded" in text
+
+
+def test_rare_types_are_named(tmp_path):
+    text = card(tmp_path, Skin("many", [2] * 30 + [5], "CC0-1.0")).text
+    assert "Type V-VI is rare (under 10% of the known)." in text
+
+
+def test_nothing_recorded_is_said(tmp_path):
+    assert "skin type of none of the 4 training images" in card(tmp_path, Skin("ham", [None] * 4, "CC-BY-NC-4.0")).text
+
+
+def test_without_labels_the_card_says_what_was_measured(tmp_path):
+    page = card(tmp_path, PAD, labelled=False)
+    assert page.data.metrics == ["rankme"] and "No labels" in page.text
+
+
+def test_energy_on_a_cpu_is_watts_times_time_and_says_so():
+    energy = Energy(torch.device("cpu"), ranks=1, cores=1)
+    for seconds in (100.0, 360.0):
+        energy.observe(seconds)
+    assert energy.joules == pytest.approx(3600)
+    assert "0.001 kWh (an estimate: 1 busy CPU core(s) x 10 W assumed" in energy.report()
+
+
+def test_energy_on_a_gpu_follows_the_power_that_is_read(monkeypatch):
+    readings = iter([200_000, 400_000])
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: next(readings))
+    energy = Energy(torch.device("cuda"), ranks=2, cores=4)
+    energy.observe(10.0)
+    energy.observe(20.0)
+    assert energy.joules == pytest.approx(2 * (200 * 10 + 400 * 10)) and "NVML" in energy.report()
+
+
+def test_energy_that_cannot_be_read_is_not_invented(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "power_draw", _no_nvml)
+    energy = Energy(torch.device("cuda"), ranks=1, cores=4)
+    energy.observe(10.0)
+    assert energy.joules is None and energy.report().startswith("not estimated")
+
+
+def _no_nvml(device):
+    raise ModuleNotFoundError("No module named 'pynvml'")
