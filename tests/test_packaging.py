@@ -17,9 +17,11 @@ SOURCES = {"dermssl": ROOT / "ssl", "dermeval": ROOT / "eval"}
 LEVELS = {
     "dermssl": [
         {"errors"},
-        {"files", "failures", "licences", "bf16_scan"},
+        {"files", "failures", "licences", "processes", "bf16_scan"},
         {"neighbours", "commandline", "devices"},
-        {"data"},
+        {"dataset"},
+        {"prepare", "describe"},
+        {"synth"},
         {"backbone", "views"},
         {"methods"},
         {"training"},
@@ -27,9 +29,8 @@ LEVELS = {
         {"__main__"},
     ],
     "dermeval": [
-        {"features", "statistics"},
+        {"features", "statistics", "pages"},
         {"probes", "retrieval", "leaks"},
-        {"reports"},
         {"cli"},
         {"__main__"},
     ],

@@ -18,7 +18,6 @@ from dermssl.dataset.store import ImageStore
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, require_folder, sha256_file
-from dermssl.prepare.sources import NAMES, overlapping
 
 MAKER = "dermssl prepare"
 log = logging.getLogger("dermssl")
@@ -107,8 +106,7 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
 
 def _warn_overlap(one: Dataset, other: Dataset) -> None:
     """Say that two sets are known to share images; drawn stand-ins share none with anything."""
-    real = all(not d.info["synthetic"] and d.info["source"] in NAMES for d in (one, other))
-    if real and overlapping(one.info["source"], other.info["source"]):
+    if other.info["source"] in one.info.get("overlaps", []) or one.info["source"] in other.info.get("overlaps", []):
         log.warning(
             "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
             "of the other: audit them with `dermeval leaks`",

@@ -3,7 +3,7 @@
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.prepare.options import SourcesOptions
-from dermssl.prepare.sources import NAMES, get_source, overlapping
+from dermssl.prepare.sources import NAMES, get_source, known_overlaps
 
 
 def list_sources(_: SourcesOptions) -> Report:
@@ -12,7 +12,7 @@ def list_sources(_: SourcesOptions) -> Report:
     for name in NAMES:
         source = get_source(name)
         licence = licences.LICENCES[source.licence]
-        overlaps = [other for other in NAMES if other != name and overlapping(name, other)]
+        overlaps = known_overlaps(name)
         text += [
             f"{name}: {source.title}",
             f"  licence    {licence.name}",

@@ -20,7 +20,7 @@ from dermssl.files import publish_folder, read_json, require_new_folder, write_j
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.shards import decode_all, measured, work_folder
-from dermssl.prepare.sources import get_source
+from dermssl.prepare.sources import get_source, known_overlaps
 from dermssl.prepare.sources.images import passed_over
 from dermssl.prepare.sources.source import Problem, Source
 
@@ -84,6 +84,7 @@ def _describe_folder(
         "group": source.group,
         "case": source.case,
         "patient_key": source.patient_key,
+        "overlaps": [] if mark else known_overlaps(source.name),
         "short_side": options.short_side,
         "counts": count(table),
         "targets": {key: target.to_json() for key, target in targets.items()},

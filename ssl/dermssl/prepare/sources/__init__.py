@@ -48,6 +48,10 @@ def get_source(name: str) -> Source:
     return importlib.import_module(f"dermssl.prepare.sources.{name}").SOURCE
 
 
-def overlapping(one: str, other: str) -> bool:
-    """Whether these two sources are known to share images or lesions (`Source.overlaps`)."""
-    return other in get_source(one).overlaps or one in get_source(other).overlaps
+def known_overlaps(name: str) -> list[str]:
+    """The other sources that are known to share images or lesions with this one (`Source.overlaps`, either way)."""
+    return [
+        other
+        for other in NAMES
+        if other != name and (other in get_source(name).overlaps or name in get_source(other).overlaps)
+    ]
