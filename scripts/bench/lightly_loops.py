@@ -11,7 +11,8 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.transforms import DINOTransform, SimCLRTransform
 from torch import Tensor, nn
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.build import width
 
 HIDDEN, BOTTLENECK, OUT_DIM = 512, 64, 2048
 """Widths of the heads in lightly's examples."""
@@ -29,13 +30,13 @@ def lightly_loop(
     method: str, name: str, size: int, local: int, locals_: int, patch_size: int | None = None, device: str = "cpu"
 ) -> Loop:
     """``simclr`` or ``dino`` on the timm backbone ``name`` with crops of ``size`` (and ``locals_`` of ``local``)."""
-    body = backbone.build(name, size, patch_size=patch_size).to(device)
+    body = build_backbone(name, size, patch_size=patch_size).to(device)
     return _simclr(body, size, device) if method == "simclr" else _dino(body, size, local, locals_, device)
 
 
 def _simclr(body: nn.Module, size: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"""
-    model = nn.Sequential(body, SimCLRProjectionHead(backbone.width(body), HIDDEN, 128).to(device))  # type: ignore[arg-type]
+    model = nn.Sequential(body, SimCLRProjectionHead(width(body), HIDDEN, 128).to(device))  # type: ignore[arg-type]
     criterion = NTXentLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
 
@@ -52,9 +53,9 @@ def _simclr(body: nn.Module, size: int, device: str) -> Loop:
 def _dino(student: nn.Module, size: int, local: int, locals_: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/dino.html"""
     teacher = copy.deepcopy(student)
-    width = backbone.width(student)
-    student_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1).to(device)
-    teacher_head = DINOProjectionHead(width, HIDDEN, BOTTLENECK, OUT_DIM).to(device)
+    features = width(student)
+    student_head = DINOProjectionHead(features, HIDDEN, BOTTLENECK, OUT_DIM, freeze_last_layer=1).to(device)
+    teacher_head = DINOProjectionHead(features, HIDDEN, BOTTLENECK, OUT_DIM).to(device)
     deactivate_requires_grad(teacher)
     deactivate_requires_grad(teacher_head)
     criterion = DINOLoss(output_dim=OUT_DIM, warmup_teacher_temp_epochs=5).to(device)

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
 from dermssl.methods.build import build_method
 from dermssl.methods.options import DinoOptions, SimclrOptions
 from dermssl.views.recipe import ViewOptions
@@ -38,7 +38,7 @@ def count(config: Path) -> Parts:
     size, local, locals_ = views.global_size, views.local_size, views.local_count
     name = recipe.get("model", {}).get("backbone", "vit_small_patch16_224")
     options = [DinoOptions(**recipe.get("dino", {})), SimclrOptions(**recipe.get("simclr", {}))]
-    model = build_method(method, lambda drop: backbone.build(name, size, drop), 0.0, *options)
+    model = build_method(method, lambda drop: build_backbone(name, size, drop), 0.0, *options)
     groups = [torch.zeros(2, 2, 3, size, size)] + ([torch.zeros(locals_, 2, 3, local, local)] if locals_ else [])
     with FlopCounterMode(display=False) as counter:
         loss, _ = model(groups, {"teacher_temperature": 0.04})

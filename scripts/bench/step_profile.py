@@ -22,7 +22,7 @@ import torch
 from machine import describe
 from torch.utils.flop_counter import FlopCounterMode
 
-from dermssl import backbone
+from dermssl.backbone.build import MEAN, STD
 from dermssl.cli import COMMANDS
 from dermssl.commandline import make_parser, parse
 from dermssl.training.optimizer import clip_each
@@ -73,7 +73,7 @@ def measure(run: Run, repeats: int) -> dict[str, float]:
     dataset = ViewDataset(run.data.pool(), options.views, options.training.seed)
     items = next(iter(RankBatches(run.sampler, 0, 1, accumulation=options.training.accumulation)))
     crops = dataset.__getitems__(items)
-    views = to_views(crops, device, backbone.MEAN, backbone.STD)
+    views = to_views(crops, device, MEAN, STD)
     at = {name: float(values[0]) for name, values in run.values.items()}
 
     def backward() -> None:
@@ -90,7 +90,7 @@ def measure(run: Run, repeats: int) -> dict[str, float]:
         "images": len(items),
         "flops": counter.get_total_flops(),
         "crops": one_core(lambda: dataset.__getitems__(items), repeats),
-        "photometric": seconds(lambda: to_views(crops, device, backbone.MEAN, backbone.STD, views), repeats, device),
+        "photometric": seconds(lambda: to_views(crops, device, MEAN, STD, views), repeats, device),
         "forward": seconds(lambda: run.model(views, at), repeats, device),
         "backward": seconds(backward, repeats, device),
         "update": seconds(update, repeats, device),

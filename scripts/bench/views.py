@@ -22,7 +22,7 @@ import torch
 from lightly.transforms import DINOTransform, SimCLRTransform
 from PIL import Image
 
-from dermssl import backbone
+from dermssl.backbone.build import MEAN, STD
 from dermssl.cli import main as dermssl
 from dermssl.dataset.store import ImageStore
 from dermssl.views.crops import decode
@@ -117,7 +117,7 @@ def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[s
     def photometric() -> None:
         for crops in cut:
             size = crops.pixels[0].shape[1]  # as in training, where the last batch's memory is used again
-            used[size] = to_views(crops, torch.device("cpu"), backbone.MEAN, backbone.STD, used.get(size))
+            used[size] = to_views(crops, torch.device("cpu"), MEAN, STD, used.get(size))
 
     def lightly() -> None:
         for path in paths:

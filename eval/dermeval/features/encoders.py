@@ -14,8 +14,11 @@ from torch import nn
 from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
-from dermeval.features.readout import check_readable, read, width
-from dermssl import backbone
+from dermeval.features.readout import check_readable, features_width, read
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.build import check_sizes
+from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.load import load_weights, read_weights
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
 
@@ -42,7 +45,7 @@ class Encoder:
     @property
     def dim(self) -> int:
         """Number of features D."""
-        return width(self.model, self.features)
+        return features_width(self.model, self.features)
 
     @property
     def image_size(self) -> int:
@@ -81,7 +84,7 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
         encoder = _from_folder(Path(spec), image_size)
     encoder.model.eval()
     if not isinstance(encoder.model, PixelPCA):
-        backbone.check_sizes(encoder.model, [encoder.image_size])
+        check_sizes(encoder.model, [encoder.image_size])
     check_readable(encoder.model, features, encoder.origin["name"])
     return replace(encoder, features=features)
 
@@ -99,7 +102,7 @@ def _from_folder(path: Path, image_size: int | None) -> Encoder:
             f"random:NAME[@seed] or pixels:N"
         )
     folder = weights_folder(path)
-    model, config = backbone.load(folder)
+    model, config = load_encoder(folder)
     own = config.get("dermssl", {})
     origin = {
         "path": str(path.resolve()),
@@ -114,7 +117,7 @@ def _from_folder(path: Path, image_size: int | None) -> Encoder:
 def _from_timm(spec: str, name: str, image_size: int | None, pretrained: bool) -> Encoder:
     own = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
     size = image_size or (own.input_size[-1] if own else 224)
-    model = backbone.build(name, size, pretrained=pretrained)
+    model = build_backbone(name, size, pretrained=pretrained)
     origin = {"path": spec, "name": name, "licences": [], "training": {}}
     return Encoder(model, _preprocessing(model.pretrained_cfg, image_size), origin)
 
@@ -127,7 +130,7 @@ def _from_file(spec: str, name: str, image_size: int | None) -> Encoder:
         raise InputError(f"--encoder {spec}: no file {path}")
     encoder = _from_timm(spec, name, image_size, pretrained=False)
     try:
-        backbone.load_weights(encoder.model, backbone.read_weights(path))
+        load_weights(encoder.model, read_weights(path))
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"--encoder {spec}: the weights of {path} do not fit {name}: {detail}") from None

@@ -8,7 +8,7 @@ from torch import nn
 
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
-from dermssl import backbone
+from dermssl.backbone.build import width
 from dermssl.errors import InputError
 
 LAST = 4
@@ -36,11 +36,11 @@ def _levels(model: nn.Module) -> list[Any]:
     return list(getattr(model, "feature_info", []))
 
 
-def width(model: nn.Module, kind: FeatureKind) -> int:
+def features_width(model: nn.Module, kind: FeatureKind) -> int:
     """Number of features D that `read` gives."""
     if kind == "last4":
         return sum(int(level["num_chs"]) for level in _levels(model)[-LAST:])
-    return backbone.width(model) * (2 if kind == "cls+mean" else 1)
+    return width(model) * (2 if kind == "cls+mean" else 1)
 
 
 def read(model: nn.Module, images: torch.Tensor, kind: FeatureKind) -> torch.Tensor:

@@ -11,7 +11,7 @@ from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dermssl.backbone import width
+from dermssl.backbone.build import width
 from dermssl.methods import schedules
 from dermssl.methods.heads import dino_head, freeze
 from dermssl.methods.method import Stats

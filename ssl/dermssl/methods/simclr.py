@@ -9,7 +9,7 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dermssl.backbone import width
+from dermssl.backbone.build import width
 from dermssl.methods.heads import simclr_head
 from dermssl.methods.method import Stats
 from dermssl.methods.options import SimclrOptions

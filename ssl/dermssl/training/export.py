@@ -5,7 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dermssl import backbone, licences
+from dermssl import licences
+from dermssl.backbone.build import width
+from dermssl.backbone.export import write_encoder
+from dermssl.backbone.load import load as load_encoder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import (
@@ -44,13 +47,13 @@ def export(options: ExportOptions) -> Report:
             _write_network(run, options.which, temporary)
         if options.heads:
             write_safetensors(temporary / "heads.safetensors", _heads(run))
-        model, config = backbone.load(temporary)
+        model, config = load_encoder(temporary)
         if (run / "MODEL_CARD.md").exists():
             card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
             write_text(temporary / "README.md", card_of_export(card, options.which, config["dermssl"]["step"]))
         _hand_on_ledger(run, temporary, config)
     text = [
-        f"{config['architecture']} ({backbone.width(model)} features) -> {out}",
+        f"{config['architecture']} ({width(model)} features) -> {out}",
         f'  timm.create_model("local-dir:{out}", pretrained=True, num_classes=0)',
         *["  " + line for line in licences.lines(config["dermssl"]["licences"])],
     ]
@@ -82,7 +85,7 @@ def _write_network(run: Path, which: str, folder: Path) -> None:
     facts |= {"step": saved.record["step"], "network": which}
     notices = facts.pop("licences")
     tag = f"dermssl_{facts['method']}_{which}_step{facts['step']}"
-    backbone.export(model, folder, name, size, notices, tag, facts)
+    write_encoder(model, folder, name, size, notices, tag, facts)
 
 
 def _heads(run: Path) -> dict:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dermssl import backbone, licences
+from dermssl import licences
+from dermssl.backbone.export import write_encoder
 from dermssl.commandline import Report
 from dermssl.files import write_parquet
 from dermssl.training.run import Run
@@ -22,7 +23,7 @@ def export_encoder(run: Run, folder: Path) -> None:
         "data": {dataset.name: dataset.fingerprint for dataset in run.data.datasets},
     }
     size, name = options.views.global_size, options.model.backbone
-    backbone.export(run.method.encoder(), folder, name, size, run.notices, tag, training)
+    write_encoder(run.method.encoder(), folder, name, size, run.notices, tag, training)
 
 
 def keep_best(run: Run) -> None:

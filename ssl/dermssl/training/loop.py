@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dermssl import backbone, licences
+from dermssl import licences
+from dermssl.backbone.build import MEAN, STD
 from dermssl.commandline import Report, flatten
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, InputError, Preempted
@@ -163,7 +164,7 @@ def _views(run: Run, batches: Iterable[Crops]) -> Iterator[list[Tensor]]:
     """Batches of crops as views, each in the memory of the one before."""
     views = None
     for crops in batches:
-        views = to_views(crops, run.accelerator.device, backbone.MEAN, backbone.STD, views)
+        views = to_views(crops, run.accelerator.device, MEAN, STD, views)
         yield views
 
 

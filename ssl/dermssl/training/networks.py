@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.build import check_sizes, recompute_activations, write_out_attention
 from dermssl.devices import require_compiler
 from dermssl.errors import InputError
 from dermssl.methods.build import build_method
@@ -37,11 +38,11 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     size = options.views.global_size
 
     def build(drop_path: float) -> nn.Module:
-        return backbone.build(options.model.backbone, size, drop_path, patch_size=options.model.patch_size)
+        return build_backbone(options.model.backbone, size, drop_path, patch_size=options.model.patch_size)
 
     method = build_method(options.method, build, float(options.model.drop_path), options.dino, options.simclr)
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
-    backbone.check_sizes(trained_backbone(method), sorted(sizes))
+    check_sizes(trained_backbone(method), sorted(sizes))
     resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
     if options.model.init and not resumes:
         load_initial(method, options.model, size)
@@ -56,11 +57,11 @@ def trained_backbone(method: Any) -> nn.Module:
 def _adapt(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
     """Checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
     if options.model.gradient_checkpointing:
-        backbone.recompute_activations(trained_backbone(method))
+        recompute_activations(trained_backbone(method))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
         method = _share_statistics(method, options, accelerator)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        backbone.write_out_attention(method)
+        write_out_attention(method)
     if options.training.compile:
         require_compiler(accelerator.device)
         for network in backbones(method):

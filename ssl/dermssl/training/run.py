@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dermssl import backbone, licences
+from dermssl import licences
+from dermssl.backbone.build import is_vit
 from dermssl.dataset.dataset import open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
@@ -107,7 +108,7 @@ def set_up(options: PretrainOptions) -> Run:
     check_trackers(options.tracking.trackers)
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, options.training.seed)
-    options = apply_preset(options, sum(map(len, data.rows)), not backbone.is_vit(options.model.backbone))
+    options = apply_preset(options, sum(map(len, data.rows)), not is_vit(options.model.backbone))
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, options.training.batch, options.training.seed)
     _check_training(options, sampler)

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.load import load_weights, read_weights
 from dermssl.errors import InputError
 from dermssl.training import states
 from dermssl.training.options import ModelOptions
@@ -33,7 +35,7 @@ def load_initial(method: Any, options: ModelOptions, size: int) -> None:
             method.load_state_dict(weights, strict=True)
             return
         for network in backbones(method):
-            backbone.load_weights(network, weights)
+            load_weights(network, weights)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         same = ", the method and its heads" if part == "all" else ""
@@ -47,11 +49,11 @@ def backbones(method: nn.Module) -> list[nn.Module]:
 
 def _encoder_weights(init: str, options: ModelOptions, size: int) -> dict[str, Tensor]:
     if init == "timm":
-        return backbone.build(options.backbone, size, pretrained=True, patch_size=options.patch_size).state_dict()
+        return build_backbone(options.backbone, size, pretrained=True, patch_size=options.patch_size).state_dict()
     path = Path(init)
     if path.is_file():
-        return backbone.read_weights(path)
-    model, config = backbone.load(path / "encoder" if (path / "encoder").is_dir() else path)
+        return read_weights(path)
+    model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)
     if config["architecture"] != options.backbone:
         raise InputError(
             f"model.init {init} is a {config['architecture']}, but model.backbone is {options.backbone}: use the same"
@@ -87,6 +89,6 @@ def load_network(run: Path, config: dict[str, Any], which: str) -> tuple[nn.Modu
     if saved is None:
         raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
     options = config["model"]
-    model = backbone.build(options["backbone"], config["views"]["global_size"], patch_size=options.get("patch_size"))
-    backbone.load_weights(model, network_weights(run, saved.weights, which))
+    model = build_backbone(options["backbone"], config["views"]["global_size"], patch_size=options.get("patch_size"))
+    load_weights(model, network_weights(run, saved.weights, which))
     return model.eval(), saved

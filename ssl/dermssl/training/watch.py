@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dermssl import backbone
+from dermssl.backbone.build import MEAN, STD
 from dermssl.devices import on_first_rank
 from dermssl.training.run import Run
 from dermssl.training.watching.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
@@ -99,7 +99,7 @@ def draw_views(run: Run, tracker: Tracker) -> Callable[[list[Tensor]], None]:
 
     def draw(views: list[Tensor]) -> None:
         shape, device = (1, 1, 3, 1, 1), views[0].device
-        mean, std = (torch.tensor(values, device=device).view(shape) for values in (backbone.MEAN, backbone.STD))
+        mean, std = (torch.tensor(values, device=device).view(shape) for values in (MEAN, STD))
         tracker.image("views", view_grid([group * std + mean for group in views]), 0)
 
     return draw

@@ -16,7 +16,8 @@ from dermeval.features.embed import choose_precision
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermeval.features.forward import place
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.export import write_encoder
 from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
@@ -30,8 +31,8 @@ def data(tmp_path, make_dataset, frame):
 
 
 def test_features_are_those_of_timms_own_evaluation_pipeline_in_manifest_order(tmp_path, data):
-    model = backbone.build("resnet18", 32)
-    backbone.export(model, tmp_path / "run" / "encoder", "resnet18", 32, [], "test", {"splits": "all"})
+    model = build_backbone("resnet18", 32)
+    write_encoder(model, tmp_path / "run" / "encoder", "resnet18", 32, [], "test", {"splits": "all"})
     assert main(["embed", "--encoder", str(tmp_path / "run"), "--data", str(data), "--out", str(tmp_path / "e")]) == 0
 
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'encoder'}", pretrained=True, num_classes=0).eval()
@@ -140,9 +141,9 @@ def test_weights_of_a_file_are_those_that_embed(tmp_path):
 
 
 def test_an_encoder_that_gives_nan_is_refused_with_the_first_image(tmp_path, data, capsys, frame):
-    model = backbone.build("resnet18", 32)
+    model = build_backbone("resnet18", 32)
     torch.nn.init.constant_(next(model.parameters()), float("nan"))
-    backbone.export(model, tmp_path / "encoder", "resnet18", 32, [], "test", {})
+    write_encoder(model, tmp_path / "encoder", "resnet18", 32, [], "test", {})
     arguments = ["embed", "--encoder", str(tmp_path / "encoder"), "--data", str(data), "--out", str(tmp_path / "e")]
     assert main(arguments) == 2
     assert frame["image_id"][0] in capsys.readouterr().err

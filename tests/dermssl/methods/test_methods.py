@@ -12,7 +12,7 @@ import torch
 from lightly.loss import DINOLoss
 from torch import nn
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
 from dermssl.methods import schedules
 from dermssl.methods.dino import CentredLoss, Dino, sinkhorn
 from dermssl.methods.heads import dino_head
@@ -24,7 +24,7 @@ AT = {"momentum": 0.9, "teacher_temperature": 0.04, "last_layer_frozen": 0.0}
 
 
 def build(drop_path: float) -> nn.Module:
-    return backbone.build("test_vit", 32, drop_path)
+    return build_backbone("test_vit", 32, drop_path)
 
 
 @pytest.fixture

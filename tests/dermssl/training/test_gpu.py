@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import CONVNET, ROOT, arguments, metrics, status, stop_after
 
-from dermssl.backbone import MEAN, STD
+from dermssl.backbone.build import MEAN, STD
 from dermssl.views import draws, photometric
 from dermssl.views.recipe import View, ViewOptions
 

@@ -6,7 +6,7 @@ import torch
 from tiny_runs import metrics
 from torch import nn
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
 from dermssl.methods.build import build_method
 from dermssl.methods.options import DinoOptions, SimclrOptions
 from dermssl.training.optimizer import clip_each, make_optimizer, parameter_groups, set_values
@@ -21,7 +21,7 @@ TRUST = 0.001
 @pytest.fixture(params=[("dino", "test_vit"), ("simclr", "resnet18")], ids=lambda pair: "-".join(pair), scope="module")
 def method(request) -> nn.Module:
     name, architecture = request.param
-    return build_method(name, lambda drop: backbone.build(architecture, 32, drop), 0.0, DINO, SIMCLR)
+    return build_method(name, lambda drop: build_backbone(architecture, 32, drop), 0.0, DINO, SIMCLR)
 
 
 def trained(method: nn.Module) -> nn.Module:

@@ -15,7 +15,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import SIMCLR, gradients_of_steps, metrics, prepare_pictures, status
 
-from dermssl import backbone
+from dermssl.backbone.build import MEAN
+from dermssl.backbone.load import load as load_encoder
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
@@ -45,13 +46,13 @@ def test_the_run_folder_holds_what_the_design_says(run):
 
 
 def test_exported_encoder_is_a_timm_folder_with_the_same_features(run):
-    model, config = backbone.load(run / "encoder")
+    model, config = load_encoder(run / "encoder")
     theirs = timm.create_model(f"local-dir:{run / 'encoder'}", pretrained=True, num_classes=0).eval()
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model(images), theirs(images))
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
-    assert tuple(theirs.pretrained_cfg["mean"]) == backbone.MEAN
+    assert tuple(theirs.pretrained_cfg["mean"]) == MEAN
 
 
 def test_the_encoder_is_the_teacher_of_the_last_state(run):
@@ -180,7 +181,7 @@ def test_freezing_the_backbone_leaves_it_alone(run, pretrain, dataset, tmp_path)
     out = tmp_path / "frozen"
     code = pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__freeze_backbone_epochs="1")
     assert code == 0
-    before, after = (backbone.load(folder / "encoder")[0].state_dict() for folder in (run, out))
+    before, after = (load_encoder(folder / "encoder")[0].state_dict() for folder in (run, out))
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 

@@ -15,7 +15,10 @@ from timm.models.vision_transformer import Block
 from tiny_runs import CONVNET, metrics, saved_tensors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.build import recompute_activations, write_out_attention
+from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.load import load_weights, read_weights
 from dermssl.cli import main
 from dermssl.errors import InputError
 from dermssl.methods.build import build_method
@@ -40,7 +43,7 @@ def state(run):
 
 def method(name: str = "dino", size: int = 32):
     small = DinoOptions(out_dim=32, hidden_dim=16, bottleneck_dim=8)
-    return build_method(name, lambda drop: backbone.build("test_vit", size, drop), 0.0, small, SimclrOptions())
+    return build_method(name, lambda drop: build_backbone("test_vit", size, drop), 0.0, small, SimclrOptions())
 
 
 def start(into, init, part="encoder", size: int = 32) -> dict[str, torch.Tensor]:
@@ -78,7 +81,7 @@ def test_another_image_size_resamples_position_embeddings_and_nothing_else(run, 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "dino checkpoint"])
 def test_weight_files_of_others_are_read(tmp_path, kind):
-    theirs = backbone.build("test_vit", 32).state_dict()
+    theirs = build_backbone("test_vit", 32).state_dict()
     path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
     if kind == "safetensors":
         save_file(theirs, path)
@@ -92,11 +95,11 @@ def test_weight_files_of_others_are_read(tmp_path, kind):
 
 
 def test_a_weight_file_of_a_convnext_keeps_its_last_norm(tmp_path):
-    theirs = backbone.build("test_convnext", 32).state_dict()
+    theirs = build_backbone("test_convnext", 32).state_dict()
     assert any(name.startswith("head.norm") for name in theirs)
     torch.save(theirs | {"head.fc.weight": torch.zeros(2, 2)}, tmp_path / "weights.pth")
-    model = backbone.build("test_convnext", 32)
-    backbone.load_weights(model, backbone.read_weights(tmp_path / "weights.pth"))
+    model = build_backbone("test_convnext", 32)
+    load_weights(model, read_weights(tmp_path / "weights.pth"))
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
 
@@ -113,7 +116,7 @@ def test_code_in_a_weight_file_is_not_run(tmp_path, capsys):
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
-    weights = backbone.build("test_vit", 32).state_dict()
+    weights = build_backbone("test_vit", 32).state_dict()
     weights["norm.weight"][0] = float("nan")
     torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(InputError, match=r"norm\.weight holds values that are not finite"):
@@ -140,7 +143,7 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from(run, pretrain, d
 
 def test_another_patch_size_is_exported_with_the_encoder(pretrain, dataset, tmp_path):
     assert pretrain(dataset, tmp_path / "run", training__epochs="1", model__patch_size="8") == 0
-    model, config = backbone.load(tmp_path / "run" / "encoder")
+    model, config = load_encoder(tmp_path / "run" / "encoder")
     assert model.patch_embed.patch_size == (8, 8) and config["model_args"]["patch_size"] == 8
     theirs = timm.create_model(f"local-dir:{tmp_path / 'run' / 'encoder'}", pretrained=True, num_classes=0).eval()
     images = torch.rand(2, 3, 32, 32)
@@ -148,16 +151,16 @@ def test_another_patch_size_is_exported_with_the_encoder(pretrain, dataset, tmp_
         assert torch.equal(model(images), theirs(images))
     out = tmp_path / "student"
     assert main(["export", str(tmp_path / "run"), "--out", str(out), "--which", "student"]) == 0
-    assert backbone.load(out)[0].patch_embed.patch_size == (8, 8)
+    assert load_encoder(out)[0].patch_embed.patch_size == (8, 8)
 
 
 def test_attention_written_out_gives_the_same_features_and_gradients():
-    images, model = torch.rand(2, 3, 32, 32), backbone.build("test_vit", 32)
+    images, model = torch.rand(2, 3, 32, 32), build_backbone("test_vit", 32)
     fused = model(images)
     fused.square().sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    backbone.write_out_attention(model)
+    write_out_attention(model)
     assert not any(module.fused_attn for module in model.modules() if hasattr(module, "fused_attn"))
     plain = model(images)
     plain.square().sum().backward()
@@ -167,13 +170,13 @@ def test_attention_written_out_gives_the_same_features_and_gradients():
 
 def test_a_patch_size_for_a_backbone_without_patches_is_refused():
     with pytest.raises(InputError, match=r"model.patch_size 8: 'resnet18' has no patches: leave it out"):
-        backbone.build("resnet18", 32, patch_size=8)
+        build_backbone("resnet18", 32, patch_size=8)
 
 
 def test_student_and_heads_are_exported(run, state, tmp_path):
     out = tmp_path / "student"
     assert main(["export", str(run), "--out", str(out), "--which", "student", "--heads"]) == 0
-    model, config = backbone.load(out)
+    model, config = load_encoder(out)
     assert all(torch.equal(value, state[f"student.{name}"]) for name, value in model.state_dict().items())
     assert config["dermssl"]["network"] == "student" and config["dermssl"]["licences"]
     heads = load_file(out / "heads.safetensors")
@@ -220,7 +223,7 @@ def counted_blocks() -> Iterator[list[str]]:
 
 def test_a_backbone_without_gradient_checkpointing_says_so():
     with pytest.raises(InputError, match="gradient_checkpointing"):
-        backbone.recompute_activations(torch.nn.Linear(2, 2))
+        recompute_activations(torch.nn.Linear(2, 2))
 
 
 @pytest.fixture

@@ -8,14 +8,15 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import CONVNET, gradients_of_steps, metrics
 
-from dermssl import backbone
+from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.build import width
 from dermssl.training import loop, networks, step
 from dermssl.training.buffers import Buffers
 from dermssl.training.options import DataOptions, PretrainOptions, TrainingOptions
 
 
 def test_buffers_are_put_back_as_they_were():
-    network = backbone.build("resnet18", 32)
+    network = build_backbone("resnet18", 32)
     buffers = Buffers(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     buffers.keep()
@@ -46,7 +47,7 @@ def test_a_batch_of_nan_leaves_running_statistics_clean_and_the_run_goes_on(pret
 @pytest.mark.parametrize("name", ["efficientnet_b0", "resnet18"])
 def test_statistics_shared_by_several_gpus_keep_the_network(name):
     gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"), is_main_process=True)
-    model, images = backbone.build(name, 32).eval(), torch.rand(2, 3, 32, 32)
+    model, images = build_backbone(name, 32).eval(), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         before = model(images)
         shared = networks._share_statistics(model, PretrainOptions("run", DataOptions(["data"])), gpus)
@@ -57,7 +58,7 @@ def test_statistics_shared_by_several_gpus_keep_the_network(name):
 def test_statistics_stay_local_where_that_is_asked():
     gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"), is_main_process=True)
     options = PretrainOptions("run", DataOptions(["data"]), training=TrainingOptions(sync_batch_norm=False))
-    kept = networks._share_statistics(backbone.build("resnet18", 32), options, gpus)
+    kept = networks._share_statistics(build_backbone("resnet18", 32), options, gpus)
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in kept.modules())
 
 
@@ -103,8 +104,8 @@ def test_backbones_that_cannot_be_had_so_are_one_line(name, words, pretrain, dat
 
 
 def test_width_is_what_a_backbone_gives_and_not_its_last_map():
-    model = backbone.build("mobilenetv3_small_050", 32).eval()
-    assert model(torch.rand(1, 3, 32, 32)).shape == (1, backbone.width(model)) and backbone.width(model) == 1024
+    model = build_backbone("mobilenetv3_small_050", 32).eval()
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, width(model)) and width(model) == 1024
 
 
 def test_every_step_moves_the_teacher_and_the_centre_and_the_last_layer_only_once_thawed(

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from dermssl import backbone
+from dermssl.backbone import build
 from dermssl.dataset import store
 from dermssl.views import draws, native, photometric
 from dermssl.views.crops import cut, decode
@@ -216,9 +216,9 @@ def test_chunks_of_a_cpu_and_the_single_chunk_of_a_gpu_give_the_same_views(monke
 def test_c_and_pytorch_give_the_same_views(size, monkeypatch):
     pixels, parameters = every_change(size, 24 if size < 100 else 4)
     parameters[:, PHOTOMETRIC.index("sigma")] *= np.linspace(1, 3, len(parameters), dtype=np.float32)
-    ours = photometric.finish(pixels, parameters, backbone.MEAN, backbone.STD)
+    ours = photometric.finish(pixels, parameters, build.MEAN, build.STD)
     monkeypatch.setattr(photometric, "is_native", lambda device: False)
-    theirs = photometric.finish(pixels, parameters, backbone.MEAN, backbone.STD)
+    theirs = photometric.finish(pixels, parameters, build.MEAN, build.STD)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
 from dermssl import neighbours
-from dermssl.backbone import MEAN, STD
+from dermssl.backbone.build import MEAN, STD
 from dermssl.dataset.dataset import Dataset
 from dermssl.errors import HealthStop
 from dermssl.training.options import OnlineOptions

@@ -1,0 +1,1 @@
+"""timm encoders: build, load, export, and the one embedding of images."""

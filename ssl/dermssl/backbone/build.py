@@ -1,0 +1,90 @@
+"""Backbones by timm's names, without classifier, and what a run may change about them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from dermssl.errors import InputError, did_you_mean
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def build(
+    name: str, image_size: int, drop_path: float = 0.0, pretrained: bool = False, patch_size: int | None = None
+) -> nn.Module:
+    """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``, D by `width`.
+
+    Vision transformers accept any crop size that their patch size divides (`check_sizes`); ``patch_size`` (pixels)
+    replaces the one in their name, and pretrained patch embeddings are then resampled by timm.
+
+    Raises:
+        InputError: unknown name, a patch size for a backbone without patches, or pretrained weights that cannot be had.
+    """
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    if not timm.is_model(name.split(".")[0]):
+        raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    if is_vit(name):
+        options |= {"img_size": image_size, "dynamic_img_size": True}
+        options |= {"patch_size": patch_size} if patch_size else {}
+    elif patch_size:
+        raise InputError(f"model.patch_size {patch_size}: '{name}' has no patches: leave it out")
+    try:
+        return timm.create_model(name, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give a local encoder") from None
+    except TypeError as error:
+        if not drop_path or "drop_path_rate" not in str(error):
+            raise
+        raise InputError(f"'{name}' has no stochastic depth: set model.drop_path 0") from None
+
+
+def width(model: nn.Module) -> int:
+    """Number of features D that a backbone gives; some have a layer between their last map and their output."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
+
+
+def is_vit(name: str) -> bool:
+    """Whether timm builds ``name`` from a plain vision transformer, which takes any size that its patches divide."""
+    return timm.models.is_model_in_modules(name.split(".")[0], ("vision_transformer", "deit", "eva"))
+
+
+def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
+    """Run one tiny forward per crop size; raises InputError naming the size that the backbone cannot take."""
+    training = model.training
+    model.eval()
+    for size in sizes:
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"the backbone cannot take crops of {size} px: {str(error).splitlines()[0]}") from None
+    model.train(training)
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Gradient checkpointing: less memory, about a third more time; raises InputError where timm has none."""
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise InputError(
+            "model.gradient_checkpointing: this backbone has none in timm: leave it out, or lower training.batch"
+        ) from None
+
+
+def write_out_attention(model: nn.Module) -> None:
+    """Attention as plain products and a softmax instead of PyTorch's fused kernel; the same values up to rounding.
+
+    For training on a CPU in bf16, where the fused kernel takes 1.1 (785 tokens) to 5 times (37 tokens) as long.
+    """
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]
