@@ -49,12 +49,6 @@ COMMANDS = (
         "dermeval.retrieval.search:search",
     ),
     Command(
-        "serve",
-        "similar-case search in the browser, on this machine",
-        "dermeval.retrieval.options:ServeOptions",
-        "dermeval.retrieval.serve:serve",
-    ),
-    Command(
         "leaks",
         "records that share near-duplicate images, and a repaired split",
         "dermeval.leaks.options:LeaksOptions",

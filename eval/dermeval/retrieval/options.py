@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from dermssl.commandline import positional
 
@@ -43,17 +43,3 @@ class SearchOptions:
     """Also show other images of the query's own patient (or lesion, where the data set has no patient key)."""
     per_image: bool = False
     """Show every similar image; without it the images of one patient (or lesion) collapse to the best."""
-
-
-@dataclass
-class ServeOptions:
-    """Similar-case search in the browser. Photos given to it are searched for and not kept."""
-
-    index: str = positional()
-    """Index folder made by `dermeval index`."""
-    host: str = "127.0.0.1"
-    """Address to listen on; anything but this machine is refused for data that may not be passed on."""
-    port: NonNegativeInt = 8765
-    """Port to listen on (0: any free one)."""
-    k: PositiveInt = 10
-    """Number of cases to show."""
