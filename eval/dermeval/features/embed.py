@@ -3,6 +3,7 @@
 Two CPU ranks: ``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermeval embed ...``
 """
 
+import itertools
 import json
 import logging
 import time
@@ -13,22 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
+from tqdm import tqdm
 
 from dermeval.features.embeddings import write_embeddings
-from dermeval.features.encoders import Encoder, open_encoder, with_origin
-from dermeval.features.forward import blocks, features_of_blocks
-from dermeval.features.images import StoredImages, batches, chunks
+from dermeval.features.encoders import Encoder, open_encoder
 from dermeval.features.options import EmbedOptions
-from dermeval.features.pixels import PixelPCA, fit_rows
+from dermeval.features.pixels import PixelPCA
 from dermeval.features.unfinished import Unfinished, folder_of
+from dermeval.features.views import VIEWS
 from dermssl import licences
+from dermssl.backbone.embedding import Pictures, embed_batches, in_batches
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
 from dermssl.errors import InputError
 from dermssl.files import require_new_folder
+from dermssl.processes import available_cores
 
+BLOCK_IMAGES = 4096
+"""Images after which finished rows are written: what a killed run can lose."""
+MAX_WORKERS = 8
 log = logging.getLogger("dermssl")
 
 
@@ -100,22 +106,54 @@ def _run(
     precision: str,
     written: Unfinished,
 ) -> tuple[int, float]:
-    """Embed the rows that ``written`` lacks; returns their number and the seconds it took."""
-    images = StoredImages(datasets, encoder.preprocessing, options.views)
-    shared = [written.begin() if state.is_main_process else 0]
-    (done,) = broadcast_object_list(shared)
+    """Embed the rows that ``written`` lacks; returns their number and the seconds it took.
+
+    Every rank decodes its own rows, each row once. One loader runs through all blocks, so that decoding does not wait
+    for a block to end.
+    """
+    pictures = Pictures([d.images for d in datasets], encoder.preprocessing, [VIEWS[view] for view in options.views])
+    (done,) = broadcast_object_list([written.begin() if state.is_main_process else 0])
     if done:
-        log.info("%s: going on after %d of %d images", written.folder, done, len(images))
-    todo = blocks(len(images), done, options.batch, state.num_processes)
-    start = time.perf_counter()
-    found = features_of_blocks(encoder, images, todo, options, state, precision)
-    for block, features in zip(todo, found, strict=True):
-        with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinity, which is refused below
-            features = features.astype(options.dtype)
-        _check_finite(features, block, datasets)
-        if state.is_main_process:
-            written.add(block.start, features)
-    return len(images) - done, time.perf_counter() - start
+        log.info("%s: going on after %d of %d images", written.folder, done, len(pictures))
+    ranks, rank, total = state.num_processes, state.process_index, len(pictures)
+    todo = blocks(total, done, options.batch, ranks)
+    mine = [in_batches(np.arange(block.start + rank, block.stop, ranks), options.batch) for block in todo]
+    workers = _workers(options, ranks)
+    found = embed_batches(encoder, pictures, list(itertools.chain(*mine)), state.device, precision, workers)
+    start, hidden = time.perf_counter(), None if state.is_main_process else True
+    with tqdm(total=total, initial=done, desc="embed", unit="image", disable=hidden) as bar:
+        for block, batches in zip(todo, mine, strict=True):
+            parts = gather_object(list(itertools.islice(found, len(batches))))
+            rows, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+            features = place(rows, features, block)
+            with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinity, which is refused below
+                features = features.astype(options.dtype)
+            _check_finite(features, block, datasets)
+            if state.is_main_process:
+                written.add(block.start, features)
+            bar.update(len(block))
+    return total - done, time.perf_counter() - start
+
+
+def blocks(total: int, done: int, batch: int, ranks: int) -> list[range]:
+    """The rows from ``done`` on in blocks of about `BLOCK_IMAGES` that give every rank whole batches."""
+    together = batch * ranks
+    size = max(1, BLOCK_IMAGES // together) * together
+    return [range(start, min(start + size, total)) for start in range(done, total, size)]
+
+
+def place(rows: np.ndarray, features: np.ndarray, block: range) -> np.ndarray:
+    """``features`` in the order of ``block``; raises RuntimeError unless each row of it came exactly once."""
+    order = np.argsort(rows)
+    if not np.array_equal(rows[order], block):
+        raise RuntimeError(f"rows {block.start} to {block.stop} were not embedded exactly once each")
+    return features[order]
+
+
+def _workers(options: EmbedOptions, ranks: int) -> int:
+    if options.workers is not None:
+        return options.workers
+    return min(MAX_WORKERS, max(1, available_cores() // ranks))
 
 
 def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions, state: PartialState) -> Encoder:
@@ -125,8 +163,8 @@ def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions
     rows = fit_rows(np.concatenate([dataset.column("split") for dataset in datasets]), model.seed)
     # Every rank can tell by itself whether the fit will fail, so that none waits for a rank that gave up.
     if state.is_main_process or len(rows) < model.num_features:
-        images = StoredImages(datasets, encoder.preprocessing)
-        loader = batches(images, chunks(rows, options.batch), options.workers)
+        pictures = Pictures([dataset.images for dataset in datasets], encoder.preprocessing)
+        loader = batches_of_pictures(pictures, in_batches(rows, options.batch), _workers(options, 1))
         pixels = torch.cat([pixels.flatten(1) for _, pixels in loader] or [torch.empty(0, 1)])
         model.fit(pixels.numpy().astype(np.float32) / 255)
     for buffer in model.buffers():

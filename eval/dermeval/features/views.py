@@ -1,10 +1,11 @@
 """Further views of an image for ``dermeval embed --views``; deterministic, and prepared like the image itself."""
 
-from collections.abc import Callable
+from operator import methodcaller
 
 from PIL import Image
 
 from dermeval.features.options import View
+from dermssl.backbone.embedding import Change
 
 ZOOM = 0.7
 """Side of the central part that the view ``zoom`` keeps."""
@@ -12,16 +13,16 @@ ZOOM = 0.7
 
 def zoom(image: Image.Image) -> Image.Image:
     """The central 70% of each side."""
-    width, height = round(image.width * ZOOM), round(image.height * ZOOM)
+    width, height = (max(1, round(side * ZOOM)) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
-VIEWS: dict[View, Callable[[Image.Image], Image.Image]] = {
-    "flip": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "turn90": lambda image: image.transpose(Image.Transpose.ROTATE_90),
-    "turn180": lambda image: image.transpose(Image.Transpose.ROTATE_180),
-    "turn270": lambda image: image.transpose(Image.Transpose.ROTATE_270),
+VIEWS: dict[View, Change] = {
+    "flip": methodcaller("transpose", Image.Transpose.FLIP_LEFT_RIGHT),
+    "turn90": methodcaller("transpose", Image.Transpose.ROTATE_90),
+    "turn180": methodcaller("transpose", Image.Transpose.ROTATE_180),
+    "turn270": methodcaller("transpose", Image.Transpose.ROTATE_270),
     "zoom": zoom,
 }
 """Turns are counterclockwise, in degrees."""

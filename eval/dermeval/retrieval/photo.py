@@ -45,11 +45,10 @@ def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray
         InputError: the encoder is out of reach, no longer the one that made the index, or fitted to its data.
     """
     # torch and timm are imported only where a photo has to be encoded.
-    import timm.data
     import torch
 
     from dermeval.features.encoders import open_encoder
-    from dermeval.features.images import normalised
+    from dermssl.backbone.embedding import Pictures, encode_batch
 
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
@@ -61,11 +60,10 @@ def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray
             f"{recorded['path']} has changed since the index was made, so its features do not fit: "
             "run `dermeval embed` and `dermeval index` again"
         )
-    transform = timm.data.create_transform(**encoder.preprocessing, is_training=False, normalize=False)
+    pictures = Pictures([], encoder.preprocessing)
 
     def encode(photo: Photo) -> np.ndarray:
-        pixels = normalised(transform(photo.image)[None], encoder.preprocessing, torch.device("cpu"))
-        with torch.inference_mode():
-            return encoder(pixels).float().numpy()[0]
+        image = pictures.prepare(photo.image)[None]
+        return encode_batch(encoder, image, encoder.preprocessing, torch.device("cpu"))[0, 0]
 
     return encode

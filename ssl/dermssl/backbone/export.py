@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from dermssl.backbone.build import MEAN, STD, is_vit, width
+from dermssl.backbone.build import is_vit, width
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.files import atomic_folder, write_json, write_safetensors
 
 
@@ -24,12 +25,8 @@ def write_encoder(
         "model_args": _size_arguments(model, image_size) if is_vit(name) else {},
         "pretrained_cfg": {
             "tag": tag,
-            "input_size": [3, image_size, image_size],
             "fixed_input_size": False,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "mean": list(MEAN),
-            "std": list(STD),
+            **preprocessing_at(image_size),
             "num_classes": 0,
             "license": ", ".join(sorted({entry["id"] for entry in licences})),
         },

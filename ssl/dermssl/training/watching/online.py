@@ -6,16 +6,15 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import balanced_accuracy_score
-from torch import Tensor, nn
+from torch import nn
 
 from dermssl import neighbours
-from dermssl.backbone.build import MEAN, STD
+from dermssl.backbone.embedding import Pictures, embed_batches, in_batches, normalise_pixels, preprocessing_at
 from dermssl.dataset.dataset import Dataset
 from dermssl.errors import HealthStop
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import OnlineSet, TrainingData
 
-BATCH = 128
 SHOWN, SHOWN_NEAREST = 8, 6
 """Queries of the neighbour grid, and neighbours of each."""
 
@@ -77,7 +76,6 @@ def _nearest_of_others(features: np.ndarray, groups: np.ndarray, query: int) -> 
     return others[neighbours.search(features[query : query + 1], features[others], SHOWN_NEAREST)[1][0]]
 
 
-@torch.no_grad()
 def embed(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, device) -> np.ndarray:
     """Features ``(len(rows), D)`` float32 of stored images, resized and centre-cropped to ``size`` pixels.
 
@@ -86,12 +84,10 @@ def embed(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, dev
     """
     was_training = encoder.training
     encoder.eval()
-    parts = []
+    pictures = Pictures([dataset.images], preprocessing_at(size))
     # What `training.compile` made is for the sizes of training only.
     with torch.compiler.set_stance("force_eager"):
-        for start in range(0, len(rows), BATCH):
-            images = pictures_of(dataset, rows[start : start + BATCH], size)
-            parts.append(encoder(_normalised(images, device)).float().cpu().numpy())
+        parts = [part[:, 0] for _, part in embed_batches(encoder, pictures, in_batches(rows), torch.device(device))]
     encoder.train(was_training)
     features = np.concatenate(parts)
     if not np.isfinite(features).all():
@@ -115,7 +111,9 @@ def patch_components(encoder: nn.Module, images: np.ndarray, device) -> np.ndarr
     """
     was_training = encoder.training
     encoder.eval()
-    tokens = encoder.forward_features(_normalised(images, device))  # type: ignore[operator]
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    pixels = normalise_pixels(pixels, preprocessing_at(images.shape[1]), torch.device(device))
+    tokens = encoder.forward_features(pixels)  # type: ignore[operator]
     encoder.train(was_training)
     if tokens.ndim != 3:
         return None
@@ -128,20 +126,9 @@ def patch_components(encoder: nn.Module, images: np.ndarray, device) -> np.ndarr
 
 
 def pictures_of(dataset: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
-    """Stored images, centre-cropped and resized to ``size`` pixels: ``(len(rows), size, size, 3)`` uint8."""
-    return np.stack([_centre(dataset.images.image(int(row)), size) for row in rows])
-
-
-def _centre(image, size: int) -> np.ndarray:
-    short = min(image.size)
-    left, top = (image.width - short) / 2, (image.height - short) / 2
-    return np.asarray(image.resize((size, size), 3, box=(left, top, left + short, top + short)))
-
-
-def _normalised(images: np.ndarray, device) -> Tensor:
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean) / std
+    """Stored images, resized and centre-cropped to ``size`` pixels: ``(len(rows), size, size, 3)`` uint8."""
+    pictures = Pictures([dataset.images], preprocessing_at(size))
+    return np.stack([pictures[int(row)][1][0].permute(1, 2, 0).numpy() for row in rows])
 
 
 def rankme(features: np.ndarray) -> float:

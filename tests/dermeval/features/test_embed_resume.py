@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dermeval.cli import main
-from dermeval.features import forward
+from dermeval.features import embed
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import Encoder
 from dermssl.files import read_parquet, write_parquet
@@ -51,7 +51,7 @@ def passes(monkeypatch):
         seen.append(len(images))
         return real(self, images)
 
-    monkeypatch.setattr(forward, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(embed, "BLOCK_IMAGES", 8)
     monkeypatch.setattr(Encoder, "__call__", counted)
     return seen
 

@@ -1,0 +1,139 @@
+"""The one embedding of images: stored images -> timm's transform -> device -> features.
+
+`dermeval embed`, the online evaluation of training and the photo query of the search all go through here, so that an
+image has one feature whoever asks for it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from dermssl.backbone.build import MEAN, STD
+
+BATCH = 128
+MAX_ASPECT = 8
+"""Long side by short side up to which a picture is resized whole before its centre is cropped."""
+
+Encode = Callable[[Tensor], Tensor]
+"""Normalised images ``(B, 3, S, S)`` -> features ``(B, D)``."""
+Change = Callable[[Image.Image], Image.Image]
+"""What makes a further view of an image."""
+
+
+def preprocessing_at(image_size: int) -> dict[str, Any]:
+    """How images are prepared for the encoders that are trained here: a timm data config."""
+    return {
+        "input_size": (3, image_size, image_size),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": MEAN,
+        "std": STD,
+    }
+
+
+class Images(Protocol):
+    """What `dermssl.dataset.store.ImageStore` offers."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, row: int) -> Image.Image:
+        """One image, decoded: RGB."""
+
+
+class Pictures(TorchDataset):
+    """Images as an encoder takes them: item ``row`` is ``(row, uint8 (V, 3, S, S))``, the image and its further views.
+
+    Rows count through ``stores`` in order. ``preprocessing`` is a timm data config (``input_size``, ``interpolation``,
+    ``crop_pct``, ``crop_mode``, ``mean``, ``std``).
+    """
+
+    def __init__(
+        self, stores: Sequence[Images], preprocessing: dict[str, Any], further_views: Sequence[Change] = ()
+    ) -> None:
+        self.stores, self.preprocessing, self.further_views = stores, preprocessing, tuple(further_views)
+        self.starts = np.cumsum([0, *map(len, stores)])
+        # The device normalises: bytes are a quarter of the floats to hand over.
+        self.transform = timm.data.create_transform(**preprocessing, is_training=False, normalize=False)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor]:
+        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return row, self.prepare(self.stores[part].image(row - int(self.starts[part])))
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """One image, resized and cropped, and its further views: uint8 ``(V, 3, S, S)``."""
+        seen = [image, *(change(image) for change in self.further_views)]
+        return torch.stack([self.transform(self._without_ends(one)) for one in seen])
+
+    def _without_ends(self, image: Image.Image) -> Image.Image:
+        """The middle of a very long picture: its ends would be enlarged, at any cost, only to be cropped away."""
+        short = min(image.size)
+        if max(image.size) <= MAX_ASPECT * short or self.preprocessing.get("crop_mode", "center") != "center":
+            return image
+        width, height = (min(side, MAX_ASPECT * short) for side in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+
+def in_batches(rows: Sequence[int] | np.ndarray, size: int = BATCH) -> list[list[int]]:
+    """``rows`` cut into lists of at most ``size``."""
+    return [[int(row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+
+
+def batches_of_pictures(
+    pictures: Pictures, batches: Sequence[list[int]], workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """``(rows (B,), images (B, V, 3, S, S) uint8)`` for each list of rows, in order, decoded by ``workers``."""
+    # A generator of its own: a loader would otherwise take a number from torch's, and change what training draws.
+    generator = torch.Generator()
+    return DataLoader(pictures, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=generator)
+
+
+def embed_batches(
+    encode: Encode,
+    pictures: Pictures,
+    batches: Sequence[list[int]],
+    device: torch.device,
+    precision: str = "fp32",
+    workers: int = 0,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows ``(b,)`` and their features ``(b, V, D)`` float32, for each list of rows, in order.
+
+    ``precision`` is ``fp32`` or ``bf16`` (autocast). Nothing is random: a row's features depend on its image, the
+    encoder, the device and the batch that it is in, the last within float tolerance.
+    """
+    for rows, images in batches_of_pictures(pictures, batches, workers, device.type == "cuda"):
+        yield rows.numpy(), encode_batch(encode, images, pictures.preprocessing, device, precision)
+
+
+@torch.no_grad()
+def encode_batch(
+    encode: Encode, images: Tensor, preprocessing: dict[str, Any], device: torch.device, precision: str = "fp32"
+) -> np.ndarray:
+    """Prepared images, uint8 ``(B, V, 3, S, S)`` -> features ``(B, V, D)`` float32.
+
+    View by view, so that memory does not grow with the number of views.
+    """
+    features = []
+    for view in images.unbind(1):
+        pixels = normalise_pixels(view, preprocessing, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            features.append(encode(pixels).float().cpu())
+    return torch.stack(features, dim=1).numpy()
+
+
+def normalise_pixels(images: Tensor, preprocessing: dict[str, Any], device: torch.device) -> Tensor:
+    """uint8 ``(B, 3, S, S)`` -> float32 on ``device``, channels last, with the encoder's mean and std."""
+    mean, std = (torch.tensor(preprocessing[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
+    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return (images.float() / 255 - mean) / std
