@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from dermeval.features.embeddings import write_embeddings
-from dermeval.features.encoders import Encoder, open_encoder
+from dermeval.features.encoders import Encoder, open_encoder, with_origin
 from dermeval.features.options import EmbedOptions
-from dermeval.features.pixels import PixelPCA
+from dermeval.features.pixels import PixelPCA, fit_rows
 from dermeval.features.unfinished import Unfinished, folder_of
 from dermeval.features.views import VIEWS
 from dermssl import licences
-from dermssl.backbone.embedding import Pictures, embed_batches, in_batches
+from dermssl.backbone.embedding import Pictures, batches_of_pictures, embed_batches, in_batches
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
