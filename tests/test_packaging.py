@@ -18,7 +18,7 @@ LEVELS = {
     "dermssl": [
         {"errors"},
         {"files", "failures", "licences", "processes", "bf16_scan"},
-        {"neighbours", "commandline", "devices"},
+        {"neighbours", "commandline", "devices", "page", "plotting"},
         {"dataset"},
         {"prepare", "describe"},
         {"synth"},

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.pages import html, plots
+from dermeval.pages import plots
 from dermeval.probes.intervals import interval_json, number
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import Predictions, by_case
@@ -18,6 +18,7 @@ from dermeval.statistics.comparison import Difference
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
+from dermssl.page import Section, render
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
 
@@ -188,10 +189,9 @@ def page(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
             grid = grid.iloc[1:] if zero else grid
             rows = [[name, *cells] for name, cells in zip(grid.index, grid.to_numpy().tolist(), strict=True)]
             columns = ["", *(name.replace("_", " ") for name in grid.columns)]
-            sections.append(html.Section(heading, (), columns, rows, _figure(table, level, column, zero)))
-    return html.render(
-        f"Comparison on {info['target']}", _lead(info, draws), sections, info["notes"], foot(info | {"notes": []})
-    )
+            sections.append(Section(heading, (), columns, rows, [_figure(table, level, column, zero)]))
+    title, lead, foot_lines = f"Comparison on {info['target']}", _lead(info, draws), foot(info | {"notes": []})
+    return render(title=title, lead=lead, sections=sections, notes=info["notes"], foot=foot_lines)
 
 
 def _figure(table: pd.DataFrame, level: str, column: str, zero: bool) -> str:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.pages import html, plots
+from dermeval.pages import plots
 from dermeval.probes import contamination
 from dermeval.probes.intervals import show
 from dermeval.probes.results import foot
+from dermssl import page
 
 SHOWN = (
     "balanced_accuracy",
@@ -35,9 +36,10 @@ def html_page(result: dict[str, Any]) -> str:
     sections = []
     for heading, table in _tables(result):
         rows = table.astype(str).to_numpy().tolist()
-        sections.append(html.Section(heading, (), list(table.columns), rows, _figure(result, heading)))
-    title = f"Protocol {result['protocol']}"
-    return html.render(title, _lead(result), sections, _notes(result), foot(result | {"notes": []}))
+        figure = _figure(result, heading)
+        sections.append(page.Section(heading, (), list(table.columns), rows, [figure] if figure else []))
+    title, notes, foot_lines = f"Protocol {result['protocol']}", _notes(result), foot(result | {"notes": []})
+    return page.render(title=title, lead=_lead(result), sections=sections, notes=notes, foot=foot_lines)
 
 
 def groups_table(result: dict[str, Any]) -> pd.DataFrame:

@@ -1,0 +1,56 @@
+"""The one head and style of every HTML page: light and dark, fit for a phone, without outside resources or scripts.
+
+A page with its own layout extends ``dermssl/page.html`` and fills its blocks (style, header, notes, content, footer).
+Templates are named by package and file: ``dermeval/leaks/report.html`` is ``report.html`` of the package
+``dermeval.leaks``. Everything that a template prints is escaped, save figures, which `dermssl.plotting` made.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, then what there is of: sentences, figures (SVG text), a table, and terms with their meanings."""
+
+    heading: str
+    text: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figures: Sequence[str] = ()
+    terms: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds a number, and is then set to the right; the first holds names."""
+        held = [any(re.match(r"[+−-]?[\d.]", str(cell)) for cell in column) for column in zip(*self.rows, strict=True)]
+        return [False, *held[1:]]
+
+
+def render(template: str = "dermssl/page.html", **values: Any) -> str:
+    """The page as HTML. ``page.html`` itself takes ``title``, ``lead``, ``notes``, ``sections`` and ``foot``."""
+    return templates().get_template(template).render(**values)
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """The environment that finds templates in the packages, for `render` and for a server."""
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _template(name: str) -> str | None:
+    package, _, file = name.rpartition("/")
+    found = resources.files(package.replace("/", ".")).joinpath(file)
+    return found.read_text(encoding="utf-8") if found.is_file() else None

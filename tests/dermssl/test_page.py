@@ -1,0 +1,33 @@
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from dermssl.page import Section, render, templates
+from dermssl.plotting import INK, PLOT_STYLE, as_svg
+
+
+def test_all_text_is_escaped_and_absent_parts_leave_no_trace():
+    odd = "<script>alert(1)</script>"
+    section = Section(odd, [odd], [odd], [[odd]], terms={odd: odd})
+    html = render(title=odd, lead=[odd], notes=[odd], sections=[section], foot=[odd])
+    assert "<script" not in html and html.count("&lt;script&gt;") == 11
+    assert "Read with this in mind" not in render(title="t")
+
+
+def test_a_column_of_numbers_is_set_to_the_right_and_a_column_of_words_to_the_left():
+    section = Section("s", columns=["name", "score"], rows=[["a", "0.5 [0.4, 0.6]"], ["b", "insufficient"]])
+    assert section.numeric == [False, True]
+    assert '<td class="number">insufficient</td>' in render(title="t", sections=[section])
+
+
+def test_a_page_of_its_own_layout_shares_head_and_style():
+    child = templates().from_string("{% extends 'dermssl/page.html' %}{% block content %}own{% endblock %}")
+    html = child.render(title="t")
+    assert "own" in html and "prefers-color-scheme: dark" in html and "width=device-width" in html
+
+
+def test_a_plot_takes_the_ink_of_the_page_and_reads_no_mathematics():
+    with rc_context(PLOT_STYLE):
+        figure = Figure()
+        figure.add_subplot().set_title("costs $5 to $_{")
+    svg = as_svg(figure)
+    assert "costs $5 to $_{" in svg and "currentColor" in svg and INK not in svg
