@@ -66,7 +66,7 @@ def test_large_images_are_stored_smaller_and_their_true_size_is_recorded(prepare
     _photo(size=(400, 200)).save(tmp_path / "raw" / "a.jpg", exif=exif)
     prepare(tmp_path / "raw", "--short-side", 50)
     row = open_dataset(tmp_path / "data").frame().iloc[0]
-    assert (row["width"], row["height"], row["stored_width"], row["stored_height"]) == (400, 200, 50, 100)
+    assert (row["width"], row["height"], row["stored_width"], row["stored_height"]) == (200, 400, 50, 100)
 
 
 def test_one_name_in_two_formats_gives_two_ids(photos, prepare, tmp_path):
