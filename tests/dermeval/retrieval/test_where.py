@@ -1,0 +1,105 @@
+"""The filter language: what it finds, what it refuses, and that nothing of it is ever run."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dermeval.retrieval.where import explain_empty, parse_where, passing_rows, sql_where
+from dermssl.errors import InputError
+
+TABLE = pa.table(
+    {
+        "fitzpatrick": pa.array([1, 5, None, 6, 3], pa.int8()),
+        "country": ["Guinea", "Mali", "Guinea", None, "Togo"],
+        "age": pa.array([4.5, None, 40, 61, 12], pa.float32()),
+        "biopsed": [True, False, None, True, False],
+        "body_site": pa.array([["arm"], ["arm", "leg"], None, [], ["leg"]], pa.list_(pa.string())),
+        "phash": pa.array([[1] * 8] * 5, pa.list_(pa.uint64(), 8)),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("fitzpatrick >= 5", [1, 3]),
+        ("5 <= fitzpatrick", [1, 3]),
+        ("3 <= fitzpatrick < 6", [1, 4]),
+        ("fitzpatrick >= 5 and country == 'Mali'", [1]),
+        ("country == 'Guinea' or age > 60", [0, 2, 3]),
+        ("not country == 'Guinea'", [1, 4]),
+        ("country != 'Guinea'", [1, 4]),
+        ("country in ('Guinea', 'Togo')", [0, 2, 4]),
+        ("country not in ['Guinea', 'Togo']", [1]),
+        ("country is null", [3]),
+        ("age is not null and biopsed == true", [0, 3]),
+        ("'arm' in body_site", [0, 1]),
+        ("body_site == 'arm'", [0, 1]),
+        ("'arm' not in body_site", [3, 4]),
+        ("body_site in ('arm', 'leg')", [0, 1, 4]),
+        ("not ('arm' in body_site or 'leg' in body_site)", [3]),
+        ("age > -1", [0, 2, 3, 4]),
+        ("(fitzpatrick == 1 or fitzpatrick == 6) and (age < 5)", [0]),
+    ],
+)
+def test_a_filter_passes_the_rows_it_names(text, rows):
+    assert np.flatnonzero(passing_rows(parse_where(text), TABLE)).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fitzpatick >= 5", "no column 'fitzpatick'; did you mean 'fitzpatrick'"),
+        ("country == 'Guinee'", "no image has country 'Guinee'; did you mean 'Guinea'"),
+        ("'arms' in body_site", "did you mean 'arm'"),
+        ("fitzpatrick == 'V'", "fitzpatrick holds numbers"),
+        ("country > 3", "holds text in quotes"),
+        ("biopsed == 1", "holds true or false"),
+        ("country = 'Guinea'", "write == for equality"),
+        ("country == null", "is null"),
+        ("body_site > 'arm'", "holds lists"),
+        ("phash == 3", "cannot be filtered"),
+        ("country", "is no condition"),
+        ("age > 1e400", "too large"),
+        ("country in 'Guinea'", "values in brackets"),
+        ("1 == 1", "compares one column"),
+        ("", "not understood"),
+        ("(" * 300, "not understood"),
+        ("not " * 200 + "age > 1", "nested"),
+        ("age > 1 " * 1000, "characters"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_remedy(text, message):
+    with pytest.raises(InputError, match=message) as told:
+        passing_rows(parse_where(text), TABLE)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('touch /tmp/x') == 1",
+        "country.__class__ == 'x'",
+        "(lambda: 1)() == age",
+        "[x for x in country] == 1",
+        "age == 9 ** 9 ** 9",
+        "age == f'{country}'",
+        "country == b'Guinea'",
+        "(age := 3) == 3",
+    ],
+)
+def test_python_is_refused_and_never_run(text):
+    with pytest.raises(InputError):
+        passing_rows(parse_where(text), TABLE)
+
+
+def test_an_empty_result_says_how_many_rows_each_condition_leaves():
+    where = parse_where("fitzpatrick >= 5 and country == 'Guinea'")
+    assert not passing_rows(where, TABLE).any()
+    assert "fitzpatrick >= 5 leaves 2; country == 'Guinea' leaves 2" in explain_empty(where, TABLE)
+
+
+def test_sql_quotes_text_and_asks_lists_for_any_of_their_values():
+    table = pa.table({"site": [["o'arm"]], "country": ["a"]})
+    where = parse_where("\"o'arm\" in site and not (country in ('a',))")
+    assert sql_where(where, table) == "(array_has_any(`site`, ['o''arm'])) AND (NOT (`country` IN ('a')))"
