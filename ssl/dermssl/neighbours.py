@@ -4,6 +4,7 @@ Used by the online evaluation during training and by every probe, index and audi
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,19 +14,26 @@ import numpy as np
 from dermssl.errors import InputError
 from dermssl.files import atomic_file
 
-IndexType = Literal["flat", "hnsw", "ivf"]
+IndexType = Literal["flat", "scan", "ivfpq", "hnsw"]
 faiss: Any = _faiss  # half of its names are made at import, which its partial type information does not know
-Index = Any
-"""A faiss index."""
+Codes = Any
+"""A faiss index of compressed vectors."""
 Engine = Literal["auto", "float32", "bf16"]
 BF16_QUERIES, BF16_GALLERY, BF16_NEIGHBOURS = 512, 32_768, 64
 """A search at least this large, for at most so many neighbours, is faster in bf16."""
 BLOCK_ROWS = 65_536
 LEAST_BITS_SET = 16
 """A hash has 32 of its 64 bits set; far fewer mean a picture without structure, which would match all its like."""
-HNSW_LINKS, HNSW_BUILD_BREADTH, HNSW_SEARCH_BREADTH = 32, 200, 128
+HNSW_LINKS, HNSW_BUILD_BREADTH = 32, 100
 IVF_ROWS_PER_LIST = 64
 IVF_PROBED_SHARE = 1 / 8
+TRAINING_ROWS = 65_536
+LEAST_CODED_ROWS = 1000
+"""With fewer rows an approximate index gains nothing, so none is made."""
+CANDIDATES, CANDIDATES_PER_HIT = 256, 4
+"""Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
+EXACT_ROWS = 20_000
+"""Up to so many rows that pass a filter are compared one by one; the codes would not be faster."""
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
@@ -130,93 +138,163 @@ def near_images(
     return ours[query], theirs[found // 8], found % 8, distance
 
 
-def build_index(features: np.ndarray, kind: IndexType) -> Index:
-    """A cosine index of ``features`` ``(N, D)``, which need not be normalised; row ``i`` becomes entry ``i``.
+@dataclass(frozen=True)
+class Index:
+    """Unit vectors ``(N, D)``, usually memory-mapped, and codes that find candidates among them (None: exact scan)."""
 
-    ``flat`` is exact; ``hnsw`` is a graph (fast, N x 256 bytes more), ``ivf`` searches an eighth of its cells.
+    vectors: np.ndarray
+    codes: Codes | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def build_codes(vectors: np.ndarray, kind: IndexType, held_out: np.ndarray | None = None) -> Codes | None:
+    """Codes of unit vectors ``(N, D)``; row ``i`` becomes entry ``i``. None where exact search needs none.
+
+    Args:
+        vectors: unit length, float32.
+        kind: ``flat`` is exact and has no codes. ``scan`` compares the query with all codes: 4 bits for every two
+            dimensions (product quantisation with the fast scan of André et al. 2015), a sixteenth of float32.
+            ``ivfpq`` has the same codes in cells and visits an eighth of them. ``hnsw`` is a graph over 8-bit vectors
+            (D + 256 bytes each).
+        held_out: rows that the codes must not be trained on.
     """
-    dim = features.shape[1]
-    if kind == "flat":
-        index: Index = faiss.IndexFlatIP(dim)
-    elif kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = HNSW_BUILD_BREADTH
+    total, dim = vectors.shape
+    if kind == "flat" or total < LEAST_CODED_ROWS:
+        return None
+    if kind == "hnsw":
+        codes = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        codes.hnsw.efConstruction = HNSW_BUILD_BREADTH
     else:
-        cells = max(1, min(round(4 * math.sqrt(len(features))), len(features) // IVF_ROWS_PER_LIST))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
-        sample = np.random.default_rng(0).permutation(len(features))[: cells * 256]
-        index.train(normalise(features[np.sort(sample)]))
-        index.make_direct_map()
-    add_to_index(index, features)
-    return index
+        cells = 1 if kind == "scan" else min(round(4 * math.sqrt(total)), total // IVF_ROWS_PER_LIST)
+        parts = dim // 2 if dim % 2 == 0 else dim
+        codes = faiss.index_factory(dim, f"IVF{cells},PQ{parts}x4fs", faiss.METRIC_INNER_PRODUCT)
+    rows = np.random.default_rng(0).permutation(total)
+    rows = rows[~np.isin(rows, [] if held_out is None else held_out)][:TRAINING_ROWS]
+    codes.train(np.ascontiguousarray(vectors[np.sort(rows)]))
+    add_codes(codes, vectors)
+    return codes
 
 
-def add_to_index(index: Index, features: np.ndarray) -> None:
-    """Append the rows of ``features`` to the index, a block at a time."""
-    for start in range(0, len(features), BLOCK_ROWS):
-        index.add(normalise(features[start : start + BLOCK_ROWS]))
+def add_codes(codes: Codes, vectors: np.ndarray) -> None:
+    """Append unit vectors to the codes, a block at a time."""
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        codes.add(np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]))
 
 
-def search_index(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` (clipped to the index's size) most similar entries of each query, as `search` returns them.
+def search_index(
+    index: Index, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` most similar rows of each query by cosine, best first, as `search` returns them.
 
-    Where an approximate index finds fewer than k, that query is searched exhaustively instead, so rows are never -1.
+    Args:
+        index: vectors and codes. The codes propose candidates; all scores are exact.
+        queries: ``(Q, D)``, of any length.
+        k: clipped to the number of rows that may be found; there are never fewer results than that.
+        allowed: ``(N,)`` bool, the rows that may be found (None: all). Few rows are compared one by one. Of many rows
+            the codes see only those, so a filter never leaves too few.
     """
-    queries, k = normalise(queries), min(k, index.ntotal)
-    scores, rows = index.search(queries, k, params=_search_effort(index, k))
-    short = (rows < 0).any(axis=1)
-    if short.any():
-        scores[short], rows[short] = _search_exhaustively(index, queries[short], k)
-    return scores, rows
+    queries = normalise(queries)
+    rows = None if allowed is None else np.flatnonzero(allowed)
+    total = len(index) if rows is None else len(rows)
+    k = min(k, total)
+    wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
+    if index.codes is None or wanted >= total or (rows is not None and total <= _few(index)):
+        return _search_rows(index.vectors, queries, k, rows)
+    effort = _search_effort(index.codes, wanted, allowed, total / len(index))
+    _, proposed = index.codes.search(queries, wanted, params=effort)
+    found = [_ranked(index.vectors, query, k, row[row >= 0]) for query, row in zip(queries, proposed, strict=True)]
+    for number, (scores, _) in enumerate(found):
+        if len(scores) < k:
+            scores, exact = _search_rows(index.vectors, queries[number : number + 1], k, rows)
+            found[number] = scores[0], exact[0]
+    return np.stack([scores for scores, _ in found]), np.stack([ranked for _, ranked in found])
 
 
-def _search_effort(index: Index, k: int) -> Any:
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=max(HNSW_SEARCH_BREADTH, 2 * k))
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=math.ceil(index.nlist * IVF_PROBED_SHARE))
-    return None
+def _few(index: Index) -> int:
+    # A graph is cut apart where most of its nodes may not be visited.
+    return EXACT_ROWS if isinstance(index.codes, faiss.IndexIVF) else max(EXACT_ROWS, len(index) // 4)
 
 
-def _search_exhaustively(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(index, faiss.IndexIVF):
-        return index.search(queries, k, params=faiss.SearchParametersIVF(nprobe=index.nlist))
-    return faiss.downcast_index(index.storage).search(queries, k)
+def _search_effort(codes: Codes, wanted: int, allowed: np.ndarray | None, share: float) -> Any:
+    """How far the codes are searched: further where only a ``share`` of the rows may be found."""
+    chosen = {}
+    if allowed is not None:
+        chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    if isinstance(codes, faiss.IndexIVF):
+        cells = min(codes.nlist, math.ceil(codes.nlist * IVF_PROBED_SHARE / share)) if codes.nlist > 1 else 1
+        return faiss.SearchParametersIVF(nprobe=cells, **chosen)
+    return faiss.SearchParametersHNSW(efSearch=math.ceil(wanted / share), **chosen)
 
 
-def index_features(index: Index, rows: np.ndarray) -> np.ndarray:
-    """The normalised features of some entries, ``(len(rows), D)`` float32."""
-    return index.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
+def _ranked(vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best ``k`` of some rows by exact similarity."""
+    rows = np.sort(rows)
+    scores = vectors[rows] @ query
+    best = np.argsort(-scores, kind="stable")[:k]
+    return scores[best], rows[best]
 
 
-def measured_recall(index: Index, k: int = 10, queries: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Share of the exact ``k`` nearest entries that the index finds, over a random sample of its own entries.
+def _search_rows(
+    vectors: np.ndarray, queries: np.ndarray, k: int, rows: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact search of some rows (None: all), a block of copies at a time."""
+    if rows is None:
+        return search(queries, vectors, k)
+    scores, found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
+        more, local = search(queries, vectors[block], k)
+        scores, found = np.hstack([scores, more]), np.hstack([found, block[local]])
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
+    return scores, found
 
-    The entry itself, which is easily found, does not count. Ties do: what is compared is the similarity of the
-    last true neighbour, to 1e-5.
+
+def held_out_rows(total: int, seed: int = 0) -> np.ndarray:
+    """The rows that measure an index of ``total``: at most 1,000, and fewer of very large ones."""
+    queries = min(1000, total // 10, max(100, 200_000_000 // max(1, total)))
+    return np.random.default_rng(seed).permutation(total)[:queries]
+
+
+def measured_recall(index: Index, queries: np.ndarray, depths: tuple[int, ...] = (1, 10, 100)) -> dict[str, Any]:
+    """Recall@k against exact search, with some rows of the index as queries: see `held_out_rows`.
+
+    A query finds itself without effort, so its own row does not count. Ties do: what is compared is the similarity of
+    the last true neighbour, to 1e-5.
     """
-    sample = np.random.default_rng(seed).permutation(index.ntotal)[:queries]
-    k = max(1, min(k, index.ntotal - 1))
-    if isinstance(index, faiss.IndexFlat):
-        return {"k": k, "queries": len(sample), "value": 1.0}
-    probes = index_features(index, sample)
-    exact, _ = _search_exhaustively(index, probes, k + 1)
-    found, _ = search_index(index, probes, k + 1)
-    hits = (found >= exact[:, -1:] - 1e-5).sum(axis=1) - 1
-    return {"k": k, "queries": len(sample), "value": float(hits.mean() / k)}
+    depths = tuple(depth for depth in depths if depth < len(index))
+    if index.codes is None or not len(queries) or not depths:
+        return {"queries": len(queries), "at": {str(depth): 1.0 for depth in depths}}
+    probes = np.ascontiguousarray(index.vectors[np.sort(queries)])
+    exact, _ = search(probes, index.vectors, max(depths) + 1)
+    recalls = {}
+    for depth in depths:
+        found, _ = search_index(index, probes, depth + 1)
+        recalls[str(depth)] = float(((found >= exact[:, depth : depth + 1] - 1e-5).sum(axis=1) - 1).mean() / depth)
+    return {"queries": len(queries), "at": recalls}
 
 
-def write_index(path: Path, index: Index) -> None:
-    """Write an index to one file, atomically."""
+def write_codes(path: Path, codes: Codes) -> None:
+    """Write codes to one file, atomically."""
     with atomic_file(path) as temporary:
-        faiss.write_index(index, str(temporary))
+        faiss.write_index(codes, str(temporary))
 
 
-def read_index(path: Path, maker: str) -> Index:
-    """Read an index that the command ``maker`` wrote; raises InputError naming file and remedy."""
+def read_codes(path: Path, maker: str, vectors: np.ndarray) -> Codes:
+    """Read the codes of ``vectors`` that the command ``maker`` wrote; raises InputError naming file and remedy."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `{maker}`")
     try:
-        return faiss.read_index(str(path))
-    except RuntimeError:
+        codes = faiss.read_index(str(path))
+    except (RuntimeError, MemoryError):
         raise InputError(f"{path} is damaged: make it again with `{maker}`") from None
+    if not isinstance(codes, (faiss.IndexIVF, faiss.IndexHNSWSQ)):
+        raise InputError(f"{path} holds a {type(codes).__name__}, which `{maker}` does not make: make it again")
+    if (codes.ntotal, codes.d) != vectors.shape or codes.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise InputError(
+            f"{path} has {codes.ntotal} entries of {codes.d} dimensions, the vectors beside it are "
+            f"{len(vectors)} x {vectors.shape[1]}: make it again with `{maker}`"
+        )
+    return codes

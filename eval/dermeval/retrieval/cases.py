@@ -15,7 +15,12 @@ class Hits(NamedTuple):
 
 
 def nearest_cases(
-    entries: neighbours.Index, feature: np.ndarray, k: int, barred: np.ndarray, groups: np.ndarray
+    entries: neighbours.Index,
+    feature: np.ndarray,
+    k: int,
+    own: np.ndarray,
+    groups: np.ndarray | None,
+    allowed: np.ndarray | None = None,
 ) -> Hits:
     """The best image of each of the ``k`` most similar groups (all groups, where there are fewer).
 
@@ -23,16 +28,16 @@ def nearest_cases(
         entries: the index.
         feature: ``(D,)``.
         k: number of groups.
-        barred: ``(N,)`` bool, rows that may not be hits (the query, its patient).
-        groups: ``(N,)`` integer group of each row; hits of one group collapse to the best.
+        own: rows that may not be hits (the query, its patient).
+        groups: ``(N,)`` integer group of each row; hits of one group collapse to the best. None: each row by itself.
+        allowed: ``(N,)`` bool, the rows that pass a filter; None: all.
     """
-    wanted = min(k, len(np.unique(groups[~barred])))
-    fetch = 2 * k + int(barred.sum())
+    fetch = 2 * k + len(own)
     while True:
-        similarity, rows = (found[0] for found in neighbours.search_index(entries, feature[None], fetch))
-        allowed = ~barred[rows]
-        rows, similarity = rows[allowed], similarity[allowed]
-        first = np.sort(np.unique(groups[rows], return_index=True)[1])[:wanted]
-        if len(first) == wanted:
-            return Hits(rows[first], similarity[first])
+        similarity, rows = (found[0] for found in neighbours.search_index(entries, feature[None], fetch, allowed))
+        others = ~np.isin(rows, own)
+        hits, close = rows[others], similarity[others]
+        first = np.arange(len(hits)) if groups is None else np.sort(np.unique(groups[hits], return_index=True)[1])
+        if len(first) >= k or len(rows) < fetch:
+            return Hits(hits[first[:k]], close[first[:k]])
         fetch *= 4

@@ -1,45 +1,66 @@
 """Options of the retrieval commands. Nothing heavy is imported here, so that ``--help`` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from dermssl.commandline import positional
 
 
 @dataclass
 class IndexOptions:
-    """Make a similar-case search index from an embeddings folder, or add one more to a finished index."""
+    """Make a similar-case search index, add to a finished one, or take images out of everything that holds them."""
 
     out: str
-    """Index folder to write; with --append the finished one to add to."""
-    embeddings: str | None = positional(default=None)
-    """Embeddings folder made by `dermeval embed`."""
-    append: str | None = None
-    """Embeddings folder of the same encoder to add to the finished index at --out, instead of EMBEDDINGS."""
-    type: Literal["flat", "hnsw", "ivf"] | None = None
-    """flat is exact; hnsw and ivf are approximate, for millions of images, and state their measured recall
-    (default: flat; with --append the index keeps its type)."""
+    """Index folder to write; with --append and --remove the finished one to change."""
+    sources: list[str] = positional(default_factory=list)
+    """Embeddings folders made by `dermeval embed` with one encoder, or index folders to merge."""
+    append: list[str] = field(default_factory=list)
+    """Embeddings or index folders of the same encoder to add to the finished index at --out, instead of SOURCES."""
+    remove: list[str] = field(default_factory=list)
+    """Image or patient ids to remove from the index at --out, from the embeddings and dataset folders that it was made
+    from, and from those named by --also: vectors, rows and pictures. There is no way back."""
+    also: list[str] = field(default_factory=list)
+    """With --remove: further dataset, embeddings and index folders that hold these images."""
+    type: Literal["auto", "flat", "scan", "ivfpq", "hnsw"] = "auto"
+    """flat is exact. scan compares the query with compressed vectors and ranks the best exactly: a sixteenth of the
+    memory, for up to 20 million images. ivfpq looks at an eighth of them, hnsw walks a graph. All but flat state their
+    measured recall. auto chooses by the number of images and --memory, and says why."""
+    memory: PositiveFloat | None = None
+    """Memory that the index may use, in GiB, for --type auto (default: half of this machine's)."""
     overwrite: bool = False
     """Replace an existing index folder."""
 
 
 @dataclass
 class SearchOptions:
-    """Find the cases most similar to a photo, or to an indexed image, leaving out the query's own patient."""
+    """Find the cases most similar to photos, or to indexed images, leaving out the query's own patient."""
 
     index: str = positional()
     """Index folder made by `dermeval index`."""
-    photo: str | None = positional(default=None)
-    """Image file to search for."""
-    image_id: str | None = None
-    """Image of the index to search for, instead of PHOTO."""
+    photos: list[str] = positional(default_factory=list)
+    """Image files to search for, or folders of them."""
+    image_id: list[str] = field(default_factory=list)
+    """Images of the index to search for, instead of PHOTOS."""
+    embeddings: str | None = None
+    """Embeddings folder of the same encoder whose images are searched for, instead of PHOTOS."""
+    where: str | None = None
+    """Which images may be found, by their columns: "fitzpatrick >= 5 and country == 'Guinea'" (see docs/search.md)."""
     k: PositiveInt = 10
-    """Number of cases to show."""
-    out: str | None = None
-    """Contact sheet to draw, a .png file: the query at the left, the hits beside it."""
+    """Number of cases to show for each query."""
+    min_similarity: float | None = None
+    """Show only cases at least this similar: a cosine, from -1 to 1."""
+    crops: PositiveInt = 1
+    """Crops of a photo that are compared, from 1 to 10, by their mean similarity: the whole photo, its mirror image,
+    then parts of it. More crops help where the lesion is a small part of the photo."""
     include_own: bool = False
     """Also show other images of the query's own patient (or lesion, where the data set has no patient key)."""
     per_image: bool = False
     """Show every similar image; without it the images of one patient (or lesion) collapse to the best."""
+    encoder: str | None = None
+    """Where the encoder that made the index is now (default: where it was then)."""
+    out: str | None = None
+    """File to write the result to, by its ending: .png (contact sheet), .html (page with pictures) or .csv."""
+    overwrite: bool = False
+    """Replace a file at --out that this command made."""

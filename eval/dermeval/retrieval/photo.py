@@ -1,17 +1,20 @@
 """A query photo: read as ``dermssl prepare`` would, then encoded by the encoder that made the index."""
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dermssl.errors import InputError
-from dermssl.prepare.decode import MAX_PIXELS
-from dermssl.prepare.measure import decode_one
+from dermssl.prepare.decode import MAX_PIXELS, DecodeError, open_image, read_bytes
+from dermssl.prepare.measure import measure
+
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".heic", ".heif", ".avif")
+MAX_CROPS = 10
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,28 @@ class Photo:
     sha256: str
     pixel_sha256: str
 
+    def cropped(self, box: tuple[float, float, float, float]) -> "Photo":
+        """A part of the photo; ``box`` is left, top, right and bottom as shares of its sides."""
+        width, height = self.image.size
+        left, top = int(box[0] * width), int(box[1] * height)
+        right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+        return replace(self, image=self.image.crop((left, top, right, bottom)))
+
+
+Encoder = Callable[[list[Image.Image]], np.ndarray]
+"""RGB images -> features ``(B, D)``."""
+
+
+def photo_files(given: str) -> list[Path]:
+    """The photo, or all photos of a folder, sorted; raises InputError where there is none."""
+    path = Path(given)
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PHOTO_ENDINGS and file.is_file())
+    if not found:
+        raise InputError(f"{path} holds no image file ({', '.join(PHOTO_ENDINGS)})")
+    return found
+
 
 def read_photo(path: Path, short_side: int | None) -> Photo:
     """Read a photo exactly as ``dermssl prepare --short-side`` stores one; None: not shrunk.
@@ -31,15 +56,43 @@ def read_photo(path: Path, short_side: int | None) -> Photo:
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give an image file to search for")
-    real = path.resolve()
-    measured, jpeg = decode_one(real.name, real.parent, short_side or MAX_PIXELS)
-    if jpeg is None:
-        raise InputError(f"{path}: {measured['problem']}: give a readable image file")
-    return Photo(Image.open(io.BytesIO(jpeg)), measured["sha256"], measured["pixel_sha256"])
+    try:
+        real = path.resolve()
+        return decode_photo(read_bytes(real, real.parent), short_side)
+    except DecodeError as error:
+        raise InputError(f"{path}: {error}: give a readable image file") from None
 
 
-def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray]:
-    """The encoder that an index records, as a function from a photo to its feature ``(D,)``.
+def decode_photo(data: bytes, short_side: int | None, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode a photo of at most ``max_pixels``; raises DecodeError, for its size before anything is decoded."""
+    width, height = open_image(data).size
+    if width * height > max_pixels:
+        raise DecodeError(f"{width} x {height} pixels; at most {max_pixels // 10**6} million are allowed")
+    measured, jpeg = measure(data, short_side or MAX_PIXELS)
+    return Photo(Image.open(io.BytesIO(jpeg)).convert("RGB"), measured["sha256"], measured["pixel_sha256"])
+
+
+def crops(image: Image.Image, number: int) -> Iterator[Image.Image]:
+    """``number`` crops of a photo: itself, its mirror image, the middle 80%, the four corners of 80%, then mirrored."""
+    width, height = image.size
+    left, top = width // 5, height // 5
+    corners = [(left // 2, top // 2), (0, 0), (left, 0), (0, top), (left, top)]
+    parts = [image.crop((x, y, x + width - left, y + height - top)) for x, y in corners]
+    every = [image, ImageOps.mirror(image), *parts, *(ImageOps.mirror(part) for part in parts)]
+    yield from every[:number]
+
+
+def photo_feature(encode: Encoder, photo: Photo, number: int = 1) -> np.ndarray:
+    """The feature ``(D,)`` of a photo: the mean of the unit features of its crops.
+
+    Its cosine with an indexed image ranks the images by their mean similarity to the crops.
+    """
+    features = encode(list(crops(photo.image, number)))
+    return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).mean(0)
+
+
+def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Encoder:
+    """The encoder that an index records, or that now lies at ``path``.
 
     Raises:
         InputError: the encoder is out of reach, no longer the one that made the index, or fitted to its data.
@@ -52,18 +105,17 @@ def open_photo_encoder(recorded: dict[str, Any]) -> Callable[[Photo], np.ndarray
 
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
-    encoder = open_encoder(
-        recorded["path"], recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls")
-    )
+    path = path or recorded["path"]
+    encoder = open_encoder(path, recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls"))
     if encoder.record()["fingerprint"] != recorded["fingerprint"]:
         raise InputError(
-            f"{recorded['path']} has changed since the index was made, so its features do not fit: "
-            "run `dermeval embed` and `dermeval index` again"
+            f"{path} is not, or no longer, the encoder that made the index: run `dermeval embed` and `dermeval index` "
+            "again, or name the right one with --encoder"
         )
     pictures = Pictures([], encoder.preprocessing)
 
-    def encode(photo: Photo) -> np.ndarray:
-        image = pictures.prepare(photo.image)[None]
-        return encode_batch(encoder, image, encoder.preprocessing, torch.device("cpu"))[0, 0]
+    def encode(images: list[Image.Image]) -> np.ndarray:
+        prepared = torch.stack([pictures.prepare(image) for image in images])
+        return encode_batch(encoder, prepared, encoder.preprocessing, torch.device("cpu"))[:, 0]
 
     return encode

@@ -13,7 +13,6 @@ from PIL import Image
 
 from dermssl import licences
 from dermssl.dataset.dataset import Dataset
-from dermssl.errors import InputError
 from dermssl.files import atomic_file
 
 COLUMNS = 5
@@ -30,10 +29,11 @@ class Tile(NamedTuple):
     lines: list[str]
 
 
-def check_path(path: Path) -> None:
-    """Raise InputError unless ``path`` may be written as a PNG."""
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise InputError(f"--out {path} must be a file name that ends in .png")
+class Block(NamedTuple):
+    """One query (None: its picture is out of reach) and its hits."""
+
+    query: Tile | None
+    hits: Sequence[Tile]
 
 
 def stored_image(dataset: Dataset, image_id: str) -> Image.Image:
@@ -50,22 +50,42 @@ def caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     return [head, ", ".join(facts) or "no label", str(row["image_id"]).rsplit("/", 1)[-1]]
 
 
-def draw(path: Path, query: Tile, hits: Sequence[Tile], notices: Sequence[dict[str, Any]]) -> None:
-    """Write the sheet as PNG, atomically: the query large at the left, hits in rows of five at the right."""
-    columns, rows = min(COLUMNS, len(hits)), math.ceil(len(hits) / COLUMNS)
-    tile_height = TILE_INCHES * max(_aspect(tile) for tile in hits)
-    left = TILE_INCHES * (1.6 if rows > 1 else 1.0)
-    width = left + 0.35 + columns * TILE_INCHES
-    height = max(rows * (tile_height + CAPTION_INCHES), left * _aspect(query) + CAPTION_INCHES) + 0.3
+def draw(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, Any]]) -> None:
+    """Write the sheet as PNG, atomically: each query large at the left, its hits in rows of five at the right."""
+    columns = min(COLUMNS, max(1, *(len(block.hits) for block in blocks)))
+    left = TILE_INCHES * (1.6 if any(len(block.hits) > COLUMNS for block in blocks) else 1.0)
+    heights = [_height(block, left) for block in blocks]
+    width, height = left + 0.35 + columns * TILE_INCHES, sum(heights) + 0.3
     figure = Figure(figsize=(width, height), facecolor=PAPER, dpi=150)
-    _place(figure, query, (0.1, 0.1, left - 0.1), "#0969da")
-    for number, tile in enumerate(hits):
-        row, column = divmod(number, COLUMNS)
-        corner = (left + 0.3 + column * TILE_INCHES, 0.1 + row * (tile_height + CAPTION_INCHES))
-        _place(figure, tile, (*corner, TILE_INCHES - 0.12), None)
-    figure.text(0.1 / width, 0.1 / height, foot(notices), fontsize=6, color=FAINT)
+    for number, block in enumerate(blocks):
+        _draw_block(figure, block, left, 0.1 + sum(heights[:number]))
+    figure.text(0.1 / width, 0.1 / height, _plain(foot(notices)), fontsize=6, color=FAINT)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "dermeval"})
+
+
+def _tile_height(block: Block) -> float:
+    return TILE_INCHES * max((_aspect(tile) for tile in block.hits), default=1.0) + CAPTION_INCHES
+
+
+def _height(block: Block, left: float) -> float:
+    rows = math.ceil(len(block.hits) / COLUMNS)
+    query = left * _aspect(block.query) + CAPTION_INCHES if block.query else 0.0
+    return max(rows * _tile_height(block), query)
+
+
+def _draw_block(figure: Figure, block: Block, left: float, top: float) -> None:
+    if block.query:
+        _place(figure, block.query, (0.1, top, left - 0.1), "#0969da")
+    for number, tile in enumerate(block.hits):
+        row, column = divmod(number, COLUMNS)
+        corner = (left + 0.3 + column * TILE_INCHES, top + row * _tile_height(block))
+        _place(figure, tile, (*corner, TILE_INCHES - 0.12), None)
+
+
+def _plain(text: str) -> str:
+    """Text as matplotlib sets it letter by letter: ``$`` would begin a formula."""
+    return text.replace("$", r"\$").encode("utf-8", "replace").decode()
 
 
 def foot(notices: Sequence[dict[str, Any]]) -> str:
@@ -97,7 +117,7 @@ def _place(figure: Figure, tile: Tile, place: tuple[float, float, float], frame:
     for number, line in enumerate(tile.lines):
         first, last = number == 0, number == len(tile.lines) - 1
         axes.annotate(
-            line if len(line) <= 34 else line[:33] + "…",
+            _plain(line if len(line) <= 34 else line[:33] + "…"),
             (0, 0),
             xytext=(0, -9.5 - 10.5 * number),
             xycoords="axes fraction",

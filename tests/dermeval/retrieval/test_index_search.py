@@ -9,7 +9,6 @@ from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
 from dermeval.retrieval.sheet import foot
-from dermssl import neighbours
 from dermssl.errors import InputError
 from dermssl.licences import notice
 
@@ -22,8 +21,12 @@ def cases(make_dataset, embed_as, draw_skin, tmp_path):
     features[1] = features[0] + 0.01  # the query's own patient is by far the most similar
     folder = make_dataset("set", [draw_skin(n, 32) for n in range(12)], groups, ["train"] * 12, ["a", "b"] * 6)
     out = tmp_path / "index"
-    index(IndexOptions(embeddings=str(embed_as(folder, features)), out=str(out)))
+    index(IndexOptions(sources=[str(embed_as(folder, features))], out=str(out)))
     return out, features, np.array(groups)
+
+
+def hits_of(report):
+    return report.data["queries"][0]["hits"]
 
 
 def best_per_patient(features, groups, query, own):
@@ -36,23 +39,23 @@ def best_per_patient(features, groups, query, own):
 @pytest.mark.parametrize("own", [False, True])
 def test_the_hits_are_those_of_brute_force(cases, own):
     folder, features, groups = cases
-    report = search(SearchOptions(index=str(folder), image_id="set/0", include_own=own))
+    report = search(SearchOptions(index=str(folder), image_id=["set/0"], include_own=own))
     expected = best_per_patient(features, groups, 0, own)
-    assert [hit["image_id"] for hit in report.data["hits"]] == [f"set/{i}" for i in expected]
-    assert (report.data["hits"][0]["image_id"] == "set/1") == own
+    assert [hit["image_id"] for hit in hits_of(report)] == [f"set/{i}" for i in expected]
+    assert (hits_of(report)[0]["image_id"] == "set/1") == own
 
 
 def test_per_image_shows_every_image_of_other_patients(cases):
     folder, _, groups = cases
-    report = search(SearchOptions(index=str(folder), image_id="set/4", k=50, per_image=True))
-    shown = {hit["image_id"] for hit in report.data["hits"]}
+    report = search(SearchOptions(index=str(folder), image_id=["set/4"], k=50, per_image=True))
+    shown = {hit["image_id"] for hit in hits_of(report)}
     assert shown == {f"set/{i}" for i in np.flatnonzero(groups != "p1")}
 
 
 def test_k_above_the_number_of_patients_is_clipped_and_said(cases):
-    report = search(SearchOptions(index=str(cases[0]), image_id="set/0", k=10))
-    assert len(report.data["hits"]) == 3
-    assert any("only 3 other groups" in note for note in report.data["notes"])
+    report = search(SearchOptions(index=str(cases[0]), image_id=["set/0"], k=10))
+    assert len(hits_of(report)) == 3
+    assert any("only 3 other groups" in note for note in report.data["queries"][0]["notes"])
 
 
 def test_collapse_fetches_on_until_k_patients_are_found(make_dataset, embed_as, draw_skin, tmp_path):
@@ -62,20 +65,20 @@ def test_collapse_fetches_on_until_k_patients_are_found(make_dataset, embed_as, 
     folder = make_dataset("set", [draw_skin(0, 16)] * 93, groups)
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     out = tmp_path / "index"
-    index(IndexOptions(embeddings=str(embed_as(folder, features)), out=str(out)))
-    report = search(SearchOptions(index=str(out), image_id="set/0", k=3))
-    assert [hit["image_id"] for hit in report.data["hits"]] == ["set/1", "set/91", "set/92"]
+    index(IndexOptions(sources=[str(embed_as(folder, features))], out=str(out)))
+    report = search(SearchOptions(index=str(out), image_id=["set/0"], k=3))
+    assert [hit["image_id"] for hit in hits_of(report)] == ["set/1", "set/91", "set/92"]
 
 
 def test_the_contact_sheet_is_drawn_and_skipped_where_the_images_are_gone(cases, tmp_path, caplog):
-    options = SearchOptions(index=str(cases[0]), image_id="set/0", out=str(tmp_path / "sheet.png"))
-    assert search(options).data["sheet"] is not None
+    options = SearchOptions(index=str(cases[0]), image_id=["set/0"], out=str(tmp_path / "sheet.png"))
+    assert search(options).data["out"] is not None
     width, height = Image.open(tmp_path / "sheet.png").size
     assert width > 500 and height > 200
     (tmp_path / "sheet.png").unlink()
     (tmp_path / "data-set").rename(tmp_path / "moved")
     report = search(options)
-    assert len(report.data["hits"]) == 3 and report.data["sheet"] is None
+    assert len(hits_of(report)) == 3 and report.data["out"] is None
     assert not (tmp_path / "sheet.png").exists() and "out of reach" in caplog.text
 
 
@@ -87,74 +90,113 @@ def test_the_contact_sheet_says_whose_pictures_must_stay_here():
 
 def test_an_unknown_image_id_is_answered_with_the_full_id(cases):
     with pytest.raises(InputError, match="did you mean 'set/11'"):
-        search(SearchOptions(index=str(cases[0]), image_id="11"))
+        search(SearchOptions(index=str(cases[0]), image_id=["11"]))
 
 
-@pytest.mark.parametrize("options", [{}, {"photo": "a.jpg", "image_id": "set/0"}])
+@pytest.mark.parametrize("options", [{}, {"photos": ["a.jpg"], "image_id": ["set/0"]}])
 def test_exactly_one_query_is_asked_for(cases, options):
-    with pytest.raises(InputError, match="give one query"):
+    with pytest.raises(InputError, match="give one kind of query"):
         search(SearchOptions(index=str(cases[0]), **options))
 
 
 def test_a_file_that_is_no_image_is_refused(cases, tmp_path):
     (tmp_path / "note.jpg").write_text("no picture")
     with pytest.raises(InputError, match="not an image"):
-        search(SearchOptions(index=str(cases[0]), photo=str(tmp_path / "note.jpg")))
+        search(SearchOptions(index=str(cases[0]), photos=[str(tmp_path / "note.jpg")]))
 
 
 def test_append_adds_the_new_rows_and_refuses_them_a_second_time(cases, make_dataset, embed_as, draw_skin):
     folder, features, _ = cases
     more = make_dataset("more", [draw_skin(99, 32)], ["x"])
     added = str(embed_as(more, features[:1] + 0.001))
-    index(IndexOptions(out=str(folder), append=added))
-    hits = search(SearchOptions(index=str(folder), image_id="set/0")).data["hits"]
+    index(IndexOptions(out=str(folder), append=[added]))
+    hits = search(SearchOptions(index=str(folder), image_id=["set/0"])).data["queries"][0]["hits"]
     assert hits[0]["image_id"] == "more/0"
     with pytest.raises(InputError, match=r"in .* already"):
-        index(IndexOptions(out=str(folder), append=added))
+        index(IndexOptions(out=str(folder), append=[added]))
     assert len(open_index(folder)) == 13
 
 
 def test_append_refuses_another_encoder_and_leaves_the_index_as_it_was(cases, make_dataset, embed_as, draw_skin):
     folder, features, _ = cases
     other = embed_as(make_dataset("more", [draw_skin(99, 32)], ["x"]), features[:1], encoder="other")
-    before = (folder / "index.faiss").read_bytes()
-    with pytest.raises(InputError, match="another encoder"):
-        index(IndexOptions(out=str(folder), append=str(other)))
-    assert (folder / "index.faiss").read_bytes() == before
+    before = (folder / "vectors.npy").read_bytes()
+    with pytest.raises(InputError, match="different encoders"):
+        index(IndexOptions(out=str(folder), append=[str(other)]))
+    assert (folder / "vectors.npy").read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_the_recorded_recall_is_that_of_brute_force(kind):
-    features = np.random.default_rng(1).normal(size=(3000, 48)).astype(np.float32)
-    built = neighbours.build_index(features, kind)
-    recorded = neighbours.measured_recall(built, k=10, queries=3000)
-    unit = neighbours.normalise(features)
-    _, exact = neighbours.search(unit, unit, 11)
-    _, found = neighbours.search_index(built, features, 11)
-    overlap = np.mean([len(set(a[1:]) & set(b[1:])) / 10 for a, b in zip(exact, found, strict=True)])
-    assert recorded["value"] == pytest.approx(overlap, abs=1e-3)
-    assert 0.3 < recorded["value"] < 1
-
-
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
-def test_an_index_never_returns_fewer_than_asked(kind):
-    features = np.random.default_rng(2).normal(size=(2000, 16)).astype(np.float32)
-    features[:600] = features[0]  # many copies cut an HNSW graph apart
-    _, rows = neighbours.search_index(neighbours.build_index(features, kind), features[:50], 1990)
-    assert rows.min() >= 0 and all(len(set(row)) == 1990 for row in rows)
-
-
-def test_an_index_read_back_gives_the_same_answers(tmp_path):
-    features = np.random.default_rng(3).normal(size=(500, 16)).astype(np.float32)
-    for kind in ("flat", "hnsw", "ivf"):
-        built = neighbours.build_index(features, kind)
-        neighbours.write_index(tmp_path / kind, built)
-        again = neighbours.read_index(tmp_path / kind, "dermeval index")
-        assert (neighbours.search_index(built, features, 5)[1] == neighbours.search_index(again, features, 5)[1]).all()
-        assert np.allclose(neighbours.index_features(again, np.array([7])), neighbours.normalise(features[7:8]))
-
-
-def test_a_damaged_index_is_named(cases):
-    (cases[0] / "index.faiss").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"index\.faiss is damaged"):
+def test_a_damaged_vector_file_is_named(cases):
+    path = cases[0] / "vectors.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"vectors\.npy is damaged or of another index"):
         open_index(cases[0])
+
+
+def test_an_index_of_the_last_version_is_refused_with_the_remedy(cases):
+    path = cases[0] / "index.json"
+    path.write_text(path.read_text().replace('"schema_version": 2,', ""))
+    with pytest.raises(InputError, match="make it again with `dermeval index`"):
+        open_index(cases[0])
+
+
+def test_two_folders_make_the_index_that_appending_and_merging_make(make_dataset, embed_as, draw_skin, tmp_path):
+    random = np.random.default_rng(5)
+    folders = []
+    for name in ("one", "two"):
+        data = make_dataset(name, [draw_skin(0, 16)] * 6, [f"p{n}" for n in range(6)])
+        folders.append(str(embed_as(data, random.normal(size=(6, 4)))))
+    outs = [tmp_path / name for name in ("together", "appended", "a", "b", "merged")]
+    index(IndexOptions(sources=folders, out=str(outs[0])))
+    index(IndexOptions(sources=folders[:1], out=str(outs[1])))
+    index(IndexOptions(append=folders[1:], out=str(outs[1])))
+    for folder, out in zip(folders, outs[2:4], strict=True):
+        index(IndexOptions(sources=[folder], out=str(out)))
+    index(IndexOptions(sources=[str(outs[2]), str(outs[3])], out=str(outs[4])))
+    contents = {(out / "vectors.npy").read_bytes() for out in (outs[0], outs[1], outs[4])}
+    tables = [open_index(out).table for out in (outs[0], outs[1], outs[4])]
+    assert len(contents) == 1 and all(table == tables[0] for table in tables)
+
+
+def test_auto_says_why_it_chose_its_type(cases):
+    info = open_index(cases[0]).info
+    assert info["type"] == "flat" and "exact search is quick enough" in info["reason"]
+
+
+def test_where_limits_the_hits_and_an_empty_filter_counts_its_conditions(cases):
+    report = search(SearchOptions(index=str(cases[0]), image_id=["set/0"], where="dx == 'b'", per_image=True))
+    assert {hit["dx"] for hit in hits_of(report)} == {"b"}
+    with pytest.raises(InputError, match=r"leaves none of 12 images: dx == 'b' leaves 6; width > 500 leaves 0"):
+        search(SearchOptions(index=str(cases[0]), image_id=["set/0"], where="dx == 'b' and width > 500"))
+
+
+def test_min_similarity_cuts_the_list_and_says_so(cases):
+    report = search(SearchOptions(index=str(cases[0]), image_id=["set/0"], min_similarity=0.999))
+    assert not hits_of(report)
+    assert "0 of the 3 nearest are at least 0.999 similar" in " ".join(report.data["queries"][0]["notes"])
+
+
+def test_embeddings_of_the_same_data_are_queries_that_leave_their_own_patient_out(cases, tmp_path):
+    folder, features, groups = cases
+    embeddings = next(tmp_path.glob("embeddings-*"))
+    report = search(SearchOptions(index=str(folder), embeddings=str(embeddings), k=2))
+    assert len(report.data["queries"]) == 12
+    for query, found in enumerate(report.data["queries"]):
+        expected = best_per_patient(features, groups, query, own=False)[:2]
+        assert [hit["image_id"] for hit in found["hits"]] == [f"set/{i}" for i in expected]
+
+
+@pytest.mark.parametrize("ending", ["csv", "html", "png"])
+def test_the_result_is_written_as_its_ending_says_and_no_file_is_replaced_unasked(cases, tmp_path, ending):
+    options = SearchOptions(index=str(cases[0]), image_id=["set/0", "set/5"], out=str(tmp_path / f"hits.{ending}"))
+    search(options)
+    content = (tmp_path / f"hits.{ending}").read_bytes()
+    assert content[:4] == {"csv": b"quer", "html": b"<!do", "png": b"\x89PNG"}[ending]
+    if ending == "csv":
+        assert content.count(b"set/5,") == 3
+    if ending == "html":
+        assert content.count(b"data:image/jpeg;base64") == 2 + 6
+    with pytest.raises(InputError, match="already exists"):
+        search(options)

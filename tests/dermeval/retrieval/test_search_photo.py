@@ -5,11 +5,13 @@ import pytest
 from PIL import Image
 
 from dermeval.retrieval.index import index
+from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
-from dermeval.retrieval.photo import read_photo
+from dermeval.retrieval.photo import crops, open_photo_encoder, read_photo
 from dermeval.retrieval.search import search
 from dermssl.dataset import hashes
 from dermssl.errors import InputError
+from dermssl.neighbours import normalise
 
 
 def test_a_turned_photo_is_read_upright_and_shrunk(draw_skin, tmp_path):
@@ -30,14 +32,16 @@ def photos(make_dataset, draw_skin, tmp_path):
     embeddings = tmp_path / "embeddings"
     made = options(encoder="random:resnet18", data=[str(folder)], out=str(embeddings), image_size=32, workers=0)
     embed(made)
-    index(IndexOptions(embeddings=str(embeddings), out=str(tmp_path / "index")))
+    index(IndexOptions(sources=[str(embeddings)], out=str(tmp_path / "index")))
     return tmp_path / "index", embeddings, images
 
 
 def test_a_photo_gets_the_feature_that_embed_gave_it(photos, tmp_path):
     folder, embeddings, images = photos
     images[5].save(tmp_path / "photo.png")
-    hits = search(SearchOptions(index=str(folder), photo=str(tmp_path / "photo.png"), k=8, per_image=True)).data["hits"]
+    hits = search(SearchOptions(index=str(folder), photos=[str(tmp_path / "photo.png")], k=8, per_image=True)).data[
+        "queries"
+    ][0]["hits"]
     features = np.load(embeddings / "features.npy")
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     expected = {f"set/{i}": unit[5] @ unit[i] for i in (0, 1, 2, 3, 6, 7)}
@@ -48,9 +52,9 @@ def test_a_photo_gets_the_feature_that_embed_gave_it(photos, tmp_path):
 def test_a_photo_identical_to_an_indexed_image_says_so_and_leaves_its_patient_out(photos, tmp_path):
     folder, _, images = photos
     images[4].save(tmp_path / "photo.png")  # other file, same pixels
-    report = search(SearchOptions(index=str(folder), photo=str(tmp_path / "photo.png")))
+    report = search(SearchOptions(index=str(folder), photos=[str(tmp_path / "photo.png")]))
     assert "identical to set/4" in report.text
-    assert {hit["image_id"] for hit in report.data["hits"]}.isdisjoint({"set/4", "set/5"})
+    assert {hit["image_id"] for hit in report.data["queries"][0]["hits"]}.isdisjoint({"set/4", "set/5"})
     assert hashes.pixel_hash(images[4]) == read_photo(tmp_path / "photo.png", 96).pixel_sha256
 
 
@@ -59,5 +63,34 @@ def test_an_encoder_that_changed_since_is_refused(photos, draw_skin, tmp_path):
     text = (folder / "index.json").read_text()
     (folder / "index.json").write_text(text.replace("random:resnet18", "random:resnet18@7"))
     draw_skin(50).save(tmp_path / "new.png")
-    with pytest.raises(InputError, match="has changed since the index was made"):
-        search(SearchOptions(index=str(folder), photo=str(tmp_path / "new.png")))
+    with pytest.raises(InputError, match="no longer, the encoder that made the index"):
+        search(SearchOptions(index=str(folder), photos=[str(tmp_path / "new.png")]))
+
+
+def test_a_folder_of_photos_is_searched_with_one_encoder_and_bad_files_are_left_out(
+    photos, tmp_path, caplog, monkeypatch
+):
+    from dermeval.retrieval import search as module
+
+    loaded, real = [], module.open_photo_encoder
+    monkeypatch.setattr(module, "open_photo_encoder", lambda *given: loaded.append(1) or real(*given))
+    folder, _, images = photos
+    (tmp_path / "queries").mkdir()
+    for number in (1, 3):
+        images[number].save(tmp_path / "queries" / f"{number}.png")
+    (tmp_path / "queries" / "broken.jpg").write_bytes(b"no picture")
+    report = search(SearchOptions(index=str(folder), photos=[str(tmp_path / "queries")]))
+    assert [query["query"][-5:] for query in report.data["queries"]] == ["1.png", "3.png"]
+    assert "broken.jpg" in caplog.text and len(loaded) == 1
+
+
+def test_several_crops_rank_by_their_mean_similarity(photos, tmp_path):
+    folder, embeddings, images = photos
+    images[5].save(tmp_path / "photo.png")
+    options = SearchOptions(index=str(folder), photos=[str(tmp_path / "photo.png")], k=8, per_image=True, crops=3)
+    hits = search(options).data["queries"][0]["hits"]
+    encode = open_photo_encoder(open_index(folder).encoder)
+    seen = normalise(encode(list(crops(images[5], 3))))
+    unit = normalise(np.load(embeddings / "features.npy"))
+    mean = {f"set/{i}": (seen @ unit[i]).mean() for i in (0, 1, 2, 3, 6, 7)}
+    assert [hit["image_id"] for hit in hits] == sorted(mean, key=lambda name: -mean[name])

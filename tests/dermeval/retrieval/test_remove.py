@@ -1,0 +1,106 @@
+"""A withdrawn consent: after `index --remove` no file holds the vector, the row or the picture."""
+
+import numpy as np
+import pytest
+
+from dermeval.features.embeddings import open_embeddings
+from dermeval.retrieval.index import index
+from dermeval.retrieval.index_folder import open_index
+from dermeval.retrieval.options import IndexOptions, SearchOptions
+from dermeval.retrieval.search import search
+from dermssl.dataset.dataset import open_dataset
+from dermssl.errors import InputError
+from dermssl.neighbours import normalise
+
+
+@pytest.fixture
+def folders(make_dataset, embed_as, draw_skin, tmp_path):
+    """12 images of 4 patients: dataset, embeddings and index folder, and what they hold of patient p1."""
+    features = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    data = make_dataset("set", [draw_skin(n, 32) for n in range(12)], [f"p{n // 3}" for n in range(12)])
+    (data / "problems.csv").write_text("file,problem,action\n3.jpg,EXIF block broken,kept\n9.jpg,grey,kept\n")
+    embeddings, out = embed_as(data, features), tmp_path / "index"
+    index(IndexOptions(sources=[str(embeddings)], out=str(out)))
+    unfinished = embeddings.with_name(embeddings.name + ".unfinished")
+    unfinished.mkdir()
+    np.save(unfinished / "rows-000000000.npy", features)
+    jpegs = [bytes(open_dataset(data).images.jpeg(row)) for row in range(12)]
+    secrets = [vector.tobytes() for part in (features, normalise(features)) for vector in part[3:6]]
+    secrets += [jpeg[200:] for jpeg in jpegs[3:6]]
+    return data, embeddings, out, secrets
+
+
+def files_with(root, secret):
+    return [path for path in root.rglob("*") if path.is_file() and secret in path.read_bytes()]
+
+
+def test_no_byte_of_a_removed_patient_is_left_and_the_others_are_as_they_were(folders, tmp_path):
+    data, embeddings, out, secrets = folders
+    assert all(files_with(tmp_path, secret) for secret in secrets)
+    before = open_embeddings(embeddings).features[[0, 11]].copy()
+    picture = bytes(open_dataset(data).images.jpeg(11))
+    report = index(IndexOptions(out=str(out), remove=["set/p1"]))
+    assert set(report.data["removed"]) == {str(data), str(embeddings), str(out)}
+    for secret in secrets:
+        assert not files_with(tmp_path, secret)
+    for name in ("set/3", "set/4", "set/5", "set/p1"):
+        assert name not in str([t.to_pylist() for t in (open_dataset(data).table, open_index(out).table)])
+    assert np.array_equal(open_embeddings(embeddings).features[[0, 8]], before)
+    assert bytes(open_dataset(data).images.jpeg(8)) == picture
+    assert (data / "problems.csv").read_text() == "file,problem,action\n9.jpg,grey,kept\n"
+    assert open_dataset(data).info["counts"]["images"] == 9
+
+
+def test_after_a_removal_searches_go_on_without_a_warning(folders, caplog):
+    _, _, out, _ = folders
+    index(IndexOptions(out=str(out), remove=["set/4"]))
+    hits = search(SearchOptions(index=str(out), image_id=["set/0"], per_image=True, k=20)).data["queries"][0]["hits"]
+    assert {hit["image_id"] for hit in hits} == {f"set/{n}" for n in (3, 5, 6, 7, 8, 9, 10, 11)}
+    assert "changed" not in caplog.text
+
+
+def test_codes_are_made_anew_without_the_removed_rows(make_dataset, embed_as, draw_skin, tmp_path):
+    features = np.random.default_rng(0).normal(size=(1200, 8))
+    data = make_dataset("set", [draw_skin(0, 16)] * 1200, [f"p{n}" for n in range(1200)])
+    out = tmp_path / "index"
+    index(IndexOptions(sources=[str(embed_as(data, features))], out=str(out), type="scan"))
+    index(IndexOptions(out=str(out), remove=["set/7", "set/p9"]))
+    entries = open_index(out).entries
+    assert entries.codes.ntotal == len(entries) == 1198
+
+
+def test_an_unknown_id_removes_nothing(folders, tmp_path):
+    _, _, out, secrets = folders
+    with pytest.raises(InputError, match=r"no image and no patient of that id .* did you mean"):
+        index(IndexOptions(out=str(out), remove=["set/p1", "set/pp2"]))
+    assert all(files_with(tmp_path, secret) for secret in secrets)
+
+
+def test_folders_out_of_reach_are_named_and_the_ledger_is_asked(folders):
+    _, embeddings, out, _ = folders
+    embeddings.rename(embeddings.with_name("elsewhere"))
+    report = index(IndexOptions(out=str(out), remove=["set/p1"], also=[str(embeddings.with_name("elsewhere"))]))
+    assert report.data["out_of_reach"] == [str(embeddings)]
+    assert "OUT OF REACH" in report.text and str(embeddings.with_name("elsewhere")) in report.data["removed"]
+    assert "whether the encoder e was trained on them is not known" in report.text
+
+
+def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders, monkeypatch, tmp_path):
+    from dermeval.retrieval import remove as module
+
+    _, _, out, secrets = folders
+    real, calls = module._remove_from, []
+
+    def killed(folder, going):
+        calls.append(folder)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(folder, going)
+
+    monkeypatch.setattr(module, "_remove_from", killed)
+    with pytest.raises(KeyboardInterrupt):
+        index(IndexOptions(out=str(out), remove=["set/p1"]))
+    monkeypatch.setattr(module, "_remove_from", real)
+    index(IndexOptions(out=str(out), remove=["set/p1"]))
+    for secret in secrets:
+        assert not files_with(tmp_path, secret)
