@@ -4,7 +4,7 @@
         [--repeats 5] [--report page.md] [--model.backbone vit_small_patch16_224 --training.batch 64 ...]
 
 Further options go to `dermssl pretrain`. Measured one after the other, each the median of the repeats: the CPU work of
-a batch's crops on one core; its photometric changes; forward, backward and update on views that already lie on the
+a batch's crops on one core; moving and normalising it; forward, backward and update on views that already lie on the
 device (the ceiling: no data work at all); and the rate of a large square matrix product in the training precision, of
 which the step's arithmetic (counted by PyTorch) reaches a share. Wall-clock, so let nothing else run.
 """
@@ -90,7 +90,7 @@ def measure(run: Run, repeats: int) -> dict[str, float]:
         "images": len(items),
         "flops": counter.get_total_flops(),
         "crops": one_core(lambda: dataset.__getitems__(items), repeats),
-        "photometric": seconds(lambda: to_views(crops, device, MEAN, STD, views), repeats, device),
+        "normalise": seconds(lambda: to_views(crops, device, MEAN, STD), repeats, device),
         "forward": seconds(lambda: run.model(views, at), repeats, device),
         "backward": seconds(backward, repeats, device),
         "update": seconds(update, repeats, device),
@@ -104,20 +104,20 @@ def table(run: Run, parts: dict[str, float]) -> list[str]:
     images, accumulation = parts["images"], run.options.training.accumulation
     step = parts["step"] / accumulation
     rows = [
-        ("decode and crops, on one core", parts["crops"]),
-        ("photometric changes", parts["photometric"]),
+        ("views, on one core", parts["crops"]),
+        ("move to the device and normalise", parts["normalise"]),
         ("forward and loss", parts["forward"]),
         ("backward", parts["backward"] - parts["forward"]),
         ("clipping, optimizer, teacher; once per step", parts["update"] / accumulation),
     ]
-    total, rate = parts["photometric"] + step, parts["flops"] / step
+    total, rate = parts["normalise"] + step, parts["flops"] / step
     return [
         "| part | ms per image |",
         "|---|---|",
         *[f"| {name} | {1000 * value / images:.3f} |" for name, value in rows],
         "",
         f"- ceiling, on views that already lie on the device: {images / step:,.1f} images/s",
-        f"- with the photometric changes: {images / total:,.1f} images/s; {parts['crops'] / total:.2f} cores of data "
+        f"- with that: {images / total:,.1f} images/s; {parts['crops'] / total:.2f} cores of data "
         "workers keep up with that",
         f"- {parts['flops'] / images / 1e9:.2f} GFLOP an image; the step runs at {rate / 1e12:.3f} TFLOP/s, "
         f"{rate / parts['product']:.0%} of the {parts['product'] / 1e12:.3f} of a large {run.precision} product",

@@ -58,7 +58,7 @@ def read_photo(path: Path, short_side: int | None) -> Photo:
         raise InputError(f"{path} is not a file: give an image file to search for")
     try:
         real = path.resolve()
-        return decode_photo(read_bytes(real, real.parent), short_side)
+        return decode_photo(read_bytes(real, [real.parent]), short_side)
     except DecodeError as error:
         raise InputError(f"{path}: {error}: give a readable image file") from None
 

@@ -98,6 +98,13 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
                 f"prepare one of them again with another --name"
             )
         seen[dataset.name] = dataset.folder
+    for dataset in datasets if len(datasets) > 1 else ():
+        if "overlaps" not in dataset.info:
+            log.warning(
+                "warning: %s was prepared before known overlaps between data sets were recorded: prepare it again, "
+                "or audit the pooled sets with `dermeval leaks`",
+                dataset.folder,
+            )
     for one, other in itertools.combinations(datasets, 2):
         _warn_overlap(one, other)
         _warn_copies(one, other)

@@ -3,11 +3,11 @@
 Fixed columns are below; a source may add free columns (labels, folds, further metadata), which are strings
 unless they are numbers or booleans throughout. Missing is null, never "", -1 or "unknown".
 
-``width`` and ``height`` are the file's, before its EXIF orientation is applied. ``sha256`` is of the file;
-``pixel_sha256`` of its decoded, upright 8-bit RGB pixels (after their size, as "WIDTHxHEIGHT:"): all of them, but of
-a JPEG with a short side of 1,024 or more those that libjpeg decodes at the smallest scale (1/2, 1/4, 1/8) that leaves
-a short side of 512. So it is a function of the file alone, survives new metadata, and for ordinary sizes a lossless
-change of format. ``phash`` is of the stored image and its flips and quarter turns.
+``width`` and ``height`` are those of the whole picture, upright; ``stored_width`` and ``stored_height`` those of the
+stored one. ``sha256`` is of the file. ``pixel_sha256`` is of the decoded, upright 8-bit sRGB pixels (after their size,
+as "WIDTHxHEIGHT:"). A JPEG with a short side of 1,024 or more is hashed as libjpeg decodes it at the smallest scale
+(1/2, 1/4, 1/8) that leaves a short side of 512. So the hash is a function of the file alone, survives new metadata,
+and for ordinary sizes a lossless change of format. ``phash`` is of the stored image and its flips and quarter turns.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,11 @@ import pyarrow as pa
 from dermssl.errors import InputError
 
 SCHEMA_VERSION = 2
-"""2: ``pixel_sha256`` of large JPEGs is of the reduced picture, no longer of every pixel."""
+"""2: ``pixel_sha256`` of large JPEGs is of the reduced picture, no longer of every pixel.
+
+Folders of version 2 stay readable though two things were mended since: colour profiles other than sRGB are converted,
+and ``width`` and ``height`` of a picture taken sideways are exchanged.
+"""
 
 FIXED = pa.schema(
     [

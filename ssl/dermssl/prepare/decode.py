@@ -1,18 +1,41 @@
-"""One image file -> upright RGB pixels, whatever the camera, scanner or re-uploader made of it."""
+"""One image file -> upright sRGB pixels, whatever the camera, scanner or re-uploader made of it.
 
+Colours: a picture with a colour profile (Display P3, Adobe RGB, a printer's CMYK) is converted to sRGB with Pillow's
+ImageCms. A picture without a profile, or with one that is damaged or of another colour space, keeps its values.
+"""
+
+import functools
+import importlib.util
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
+MAX_BYTES = 2**30
+"""Larger files are refused before they are read."""
 MAX_PIXELS = 150_000_000
 """Larger images (beyond a 14,000 x 10,700 photo) are refused as decompression bombs before they are decoded."""
+MAX_ASPECT = 20
+"""Images whose long side is more than so many times the short one are refused: no photo of skin has such a shape."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+HEIF = importlib.util.find_spec("pillow_heif") is not None
+"""Whether the extra `heif` is installed."""
+if HEIF:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+FORMATS = (
+    *("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"),
+    *(("AVIF",) if features.check("avif") else ()),
+    *(("HEIF",) if HEIF else ()),
+)
 """Pillow would open more by content, whatever the file's name; its EPS reader runs an outside program."""
+SAME_COLOURS = 3
+"""A profile that changes no colour by more than this (of 255) is sRGB under another name: pixels stay as they are."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
@@ -21,15 +44,18 @@ class DecodeError(Exception):
     """A file that cannot be used as an image; the message is the entry for ``problems.csv``."""
 
 
-def read_bytes(path: Path, root: Path) -> bytes:
-    """The file's bytes; refuses empty files and links that lead out of ``root`` without opening them."""
+def read_bytes(path: Path, roots: Sequence[Path]) -> bytes:
+    """The file's bytes; refuses empty and huge files, and links that lead out of ``roots``, without opening them."""
     try:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise DecodeError("link out of the data folder")
+        if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+            raise DecodeError("link out of the data folder: allow the folder it points to with --follow")
         if path.exists() and not path.is_file():
             raise DecodeError("not a file")
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise DecodeError("empty file (0 bytes)")
+        if size > MAX_BYTES:
+            raise DecodeError(f"file too large: {size / 2**30:,.1f} GiB, {MAX_BYTES / 2**30:g} GiB are allowed")
         return path.read_bytes()
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror})") from None
@@ -38,7 +64,7 @@ def read_bytes(path: Path, root: Path) -> bytes:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open without decoding, after the size check. Raises DecodeError."""
+    """Open without decoding, after the checks of size and shape. Raises DecodeError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -52,6 +78,8 @@ def open_image(data: bytes) -> Image.Image:
         raise DecodeError(f"not an image ({type(error).__name__})") from None
     if image.width * image.height > MAX_PIXELS:
         raise DecodeError(f"decompression bomb: {image.width} x {image.height} pixels")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise DecodeError(f"too long and narrow: {image.width} x {image.height} pixels")
     return image
 
 
@@ -65,10 +93,10 @@ def reduction(image: Image.Image, short_side: int) -> int:
 
 
 def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
-    """Decode at 1/``scale`` (see `reduction`) and convert any mode to 8-bit RGB (alpha over white); not yet upright.
+    """Decode at 1/``scale`` (see `reduction`) and convert any mode to 8-bit sRGB (alpha over white); not yet upright.
 
-    Where the sides are no multiple of ``scale``, the last column and row are partly filled: the picture ends at
-    width / ``scale`` and height / ``scale`` of the file's size.
+    Returns ``image`` itself where its pixels need no conversion. Where the sides are no multiple of ``scale``, the
+    last column and row are partly filled: the picture ends at width / ``scale`` and height / ``scale``.
 
     Raises:
         DecodeError: the file is truncated or damaged, or holds NaN or infinite pixels.
@@ -77,7 +105,7 @@ def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
         image.load()
-        return _as_rgb(image)
+        return _as_srgb(image)
     except DecodeError:
         raise
     # As above: whatever a damaged file provokes is that file's problem.
@@ -87,7 +115,11 @@ def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation 1-8; 1 (as stored) where there is none or the EXIF block is broken."""
+    """EXIF orientation 1-8 of a decoded image; 1 (as stored) where there is none or the EXIF block is broken.
+
+    Ask only after `decode_rgb`. Reading the EXIF block of a PNG decodes the picture, and an error in its pixels
+    would be lost here. Pillow turns a TIFF upright while it decodes it, which the block says only then.
+    """
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:
@@ -111,16 +143,53 @@ _UNDO = {
 }
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
+def _as_srgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         return _from_deep_grey(image)
+    profile = image.info.get("icc_profile") or b""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        coloured = _convert(image.convert("RGB"), profile)
+        coloured.putalpha(image.getchannel("A"))
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    if image.mode not in _SPACES:
+        image = image.convert("RGB")
+    return _convert(image, profile)
+
+
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
+"""Modes with a colour space that a profile can describe, each with the space's name in profiles."""
+
+
+def _convert(image: Image.Image, profile: bytes) -> Image.Image:
+    transform = _srgb_transform(profile, image.mode)
+    if transform:
+        return transform.apply(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@functools.lru_cache(maxsize=16)
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From ``profile`` to sRGB; None where there is none, it is no profile of ``mode``, or it is sRGB itself."""
+    lab = mode == "LAB"  # its colours are absolute, so it needs no profile
+    if not profile and not lab:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB") if lab else io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != _SPACES[mode]:
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except Exception:
+        return None
+    if mode not in ("RGB", "L"):
+        return transform
+    steps = np.arange(0, 256, 17, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(64, 64, 3) if mode == "RGB" else steps[None]
+    before = Image.fromarray(colours)
+    after = transform.apply(before)
+    change = np.abs(np.asarray(after).astype(int) - np.asarray(before.convert("RGB"))).max()
+    return transform if change > SAME_COLOURS else None
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:

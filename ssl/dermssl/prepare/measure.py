@@ -12,12 +12,19 @@ from dermssl.prepare.decode import DecodeError, decode_rgb, open_image, orientat
 
 HASHED_SIDE = 512
 """``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, pixels."""
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
 
 
-def decode_one(file: str, root: Path, short_side: int) -> tuple[dict[str, Any], bytes | None]:
-    """Measurements of one file and its stored JPEG; on failure ``{"problem": ...}`` and None."""
+def decode_one(
+    file: str, root: Path, short_side: int, follow: Path | None = None
+) -> tuple[dict[str, Any], bytes | None]:
+    """Measurements of one file below ``root`` and its stored JPEG; on failure ``{"problem": ...}`` and None.
+
+    A link is followed where it leads to a file below ``root`` or ``follow``.
+    """
     try:
-        data = read_bytes(root / file, root)
+        data = read_bytes(root / file, [root, follow] if follow else [root])
         with warnings.catch_warnings():
             # Pillow warns of odd metadata, which is dropped, without saying in which file.
             warnings.simplefilter("ignore")
@@ -29,14 +36,19 @@ def decode_one(file: str, root: Path, short_side: int) -> tuple[dict[str, Any], 
 def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
     """Measurements of one file's bytes and its stored JPEG; raises DecodeError."""
     file = open_image(data)
-    (width, height), turn = file.size, orientation(file)
+    width, height = file.size
     # The hash depends on the file alone, so a larger stored image needs a second decode at a larger scale.
     hashed_scale, scale = reduction(file, HASHED_SIDE), reduction(file, max(HASHED_SIDE, short_side))
     hashed = decode_rgb(file, hashed_scale)
-    raster = hashed if scale == hashed_scale else decode_rgb(open_image(data), scale)
-    shrunk = store.shrink(raster, short_side, (width / scale, height / scale))
-    small = upright(shrunk, turn)
-    kept = file.format == "JPEG" and file.mode == "RGB" and scale == 1 and small is raster
+    turn = orientation(file)
+    if scale == hashed_scale:
+        raster = hashed
+    else:
+        file = open_image(data)
+        raster = decode_rgb(file, scale)
+    small = upright(store.shrink(raster, short_side, (width / scale, height / scale)), turn)
+    if turn in SIDEWAYS:
+        width, height = height, width
     measured = {
         "width": width,
         "height": height,
@@ -46,4 +58,6 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
         "pixel_sha256": hashes.pixel_hash(upright(hashed, turn)),
         "phash": hashes.perceptual_hashes(small),
     }
+    # The file's own compressed bytes are kept where not one of its pixels was changed.
+    kept = file.format == "JPEG" and scale == 1 and small is file
     return measured, store.strip_metadata(data) if kept else store.encode(small)

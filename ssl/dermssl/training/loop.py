@@ -161,11 +161,9 @@ def _loader(run: Run) -> DataLoader:
 
 
 def _views(run: Run, batches: Iterable[Crops]) -> Iterator[list[Tensor]]:
-    """Batches of crops as views, each in the memory of the one before."""
-    views = None
+    """Batches of crops as views on the device."""
     for crops in batches:
-        views = to_views(crops, run.accelerator.device, MEAN, STD, views)
-        yield views
+        yield to_views(crops, run.accelerator.device, MEAN, STD)
 
 
 def _log(run: Run, tracker: Tracker | None, batches: Waiting, values: dict[str, float], bar: tqdm) -> None:

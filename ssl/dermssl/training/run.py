@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,6 @@ from dermssl.training.run_folder import open_run_folder, step_of_best
 from dermssl.training.watching.health import Health
 from dermssl.training.watching.trackers import check_trackers
 from dermssl.views.loader import default_workers
-from dermssl.views.photometric import is_native
 from dermssl.views.sampler import Sampler, parse_weights
 
 log = logging.getLogger("dermssl")
@@ -88,13 +88,12 @@ class Run:
     @property
     def bits(self) -> dict[str, Any]:
         """What the same bits on the same machine hang on, beside the configuration."""
-        views = "C" if is_native(self.accelerator.device) else "PyTorch"
         return {
             "torch": torch.__version__,
             "device": str(self.accelerator.device),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
-            "views": views,
+            "views": f"OpenCV {cv2.__version__}",
         }
 
     @property

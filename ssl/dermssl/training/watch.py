@@ -14,8 +14,6 @@ from dermssl.training.run import Run
 from dermssl.training.watching.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.watching.tracking import Tracker
-from dermssl.views import native
-from dermssl.views.photometric import is_native
 from dermssl.views.sampler import Sampler
 
 log = logging.getLogger("dermssl")
@@ -44,8 +42,6 @@ def announce(run: Run) -> None:
         run.precision,
         f", from step {run.step}" if run.step else "",
     )
-    if accelerator.device.type == "cpu" and not is_native(accelerator.device):
-        log.info("  no C compiler that works (%s): colour and blur take several times as long", native.build().reason)
     for line in mixture(run.sampler, [dataset.name for dataset in run.data.datasets], options.training.epochs):
         log.info("  %s", line)
     for dataset in run.data.datasets:

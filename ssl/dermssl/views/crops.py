@@ -1,35 +1,56 @@
-"""Cutting views out of a stored image: crop and antialiased resize, on the CPU in 8 bits."""
+"""Geometry of a view: decode the stored image once, crop and resize, flip and turn. 8 bits, OpenCV, on the CPU."""
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
+
+MOST_LINEAR = 1.7
+"""Bilinear interpolation shrinks by no more than this factor: it reads too few pixels for more."""
+
+FLIPS = (None, 0, -1, 1, 1, None, 0, -1)
+"""OpenCV's flip code of each turn, after a transposition where the turn is odd."""
 
 
-def decode(jpeg: memoryview) -> np.ndarray:
-    """A stored JPEG as ``(3, H, W)`` uint8, its pixels side by side as PyTorch's fast resize wants them.
+def decode(jpeg: bytes | memoryview) -> np.ndarray:
+    """A stored JPEG as ``(H, W, 3)`` uint8, RGB. The pixels are Pillow's.
 
-    The pixels are Pillow's, in two thirds to four fifths of its time.
+    Raises:
+        ValueError: the bytes are not a JPEG that can be read.
     """
-    return decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB).numpy()
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError("a stored image cannot be decoded")
+    return image
 
 
 def cut(image: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
-    """The crop ``box`` (left, top, right, bottom; pixels) of ``image`` (3, H, W), resized.
+    """The crop ``box`` (left, top, right, bottom; pixels) of ``image`` (H, W, 3), resized to ``(size, size, 3)``.
 
-    Bicubic with antialiasing in 8 bits, as torchvision's ``resized_crop``: within two grey levels of PIL's, in a fifth
-    of its time.
-
-    Args:
-        image: from `decode`.
-        box: lies inside the image.
-        size: side of the view, pixels.
-
-    Returns:
-        ``(3, size, size)`` uint8.
+    Enlarges by bicubic interpolation. Shrinks bilinearly to ``size`` times a power of two, by `MOST_LINEAR` at most,
+    then averages squares of 2 x 2 pixels. That is close to OpenCV's INTER_AREA in a third of its time.
     """
     left, top, right, bottom = box
-    crop = torch.from_numpy(image[None, :, top:bottom, left:right])
-    return interpolate(crop, size=(size, size), mode="bicubic", antialias=True, align_corners=False)[0].numpy()
+    crop = image[top:bottom, left:right]
+    factor = max(right - left, bottom - top) / size
+    if factor < 1:
+        return cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
+    times = 1
+    while factor > MOST_LINEAR * times:
+        times *= 2
+    view = cv2.resize(crop, (size * times, size * times), interpolation=cv2.INTER_LINEAR)
+    while times > 1:
+        times //= 2
+        view = cv2.resize(view, (size * times, size * times), interpolation=cv2.INTER_AREA)
+    return view
+
+
+def turn(view: np.ndarray, number: int, out: np.ndarray) -> None:
+    """Write ``view`` into ``out`` in the symmetry ``number`` of `dermssl.views.draws.turns`."""
+    if number % 2:
+        view = cv2.transpose(view)
+    flip = FLIPS[number]
+    if flip is None:
+        out[...] = view
+    else:
+        cv2.flip(view, flip, dst=out)

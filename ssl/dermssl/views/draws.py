@@ -1,10 +1,11 @@
 """Every random decision about a view, drawn from (seed, epoch, position, view) and nothing else."""
 
-import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from dermssl.views.colour import Changes
 from dermssl.views.recipe import View, ViewOptions
 from dermssl.views.sampler import philox
 
@@ -14,9 +15,6 @@ DRAWS_PER_VIEW = 48
 
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
-PHOTOMETRIC = ("jitter", "brightness", "contrast", "saturation", "hue", "order", "grey", "sigma", "solarize", "turn")
-ORDERS = np.array(list(itertools.permutations(range(4))))
-"""The 24 orders of brightness (0), contrast (1), saturation (2), hue (3)."""
 
 
 def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
@@ -24,36 +22,29 @@ def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
     return philox(seed, VIEW_STREAM, position, epoch).random((views, DRAWS_PER_VIEW))
 
 
-def crop_boxes(views: Sequence[View], width: int, height: int, draws: np.ndarray) -> np.ndarray:
-    """Random resized crops as torchvision draws them: area share, log-uniform ratio, ten tries, else a centre crop.
+def crop_box(scale: tuple[float, float], width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
+    """A random resized crop as torchvision draws it: area share, log-uniform ratio, ten tries, else a centre crop.
 
     Args:
-        views: give the area ranges.
+        scale: smallest and largest share of the image's area.
         width, height: of the stored image, pixels.
-        draws: ``(V, DRAWS_PER_VIEW)`` uniform numbers; the first 22 of each view are used.
+        draws: the uniform numbers of one view; the first 22 are used.
 
     Returns:
-        ``(V, 4)`` integers: left, top, right, bottom in pixels.
+        Left, top, right, bottom in pixels.
     """
-    smallest, largest = np.array([view.scale for view in views]).T[:, :, None]
-    area = width * height * (smallest + (largest - smallest) * draws[:, :TRIES])
-    low, high = np.log(RATIO)
-    ratio = np.exp(low + (high - low) * draws[:, TRIES : 2 * TRIES])
-    sides = np.rint(np.sqrt([area * ratio, area / ratio]))
-    limits = np.array([[width], [height]])
-    fits = np.all((sides > 0) & (sides <= limits[:, :, None]), axis=0)
-    crop = sides[:, range(len(views)), fits.argmax(axis=1)]
-    corner = np.floor(draws[:, 20:22].T * (limits - crop + 1))
-    centred = ~np.any(fits, axis=1)
-    if centred.any():
-        crop[:, centred] = np.array(_nearest_ratio(width, height))[:, None]
-        corner[:, centred] = (limits - crop[:, centred]) // 2
-    return np.concatenate([corner, corner + crop]).T.astype(int)
-
-
-def _nearest_ratio(width: int, height: int) -> tuple[float, float]:
+    low, high = scale
+    for share, shape in zip(draws[:TRIES], draws[TRIES : 2 * TRIES], strict=True):
+        area = width * height * (low + (high - low) * share)
+        ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** shape
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = int(draws[20] * (width - across + 1)), int(draws[21] * (height - down + 1))
+            return left, top, left + across, top + down
     ratio = min(max(width / height, RATIO[0]), RATIO[1])
-    return min(width, round(height * ratio)), min(height, round(width / ratio))
+    across, down = min(width, round(height * ratio)), min(height, round(width / ratio))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
 
 
 def turns(options: ViewOptions, draws: np.ndarray) -> np.ndarray:
@@ -63,8 +54,8 @@ def turns(options: ViewOptions, draws: np.ndarray) -> np.ndarray:
     return np.where(draws[..., 22] < 0.5, 4, 0)
 
 
-def photometric(options: ViewOptions, views: Sequence[View], draws: np.ndarray) -> np.ndarray:
-    """The views' photometric parameters in the order of `PHOTOMETRIC`.
+def changes(options: ViewOptions, views: Sequence[View], draws: np.ndarray) -> Changes:
+    """What is changed in each view.
 
     Args:
         options: strengths and odds that all views share.
@@ -72,24 +63,22 @@ def photometric(options: ViewOptions, views: Sequence[View], draws: np.ndarray) 
         draws: ``(..., V, DRAWS_PER_VIEW)`` uniform numbers.
 
     Returns:
-        ``(..., V, 10)`` float32. ``sigma`` is 0 where there is no blur; it is given in pixels of its view.
+        Arrays ``(..., V)``.
     """
     sizes, blurs, solarized = (np.array([getattr(view, key) for view in views]) for key in ("size", "blur", "solarize"))
     low, high = options.blur_sigma
     sigma = (low + (high - low) * draws[..., 31]) * sizes / 224
-    columns = [
-        draws[..., 23] < options.jitter,
-        _around_one(options.brightness, draws[..., 24]),
-        _around_one(options.contrast, draws[..., 25]),
-        _around_one(options.saturation, draws[..., 26]),
-        options.hue * (2 * draws[..., 27] - 1),
-        np.floor(draws[..., 28] * len(ORDERS)),
-        draws[..., 29] < options.grey,
-        np.where(draws[..., 30] < blurs, sigma, 0),
-        draws[..., 32] < solarized,
-        turns(options, draws),
-    ]
-    return np.stack(columns, axis=-1).astype(np.float32)
+    jittered, grey = draws[..., 23] < options.jitter, draws[..., 29] < options.grey
+    return Changes(
+        coloured=jittered | grey,
+        brightness=np.where(jittered, _around_one(options.brightness, draws[..., 24]), 1),
+        contrast=np.where(jittered, _around_one(options.contrast, draws[..., 25]), 1),
+        saturation=np.where(jittered, _around_one(options.saturation, draws[..., 26]), 1) * ~grey,
+        hue=np.where(jittered, options.hue * (2 * draws[..., 27] - 1), 0),
+        sigma=np.where(draws[..., 30] < blurs, sigma, 0),
+        solarize=draws[..., 32] < solarized,
+        turn=turns(options, draws),
+    )
 
 
 def _around_one(strength: float, draws: np.ndarray) -> np.ndarray:

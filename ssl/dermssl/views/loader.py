@@ -1,4 +1,4 @@
-"""From pooled dataset folders to batches of views: stored JPEG -> crops in workers -> all else on the device."""
+"""From pooled dataset folders to batches of views. Workers make whole views in 8 bits; the device only normalises."""
 
 import atexit
 import multiprocessing
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dermssl.dataset.store import ImageStore
-from dermssl.views import draws, photometric
-from dermssl.views.crops import cut, decode
+from dermssl.views import colour, draws
+from dermssl.views.crops import cut, decode, turn
 from dermssl.views.recipe import ViewOptions, group_views
 from dermssl.views.sampler import Item, RankBatches
 
@@ -33,17 +34,13 @@ class Pool:
 
 
 class Crops(NamedTuple):
-    """One batch as workers hand it over: for global and for local crops, pixels and photometric parameters by view.
-
-    ``pixels[s]`` is ``(V, B, 3, S, S)`` uint8 and ``parameters[s]`` ``(V, B, 10)`` float32.
-    """
+    """One batch as workers hand it over: for global and for local crops ``(V, B, S, S, 3)`` uint8, RGB."""
 
     pixels: list[Tensor]
-    parameters: list[Tensor]
 
 
 class ViewDataset(Dataset):
-    """Cuts the views of whole batches; every random number is a function of the item, not of the worker."""
+    """Makes the views of whole batches; every random number is a function of the item, not of the worker."""
 
     def __init__(self, pool: Pool, options: ViewOptions, seed: int) -> None:
         self.pool = pool
@@ -55,21 +52,29 @@ class ViewDataset(Dataset):
         return len(self.pool)
 
     def __getitems__(self, items: list[Item]) -> Crops:
-        """The crops of one micro-batch."""
+        """The views of one micro-batch."""
         every = [view for views in self.groups for view in views]
         numbers = np.stack([draws.uniforms(self.seed, item.epoch, item.position, len(every)) for item in items])
-        parameters = draws.photometric(self.options, every, numbers)
-        shapes = [(len(views), len(items), 3, views[0].size, views[0].size) for views in self.groups]
-        pixels = [np.empty(shape, np.uint8) for shape in shapes]
-        places = [place for group in pixels for place in group]
+        changes = draws.changes(self.options, every, numbers)
+        matrices = colour.matrices(changes)
+        shapes = [(len(views), len(items), views[0].size, views[0].size, 3) for views in self.groups]
+        batch = [np.empty(shape, np.uint8) for shape in shapes]
+        outs = [out for group in batch for out in group]
         for index, item in enumerate(items):
             image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
-            boxes = draws.crop_boxes(every, image.shape[2], image.shape[1], numbers[index])
-            for place, view, box in zip(places, every, boxes.tolist(), strict=True):
-                place[index] = cut(image, box, view.size)
-        starts = np.cumsum([len(views) for views in self.groups])[:-1]
-        by_view = np.split(parameters.swapaxes(0, 1), starts)
-        return Crops([torch.from_numpy(p) for p in pixels], [torch.from_numpy(p) for p in by_view])
+            height, width, _ = image.shape
+            for number, view in enumerate(every):
+                at = index, number
+                box = draws.crop_box(view.scale, width, height, numbers[at].tolist())
+                made = cut(image, box, view.size)
+                if changes.coloured[at]:
+                    made = colour.recolour(made, matrices[at])
+                if changes.sigma[at]:
+                    made = colour.blur(made, float(changes.sigma[at]))
+                if changes.solarize[at]:
+                    made = colour.solarize(made)
+                turn(made, int(changes.turn[at]), out=outs[number][index])
+        return Crops([torch.from_numpy(group) for group in batch])
 
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:
@@ -92,6 +97,7 @@ def _as_is(crops: Any) -> Any:
 
 def _settle_worker(_: int) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
     # Schedulers send SIGTERM to every process of a job; training needs its workers until it has saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -112,22 +118,19 @@ def default_workers() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
-def to_views(
-    crops: Crops,
-    device: torch.device,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    used: Sequence[Tensor] | None = None,
-) -> list[Tensor]:
-    """Crops -> normalised views on ``device``: for global and local crops a tensor ``(V, B, 3, S, S)`` float32.
+def to_views(crops: Crops, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
+    """Move to ``device`` and normalise: for global and local crops a tensor ``(V, B, 3, S, S)`` float32.
 
-    ``used`` are views of equal shapes that are needed no more; their memory is used again.
+    The channels of a pixel lie side by side, so that ``flatten(0, 1)`` is in channels_last layout.
+
+    Args:
+        mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
     """
     views = []
-    for number, (pixels, parameters) in enumerate(zip(crops.pixels, crops.parameters, strict=True)):
-        count, batch = pixels.shape[:2]
-        flat = pixels.flatten(0, 1).to(device, non_blocking=True)
-        out = used[number].flatten(0, 1) if used else None
-        finished = photometric.finish(flat, parameters.flatten(0, 1).numpy(), mean, std, out)
-        views.append(finished.unflatten(0, (count, batch)))
+    for pixels in crops.pixels:
+        size = pixels.shape[2]
+        # Whole rows of pixels, since PyTorch is slow where it broadcasts over three numbers.
+        scale, shift = ((value / torch.tensor(std)).repeat(size).to(device) for value in (1 / 255, -torch.tensor(mean)))
+        rows = pixels.to(device, non_blocking=True).flatten(3).float()
+        views.append(torch.addcmul(shift, rows, scale).unflatten(3, (size, 3)).movedim(4, 2))
     return views

@@ -22,8 +22,8 @@ def _encoded(image, kind="PNG", **options):
 
 def _decoded(data):
     image = open_image(data)
-    turn = orientation(image)
-    return np.asarray(upright(decode_rgb(image), turn))
+    rgb = decode_rgb(image)
+    return np.asarray(upright(rgb, orientation(image)))
 
 
 def _wedge(mode="L", size=(40, 30)):
@@ -31,22 +31,35 @@ def _wedge(mode="L", size=(40, 30)):
     return Image.fromarray(np.tile(np.linspace(20, 230, size[0]).astype(np.uint8), (size[1], 1))).convert(mode)
 
 
+_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""How a camera that is held as an EXIF orientation says stores an upright picture."""
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_every_exif_orientation_is_undone(turn):
     upright = _wedge("RGB")
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = upright.transpose(undo[turn]) if turn in undo else upright
+    stored = upright.transpose(_STORED[turn]) if turn in _STORED else upright
     exif = Image.Exif()
     exif[0x0112] = turn
     assert np.array_equal(_decoded(_encoded(stored, exif=exif)), np.asarray(upright))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_tiff_is_turned_once(turn):
+    upright = _wedge("RGB")
+    upright.paste(RED, (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stored = upright.transpose(_STORED[turn]) if turn in _STORED else upright
+    assert np.array_equal(_decoded(_encoded(stored, "TIFF", exif=exif)), np.asarray(upright))
 
 
 def test_a_broken_exif_block_leaves_the_image_as_it_is():
@@ -110,7 +123,7 @@ def test_floating_point_images_from_zero_to_one_are_not_black():
 def test_a_png_named_jpg_is_read_by_its_content(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(_encoded(_wedge("RGB")))
-    assert _decoded(read_bytes(path, tmp_path)).shape == (30, 40, 3)
+    assert _decoded(read_bytes(path, [tmp_path])).shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
@@ -135,6 +148,108 @@ def test_random_damage_gives_an_image_or_a_decode_error_and_nothing_else():
             except DecodeError:
                 refused += 1
     assert refused > 50
+
+
+@pytest.mark.parametrize("exif", [None, 6], ids=["plain", "with EXIF"])
+def test_a_png_with_one_flipped_bit_in_its_pixels_is_refused(exif):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    block = Image.Exif()
+    if exif:
+        block[0x0112] = exif
+    data = _encoded(noise, exif=block)
+    first, length = data.index(b"IDAT") + 4, int.from_bytes(data[data.index(b"IDAT") - 4 :][:4], "big")
+    for bit in np.random.default_rng(1).integers(0, 8 * length, 150):
+        damaged = bytearray(data)
+        damaged[first + bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DecodeError, match="truncated or damaged"):
+            _decoded(bytes(damaged))
+
+
+def _profile(name):
+    """A profile of a display or printer, made here: no file of another's is needed."""
+    from PIL import ImageCms
+
+    if name == "sRGB":
+        return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Display P3 as a matrix profile: sRGB's with other primaries (SMPTE RP 431-2, adapted to D50).
+    data = bytearray(_profile("sRGB"))
+    columns = {
+        "rXYZ": (0.51512, 0.2412, -0.00105),
+        "gXYZ": (0.29198, 0.69225, 0.04189),
+        "bXYZ": (0.1571, 0.06657, 0.78407),
+    }
+    for number in range(int.from_bytes(data[128:132], "big")):
+        entry = 132 + 12 * number
+        tag, offset = bytes(data[entry : entry + 4]).decode(), int.from_bytes(data[entry + 4 : entry + 8], "big")
+        for index, value in enumerate(columns.get(tag, ())):
+            data[offset + 8 + 4 * index : offset + 12 + 4 * index] = round(value * 65536).to_bytes(
+                4, "big", signed=True
+            )
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_display_p3_is_converted_to_srgb(kind):
+    red = Image.new("RGB", (16, 16), RED)
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    plain, wide = _encoded(red, kind, **options), _encoded(red, kind, icc_profile=_profile("P3"), **options)
+    change = _decoded(wide)[0, 0].astype(int) - _decoded(plain)[0, 0]
+    assert change[0] > 12 and change[1] < -10, "the same numbers are a stronger red in Display P3"
+
+
+def test_an_srgb_profile_or_a_damaged_one_changes_no_pixel():
+    photo = _wedge("RGB")
+    for profile in (_profile("sRGB"), b"no profile", _profile("P3")[:200]):
+        image = open_image(_encoded(photo, icc_profile=profile))
+        assert decode_rgb(image) is image and np.array_equal(np.asarray(image), np.asarray(photo))
+
+
+def test_a_profile_of_another_colour_space_is_ignored():
+    grey = _wedge("L")
+    assert np.array_equal(_decoded(_encoded(grey, icc_profile=_profile("P3"))), np.asarray(grey.convert("RGB")))
+
+
+def test_transparent_pixels_are_converted_too():
+    image = Image.new("RGBA", (4, 4), (*RED, 255))
+    wide, plain = _decoded(_encoded(image, icc_profile=_profile("P3"))), _decoded(_encoded(image))
+    assert (wide[..., 0] > plain[..., 0].astype(int) + 12).all()
+
+
+def test_lab_is_converted_without_a_profile():
+    lab = Image.frombytes("LAB", (1, 1), bytes([128, 0, 0]))
+    assert np.abs(_decoded(_encoded(lab, "TIFF")).astype(int) - 119).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_formats_of_telephones_are_read_where_a_decoder_is_there(kind):
+    if kind not in decode.FORMATS:
+        pytest.skip("needs the extra heif" if kind == "HEIF" else "this Pillow has no AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = _wedge("RGB", (64, 48))
+    found = _decoded(_encoded(photo.transpose(Image.Transpose.ROTATE_90), kind, quality=95, exif=exif.tobytes()))
+    assert found.shape == (48, 64, 3) and np.abs(found.astype(int) - np.asarray(photo)).mean() < 3
+
+
+def test_an_image_of_one_row_is_refused_before_it_is_decoded():
+    with pytest.raises(DecodeError, match="too long and narrow: 100000 x 1"):
+        open_image(_encoded(Image.new("L", (100_000, 1))))
+
+
+def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(100 * 2**30)
+    with pytest.raises(DecodeError, match=r"too large: 100\.0 GiB"):
+        read_bytes(tmp_path / "sparse.jpg", [tmp_path])
+
+
+def test_a_link_may_lead_into_a_folder_that_is_named(tmp_path):
+    root, cache = tmp_path / "root", tmp_path / "cache"
+    for folder in (root, cache):
+        folder.mkdir()
+    (cache / "blob").write_bytes(b"x")
+    (root / "a.jpg").symlink_to(cache / "blob")
+    assert read_bytes(root / "a.jpg", [root, cache]) == b"x"
 
 
 def test_text_and_postscript_under_an_image_name_are_not_opened():
@@ -170,4 +285,4 @@ def test_empty_missing_and_foreign_files_say_so(tmp_path):
     }
     for name, message in said.items():
         with pytest.raises(DecodeError, match=message):
-            read_bytes(root / name, root)
+            read_bytes(root / name, [root])

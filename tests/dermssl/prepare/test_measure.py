@@ -45,7 +45,9 @@ def measure(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("short", "scale"), [(1, 1), (1023, 1), (1024, 2), (2047, 2), (2048, 4), (4096, 8), (9000, 8)])
+@pytest.mark.parametrize(
+    ("short", "scale"), [(475, 1), (1023, 1), (1024, 2), (2047, 2), (2048, 4), (4096, 8), (9000, 8)]
+)
 def test_a_jpeg_is_reduced_as_far_as_512_pixels_are_left(short, scale):
     image = Image.new("L", (1, 1))
     header = _jpeg(image)
@@ -88,6 +90,14 @@ def test_another_large_picture_has_another_pixel_hash(measure):
     assert measure(_jpeg(photo))[0]["pixel_sha256"] != before["pixel_sha256"]
 
 
+def test_the_sizes_are_of_the_upright_picture_whatever_the_format(measure):
+    photo = _photo((60, 40))
+    for kind in ("JPEG", "PNG", "TIFF"):
+        measured, stored = measure(_jpeg(photo, format=kind, exif=_exif(TURNED)))
+        sizes = [measured[name] for name in ("width", "height", "stored_width", "stored_height")]
+        assert sizes == [40, 60, 40, 60] and stored.size == (40, 60), kind
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_below_1024_pixels_a_lossless_copy_has_the_pixel_hash_of_the_jpeg(measure, kind):
     jpeg = _jpeg(_photo((1040, 1023)))
@@ -102,7 +112,7 @@ def test_the_pixel_hash_is_of_the_upright_picture(measure):
     reduced.draft(None, (600, 800))
     upright = reduced.transpose(Image.Transpose.ROTATE_270)
     assert measured["pixel_sha256"] == hashlib.sha256(b"800x600:" + upright.tobytes()).hexdigest()
-    assert stored.size == (128, 96) and (measured["width"], measured["height"]) == (1200, 1600)
+    assert stored.size == (128, 96) and (measured["width"], measured["height"]) == (1600, 1200)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.dataset.hashes import pixel_hash
 from dermssl.errors import InputError
 from dermssl.prepare import shards
+from dermssl.prepare.sources import known_overlaps
 
 
 def _photo(seed=0, size=(64, 48)):
@@ -66,7 +67,7 @@ def test_large_images_are_stored_smaller_and_their_true_size_is_recorded(prepare
     _photo(size=(400, 200)).save(tmp_path / "raw" / "a.jpg", exif=exif)
     prepare(tmp_path / "raw", "--short-side", 50)
     row = open_dataset(tmp_path / "data").frame().iloc[0]
-    assert (row["width"], row["height"], row["stored_width"], row["stored_height"]) == (400, 200, 50, 100)
+    assert (row["width"], row["height"], row["stored_width"], row["stored_height"]) == (200, 400, 50, 100)
 
 
 def test_one_name_in_two_formats_gives_two_ids(photos, prepare, tmp_path):
@@ -216,6 +217,7 @@ KILLED = """
 import os, signal, sys
 from dermssl.cli import main
 from dermssl.prepare import shards
+from dermssl.prepare.sources import known_overlaps
 shards.SHARD_ROWS = 16
 write = shards.write_parquet
 def write_then_die(path, table):
@@ -295,7 +297,9 @@ def _prepared_as(source, photos, prepare, tmp_path):
     """A dataset folder that says it came from ``source``."""
     prepare(photos, "--name", source, out=source)
     info = json.loads((tmp_path / source / "dataset.json").read_text())
-    (tmp_path / source / "dataset.json").write_text(json.dumps(info | {"source": source}))
+    overlaps = [] if info["synthetic"] else known_overlaps(source)
+    info |= {"source": source, "overlaps": overlaps}
+    (tmp_path / source / "dataset.json").write_text(json.dumps(info))
     return str(tmp_path / source)
 
 
@@ -311,6 +315,19 @@ def test_pooling_sets_known_to_share_images_warns_once_for_each_pair(photos, pre
     ham, isic, bcn, _ = folders
     pairs = [[folder for folder in folders if folder in line] for line in _warnings(caplog)]
     assert pairs == [[ham, isic], [isic, bcn]]
+
+
+def test_a_folder_that_was_prepared_before_overlaps_were_recorded_says_so_when_it_is_pooled(
+    photos, prepare, tmp_path, caplog
+):
+    folders = [_prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "passion")]
+    path = tmp_path / "passion" / "dataset.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "overlaps"}))
+    caplog.clear()
+    open_datasets(folders[1:])
+    assert not caplog.messages, "a set that is not pooled overlaps with nothing"
+    open_datasets(folders)
+    assert [folders[1] in line for line in caplog.messages if "before known overlaps" in line] == [True]
 
 
 def test_a_synthetic_stand_in_overlaps_with_nothing(photos, prepare, tmp_path, caplog):

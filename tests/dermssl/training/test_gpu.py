@@ -12,8 +12,7 @@ import torch
 from tiny_runs import CONVNET, ROOT, arguments, metrics, status, stop_after
 
 from dermssl.backbone.build import MEAN, STD
-from dermssl.views import draws, photometric
-from dermssl.views.recipe import View, ViewOptions
+from dermssl.views.loader import Crops, to_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -42,12 +41,10 @@ def assert_alike(run, other) -> None:
 
 
 def test_views_are_those_of_the_cpu():
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8))
-    options = ViewOptions(global_size=32, local_count=0, grey=0.3, blur=[0.5] * 3, solarize=[0.3] * 3)
-    numbers = np.concatenate([draws.uniforms(0, 0, position, 1) for position in range(len(pixels))])
-    parameters = draws.photometric(options, [View(32, (0.3, 1.0), 0.5, 0.3)] * len(pixels), numbers)
-    on_cpu, on_gpu = (photometric.finish(pixels.to(device), parameters, MEAN, STD) for device in ("cpu", "cuda"))
-    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 32, 32, 3), dtype=np.uint8)
+    batch = Crops([torch.from_numpy(pixels)])
+    (on_cpu,), (on_gpu,) = (to_views(batch, torch.device(device), MEAN, STD) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("changes", [MOVING, CONVNETS], ids=["dino, ViT", "simclr, ResNet"])

@@ -1,0 +1,86 @@
+"""Colour and blur of a view, 8 bits, by OpenCV. All colour changes are one affine map of a pixel.
+
+In YIQ, brightness b and contrast c scale luma and chroma, saturation s scales the chroma, hue h rotates it:
+
+    Y' = b (c Y + (1 - c) mean(Y))        (I', Q')' = b c s R(2 pi h) (I, Q)'
+
+where mean(Y) is the mean grey value of the crop. A grey view has s = 0. Hue is NVIDIA DALI's rotation.
+
+Differences from torchvision's `adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `adjust_hue`:
+
+- Values are clipped and rounded once, at the end, and not after each operation. So the four changes commute, and no
+  order is drawn.
+- Hue rotates YIQ and not HSV: luma stays as it is. HSV keeps the largest channel instead.
+- Luma weights are (0.299, 0.587, 0.114), which add up to 1. torchvision writes 0.2989 for red.
+
+Mean difference from torchvision on HAM10000 and PAD-UFES-20, in grey levels of 255: 0.3 for brightness and contrast of
+0.6 to 1.4 and saturation of 0.8 to 1.2, which is the rounding; 2 to 4 for a hue of 0.02, which itself changes
+torchvision's views by 2.4 and ours by 3.8.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+LUMA = np.array([0.299, 0.587, 0.114])
+YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+QUARTER = np.linalg.solve(YIQ, np.array([[0, 0, 0], [0, 0, 1], [0, -1, 0]]) @ YIQ)
+"""Removes luma and rotates chroma by a quarter of the colour circle; hue shifts are positive from red to yellow."""
+
+
+class Changes(NamedTuple):
+    """What is changed in views, one entry per view (arrays of any one shape).
+
+    ``coloured`` is false where the colours stay as they are. ``brightness``, ``contrast`` and ``saturation`` are
+    factors. ``hue`` is a share of the colour circle. ``sigma`` is the standard deviation of the blur in pixels, 0 where
+    there is none. ``solarize`` is true or false. ``turn`` is 0 to 7.
+    """
+
+    coloured: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+    saturation: np.ndarray
+    hue: np.ndarray
+    sigma: np.ndarray
+    solarize: np.ndarray
+    turn: np.ndarray
+
+
+def matrices(changes: Changes) -> np.ndarray:
+    """Affine colour matrices ``(..., 3, 4)`` float64; the last column is for a crop with a mean grey value of 1."""
+    scale = changes.brightness * changes.contrast
+    angle = 2 * np.pi * changes.hue
+    kept, turned = (scale * changes.saturation * part(angle) for part in (np.cos, np.sin))
+    luma = np.ones((3, 1)) * LUMA
+    linear = (
+        scale[..., None, None] * luma + kept[..., None, None] * (np.eye(3) - luma) + turned[..., None, None] * QUARTER
+    )
+    offset = changes.brightness * (1 - changes.contrast)
+    return np.concatenate([linear, np.broadcast_to(offset[..., None, None], (*offset.shape, 3, 1))], axis=-1)
+
+
+def recolour(view: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """``view`` (H, W, 3) uint8 with the ``(3, 4)`` matrix of `matrices` applied to each pixel, rounded and clipped."""
+    red, green, blue, _ = cv2.mean(view)
+    return cv2.transform(view, matrix * (1, 1, 1, LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue))
+
+
+def solarize(view: np.ndarray) -> np.ndarray:
+    """Inverts the values from 128 up."""
+    return cv2.min(view, cv2.bitwise_not(view))
+
+
+def blur(view: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur with reflecting borders: ``cv2.GaussianBlur`` up to rounding, in half its time.
+
+    The kernel is cut at 3 ``sigma``. Its weights are multiples of 1/256 that add up to 1: a flat area keeps its value.
+    """
+    radius = math.ceil(3 * sigma)
+    weights = [round(256 * weight) for weight in cv2.getGaussianKernel(2 * radius + 1, sigma)[:, 0].tolist()]
+    weights[radius] += 256 - sum(weights)
+    if weights[radius] == 256:
+        return view
+    kernel = np.array(weights) / 256
+    return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
