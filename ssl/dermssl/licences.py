@@ -48,6 +48,9 @@ LICENCES = {
             "Creative Commons Attribution-NonCommercial-ShareAlike 3.0",
             (_NON_COMMERCIAL, _ATTRIBUTE, "Share adapted material under the same licence."),
         ),
+        Licence("Apache-2.0", "Apache License 2.0", (_ATTRIBUTE,), commercial=True),
+        Licence("MIT", "MIT License", (_ATTRIBUTE,), commercial=True),
+        Licence("BSD-3-Clause", "BSD 3-Clause License", (_ATTRIBUTE,), commercial=True),
         Licence("CC0-1.0", "Creative Commons Zero 1.0", (), commercial=True),
         Licence(
             "SCIN",
@@ -65,7 +68,7 @@ LICENCES = {
         Licence(
             "unknown",
             "No licence recorded",
-            ("Find out the licence of these images before you publish or pass on anything made from them.",),
+            ("Find out the licence before you publish or pass on anything made from it.",),
             redistribution=False,
         ),
     )

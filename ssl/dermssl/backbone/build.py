@@ -1,5 +1,7 @@
 """Backbones by timm's names, without classifier, and what a run may change about them."""
 
+import contextlib
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,10 +9,13 @@ import timm
 import torch
 from torch import nn
 
-from dermssl.errors import InputError, did_you_mean
+from dermssl.backbone.load import load_weights, read_weights
+from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
+from dermssl.errors import InputError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+log = logging.getLogger("dermssl")
 
 
 def build(
@@ -24,9 +29,8 @@ def build(
     Raises:
         InputError: unknown name, a patch size for a backbone without patches, or pretrained weights that cannot be had.
     """
-    options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
-    if not timm.is_model(name.split(".")[0]):
-        raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")
+    options: dict[str, Any] = {"num_classes": 0}
+    timm_config(name)  # refuses an unknown name
     if drop_path:
         options["drop_path_rate"] = drop_path
     if is_vit(name):
@@ -34,15 +38,25 @@ def build(
         options |= {"patch_size": patch_size} if patch_size else {}
     elif patch_size:
         raise InputError(f"model.patch_size {patch_size}: '{name}' has no patches: leave it out")
+    packaged = packaged_weights(name) if pretrained else None
+    with hub_access(name) if pretrained and packaged is None else contextlib.nullcontext():
+        model = _create(name, options | {"pretrained": pretrained and packaged is None})
+    if packaged:
+        log.info("pretrained weights of %s: %s", name, describe_weights(name))
+        load_weights(model, read_weights(packaged))
+    return model
+
+
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, **options)
     except (OSError, RuntimeError) as error:
-        if not pretrained:
+        if not options["pretrained"]:
             raise
-        reason = str(error).splitlines()[0]
-        raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give a local encoder") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give {remedy(name)}") from None
     except TypeError as error:
-        if not drop_path or "drop_path_rate" not in str(error):
+        if "drop_path_rate" not in options or "drop_path_rate" not in str(error):
             raise
         raise InputError(f"'{name}' has no stochastic depth: set model.drop_path 0") from None
 

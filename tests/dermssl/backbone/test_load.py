@@ -1,0 +1,67 @@
+"""An encoder folder that somebody else made reaches timm by its sizes only."""
+
+import json
+
+import pytest
+
+from dermssl.backbone.build import build
+from dermssl.backbone.export import write_encoder
+from dermssl.backbone.load import load
+from dermssl.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_encoder(build("test_vit", 32), tmp_path / "e", "test_vit", 32, [], "test", {"step": 1})
+    return tmp_path / "e"
+
+
+def change(folder, **entries):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("entries", "key"),
+    [
+        ({"architecture": "hf-hub:someone/model"}, "architecture"),
+        ({"architecture": "local-dir:/etc"}, "architecture"),
+        ({"architecture": "https://example.org/x"}, "architecture"),
+        ({"architecture": 3}, "architecture"),
+        ({"architecture": "no_such_model"}, "no_such_model"),
+        ({"model_args": {"checkpoint_path": "/tmp/x.pth"}}, "checkpoint_path"),
+        ({"model_args": {"pretrained_cfg": {"url": "https://example.org"}}}, "pretrained_cfg"),
+        ({"model_args": {"pretrained": True}}, "pretrained"),
+        ({"model_args": {"img_size": 10**9}}, "img_size"),
+        ({"model_args": {"img_size": "224"}}, "img_size"),
+        ({"model_args": {"dynamic_img_size": "yes"}}, "dynamic_img_size"),
+        ({"model_args": [224]}, "model_args"),
+        ({"pretrained_cfg": None}, "pretrained_cfg"),
+        ({"dermssl": "mine"}, "dermssl"),
+    ],
+)
+def test_what_is_no_name_and_no_size_never_reaches_timm(folder, monkeypatch, entries, key):
+    change(folder, **entries)
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    with pytest.raises(InputError, match=key) as refusal:
+        load(folder)
+    assert str(folder) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_weights_that_were_cut_or_swapped_are_one_line(folder, tmp_path):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="holds no weights that can be read"):
+        load(folder)
+    write_encoder(build("test_vit2", 32), tmp_path / "other", "test_vit2", 32, [], "test", {})
+    path.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="do not fit test_vit") as refusal:
+        load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_image_size_that_the_patches_do_not_divide_is_one_line(folder):
+    change(folder, model_args={"img_size": 33, "dynamic_img_size": True, "patch_size": 5})
+    with pytest.raises(InputError, match="do not fit test_vit"):
+        load(folder)
