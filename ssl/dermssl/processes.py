@@ -1,34 +1,112 @@
-"""Processes that decode and draw: started afresh (spawn), so that no thread or lock of the parent is copied."""
+"""How many cores there are, and processes that decode and draw.
+
+Processes are started afresh (spawn), so that no thread or lock of the parent is copied.
+"""
 
 import functools
+import math
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
+from dermssl.errors import InputError
 
-def available_cores() -> int:
-    """Cores that this process may use, which under a job scheduler are fewer than the machine has."""
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def available_cores(per_rank: bool = False) -> int:
+    """Cores that this process may use: those it is bound to (a job scheduler), and no more than its quota (Docker).
+
+    ``per_rank`` shares them among the ranks that torchrun or Accelerate started on this machine.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _quota()
+    cores = min(cores, math.ceil(quota)) if math.isfinite(quota) else cores
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if per_rank else cores)
+
+
+def _quota() -> float:
+    """The smallest CPU quota, in cores, of this process's control group and of those above it; else infinity."""
+    try:
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    quotas = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        names = controllers.split(",")
+        if names == [""]:  # version 2
+            quotas += [_limit(group / "cpu.max") for group in _groups(CGROUPS, path)]
+        elif "cpu" in names:
+            quotas += [_limit(group / "cpu.cfs_quota_us") for group in _groups(CGROUPS / controllers, path)]
+            quotas += [_limit(group / "cpu.cfs_quota_us") for group in _groups(CGROUPS / "cpu", path)]
+    return min(quotas)
+
+
+def _groups(root: Path, path: str) -> list[Path]:
+    """The folder of a control group, and of all above it up to ``root``."""
+    group = root / path.lstrip("/")
+    return [folder for folder in (group, *group.parents) if folder == root or root in folder.parents]
+
+
+def _limit(file: Path) -> float:
+    """Cores that one control group grants: quota over period; infinity where it sets no limit."""
+    try:
+        words = file.read_text(encoding="utf-8").split()
+        if len(words) == 1:  # version 1 keeps the period in a second file, and writes -1 for no limit
+            words += (file.parent / "cpu.cfs_period_us").read_text(encoding="utf-8").split()
+        quota, period = float(words[0]), float(words[1])
+    except (OSError, ValueError, IndexError):
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
 
 
 @contextmanager
 def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map(function, items)`` that runs in ``workers`` processes (0: one per core) and keeps the order.
 
-    One worker means this process. When the block is left by an exception, work not yet begun is dropped.
+    One worker means this process. When the block is left by an exception, work not yet begun is dropped. The workers
+    end with this process, however it ends.
+
+    Raises:
+        InputError: the system killed a worker.
     """
     workers = workers or available_cores()
     if workers == 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             yield functools.partial(pool.map, chunksize=8)
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was killed, as happens when memory is full: free some memory, or give fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent has ended, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

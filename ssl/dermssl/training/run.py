@@ -1,7 +1,6 @@
 """Everything that a run holds, set up from its options and restored from its newest state."""
 
 import logging
-import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from dermssl.dataset.dataset import open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
+from dermssl.processes import available_cores
 from dermssl.training import states
 from dermssl.training.buffers import Buffers
 from dermssl.training.energy import Energy
@@ -83,7 +83,7 @@ class Run:
         """What rank 0 computes on, in words."""
         if self.accelerator.device.type == "cuda":
             return torch.cuda.get_device_name(self.accelerator.device)
-        return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} core(s)"
+        return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s) of {available_cores()} core(s)"
 
     @property
     def bits(self) -> dict[str, Any]:

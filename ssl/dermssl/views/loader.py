@@ -2,7 +2,6 @@
 
 import atexit
 import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dermssl.dataset.store import ImageStore
+from dermssl.processes import available_cores
 from dermssl.views import colour, draws
 from dermssl.views.crops import cut, decode, turn
 from dermssl.views.recipe import ViewOptions, group_views
@@ -112,10 +112,9 @@ def _end_workers() -> None:
 def default_workers() -> int:
     """Decoding workers per rank when none are asked for: this machine's cores, shared by its ranks, one for training.
 
-    Cores are those that the scheduler gave to this process; torchrun and Accelerate tell a machine's number of ranks.
+    See `dermssl.processes.available_cores`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+    return max(1, available_cores(per_rank=True) - 1)
 
 
 def to_views(crops: Crops, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
