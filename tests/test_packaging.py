@@ -17,6 +17,7 @@ SOURCES = {"dermssl": ROOT / "ssl", "dermeval": ROOT / "eval"}
 LEVELS = {
     "dermssl": [
         {"errors"},
+        {"atomic"},
         {"files", "failures", "licences", "processes", "bf16_scan"},
         {"neighbours", "commandline", "devices", "page", "plotting"},
         {"dataset"},

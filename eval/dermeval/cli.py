@@ -11,36 +11,42 @@ COMMANDS = (
         "encoder + dataset folder -> embeddings folder",
         "dermeval.features.options:EmbedOptions",
         "dermeval.features.embed:embed",
+        writes="out",
     ),
     Command(
         "knn",
         "weighted kNN on frozen features, by patient",
         "dermeval.probes.options:KnnOptions",
         "dermeval.probes.knn:knn",
+        writes="out",
     ),
     Command(
         "linear",
         "logistic regression on frozen features, by patient",
         "dermeval.probes.options:LinearOptions",
         "dermeval.probes.linear:linear",
+        writes="out",
     ),
     Command(
         "evaluate",
         "a data set's published protocol, with per-group tables",
         "dermeval.probes.options:EvaluateOptions",
         "dermeval.probes.evaluate:evaluate",
+        writes="out",
     ),
     Command(
         "compare",
         "encoders side by side, with paired differences",
         "dermeval.probes.options:CompareOptions",
         "dermeval.probes.compare:compare",
+        writes="out",
     ),
     Command(
         "index",
         "embeddings folder -> search index",
         "dermeval.retrieval.options:IndexOptions",
         "dermeval.retrieval.index:index",
+        writes="out",
     ),
     Command(
         "search",
@@ -53,6 +59,7 @@ COMMANDS = (
         "records that share near-duplicate images, and a repaired split",
         "dermeval.leaks.options:LeaksOptions",
         "dermeval.leaks.audit:leaks",
+        writes="out",
     ),
 )
 

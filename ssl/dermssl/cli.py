@@ -17,18 +17,21 @@ COMMANDS = (
         "raw data set -> dataset folder",
         "dermssl.prepare.options:PrepareOptions",
         "dermssl.prepare.prepare:prepare",
+        writes="out",
     ),
     Command(
         "describe",
         "tables and plots of a dataset folder",
         "dermssl.describe.options:DescribeOptions",
         "dermssl.describe.describe:describe",
+        writes="out",
     ),
     Command(
         "split",
         "draw a split or folds by patient",
         "dermssl.dataset.options:SplitOptions",
         "dermssl.dataset.split:split",
+        writes="folder",
     ),
     Command(
         "licence",
@@ -41,6 +44,7 @@ COMMANDS = (
         "a synthetic stand-in in PASSION's layout",
         "dermssl.synth.options:SynthOptions",
         "dermssl.synth.synth:synth",
+        writes="out",
     ),
     Command(
         "pretrain",
@@ -54,6 +58,7 @@ COMMANDS = (
         "a run's encoder as a timm folder",
         "dermssl.training.options:ExportOptions",
         "dermssl.training.export:export",
+        writes="out",
     ),
 )
 

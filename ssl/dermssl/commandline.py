@@ -8,12 +8,16 @@ Both programs (`dermssl`, `dermeval`) start here, so errors and exit codes are t
 import dataclasses
 import importlib
 import inspect
+import io
 import logging
 import os
 import re
+import signal
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -21,9 +25,10 @@ from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hin
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace
 
+from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean
 from dermssl.failures import tell
-from dermssl.files import read_yaml, write_json
+from dermssl.files import REPORT_MARK, is_report, read_yaml, require_output_file, write_json
 
 log = logging.getLogger("dermssl")
 
@@ -43,6 +48,8 @@ class Command(NamedTuple):
     options: str
     run: str
     aliases: Mapping[str, str] = MappingProxyType({})
+    writes: str | None = None
+    """The option that names the folder which the command writes; it is locked while the command runs."""
 
 
 def positional(**kwargs: Any) -> Any:
@@ -98,10 +105,26 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
     logging.basicConfig(format="%(message)s", level=logging.ERROR if rank else logging.INFO, stream=sys.stderr)
     for noisy in ("PIL", "faiss", "matplotlib", "timm", "accelerate", "torch", "tensorboard"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that no text can show
+    with _interrupted_by_sigterm():
+        try:
+            return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            return tell(program, error)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that temporary files and locks are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
-    except (Exception, KeyboardInterrupt) as error:
-        return tell(program, error)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(program: str, summary: str, commands: dict[str, Command], arguments: list[str]) -> int:
@@ -121,12 +144,22 @@ def _dispatch(program: str, summary: str, commands: dict[str, Command], argument
         parser.print_help()
         return 0
     options, json_file = parse(parser, options_type, arguments[1:], command.aliases)
-    report = _import(command.run)(options)
+    written = getattr(options, command.writes) if command.writes else None
+    if json_file is not None:
+        _require_report_file(Path(json_file), written)
+    with locked(Path(written)) if written else nullcontext():
+        report = _import(command.run)(options)
     if report is not None:
         print(report.text)
-        if json_file:
-            write_json(Path(json_file), report.data)
+        if json_file is not None:
+            write_json(Path(json_file), {REPORT_MARK: f"{program} {name}"} | report.data)
     return 0
+
+
+def _require_report_file(path: Path, written: str | None) -> None:
+    require_output_file(path, "--json", is_report)
+    if written and path.resolve() == Path(written).resolve():
+        raise InputError(f"--json {path} is the folder that the command writes: give another name")
 
 
 def _overview(program: str, summary: str, commands: dict[str, Command]) -> str:

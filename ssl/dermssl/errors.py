@@ -22,6 +22,12 @@ class Preempted(Exception):
     exit_code = 75
 
 
+def shortened(text: object, most: int = 300) -> str:
+    """``text`` in one line of at most ``most`` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """The tail of an error about an unknown ``name``: the nearest valid one, else all of them."""
     choices = sorted(valid)
@@ -31,4 +37,4 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
         return f"did you mean '{lowered[close[0]]}'?"
     if not choices:
         return "there are none to choose from"
-    return "choose from: " + ", ".join(choices)
+    return shortened("choose from: " + ", ".join(choices))

@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 import traceback
 
-from dermssl.errors import HealthStop, InputError, Preempted
+from dermssl.errors import HealthStop, InputError, Preempted, shortened
 
 DISK_TROUBLE = {
     errno.ENOSPC: "free some space; what was written before is kept, and the same command goes on",
@@ -14,6 +15,12 @@ DISK_TROUBLE = {
     errno.EFBIG: "the file system takes no file of this size: choose another folder",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that you may read and write",
+    errno.EPERM: "choose a folder that you may read and write",
+    errno.EISDIR: "give the path of a file",
+    errno.ENOTDIR: "give a path whose folders are folders",
+    errno.ELOOP: "its links lead in a circle: give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENXIO: "give the path of an ordinary file",
 }
 MEMORY_TROUBLE = (
     "give a smaller batch; `dermssl pretrain` does the same batch in parts with training.accumulation, and needs less "
@@ -29,12 +36,12 @@ def tell(program: str, error: BaseException) -> int:
     if isinstance(error, (InputError, HealthStop, Preempted)):
         # Ranks of one machine meet the same trouble, so the first tells it; other machines may have their own.
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{program}: {error}", file=sys.stderr)
+            print(f"{program}: {shortened(error, 2000)}", file=sys.stderr)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         sys.stderr.close()
     elif isinstance(error, KeyboardInterrupt):
-        print(f"{program}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted: earlier outputs are as they were; give the same command again", file=sys.stderr)
     elif told := _in_one_line(error):
         print(f"{program}: {told}", file=sys.stderr)
         return _leave(InputError.exit_code)
@@ -45,8 +52,11 @@ def tell(program: str, error: BaseException) -> int:
 
 def _in_one_line(error: BaseException) -> str | None:
     """What happened and the remedy, where a disk or a device's memory is full and a traceback would say no more."""
-    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
-        return f"{error.filename or 'disk'}: {error.strerror}: {DISK_TROUBLE[error.errno]}"
+    if isinstance(error, OSError) and (error.errno in DISK_TROUBLE or (error.errno and error.filename)):
+        remedy = DISK_TROUBLE.get(error.errno, "choose another path")
+        return shortened(f"{error.filename or 'disk'}: {error.strerror}: {remedy}", 2000)
+    if isinstance(error, (OSError, RuntimeError)) and re.search(r"No space left|requested and \d+ written", str(error)):
+        return f"disk: {os.strerror(errno.ENOSPC)}: {DISK_TROUBLE[errno.ENOSPC]}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name as torch is not imported here
         what = ". ".join(str(error).split(". ")[:2])
         return f"{what}: {MEMORY_TROUBLE}"

@@ -136,7 +136,7 @@ def test_every_way_to_end_has_its_exit_code(run, ending, code):
 
 def test_json_holds_the_report(run, tmp_path):
     run("a", "--epochs", 2, "--json", tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text()) == {"out": "here", "epochs": 2}
+    assert json.loads((tmp_path / "report.json").read_text()) == {"report_of": "prog try", "out": "here", "epochs": 2}
 
 
 def test_help_shows_every_option_with_its_default(run):

@@ -1,8 +1,13 @@
 """Writes are all or nothing, reads say what is wrong, and nothing is ever pickled."""
 
+import os
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
+from pydantic import BaseModel
 
 from dermssl import files
 from dermssl.errors import InputError
@@ -77,15 +82,189 @@ def test_a_folder_of_another_kind_is_not_taken(tmp_path):
         files.require_folder(tmp_path, "dataset.json", "dermssl prepare")
 
 
-def test_overwriting_is_asked_for_and_spares_folders_of_another_kind(tmp_path):
-    assert files.require_new_folder(tmp_path / "new", False) == tmp_path / "new"
-    assert files.require_new_folder(tmp_path, False) == tmp_path, "an empty folder may be filled"
-    (tmp_path / "photo.jpg").touch()
-    with pytest.raises(InputError, match="--overwrite"):
-        files.require_new_folder(tmp_path, False)
-    with pytest.raises(InputError, match=r"holds no dataset\.json, so it is not replaced"):
-        files.require_new_folder(tmp_path, True, "dataset.json")
-    (tmp_path / "dataset.json").touch()
-    assert files.require_new_folder(tmp_path, True, "dataset.json") == tmp_path
+def test_only_a_folder_that_the_same_command_made_is_replaced_and_only_when_asked(tmp_path):
+    out = tmp_path / "out"
+    assert files.require_new_folder(out, False, "dataset.json") == out
+    out.mkdir()
+    assert files.require_new_folder(out, False, "dataset.json") == out, "an empty folder may be filled"
+    (out / "photo.jpg").touch()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"holds no dataset\.json of this command, so it is not replaced"):
+            files.require_new_folder(out, overwrite, "dataset.json")
+    (out / "dataset.json").write_text("{}")
+    with pytest.raises(InputError, match="add --overwrite"):
+        files.require_new_folder(out, False, "dataset.json")
+    assert files.require_new_folder(out, True, "dataset.json") == out
+    with pytest.raises(InputError, match="of this command"):
+        files.require_new_folder(out, True, "dataset.json", key="schema_version")
     with pytest.raises(InputError, match="is a file"):
-        files.require_new_folder(tmp_path / "photo.jpg", True)
+        files.require_new_folder(out / "photo.jpg", True, "dataset.json")
+
+
+@pytest.mark.parametrize("read", ["out", "out/sub", ".", "link"])
+def test_a_folder_that_is_read_is_never_replaced(tmp_path, read):
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    (out / "mark").touch()
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(InputError, match="which is read"):
+        files.require_new_folder(out, True, "mark", [None, "timm:vit", tmp_path / read])
+
+
+def test_files_get_the_permissions_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_safetensors(tmp_path / "m.safetensors", {"a": torch.zeros(2)})
+        files.write_json(tmp_path / "m.json", {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.mkdir(),
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to(path),
+        lambda path: path.symlink_to("/dev/null"),
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.write_text('{"mine": 1}'),
+        lambda path: path.write_text("no JSON"),
+        lambda path: path.write_bytes(b"\xff"),
+        lambda path: path.write_text("[" * 100_000),
+    ],
+)
+def test_a_report_replaces_nothing_but_a_report(tmp_path, make):
+    path = tmp_path / "report.json"
+    make(path)
+    with pytest.raises(InputError) as refusal:
+        files.require_output_file(path, "--json", files.is_report)
+    assert "\n" not in str(refusal.value) and _names(tmp_path) == ["report.json"]
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "x" * 5000, "file/below", "a\0b", ""])
+def test_a_report_needs_a_name_that_a_file_can_have(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--json"):
+        files.require_output_file(tmp_path / name, "--json", files.is_report)
+
+
+def test_an_earlier_report_is_replaced(tmp_path):
+    path = tmp_path / "report.json"
+    files.write_json(path, {"report_of": "dermeval knn"})
+    assert files.require_output_file(path, "--json", files.is_report) == path
+    assert files.require_output_file(tmp_path / "é\udcff.json", "--json", files.is_report)
+
+
+def test_bytes_of_file_names_survive_json_and_are_shown_in_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    files.write_json(tmp_path / "a.json", {"file": name, "é": 1})
+    assert files.read_json(tmp_path / "a.json", "x") == {"file": name, "é": 1}
+    files.write_text(tmp_path / "a.html", name)
+    assert (tmp_path / "a.html").read_text() == "caf\\udce9.jpg"
+
+
+def test_formulas_are_defused_and_numbers_are_not(tmp_path):
+    frame = pd.DataFrame(
+        {"id": ["=1+1", "-2.5", "@x", "a=b", None], "n": [-1.5, 2, 3, 4, 5], "=c": ["+1e3", "-", "\t", "", "+x"]}
+    )
+    files.write_csv(tmp_path / "t.csv", frame)
+    assert (tmp_path / "t.csv").read_text().splitlines() == [
+        "id,n,'=c",
+        "'=1+1,-1.5,+1e3",
+        "-2.5,2.0,'-",
+        "'@x,3.0,'\t",
+        "a=b,4.0,",
+        ",5.0,'+x",
+    ]
+    files.write_csv(tmp_path / "i.csv", frame.set_index("id")[["n"]], index=True)
+    assert (tmp_path / "i.csv").read_text().startswith("id,n\n'=1+1,-1.5\n")
+
+
+class Entry(BaseModel):
+    classes: list[str]
+
+
+class Folder(BaseModel):
+    version: int
+    targets: dict[str, Entry]
+    size: tuple[int, int] = (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"version": 1}', "has no 'targets'"),
+        ('{"version": "1", "targets": {}}', "'version'"),
+        ('{"version": 1, "targets": {"dx": {"classes": "ab"}}}', "'targets.dx.classes'"),
+        ('{"version": 1, "targets": [], "size": [1, 2]}', "'targets'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_by_its_key(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.json: {message}.*make it again with `maker`"):
+        files.read_json(tmp_path / "a.json", "maker", Folder)
+
+
+def test_a_file_that_fits_its_model_keeps_further_keys(tmp_path):
+    value = {"version": 1, "targets": {"dx": {"classes": ["a"]}}, "size": [3, 4], "more": None}
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json", "maker", Folder) == value
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 6000 + "}", "", "[]", '{"a":'])
+def test_no_json_text_is_a_traceback(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=r"a\.json is .* make it again with `maker`"):
+        files.read_json(tmp_path / "a.json", "maker")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{" * 5000, "a: " + "9" * 6000, "a: !!timestamp x", "a: !!bool x", "a: !!python/object:os.system x", "? []\n: 1"],
+)
+def test_no_yaml_text_is_a_traceback(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.yaml is not valid YAML"):
+        files.read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((3, 2), complex), np.zeros((3, 0)), np.zeros((3, 2), np.int64), np.zeros(3), np.float32(1)]
+)
+def test_arrays_that_are_no_features_are_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=r"a\.npy holds no features"):
+        files.read_npy(tmp_path / "a.npy", "dermeval embed", dimensions=2)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, 120, -1])
+@pytest.mark.parametrize("name", ["a.npy", "a.parquet", "a.safetensors"])
+def test_a_file_cut_at_any_byte_is_one_line(tmp_path, name, kept):
+    path = tmp_path / name
+    files.write_npy(tmp_path / "a.npy", np.ones((9, 9), np.float32))
+    files.write_parquet(tmp_path / "a.parquet", pa.table({"a": [1, 2]}))
+    files.write_safetensors(tmp_path / "a.safetensors", {"a": torch.ones(9, 9)})
+    path.write_bytes(path.read_bytes()[:kept])
+    read = {"a.npy": files.read_npy, "a.parquet": files.read_parquet, "a.safetensors": files.read_safetensors}[name]
+    with pytest.raises(InputError, match=rf"{name} is damaged .*make it again with `maker`") as refusal:
+        read(path, "maker")
+    assert len(str(refusal.value)) < 600
+
+
+def test_a_table_without_a_column_is_named(tmp_path):
+    files.write_parquet(tmp_path / "a.parquet", pa.table({"a": [1]}))
+    assert files.read_parquet(tmp_path / "a.parquet", "maker", ["a"]).num_rows == 1
+    with pytest.raises(InputError, match="has no column 'b': make it again with `maker`"):
+        files.read_parquet(tmp_path / "a.parquet", "maker", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "read",
+    [files.read_json, files.read_parquet, files.read_npy, files.read_safetensors, lambda p, _: files.read_yaml(p)],
+)
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe is .*file"):
+        read(tmp_path / "pipe", "maker")

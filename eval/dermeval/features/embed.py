@@ -44,7 +44,8 @@ def embed(options: EmbedOptions) -> Report | None:
     Raises:
         InputError: an unusable encoder, dataset folder, output folder or precision.
     """
-    out = require_new_folder(Path(options.out), options.overwrite)
+    out = Path(options.out)
+    require_new_folder(out, options.overwrite, "embedding.json", [*options.data, options.encoder])
     unfinished = folder_of(out)
     _refuse_repeated(options.views)
     datasets = open_datasets(options.data)

@@ -21,7 +21,8 @@ from dermssl.files import atomic_folder, require_new_folder, write_json, write_p
 
 def leaks(options: LeaksOptions) -> Report:
     """Audit the given embeddings folders; see `LeaksOptions`."""
-    out = require_new_folder(Path(options.out), options.overwrite)
+    out = Path(options.out)
+    require_new_folder(out, options.overwrite, "summary.json", options.embeddings, key="pairs_by_evidence")
     records = open_records(options.embeddings)
     found = find_pairs(records, options)
     groups = leak_groups(records.groups, found.pairs)

@@ -29,7 +29,9 @@ def compare(options: CompareOptions) -> Report:
     Raises:
         InputError: the folders do not answer the same question on the same images, or the output exists.
     """
-    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    out = Path(options.out) if options.out else None
+    if out:
+        require_new_folder(out, options.overwrite, "comparison.json", options.results, key="rows")
     results = open_results(options.results)
     rows, redrawn = _image_and_case(results, options)
     table = pd.DataFrame(rows)

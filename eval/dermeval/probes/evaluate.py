@@ -42,7 +42,9 @@ def evaluate(options: EvaluateOptions) -> Report:
     Raises:
         InputError: unusable embeddings or output folder, or data that lacks what the protocol needs.
     """
-    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    out = Path(options.out) if options.out else None
+    if out:
+        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="experiments")
     pool = open_pool(options.embeddings)
     probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
     runs: list[Run] = []

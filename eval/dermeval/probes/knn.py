@@ -34,7 +34,9 @@ def knn(options: KnnOptions) -> Report:
     Raises:
         InputError: unusable embeddings, target, split or output folder.
     """
-    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    out = Path(options.out) if options.out else None
+    if out:
+        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="probe")
     task = open_task(options.embeddings, options.target)
     folds = make_folds(task, options.split, options.folds, options.seed)
     ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))

@@ -35,7 +35,9 @@ def linear(options: LinearOptions) -> Report:
     Raises:
         InputError: unusable embeddings, target, split or output folder, or too few patients for the inner folds.
     """
-    out = require_new_folder(Path(options.out), options.overwrite) if options.out else None
+    out = Path(options.out) if options.out else None
+    if out:
+        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="probe")
     if options.inner_folds < 2:
         raise InputError("--inner-folds 1 leaves no patients to choose the classifier by: give 2 or more")
     task = open_task(options.embeddings, options.target)

@@ -18,7 +18,7 @@ def index(options: IndexOptions) -> Report:
         )
     out = Path(options.out)
     if options.sources:
-        require_new_folder(out, options.overwrite)
+        require_new_folder(out, options.overwrite, "index.json", options.sources, key="recall")
         return build(out, [open_source(folder) for folder in options.sources], options.type, options.memory)
     if options.type != "auto" or options.overwrite:
         raise InputError("--append and --remove keep the type of the index at --out: leave out --type and --overwrite")

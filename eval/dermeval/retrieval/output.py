@@ -14,7 +14,7 @@ from dermeval.retrieval.index_folder import SearchIndex
 from dermssl import licences
 from dermssl.dataset.store import encode
 from dermssl.errors import InputError
-from dermssl.files import write_text
+from dermssl.files import require_output_file, write_csv, write_text
 from dermssl.page import render
 
 ENDINGS = (".png", ".html", ".csv")
@@ -24,10 +24,19 @@ log = logging.getLogger("dermssl")
 
 def check_path(path: Path, overwrite: bool) -> None:
     """Raise InputError unless ``path`` may be written: a new file, or one like those that are written here."""
-    if path.suffix.lower() not in ENDINGS or path.is_dir():
+    if path.suffix.lower() not in ENDINGS:
         raise InputError(f"--out {path} must be a file name that ends in {', '.join(ENDINGS)}")
+    require_output_file(path, "--out", _is_ours)
     if path.exists() and not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file shows hits: a photo, a page or a table of the user's is never replaced."""
+    mark = {".png": b"Software\0dermeval", ".html": b"which is no diagnosis", ".csv": b"query,rank,"}[
+        path.suffix.lower()
+    ]
+    return mark in path.read_bytes()
 
 
 def write(index: SearchIndex, queries: Sequence[Query], found: Sequence[Found], path: Path) -> str | None:
@@ -36,7 +45,7 @@ def write(index: SearchIndex, queries: Sequence[Query], found: Sequence[Found], 
         parts = [part.table.assign(query=query.name) for query, part in zip(queries, found, strict=True)]
         table = pd.concat(parts)
         table.insert(0, "query", table.pop("query"))
-        write_text(path, table.to_csv(index=False, lineterminator="\n"))
+        write_csv(path, table)
         return str(path)
     missing = sorted({name for part in found for name in part.table["dataset"]} - set(index.datasets))
     if missing:

@@ -26,7 +26,9 @@ DPI = 110
 def describe(options: DescribeOptions) -> Report:
     """Describe one dataset folder; see `DescribeOptions`."""
     dataset = open_dataset(options.folder)
-    out = require_new_folder(Path(options.out), options.overwrite, "tables.json") if options.out else None
+    out = Path(options.out) if options.out else None
+    if out:
+        require_new_folder(out, options.overwrite, "tables.json", [options.folder], key="fingerprint")
     tables = all_tables(dataset.frame(), dataset.targets)
     lead, remarks = _lead(dataset), _remarks(dataset)
     notice = licences.lines([dataset.licence])

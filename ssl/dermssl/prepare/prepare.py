@@ -33,7 +33,7 @@ def prepare(options: PrepareOptions) -> Report:
     source, root, out = get_source(options.source), Path(options.root), Path(options.out).resolve()
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the raw data set with --root")
-    require_new_folder(out, options.overwrite, "dataset.json")
+    require_new_folder(out, options.overwrite, "dataset.json", [root], key="schema_version")
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth") if (root / SYNTHETIC_MARK).exists() else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"[\w.-]+", name):

@@ -43,7 +43,7 @@ class Sitter(NamedTuple):
 
 def synth(options: SynthOptions) -> Report:
     """Draw a set; see `SynthOptions`. Raises InputError before anything is written."""
-    out = require_new_folder(Path(options.out), options.overwrite, "SYNTHETIC.json")
+    out = require_new_folder(Path(options.out), options.overwrite, "SYNTHETIC.json", [options.labels])
     labels, splits = _patients(options)
     photos = draw_photo_counts(labels["country"], np.random.default_rng([options.seed, PHOTOS]))
     extra, extra_splits, copies = plan_copies(

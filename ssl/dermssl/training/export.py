@@ -39,7 +39,7 @@ def export(options: ExportOptions) -> Report:
     ``config.json`` points at it.
     """
     run = require_folder(Path(options.run), "config.yaml", "dermssl pretrain")
-    out = require_new_folder(Path(options.out), options.overwrite)
+    out = require_new_folder(Path(options.out), options.overwrite, "config.json", [run], key="dermssl")
     with atomic_folder(out) as temporary:
         if options.which in FOLDERS:
             _copy_encoder(run, FOLDERS[options.which], temporary)

@@ -1,21 +1,17 @@
 """The run folder: what its status says, whether a run may go on in it, and that only one process writes to it."""
 
 import dataclasses
-import importlib
-import logging
-import os
 import shutil
 import socket
 import time
 from pathlib import Path
 from typing import IO, Any
 
+from dermssl.atomic import remove_leftovers, take_lock
 from dermssl.commandline import flatten, option_names
 from dermssl.errors import InputError
-from dermssl.files import TEMPORARY, read_json, read_yaml, write_json, write_yaml
+from dermssl.files import TEMPORARY, read_json, read_yaml, require_apart, write_json, write_yaml
 from dermssl.training.options import DataOptions, PretrainOptions
-
-log = logging.getLogger("dermssl")
 
 MAY_DIFFER = (
     "out",
@@ -30,8 +26,6 @@ MAY_DIFFER = (
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
 CONFIG, LOCK = "config.yaml", ".lock"
-LEASE = 180
-"""Seconds that a requeued job waits for a lock; NFSv4 and Lustre give up a lost node after 90 to 150."""
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
@@ -64,7 +58,7 @@ def step_of_best(folder: Path) -> int | None:
         return None
 
 
-def open_run_folder(options: PretrainOptions) -> IO[str]:
+def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     """Make the folder, or check that the run in it is this one. Returns the lock on it, held while it stays open.
 
     Raises:
@@ -79,44 +73,16 @@ def open_run_folder(options: PretrainOptions) -> IO[str]:
         _refuse_other_config(folder, config)
     elif folder.exists() and not is_run and not all(_is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
+    if options.overwrite and folder.exists():
+        require_apart(folder, [*options.data.folders, options.model.init])
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = take_lock(folder / LOCK, folder)
     if options.overwrite:
         _empty(folder)
     if options.overwrite or not is_run:
         write_yaml(folder / CONFIG, config)
-    for leftover in folder.rglob(f".*{TEMPORARY}"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    remove_leftovers(folder)
     return lock
-
-
-def _lock(folder: Path) -> IO[str]:
-    """A POSIX lock: it ends with this process, however that ends, and data workers do not inherit it.
-
-    A job that Slurm requeued waits for it: network storage keeps the lock of a node that died for a while.
-    Where the system or the file system has none, nothing is locked.
-    """
-    stream = (folder / LOCK).open("a")
-    if os.name != "posix":
-        return stream
-    fcntl: Any = importlib.import_module("fcntl")
-    requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
-    until = time.monotonic() + (LEASE if requeued else 0)
-    while True:
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except (BlockingIOError, PermissionError):
-            if (left := until - time.monotonic()) > 0:
-                log.info("waiting for the lock of %s, %.0f s at the most", folder, left)
-                time.sleep(min(10, left))
-                continue
-            raise InputError(
-                f"another process is training in {folder}: wait for its end or choose another --out; "
-                f"should there be none, delete {folder / LOCK}"
-            ) from None
-        except OSError:
-            return stream
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,0 +1,242 @@
+"""Files and folders that appear whole or not at all, and the lock that keeps two writers apart.
+
+A write goes to a temporary name beside its target, is flushed to the disk, and is renamed. A reader therefore sees the
+whole old version or the whole new one, also after a crash.
+"""
+
+import ctypes
+import errno
+import hashlib
+import importlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from dermssl.errors import InputError
+
+TEMPORARY = ".partial"
+LEASE = 180
+"""Seconds that a requeued job waits for a lock: NFSv4 and Lustre give up a lost node after 90 to 150."""
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Linux's numbers for renameat2(2)."""
+NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+log = logging.getLogger("dermssl")
+_held: set[Path] = set()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, on failure it is removed.
+
+    The file gets the permissions that the umask gives to a new file, whatever the library that writes it chooses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{_literally(path.name)}.{_host()}-*{TEMPORARY}"):
+        if not _runs(leftover):
+            leftover.unlink(missing_ok=True)
+    temporary = _temporary(path)
+    temporary.touch()
+    permissions = temporary.stat().st_mode & 0o777
+    try:
+        yield temporary
+        temporary.chmod(permissions)
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; on success it becomes ``path`` (replacing an old one), on failure it is removed.
+
+    ``path`` is `locked` meanwhile.
+    """
+    path = path.resolve()
+    with locked(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            publish_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Make the finished folder ``temporary`` (same file system) known as ``path``, in one step where the system can.
+
+    Elsewhere the old folder waits under another name between two renames; `locked` puts it back after a crash.
+    """
+    for file in temporary.rglob("*"):
+        _fsync(file)
+    _fsync(temporary)
+    with locked(path):
+        if not path.exists():
+            temporary.rename(path)
+            _fsync(path.parent)
+            return
+        old = _old(path)
+        if _exchange(temporary, path):
+            temporary.rename(old)
+        else:
+            path.rename(old)
+            temporary.rename(path)
+        _fsync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing ``folder``, and clear away what a killed writer left beside it.
+
+    The lock is a file beside the folder. This process may take it again inside the block. Ranks above 0 take none.
+
+    Raises:
+        InputError: another process is writing the folder.
+    """
+    folder = folder.resolve()
+    if folder in _held or int(os.environ.get("RANK") or 0):
+        yield
+        return
+    made = [parent for parent in folder.parents if not parent.exists()]
+    file = folder.with_name(f".{folder.name}.lock")
+    lock = None
+    try:
+        with suppress(OSError):  # where nothing can be written, the command itself will say so
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(file, folder)
+        _held.add(folder)
+        _tidy(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        if lock is not None:
+            file.unlink(missing_ok=True)
+            lock.close()
+        for parent in made:
+            with suppress(OSError):  # holds something by now
+                parent.rmdir()
+
+
+def take_lock(file: Path, folder: Path) -> IO[str] | None:
+    """A POSIX lock on ``file``, held while the returned stream is open; it ends with this process, however that ends.
+
+    A job that Slurm requeued waits for it: network storage keeps the lock of a node that died for a while.
+    Where the system or the file system has no locks, nothing is locked.
+
+    Raises:
+        InputError: another process holds the lock and so is writing ``folder``.
+    """
+    requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    until = time.monotonic() + (LEASE if requeued else 0)
+    while True:
+        try:
+            stream = file.open("a")
+        except OSError:
+            return None
+        if os.name != "posix":
+            return stream
+        fcntl: Any = importlib.import_module("fcntl")
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            stream.close()
+            if (left := until - time.monotonic()) <= 0:
+                raise InputError(
+                    f"another process is writing {folder}: wait for its end or choose another --out; "
+                    f"should there be none, delete {file}"
+                ) from None
+            log.info("waiting for the lock of %s, %.0f s at the most", folder, left)
+            time.sleep(min(10, left))
+            continue
+        except OSError:
+            return stream
+        with suppress(FileNotFoundError):
+            if os.path.samestat(file.stat(), os.fstat(stream.fileno())):
+                return stream
+        stream.close()  # the last holder removed the file between our opening and locking it
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders anywhere below ``folder``; only for the holder of its lock."""
+    for leftover in folder.rglob(f".*{TEMPORARY}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Put an old folder back whose replacement a crash cut short, and remove other temporary folders beside it."""
+    if _old(folder).exists() and not folder.exists():
+        _old(folder).rename(folder)
+    for leftover in folder.parent.glob(f".{_literally(folder.name)}.*{TEMPORARY}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.glob(f".*{TEMPORARY}"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}{TEMPORARY}")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old{TEMPORARY}")
+
+
+def _host() -> str:
+    """Six characters for this machine, whose process ids say nothing about another's."""
+    return hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:6]
+
+
+def _runs(temporary: Path) -> bool:
+    """Whether the process of this machine that a temporary name belongs to still runs."""
+    number = temporary.name.removesuffix(TEMPORARY).rpartition("-")[2]
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _literally(name: str) -> str:
+    """``name`` as a pattern that matches only itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _fsync(path: Path) -> None:
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
