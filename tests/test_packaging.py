@@ -32,6 +32,7 @@ LEVELS = {
     "dermeval": [
         {"features", "statistics", "pages"},
         {"probes", "retrieval", "leaks"},
+        {"web"},
         {"cli"},
         {"__main__"},
     ],

@@ -55,6 +55,12 @@ COMMANDS = (
         "dermeval.retrieval.search:search",
     ),
     Command(
+        "serve",
+        "similar-case search in the browser, with a JSON API, on this machine",
+        "dermeval.web.options:ServeOptions",
+        "dermeval.web.serve:serve",
+    ),
+    Command(
         "leaks",
         "records that share near-duplicate images, and a repaired split",
         "dermeval.leaks.options:LeaksOptions",

@@ -2,13 +2,14 @@
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from dermssl.dataset.store import shrink
 from dermssl.errors import InputError
 from dermssl.prepare.decode import MAX_PIXELS, DecodeError, open_image, read_bytes
 from dermssl.prepare.measure import measure
@@ -24,13 +25,6 @@ class Photo:
     image: Image.Image
     sha256: str
     pixel_sha256: str
-
-    def cropped(self, box: tuple[float, float, float, float]) -> "Photo":
-        """A part of the photo; ``box`` is left, top, right and bottom as shares of its sides."""
-        width, height = self.image.size
-        left, top = int(box[0] * width), int(box[1] * height)
-        right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
-        return replace(self, image=self.image.crop((left, top, right, bottom)))
 
 
 Encoder = Callable[[list[Image.Image]], np.ndarray]
@@ -63,13 +57,25 @@ def read_photo(path: Path, short_side: int | None) -> Photo:
         raise InputError(f"{path}: {error}: give a readable image file") from None
 
 
-def decode_photo(data: bytes, short_side: int | None, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Decode a photo of at most ``max_pixels``; raises DecodeError, for its size before anything is decoded."""
+Box = tuple[float, float, float, float]
+"""A part of a photo: left, top, right and bottom as shares of its sides."""
+
+
+def decode_photo(data: bytes, short_side: int | None, max_pixels: int = MAX_PIXELS, box: Box | None = None) -> Photo:
+    """Decode a photo of at most ``max_pixels``, or its part ``box``; raises DecodeError, if need be before decoding."""
     width, height = open_image(data).size
     if width * height > max_pixels:
         raise DecodeError(f"{width} x {height} pixels; at most {max_pixels // 10**6} million are allowed")
-    measured, jpeg = measure(data, short_side or MAX_PIXELS)
-    return Photo(Image.open(io.BytesIO(jpeg)).convert("RGB"), measured["sha256"], measured["pixel_sha256"])
+    # A part is cut from a larger copy, so that it has as many pixels as a whole photo would have.
+    larger = 1 / min(box[2] - box[0], box[3] - box[1]) if box else 1
+    measured, jpeg = measure(data, min(MAX_PIXELS, round((short_side or MAX_PIXELS) * larger)))
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    if box:
+        sides = np.array([*image.size, *image.size])
+        left, top, right, bottom = (np.array(box) * sides).round().astype(int).tolist()
+        image = image.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+        image = shrink(image, short_side) if short_side else image
+    return Photo(image, measured["sha256"], measured["pixel_sha256"])
 
 
 def crops(image: Image.Image, number: int) -> Iterator[Image.Image]:

@@ -221,6 +221,8 @@ def _compared(test: Term, column: pa.Array) -> pa.Array:
 def _check_value(test: Term, value: Any, column: pa.Array) -> None:
     """Raise InputError where the value is not of the column's type, or a text that the column never has."""
     kind = column.type
+    if column.null_count == len(column):
+        raise InputError(f"--where: no image has a {test.column}: the column is empty")
     if pa.types.is_boolean(kind):
         fits, what = isinstance(value, bool), "true or false"
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):

@@ -1,0 +1,90 @@
+"""What stands before every page: by which name the server is called, the token, and headers that bind the browser."""
+
+import ipaddress
+import re
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "dermeval"
+MAX_URL = 8192
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+    "style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+class Guard:
+    """ASGI middleware. Without a token only this machine's own names are answered; with one, whoever knows it."""
+
+    def __init__(self, app: ASGIApp, token: str | None = None) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_bound(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [(name, value) for name, value in message["headers"] if name.decode().lower() not in HEADERS]
+                message["headers"] = kept + [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self.app)(scope, receive, send_bound)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """The answer that takes the place of the page, or None where the page may be shown."""
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL:
+            return PlainTextResponse("the address is too long", 414)
+        if self.token is None:
+            # Another site's name that resolves to this machine (DNS rebinding) must not read the images.
+            if is_loopback(headers.get("host", "")):
+                return None
+            return PlainTextResponse("open this page under the name localhost or the address 127.0.0.1", 403)
+        if self._knows_token(headers):
+            return None
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if self._is_token(given):
+            answer = RedirectResponse(scope["path"] or "/", 303)
+            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+            return answer
+        return PlainTextResponse("open the address with the token that `dermeval serve` printed", 401)
+
+    def _knows_token(self, headers: dict[str, str]) -> bool:
+        if self._is_token(headers.get("authorization", "").removeprefix("Bearer ")):
+            return True
+        cookies = SimpleCookie()
+        try:
+            cookies.load(headers.get("cookie", ""))
+        except CookieError:
+            return False
+        return COOKIE in cookies and self._is_token(cookies[COOKIE].value)
+
+    def _is_token(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), (self.token or "").encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header, of any port, names this machine: localhost, 127.0.0.0/8 or [::1]."""
+    name = re.sub(r":\d{0,5}$", "", host) if not host.endswith("]") else host
+    name = name.strip("[]").lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,28 @@
+"""Options of the commands that serve pages. Nothing heavy is imported here, so that ``--help`` answers at once."""
+
+from dataclasses import dataclass
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from dermssl.commandline import positional
+
+
+@dataclass
+class ServeOptions:
+    """Similar-case search in the browser, with a JSON API. Photos given to it are searched for and not kept."""
+
+    index: str = positional()
+    """Index folder made by `dermeval index`."""
+    where: str | None = None
+    """Serve only the images that pass this filter (see docs/search.md)."""
+    k: PositiveInt = 12
+    """Number of cases to show when a page is opened, at most 100."""
+    encoder: str | None = None
+    """Where the encoder that made the index is now (default: where it was then)."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than this machine's own need a token, which the command prints, and are refused for
+    data that may not be passed on."""
+    port: NonNegativeInt = 8765
+    """Port to listen on (0: any free one)."""
+    token: str | None = None
+    """Secret that a browser must know where others can reach --host (default: a new one each time)."""

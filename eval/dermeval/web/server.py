@@ -1,0 +1,140 @@
+"""An app that is guarded, and the server that runs it: one process, on this machine unless told otherwise."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import secrets
+import socket
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dermeval.web.guard import Guard
+from dermeval.web.workers import QueueFull
+from dermssl import licences
+from dermssl.errors import InputError
+from dermssl.page import render
+
+REQUEST_SECONDS = 30
+"""A client has so long to say what it wants."""
+log = logging.getLogger("dermssl")
+
+
+def make_app(title: str, token: str | None = None) -> FastAPI:
+    """An app with the guard before it, whose errors are pages for people and JSON under ``/api``."""
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app.add_middleware(Guard, token=token)
+
+    async def on_http_error(request: Request, error: Any) -> Response:
+        return error_answer(request, error.status_code, str(error.detail), error.headers)
+
+    async def on_input_error(request: Request, error: Any) -> Response:
+        return error_answer(request, 400, str(error))
+
+    async def on_full_queue(request: Request, error: Any) -> Response:
+        return error_answer(request, 503, "too many searches at once: try again in a moment", {"retry-after": "2"})
+
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(InputError, on_input_error)
+    app.add_exception_handler(QueueFull, on_full_queue)
+    return app
+
+
+def error_answer(request: Request, status: int, detail: str, headers: Any = None) -> Response:
+    """One sentence, as JSON to programs and as a page to people."""
+    if request.url.path.startswith("/api") or request.headers.get("x-fragment"):
+        return JSONResponse({"detail": detail}, status, headers)
+    lead = [detail, "Go back, or open the start page of this address."]
+    return HTMLResponse(render(title="This did not work", lead=lead), status, headers)
+
+
+def static_file(name: str, kind: str) -> Response:
+    """A script of this package."""
+    content = resources.files("dermeval.web").joinpath(name).read_bytes()
+    return Response(content, media_type=kind)
+
+
+def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None) -> str | None:
+    """None where only this machine can reach ``host``; elsewhere the token, a new one where none is given.
+
+    Raises:
+        InputError: ``host`` is no address, or others could see data that may not be passed on.
+    """
+    try:
+        addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError, ValueError):
+        raise InputError(f"--host {host[:100]} is no address of this machine: leave it out for 127.0.0.1") from None
+    if all(ipaddress.ip_address(str(address).split("%")[0]).is_loopback for address in addresses):
+        return None
+    closed = licences.restricted(notices)
+    if closed:
+        raise InputError(
+            f"--host {host} would show images of {', '.join(closed)} to others, which their licence forbids: "
+            "leave --host out, and let each user run their own copy of the data"
+        )
+    log.warning("warning: whoever can reach %s and knows the token sees the images and their labels", host)
+    return token or secrets.token_urlsafe(24)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises InputError where the port is taken or no port."""
+    try:
+        return socket.create_server((host, port), family=socket.getaddrinfo(host, None)[0][0], backlog=512)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen on {host}:{port} ({reason}): give another --port") from None
+
+
+def address_of(sock: socket.socket, host: str, token: str | None) -> str:
+    """The address to open in a browser."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{sock.getsockname()[1]}/" + (f"?token={token}" if token else "")
+
+
+class PromptProtocol(H11Protocol):
+    """HTTP that closes a connection on which no request arrived in time; uvicorn itself waits for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._prompt = self.loop.call_later(REQUEST_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._prompt.cancel()
+        super().connection_lost(exc)
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """A server that logs no request, since requests hold image ids."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=PromptProtocol,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="critical",
+            server_header=False,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=3,
+            h11_max_incomplete_event_size=32_768,
+        )
+    )
+
+
+def run_app(app: FastAPI, sock: socket.socket) -> None:
+    """Serve until interrupted (Ctrl-C)."""
+    with contextlib.suppress(KeyboardInterrupt):
+        make_server(app).run(sockets=[sock])

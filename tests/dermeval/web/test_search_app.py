@@ -1,0 +1,176 @@
+"""The search pages and the API: the hits of `dermeval search`, and only what is asked for."""
+
+import re
+from urllib.parse import unquote
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra `serve`")
+pytest.importorskip("httpx", reason="the test client needs httpx")
+
+from fastapi.testclient import TestClient
+
+from dermeval.retrieval.options import SearchOptions
+from dermeval.retrieval.search import search
+from dermeval.web.collection import Collection
+from dermeval.web.search_app import search_app
+
+
+@pytest.fixture
+def client(make_index, tiny_features):
+    found = make_index()
+    app = search_app(Collection(found, 3), tiny_features, "")
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        client.folder = str(found.folder)
+        yield client
+
+
+def shown(page: str) -> list[str]:
+    return [unquote(name) for name in re.findall(r'<img src="/image\?id=([^"]+)"', page)]
+
+
+def test_the_api_gives_the_hits_of_the_search_command(client):
+    hits = search(SearchOptions(index=client.folder, image_id=["set/4"], k=3)).data["queries"][0]["hits"]
+    found = client.get("/api/search", params={"image_id": "set/4", "k": 3}).json()
+    assert [hit["image_id"] for hit in found["hits"]] == [hit["image_id"] for hit in hits]
+    assert [hit["similarity"] for hit in found["hits"]] == [round(hit["similarity"], 4) for hit in hits]
+    assert found["hits"][0]["licence"] == "Creative Commons Zero 1.0"
+
+
+def test_the_page_shows_the_same_hits_and_not_the_own_patient(client):
+    found = client.get("/api/search", params={"image_id": "set/4"}).json()
+    page = client.get("/similar", params={"image_id": "set/4"}).text
+    assert shown(page) == ["set/4", *[hit["image_id"] for hit in found["hits"]]]
+    assert "not a diagnosis" in page
+
+
+def test_an_uploaded_photo_finds_its_twin_and_leaves_its_patient_out(client, pictures, as_bytes):
+    found = client.post("/api/search", content=as_bytes(pictures[4])).json()
+    assert "identical to set/4" in " ".join(found["notes"])
+    assert not {"set/3", "set/4", "set/5"} & {hit["image_id"] for hit in found["hits"]}
+    answer = client.post("/similar", content=as_bytes(pictures[4]), headers={"X-Fragment": "1"})
+    assert answer.status_code == 200 and "<html" not in answer.text and "Your photo" in answer.text
+
+
+def test_a_crop_searches_for_that_part_of_the_photo(client, pictures, as_bytes, draw_skin):
+    wide = draw_skin(99, 192)
+    wide.paste(pictures[7], (96, 0))
+    content = as_bytes(wide)
+    assert client.post("/api/search", content=content).json()["hits"][0]["similarity"] < 0.9
+    found = client.post("/api/search?crop=0.5,0,1,0.5", content=content).json()
+    assert found["hits"][0]["image_id"] == "set/7" and found["hits"][0]["similarity"] > 0.99
+
+
+def test_filters_of_the_form_and_of_the_api_agree(client):
+    where = {"image_id": "set/0", "where": "dx == 'scabies'"}
+    found = client.get("/api/search", params=where).json()
+    page = client.get("/similar", params={"image_id": "set/0", "f.dx": "scabies"}).text
+    assert {hit["labels"]["dx"] for hit in found["hits"]} == {"scabies"}
+    assert shown(page)[1:] == [hit["image_id"] for hit in found["hits"]]
+    assert 'name="f.dx"' in page and "<option selected>scabies</option>" in page
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "told"),
+    [
+        ({"image_id": "set/99"}, 404, "no image of that id"),
+        ({"image_id": "../../etc/passwd"}, 404, "no image of that id"),
+        ({"image_id": "set/0", "where": "country == 'Mali'"}, 400, "no image has a country"),
+        ({"image_id": "set/0", "where": "dx == 'scabies' and width > 5000"}, 400, "leaves none"),
+        ({"image_id": "set/0", "k": "101"}, 422, "less than or equal to 100"),
+        ({"image_id": "set/0", "min_similarity": "nan"}, 422, ""),
+        ({}, 422, "required"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_without_a_path(client, params, status, told):
+    answer = client.get("/api/search", params=params)
+    assert answer.status_code == status and told in answer.text
+    assert client.folder not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "told"),
+    [(b"", 400, "holds no photo"), (b"no picture", 400, "cannot be used"), (b"\xff\xd8\xff", 400, "cannot be used")],
+)
+def test_what_is_no_photo_is_refused(client, content, status, told):
+    answer = client.post("/api/search", content=content)
+    assert answer.status_code == status and told in answer.json()["detail"]
+
+
+def test_a_photo_of_more_than_50_megapixels_is_refused_before_it_is_decoded(client, as_bytes, monkeypatch):
+    from PIL import Image
+
+    from dermeval.retrieval import photo
+
+    monkeypatch.setattr(photo, "measure", lambda *given: pytest.fail("decoded"))
+    answer = client.post("/api/search", content=as_bytes(Image.new("1", (8000, 7000))))
+    assert answer.status_code == 400 and "at most 50 million" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_photo_of_too_many_bytes_is_refused_while_it_comes(client, monkeypatch, declared):
+    from dermeval.web import search_app
+
+    monkeypatch.setattr(search_app, "MAX_UPLOAD_BYTES", 1000)
+    parts = (b"x" * 100 for _ in range(1000))
+    answer = client.post("/api/search", content=b"x" * 1001 if declared else parts)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("crop", ["0,0,1", "a,b,c,d", "0.5,0,0.5,1", "0,0,2,1", "nan,0,1,1", "0,0,0.01,1"])
+def test_an_impossible_crop_is_refused(client, pictures, as_bytes, crop):
+    answer = client.post("/api/search", params={"crop": crop}, content=as_bytes(pictures[0]))
+    assert answer.status_code == 400 and "crop" in answer.json()["detail"]
+
+
+def test_all_images_of_a_case_are_shown_by_the_id_of_the_case_or_of_one_image(client):
+    by_case, by_image = (client.get(f"/api/cases/{name}").json() for name in ("set/p1", "set/4"))
+    assert by_case == by_image
+    assert [image["image_id"] for image in by_case["images"]] == ["set/3", "set/4", "set/5"]
+    assert shown(client.get("/case", params={"id": "set/p1"}).text) == ["set/3", "set/4", "set/5"]
+    assert client.get("/api/cases/none").status_code == 404
+
+
+def test_conditions_are_counted_against_their_base_rate(client):
+    found = client.get("/api/search", params={"image_id": "set/0", "k": 3}).json()
+    assert sum(row["hits"] for row in found["conditions"]) == 3
+    assert {row["condition"] for row in found["conditions"]} <= {"eczema", "scabies", "fungal <b>"}
+    # One image stands for each patient: the first, which is eczema in this collection.
+    assert {row["base_rate"] for row in found["conditions"]} <= {0.0, 1.0}
+
+
+def test_text_from_the_data_is_escaped(client):
+    page = client.get("/").text
+    assert "fungal &lt;b&gt;" in page and "fungal <b>" not in page
+
+
+def test_an_image_is_the_stored_one_and_no_other_file(client, tmp_path):
+    answer = client.get("/image", params={"id": "set/0"})
+    assert answer.headers["content-type"] == "image/jpeg" and answer.content[:3] == b"\xff\xd8\xff"
+    for name in ("set/../../x", str(tmp_path), "", "set/0\x00"):
+        assert client.get("/image", params={"id": name}).status_code == 404
+
+
+def test_a_filter_on_serving_holds_for_every_page(make_index, tiny_features):
+    found = make_index()
+    served = (found.frame["dx"] == "eczema").to_numpy()
+    with TestClient(search_app(Collection(found, 3, served), tiny_features, ""), base_url="http://localhost") as client:
+        assert client.get("/api/health").json()["images"] == 4
+        assert client.get("/image", params={"id": "set/1"}).status_code == 404
+        assert client.get("/api/search", params={"image_id": "set/1"}).status_code == 404
+        hits = client.get("/api/search", params={"image_id": "set/0"}).json()["hits"]
+        assert {hit["labels"]["dx"] for hit in hits} == {"eczema"}
+        assert len(client.get("/api/cases/set/p0").json()["images"]) == 1
+
+
+def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictures, as_bytes):
+    app = search_app(Collection(make_index(), 3), None, "The encoder is out of reach.")
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.get("/similar", params={"image_id": "set/0"}).status_code == 200
+        answer = client.post("/api/search", content=as_bytes(pictures[0]))
+        assert answer.status_code == 400 and "out of reach" in answer.json()["detail"]
+        assert "out of reach" in client.get("/").text
+
+
+def test_the_openapi_document_describes_the_api_and_nothing_else(client):
+    assert set(client.get("/openapi.json").json()["paths"]) == {"/api/health", "/api/search", "/api/cases/{case_id}"}
