@@ -10,7 +10,7 @@ COMMANDS = (
         "sources",
         "known data sets: licence, patient key, how to get each",
         "dermssl.prepare.options:SourcesOptions",
-        "dermssl.prepare.list_sources:list_sources",
+        "dermssl.prepare.sources.sources:sources",
     ),
     Command(
         "prepare",

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dermeval.leaks.records import Records
 from dermssl.errors import InputError
-from dermssl.prepare.sources.tables import read_table
+from dermssl.prepare.tables import read_table
 
 COLUMNS = ("subject_id", "duplicate_subject_id", "kind")
 

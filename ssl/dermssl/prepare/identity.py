@@ -3,13 +3,19 @@
 import functools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dermssl.dataset import manifest, splits
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.sources.source import Problem, Source
+from dermssl.prepare.source import Problem, Source
+
+UNITS = {"patient": "patient_id", "case": "case_id", "lesion": "lesion_id", "image": "image_id"}
+"""What may name a group, the coarsest first."""
 
 
 def check_labels(frame: pd.DataFrame, targets: dict[str, Target], root: Path) -> None:
@@ -21,20 +27,70 @@ def check_labels(frame: pd.DataFrame, targets: dict[str, Target], root: Path) ->
             raise InputError(f"{root}: {file} has {name} '{label}'; {did_you_mean(str(label), target.classes)}")
 
 
-def identify(frame: pd.DataFrame, name: str, source: Source) -> pd.DataFrame:
-    """Put the data set's name before every id and fill ``group_id`` and ``case_id``."""
-    frame = frame.copy()
+def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFrame, list[Problem]]:
+    """Put the data set's name before every id and fill ``group_id`` and ``case_id``; tells where ids conflict.
+
+    A group is a connected component: rows that share a patient, a case or a lesion, also by way of further rows.
+    """
+    frame, problems = _with_own_lesions(frame.copy())
     frame["image_id"] = name + "/" + frame["file"].map(lambda file: Path(file).with_suffix("").as_posix())
     doubled = frame["image_id"].duplicated(keep=False)
     frame.loc[doubled, "image_id"] = name + "/" + frame.loc[doubled, "file"]
     frame["dataset"] = name
-    for column in ("patient_id", "lesion_id", "case_id", "group_id"):
+    for column in ("patient_id", "lesion_id", "case_id"):
         raw = frame[column] if column in frame else pd.Series([None] * len(frame), index=frame.index, dtype=object)
         frame[column] = [f"{name}/{value}" if isinstance(value, str) else None for value in raw]
-    units = {"patient": "patient_id", "lesion": "lesion_id", "case": "case_id", "image": "image_id"}
-    frame["group_id"] = _first_known(frame, "group_id", units[source.group], "patient_id", "lesion_id", "image_id")
-    frame["case_id"] = _first_known(frame, "case_id", units[source.case], "lesion_id", "image_id")
-    return frame
+    frame["group_id"] = _groups(frame)
+    problems += _id_conflicts(frame)
+    frame["case_id"] = _first_known(frame, "case_id", UNITS[source.case], "lesion_id", "image_id")
+    return frame, problems
+
+
+def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Lesion numbers that repeat from patient to patient are joined with the patient's id."""
+    if not {"patient_id", "lesion_id"} <= set(frame):
+        return frame, []
+    lesions = frame["lesion_id"].dropna().astype(str)
+    repeated = frame.groupby("lesion_id")["patient_id"].nunique() > 1
+    if not repeated.any() or not lesions.str.fullmatch(r"\d+").all():
+        return frame, []
+    own = frame["patient_id"].notna() & frame["lesion_id"].notna()
+    joined = frame["patient_id"].astype(str) + "/" + frame["lesion_id"].astype(str)
+    problem = f"lesion numbers repeat from patient to patient ({repeated.sum()})"
+    action = "each counts together with its patient"
+    return frame.assign(lesion_id=frame["lesion_id"].where(~own, joined)), [Problem("lesion_id", problem, action)]
+
+
+def _groups(frame: pd.DataFrame) -> pd.Series:
+    """The group of each row, named by its first patient, else case, else lesion, else image, ``(N,)`` of str."""
+    rows, ids, count = [], [], len(frame)
+    for column in list(UNITS.values())[:-1]:
+        codes, names = pd.factorize(frame[column])
+        known = np.flatnonzero(codes >= 0)
+        rows.append(known)
+        ids.append(codes[known] + count)
+        count += len(names)
+    edges = np.concatenate(rows), np.concatenate(ids)
+    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(count, count))
+    component = connected_components(graph, directed=False)[1][: len(frame)]
+    names = pd.Series(None, index=np.unique(component), dtype=object)
+    for unit, column in UNITS.items():
+        first = frame[column].dropna().groupby(component[frame[column].notna()]).min()
+        # A lesion may bear the name of some patient whom it has nothing to do with.
+        first = first.where(~first.isin(names.dropna()), first + f" ({unit})")
+        names = names.where(names.notna(), first)
+    return pd.Series(names.loc[component].to_numpy(), index=frame.index)
+
+
+def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
+    """Lesions and cases that several patients have."""
+    problems = []
+    for unit in ("case", "lesion"):
+        patients = frame.groupby(f"{unit}_id")["patient_id"].agg(["nunique", "unique"])
+        for name, found in patients[patients["nunique"] > 1]["unique"].items():
+            several = ", ".join(sorted(str(patient) for patient in found if isinstance(patient, str))[:5])
+            problems.append(Problem(f"{unit} {name}", f"one {unit} has several patients: {several}", "kept together"))
+    return problems
 
 
 def _first_known(frame: pd.DataFrame, *columns: str) -> pd.Series:

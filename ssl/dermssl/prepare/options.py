@@ -22,6 +22,8 @@ class PrepareOptions:
     """Dataset folder to write."""
     name: str | None = None
     """Name of the data set, the first part of every image_id (default: the source's name)."""
+    follow: str | None = None
+    """A folder outside the root, such as a download cache, into which links may lead; other links are left out."""
     short_side: PositiveInt = 384
     """Longest short side stored, in pixels; 160-256 is enough for small crops. Images are never enlarged."""
     seed: NonNegativeInt = 0

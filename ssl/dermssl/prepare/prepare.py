@@ -6,6 +6,7 @@ What the tables get wrong is said before the first image is decoded; the folder 
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,20 @@ from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.dataset import manifest, splits
 from dermssl.errors import InputError
-from dermssl.files import publish_folder, read_json, require_new_folder, write_json, write_parquet_parts, write_text
+from dermssl.files import (
+    publish_folder,
+    read_json,
+    require_new_folder,
+    sha256_file,
+    write_json,
+    write_parquet_parts,
+    write_text,
+)
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.shards import decode_all, measured, work_folder
+from dermssl.prepare.source import Problem, Source, count_problems
 from dermssl.prepare.sources import get_source, known_overlaps
-from dermssl.prepare.sources.images import passed_over
-from dermssl.prepare.sources.source import Problem, Source
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SIDES = ("train", "val", "test", "none")
@@ -31,37 +39,64 @@ SIDES = ("train", "val", "test", "none")
 def prepare(options: PrepareOptions) -> Report:
     """Prepare one data set; see `PrepareOptions`. Raises InputError before anything is written."""
     source, root, out = get_source(options.source), Path(options.root), Path(options.out).resolve()
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the raw data set with --root")
-    require_new_folder(out, options.overwrite, "dataset.json", [root], key="schema_version")
+    for option, folder in (("--root", options.root), ("--follow", options.follow)):
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError(f"{folder} is not a folder: give the raw data set with {option}")
+    require_new_folder(out, options.overwrite, "dataset.json", [root, options.follow], key="schema_version")
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth") if (root / SYNTHETIC_MARK).exists() else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise InputError(f"--name '{name}': use letters, digits, '_', '-' and '.', as it starts every image_id")
-    records = source.read(root)
-    records.problems += passed_over(root)
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise InputError(
+            f"--name '{name[:120]}': use up to 100 letters, digits, '_', '-' and '.': it starts every image_id"
+        )
+    follow = Path(options.follow) if options.follow else None
+    records = source.read(root, follow)
     if records.frame.empty:
-        raise InputError(f"{root} holds no image that the source '{source.name}' can use: expected {source.layout}")
+        reasons = "; ".join(count_problems(records.problems)) or "there are no image files"
+        raise InputError(
+            f"{root} holds no image that the source '{source.name}' can use: expected {source.layout}. Found: {reasons}"
+        )
     source = records.source or source
     targets = source.targets
-    rows = identify(records.frame, name, source)
+    rows, conflicts = identify(records.frame, name, source)
     splits.check_split(rows, str(root))
     check_labels(rows, targets, root)
-    problems = records.problems + label_conflicts(rows, targets)
+    problems = records.problems + conflicts + label_conflicts(rows, targets)
     _check_strict(problems, options)
     files = rows["file"].tolist()
+    if mark:
+        _check_mark(root, mark, files)
     work = work_folder(out, root, files, options.short_side)
-    decoded, undecodable = decode_all(work, root, files, options.short_side, options.workers)
+    decoded, undecodable = decode_all(work, root, files, options.short_side, options.workers, follow)
     problems += undecodable
     _check_strict(problems, options)
     if not decoded.any():
         shutil.rmtree(work)
-        raise InputError(f"{root}: none of the {len(rows)} images could be decoded")
+        reasons = "; ".join(count_problems(undecodable))
+        raise InputError(f"{root}: none of the {len(rows)} images could be decoded: {reasons}")
     frame, split = complete(rows[decoded].copy(), source, targets, options)
+    if mark and split == "official" and mark.get("split") != "official":
+        split = "drawn by dermssl synth"
     table = manifest.to_table(frame)
-    info = _describe_folder(table, name, source, targets, mark, options) | {"split": split}
+    info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": records.notes}
     _write_folder(work, out, table, info, problems)
     return _report(Path(options.out), table, info, problems)
+
+
+def _check_mark(root: Path, mark: dict, files: Iterable[str]) -> None:
+    """Raise InputError unless the mark of `dermssl synth` names every table and every one of ``files``, by hash."""
+    named = mark.get("files")
+    if not isinstance(named, dict):
+        raise InputError(
+            f"{root / SYNTHETIC_MARK} names no files, as an older version wrote it: run `dermssl synth` again"
+        )
+    tables = [path for path in root.rglob("*") if path.suffix.lower() in (".csv", ".tsv", ".tab")]
+    for file in [*(path.relative_to(root).as_posix() for path in tables), *files]:
+        if named.get(file) != sha256_file(root / file):
+            raise InputError(
+                f"{root / SYNTHETIC_MARK} marks other data as synthetic, not {file}: delete it if these data are real, "
+                f"else run `dermssl synth` again"
+            )
 
 
 def _check_strict(problems: list[Problem], options: PrepareOptions) -> None:
@@ -122,27 +157,18 @@ def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: 
 def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:
     counts = info["counts"]
     split = Counter(value or "none" for value in table["split"].to_pylist())
+    whole = "" if info["group"] == "image" else f" of {counts['groups']} {info['group']}s"
+    unknown = table["patient_id"].null_count if info["patient_key"] else 0
     text = [
-        f"{info['name']}: {counts['images']} images of {counts['groups']} {info['group']}s -> {out}",
+        f"{info['name']}: {counts['images']} images{whole} -> {out}",
         f"  split, {info['split']}: " + ", ".join(f"{name} {split[name]}" for name in SIDES if split[name]) + " images",
         "  targets: " + (", ".join(info["targets"]) or "none"),
-        *["  problem: " + line for line in _one_line_per_kind(problems)],
+        *[f"  read as: {note}" for note in info["notes"]],
+        *[f"  no patient id on {unknown} images: each is kept with its case or lesion, else alone"] * bool(unknown),
+        *["  problem: " + line for line in count_problems(problems)],
         *["  " + line for line in licences.lines([info["licence"]])],
     ]
     if not info["patient_key"]:
         text.insert(1, "  no patient key: patient leakage cannot be ruled out")
     data = info | {"out": str(out), "splits": dict(split), "problems": [p._asdict() for p in problems]}
     return Report("\n".join(text), data)
-
-
-def _one_line_per_kind(problems: list[Problem]) -> list[str]:
-    """Counted kinds of problems, the most frequent first; a detail is shown where all of a kind have the same."""
-    numbers = Counter((p.kind, p.action) for p in problems)
-    texts: dict[tuple[str, str], set[str]] = {}
-    for problem in problems:
-        texts.setdefault((problem.kind, problem.action), set()).add(problem.problem)
-    lines = []
-    for (kind, action), number in numbers.most_common():
-        shown = texts[kind, action]
-        lines.append(f"{number} x {shown.pop() if len(shown) == 1 else kind} ({action})")
-    return lines

@@ -6,6 +6,7 @@ Shards are kept in ``.<out>.work`` beside the dataset folder that they will beco
 import functools
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from tqdm import tqdm
 from dermssl.dataset import manifest, store
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
 from dermssl.prepare.measure import decode_one
-from dermssl.prepare.sources.source import Problem
+from dermssl.prepare.source import Problem
 from dermssl.processes import process_map
 
 SHARD_ROWS = 1024
+DECODING = 3
+"""Raised when other pixels come out of the same files, so that shards of an older version are not kept."""
 MAKER = "dermssl prepare"
 
 log = logging.getLogger("dermssl")
@@ -39,7 +42,9 @@ def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) ->
 
 def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
     """Changes with the root, the size to store, what is measured, and every file's name, length and time."""
-    digest = hashlib.sha256(f"{manifest.SCHEMA_VERSION} {root.resolve()} {short_side}".encode())
+    digest = hashlib.sha256(
+        f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} ".encode() + os.fsencode(root.resolve())
+    )
     for file in files:
         try:
             state = (root / file).stat()
@@ -50,7 +55,7 @@ def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
 
 
 def decode_all(
-    work: Path, root: Path, files: Sequence[str], short_side: int, workers: int
+    work: Path, root: Path, files: Sequence[str], short_side: int, workers: int, follow: Path | None = None
 ) -> tuple[np.ndarray, list[Problem]]:
     """Decode every file into shards of the image store and of what was measured.
 
@@ -60,6 +65,7 @@ def decode_all(
         files: paths below ``root``, in the order of the image store.
         short_side: longest short side stored, pixels.
         workers: processes, see `process_map`.
+        follow: a folder outside ``root`` into which links may lead.
 
     Returns:
         Which files could be decoded, ``(N,)`` bool, and the others as problems. `measured` gives the measurements.
@@ -67,7 +73,7 @@ def decode_all(
     finished, shards = len(list(work.glob("rows-*.parquet"))), -(-len(files) // SHARD_ROWS)
     if finished:
         log.info("going on with an interrupted run: %d of %d shards are done", finished, shards)
-    one = functools.partial(decode_one, root=root, short_side=short_side)
+    one = functools.partial(decode_one, root=root, short_side=short_side, follow=follow)
     decoded, problems = [np.empty(0, bool)], []
     with (
         process_map(workers) as in_processes,

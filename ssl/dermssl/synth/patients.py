@@ -4,6 +4,7 @@ The shares are those of the public tables (Gottfrois et al., MICCAI 2024): they 
 no patient's record.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pandas as pd
 from dermssl.dataset.splits import draw_split
 from dermssl.errors import InputError
 from dermssl.prepare.sources.passion import CONDITIONS, IMPETIGO, LABEL_COLUMNS
-from dermssl.prepare.sources.tables import fitzpatrick, read_table
+from dermssl.prepare.tables import read_table
+from dermssl.prepare.values import fitzpatrick
 
 COUNTRIES = {"Madagascar": 0.596, "Guinea": 0.232, "Malawi": 0.158, "Tanzania": 0.014}
 CONDITION_SHARES = {
@@ -90,6 +92,12 @@ def _choose(values: Sequence[Any], weights: Sequence[float], random: np.random.G
 def read_patients(path: Path) -> pd.DataFrame:
     """A real ``label.csv`` as strings ("" where missing), checked as far as drawing needs it."""
     table = read_table(path, LABEL_COLUMNS)
+    for subject in table["subject_id"]:
+        if not re.fullmatch(r"\w[\w.-]{0,99}", subject or ""):
+            raise InputError(
+                f"{path}: subject_id '{(subject or '')[:120]}' cannot begin the names of photos: use up to 100 "
+                f"letters, digits, '_', '-' and '.'"
+            )
     for column, valid in (("conditions_PASSION", set(CONDITIONS)), ("impetig", set(IMPETIGO))):
         wrong = table[~table[column].isin(valid)]
         if len(wrong):

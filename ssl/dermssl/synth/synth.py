@@ -15,8 +15,9 @@ from tqdm import tqdm
 import dermssl
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
-from dermssl.prepare.sources.tables import fitzpatrick, read_table
+from dermssl.files import atomic_folder, require_new_folder, sha256_file, write_json, write_text
+from dermssl.prepare.tables import read_table
+from dermssl.prepare.values import fitzpatrick
 from dermssl.processes import process_map
 from dermssl.synth.copies import Copy, copy_photo, encode, photo_name, plan_copies
 from dermssl.synth.options import SynthOptions
@@ -51,11 +52,11 @@ def synth(options: SynthOptions) -> Report:
     )
     sitters = _sitters(labels, photos, copies)
     labels, splits = pd.concat([labels, extra]), pd.concat([splits, extra_splits])
-    mark = _mark(options, labels, int(photos.sum()), copies)
     with atomic_folder(out) as folder:
         _draw_all(folder / "images", sitters, options)
         for name, table in (("label", labels), ("PASSION_split", splits), ("truth", _truth(copies))):
             write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        mark = _mark(options, labels, int(photos.sum()), copies, folder)
         write_json(folder / "SYNTHETIC.json", mark)
     return _report(out, mark, labels, splits, copies)
 
@@ -71,10 +72,16 @@ def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not path.is_file():
         raise InputError(f"{path} is not a file: give PASSION's label.csv with --labels")
     labels = read_patients(path)
-    official = path.with_name("PASSION_split.csv")
-    if official.is_file():
+    official = _official_split(options)
+    if official:
         return labels, read_table(official, ("subject_id", "Split"))[["subject_id", "Split"]]
     return labels, draw_splits(labels, options.seed)
+
+
+def _official_split(options: SynthOptions) -> Path | None:
+    """``PASSION_split.csv`` beside the table of ``--labels``."""
+    path = Path(options.labels).with_name("PASSION_split.csv") if options.labels else None
+    return path if path and path.is_file() else None
 
 
 def _sitters(labels: pd.DataFrame, photos: np.ndarray, copies: list[Copy]) -> list[Sitter]:
@@ -129,8 +136,9 @@ def _truth(copies: list[Copy]) -> pd.DataFrame:
     return pd.DataFrame([tuple(copy) for copy in copies], columns=columns)
 
 
-def _mark(options: SynthOptions, labels: pd.DataFrame, photos: int, copies: list[Copy]) -> dict[str, Any]:
-    """Content of ``SYNTHETIC.json``, by which `dermssl prepare` knows the set."""
+def _mark(options: SynthOptions, labels: pd.DataFrame, photos: int, copies: list[Copy], folder: Path) -> dict[str, Any]:
+    """Content of ``SYNTHETIC.json``, by which `dermssl prepare` knows the set and each of its files."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         "version": dermssl.__version__,
         "seed": options.seed,
@@ -139,6 +147,8 @@ def _mark(options: SynthOptions, labels: pd.DataFrame, photos: int, copies: list
         "images": photos + len(copies),
         "duplicates": len({copy.duplicate for copy in copies}),
         "labels": "real" if options.labels else "invented",
+        "split": "official" if _official_split(options) else "drawn",
+        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
     }
 
 
@@ -154,4 +164,5 @@ def _report(out: Path, mark: dict, labels: pd.DataFrame, splits: pd.DataFrame, c
     ]
     if mark["labels"] == "real":
         text.insert(1, "  the label rows are real: PASSION's licence applies to them; the pictures show no person")
-    return Report("\n".join(text), mark | {"out": str(out), "conditions": conditions.to_dict()})
+    data = {key: value for key, value in mark.items() if key != "files"}
+    return Report("\n".join(text), data | {"out": str(out), "conditions": conditions.to_dict()})

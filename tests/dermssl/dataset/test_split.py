@@ -12,7 +12,10 @@ from dermssl.dataset.dataset import open_dataset
 @pytest.fixture
 def folder(synthetic_dataset, tmp_path):
     """A copy of the synthetic dataset folder, whose split counts as official."""
-    return shutil.copytree(synthetic_dataset, tmp_path / "data")
+    folder = shutil.copytree(synthetic_dataset, tmp_path / "data")
+    info = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(info | {"split": "official"}))
+    return folder
 
 
 def test_an_official_split_is_replaced_only_when_asked(folder, dermssl):

@@ -52,7 +52,7 @@ def test_isic2019_reads_one_hot_labels_and_downsampled_names(raw):
 
 def test_isic2019_images_without_a_lesion_id_are_not_thrown_into_one_group(raw):
     frame, _, _ = _read("isic2019", raw(ISIC2019, ["ISIC_1.jpg", "ISIC_2_downsampled.jpg", "ISIC_3.jpg"]))
-    rows = identify(frame.reset_index(), "isic2019", get_source("isic2019"))
+    rows, _ = identify(frame.reset_index(), "isic2019", get_source("isic2019"))
     assert rows["group_id"].tolist() == ["isic2019/ISIC_1", "isic2019/BCN_7", "isic2019/ISIC_3"]
     assert rows["case_id"].tolist() == rows["group_id"].tolist()
 

@@ -2,12 +2,15 @@
 
 import os
 import unicodedata
+import zipfile
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dermssl.errors import InputError
-from dermssl.prepare.sources.images import list_images, match_images, passed_over
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records
 
 
 @pytest.fixture
@@ -15,20 +18,20 @@ def tree(tmp_path):
     def make(*names):
         for name in names:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
+            (tmp_path / name).write_text(name)
         return tmp_path
 
     return make
 
 
 def _match(root, *names):
-    records = match_images(root, pd.DataFrame({"file": list(names), "row": range(len(names))}))
+    records = RawFolder(root).match(Records(pd.DataFrame({"file": list(names), "row": range(len(names))})))
     return dict(zip(records.frame["file"], records.frame["row"], strict=True)), records.problems
 
 
 def test_images_are_listed_in_any_depth_and_case_and_hidden_ones_are_not(tree):
     root = tree("b/x.JPG", "a.jpeg", "b/c/y.Tiff", "notes.txt", ".thumbs/z.jpg", "b/._x.jpg")
-    assert list_images(root) == ["a.jpeg", "b/c/y.Tiff", "b/x.JPG"]
+    assert RawFolder(root).images == ["a.jpeg", "b/c/y.Tiff", "b/x.JPG"]
 
 
 @pytest.mark.parametrize("named", ["x", "x.png", "x.jpg", "part_1/x", "part_1\\x.png", "./part_1/x.JPG"])
@@ -83,20 +86,92 @@ def test_both_kinds_of_loss_are_reported_and_nothing_is_counted_twice(tree):
 def test_a_second_row_that_puts_a_patient_or_file_into_another_split_is_bad_input(tree, rows, named):
     frame = pd.DataFrame(rows, columns=["file", "patient_id", "split"])
     with pytest.raises(InputError, match=f"two splits: {named}"):
-        match_images(tree("a.jpg", "b.jpg"), frame)
+        RawFolder(tree("a.jpg", "b.jpg")).match(Records(frame))
 
 
 def test_a_lesion_number_of_two_patients_is_no_lesion_in_two_splits(tree):
     rows = {"file": ["a", "b"], "patient_id": ["p1", "p2"], "lesion_id": ["1", "1"], "split": ["train", "test"]}
-    assert len(match_images(tree("a.jpg", "b.jpg"), pd.DataFrame(rows)).frame) == 2
+    assert len(RawFolder(tree("a.jpg", "b.jpg")).match(Records(pd.DataFrame(rows))).frame) == 2
 
 
-def test_linked_folders_and_formats_that_cannot_be_read_are_reported(tree, tmp_path_factory):
-    root, elsewhere = tree("a.jpg", "b.HEIC", "c.dcm"), tmp_path_factory.mktemp("elsewhere")
+def _listed(root, follow=None):
+    raw = RawFolder(root, follow)
+    return raw.images, {problem.file: problem.problem for problem in raw.problems}
+
+
+def test_formats_that_cannot_be_read_are_reported_with_the_remedy(tree, monkeypatch):
+    monkeypatch.setattr("dermssl.prepare.raw.FORMATS", ("JPEG", "AVIF"))
+    images, problems = _listed(tree("a.jpg", "b.HEIC", "c.dcm", "d.avif"))
+    assert images == ["a.jpg", "d.avif"] and set(problems) == {"b.HEIC", "c.dcm"}
+    assert "dermssl[heif]" in problems["b.HEIC"]
+
+
+def test_links_that_leave_the_root_are_followed_only_into_a_folder_that_is_named(tree, tmp_path_factory):
+    root, elsewhere = tree("a.jpg"), tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "x.jpg").touch()
     (root / "linked").symlink_to(elsewhere)
-    assert list_images(root) == ["a.jpg"]
-    assert [problem.file for problem in passed_over(root)] == ["b.HEIC", "c.dcm", "linked"]
+    (root / "one.jpg").symlink_to(elsewhere / "x.jpg")
+    (root / "dangling.jpg").symlink_to(elsewhere / "nothing.jpg")
+    images, problems = _listed(root)
+    assert images == ["a.jpg"] and set(problems) == {"linked", "one.jpg", "dangling.jpg"}
+    assert "--follow" in problems["linked"]
+    images, problems = _listed(root, elsewhere)
+    assert images == ["a.jpg", "linked/x.jpg", "one.jpg"] and set(problems) == {"dangling.jpg"}
+
+
+def test_links_inside_the_root_are_followed_and_nothing_is_read_twice(tree):
+    root = tree("real/a.jpg", ".cache/b.jpg")
+    (root / "again").symlink_to(root / "real")
+    (root / "hidden").symlink_to(root / ".cache")
+    (root / "real" / "loop").symlink_to(root)
+    images, problems = _listed(root)
+    assert images == ["hidden/b.jpg", "real/a.jpg"] and set(problems) == {"again", "real/loop"}
+
+
+def test_files_without_an_image_suffix_are_looked_into(tree):
+    root = tree("notes", "b.jpg")
+    Image.new("RGB", (4, 4)).save(root / "ISIC_1", "JPEG")
+    Image.new("RGB", (4, 4)).save(root / "c.image", "PNG")
+    images, problems = _listed(root)
+    assert images == ["ISIC_1", "b.jpg", "c.image"] and set(problems) == {"ISIC_1", "c.image"}
+
+
+def test_an_archive_is_named_while_its_images_are_packed(tree):
+    root = tree("a.jpg")
+    for name, member in (("done.zip", "part/a.jpg"), ("part_2.zip", "part/b.jpg")):
+        with zipfile.ZipFile(root / name, "w") as archive:
+            archive.writestr(member, "x")
+    (root / "part_3.zip").write_bytes(b"PK half")
+    problems = _listed(root)[1]
+    assert problems["part_2.zip"] == "archive still packed: unpack it (1 further images)"
+    assert "not wholly downloaded" in problems["part_3.zip"] and "done.zip" not in problems
+
+
+def test_byte_identical_copies_in_two_folders_are_one_image(tree):
+    root = tree("Part_1/x.jpg")
+    (root / "part_1").mkdir()
+    (root / "part_1" / "x.jpg").write_bytes((root / "Part_1" / "x.jpg").read_bytes())
+    matched, problems = _match(root, "x")
+    assert matched == {"Part_1/x.jpg": 0}
+    assert [(p.file, p.problem) for p in problems] == [("part_1/x.jpg", "byte-identical copy: Part_1/x.jpg")]
+
+
+@pytest.mark.parametrize(
+    "named", ["/old/home/ham/part_2/x.jpg", "C:\\data\\part_2\\x.jpg", "part_2/x", "../part_2/x.png"]
+)
+def test_a_path_from_another_root_is_matched_by_its_longest_end(tree, named):
+    matched, problems = _match(tree("part_1/x.jpg", "part_2/x.jpg"), named)
+    assert matched == {"part_2/x.jpg": 0} and [p.file for p in problems] == ["part_1/x.jpg"]
+
+
+def test_a_name_in_another_case_is_matched_where_it_is_the_only_one(tree):
+    assert _match(tree("ISIC_1.jpg"), "isic_1.JPG")[0] == {"ISIC_1.jpg": 0}
+
+
+def test_a_row_never_takes_the_file_that_another_row_names_by_its_path(tree):
+    matched, problems = _match(tree("eczema/1.jpg"), "naevus/1.jpg", "eczema/1.jpg")
+    assert matched == {"eczema/1.jpg": 1}
+    assert [p.file for p in problems] == ["naevus/1.jpg"]
 
 
 def test_a_file_name_that_is_not_utf8_is_reported(tree):
@@ -105,5 +180,4 @@ def test_a_file_name_that_is_not_utf8_is_reported(tree):
         (root / os.fsdecode(b"l\xe9sion.jpg")).touch()
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert list_images(root) == ["a.jpg"]
-    assert [(p.file, p.problem) for p in passed_over(root)] == [(r"l\xe9sion.jpg", "file name is not UTF-8: rename it")]
+    assert _listed(root) == (["a.jpg"], {r"l\xe9sion.jpg": "file name is not UTF-8: rename it"})

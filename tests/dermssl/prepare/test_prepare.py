@@ -86,7 +86,7 @@ def damaged(photos, tmp_path):
     (photos / "wart" / "empty.jpg").touch()
     (photos / "wart" / "page.png").write_bytes(b"<html>404 not found</html>")
     (photos / "wart" / "out.jpg").symlink_to(tmp_path / "outside.jpg")
-    (photos / "wart" / "phone.heic").write_bytes(b"ftypheic")
+    (photos / "wart" / "scan.dcm").write_bytes(b"DICM")
     _photo(5).save(photos / "wart" / "png_inside.JPG", "PNG")
     _photo(6).convert("CMYK").save(photos / "wart" / "cmyk.jpeg")
     return photos
@@ -94,13 +94,13 @@ def damaged(photos, tmp_path):
 
 def test_all_damage_is_reported_and_every_good_image_is_there(damaged, prepare, tmp_path):
     outcome = prepare(damaged)
-    assert outcome.code == 0 and "phone.heic" not in outcome.out
+    assert outcome.code == 0 and "scan.dcm" not in outcome.out
     assert set(_problems(tmp_path / "data")) == {
         "wart/truncated.jpg",
         "wart/empty.jpg",
         "wart/page.png",
         "wart/out.jpg",
-        "wart/phone.heic",
+        "wart/scan.dcm",
     }
     kept = set(open_dataset(tmp_path / "data").column("file"))
     assert kept == {"naevus/c.jpg", "naevus/é.jpg"} | {
@@ -112,11 +112,11 @@ def test_the_report_has_one_line_per_kind_of_problem_however_their_details_diffe
     jpeg = (photos / "wart" / "a.jpg").read_bytes()
     for number in (1, 2, 3):
         (photos / f"cut{number}.jpg").write_bytes(jpeg[: -100 * number])
-    (photos / "phone.heic").touch()
+    (photos / "scan.dcm").touch()
     lines = [line.strip() for line in prepare(photos).out.splitlines() if "problem:" in line]
     assert lines == [
         "problem: 3 x truncated or damaged (left out)",
-        "problem: 1 x .heic images cannot be read: convert to JPEG or PNG (left out)",
+        "problem: 1 x .dcm images cannot be read: convert to JPEG or PNG (left out)",
     ]
 
 
@@ -274,6 +274,27 @@ def test_bad_input_is_one_line_and_writes_nothing(photos, prepare, tmp_path, arg
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
+def test_when_nothing_is_left_the_reasons_are_counted(photos, prepare):
+    rows = [f"HAM_{number},nowhere_{number},mel,histo,80,male,scalp" for number in range(3)]
+    header = "lesion_id,image_id,dx,dx_type,age,sex,localization\n"
+    (photos / "HAM10000_metadata.csv").write_text(header + "\n".join(rows) + "\n")
+    outcome = prepare(photos, source="ham10000")
+    assert outcome.code == 2 and "3 x named in the table but there is no such file (left out)" in outcome.err
+    assert "4 x file without a row in the table (left out)" in outcome.err
+
+
+def test_one_image_that_cannot_be_used_never_ends_the_run(photos, prepare, tmp_path):
+    Image.new("L", (100_000, 1)).save(photos / "wart" / "row.png")
+    Image.new("L", (1, 65_000)).save(photos / "wart" / "column.png")
+    with (photos / "wart" / "sparse.jpg").open("wb") as file:
+        file.truncate(100 * 2**30)
+    os.mkfifo(photos / "wart" / "pipe.jpg")
+    assert prepare(photos).code == 0 and len(open_dataset(tmp_path / "data")) == 4
+    problems = _problems(tmp_path / "data")
+    assert "too long and narrow: 1 x 65000" in problems["wart/column.png"] and "wart/row.png" in problems
+    assert "too large" in problems["wart/sparse.jpg"] and problems["wart/pipe.jpg"] == "not a file"
+
+
 def test_an_empty_folder_is_bad_input(prepare, tmp_path):
     (tmp_path / "raw").mkdir()
     outcome = prepare(tmp_path / "raw")
@@ -330,11 +351,44 @@ def test_a_folder_that_was_prepared_before_overlaps_were_recorded_says_so_when_i
     assert [folders[1] in line for line in caplog.messages if "before known overlaps" in line] == [True]
 
 
-def test_a_synthetic_stand_in_overlaps_with_nothing(photos, prepare, tmp_path, caplog):
-    (photos / "SYNTHETIC.json").write_text(json.dumps({"version": "0", "labels": "drawn"}))
-    folders = [_prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "isic2019")]
-    open_datasets(folders)
-    assert not _warnings(caplog)
+def test_a_synthetic_stand_in_overlaps_with_nothing(synthetic_dataset):
+    assert open_dataset(synthetic_dataset).info["overlaps"] == []
+
+
+@pytest.fixture
+def marked(synthetic_raw, tmp_path):
+    """A synthetic set whose files may be changed, with its mark."""
+    return shutil.copytree(synthetic_raw, tmp_path / "marked")
+
+
+def test_a_split_that_synth_drew_is_never_called_official(marked, prepare, tmp_path):
+    assert "split, drawn by dermssl synth: train" in prepare(marked, source="passion").out
+    assert open_dataset(tmp_path / "data").info["split"] == "drawn by dermssl synth"
+
+
+def test_a_mark_that_was_left_beside_other_data_is_refused(marked, prepare, tmp_path):
+    table, photo = marked / "label.csv", next((marked / "images").iterdir())
+    for changed in (table, photo):
+        before = changed.read_bytes()
+        changed.write_bytes(before + b"\n")
+        outcome = prepare(marked, source="passion")
+        assert outcome.code == 2 and f"not {changed.relative_to(marked)}" in outcome.err and "delete it" in outcome.err
+        changed.write_bytes(before)
+    shutil.copy(photo, photo.with_stem(photo.stem + "9"))
+    outcome = prepare(marked, source="passion")
+    assert outcome.code == 2 and "marks other data" in outcome.err and not (tmp_path / "data").exists()
+
+
+def test_a_mark_that_names_no_files_is_refused(marked, prepare):
+    (marked / "SYNTHETIC.json").write_text(json.dumps({"version": "0", "labels": "invented"}))
+    outcome = prepare(marked, source="passion")
+    assert outcome.code == 2 and "run `dermssl synth` again" in outcome.err
+
+
+def test_part_of_a_synthetic_set_is_still_synthetic(marked, prepare, tmp_path):
+    next((marked / "images").iterdir()).unlink()
+    assert prepare(marked, source="passion").code == 0
+    assert open_dataset(tmp_path / "data").licence["id"] == "CC0-1.0"
 
 
 def test_pooling_counts_the_pictures_that_two_sets_share_by_file_and_by_pixels(photos, prepare, tmp_path, caplog):

@@ -154,6 +154,52 @@ def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
     assert get_source("folder").read(root).source is None
 
 
+def _labelled(root):
+    records = get_source("folder").read(root)
+    columns = [name for name in ("label", "split") if name in records.frame]
+    return records.frame[columns].apply(tuple, axis=1).tolist(), records
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{split}/{label}/{n}.jpg", "{label}/{split}/{n}.jpg", "all/{split}/{label}/{n}.jpg"]
+)
+def test_folders_called_train_and_test_are_the_split_and_not_the_classes(raw, pattern):
+    rows = [("naevus", "Test"), ("naevus", "Train"), ("wart", "Test"), ("wart", "Train")]
+    root = raw({}, [pattern.format(label=label, split=split, n=label + split) for label, split in rows])
+    found, records = _labelled(root)
+    assert sorted(found) == [(label, split.lower()) for label, split in rows]
+    assert records.source.targets["label"].classes == ("naevus", "wart")
+    assert any("Test, Train" in note for note in records.notes) and any("naevus, wart" in n for n in records.notes)
+
+
+@pytest.mark.parametrize("names", [("training_set", "validation", "test set"), ("TRAIN", "valid", "testing")])
+def test_split_folders_are_known_by_their_usual_names(raw, names):
+    found, _ = _labelled(raw({}, [f"{name}/x{number}.jpg" for number, name in enumerate(names)]))
+    assert sorted(found) == [("test",), ("train",), ("val",)]
+
+
+def test_a_folder_above_the_class_folders_is_passed_over_and_said(raw):
+    found, records = _labelled(raw({}, ["images/naevus/1.jpg", "images/wart/2.jpg"]))
+    assert [label for label, _ in found] == ["naevus", "wart"]
+    assert "all images lie in the folder images, which is passed over" in records.notes
+
+
+def test_classes_of_both_sides_are_one_however_their_folders_are_written(raw):
+    found, records = _labelled(raw({}, ["train/Wart/1.jpg", "test/wart/2.jpg", "train/scar/3.jpg"]))
+    assert records.source.targets["label"].classes == ("scar", "wart") and len(found) == 3
+
+
+def test_why_there_are_no_labels_is_said(raw):
+    _, records = _labelled(raw({}, ["naevus/1.jpg", "wart/2.jpg", "loose.jpg"]))
+    assert records.source is None and "loose.jpg" in records.notes[0]
+
+
+def test_copies_in_one_class_are_one_image_and_copies_in_two_classes_are_kept(raw):
+    records = get_source("folder").read(raw({}, ["wart/1.jpg", "wart/again/1.jpg", "scar/1.jpg"]))
+    assert records.frame["file"].tolist() == ["scar/1.jpg", "wart/1.jpg"]
+    assert [(p.file, p.action) for p in records.problems] == [("wart/again/1.jpg", "one image kept")]
+
+
 def test_an_unknown_source_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'ham10000'"):
         get_source("HAM1000")

@@ -3,8 +3,9 @@
 import pytest
 
 from dermssl.errors import InputError
-from dermssl.prepare.sources import tables
-from dermssl.prepare.sources.tables import clean, find_file, fitzpatrick, number, read_table, sex
+from dermssl.prepare import tables
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.tables import read_table
 
 
 @pytest.mark.parametrize(
@@ -61,37 +62,42 @@ def test_a_table_that_cannot_be_used_names_the_file_and_the_reason(tmp_path, raw
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_missing_is_none_in_every_spelling():
-    assert {clean(value) for value in ("", " ", "NaN", "nan", "None", "NULL", "NA", "n/a", "Unknown", "-1")} == {None}
-    assert clean(" naevus ") == "naevus"
-
-
-def test_numbers_are_read_from_the_spellings_in_use():
-    assert [number(value) for value in ("35", " 35.5 ", "85+", 7)] == [35, 35.5, 85, 7]
-    assert {number(value) for value in (None, "", "old", "inf", "nan", float("nan"))} == {None}
-
-
-def test_sex_and_skin_type_are_read_or_none():
-    assert [sex(value) for value in ("f", "FEMALE", "m", "Male", None, "other")] == ["female"] * 2 + ["male"] * 2 + [
-        None,
-        None,
-    ]
-    assert [fitzpatrick(value) for value in ("3", "3.0", "6", "0", "7", "-1", None)] == [
-        3,
-        3,
-        6,
-        None,
-        None,
-        None,
-        None,
-    ]
-
-
-def test_a_file_is_found_in_any_case_and_up_to_two_folders_down(tmp_path):
+def test_a_table_is_found_in_any_case_and_up_to_two_folders_down(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "Labels.CSV").touch()
-    assert find_file(tmp_path, "label.csv", "labels.csv").name == "Labels.CSV"
+    assert RawFolder(tmp_path).find("label", "labels").name == "Labels.CSV"
     (tmp_path / "label.csv").touch()
-    assert find_file(tmp_path, "label.csv", "labels.csv") == tmp_path / "label.csv"
+    assert RawFolder(tmp_path).find("label", "labels") == tmp_path / "label.csv"
     with pytest.raises(InputError, match=r"no metadata\.csv: give the folder that does"):
-        find_file(tmp_path, "metadata.csv")
+        RawFolder(tmp_path).find("metadata")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GroundTruth.tab",
+        "GroundTruth.tsv",
+        "GroundTruth",
+        "ground truth.csv",
+        "GroundTruth_v2.csv",
+        "GroundTruth (1).csv",
+    ],
+)
+def test_a_table_is_found_under_the_usual_variants_of_its_name(tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / "Ground_Truth_Notes.csv").touch()
+    assert RawFolder(tmp_path).find("Ground Truth", "GroundTruth").name == name
+
+
+def test_the_name_itself_comes_before_versions_and_the_highest_version_before_others(tmp_path):
+    for name in ("t_v2.csv", "t_v10.csv"):
+        (tmp_path / name).touch()
+    assert RawFolder(tmp_path).find("t").name == "t_v10.csv"
+    (tmp_path / "t.tsv").touch()
+    assert RawFolder(tmp_path).find("t").name == "t.tsv"
+
+
+def test_a_table_that_is_missing_beside_an_archive_names_the_archive(tmp_path):
+    (tmp_path / "all.zip").touch()
+    with pytest.raises(InputError, match=r"unpack all\.zip first"):
+        RawFolder(tmp_path).find("metadata")

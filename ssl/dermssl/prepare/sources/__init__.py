@@ -2,24 +2,25 @@
 
 A source file declares a `Source` named ``SOURCE`` and reads the official layout into `Records`::
 
-    def read(root: Path) -> Records:
-        table = read_table(find_file(root, "metadata.csv"), required=("img_id", "patient_id"))
-        frame = pd.DataFrame({
-            "file": table["img_id"],           # path below root, or a bare name: matched by stem
-            "patient_id": table["patient_id"], # raw ids: `prepare` puts the data set's name before them
-            "diagnosis": table["diagnostic"],  # free columns: labels and further metadata
-        })
-        return match_images(root, frame)
+    def read(raw: RawFolder) -> Records:
+        records = read_columns(
+            raw.table("metadata", required=("img_id", "patient_id", "diagnostic")),
+            file="img_id",             # path below the root, or a bare name: matched by stem
+            patient_id="patient_id",   # raw ids: `prepare` puts the data set's name before them
+            age="age_years",           # the manifest's own columns are read from the usual spellings
+            diagnosis="diagnostic",    # free columns: labels and further metadata
+        )
+        return raw.match(records)
 
     SOURCE = Source(name="mine", title="My data", licence="CC-BY-4.0", citation="...", where="...",
                     layout="metadata.csv, images/*.jpg", group="patient", case="patient",
-                    targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))}, read=read)
+                    targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))}, reader=read)
 
-Where the table says more than can be declared (its classes, say), return ``Records(..., source=...)`` with a source
-that has it: ``dataclasses.replace(SOURCE, targets=...)``.
+Where the table says more than can be declared (its classes, say), set ``records.source`` to a source that has it:
+``dataclasses.replace(SOURCE, targets=...)``.
 
-``group_id`` and ``case_id`` are filled from ``Source.group`` and ``Source.case`` (finest known of patient, case,
-lesion, image) unless the frame has these columns itself. Missing values are None or NaN, never "" or "unknown".
+``group_id`` is filled from all ids that a row has; ``case_id`` from ``Source.case``. Missing values are None, never
+"" or "unknown".
 """
 
 import importlib
@@ -27,15 +28,15 @@ import pkgutil
 from collections.abc import Iterable
 
 from dermssl.errors import InputError, did_you_mean
-from dermssl.prepare.sources.source import Source
+from dermssl.prepare.source import Source
 
-MECHANICS = {"images", "labels", "source", "tables"}
-"""Files of this folder that are no data set."""
+COMMAND = "sources"
+"""The file of this folder that is no data set."""
 
 
 def names_in(folders: Iterable[str]) -> tuple[str, ...]:
     """The sources whose files lie in these folders, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders) if module.name not in MECHANICS))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders) if module.name != COMMAND))
 
 
 NAMES = names_in(__path__)

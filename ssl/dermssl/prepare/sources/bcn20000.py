@@ -1,39 +1,32 @@
 """BCN20000: dermoscopic images in the wild, from one hospital; contained in ISIC 2019."""
 
 import dataclasses
-from pathlib import Path
 
-import pandas as pd
-
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.labels import found_classes
-from dermssl.prepare.sources.source import Records, Source
-from dermssl.prepare.sources.tables import find_file, number, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records, Source
+from dermssl.prepare.values import found_classes, read_columns
 
 COLUMNS = ("bcn_filename", "age_approx", "anatom_site_general", "diagnosis", "lesion_id", "sex", "split")
-SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """``bcn_20k_train.csv`` joined to ``BCN_*.jpg``; its split column counts only where it says more than train."""
-    table = read_table(find_file(root, "bcn_20k_train.csv", "bcn20000.csv"), COLUMNS)
-    split = table["split"].map(lambda value: SPLITS.get(str(value).lower()))
-    frame = pd.DataFrame(
-        {
-            "file": table["bcn_filename"],
-            "lesion_id": table["lesion_id"],
-            "split": split if split.nunique() > 1 else None,
-            "age": table["age_approx"].map(number),
-            "sex": table["sex"].map(sex),
-            "body_site": table["anatom_site_general"].map(lambda site: [site] if site else None),
-            "modality": "dermoscopic",
-            "diagnosis": table["diagnosis"],
-        }
+    table = raw.table("bcn_20k_train", "bcn20000", required=COLUMNS)
+    records = read_columns(
+        table,
+        file="bcn_filename",
+        lesion_id="lesion_id",
+        split="split",
+        age="age_approx",
+        sex="sex",
+        body_site="anatom_site_general",
+        diagnosis="diagnosis",
     )
-    records = match_images(root, frame)
-    found = {"diagnosis": found_classes(table, "diagnosis", level="case")}
-    records.source = dataclasses.replace(SOURCE, targets=found)
-    return records
+    records.frame["modality"] = "dermoscopic"
+    if records.frame["split"].nunique() == 1:
+        records.frame["split"] = None
+    records.source = dataclasses.replace(SOURCE, targets={"diagnosis": found_classes(table, "diagnosis", "case")})
+    return raw.match(records)
 
 
 SOURCE = Source(
@@ -46,6 +39,6 @@ SOURCE = Source(
     group="lesion",
     case="lesion",
     targets={},
-    read=read,
+    reader=read,
     patient_key=False,
 )

@@ -1,15 +1,11 @@
 """Fitzpatrick17k: web photos of 114 conditions with skin types; no patients, no lesions."""
 
 import dataclasses
-from pathlib import Path
-
-import pandas as pd
 
 from dermssl.dataset.targets import Target
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.labels import found_classes
-from dermssl.prepare.sources.source import Records, Source
-from dermssl.prepare.sources.tables import find_file, fitzpatrick, read_table
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records, Source
+from dermssl.prepare.values import found_classes, read_columns
 
 COLUMNS = ("md5hash", "fitzpatrick_scale", "label", "nine_partition_label", "three_partition_label")
 NINE = (
@@ -26,24 +22,21 @@ NINE = (
 THREE = ("benign", "malignant", "non-neoplastic")
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """``fitzpatrick17k.csv`` joined to ``<md5hash>.jpg``; the 114 labels found make the target ``label``."""
-    table = read_table(find_file(root, "fitzpatrick17k.csv"), COLUMNS)
-    frame = pd.DataFrame(
-        {
-            "file": table["md5hash"],
-            "modality": "clinical",
-            "fitzpatrick": table["fitzpatrick_scale"].map(fitzpatrick),
-            "label": table["label"],
-            "nine_partition": table["nine_partition_label"],
-            "three_partition": table["three_partition_label"],
-            "qc": table.get("qc"),
-        }
+    table = raw.table("fitzpatrick17k", required=COLUMNS)
+    records = read_columns(
+        table,
+        file="md5hash",
+        fitzpatrick="fitzpatrick_scale",
+        label="label",
+        nine_partition="nine_partition_label",
+        three_partition="three_partition_label",
+        qc="qc",
     )
-    records = match_images(root, frame)
-    found = SOURCE.targets | {"label": found_classes(table, "label")}
-    records.source = dataclasses.replace(SOURCE, targets=found)
-    return records
+    records.frame["modality"] = "clinical"
+    records.source = dataclasses.replace(SOURCE, targets=SOURCE.targets | {"label": found_classes(table, "label")})
+    return raw.match(records)
 
 
 SOURCE = Source(
@@ -57,6 +50,6 @@ SOURCE = Source(
     group="image",
     case="image",
     targets={"nine_partition": Target("nine_partition", NINE), "three_partition": Target("three_partition", THREE)},
-    read=read,
+    reader=read,
     patient_key=False,
 )

@@ -1,34 +1,27 @@
 """HAM10000: dermoscopic images of pigmented lesions; several images of a lesion, no patient key."""
 
-from pathlib import Path
-
-import pandas as pd
-
 from dermssl.dataset.targets import Target
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.source import Records, Source
-from dermssl.prepare.sources.tables import find_file, number, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records, Source
+from dermssl.prepare.values import read_columns
+
+COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 
 
-def read(root: Path) -> Records:
-    """``HAM10000_metadata[.csv]`` joined to ``ISIC_*.jpg`` in any folder."""
-    table = read_table(
-        find_file(root, "HAM10000_metadata.csv", "HAM10000_metadata"),
-        ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"),
+def read(raw: RawFolder) -> Records:
+    """``HAM10000_metadata`` joined to ``ISIC_*.jpg`` in any folder."""
+    records = read_columns(
+        raw.table("HAM10000_metadata", required=COLUMNS),
+        file="image_id",
+        lesion_id="lesion_id",
+        age="age",
+        sex="sex",
+        body_site="localization",
+        dx="dx",
+        dx_type="dx_type",
     )
-    frame = pd.DataFrame(
-        {
-            "file": table["image_id"],
-            "lesion_id": table["lesion_id"],
-            "age": table["age"].map(number),
-            "sex": table["sex"].map(sex),
-            "body_site": table["localization"].map(lambda site: [site] if site else None),
-            "modality": "dermoscopic",
-            "dx": table["dx"],
-            "dx_type": table["dx_type"],
-        }
-    )
-    return match_images(root, frame)
+    records.frame["modality"] = "dermoscopic"
+    return raw.match(records)
 
 
 SOURCE = Source(
@@ -42,6 +35,6 @@ SOURCE = Source(
     group="lesion",
     case="lesion",
     targets={"dx": Target("dx", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), level="case")},
-    read=read,
+    reader=read,
     patient_key=False,
 )

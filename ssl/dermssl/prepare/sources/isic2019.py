@@ -1,40 +1,33 @@
 """ISIC 2019: dermoscopic images of eight diagnoses; contains HAM10000 and BCN20000."""
 
-from pathlib import Path
-
-import pandas as pd
-
 from dermssl.dataset.targets import Target
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.labels import one_hot_labels
-from dermssl.prepare.sources.source import Records, Source
-from dermssl.prepare.sources.tables import find_file, number, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records, Source
+from dermssl.prepare.values import one_hot_labels, read_columns
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+COLUMNS = ("image", "age_approx", "anatom_site_general", "lesion_id")
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """Ground truth (one-hot) and metadata joined to ``ISIC_*.jpg``; some copies call the sex ``gender``."""
-    truth = read_table(find_file(root, "ISIC_2019_Training_GroundTruth.csv"), ("image", *CLASSES[:-1]))
-    metadata = read_table(
-        find_file(root, "ISIC_2019_Training_Metadata.csv"), ("image", "age_approx", "anatom_site_general", "lesion_id")
-    )
+    truth = raw.table("ISIC_2019_Training_GroundTruth", required=("image", *CLASSES[:-1]))
+    metadata = raw.table("ISIC_2019_Training_Metadata", required=COLUMNS)
     labels, problems = one_hot_labels(truth, "image", tuple(name for name in CLASSES if name in truth))
     table = truth[["image"]].merge(metadata.drop_duplicates("image"), on="image", how="left")
-    gender = table["sex"] if "sex" in table else table.get("gender", pd.Series(None, index=table.index, dtype=object))
-    frame = pd.DataFrame(
-        {
-            "file": table["image"],
-            "lesion_id": table["lesion_id"],
-            "age": table["age_approx"].map(number),
-            "sex": gender.map(sex),
-            "body_site": table["anatom_site_general"].map(lambda site: [site] if isinstance(site, str) else None),
-            "modality": "dermoscopic",
-            "diagnosis": table["image"].map(labels),
-            "downsampled": table["image"].str.endswith("_downsampled"),
-        }
+    records = read_columns(
+        table,
+        file="image",
+        lesion_id="lesion_id",
+        age="age_approx",
+        sex="sex" if "sex" in table else "gender",
+        body_site="anatom_site_general",
     )
-    return match_images(root, frame, problems)
+    records.problems += problems
+    records.frame["modality"] = "dermoscopic"
+    records.frame["diagnosis"] = table["image"].map(labels)
+    records.frame["downsampled"] = table["image"].str.endswith("_downsampled")
+    return raw.match(records)
 
 
 SOURCE = Source(
@@ -48,7 +41,7 @@ SOURCE = Source(
     group="lesion",
     case="lesion",
     targets={"diagnosis": Target("diagnosis", CLASSES, level="case")},
-    read=read,
+    reader=read,
     patient_key=False,
     overlaps=("ham10000", "bcn20000"),
 )

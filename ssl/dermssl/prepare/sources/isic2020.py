@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.source import Problem, Records, Source
-from dermssl.prepare.sources.tables import find_file, number, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Problem, Records, Source
+from dermssl.prepare.values import read_columns
 
 COLUMNS = ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis", "target")
 CLASSES = (
@@ -24,29 +22,27 @@ CLASSES = (
 MALIGNANT = {"1": "malignant", "1.0": "malignant", "0": "benign", "0.0": "benign"}
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """``ISIC_2020_Training_GroundTruth[_v2].csv`` or the Kaggle ``train.csv``, which has no lesions.
 
     Of images that ``ISIC_2020_Training_Duplicates.csv`` says are one picture, also by way of a third, the first that
     is there is kept.
     """
-    names = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
-    table = read_table(find_file(root, *names, "siim_train.csv"), COLUMNS)
-    frame = pd.DataFrame(
-        {
-            "file": table["image_name"],
-            "patient_id": table["patient_id"],
-            "lesion_id": table.get("lesion_id"),
-            "age": table["age_approx"].map(number),
-            "sex": table["sex"].map(sex),
-            "body_site": table["anatom_site_general_challenge"].map(lambda site: [site] if site else None),
-            "modality": "dermoscopic",
-            "diagnosis": table["diagnosis"],
-            "malignancy": table["target"].map(MALIGNANT),
-        }
+    names = ("ISIC_2020_Training_GroundTruth_v2", "ISIC_2020_Training_GroundTruth", "train", "siim_train")
+    records = read_columns(
+        raw.table(*names, required=COLUMNS),
+        file="image_name",
+        patient_id="patient_id",
+        lesion_id="lesion_id",
+        age="age_approx",
+        sex="sex",
+        body_site="anatom_site_general_challenge",
+        diagnosis="diagnosis",
+        malignancy=("target", MALIGNANT),
     )
-    records = match_images(root, frame)
-    pictures = _pictures(root)
+    records.frame["modality"] = "dermoscopic"
+    raw.match(records)
+    pictures = _pictures(raw)
     doubled = records.frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
     for file in records.frame["file"][doubled]:
         records.problems.append(Problem(file, "listed as a duplicate of another image", "left out"))
@@ -54,13 +50,12 @@ def read(root: Path) -> Records:
     return records
 
 
-def _pictures(root: Path) -> dict[str, str]:
+def _pictures(raw: RawFolder) -> dict[str, str]:
     """For each image of a listed pair the name that all images of the same picture share."""
     try:
-        path = find_file(root, "ISIC_2020_Training_Duplicates.csv")
+        pairs = raw.table("ISIC_2020_Training_Duplicates", required=("image_name_1", "image_name_2"))
     except InputError:
         return {}
-    pairs = read_table(path, ("image_name_1", "image_name_2"))
     same: dict[str, set[str]] = {}
     for one, other in zip(pairs["image_name_1"], pairs["image_name_2"], strict=True):
         joined = same.get(one, {one}) | same.get(other, {other})
@@ -82,7 +77,7 @@ SOURCE = Source(
         "malignancy": Target("malignancy", ("benign", "malignant"), kind="binary", positive="malignant", level="case"),
         "diagnosis": Target("diagnosis", CLASSES, level="case"),
     },
-    read=read,
+    reader=read,
     # Both editions hold the same images, and both are read by this file.
     overlaps=("isic2020",),
 )

@@ -1,40 +1,32 @@
 """PAD-UFES-20: smartphone photos of skin lesions from Brazil, with patients, lesions and Fitzpatrick types."""
 
-from pathlib import Path
-
-import pandas as pd
-
 from dermssl.dataset.targets import Target
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.source import Records, Source
-from dermssl.prepare.sources.tables import find_file, fitzpatrick, number, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records, Source
+from dermssl.prepare.values import body_sites, read_columns
 
-REQUIRED = ("patient_id", "lesion_id", "age", "gender", "fitspatrick", "region", "diagnostic", "img_id", "biopsed")
+COLUMNS = ("patient_id", "lesion_id", "age", "gender", "fitspatrick", "region", "diagnostic", "img_id", "biopsed")
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """``metadata.csv`` joined to ``PAT_*`` images by stem, since re-uploads change the extension."""
-    table = read_table(find_file(root, "metadata.csv"), REQUIRED)
-    frame = pd.DataFrame(
-        {
-            "file": table["img_id"],
-            "patient_id": table["patient_id"],
-            "lesion_id": _composite(table["patient_id"], table["lesion_id"]),
-            "age": table["age"].map(number),
-            "sex": table["gender"].map(sex),
-            "body_site": table["region"].map(lambda site: [site.lower()] if site else None),
-            "modality": "clinical",
-            "fitzpatrick": table["fitspatrick"].map(fitzpatrick),
-            "diagnostic": table["diagnostic"],
-            "biopsed": table["biopsed"].map({"True": True, "False": False}),
-        }
+    table = raw.table("metadata", required=COLUMNS)
+    # Lesion numbers repeat across patients, so the patient is part of the lesion's id.
+    pairs = zip(table["patient_id"], table["lesion_id"], strict=True)
+    records = read_columns(
+        table.assign(lesion=[f"{patient}/{lesion}" if patient and lesion else None for patient, lesion in pairs]),
+        file="img_id",
+        patient_id="patient_id",
+        lesion_id="lesion",
+        age="age",
+        sex="gender",
+        body_site=("region", lambda region: body_sites(region.lower())),
+        fitzpatrick="fitspatrick",
+        diagnostic="diagnostic",
+        biopsed=("biopsed", {"True": True, "False": False}),
     )
-    return match_images(root, frame)
-
-
-def _composite(patients: pd.Series, lesions: pd.Series) -> list[str | None]:
-    """Lesion numbers repeat across patients, so the patient is part of the lesion's id."""
-    return [f"{p}/{n}" if p and n else None for p, n in zip(patients, lesions, strict=True)]
+    records.frame["modality"] = "clinical"
+    return raw.match(records)
 
 
 SOURCE = Source(
@@ -48,5 +40,5 @@ SOURCE = Source(
     group="patient",
     case="lesion",
     targets={"diagnostic": Target("diagnostic", ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK"), level="case")},
-    read=read,
+    reader=read,
 )

@@ -7,9 +7,9 @@ import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.prepare.sources.images import list_images
-from dermssl.prepare.sources.source import Problem, Records, Source
-from dermssl.prepare.sources.tables import clean, find_file, fitzpatrick, number, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Problem, Records, Source
+from dermssl.prepare.values import read_columns
 
 LABEL_COLUMNS = (
     "subject_id",
@@ -24,43 +24,38 @@ LABEL_COLUMNS = (
 CONDITIONS = ("Eczema", "Fungal", "Others", "Scabies")
 CENTRES = {"Madagascar": "Madagascar", "Guinea": "Guinea", "Malawi": "EAS", "Tanzania": "EAS"}
 IMPETIGO = {"1.0": "impetigo", "1": "impetigo", "0.0": "no impetigo", "0": "no impetigo"}
-SPLITS = {"TRAIN": "train", "TEST": "test"}
+SPLITS = ("TRAIN", "TEST")
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """Patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
-    patients, problems = _read_patients(root)
-    images = pd.DataFrame({"file": list_images(root)})
-    images["patient_id"] = images["file"].map(lambda f: Path(f).stem.rpartition("_")[0] or Path(f).stem)
-    known = images["patient_id"].isin(patients["patient_id"])
-    for name in images["file"][~known]:
-        problems.append(Problem(name, "photo of a subject without a label row", "left out"))
-    for subject in sorted(set(patients["patient_id"]) - set(images["patient_id"])):
-        problems.append(Problem(f"subject {subject}", "label row without a photo", "left out"))
-    frame = images[known].merge(patients, on="patient_id", how="left")
-    return Records(frame.assign(modality="clinical"), problems)
-
-
-def _read_patients(root: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    table = read_table(find_file(root, "label.csv", "labels.csv"), LABEL_COLUMNS)
+    table = raw.table("label", "labels", required=LABEL_COLUMNS)
+    _check_values(raw.find("label", "labels"), "impetig", table["impetig"], IMPETIGO)
     table, problems = _one_row_per_subject(table)
-    split, split_problems = _read_split(root, set(table["subject_id"]))
-    patients = pd.DataFrame(
-        {
-            "patient_id": table["subject_id"],
-            "split": table["subject_id"].map(split),
-            "age": table["age"].map(number),
-            "sex": table["sex"].map(sex),
-            "country": table["country"],
-            "centre": table["country"].map(CENTRES),
-            "body_site": table["body_loc"].map(_body_sites),
-            "fitzpatrick": table["fitzpatrick"].map(fitzpatrick),
-            "condition": table["conditions_PASSION"],
-            "impetigo": table["impetig"].map(IMPETIGO),
-        }
+    split, split_problems = _read_split(raw, set(table["subject_id"]))
+    records = read_columns(
+        table.assign(split=table["subject_id"].map(split)),
+        patient_id="subject_id",
+        split="split",
+        age="age",
+        sex="sex",
+        country="country",
+        centre=("country", CENTRES),
+        body_site="body_loc",
+        fitzpatrick="fitzpatrick",
+        condition="conditions_PASSION",
+        impetigo=("impetig", IMPETIGO),
     )
-    _check_values(root, "impetig", table["impetig"], IMPETIGO)
-    return patients, problems + split_problems
+    records.problems += problems + split_problems
+    images = pd.DataFrame({"file": raw.distinct(raw.images)})
+    images["patient_id"] = images["file"].map(lambda file: Path(file).stem.rpartition("_")[0] or Path(file).stem)
+    known = images["patient_id"].isin(table["subject_id"])
+    for name in images["file"][~known]:
+        records.problems.append(Problem(name, "photo of a subject without a label row", "left out"))
+    for subject in sorted(set(table["subject_id"]) - set(images["patient_id"])):
+        records.problems.append(Problem(f"subject {subject}", "label row without a photo", "left out"))
+    records.frame = images[known].merge(records.frame, on="patient_id", how="left").assign(modality="clinical")
+    return records
 
 
 def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
@@ -80,12 +75,12 @@ def _one_row_per_subject(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Proble
     return table.drop_duplicates("subject_id"), problems
 
 
-def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Problem]]:
+def _read_split(raw: RawFolder, labelled: set[str]) -> tuple[dict[str, str], list[Problem]]:
     try:
-        path = find_file(root, "PASSION_split.csv")
+        path = raw.find("PASSION_split")
     except InputError:
         return {}, [Problem("PASSION_split.csv", "no official split file", "a patient-grouped split is drawn")]
-    table = read_table(path, ("subject_id", "Split"))
+    table = raw.table("PASSION_split", required=("subject_id", "Split"))
     table = table.assign(Split=table["Split"].str.upper())
     _check_values(path, "Split", table["Split"], SPLITS)
     sides = table.groupby("subject_id")["Split"].nunique()
@@ -100,13 +95,7 @@ def _read_split(root: Path, labelled: set[str]) -> tuple[dict[str, str], list[Pr
         Problem(f"subject {subject}", "not in the split file", "kept without a split")
         for subject in sorted(labelled - set(table["subject_id"]))
     ]
-    sides_of = dict(zip(table["subject_id"], table["Split"].map(SPLITS), strict=True))
-    return sides_of, problems
-
-
-def _body_sites(value: object) -> list[str] | None:
-    sites = [clean(part) for part in str(value or "").split(";")]
-    return [site for site in sites if site] or None
+    return dict(zip(table["subject_id"], table["Split"], strict=True)), problems
 
 
 SOURCE = Source(
@@ -123,5 +112,5 @@ SOURCE = Source(
         "condition": Target("condition", CONDITIONS, level="case"),
         "impetigo": Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case"),
     },
-    read=read,
+    reader=read,
 )

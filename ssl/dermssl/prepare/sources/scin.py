@@ -2,14 +2,12 @@
 
 import ast
 import dataclasses
-from pathlib import Path
 
 import pandas as pd
 
-from dermssl.prepare.sources.images import match_images
-from dermssl.prepare.sources.labels import found_classes
-from dermssl.prepare.sources.source import Records, Source
-from dermssl.prepare.sources.tables import find_file, fitzpatrick, read_table, sex
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Records, Source
+from dermssl.prepare.values import found_classes, read_columns
 
 IMAGES = ("image_1_path", "image_2_path", "image_3_path")
 CASE_COLUMNS = ("case_id", *IMAGES, "sex_at_birth", "fitzpatrick_skin_type")
@@ -17,32 +15,35 @@ LABEL_COLUMNS = ("case_id", "weighted_skin_condition_label")
 MONK = "monk_skin_tone_label_us"
 
 
-def read(root: Path) -> Records:
+def read(raw: RawFolder) -> Records:
     """``scin_cases.csv`` and ``scin_labels.csv`` as one row per photo; the label is the condition of highest weight.
 
     ``fitzpatrick`` is what contributors said of themselves; the Monk tone (graders in the US) keeps its own scale.
     """
-    cases = read_table(find_file(root, "scin_cases.csv"), CASE_COLUMNS)
-    labels = read_table(find_file(root, "scin_labels.csv"), LABEL_COLUMNS)
+    cases = raw.table("scin_cases", required=CASE_COLUMNS)
+    labels = raw.table("scin_labels", required=LABEL_COLUMNS)
     table = cases.merge(labels.drop_duplicates("case_id"), on="case_id", how="left")
-    columns = {
-        "case_id": table["case_id"],
-        "sex": table["sex_at_birth"].map(sex),
-        "body_site": _body_sites(table),
-        "modality": "clinical",
-        "fitzpatrick": table["fitzpatrick_skin_type"].map(_skin_type),
-        "skin_tone": table.get(MONK),
-        "skin_tone_scale": table[MONK].map(lambda tone: "monk" if isinstance(tone, str) else None)
-        if MONK in table
-        else None,
-        "age_group": table.get("age_group"),
-        "condition": table["weighted_skin_condition_label"].map(_heaviest),
-    }
-    frame = pd.concat([pd.DataFrame(columns | {"file": table[name]}) for name in IMAGES], ignore_index=True)
-    records = match_images(root, frame[frame["file"].notna()])
-    found = {"condition": found_classes(frame, "condition", level="case")}
+    table = table.astype(object).where(table.notna() & (table != "NONE_SELECTED"), None)
+    views = pd.concat([table.assign(file=table[name]) for name in IMAGES], ignore_index=True)
+    views = views[views["file"].notna()].reset_index(drop=True)
+    records = read_columns(
+        views,
+        file="file",
+        case_id="case_id",
+        sex="sex_at_birth",
+        fitzpatrick="fitzpatrick_skin_type",
+        skin_tone=MONK,
+        skin_tone_scale=(MONK, lambda tone: "monk"),
+        age_group="age_group",
+        condition=(LABEL_COLUMNS[1], _heaviest),
+    )
+    # A case that no dermatologist could label holds {}, which is no mistake.
+    records.problems = [problem for problem in records.problems if LABEL_COLUMNS[1] not in problem.file]
+    records.frame["body_site"] = _body_sites(views)
+    records.frame["modality"] = "clinical"
+    found = {"condition": found_classes(records.frame, "condition", level="case")}
     records.source = dataclasses.replace(SOURCE, targets=found)
-    return records
+    return raw.match(records)
 
 
 def _body_sites(table: pd.DataFrame) -> pd.Series:
@@ -53,17 +54,13 @@ def _body_sites(table: pd.DataFrame) -> pd.Series:
     return pd.Series(sites, index=table.index, dtype=object)
 
 
-def _skin_type(value: object) -> int | None:
-    return fitzpatrick(value.removeprefix("FST")) if isinstance(value, str) else None
-
-
-def _heaviest(value: object) -> str | None:
+def _heaviest(text: str) -> str | None:
     """The condition of highest weight of a dictionary written as text; the first by name among equals."""
     try:
-        weights = ast.literal_eval(value) if isinstance(value, str) else {}
-    except (ValueError, SyntaxError):
+        weights = ast.literal_eval(text)
+        return min(weights, key=lambda name: (-weights[name], name)) if weights else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    return min(weights, key=lambda name: (-weights[name], name)) if isinstance(weights, dict) and weights else None
 
 
 SOURCE = Source(
@@ -77,6 +74,6 @@ SOURCE = Source(
     group="case",
     case="case",
     targets={},
-    read=read,
+    reader=read,
     patient_key=False,
 )

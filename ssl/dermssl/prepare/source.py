@@ -1,14 +1,17 @@
 """What a source declares: where its facts, units and targets come from, and how its raw layout is read."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from dermssl.dataset.targets import Target
+
+if TYPE_CHECKING:
+    from dermssl.prepare.raw import RawFolder
 
 
 class Problem(NamedTuple):
@@ -27,6 +30,17 @@ class Problem(NamedTuple):
         return re.split(r": | \(", self.problem, maxsplit=1)[0]
 
 
+def count_problems(problems: Iterable[Problem]) -> list[str]:
+    """Counted kinds of problems, the most frequent first; a detail is shown where all of a kind have the same."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        texts.setdefault((problem.kind, problem.action), []).append(problem.problem)
+    return [
+        f"{len(found)} x {found[0] if len(set(found)) == 1 else kind} ({action})"
+        for (kind, action), found in sorted(texts.items(), key=lambda item: -len(item[1]))
+    ]
+
+
 @dataclass(frozen=True)
 class Source:
     """One known data set. ``group`` and ``case`` name the unit kept together and the unit scored as one."""
@@ -40,11 +54,20 @@ class Source:
     group: str
     case: str
     targets: dict[str, Target]
-    read: Callable[[Path], "Records"]
+    reader: Callable[["RawFolder"], "Records"]
     patient_key: bool = True
     """False: patient leakage cannot be ruled out, and every report says so."""
     overlaps: tuple[str, ...] = ()
     """Sources known to share images or lesions with this one; saying it on one of the two is enough."""
+
+    def read(self, root: Path, follow: Path | None = None) -> "Records":
+        """The rows of the raw data set below ``root``, with everything that cannot be used among the problems."""
+        from dermssl.prepare.raw import RawFolder
+
+        raw = RawFolder(root, follow)
+        records = self.reader(raw)
+        records.problems += raw.problems
+        return records
 
 
 @dataclass
@@ -53,5 +76,7 @@ class Records:
 
     frame: pd.DataFrame
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was taken for what, where the source had to find out."""
     source: Source | None = None
     """The source with what reading found out (classes, terms, units); None: as declared."""

@@ -6,7 +6,7 @@ from dermssl.prepare.options import SourcesOptions
 from dermssl.prepare.sources import NAMES, get_source, known_overlaps
 
 
-def list_sources(_: SourcesOptions) -> Report:
+def sources(_: SourcesOptions) -> Report:
     """Each known data set with licence, units, layout, targets and where to get it."""
     text, data = [], []
     for name in NAMES:

@@ -1,28 +1,40 @@
-"""Reading the tables that come with data sets, in whatever dialect of CSV they were saved, and their values."""
+"""Finding and reading the tables that come with data sets, in whatever dialect of CSV they were saved."""
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from dermssl.errors import InputError, did_you_mean
+from dermssl.prepare.values import clean
 
-MISSING = {"", "nan", "none", "null", "na", "n/a", "unknown", "-1", "-1.0"}
+SUFFIXES = ("", ".csv", ".tsv", ".tab", ".txt")
 CHUNK = 20_000
 
 
-def find_file(root: Path, *names: str) -> Path:
-    """The first of ``names`` that exists below ``root`` (any case, at most two folders down)."""
-    for pattern in ("*", "*/*", "*/*/*"):
-        found: dict[str, Path] = {}
-        for path in sorted(root.glob(pattern)):
-            if path.is_file():
-                found.setdefault(path.name.lower(), path)
-        for name in names:
-            if name.lower() in found:
-                return found[name.lower()]
-    raise InputError(f"{root} holds no {' or '.join(names)}: give the folder that does with --root")
+def choose_table(files: Iterable[str], *names: str) -> str | None:
+    """The file that is the table called one of ``names``; the first name counts most, then the shortest path.
+
+    A name is found in any case, with any suffix of a table or none, with ``-``, ``_`` or a space between its words.
+    Where no file has the name itself, it may have a version behind it (``_v2``, `` (1)``): the highest is taken.
+    """
+    stems = {file: _stem(file) for file in files}
+    for name in map(_stem, names):
+        exact = [file for file, stem in stems.items() if stem == name]
+        if exact:
+            return min(exact, key=lambda file: (file.count("/"), file))
+    for name in map(_stem, names):
+        version = re.compile(re.escape(name) + r"_?(?:v|\(|copy|final)*_?(\d*)(?:_\d+)*\)?")
+        found = {file: match for file, stem in stems.items() if (match := version.fullmatch(stem))}
+        if found:
+            return max(found, key=lambda file: (int(found[file][1] or 0), -file.count("/"), file))
+    return None
+
+
+def _stem(file: str) -> str:
+    path = Path(file)
+    return re.sub(r"[\s_.-]+", "_", (path.stem if path.suffix.lower() in SUFFIXES else path.name).casefold())
 
 
 def read_table(path: Path, required: Sequence[str], further: Sequence[str] | None = None) -> pd.DataFrame:
@@ -37,7 +49,7 @@ def read_table(path: Path, required: Sequence[str], further: Sequence[str] | Non
     try:
         with path.open(encoding="utf-8-sig") as lines:
             first = next((line for line in lines if line.strip()), "")
-        delimiter = max(",;\t", key=first.count)
+        delimiter = max(",;\t|", key=first.count)
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
         chunks = pd.read_csv(
             path,
@@ -65,32 +77,3 @@ def _columns(table: pd.DataFrame, path: Path, required: Sequence[str], further: 
             raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
     # Not read_csv's usecols: with it, rows that are too long are cut off in silence.
     return table if further is None else table[[name for name in table if name in {*required, *further}]]
-
-
-def clean(value: object) -> str | None:
-    """A stripped string, or None for any spelling of missing."""
-    text = str(value).strip()
-    return None if text.lower() in MISSING else text
-
-
-def number(value: object) -> float | None:
-    """A number from "35", "35.0" or "85+"; None for missing or unreadable."""
-    if value is None or pd.isna(value):
-        return None
-    try:
-        parsed = float(str(value).strip().rstrip("+"))
-    except ValueError:
-        return None
-    return parsed if math.isfinite(parsed) else None
-
-
-def sex(value: object) -> str | None:
-    """``female``, ``male`` or None, from the spellings in use."""
-    first = str(value or "").strip().lower()[:1]
-    return {"f": "female", "m": "male"}.get(first)
-
-
-def fitzpatrick(value: object) -> int | None:
-    """Fitzpatrick type 1-6 or None."""
-    parsed = number(value)
-    return int(parsed) if parsed is not None and 1 <= parsed <= 6 else None

@@ -1,0 +1,50 @@
+"""Groups are connected components over patient, case and lesion ids, and conflicting ids are told."""
+
+import pandas as pd
+import pytest
+
+from dermssl.prepare.identity import identify
+from dermssl.prepare.sources import get_source
+
+
+@pytest.fixture
+def grouped():
+    """``grouped(rows)`` of (patient, case, lesion) -> the group of each row, and the problems."""
+
+    def run(rows, source="passion"):
+        frame = pd.DataFrame(rows, columns=["patient_id", "case_id", "lesion_id"], dtype=object)
+        frame["file"] = [f"{number}.jpg" for number in range(len(rows))]
+        found, problems = identify(frame, "s", get_source(source))
+        return found["group_id"].tolist(), [(problem.file, problem.problem) for problem in problems]
+
+    return run
+
+
+def test_a_lesion_whose_patient_is_blank_on_one_image_stays_whole(grouped):
+    groups, problems = grouped([("P1", None, "L1"), (None, None, "L1"), ("P2", None, "L2"), (None, None, None)])
+    assert groups == ["s/P1", "s/P1", "s/P2", "s/3"] and not problems
+
+
+def test_rows_are_joined_by_way_of_others(grouped):
+    groups, _ = grouped([("P1", None, "L1"), (None, "C1", "L1"), (None, "C1", "L9"), (None, None, "L9")])
+    assert groups == ["s/P1"] * 4
+
+
+def test_a_group_is_named_by_its_patient_else_case_else_lesion_else_image(grouped):
+    assert grouped([(None, "C2", "L2"), (None, None, "L3"), (None, None, None)])[0] == ["s/C2", "s/L3", "s/2"]
+
+
+def test_a_lesion_with_the_name_of_a_patient_is_another_group(grouped):
+    assert grouped([("7a", None, None), (None, None, "7a")])[0] == ["s/7a", "s/7a (lesion)"]
+
+
+def test_a_lesion_of_two_patients_keeps_them_together_and_is_told(grouped):
+    groups, problems = grouped([("P1", None, "LX"), ("P2", None, "LX"), ("P2", None, "LY")])
+    assert groups == ["s/P1"] * 3
+    assert problems == [("lesion s/LX", "one lesion has several patients: s/P1, s/P2")]
+
+
+def test_lesion_numbers_that_repeat_from_patient_to_patient_join_nobody(grouped):
+    groups, problems = grouped([("P1", None, "1"), ("P2", None, "1"), ("P2", None, "2")])
+    assert groups == ["s/P1", "s/P2", "s/P2"]
+    assert problems == [("lesion_id", "lesion numbers repeat from patient to patient (1)")]
