@@ -19,7 +19,7 @@ LEVELS = {
         {"errors"},
         {"atomic"},
         {"files", "failures", "licences", "processes", "bf16_scan"},
-        {"neighbours", "commandline", "devices", "page", "plotting"},
+        {"neighbours", "commandline", "devices", "page", "plotting", "workers"},
         {"dataset"},
         {"prepare", "describe"},
         {"synth"},

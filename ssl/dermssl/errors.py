@@ -22,6 +22,18 @@ class Preempted(Exception):
     exit_code = 75
 
 
+class WorkerDied(Exception):
+    """A data worker was killed or had no memory left; the message is one line."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):
+    """A signal came while a batch was waited for."""
+
+    exit_code = 1
+
+
 def shortened(text: object, most: int = 300) -> str:
     """``text`` in one line of at most ``most`` characters."""
     line = " ".join(str(text).split())

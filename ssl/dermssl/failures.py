@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 
-from dermssl.errors import HealthStop, InputError, Preempted, shortened
+from dermssl.errors import HealthStop, InputError, Interrupted, Preempted, WorkerDied, shortened
 
 DISK_TROUBLE = {
     errno.ENOSPC: "free some space; what was written before is kept, and the same command goes on",
@@ -40,7 +40,9 @@ def tell(program: str, error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         sys.stderr.close()
-    elif isinstance(error, KeyboardInterrupt):
+    elif isinstance(error, WorkerDied):
+        print(f"{program}: {error}", file=sys.stderr)
+    elif isinstance(error, (KeyboardInterrupt, Interrupted)):
         print(f"{program}: interrupted: earlier outputs are as they were; give the same command again", file=sys.stderr)
     elif told := _in_one_line(error):
         print(f"{program}: {told}", file=sys.stderr)

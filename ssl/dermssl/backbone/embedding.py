@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dermssl.backbone.build import MEAN, STD
+from dermssl.workers import make_data_loader, read_batches
 
 BATCH = 128
 MAX_ASPECT = 8
@@ -94,9 +95,9 @@ def batches_of_pictures(
     pictures: Pictures, batches: Sequence[list[int]], workers: int = 0, pin: bool = False
 ) -> DataLoader:
     """``(rows (B,), images (B, V, 3, S, S) uint8)`` for each list of rows, in order, decoded by ``workers``."""
-    # A generator of its own: a loader would otherwise take a number from torch's, and change what training draws.
-    generator = torch.Generator()
-    return DataLoader(pictures, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=generator)
+    views, (_, height, width) = 1 + len(pictures.further_views), pictures.preprocessing["input_size"]
+    size = max(map(len, batches), default=0) * views * 3 * height * width
+    return make_data_loader(pictures, batches, workers, pin, size)
 
 
 def embed_batches(
@@ -112,7 +113,7 @@ def embed_batches(
     ``precision`` is ``fp32`` or ``bf16`` (autocast). Nothing is random: a row's features depend on its image, the
     encoder, the device and the batch that it is in, the last within float tolerance.
     """
-    for rows, images in batches_of_pictures(pictures, batches, workers, device.type == "cuda"):
+    for rows, images in read_batches(batches_of_pictures(pictures, batches, workers, device.type == "cuda")):
         yield rows.numpy(), encode_batch(encode, images, pictures.preprocessing, device, precision)
 
 

@@ -1,13 +1,9 @@
 """From pooled dataset folders to batches of views. Workers make whole views in 8 bits; the device only normalises."""
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +15,7 @@ from dermssl.views import colour, draws
 from dermssl.views.crops import cut, decode, turn
 from dermssl.views.recipe import ViewOptions, group_views
 from dermssl.views.sampler import Item, RankBatches
+from dermssl.workers import make_data_loader
 
 
 @dataclass(frozen=True)
@@ -79,41 +76,18 @@ class ViewDataset(Dataset):
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:
     """One pass over ``batches``; workers inherit nothing random and may be any number."""
-    atexit.register(_end_workers)
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=_as_is,
-        num_workers=workers,
-        pin_memory=pin,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_settle_worker,
-    )
+    sampler = batches.sampler
+    images = sampler.batch // (batches.ranks * batches.accumulation)
+    size = images * sum(3 * view.size**2 for views in dataset.groups for view in views)
+    return make_data_loader(dataset, batches, workers, pin, size, collate_fn=_as_is)
 
 
 def _as_is(crops: Any) -> Any:
     return crops
 
 
-def _settle_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    # Schedulers send SIGTERM to every process of a job; training needs its workers until it has saved.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _end_workers() -> None:
-    """Python would wait for ever for workers that an error has left behind, since they ignore SIGTERM."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
 def default_workers() -> int:
-    """Decoding workers per rank when none are asked for: this machine's cores, shared by its ranks, one for training.
-
-    See `dermssl.processes.available_cores`.
-    """
+    """Data workers per rank when none are asked for: this machine's cores, shared by its ranks, one for training."""
     return max(1, available_cores(per_rank=True) - 1)
 
 

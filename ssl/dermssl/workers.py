@@ -1,0 +1,176 @@
+"""Data workers: processes that decode for a PyTorch loader. How many fit, and what a dead one or a signal does."""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
+
+from dermssl.errors import InputError, Interrupted, WorkerDied
+
+log = logging.getLogger("dermssl")
+
+PREFETCH = 2
+"""Batches that each worker prepares ahead."""
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux keeps the memory through which workers hand over batches. Docker gives 64 MB of it."""
+DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is )?(.*)")
+
+
+def make_data_loader(
+    dataset: Dataset, batches: Any, workers: int, pin: bool = False, batch_bytes: int = 0, **further: Any
+) -> DataLoader:
+    """A loader that gives ``dataset``'s items for each list of indices in ``batches``, in order.
+
+    Args:
+        workers: processes that prepare the batches, as far as shared memory allows (`workers_that_fit`); 0: this one.
+        pin: page-locked memory, for a GPU.
+        batch_bytes: size of a batch.
+        further: arguments of PyTorch's DataLoader.
+    """
+    workers = workers_that_fit(workers, batch_bytes)
+    atexit.register(_end_workers)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=_settle_worker,
+        # A generator of its own: the loader would otherwise take a number from torch's, and change what comes after.
+        generator=torch.Generator(),
+        **further,
+    )
+
+
+def workers_that_fit(workers: int, batch_bytes: int) -> int:
+    """``workers``, or as many as shared memory has room for; a line says so where they are fewer."""
+    free = free_shared_memory() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of the ranks on this machine
+    held = PREFETCH * workers + 1  # and the batch that is in use
+    if not workers or held * batch_bytes <= free:
+        return workers
+    fewer = max(0, (free // batch_bytes - 1) // PREFETCH)
+    log.warning(
+        "warning: %s has %d MB left, %d data workers need %d MB: %d used instead; give it more (docker run "
+        "--shm-size), or lower the batch",
+        SHARED_MEMORY,
+        free / 1e6,
+        workers,
+        held * batch_bytes / 1e6,
+        fewer,
+    )
+    return fewer
+
+
+def free_shared_memory() -> int:
+    """Bytes left for batches on their way from workers; a very large number where the system sets no limit."""
+    try:
+        of = os.statvfs(SHARED_MEMORY)
+    except (OSError, AttributeError):
+        return 1 << 62
+    return of.f_bavail * of.f_frsize
+
+
+def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> Iterator[Any]:
+    """The batches of ``loader``. A dead worker or a signal ends the wait for a batch, and never anything else.
+
+    So the caller is between two batches when it hears of either, and may save its state.
+
+    Args:
+        signals: SIGTERM and SIGINT so far, to which the process's own handlers add; None: signals do not end a wait.
+
+    Raises:
+        WorkerDied: a worker was killed, or had no memory left. One line.
+        Interrupted: a signal came.
+        InputError: a worker raised it.
+    """
+    if not loader.num_workers or threading.current_thread() is not threading.main_thread():
+        yield from loader
+        return
+    with _in_one_line():
+        batches = iter(loader)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises wherever the program happens to be
+    while True:
+        with _in_one_line(), _listening(signals):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
+
+
+@contextmanager
+def _listening(signals: Sequence[int] | None) -> Iterator[None]:
+    """Inside, a worker's death raises RuntimeError and a further signal raises Interrupted."""
+
+    def hear(number: int, frame: Any) -> None:
+        before = handlers[number]
+        if callable(before):
+            before(number, frame)
+        raise Interrupted(signal.Signals(number).name)
+
+    if signals:
+        raise Interrupted(signal.Signals(signals[-1]).name)
+    heard = () if signals is None else (signal.SIGTERM, signal.SIGINT)
+    handlers: dict[int, Any] = {number: signal.signal(number, hear) for number in heard}
+    handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: _error_if_any_worker_fails())
+    try:
+        _error_if_any_worker_fails()
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What a loader raises, without the traceback of the worker."""
+    try:
+        yield
+    except InputError as error:  # PyTorch puts the worker's traceback before the message
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("dermssl.errors.InputError: ")) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        raise _worker_died(error) or error from None
+
+
+def _worker_died(error: Exception) -> WorkerDied | None:
+    text = str(error)
+    if "shared memory" in text or "No space left on device" in text or "Bus error" in text:
+        return WorkerDied(
+            f"a data worker found no room in shared memory ({SHARED_MEMORY}): give it more (docker run --shm-size), or "
+            "use fewer workers"
+        )
+    found = DEAD.search(text)
+    # A batch that a dead worker had ready can no longer be fetched from it.
+    gone = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not text.startswith("Caught")
+    if not found and not gone:
+        return None
+    how = f" (pid {found[1]}, {found[2].splitlines()[0].split('. ')[0]})" if found else ""
+    remedy = "often the machine has run out of memory; use fewer workers, or give the job more memory"
+    return WorkerDied(f"a data worker died{how}: {remedy}")
+
+
+def _settle_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    # Schedulers send SIGTERM to every process of a job, terminals send Ctrl-C: training needs its workers until it has
+    # saved.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """Python would wait for ever for workers that an error has left behind, since they ignore SIGTERM."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
