@@ -13,7 +13,7 @@ from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
 from dermssl import licences, neighbours
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, write_json, write_parquet
+from dermssl.files import atomic_folder, locked, write_json, write_parquet
 
 Source = Embeddings | SearchIndex
 EXACT_UP_TO = 100_000
@@ -51,10 +51,11 @@ def append(out: Path, added: Sequence[Source]) -> Report:
         InputError: another encoder, images that are in the index already, or a data set of the same name from
             another folder. The index is then as it was.
     """
-    old = open_index(out)
-    parts = [old, *added]
-    _check_parts(parts)
-    return _write(out, parts, {key: old.info[key] for key in ("type", "reason")}, old.entries.codes)
+    with locked(out):  # another command may be adding to it at this moment
+        old = open_index(out)
+        parts = [old, *added]
+        _check_parts(parts)
+        return _write(out, parts, {key: old.info[key] for key in ("type", "reason")}, old.entries.codes)
 
 
 def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[neighbours.IndexType, str]:

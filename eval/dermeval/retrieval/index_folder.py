@@ -26,7 +26,48 @@ MAKER = "dermeval index"
 MARK = "index.json"
 SCHEMA_VERSION = 2
 """2: ``vectors.npy`` beside the codes."""
+NEEDED_COLUMNS = ("image_id", "dataset", "group_id", "case_id", "sha256", "pixel_sha256")
 HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
+
+
+class Provenance(BaseModel):
+    """What is recorded of a data set."""
+
+    name: str
+    path: str
+    fingerprint: str
+    synthetic: bool
+    targets: dict[str, dict[str, Any]]
+
+
+class Notice(BaseModel):
+    """A licence notice, see `dermssl.licences.notice`."""
+
+    dataset: str
+    id: str
+    name: str
+    attribution: str
+    duties: list[str]
+    commercial: bool
+    redistribution: bool
+    relinking: bool
+    synthetic: bool
+
+
+class EncoderRecord(BaseModel):
+    """What is recorded of the encoder."""
+
+    path: str
+    fingerprint: str
+    dim: int
+    preprocessing: dict[str, Any]
+
+
+class Recall(BaseModel):
+    """Measured recall@k by k, and with how many queries."""
+
+    queries: int
+    at: dict[str, float]
 
 
 class IndexInfo(BaseModel):
@@ -38,12 +79,12 @@ class IndexInfo(BaseModel):
     reason: str
     images: int
     short_side: int | None
-    recall: dict[str, Any]
+    recall: Recall
     files: dict[str, str]
     sources: list[str]
-    encoder: dict[str, Any]
-    datasets: list[dict[str, Any]]
-    licences: list[dict[str, Any]]
+    encoder: EncoderRecord
+    datasets: list[Provenance]
+    licences: list[Notice]
 
 
 @dataclass(frozen=True)
@@ -93,8 +134,9 @@ def open_index(folder: str | Path) -> SearchIndex:
     info = read_json(path / MARK, MAKER)
     if info.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{path} was made by another version of dermeval: make it again with `{MAKER}`")
-    table = read_parquet(path / "manifest.parquet", MAKER)
-    vectors = read_npy(path / "vectors.npy", MAKER)
+    read_json(path / MARK, MAKER, IndexInfo)
+    table = read_parquet(path / "manifest.parquet", MAKER, NEEDED_COLUMNS)
+    vectors = read_npy(path / "vectors.npy", MAKER, dimensions=2)
     if vectors.dtype != np.float32 or vectors.shape != (table.num_rows, info["encoder"]["dim"]):
         raise InputError(
             f"{path}: vectors.npy is {vectors.dtype} {vectors.shape} for {table.num_rows} rows of the manifest and "

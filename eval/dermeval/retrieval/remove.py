@@ -23,7 +23,7 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.store import shard_name, write_shard
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import atomic_folder, read_json, write_json, write_npy, write_parquet
+from dermssl.files import atomic_folder, locked, read_json, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
 
 IMAGES_PER_SHARD = 1024
@@ -41,7 +41,11 @@ def remove(out: Path, ids: Sequence[str], also: Sequence[str]) -> Report:
     Raises:
         InputError: an id that none of the folders holds. Nothing is then removed from any.
     """
-    index = open_index(out)
+    with locked(out):  # another command may be adding to it at this moment
+        return _remove(open_index(out), ids, also)
+
+
+def _remove(index: SearchIndex, ids: Sequence[str], also: Sequence[str]) -> Report:
     folders, lost = _holding(index, also)
     tables = {folder: _table(folder) for folder in folders}
     _check_known(ids, tables)

@@ -98,7 +98,7 @@ class Collection:
         self.index, self.k, self.served = index, k, served
         self.frame = index.frame
         self.title = "Similar cases in " + ", ".join(entry["name"] for entry in index.info["datasets"])
-        self.licence_of = {entry["dataset"]: entry["name"] for entry in index.notices}
+        self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
         self.labels = list(dict.fromkeys(target.column for target in index.targets.values()))
         self.stored = {
             name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}

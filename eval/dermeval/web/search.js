@@ -65,7 +65,8 @@ async function search(event) {
     }
     results.innerHTML = await answer.text(); // made and escaped by the server's own template
     say("", "Done.");
-    find("found").focus();
+    find("found").focus({preventScroll: true});
+    results.scrollIntoView();
   } catch {
     say("The server does not answer.", "");
   } finally {

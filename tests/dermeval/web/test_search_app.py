@@ -34,7 +34,7 @@ def test_the_api_gives_the_hits_of_the_search_command(client):
     found = client.get("/api/search", params={"image_id": "set/4", "k": 3}).json()
     assert [hit["image_id"] for hit in found["hits"]] == [hit["image_id"] for hit in hits]
     assert [hit["similarity"] for hit in found["hits"]] == [round(hit["similarity"], 4) for hit in hits]
-    assert found["hits"][0]["licence"] == "Creative Commons Zero 1.0"
+    assert found["hits"][0]["licence"] == "CC0-1.0"
 
 
 def test_the_page_shows_the_same_hits_and_not_the_own_patient(client):
