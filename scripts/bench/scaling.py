@@ -16,8 +16,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from dermssl.backbone.build import build as build_backbone
-from dermssl.methods.build import build_method
-from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.methods.registry import METHODS
 from dermssl.views.recipe import ViewOptions
 
 GRADIENT_BYTES = 4
@@ -37,8 +36,8 @@ def count(config: Path) -> Parts:
     views, method = ViewOptions(**recipe.get("views", {})), recipe.get("method", "dino")
     size, local, locals_ = views.global_size, views.local_size, views.local_count
     name = recipe.get("model", {}).get("backbone", "vit_small_patch16_224")
-    options = [DinoOptions(**recipe.get("dino", {})), SimclrOptions(**recipe.get("simclr", {}))]
-    model = build_method(method, lambda drop: build_backbone(name, size, drop), 0.0, *options)
+    options = METHODS[method].options(**recipe.get(method, {}))
+    model = METHODS[method].load()(lambda drop: build_backbone(name, size, drop), 0.0, options)
     groups = [torch.zeros(2, 2, 3, size, size)] + ([torch.zeros(locals_, 2, 3, local, local)] if locals_ else [])
     with FlopCounterMode(display=False) as counter:
         loss, _ = model(groups, {"teacher_temperature": 0.04})

@@ -27,8 +27,9 @@ from dermssl.cli import COMMANDS
 from dermssl.commandline import make_parser, parse
 from dermssl.training.optimizer import clip_each
 from dermssl.training.options import PretrainOptions
-from dermssl.training.run import Run, set_up
-from dermssl.training.step import one_step
+from dermssl.training.pretrain import one_step
+from dermssl.training.progress import Progress, hardware
+from dermssl.training.setup import Run, set_up
 from dermssl.views.loader import ViewDataset, to_views
 from dermssl.views.sampler import RankBatches
 
@@ -67,20 +68,20 @@ def product_rate(run: Run, repeats: int) -> float:
     return 2 * side**3 / seconds(lambda: left @ right, repeats, device)
 
 
-def measure(run: Run, repeats: int) -> dict[str, float]:
+def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
     """Seconds per batch of each part, ``images`` of a batch, ``flops`` of a batch, and the ``product`` rate."""
     options, device = run.options, run.accelerator.device
     dataset = ViewDataset(run.data.pool(), options.views, options.training.seed)
     items = next(iter(RankBatches(run.sampler, 0, 1, accumulation=options.training.accumulation)))
     crops = dataset.__getitems__(items)
     views = to_views(crops, device, MEAN, STD)
-    at = {name: float(values[0]) for name, values in run.values.items()}
+    at, model = run.at(0), run.accelerator.prepare(run.method)
 
     def backward() -> None:
-        run.accelerator.backward(run.model(views, at)[0])
+        run.accelerator.backward(model(views, at)[0])
 
     def update() -> None:
-        clip_each([p for group in run.optimizer.param_groups for p in group["params"]], options.optim.clip)
+        clip_each(run.optimizer, options.optim.clip)
         run.optimizer.step()
         run.method.after_update(at)
 
@@ -91,10 +92,10 @@ def measure(run: Run, repeats: int) -> dict[str, float]:
         "flops": counter.get_total_flops(),
         "crops": one_core(lambda: dataset.__getitems__(items), repeats),
         "normalise": seconds(lambda: to_views(crops, device, MEAN, STD), repeats, device),
-        "forward": seconds(lambda: run.model(views, at), repeats, device),
+        "forward": seconds(lambda: model(views, at), repeats, device),
         "backward": seconds(backward, repeats, device),
         "update": seconds(update, repeats, device),
-        "step": seconds(lambda: one_step(run, itertools.repeat(views)), repeats, device),
+        "step": seconds(lambda: one_step(run, progress, model, itertools.repeat(views)), repeats, device),
         "product": product_rate(run, repeats),
     }
 
@@ -136,13 +137,13 @@ def main() -> None:
         options, _ = parse(
             make_parser("step_profile", COMMAND, PretrainOptions), PretrainOptions, arguments, COMMAND.aliases
         )
-        run = set_up(options)
-        lines = table(run, measure(run, bench.repeats))
+        run, progress = set_up(options)
+        lines = table(run, measure(run, progress, bench.repeats))
     about = [
         f"`python scripts/bench/step_profile.py {' '.join(given)}`",
         "",
         *machine,
-        f"- {run.hardware}, {run.precision}",
+        f"- {hardware(run.accelerator.device)}, {run.precision}",
     ]
     text = "\n".join([*about, "", *lines]) + "\n"
     print(text)

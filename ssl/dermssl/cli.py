@@ -50,8 +50,14 @@ COMMANDS = (
         "pretrain",
         "dataset folders -> run folder with an encoder",
         "dermssl.training.options:PretrainOptions",
-        "dermssl.training.loop:pretrain",
+        "dermssl.training.pretrain:pretrain",
         {"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
+    ),
+    Command(
+        "recipe",
+        "a config for this data, with the reason for each setting",
+        "dermssl.training.options:RecipeOptions",
+        "dermssl.training.recipe:recipe",
     ),
     Command(
         "export",

@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-import dermssl.training.loop
+import dermssl.training.pretrain
 from dermssl.devices import start_accelerator
 if sys.argv[1] == "keep":
     start_accelerator("fp32")

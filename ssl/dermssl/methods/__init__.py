@@ -1,1 +1,1 @@
-"""Views -> loss: DINO, SimCLR, their heads and schedules."""
+"""Views -> loss: one file per method, and a registry that lists them."""

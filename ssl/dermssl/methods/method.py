@@ -1,18 +1,25 @@
-"""What the training loop asks of a method; it knows none of them by name."""
+"""What the training loop asks of a method. The loop knows no method by name."""
 
+import math
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Stats = dict[str, Tensor]
 
 
 class Method(Protocol):
-    """An ``nn.Module`` that turns views into a loss and keeps its own extra networks and buffers."""
+    """An ``nn.Module`` that turns views into a loss and keeps its own further networks and buffers.
+
+    It is built as ``Class(build_backbone, drop_path, options)``: ``build_backbone(drop_path)`` gives a new backbone,
+    ``options`` is the method's section of the config (`dermssl.methods.registry`).
+    """
 
     def encoder(self) -> nn.Module:
-        """The backbone worth keeping: what is evaluated and exported."""
+        """The backbone that is evaluated and exported."""
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Views (``(V, B, 3, S, S)`` each: global crops, then local ones) -> mean loss in float32, and statistics.
@@ -24,13 +31,32 @@ class Method(Protocol):
         """The method's own scheduled values over the global step, each ``(steps,)``."""
 
     def before_update(self, at: dict[str, float]) -> None:
-        """After gradients are averaged and clipped, before the optimizer moves the weights."""
+        """Runs after gradients are averaged and clipped, before the optimizer moves the weights."""
 
     def after_update(self, at: dict[str, float]) -> None:
-        """Once per optimizer step, after the weights moved."""
+        """Runs once per optimizer step, after the weights have moved."""
 
     def skip_update(self) -> None:
-        """Instead of the two above when a step was not finite: forget what `forward` remembered."""
+        """Runs instead of the two above after a step that was not finite: forget what `forward` remembered."""
 
     def chance_loss(self, batch: int) -> float:
-        """The loss of a network that tells nothing apart; ``batch`` is the number of images compared."""
+        """The loss of a network that tells no two images apart; ``batch`` is the number of images compared."""
+
+
+def feature_spread(features: Tensor) -> Tensor:
+    """Spread of unit-length ``features`` (N, D): 0 where all are equal, 1 where they point everywhere (a scalar)."""
+    return functional.normalize(features.float(), dim=-1).std(dim=0).mean() * math.sqrt(features.shape[1])
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Keep the optimizer from changing a network."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> nn.Module:
+    """Give ``target`` the weights and buffers of ``source``, which has the same architecture."""
+    target.load_state_dict(source.state_dict())
+    return target

@@ -1,4 +1,4 @@
-"""Schedules as arrays over the global step, so that ranks, restarts and accumulation cannot shift them."""
+"""Schedules as arrays over the global step, so that ranks, restarts and accumulation change nothing."""
 
 import numpy as np
 

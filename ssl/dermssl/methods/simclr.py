@@ -6,13 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from lightly.loss import NTXentLoss
+from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dermssl.backbone.build import width
-from dermssl.methods.heads import simclr_head
-from dermssl.methods.method import Stats
-from dermssl.methods.options import SimclrOptions
+from dermssl.methods.method import Stats, feature_spread
+from dermssl.methods.registry import SimclrOptions
 
 
 class Simclr(nn.Module):
@@ -20,9 +20,9 @@ class Simclr(nn.Module):
 
     def __init__(self, build_backbone: Callable[[float], nn.Module], drop_path: float, options: SimclrOptions) -> None:
         super().__init__()
-        self.options = options
         self.backbone = build_backbone(drop_path)
-        self.head = simclr_head(width(self.backbone), options)
+        dim = width(self.backbone)
+        self.head = SimCLRProjectionHead(dim, options.hidden_dim, options.out_dim, batch_norm=options.batch_norm)
         self.loss = NTXentLoss(temperature=options.temperature, gather_distributed=True)
 
     def encoder(self) -> nn.Module:
@@ -30,21 +30,15 @@ class Simclr(nn.Module):
         return self.backbone
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
-        """NT-Xent (equation 1) of the first two global crops ``views[0]`` (2, B, 3, S, S)."""
+        """NT-Xent (equation 1) of the two global crops ``views[0]`` (2, B, 3, S, S)."""
         features = self.backbone(views[0].flatten(0, 1))
         projections = self.head(features)
         with torch.autocast(projections.device.type, enabled=False):
             first, second = projections.float().chunk(2)
-            assert first.dtype == torch.float32
             loss = self.loss(first, second)
-            stats = self._stats(first, second, features.float())
-        return loss, stats
-
-    @torch.no_grad()
-    def _stats(self, first: Tensor, second: Tensor, features: Tensor) -> Stats:
-        agreement = functional.cosine_similarity(first, second)
-        spread = functional.normalize(features, dim=-1).std(dim=0).mean() * math.sqrt(features.shape[1])
-        return {"positive_similarity": agreement.mean(), "feature_std": spread}
+            with torch.no_grad():
+                similarity = functional.cosine_similarity(first, second).mean()
+                return loss, {"positive_similarity": similarity, "feature_std": feature_spread(features)}
 
     def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
         """None of its own."""

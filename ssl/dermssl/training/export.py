@@ -22,8 +22,8 @@ from dermssl.files import (
     write_text,
 )
 from dermssl.training import states
+from dermssl.training.networks import load_network
 from dermssl.training.options import ExportOptions
-from dermssl.training.start import load_network
 from dermssl.training.watching.card import card_of_export
 
 FOLDERS = {"last": "encoder", "best": "best"}

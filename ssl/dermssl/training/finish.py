@@ -1,76 +1,127 @@
-"""What a run leaves behind: encoder, ledger, model card, and the closing report."""
+"""What a run leaves behind: states, encoders, ledger, model card, status, and the closing report."""
 
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dermssl import licences
 from dermssl.backbone.export import write_encoder
 from dermssl.commandline import Report
+from dermssl.errors import HealthStop, InputError, Preempted
 from dermssl.files import write_parquet
-from dermssl.training.run import Run
-from dermssl.training.run_folder import write_status
+from dermssl.training import states
+from dermssl.training.progress import JOULES_PER_KWH, Progress, hardware
+from dermssl.training.run_folder import read_status, write_status
+from dermssl.training.setup import Run
 from dermssl.training.watching.card import write_card
 
 
-def export_encoder(run: Run, folder: Path) -> None:
-    """The encoder as it stands, as a timm folder."""
+def save(run: Run, progress: Progress) -> None:
+    """A resumable state, written by rank 0 while the others wait."""
+    if run.main:
+        record = progress.record() | {"data": run.fingerprints, "ranks": run.accelerator.num_processes}
+        record |= run.reproducibility
+        states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
+        if read_status(run.folder) == "running":  # and not another rank's "failed"
+            write_status(run.folder, "running", progress.step, run.steps)
+    run.accelerator.wait_for_everyone()
+
+
+def keep_best(run: Run, progress: Progress) -> None:
+    """Write ``best/`` where the present encoder is the best; its score must be in the newest state by then.
+
+    So a run that was killed between the two can write it when it goes on. An untrained network has no state.
+    """
+    if run.main and progress.best and progress.best["step"] == progress.step:
+        export_encoder(run, progress.step, run.folder / "best")
+
+
+def export_encoder(run: Run, step: int, folder: Path) -> None:
+    """Write the present encoder as a timm folder."""
     options = run.options
-    tag = f"dermssl_{options.method}_step{run.step}"
     training = {
         "method": options.method,
-        "step": run.step,
+        "step": step,
         "splits": options.data.splits,
-        "data": {dataset.name: dataset.fingerprint for dataset in run.data.datasets},
+        "data": run.fingerprints,
     }
-    size, name = options.views.global_size, options.model.backbone
+    size, name, tag = options.views.global_size, options.model.backbone, f"dermssl_{options.method}_step{step}"
     write_encoder(run.method.encoder(), folder, name, size, run.notices, tag, training)
 
 
-def keep_best(run: Run) -> None:
-    """Write ``best/`` where the encoder as it stands is the best; its score must be in the newest state by then.
-
-    So a run that was killed between the two can make up for it when it goes on. An untrained network has no state.
-    """
-    if run.best and run.best["step"] == run.step:
-        export_encoder(run, run.folder / "best")
-
-
-def finish(run: Run) -> None:
+def finish(run: Run, progress: Progress) -> None:
     """Encoder, ledger, model card, status."""
-    export_encoder(run, run.folder / "encoder")
-    record(run)
-    write_status(run.folder, "done", run.step, run.steps)
+    export_encoder(run, progress.step, run.folder / "encoder")
+    write_record(run, progress)
+    write_status(run.folder, "done", progress.step, run.steps)
 
 
-def record(run: Run) -> None:
+def write_record(run: Run, progress: Progress) -> None:
     """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too."""
-    times_seen = run.sampler.times_seen(run.step)
+    times_seen = run.sampler.times_seen(progress.step)
     write_parquet(run.folder / "ledger.parquet", run.data.ledger(times_seen))
-    write_card(run.folder, run.options, run.data, run.notices, times_seen, facts(run))
+    write_card(run.folder, run.options, run.data, run.notices, times_seen, facts(run, progress))
 
 
-def facts(run: Run) -> dict[str, Any]:
+def note_stop(run: Run, progress: Progress, stop: HealthStop | Preempted) -> None:
+    """Record what ended the run on all ranks."""
+    if not run.main:
+        return
+    if isinstance(stop, HealthStop):
+        write_record(run, progress)
+    status = "stopped" if isinstance(stop, HealthStop) else "preempted"
+    write_status(run.folder, status, progress.step, run.steps, str(stop))
+
+
+def note_failure(run: Run, progress: Progress, error: BaseException) -> None:
+    """Record why a rank failed. Only the first is recorded, as others then fail because it is gone."""
+    ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
+    where = f"rank {rank} of {ranks}: " if ranks > 1 else ""
+    with suppress(OSError, InputError):  # nothing must hide the error itself
+        if read_status(run.folder) != "failed":
+            write_status(run.folder, "failed", progress.step, run.steps, f"{where}{type(error).__name__}: {error}")
+
+
+def leave_group(run: Run, stop: BaseException | None = None) -> None:
+    """Leave the process group, as all ranks do. The wrapper that averages gradients must be freed before.
+
+    PyTorch frees it while it holds Python's lock. If the wrapper were the last to know the group, it would wait for the
+    group's threads while one of them may wait for the lock, and the rank would never end.
+    """
+    if stop is not None:
+        traceback.clear_frames(stop.__traceback__)
+    run.accelerator.free_memory()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def facts(run: Run, progress: Progress) -> dict[str, Any]:
     """Length, hardware, time, energy and scores, for card and report."""
+    device = run.accelerator.device
+    known = device.type == "cuda" and progress.joules is not None
     return {
-        "steps": run.step,
+        "steps": progress.step,
         "planned_steps": run.steps,
         "images": run.sampler.total,
-        "seconds": round(run.seconds, 1),
+        "seconds": round(progress.seconds, 1),
         "ranks": run.accelerator.num_processes,
-        "device": str(run.accelerator.device),
-        "hardware": run.hardware,
+        "device": str(device),
+        "hardware": hardware(device),
         "precision": run.precision,
-        "energy": run.energy.report(),
-        "baseline": run.baseline,
-        "last": run.last,
-        "best": run.best,
-        "skipped_steps": run.health.skipped,
+        "energy_kwh": round(progress.joules / JOULES_PER_KWH, 4) if known and progress.joules else None,
+        "baseline": progress.first,
+        "last": progress.last,
+        "best": progress.best,
+        "skipped_steps": progress.health.skipped,
     }
 
 
-def report(run: Run, word: str) -> Report:
+def report(run: Run, progress: Progress, word: str) -> Report:
     """What the command prints at the end."""
-    data = facts(run)
+    data = facts(run, progress)
     text = [
         f"{word}: {run.folder}: {data['steps']} steps in {data['seconds'] / 60:.1f} min "
         f"on {data['ranks']} rank(s), {data['device']}, {data['precision']}",

@@ -1,4 +1,4 @@
-"""The method's networks, as this run's device, ranks and start want them."""
+"""A method's networks: built, started from the weights asked for, and fitted to the device and its ranks."""
 
 import logging
 from pathlib import Path
@@ -7,71 +7,77 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
-from torch import nn
+from torch import Tensor, nn
 
-from dermssl.backbone.build import build as build_backbone
-from dermssl.backbone.build import check_sizes, recompute_activations, write_out_attention
+from dermssl.backbone.build import build, check_sizes, recompute_activations, write_out_attention
+from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.load import load_weights, read_weights
 from dermssl.devices import require_compiler
 from dermssl.errors import InputError
-from dermssl.methods.build import build_method
+from dermssl.files import read_yaml
+from dermssl.methods.registry import METHODS
 from dermssl.training import states
-from dermssl.training.options import PretrainOptions
-from dermssl.training.start import backbones, load_initial
+from dermssl.training.options import ModelOptions, PretrainOptions
 from dermssl.views.recipe import group_views
 
 log = logging.getLogger("dermssl")
 
 FEW_VIEWS = 32
-"""Under so many views BatchNorm's statistics are mostly noise."""
+"""BatchNorm's statistics of fewer views are mostly noise."""
 
 
 def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
-    """The method of ``options`` with its first weights, on the CPU still.
+    """The method of ``options`` with its first weights, on the CPU.
 
-    A run that goes on has its weights in its state, so what it started from may be gone.
+    A run that goes on has its weights in its state, so the weights that it started from may be gone.
 
     Raises:
         InputError: the backbone does not exist or cannot take the crops, the batch is too small for its BatchNorm, its
             weights cannot be had, or this machine cannot compile.
     """
     torch.manual_seed(options.training.seed)
-    size = options.views.global_size
+    model, size = options.model, options.views.global_size
 
-    def build(drop_path: float) -> nn.Module:
-        return build_backbone(options.model.backbone, size, drop_path, patch_size=options.model.patch_size)
+    def build_backbone(drop_path: float) -> nn.Module:
+        return build(model.backbone, size, drop_path, patch_size=model.patch_size)
 
-    method = build_method(options.method, build, float(options.model.drop_path), options.dino, options.simclr)
+    method = METHODS[options.method].load()(build_backbone, float(model.drop_path), options.of_method)
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
-    check_sizes(trained_backbone(method), sorted(sizes))
+    check_sizes(student_of(method, options.method), sorted(sizes))
     resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
-    if options.model.init and not resumes:
-        load_initial(method, options.model, size)
-    return _adapt(method, options, accelerator).to(memory_format=torch.channels_last)
+    if model.init and not resumes:
+        load_initial(method, options.method, model, size)
+    return _fitted(method, options, accelerator).to(memory_format=torch.channels_last)
 
 
-def trained_backbone(method: Any) -> nn.Module:
-    """The backbone that gradients reach."""
-    return method.student if hasattr(method, "student") else method.backbone
+def student_of(method: nn.Module, name: str) -> nn.Module:
+    """The backbone that gradients reach, of the ``method`` registered as ``name``."""
+    return getattr(method, METHODS[name].backbones["student"])
 
 
-def _adapt(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
+def backbones_of(method: nn.Module, name: str) -> list[nn.Module]:
+    """All backbones of the ``method`` registered as ``name``, without their heads."""
+    return [getattr(method, attribute) for attribute in METHODS[name].backbones.values()]
+
+
+def _fitted(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
     """Checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
     if options.model.gradient_checkpointing:
-        recompute_activations(trained_backbone(method))
+        recompute_activations(student_of(method, options.method))
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
-        method = _share_statistics(method, options, accelerator)
+        method = share_statistics(method, options, accelerator)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         write_out_attention(method)
     if options.training.compile:
         require_compiler(accelerator.device)
-        for network in backbones(method):
-            # One program per crop size: programs for any size are slower, and there are but two sizes.
+        for network in backbones_of(method, options.method):
+            # One program per crop size: a program for any size is slower, and there are two sizes at most.
             network.compile(dynamic=False)
     return method
 
 
-def _share_statistics(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
-    """BatchNorm over all GPUs; each forward pass needs two views at least, of one crop size on one rank."""
+def share_statistics(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
+    """BatchNorm over all GPUs. Each forward pass needs at least two views of one crop size on one rank."""
     ranks, accumulation = accelerator.num_processes, options.training.accumulation
     images = options.training.batch // (ranks * accumulation)
     views = images * min(map(len, group_views(options.views)))
@@ -80,16 +86,93 @@ def _share_statistics(method: nn.Module, options: PretrainOptions, accelerator: 
             f"training.batch {options.training.batch} leaves {images} image on each of {ranks} rank(s) x "
             f"{accumulation} accumulation steps, too few for BatchNorm: raise it"
         )
-    shared = ranks > 1 and options.training.sync_batch_norm
-    on_gpus = accelerator.device.type == "cuda"
-    if shared and not on_gpus and accelerator.is_main_process:
+    wanted = ranks > 1 and options.training.sync_batch_norm
+    shared = wanted and accelerator.device.type == "cuda"
+    if wanted and not shared and accelerator.is_main_process:
         log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
-    counted = views * (ranks if shared and on_gpus else 1)
+    counted = views * (ranks if shared else 1)
     if counted < FEW_VIEWS and accelerator.is_main_process:
         log.warning(
-            "warning: BatchNorm takes its statistics of %d views: more images on each rank and accumulation step, or a "
-            "backbone without BatchNorm, learn better",
+            "warning: BatchNorm takes its statistics from %d views: more images on each rank and accumulation step, or "
+            "a backbone without BatchNorm, learn better",
             counted,
         )
     # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
-    return convert_sync_batchnorm(method) if shared and on_gpus else method
+    return convert_sync_batchnorm(method) if shared else method
+
+
+def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int) -> None:
+    """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
+
+    Args:
+        method: registered as ``name``.
+        name: of the method.
+        options: say where the weights are, and which part of them is meant.
+        size: side of the global crops in pixels, which a transformer's position embeddings are made for.
+
+    Raises:
+        InputError: the weights cannot be had, are not finite, or belong to another backbone.
+    """
+    init, part = str(options.init), options.init_part
+    weights = _encoder_weights(init, options, size) if part == "encoder" else _state_weights(Path(init), part)
+    broken = [key for key, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise InputError(f"model.init {init}: {broken[0]} holds values that are not finite: give other weights")
+    try:
+        if part == "all":
+            method.load_state_dict(weights, strict=True)
+            return
+        for network in backbones_of(method, name):
+            load_weights(network, weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        same = ", the method and its heads" if part == "all" else ""
+        raise InputError(f"model.init {init} does not fit model.backbone {options.backbone}{same} ({first})") from None
+
+
+def _encoder_weights(init: str, options: ModelOptions, size: int) -> dict[str, Tensor]:
+    if init == "timm":
+        return build(options.backbone, size, pretrained=True, patch_size=options.patch_size).state_dict()
+    path = Path(init)
+    if path.is_file():
+        return read_weights(path)
+    model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)
+    if config["architecture"] != options.backbone:
+        raise InputError(
+            f"model.init {init} is a {config['architecture']}, but model.backbone is {options.backbone}: use the same"
+        )
+    return model.state_dict()
+
+
+def _state_weights(run: Path, part: str) -> dict[str, Tensor]:
+    saved = states.newest_state(run / "state")
+    if saved is None:
+        raise InputError(
+            f"model.init {run} has no state/, which model.init_part {part} is read from: give a run folder"
+        )
+    return saved.weights if part == "all" else network_weights(run, saved.weights, part)
+
+
+def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:
+    """The backbone of the ``student`` or ``teacher`` out of the weights of a state of ``run``.
+
+    Raises:
+        InputError: the run's method has no such network.
+    """
+    method = read_yaml(run / "config.yaml").get("method")
+    attribute = METHODS[method].backbones.get(which) if method in METHODS else None
+    if attribute is None:
+        raise InputError(f"{run} has no {which}: its method ({method}) trains one network: choose another")
+    prefix = f"{attribute}."
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def load_network(run: Path, config: dict[str, Any], which: str) -> tuple[nn.Module, states.Saved]:
+    """The ``student`` or ``teacher`` backbone of a run's newest state, and that state; ``config`` is the run's."""
+    saved = states.newest_state(run / "state")
+    if saved is None:
+        raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
+    options = config["model"]
+    model = build(options["backbone"], config["views"]["global_size"], patch_size=options.get("patch_size"))
+    load_weights(model, network_weights(run, saved.weights, which))
+    return model.eval(), saved

@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers and gradient clipping as the papers use them."""
+"""Parameter groups, optimizers and gradient clipping as the papers use them; what undoes a step."""
 
 import torch
 from lightly.utils.lars import LARS
@@ -19,7 +19,7 @@ def parameter_groups(method: nn.Module, backbone: nn.Module) -> list[dict]:
 
 
 def make_optimizer(groups: list[dict], options: OptimOptions) -> torch.optim.Optimizer:
-    """AdamW (fused) or LARS; learning rate and decay are set by hand at every step."""
+    """AdamW (fused) or LARS; the learning rate and the decay are set by hand at every step."""
     for group in groups:
         group["weight_decay"] = options.weight_decay if group["decayed"] else 0.0
     if options.name == "lars":
@@ -27,23 +27,46 @@ def make_optimizer(groups: list[dict], options: OptimOptions) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=options.lr, fused=True)
 
 
-def set_values(optimizer: torch.optim.Optimizer, lr: float, decay: float, backbone_lr: float, frozen: bool) -> None:
-    """This step's learning rate and weight decay."""
+def set_values(optimizer: torch.optim.Optimizer, at: dict[str, float], backbone_lr: float) -> None:
+    """This step's learning rate and weight decay; ``backbone_lr`` is the backbone's share of the learning rate."""
     for group in optimizer.param_groups:
-        scale = (0.0 if frozen else backbone_lr) if group["backbone"] else 1.0
-        group["lr"] = lr * scale
-        group["weight_decay"] = decay if group["decayed"] else 0.0
+        scale = (0.0 if at["backbone_frozen"] else backbone_lr) if group["backbone"] else 1.0
+        group["lr"] = at["lr"] * scale
+        group["weight_decay"] = at["weight_decay"] if group["decayed"] else 0.0
 
 
 @torch.no_grad()
-def clip_each(parameters: list[nn.Parameter], limit: float) -> torch.Tensor:
+def clip_each(optimizer: torch.optim.Optimizer, limit: float) -> torch.Tensor:
     """Scale every parameter's gradient to norm ``limit`` at most, as DINO's authors do.
 
     Returns the norm of the whole gradient before clipping (a scalar tensor); ``limit`` 0 only measures.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))
     if limit:
         scales = (limit / (norms + 1e-6)).clamp(max=1)
         torch._foreach_mul_(gradients, scales.unbind())
     return norms.norm()
+
+
+class Buffers:
+    """A network's floating-point buffers (BatchNorm's running statistics), and a copy of them from before a step.
+
+    The forward pass changes them. A step that is left out must put them back, and so must a backward pass that computes
+    activations again.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self.before = [buffer.clone() for buffer in self.buffers]
+
+    def keep(self) -> None:
+        """Copy them."""
+        if self.buffers:
+            torch._foreach_copy_(self.before, self.buffers)
+
+    def put_back(self) -> None:
+        """Make them equal to the copy."""
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.before)

@@ -1,7 +1,7 @@
-"""Everything that `dermssl pretrain` can be told: one dataclass for command line, YAML and help. Torch-free."""
+"""Everything that `dermssl pretrain` can be told: one dataclass for command line, YAML and help. Imports no torch."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import (
     ClosedUnitInterval,
@@ -13,11 +13,12 @@ from jsonargparse.typing import (
 )
 
 from dermssl.commandline import positional
-from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.errors import did_you_mean
+from dermssl.methods.registry import METHODS, MethodOptions
 from dermssl.views.recipe import ViewOptions
 
 LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
-"""Settings that hold paths of this machine, which are nobody else's business."""
+"""Settings that hold paths of this machine; they are not handed on."""
 
 
 @dataclass
@@ -131,13 +132,13 @@ class TrackingOptions:
     """Where curves and pictures go; metrics.jsonl and TensorBoard in the run folder are always written."""
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Any that Accelerate knows: `tensorboard`, `wandb`, `mlflow`, `comet_ml`, `aim`, ... They get all curves; pictures
-    only where the licences of all pooled sets let images leave (not PASSION, SCIN); image ids and paths never. What a
-    service's own client takes (prints, the command line) is off for wandb, ClearML and Comet; ask the others."""
+    """`wandb` and `mlflow` get all curves; pictures only where the licences of all pooled sets let images leave (not
+    PASSION, SCIN); image ids and paths never. Any other tracker that Accelerate knows takes what its client takes, so
+    it is refused for such sets."""
     project: str = "dermssl"
-    """Under which other trackers file the run."""
+    """Project under which wandb and mlflow file the run."""
     projector_images: NonNegativeInt = 1000
-    """Images shown at the end in TensorBoard's embedding projector, at the most (0: none); they stay here."""
+    """Most images shown at the end in TensorBoard's embedding projector (0: none); they stay in the run folder."""
 
 
 @dataclass
@@ -151,43 +152,39 @@ class HealthOptions:
 
 
 @dataclass
-class PretrainOptions:
+class _Options:
     """Train an encoder without labels. The same command resumes an interrupted run."""
 
     out: str
     """Run folder, under checkpoints/."""
     data: DataOptions
-    method: Literal["dino", "simclr"] = "dino"
-    """Self-distillation (any batch) or contrast (batch of 256 and more)."""
+    method: str = "dino"
+    """Name of the method; its own options stand in the section of that name."""
     model: ModelOptions = field(default_factory=ModelOptions)
     views: ViewOptions = field(default_factory=ViewOptions)
-    dino: DinoOptions = field(default_factory=DinoOptions)
-    simclr: SimclrOptions = field(default_factory=SimclrOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     online: OnlineOptions = field(default_factory=OnlineOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
-    preset: Literal["none", "auto"] = "none"
-    """`auto`: out_dim, temperatures, teacher momentum, epochs, batch, warm-up and learning rate by the number of
-    training images, printed with reasons. What you give yourself stays."""
     overwrite: bool = False
     """Throw an existing run of that name away and start anew."""
 
-    def __post_init__(self) -> None:
-        """Check, except where a preset is still to choose."""
-        self.given: frozenset[str] = frozenset()  # told by the command line; no option itself
-        if self.preset == "none":
-            self.check()
+    @property
+    def of_method(self) -> MethodOptions:
+        """The section of the chosen method."""
+        return getattr(self, self.method)
 
-    def check(self) -> None:
+    @property
+    def micro_batch(self) -> int:
+        """Images that all ranks together put through one forward pass."""
+        return self.training.batch // self.training.accumulation
+
+    def __post_init__(self) -> None:
         """Raise ValueError naming the keys that do not go together."""
-        if self.method == "simclr" and self.views.global_count != 2:
-            raise ValueError("method simclr compares two views: set views.global_count to 2")
-        if self.method == "simclr" and self.views.local_count:
-            raise ValueError("method simclr has no local crops: set views.local_count to 0")
-        if self.method == "dino" and self.views.global_count + self.views.local_count < 2:
-            raise ValueError("method dino needs two views: raise views.global_count or views.local_count")
+        if self.method not in METHODS:
+            raise ValueError(f"--method {self.method}: no such method; {did_you_mean(self.method, METHODS)}")
+        self.of_method.check(self.views)
         peak = self.optim.lr * self.training.batch / 256
         if self.optim.lr_end > peak:
             raise ValueError(
@@ -199,6 +196,42 @@ class PretrainOptions:
                 f"training.batch {self.training.batch} cannot be cut into "
                 f"training.accumulation {self.training.accumulation} equal micro-batches"
             )
+
+
+if TYPE_CHECKING:
+
+    class PretrainOptions(_Options):
+        """`_Options` with a section for each registered method."""
+
+        def __init__(self, *arguments: Any, **sections: Any) -> None: ...
+
+else:
+    PretrainOptions = make_dataclass(
+        "PretrainOptions",
+        [(name, entry.options, field(default_factory=entry.options)) for name, entry in METHODS.items()],
+        bases=(_Options,),
+        namespace={"__doc__": _Options.__doc__, "__module__": __name__},
+    )
+
+
+@dataclass
+class RecipeOptions:
+    """Print a config for this data and method, with the reason for each setting, to read and change."""
+
+    data: list[str]
+    """Dataset folders made by `dermssl prepare` that will be pooled."""
+    method: str = "dino"
+    """Name of the method; its own options stand in the section of that name."""
+    backbone: str = "vit_tiny_patch16_224"
+    """A timm model name."""
+    optimizer: Literal["adamw", "lars"] = "adamw"
+    """AdamW, or LARS for SimCLR with large batches."""
+    epochs: PositiveInt | None = None
+    """Epochs (default: by the number of training images)."""
+    batch: PositiveInt | None = None
+    """Images per step (default: by the number of training images)."""
+    out: str | None = None
+    """YAML file to write (default: only print)."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The run folder: what its status says, whether a run may go on in it, and that only one process writes to it."""
 
 import dataclasses
+import logging
 import shutil
 import socket
 import time
@@ -13,10 +14,12 @@ from dermssl.errors import InputError
 from dermssl.files import TEMPORARY, read_json, read_yaml, require_apart, write_json, write_yaml
 from dermssl.training.options import DataOptions, PretrainOptions
 
+log = logging.getLogger("dermssl")
+
 MAY_DIFFER = (
     "out",
     "overwrite",
-    "preset",  # what it chose is compared
+    "data.folders",  # the data are compared by fingerprint
     "data.workers",
     "training.keep_states",
     "training.state_every_epochs",
@@ -81,6 +84,8 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         _empty(folder)
     if options.overwrite or not is_run:
         write_yaml(folder / CONFIG, config)
+    elif not any((folder / "state").glob("step_*")):
+        log.info("the run in %s was interrupted before its first state: it starts from step 0", folder)
     remove_leftovers(folder)
     return lock
 
@@ -105,7 +110,7 @@ def _holds_run(folder: Path) -> bool:
 
 
 def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
-    # An option that the run's dermssl did not have yet did what its default does.
+    # An option that the run's version of dermssl did not have yet counts as its default.
     before = flatten(dataclasses.asdict(PretrainOptions("", DataOptions([])))) | flatten(read_yaml(folder / CONFIG))
     now = flatten(config)
     differing = [

@@ -5,7 +5,8 @@ import errno
 import torch
 from tiny_runs import status
 
-from dermssl.training import loop, states
+from dermssl.training import pretrain as loop
+from dermssl.training import states
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(pretrain, dataset, tmp_path, monkeypatch, capsys):

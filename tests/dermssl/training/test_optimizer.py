@@ -7,8 +7,8 @@ from tiny_runs import metrics
 from torch import nn
 
 from dermssl.backbone.build import build as build_backbone
-from dermssl.methods.build import build_method
-from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.methods.registry import METHODS, DinoOptions, SimclrOptions
+from dermssl.training.networks import student_of
 from dermssl.training.optimizer import clip_each, make_optimizer, parameter_groups, set_values
 from dermssl.training.options import OptimOptions
 
@@ -21,11 +21,12 @@ TRUST = 0.001
 @pytest.fixture(params=[("dino", "test_vit"), ("simclr", "resnet18")], ids=lambda pair: "-".join(pair), scope="module")
 def method(request) -> nn.Module:
     name, architecture = request.param
-    return build_method(name, lambda drop: build_backbone(architecture, 32, drop), 0.0, DINO, SIMCLR)
+    options = {"dino": DINO, "simclr": SIMCLR}[name]
+    return METHODS[name].load()(lambda drop: build_backbone(architecture, 32, drop), 0.0, options)
 
 
 def trained(method: nn.Module) -> nn.Module:
-    return method.student if hasattr(method, "student") else method.backbone
+    return student_of(method, type(method).__name__.lower())
 
 
 def members(groups: list[dict], **flags: bool) -> set[int]:
@@ -66,13 +67,13 @@ def test_weight_decay_reaches_the_decayed_groups_only_at_the_start_and_at_every_
     for decay in (0.04, 0.3):
         assert {g["weight_decay"] for g in optimizer.param_groups if g["decayed"]} == {decay}
         assert {g["weight_decay"] for g in optimizer.param_groups if not g["decayed"]} == {0.0}
-        set_values(optimizer, lr=0.1, decay=0.3, backbone_lr=1.0, frozen=False)
+        set_values(optimizer, {"lr": 0.1, "weight_decay": 0.3, "backbone_frozen": 0.0}, 1.0)
 
 
 @pytest.mark.parametrize(("frozen", "share"), [(False, 0.1), (True, 0.0)])
 def test_the_backbone_gets_its_share_of_the_learning_rate_or_none_while_frozen(method, frozen, share):
     optimizer = make_optimizer(parameter_groups(method, trained(method)), OptimOptions())
-    set_values(optimizer, lr=0.5, decay=0.1, backbone_lr=0.1, frozen=frozen)
+    set_values(optimizer, {"lr": 0.5, "weight_decay": 0.1, "backbone_frozen": float(frozen)}, 0.1)
     assert {g["lr"] for g in optimizer.param_groups if g["backbone"]} == {0.5 * share}
     assert {g["lr"] for g in optimizer.param_groups if not g["backbone"]} == {0.5}
 
@@ -88,7 +89,7 @@ def parameters_with_gradients() -> list[nn.Parameter]:
 def test_each_gradient_is_clipped_as_torch_clips_it_alone():
     ours, theirs = parameters_with_gradients(), parameters_with_gradients()
     before = torch.cat([p.grad.flatten() for p in ours if p.grad is not None]).norm()
-    returned = clip_each(ours, 3.0)
+    returned = clip_each(torch.optim.SGD(ours, lr=1.0), 3.0)
     alone = [torch.nn.utils.clip_grad_norm_([p], 3.0) for p in theirs if p.grad is not None]
     assert max(alone) > 3 and min(alone) < 3
     for mine, reference in zip(ours[:-1], theirs[:-1], strict=True):
@@ -100,7 +101,7 @@ def test_each_gradient_is_clipped_as_torch_clips_it_alone():
 def test_limit_zero_measures_and_changes_nothing():
     parameters = parameters_with_gradients()
     before = [p.grad.clone() for p in parameters[:-1]]
-    returned = clip_each(parameters, 0.0)
+    returned = clip_each(torch.optim.SGD(parameters, lr=1.0), 0.0)
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(parameters[:-1], before, strict=True))
     torch.testing.assert_close(returned, torch.cat([gradient.flatten() for gradient in before]).norm())
 

@@ -163,16 +163,16 @@ def test_two_ranks_of_which_one_gets_sigterm_save_together_and_the_same_command_
 FAILING = """
 import sys
 from dermssl.cli import main
-from dermssl.training import loop
+from dermssl.training import pretrain as loop
 
-def step(run, *rest):
-    if run.step == 4 and not run.main:
+def step(run, progress, *rest):
+    if progress.step == 4 and not run.main:
         raise RuntimeError("no memory left")
-    return one_step(run, *rest)
+    return one_step(run, progress, *rest)
 
 one_step = loop.one_step
 loop.one_step = step
-loop._leave_group = lambda run: print("waits for the others", flush=True)
+loop.leave_group = lambda *_: print("waits for the others", flush=True)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -201,7 +201,7 @@ def test_bad_input_is_told_once_by_all_ranks_of_a_machine(dataset, tmp_path):
     process = start(dataset, tmp_path / "run", 2, training__batch="7")
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert output.count("dermssl: training.batch 7 is not for 2 ranks") == 1
+    assert output.count("dermssl: training.batch 7 cannot be shared by 2 ranks") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load, load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
-from dermssl.training import loop, states
+from dermssl.training import pretrain as loop
+from dermssl.training import states
 from dermssl.training.watching import online
 
 
@@ -121,8 +122,8 @@ def best(run: Path) -> tuple[int, bytes]:
 def test_a_run_that_dies_before_it_keeps_the_best_encoder_makes_up_for_it(
     rising, pretrain, dataset, tmp_path, monkeypatch
 ):
-    def die(run):
-        if run.step == 6:
+    def die(run, progress):
+        if progress.step == 6:
             raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:

@@ -21,10 +21,9 @@ from dermssl.backbone.load import load as load_encoder
 from dermssl.backbone.load import load_weights, read_weights
 from dermssl.cli import main
 from dermssl.errors import InputError
-from dermssl.methods.build import build_method
-from dermssl.methods.options import DinoOptions, SimclrOptions
+from dermssl.methods.registry import METHODS, DinoOptions
+from dermssl.training.networks import load_initial
 from dermssl.training.options import ModelOptions
-from dermssl.training.start import load_initial
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +41,14 @@ def state(run):
 
 
 def method(name: str = "dino", size: int = 32):
-    small = DinoOptions(out_dim=32, hidden_dim=16, bottleneck_dim=8)
-    return build_method(name, lambda drop: build_backbone("test_vit", size, drop), 0.0, small, SimclrOptions())
+    options = DinoOptions(out_dim=32, hidden_dim=16, bottleneck_dim=8) if name == "dino" else METHODS[name].options()
+    return METHODS[name].load()(lambda drop: build_backbone("test_vit", size, drop), 0.0, options)
 
 
 def start(into, init, part="encoder", size: int = 32) -> dict[str, torch.Tensor]:
-    load_initial(into, ModelOptions(backbone="test_vit", init=str(init), init_part=part), size)
+    load_initial(
+        into, type(into).__name__.lower(), ModelOptions(backbone="test_vit", init=str(init), init_part=part), size
+    )
     return into.state_dict()
 
 
@@ -135,7 +136,7 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from(run, pretrain, d
     shutil.copytree(run, earlier)
     changes = {"training__epochs": "1", "model__init": str(earlier)}
     with monkeypatch.context() as patch:
-        patch.setattr("dermssl.training.loop.finish", lambda _: 1 / 0)
+        patch.setattr("dermssl.training.pretrain.finish", lambda *_: 1 / 0)
         assert pretrain(dataset, tmp_path / "run", **changes) == 1
     shutil.rmtree(earlier)
     assert pretrain(dataset, tmp_path / "run", **changes) == 0

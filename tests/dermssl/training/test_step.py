@@ -10,8 +10,9 @@ from tiny_runs import CONVNET, gradients_of_steps, metrics
 
 from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.build import width
-from dermssl.training import loop, networks, step
-from dermssl.training.buffers import Buffers
+from dermssl.training import networks
+from dermssl.training import pretrain as loop
+from dermssl.training.optimizer import Buffers
 from dermssl.training.options import DataOptions, PretrainOptions, TrainingOptions
 
 
@@ -50,7 +51,7 @@ def test_statistics_shared_by_several_gpus_keep_the_network(name):
     model, images = build_backbone(name, 32).eval(), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         before = model(images)
-        shared = networks._share_statistics(model, PretrainOptions("run", DataOptions(["data"])), gpus)
+        shared = networks.share_statistics(model, PretrainOptions("run", DataOptions(["data"])), gpus)
         assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
         assert torch.allclose(shared.eval()(images), before, atol=1e-5)
 
@@ -58,7 +59,7 @@ def test_statistics_shared_by_several_gpus_keep_the_network(name):
 def test_statistics_stay_local_where_that_is_asked():
     gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"), is_main_process=True)
     options = PretrainOptions("run", DataOptions(["data"]), training=TrainingOptions(sync_batch_norm=False))
-    kept = networks._share_statistics(build_backbone("resnet18", 32), options, gpus)
+    kept = networks.share_statistics(build_backbone("resnet18", 32), options, gpus)
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in kept.modules())
 
 
@@ -71,7 +72,7 @@ def test_no_parameter_moves_by_a_gradient_above_the_limit(pretrain, dataset, tmp
 
 def test_stochastic_depth_is_drawn_anew_in_every_step_micro_step_and_rank():
     places = list(itertools.product(range(2), range(3), range(2), range(2)))
-    assert len({step._drop_path_seed(*place) for place in places}) == len(places)
+    assert len({loop.drop_path_seed(*place) for place in places}) == len(places)
 
 
 def test_one_view_for_batch_norm_is_one_line(pretrain, dataset, tmp_path, capsys):
@@ -115,9 +116,9 @@ def test_every_step_moves_the_teacher_and_the_centre_and_the_last_layer_only_onc
 
     def watched(run, *rest):
         before = {name: value.clone() for name, value in run.method.state_dict().items()}
-        values = one_step(run, *rest)
-        seen.append((before, {name: value.clone() for name, value in run.method.state_dict().items()}, values))
-        return values
+        step = one_step(run, *rest)
+        seen.append((before, {name: value.clone() for name, value in run.method.state_dict().items()}, step.values))
+        return step
 
     monkeypatch.setattr(loop, "one_step", watched)
     assert pretrain(dataset, tmp_path / "run", dino__freeze_last_layer_epochs="1", training__epochs="2") == 0

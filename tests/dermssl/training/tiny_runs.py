@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dermssl.cli import main
-from dermssl.training import loop
+from dermssl.training import pretrain as loop
 
 ROOT = Path(__file__).parents[3]
 TINY = {
@@ -157,14 +157,14 @@ HELD = """
 import os
 import sys
 from dermssl.cli import main
-from dermssl.training import loop
+from dermssl.training import pretrain as loop
 
-def step(run, *rest):
-    if run.step == 4:
+def step(run, progress, *rest):
+    if progress.step == 4:
         # One write, since ranks share the pipe and `print` writes word by word where nothing is buffered.
         os.write(1, f"held at step 4 in process {os.getpid()}\\n".encode())
         sys.stdin.readline()
-    return one_step(run, *rest)
+    return one_step(run, progress, *rest)
 
 one_step = loop.one_step
 loop.one_step = step

@@ -72,7 +72,7 @@ def write_card(
         + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
         f"- started from {Path(options.model.init).name if options.model.init else 'random weights'}",
         f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
-        f"- energy: {facts['energy']}",
+        *([f"- energy of the GPUs: {facts['energy_kwh']} kWh"] if facts["energy_kwh"] else []),
         "",
         "```yaml",
         yaml.safe_dump(_recipe(options), sort_keys=False).strip(),

@@ -21,7 +21,7 @@ SHOWN, SHOWN_NEAREST = 8, 6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one look at the encoder gave.
+    """What one evaluation of the encoder gave.
 
     ``scores``: `best` is kept by the first. ``queries`` (Q,) and ``nearest`` (Q, k) are rows of ``dataset``, each query
     with the most similar images of other groups; ``agree`` (Q, k) says where labels are equal, None without labels.
@@ -34,7 +34,7 @@ class Evaluation:
     agree: np.ndarray | None
 
 
-def evaluate(encoder: nn.Module, data: TrainingData, size: int, options: OnlineOptions, device) -> Evaluation:
+def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: OnlineOptions, device) -> Evaluation:
     """Scores of the encoder as it stands: kNN balanced accuracy of the kept-out patients, and RankMe.
 
     Chance level is 1 / number of classes. The encoder is returned to the mode it was in.

@@ -15,20 +15,20 @@ from tqdm import tqdm
 
 from dermssl.files import write_text
 from dermssl.training.watching.pictures import save_picture
-from dermssl.training.watching.trackers import OtherTrackers
+from dermssl.training.watching.trackers import Services
 
 
 class Tracker:
     """Writes on rank 0 only. Lines and events after ``last_step`` are dropped, so a resumed run's curves are one."""
 
-    def __init__(self, folder: Path, last_step: int, others: OtherTrackers) -> None:
+    def __init__(self, folder: Path, last_step: int, services: Services) -> None:
         self.folder = folder
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= last_step]
             write_text(self.path, "".join(line + "\n" for line in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
-        self.others = others
+        self.services = services
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line of ``metrics.jsonl`` (null where not finite: JSON has no NaN), one point per scalar elsewhere."""
@@ -38,13 +38,20 @@ class Tracker:
             stream.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        self.others.log(values, step)
+        self.services.log(values, step)
+
+    def log_step(self, step: int, values: dict[str, float], batches: "Waiting", micro_batch: int) -> str:
+        """Log a step with its speed; returns the words for the progress bar. ``batches`` counts micro-batches."""
+        rate, waiting = batches.read()
+        speed = rate * micro_batch
+        self.log(step, values | {"images_per_second": speed, "data_wait_share": waiting})
+        return f"loss {values['loss']:.3f}, {speed:.0f} images/s, waiting {waiting:.0%}"
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """An ``(H, W, 3)`` uint8 picture: in TensorBoard, as the newest ``<name>.png``, and where else it may go."""
         self.board.add_image(name, pixels, step, dataformats="HWC")
         save_picture(self.folder / f"{name}.png", pixels)
-        self.others.image(name, pixels, step)
+        self.services.image(name, pixels, step)
 
     def projector(self, features: np.ndarray, labels: list[list[str]], header: list[str], images: np.ndarray) -> None:
         """Points for TensorBoard's embedding projector; they stay in the run folder.
@@ -55,9 +62,9 @@ class Tracker:
         self.board.add_embedding(features, labels, thumbnails, tag="features", metadata_header=header)
 
     def close(self) -> None:
-        """Flush events to disk, and let other trackers send what they hold."""
+        """Flush events to disk, and let the services send what they hold."""
         self.board.close()
-        self.others.close()
+        self.services.close()
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
@@ -88,7 +95,7 @@ class Waiting:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside, an evaluation or a state, counts as no training time."""
+        """Time spent inside, on an evaluation or a state, does not count as training time."""
         start = time.perf_counter()
         yield
         self.since += time.perf_counter() - start
@@ -102,6 +109,6 @@ class Waiting:
         return speed, share
 
 
-def progress(start: int, steps: int, show: bool) -> tqdm:
+def progress_bar(start: int, steps: int, show: bool) -> tqdm:
     """A progress bar over optimizer steps, silent when not a terminal."""
     return tqdm(initial=start, total=steps, desc="pretrain", unit="step", disable=None if show else True)

@@ -7,10 +7,11 @@ import torch
 from huggingface_hub import ModelCard
 
 from dermssl import licences
-from dermssl.training.energy import Energy
-from dermssl.training.options import DataOptions, ModelOptions, PretrainOptions
+from dermssl.training.options import DataOptions, HealthOptions, ModelOptions, PretrainOptions
 from dermssl.training.pool import OnlineSet, TrainingData
+from dermssl.training.progress import Progress
 from dermssl.training.watching.card import card_of_export, write_card
+from dermssl.training.watching.health import Health
 
 FACTS = {
     "steps": 30,
@@ -20,7 +21,7 @@ FACTS = {
     "ranks": 1,
     "hardware": "CPU x86_64, 1 thread(s) of 2 core(s)",
     "precision": "fp32",
-    "energy": "0.001 kWh (an estimate: ...)",
+    "energy_kwh": None,
     "baseline": {"online_knn_balanced_accuracy": 0.5, "online_rankme": 3.0},
     "best": {"step": 20, "online_knn_balanced_accuracy": 0.75, "online_rankme": 5.0},
     "last": {"step": 30, "online_knn_balanced_accuracy": 0.7, "online_rankme": 5.5},
@@ -97,7 +98,7 @@ def test_scores_stand_beside_those_before_training(tmp_path):
     assert "| best (`best/` of the run) | 20 | 0.750 | 5.000 |" in text
     assert "| end (`encoder/` of the run) | 30 |" in text
     assert "chance 0.500" in text
-    assert "1.5 minutes" in text and "0.001 kWh" in text and "2 steps were not finite" in text
+    assert "1.5 minutes" in text and "2 steps were not finite" in text
 
 
 def test_skin_types_are_counted_and_what_is_missing_is_said(tmp_path):
@@ -121,29 +122,33 @@ def test_without_labels_the_card_says_what_was_measured(tmp_path):
     assert page.data.metrics == ["rankme"] and "No labels" in page.text
 
 
-def test_energy_on_a_cpu_is_watts_times_time_and_says_so():
-    energy = Energy(torch.device("cpu"), ranks=1, cores=1)
-    for seconds in (100.0, 360.0):
-        energy.observe(seconds)
-    assert energy.joules == pytest.approx(3600)
-    assert "0.001 kWh (an estimate: 1 busy CPU core(s) x 10 W assumed" in energy.report()
+def test_energy_of_gpus_is_told_and_none_is_guessed_for_a_cpu(tmp_path):
+    assert "energy of" not in card(tmp_path, PAD).text
+    FACTS["energy_kwh"] = 0.25
+    try:
+        assert "energy of the GPUs: 0.25 kWh" in card(tmp_path, PAD).text
+    finally:
+        FACTS["energy_kwh"] = None
 
 
-def test_energy_on_a_gpu_follows_the_power_that_is_read(monkeypatch):
+def progress() -> Progress:
+    return Progress(Health(HealthOptions(), 1.0, 10))
+
+
+def test_energy_follows_the_power_that_is_read(monkeypatch):
     readings = iter([200_000, 400_000])
     monkeypatch.setattr(torch.cuda, "power_draw", lambda device: next(readings))
-    energy = Energy(torch.device("cuda"), ranks=2, cores=4)
-    energy.observe(10.0)
-    energy.observe(20.0)
-    assert energy.joules == pytest.approx(2 * (200 * 10 + 400 * 10)) and "NVML" in energy.report()
+    run = progress()
+    run.spend(10.0, torch.device("cuda"), ranks=2)
+    run.spend(10.0, torch.device("cuda"), ranks=2)
+    assert run.joules == pytest.approx(2 * (200 * 10 + 400 * 10)) and run.seconds == 20
 
 
 def test_energy_that_cannot_be_read_is_not_invented(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "power_draw", _no_nvml)
-    energy = Energy(torch.device("cuda"), ranks=1, cores=4)
-    energy.observe(10.0)
-    assert energy.joules is None and energy.report().startswith("not estimated")
+    def no_nvml(device):
+        raise ModuleNotFoundError("No module named 'pynvml'")
 
-
-def _no_nvml(device):
-    raise ModuleNotFoundError("No module named 'pynvml'")
+    monkeypatch.setattr(torch.cuda, "power_draw", no_nvml)
+    run = progress()
+    run.spend(10.0, torch.device("cuda"), ranks=1)
+    assert run.joules is None and run.seconds == 10

@@ -1,9 +1,7 @@
 """Curves and pictures: always in the run folder, and elsewhere only what licences let go."""
 
 import json
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,11 +15,11 @@ from dermssl import licences
 from dermssl.backbone.build import build as build_backbone
 from dermssl.dataset.dataset import open_dataset
 from dermssl.files import read_json, write_json
-from dermssl.training.watch import mixture
 from dermssl.training.watching import trackers
 from dermssl.training.watching.online import patch_components
 from dermssl.training.watching.pictures import GREEN, RED, neighbour_grid
 from dermssl.training.watching.tracking import Waiting
+from dermssl.training.watching.watch import mixture
 from dermssl.views.sampler import Sampler
 
 
@@ -61,6 +59,7 @@ def service(monkeypatch):
             return [entry for entry in self.received if entry[0] == kind]
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "memory", Memory)
+    monkeypatch.setattr(trackers, "KNOWN", (*trackers.KNOWN, "memory"))
     return Memory
 
 
@@ -107,7 +106,7 @@ def test_pictures_of_restricted_sets_are_withheld(service, pretrain, dataset, tm
 def test_a_service_that_fails_costs_neither_the_run_nor_its_curves(service, pretrain, dataset, tmp_path, caplog):
     service.fails = True
     assert pretrain(dataset, tmp_path / "run", **SHORT) == 0
-    assert "memory is left out from here on (the service is away)" in caplog.text
+    assert "memory is left out from now on (the service is away)" in caplog.text
     assert len(metrics(tmp_path / "run")) > 2
 
 
@@ -123,7 +122,7 @@ def test_how_a_run_ended_is_on_record_before_a_service_is_waited_for(
 
     monkeypatch.setattr(service, "finish", give_up)
     if fails:
-        monkeypatch.setattr("dermssl.training.loop.project", lambda *_: 1 / 0)
+        monkeypatch.setattr("dermssl.training.pretrain.project", lambda *_: 1 / 0)
     assert pretrain(dataset, tmp_path / "run", **SHORT) == 1
     assert seen == [word] and status(tmp_path / "run")["status"] == word
 
@@ -136,16 +135,32 @@ def test_trackers_that_cannot_be_had_are_one_line(pretrain, dataset, tmp_path, c
     assert words in error.splitlines()[-1] and not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_is_the_same_run_elsewhere_and_tracking_may_differ(
-    service, pretrain, dataset, tmp_path, monkeypatch
+@pytest.mark.parametrize("licence", ["PASSION", "SCIN"])
+def test_trackers_that_may_take_pictures_by_themselves_are_refused_for_restricted_sets(
+    service, pretrain, dataset, tmp_path, capsys, monkeypatch, licence
 ):
-    monkeypatch.setitem(trackers.SERVICES, "memory", trackers.Service(lambda identity, _: {"id": identity}))
+    monkeypatch.setattr(trackers, "KNOWN", ("tensorboard", "wandb", "mlflow"))
+    assert pretrain(under_licence(dataset, tmp_path, licence), tmp_path / "run", **SHORT) == 2
+    assert "--tracking.with memory: its client may send pictures by itself" in capsys.readouterr().err
+    assert not service.received and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_resumed_run_is_the_same_run_elsewhere_and_tracking_may_differ(
+    service, name, pretrain, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, name, service)
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [name])
+    service.info = SimpleNamespace(run_id="made up by the service")
+    changes = SHORT | {"tracking__trackers": name}
     with monkeypatch.context() as patch:
-        patch.setattr("dermssl.training.loop.project", lambda *_: 1 / 0)
-        assert pretrain(dataset, tmp_path / "run", **SHORT) == 1
-    assert pretrain(dataset, tmp_path / "run", **SHORT | {"tracking__projector_images": "3"}) == 0
-    first, second = (entry[2]["id"] for entry in service("read").of("start")[:2])
-    assert first == second == read_json(tmp_path / "run" / "tracking.json", "")["memory"]
+        patch.setattr("dermssl.training.pretrain.project", lambda *_: 1 / 0)
+        assert pretrain(dataset, tmp_path / "run", **changes) == 1
+    assert pretrain(dataset, tmp_path / "run", **changes | {"tracking__projector_images": "3"}) == 0
+    key = {"wandb": "id", "mlflow": "run_id"}[name]
+    starts = [entry[2] for entry in service("read").of("start") if key in entry[2]]
+    assert starts[1][key] == read_json(tmp_path / "run" / "tracking.json", "")[name]
+    assert starts[0][key] == (starts[1][key] if name == "wandb" else None)
 
 
 @pytest.fixture(scope="module")
@@ -199,43 +214,8 @@ def test_convnets_have_no_patch_components():
 
 
 def test_neither_what_is_printed_nor_the_command_line_goes_to_wandb():
-    settings = trackers.SERVICES["wandb"].keywords("run", Path("checkpoints/run"))["settings"]
+    settings = trackers.WANDB
     assert settings["console"] == "off" and settings["x_disable_meta"] and settings["disable_git"]
-
-
-def test_clearml_takes_neither_what_tensorboard_is_given_nor_what_is_printed():
-    keywords = trackers.SERVICES["clearml"].keywords(None, Path("run"))
-    taken = keywords["auto_connect_frameworks"]
-    assert {"tensorboard", "matplotlib", "detect_repository"} < taken.keys() and not any(taken.values())
-    assert keywords["auto_connect_streams"] is keywords["auto_connect_arg_parser"] is False
-
-
-def test_clearml_goes_on_with_the_run_of_the_id_from_its_beginning_and_else_with_none():
-    new, again = (trackers.SERVICES["clearml"].keywords(identity, Path("run")) for identity in (None, "7"))
-    assert new["reuse_last_task_id"] is False and new["continue_last_task"] is False
-    assert again["reuse_last_task_id"] == "7" and again["continue_last_task"] == 0
-    assert again["continue_last_task"] is not False, "which would empty it first"
-
-
-def test_comet_takes_neither_what_tensorboard_is_given_nor_what_is_printed(monkeypatch, tmp_path):
-    class Comet(GeneralTracker):
-        name, requires_logging_directory, patches = "comet_ml", False, True
-
-        def __init__(self, project, **keywords):
-            super().__init__()
-            self.keywords = keywords
-
-        tracker = property(lambda self: self)
-        store_init_configuration = log = lambda *_, **__: None
-
-        def disable_mp(self):
-            self.patches = False
-
-    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "comet_ml", Comet)
-    monkeypatch.setitem(sys.modules, "comet_ml", SimpleNamespace(ExperimentConfig=lambda **settings: settings))
-    comet = trackers.OtherTrackers(["comet_ml"], tmp_path, "dermssl", {}, False).running["comet_ml"]
-    config = comet.keywords["experiment_config"]
-    assert not comet.patches and config["auto_output_logging"] is False and config["parse_args"] is False
 
 
 def test_a_run_says_what_each_set_gives_and_what_equal_weights_would_change():

@@ -1,18 +1,24 @@
-"""What is seen of a run while it trains: what it is fed, evaluations with their pictures, the projector at the end."""
+"""What rank 0 shows of a run: what it trains on, curves, evaluations with their pictures, the projector at the end."""
 
+import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dermssl import licences
 from dermssl.backbone.build import MEAN, STD
+from dermssl.commandline import flatten
 from dermssl.devices import on_first_rank
-from dermssl.training.run import Run
-from dermssl.training.watching.online import SHOWN, Evaluation, embed, evaluate, patch_components, pictures_of
+from dermssl.training.progress import Progress, Scores
+from dermssl.training.run_folder import write_status
+from dermssl.training.setup import Run
+from dermssl.training.watching.online import SHOWN, Evaluation, embed, patch_components, pictures_of, score_encoder
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
+from dermssl.training.watching.trackers import Services
 from dermssl.training.watching.tracking import Tracker
 from dermssl.views.sampler import Sampler
 
@@ -20,38 +26,51 @@ log = logging.getLogger("dermssl")
 
 THUMBNAIL = 48
 UNEVEN = 10
-"""Ratio of set sizes from which pooling by size is worth a word."""
+"""Ratio of set sizes from which a line says what pooling by size does."""
 WASTED = 0.05
-"""Share of an epoch's images that do not fill a batch, from which the batch is worth a word."""
+"""Share of an epoch's images that do not fill a batch, from which a line advises a smaller batch."""
 
 
-def announce(run: Run) -> None:
-    """What is trained on what, how the sets are mixed, and warnings about the data. Rank 0."""
-    accelerator, options = run.accelerator, run.options
+def start_tracking(run: Run, progress: Progress) -> Tracker | None:
+    """Where rank 0 sends curves and pictures; None on the other ranks."""
+
+    def start() -> Tracker:
+        write_status(run.folder, "running", progress.step, run.steps)
+        config = flatten(dataclasses.asdict(run.options)) | {"data.sets": " ".join(run.fingerprints)}
+        tracking, may_leave = run.options.tracking, not licences.restricted(run.notices)
+        services = Services(tracking.trackers, run.folder, tracking.project, config, may_leave)
+        return Tracker(run.folder, progress.step if progress.resumed else -1, services)
+
+    return on_first_rank(run.accelerator, start)
+
+
+def announce(run: Run, progress: Progress) -> None:
+    """Say what is trained on what, how the sets are mixed, and what is wrong with the data."""
+    options, accelerator = run.options, run.accelerator
     log.info(
         "%s %s on %s images of %s: %d epochs x %d steps of %d images, %d rank(s) on %s, %s%s",
         options.method,
         options.model.backbone,
         f"{run.sampler.total:,}",
-        " + ".join(dataset.name for dataset in run.data.datasets),
+        " + ".join(run.fingerprints),
         options.training.epochs,
         run.sampler.steps_per_epoch,
         options.training.batch,
         accelerator.num_processes,
         accelerator.device,
         run.precision,
-        f", from step {run.step}" if run.step else "",
+        f", from step {progress.step}" if progress.step else "",
     )
-    for line in mixture(run.sampler, [dataset.name for dataset in run.data.datasets], options.training.epochs):
+    for line in mixture(run.sampler, list(run.fingerprints), options.training.epochs):
         log.info("  %s", line)
+    needed = math.ceil(1.5 * options.views.global_size)
     for dataset in run.data.datasets:
-        small = run.options.views.global_size * 1.5
-        if dataset.info["short_side"] < small:
+        if dataset.info["short_side"] < needed:
             log.warning(
                 "warning: %s is stored at %d px, under 1.5 x the global crop: better `dermssl prepare --short-side %d`",
                 dataset.name,
                 dataset.info["short_side"],
-                math.ceil(small),
+                needed,
             )
     if options.data.splits == "all":
         log.warning("warning: data.splits is all: test rows are trained on, and every later report will state it")
@@ -60,10 +79,10 @@ def announce(run: Run) -> None:
 
 
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
-    """Per data set, what ``data.weights`` makes of it: its part of an epoch and how often an image comes.
+    """Per data set, its share of an epoch and how often an image is drawn, by ``data.weights``.
 
-    Further lines tell what does not fill a batch, and, where sets of very different size are pooled by size, what
-    ``equal`` would make of them.
+    Further lines say how many images do not fill a batch, and, where sets of very different size are pooled by size,
+    what ``equal`` would give.
     """
     total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
@@ -90,53 +109,38 @@ def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
     return lines
 
 
-def draw_views(run: Run, tracker: Tracker) -> Callable[[list[Tensor]], None]:
-    """What `one_step` shows its first views to."""
-
-    def draw(views: list[Tensor]) -> None:
-        shape, device = (1, 1, 3, 1, 1), views[0].device
-        mean, std = (torch.tensor(values, device=device).view(shape) for values in (MEAN, STD))
-        tracker.image("views", view_grid([group * std + mean for group in views]), 0)
-
-    return draw
+def draw_views(views: list[Tensor], tracker: Tracker) -> None:
+    """Show the first views of a run, as the networks get them."""
+    shape, device = (1, 1, 3, 1, 1), views[0].device
+    mean, std = (torch.tensor(values, device=device).view(shape) for values in (MEAN, STD))
+    tracker.image("views", view_grid([group * std + mean for group in views]), 0)
 
 
-def look(run: Run, tracker: Tracker | None) -> None:
-    """Online scores and pictures on rank 0; ``run.best`` holds the best scores.
+def evaluate(run: Run, progress: Progress, tracker: Tracker) -> Scores:
+    """Score the encoder, log the scores and draw its neighbours; the first score decides which encoder is the best.
 
     Raises:
-        HealthStop: on all ranks: the features are not finite, or their rank has collapsed.
+        HealthStop: the features are not finite, or their rank has collapsed.
     """
-    on_first_rank(run.accelerator, lambda: _evaluate(run, tracker) if tracker else None)
-
-
-def _evaluate(run: Run, tracker: Tracker) -> None:
     size, device = run.options.views.global_size, run.accelerator.device
-    evaluation = evaluate(run.method.encoder(), run.data, size, run.options.online, device)
+    evaluation = score_encoder(run.method.encoder(), run.data, size, run.options.online, device)
     scores = evaluation.scores
-    tracker.log(run.step, scores)
-    log.info("step %d: %s", run.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-    _draw(run, tracker, evaluation)
-    run.last = {"step": run.step} | scores
-    if run.step == 0:
-        run.baseline = scores
-    run.health.observe_rank(run.step, scores["online_rankme"])
-    rank_by = next(iter(scores))
-    # An untrained network's RankMe says nothing: only where there are labels can it be the best.
-    untrained = run.best is not None and run.best["step"] == 0 and run.data.online is None
-    if run.best is None or untrained or scores[rank_by] > run.best[rank_by]:
-        run.best = {"step": run.step} | scores
+    tracker.log(progress.step, scores)
+    log.info("step %d: %s", progress.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    _draw(run, progress.step, evaluation, tracker)
+    progress.health.observe_rank(progress.step, scores["online_rankme"])
+    return scores
 
 
-def _draw(run: Run, tracker: Tracker, evaluation: Evaluation) -> None:
+def _draw(run: Run, step: int, evaluation: Evaluation, tracker: Tracker) -> None:
     size, dataset = run.options.views.global_size, evaluation.dataset
     queries = pictures_of(dataset, evaluation.queries, size)
     if evaluation.nearest.size:
         nearest = [list(pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
-        tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), run.step)
+        tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), step)
     maps = patch_components(run.method.encoder(), queries[:SHOWN], run.accelerator.device)
     if maps is not None:
-        tracker.image("patch_components", component_grid(queries[:SHOWN], maps), run.step)
+        tracker.image("patch_components", component_grid(queries[:SHOWN], maps), step)
 
 
 def project(run: Run, tracker: Tracker) -> None:

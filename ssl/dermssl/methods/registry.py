@@ -1,0 +1,237 @@
+"""The methods by name: what each can be told, what it checks, what it recommends, and where its networks are.
+
+A new method is one file with its networks and loss, and one entry here. Nothing here imports torch, since
+``dermssl pretrain --help`` reads it.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from dermssl.views.recipe import ViewOptions
+
+TIERS = (10_000, 20_000, 100_000)
+"""Numbers of training images up to which the first, second and third column of a recommendation hold."""
+PUBLISHED_MOMENTUM, LEAST_MOMENTUM = 0.996, 0.9
+LAG_SHARE = 1 / 75
+"""Share of the run that DINO's teacher lags behind. Measured on 5,354 images: with 984 steps momentum 0.9 learned twice
+as fast as 0.98; with 1,476 steps 0.95 was best."""
+
+
+class Choice(NamedTuple):
+    """One recommended setting: its dotted key, its value, and the reason."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+class Setting(NamedTuple):
+    """What a recommendation depends on; ``convnet`` is False for transformers."""
+
+    images: int
+    epochs: int
+    batch: int
+    convnet: bool
+    optimizer: str
+
+    @property
+    def tier(self) -> int:
+        """The column of a recommendation that holds for so many images."""
+        return tier_of(self.images)
+
+
+def tier_of(images: int) -> int:
+    """The column of a recommendation that holds for ``images`` training images."""
+    return sum(images > most for most in TIERS)
+
+
+class MethodOptions(Protocol):
+    """A method's section of the config: a dataclass with these three functions."""
+
+    def check(self, views: ViewOptions) -> None:
+        """Raise ValueError where the method cannot work with these views."""
+
+    def remarks(self, micro_batch: int, batch: int) -> list[str]:
+        """Warnings about the number of images that one forward pass compares, in one sentence each."""
+
+    @staticmethod
+    def recommend(setting: Setting) -> list[Choice]:
+        """Settings for this number of images, each with its reason."""
+
+
+@dataclass
+class DinoOptions:
+    """DINO: self-distillation of a student towards its own moving average (Caron et al. 2021)."""
+
+    out_dim: PositiveInt = 65536
+    """Prototypes K of the head; 1024-4096 for fewer than 20,000 images."""
+    hidden_dim: PositiveInt = 2048
+    """Width of the head's two hidden layers."""
+    bottleneck_dim: PositiveInt = 256
+    """Width before the weight-normalised last layer."""
+    batch_norm: bool = False
+    """BatchNorm in the head: keeps the outputs of different images apart in short runs of convnets (published: no)."""
+    norm_last_layer: bool = True
+    """Keep the norms of the prototypes at 1 (stable; false can be better for long ViT-S runs)."""
+    student_temperature: PositiveFloat = 0.1
+    """Softmax temperature of the student."""
+    warmup_teacher_temperature: PositiveFloat = 0.04
+    """Teacher temperature at the start; lower it if the loss stays at ln(out_dim)."""
+    teacher_temperature: PositiveFloat = 0.04
+    """Teacher temperature after the warm-up (published: 0.04 to 0.07)."""
+    warmup_teacher_epochs: NonNegativeFloat = 0.0
+    """Epochs of linear warm-up of the teacher temperature."""
+    momentum: ClosedUnitInterval = 0.996
+    """Teacher momentum (EMA) at the start; a cosine raises it to 1. Small data needs a smaller start (0.99)."""
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    """`mean`: subtract a moving centre, as published. `sinkhorn`: share the prototypes evenly among the images of
+    each batch (SwAV, DINOv2), which settles within hundreds of steps where the centre needs tens of thousands."""
+    center_momentum: ClosedUnitInterval = 0.9
+    """Momentum of the centre of the teacher's outputs."""
+    freeze_last_layer_epochs: NonNegativeFloat = 1.0
+    """Epochs during which the last layer of the head does not move."""
+
+    def check(self, views: ViewOptions) -> None:
+        """DINO compares a student's view with another view of the teacher's."""
+        if views.global_count + views.local_count < 2:
+            raise ValueError("method dino needs two views: raise views.global_count or views.local_count")
+
+    def remarks(self, micro_batch: int, batch: int) -> list[str]:
+        """Sinkhorn targets depend on the images that one forward pass holds."""
+        if self.centering == "sinkhorn" and micro_batch < batch:
+            return [
+                f"sinkhorn spreads prototypes over the {micro_batch} images of a micro-batch, not the whole {batch}"
+            ]
+        return []
+
+    @staticmethod
+    def recommend(setting: Setting) -> list[Choice]:
+        """The published recipe from 100,000 images on; below, what was measured on few images."""
+        steps = max(1, setting.images // setting.batch) * setting.epochs
+        momentum = round(min(PUBLISHED_MOMENTUM, max(LEAST_MOMENTUM, 1 - 1 / (LAG_SHARE * steps))), 4)
+        prototypes = min((2048, 2048, 4096, 65536)[setting.tier], power_of_two(setting.images))
+        choices = [
+            Choice("dino.out_dim", prototypes, "more prototypes than images never settle (published 65,536)"),
+            Choice("dino.momentum", momentum, f"the teacher lags {1 / (1 - momentum):.0f} of {steps:,} steps behind"),
+        ]
+        if setting.tier < len(TIERS):
+            temperature = 0.015 if setting.tier == 0 else 0.02
+            sharp = "a sharper teacher keeps the loss off ln(out_dim) in short runs (published 0.04)"
+            choices += [
+                Choice("dino.centering", "sinkhorn", "the mean centre collapsed within 300 steps on 5,000 images"),
+                Choice("dino.warmup_teacher_temperature", temperature, sharp),
+                Choice("dino.teacher_temperature", temperature, "as above; published up to 0.07 for long runs"),
+            ]
+        else:
+            choices += [
+                Choice("dino.centering", "mean", "as published, for long runs on a million images"),
+                Choice("dino.warmup_teacher_temperature", 0.04, "as published"),
+                Choice("dino.teacher_temperature", 0.07, "as published, for long runs"),
+                Choice("dino.warmup_teacher_epochs", 30.0, "as published, where the temperature ends at 0.07"),
+            ]
+        return choices + (_dino_convnet(setting.tier) if setting.convnet else [])
+
+
+def _dino_convnet(tier: int) -> list[Choice]:
+    rate = 0.004 if tier < len(TIERS) else 0.002
+    choices = [
+        Choice("optim.lr", rate, "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
+        Choice("optim.weight_decay", 0.0001, "for convnets; the published 0.04 is for ViT"),
+        Choice("optim.weight_decay_end", 0.01, "for convnets; the published 0.4 is for ViT"),
+    ]
+    if tier < len(TIERS):
+        choices += [
+            Choice("dino.batch_norm", True, "keeps the outputs of different images apart in short runs (ResNet-18)"),
+            Choice("views.local_count", 0, "small crops of a lesion's picture show bare skin (ResNet-18)"),
+        ]
+    return choices
+
+
+@dataclass
+class SimclrOptions:
+    """SimCLR: contrast of two views against all other images of the batch (Chen et al. 2020)."""
+
+    temperature: PositiveFloat = 0.1
+    """Temperature of NT-Xent (published: 0.1 for large batches, 0.5 for small ones)."""
+    hidden_dim: PositiveInt = 2048
+    """Width of the projection head's hidden layer."""
+    out_dim: PositiveInt = 128
+    """Width of the projections."""
+    batch_norm: bool = True
+    """BatchNorm in the projection head, as published."""
+
+    def check(self, views: ViewOptions) -> None:
+        """SimCLR compares two global views."""
+        if views.global_count != 2:
+            raise ValueError("method simclr compares two views: set views.global_count to 2")
+        if views.local_count:
+            raise ValueError("method simclr has no local crops: set views.local_count to 0")
+
+    def remarks(self, micro_batch: int, batch: int) -> list[str]:
+        """Only images of one forward pass are each other's negatives."""
+        if micro_batch < 2:
+            raise ValueError("method simclr needs at least 2 images per micro-batch: raise training.batch")
+        if micro_batch < batch:
+            return [f"simclr compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"]
+        return []
+
+    @staticmethod
+    def recommend(setting: Setting) -> list[Choice]:
+        """Published with LARS; measured with AdamW on 5,354 images."""
+        lars = setting.optimizer == "lars"
+        temperature = 0.2 if setting.tier < len(TIERS) else 0.1
+        decay = 1e-6 if lars else 0.0001
+        why = "as published" if lars else "measured with AdamW and batch 256 on 5,354 images"
+        return [
+            Choice("views.local_count", 0, "SimCLR compares two global crops"),
+            Choice("simclr.temperature", temperature, "few negatives need more than the 0.1 of large batches"),
+            Choice("optim.lr", 0.3 if lars else 0.001, why + "; for a batch of 256"),
+            *([Choice("optim.lr_end", 0.0, "as published")] if lars else []),
+            Choice("optim.weight_decay", decay, "LARS scales only what is decayed" if lars else "0.04 is DINO's"),
+            Choice("optim.weight_decay_end", decay, "constant"),
+            Choice("optim.clip", 0.0, "as published: SimCLR clips nothing"),
+        ]
+
+
+def power_of_two(number: int) -> int:
+    """The largest power of two that is not above ``number``, at least 1."""
+    return 2 ** max(0, number.bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One method. ``backbones`` names the attribute of each backbone: the ``student``, which gradients reach, and
+    perhaps a ``teacher``. ``epochs`` and ``batch`` are recommended per tier."""
+
+    options: Any
+    network: str
+    backbones: Mapping[str, str]
+    epochs: tuple[int, int, int, int]
+    batch: tuple[int, int, int, int]
+
+    def load(self) -> type:
+        """The method's class; importing it imports torch."""
+        module, name = self.network.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+METHODS = {
+    "dino": Registered(
+        DinoOptions,
+        "dermssl.methods.dino:Dino",
+        {"student": "student", "teacher": "teacher"},
+        epochs=(400, 300, 200, 100),
+        batch=(128, 256, 256, 1024),
+    ),
+    "simclr": Registered(
+        SimclrOptions,
+        "dermssl.methods.simclr:Simclr",
+        {"student": "backbone"},
+        epochs=(200, 200, 100, 100),
+        batch=(256, 256, 256, 1024),
+    ),
+}

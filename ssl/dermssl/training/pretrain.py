@@ -1,0 +1,203 @@
+"""``dermssl pretrain``: one plain loop, from dataset folders to a run folder with an encoder.
+
+dermssl pretrain --config configs/dino_vits16.yaml --data data/passion --out checkpoints/run1
+accelerate launch -m dermssl pretrain ...                                        many GPUs, many machines
+ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermssl pretrain ...      two CPU ranks
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from dermssl.backbone.build import MEAN, STD
+from dermssl.commandline import Report
+from dermssl.devices import on_first_rank
+from dermssl.errors import HealthStop, Preempted
+from dermssl.training.finish import finish, keep_best, leave_group, note_failure, note_stop, report, save
+from dermssl.training.optimizer import clip_each, set_values
+from dermssl.training.options import PretrainOptions
+from dermssl.training.progress import Progress
+from dermssl.training.run_folder import read_status
+from dermssl.training.setup import Run, set_up
+from dermssl.training.watching.tracking import Tracker, Waiting, progress_bar
+from dermssl.training.watching.watch import announce, draw_views, evaluate, project, start_tracking
+from dermssl.views.loader import ViewDataset, make_loader, to_views
+from dermssl.views.sampler import RankBatches
+
+DROP_PATH_STREAM = 7
+"""Keeps the random numbers of stochastic depth apart from those of views and order."""
+
+
+def pretrain(options: PretrainOptions) -> Report | None:
+    """Train, or go on with, the run in ``options.out``. Returns the closing report on rank 0.
+
+    Raises:
+        InputError: bad options or data, before anything is written.
+        HealthStop: the run is not learning; the last healthy state is kept.
+        Preempted: SIGTERM or Ctrl-C arrived; the state is saved and the same command goes on.
+    """
+    run, progress = set_up(options)
+    listen(run.signals)
+    already = read_status(run.folder) == "done" and progress.step == run.steps
+    tracker = None
+    try:
+        if not already:
+            tracker = start_tracking(run, progress)
+            train(run, progress, tracker)
+            if tracker:
+                project(run, tracker)
+                finish(run, progress)
+    except (HealthStop, Preempted) as stop:
+        note_stop(run, progress, stop)
+        leave_group(run, stop)
+        raise
+    except BaseException as error:
+        note_failure(run, progress, error)
+        raise
+    finally:
+        if tracker:
+            tracker.close()  # last, as it may wait for a service
+        if run.lock:
+            run.lock.close()
+    leave_group(run)
+    return report(run, progress, "already done" if already else "done") if run.main else None
+
+
+def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
+    """The loop: from ``progress.step`` to the end on every rank; rank 0 has the tracker."""
+    options, per_epoch = run.options, run.sampler.steps_per_epoch
+    state_steps = max(1, round(options.training.state_every_epochs * per_epoch))
+    online_steps = options.online.every_epochs * per_epoch
+    model = run.accelerator.prepare(run.method)
+    if tracker:
+        announce(run, progress)
+    if not progress.resumed:
+        look(run, progress, tracker)
+    keep_best(run, progress)
+    batches = Waiting(_loader(run, progress.step))
+    views = _views(run, batches, tracker if progress.step == 0 else None)
+    started = time.perf_counter()
+    with logging_redirect_tqdm(), progress_bar(progress.step, run.steps, run.main) as bar:
+        while progress.step < run.steps:
+            step = one_step(run, progress, model, views)
+            progress.step += 1
+            progress.spend(time.perf_counter() - started, run.accelerator.device, run.accelerator.num_processes)
+            started = time.perf_counter()
+            last = progress.step == run.steps
+            if last or progress.step % options.training.log_every == 0:
+                progress.health.observe(progress.step, step.values)
+                if tracker:
+                    bar.set_postfix_str(tracker.log_step(progress.step, step.values, batches, options.micro_batch))
+            bar.update()
+            with batches.paused():
+                evaluated = last or progress.step % online_steps == 0
+                if evaluated:
+                    look(run, progress, tracker)
+                leaving = not last and (step.leaving or (bool(run.signals) and run.accelerator.num_processes == 1))
+                if evaluated or leaving or progress.step % state_steps == 0:
+                    save(run, progress)
+                    keep_best(run, progress)
+            if leaving:
+                raise Preempted(
+                    f"interrupted at step {progress.step} of {run.steps}; the state is saved: the same command goes on"
+                )
+
+
+class Step(NamedTuple):
+    """Loss, statistics and scheduled values of a step, and whether any rank was asked to leave."""
+
+    values: dict[str, float]
+    leaving: bool
+
+
+def one_step(run: Run, progress: Progress, model: nn.Module, views: Iterator[list[Tensor]]) -> Step:
+    """Views -> loss -> backward -> clip -> update -> teacher. A step that is not finite changes no weight.
+
+    ``model`` is the method as Accelerate wraps it; ``views`` gives one micro-batch per accumulation step.
+    """
+    accelerator, method, optimizer, options = run.accelerator, run.method, run.optimizer, run.options
+    at, accumulation = run.at(progress.step), options.training.accumulation
+    set_values(optimizer, at, options.optim.backbone_lr)
+    optimizer.zero_grad()
+    run.buffers.keep()
+    totals: dict[str, Tensor] = {}
+    for micro in range(accumulation):
+        crops = next(views)
+        torch.manual_seed(drop_path_seed(options.training.seed, progress.step, micro, accelerator.process_index))
+        with nullcontext() if micro == accumulation - 1 else accelerator.no_sync(model):
+            loss, stats = model(crops, at)
+            run.recomputed.keep()
+            accelerator.backward(loss / accumulation)
+            run.recomputed.put_back()
+        for name, value in {"loss": loss.detach(), **stats}.items():
+            totals[name] = totals.get(name, 0) + value / accumulation
+    totals["gradient_norm"] = clip_each(optimizer, options.optim.clip)
+    values, leaving = _over_ranks(accelerator, totals, bool(run.signals))
+    if progress.health.step_is_finite(values["loss"], values["gradient_norm"], progress.step):
+        method.before_update(at)
+        optimizer.step()
+        method.after_update(at)
+    else:
+        run.buffers.put_back()
+        method.skip_update()
+    return Step(values | at, leaving)
+
+
+def look(run: Run, progress: Progress, tracker: Tracker | None) -> None:
+    """Evaluate on rank 0 and remember the scores; a collapse found there ends the run on all ranks."""
+    scores = on_first_rank(run.accelerator, lambda: evaluate(run, progress, tracker) if tracker else None)
+    if scores:
+        progress.note(scores, labelled=run.data.online is not None)
+
+
+def listen(signals: list[int]) -> None:
+    """Collect SIGTERM and Ctrl-C in ``signals`` instead of dying; a second Ctrl-C ends the process at once."""
+
+    def hear(number: int, _: object) -> None:
+        if number == signal.SIGINT and number in signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hear)
+
+
+def _loader(run: Run, start: int) -> torch.utils.data.DataLoader:
+    accelerator, training = run.accelerator, run.options.training
+    place = {"rank": accelerator.process_index, "ranks": accelerator.num_processes}
+    batches = RankBatches(run.sampler, start, run.steps, accumulation=training.accumulation, **place)
+    dataset = ViewDataset(run.data.pool(), run.options.views, training.seed)
+    return make_loader(dataset, batches, run.workers, pin=accelerator.device.type == "cuda")
+
+
+def _views(run: Run, batches: Waiting, tracker: Tracker | None) -> Iterator[list[Tensor]]:
+    """Normalised views of each micro-batch; the first ones are drawn."""
+    for crops in batches:
+        views = to_views(crops, run.accelerator.device, MEAN, STD)
+        if tracker:
+            draw_views(views, tracker)
+            tracker = None
+        yield views
+
+
+def drop_path_seed(seed: int, step: int, micro: int, rank: int) -> int:
+    """Seed of stochastic depth in one forward pass of one rank."""
+    return int(np.random.SeedSequence([DROP_PATH_STREAM, seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _over_ranks(accelerator: Accelerator, totals: dict[str, Tensor], leaving: bool) -> tuple[dict[str, float], bool]:
+    """Mean of each total over the ranks, and whether any of them was asked to leave."""
+    told = torch.tensor(float(leaving), device=accelerator.device)
+    stacked = torch.stack([told, *(value.float() for value in totals.values())])
+    if accelerator.num_processes > 1:
+        stacked = accelerator.reduce(stacked, reduction="mean")
+    share, *means = stacked.tolist()
+    return dict(zip(totals, means, strict=True)), share > 0

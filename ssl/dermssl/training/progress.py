@@ -1,0 +1,84 @@
+"""What changes while a run trains. It is saved in every state and restored from it; only the loop assigns to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dermssl.processes import available_cores
+from dermssl.training.watching.health import Health
+
+Scores = dict[str, float]
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass
+class Progress:
+    """How far a run is, what its evaluations gave, and its health.
+
+    ``first``, ``last`` and ``best`` are the scores of an evaluation with its ``step``. ``joules`` is what the GPUs took
+    so far, None where that cannot be read. ``resumed`` says whether this process restored a state.
+    """
+
+    health: Health
+    step: int = 0
+    seconds: float = 0.0
+    joules: float | None = 0.0
+    first: Scores | None = None
+    last: Scores | None = None
+    best: Scores | None = None
+    resumed: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """The part of ``state.json`` that `restore` reads."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "joules": self.joules,
+            "baseline": self.first,
+            "last": self.last,
+            "best": self.best,
+            "health": self.health.state(),
+        }
+
+    def restore(self, record: dict[str, Any]) -> None:
+        """The inverse of `record`."""
+        self.step, self.seconds, self.joules = record["step"], record["seconds"], record.get("joules")
+        self.first, self.last, self.best = record.get("baseline"), record.get("last"), record["best"]
+        self.health.restore(record["health"])
+        self.resumed = True
+
+    def note(self, scores: Scores, labelled: bool) -> None:
+        """Remember an evaluation; the first of its scores decides which is the best.
+
+        Without labels that is RankMe, which says nothing of an untrained network: it is then never the best.
+        """
+        rank_by = next(iter(scores))
+        self.last = {"step": self.step} | scores
+        self.first = self.first or self.last
+        untrained = self.best is not None and self.best["step"] == 0 and not labelled
+        if self.best is None or untrained or scores[rank_by] > self.best[rank_by]:
+            self.best = self.last
+
+    def spend(self, seconds: float, device: torch.device, ranks: int) -> None:
+        """Count training time, and the energy of the GPUs at the power that rank 0 draws now."""
+        self.seconds += seconds
+        watts = gpu_watts(device)
+        self.joules = None if watts is None or self.joules is None else self.joules + watts * ranks * seconds
+
+
+def gpu_watts(device: torch.device) -> float | None:
+    """Power draw of a GPU, read through NVML; None on a CPU, and where the driver does not tell."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.power_draw(device) / 1000
+    except (ImportError, RuntimeError):
+        return None
+
+
+def hardware(device: torch.device) -> str:
+    """What rank 0 computes on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s) of {available_cores()} core(s)"

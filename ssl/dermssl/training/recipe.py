@@ -1,0 +1,91 @@
+"""``dermssl recipe``: a config for this data and method, with the reason for each setting, to read and change.
+
+Published recipes are for a million images. On a few thousand they collapse or never leave chance level.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dermssl.backbone.build import is_vit, timm_config
+from dermssl.commandline import Report
+from dermssl.dataset.dataset import open_datasets
+from dermssl.errors import InputError, did_you_mean
+from dermssl.files import write_text
+from dermssl.methods.registry import METHODS, Choice, Setting, power_of_two, tier_of
+from dermssl.training.options import OnlineOptions, RecipeOptions
+from dermssl.training.pool import select_rows
+
+FEWEST_STEPS = 4
+"""Optimizer steps that an epoch has at least."""
+LONGEST_WARMUP, WARMUP_SHARE = 10.0, 1 / 15
+
+
+def recipe(options: RecipeOptions) -> Report:
+    """Recommend settings by the number of training images; see `RecipeOptions`.
+
+    Raises:
+        InputError: an unknown method or backbone, unusable data, or a file at ``out``.
+    """
+    if options.method not in METHODS:
+        raise InputError(f"--method {options.method}: no such method; {did_you_mean(options.method, METHODS)}")
+    timm_config(options.backbone)  # refuses an unknown name
+    out = Path(options.out) if options.out else None
+    if out and out.exists():
+        raise InputError(f"{out} already exists: choose another --out")
+    data = select_rows(open_datasets(options.data), "train", OnlineOptions(), 0)
+    images = sum(map(len, data.rows))
+    choices = recommend(options, images)
+    text = as_yaml(options, images, choices)
+    if out:
+        write_text(out, text)
+    settings = {choice.key: choice.value for choice in choices}
+    return Report(text.rstrip() + (f"\n# written to {out}" if out else ""), {"images": images, "settings": settings})
+
+
+def recommend(options: RecipeOptions, images: int) -> list[Choice]:
+    """Settings for ``images`` training images, with the epochs and the batch of the options where they are given."""
+    entry, tier = METHODS[options.method], tier_of(images)
+    batch = options.batch or min(entry.batch[tier], power_of_two(images // FEWEST_STEPS))
+    epochs = options.epochs or entry.epochs[tier]
+    warmup = min(LONGEST_WARMUP, round(epochs * WARMUP_SHARE, 1))
+    common = [
+        Choice("training.batch", batch, f"{images // batch:,} steps per epoch; 64 images and more learn better"),
+        Choice("training.epochs", epochs, "small epochs are few steps: count steps, not epochs"),
+        Choice("optim.warmup_epochs", warmup, "a fifteenth of the run, at most the published 10"),
+    ]
+    if options.optimizer != "adamw":
+        common.append(Choice("optim.name", options.optimizer, "as asked"))
+    setting = Setting(images, epochs, batch, not is_vit(options.backbone), options.optimizer)
+    return common + entry.options.recommend(setting)
+
+
+def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:
+    """The config as YAML, one reason per line, with the command that uses it."""
+    model: dict[str, Any] = {"backbone": options.backbone}
+    if not is_vit(options.backbone):
+        model["drop_path"] = 0
+    lines = [
+        f"# {options.method}, {options.backbone}, {images:,} training images of {', '.join(options.data)}.",
+        f"# dermssl pretrain --config THIS_FILE --data {' '.join(options.data)} --out checkpoints/run1",
+        f"method: {options.method}",
+        yaml.safe_dump({"model": model}, sort_keys=False).rstrip(),
+    ]
+    sections: dict[str, list[Choice]] = {}
+    for choice in choices:
+        sections.setdefault(choice.key.split(".")[0], []).append(choice)
+    for section, entries in sections.items():
+        lines.append(f"{section}:")
+        written = [(f"  {entry.key.split('.')[1]}: {_scalar(entry.value)}", entry.reason) for entry in entries]
+        width = max(len(setting) for setting, _ in written)
+        lines += [f"{setting:<{width}}  # {reason}" for setting, reason in written]
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML reads it back; YAML 1.1 takes 1e-6 for text."""
+    if isinstance(value, float):
+        text = repr(value)
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    return yaml.safe_dump(value).splitlines()[0]

@@ -1,0 +1,202 @@
+"""Everything of a run that stays fixed while it trains, made from its options, and its progress so far."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from dermssl import licences
+from dermssl.dataset.dataset import open_datasets
+from dermssl.devices import on_first_rank, start_accelerator
+from dermssl.errors import InputError
+from dermssl.methods import schedules
+from dermssl.training import states
+from dermssl.training.networks import make_method, student_of
+from dermssl.training.optimizer import Buffers, make_optimizer, parameter_groups
+from dermssl.training.options import PretrainOptions
+from dermssl.training.pool import TrainingData, select_rows
+from dermssl.training.progress import Progress
+from dermssl.training.run_folder import open_run_folder, step_of_best
+from dermssl.training.watching.health import Health
+from dermssl.training.watching.trackers import check_trackers
+from dermssl.views.loader import default_workers
+from dermssl.views.sampler import Sampler, parse_weights
+
+log = logging.getLogger("dermssl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one rank holds and never replaces.
+
+    ``scheduled`` holds each scheduled value over the global step, ``(steps,)``. ``buffers`` are the method's running
+    statistics before a step, ``recomputed`` those before a backward pass that computes activations again. ``signals``
+    are those that asked this process to leave.
+    """
+
+    options: PretrainOptions
+    folder: Path
+    lock: IO[str] | None
+    accelerator: Accelerator
+    data: TrainingData
+    sampler: Sampler
+    method: Any
+    optimizer: torch.optim.Optimizer
+    buffers: Buffers
+    recomputed: Buffers
+    scheduled: dict[str, np.ndarray]
+    workers: int
+    signals: list[int] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.scheduled["lr"])
+
+    @property
+    def main(self) -> bool:
+        """True on the rank that prints and writes."""
+        return self.accelerator.is_main_process
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return {"bf16": "bf16", "no": "fp32"}[str(self.accelerator.mixed_precision)]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each data set by name, in the order of pooling."""
+        return {dataset.name: dataset.fingerprint for dataset in self.data.datasets}
+
+    @property
+    def reproducibility(self) -> dict[str, Any]:
+        """Besides the configuration, everything that bit-identical results depend on."""
+        return {
+            "torch": torch.__version__,
+            "device": str(self.accelerator.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "views": f"OpenCV {cv2.__version__}",
+        }
+
+    @property
+    def notices(self) -> list[dict[str, Any]]:
+        """Licence notices of the data."""
+        return licences.merge(dataset.licence for dataset in self.data.datasets)
+
+    def at(self, step: int) -> dict[str, float]:
+        """The scheduled values of one step."""
+        return {name: float(values[step]) for name, values in self.scheduled.items()}
+
+
+def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
+    """Data, networks, optimizer and schedules, restored from the newest state where there is one.
+
+    Raises:
+        InputError: bad options or data, before anything is written.
+    """
+    training = options.training
+    datasets = open_datasets(options.data.folders)
+    data = select_rows(datasets, options.data.splits, options.online, training.seed)
+    check_trackers(options.tracking.trackers, licences.restricted(dataset.licence for dataset in datasets))
+    shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
+    sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
+    _check_batch(options, sampler)
+    accelerator = _make_accelerator(options)
+    method = make_method(options, accelerator)
+    groups = parameter_groups(method, student_of(method, options.method))
+    lock = on_first_rank(accelerator, lambda: open_run_folder(options))
+    scheduled = _schedules(options, sampler.steps_per_epoch, method)
+    method.to(accelerator.device)
+    run = Run(
+        options=options,
+        folder=Path(options.out),
+        lock=lock,
+        accelerator=accelerator,
+        data=data,
+        sampler=sampler,
+        method=method,
+        optimizer=make_optimizer(groups, options.optim),
+        buffers=Buffers(method),
+        recomputed=Buffers(method if options.model.gradient_checkpointing else torch.nn.Identity()),
+        scheduled=scheduled,
+        workers=default_workers() if options.data.workers < 0 else options.data.workers,
+    )
+    progress = Progress(Health(options.health, method.chance_loss(options.micro_batch), run.steps))
+    _restore(run, progress)
+    return run, progress
+
+
+def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
+    batch, optim = options.training.batch, options.optim
+    if sampler.steps_per_epoch == 0:
+        raise InputError(f"training.batch is {batch} but there are only {sampler.total} training images: lower it")
+    try:
+        remarks = options.of_method.remarks(options.micro_batch, batch)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if optim.warmup_epochs >= options.training.epochs:
+        epochs = f"optim.warmup_epochs is {optim.warmup_epochs:g} of {options.training.epochs} epochs"
+        remarks.append(f"the learning rate only rises: {epochs}")
+    if batch < 64:
+        remarks.append(f"batches of {batch} images are small for self-supervision: 64 or more learn better")
+    for remark in remarks:
+        log.warning("warning: %s", remark)
+
+
+def _make_accelerator(options: PretrainOptions) -> Accelerator:
+    accelerator = start_accelerator(options.training.precision)
+    batch, accumulation, ranks = options.training.batch, options.training.accumulation, accelerator.num_processes
+    if batch % (ranks * accumulation):
+        raise InputError(
+            f"training.batch {batch} cannot be shared by {ranks} ranks x {accumulation} accumulation steps: use a "
+            f"multiple of {ranks * accumulation}"
+        )
+    return accelerator
+
+
+def _schedules(options: PretrainOptions, per_epoch: int, method: Any) -> dict[str, np.ndarray]:
+    optim, steps = options.optim, options.training.epochs * per_epoch
+    peak = optim.lr * options.training.batch / 256
+    return {
+        "lr": schedules.warmup_cosine(peak, optim.lr_end, round(optim.warmup_epochs * per_epoch), steps),
+        "weight_decay": schedules.cosine(optim.weight_decay, optim.weight_decay_end, steps),
+        "backbone_frozen": (np.arange(steps) < optim.freeze_backbone_epochs * per_epoch).astype(float),
+        **method.schedules(steps, per_epoch),
+    }
+
+
+def _restore(run: Run, progress: Progress) -> None:
+    saved = states.newest_state(run.folder / "state")
+    if saved is None:
+        return
+    record, now = saved.record, run.fingerprints
+    # The order of the sets decides which row a number means.
+    if list(record["data"].items()) != list(now.items()):
+        changed = [name for name in now if record["data"].get(name) != now[name]]
+        what = f"{', '.join(changed)} changed" if changed else "--data names other sets, or in another order,"
+        raise InputError(
+            f"{what} since the run in {run.folder} started: restore the dataset folder, or start anew with --overwrite"
+        )
+    known = run.reproducibility
+    other = [f"{key} {record[key]}, now {value}" for key, value in known.items() if record.get(key, value) != value]
+    if other and run.main:
+        log.warning("warning: the run so far had %s: it goes on, with other roundings", "; ".join(other))
+    states.restore(run.method, run.optimizer, saved.weights, saved.moments)
+    progress.restore(record)
+    if run.main and _has_lost_best(run, progress):
+        log.warning("warning: best/ does not hold the best encoder up to here: the next evaluation fills it")
+        progress.best = None
+
+
+def _has_lost_best(run: Run, progress: Progress) -> bool:
+    """Whether the best encoder so far is neither on disk nor the present one, while another can still be found."""
+    best = progress.best
+    if best is None or progress.step == run.steps or best["step"] == progress.step:
+        return False
+    return best["step"] != step_of_best(run.folder)

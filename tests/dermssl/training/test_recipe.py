@@ -1,0 +1,136 @@
+"""A recipe scales with the number of images, says why, and can be given to `dermssl pretrain` as it is."""
+
+import pytest
+import yaml
+
+from dermssl.cli import COMMANDS, main
+from dermssl.commandline import make_parser, parse
+from dermssl.training.options import PretrainOptions, RecipeOptions
+from dermssl.training.recipe import as_yaml, recommend
+
+COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
+COUNTS = (40, 300, 1_000, 5_354, 10_000, 10_001, 20_000, 50_000, 100_000, 400_000, 2_000_000)
+
+
+def values(images: int, method: str = "dino", backbone: str = "resnet18", **changes) -> dict:
+    choices = recommend(RecipeOptions(["data/x"], method, backbone, **changes), images)
+    return {choice.key: choice.value for choice in choices}
+
+
+def over_counts(method: str, key: str) -> list:
+    tables = [values(count, method) for count in COUNTS]
+    return [table[key] for table in tables if key in table]
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [
+        ("dino", "dino.out_dim"),
+        ("dino", "dino.warmup_teacher_temperature"),
+        ("dino", "dino.teacher_temperature"),
+        ("dino", "training.batch"),
+        ("simclr", "training.batch"),
+    ],
+)
+def test_more_images_never_get_less(method, key):
+    chosen = over_counts(method, key)
+    assert chosen == sorted(chosen) and chosen[0] < chosen[-1]
+
+
+@pytest.mark.parametrize(("method", "key"), [("dino", "training.epochs"), ("simclr", "simclr.temperature")])
+def test_more_images_never_get_more(method, key):
+    chosen = over_counts(method, key)
+    assert chosen == sorted(chosen, reverse=True) and chosen[0] > chosen[-1]
+
+
+def test_the_teacher_lags_longer_in_longer_runs():
+    def momentum(count: int, epochs: int) -> float:
+        return values(count, epochs=epochs, batch=128)["dino.momentum"]
+
+    lag = [momentum(count, 36) for count in COUNTS]
+    assert lag == sorted(lag) and lag[0] == 0.9 and lag[-1] == 0.996
+    assert momentum(5_354, 36) == pytest.approx(0.95, abs=0.002)
+    assert momentum(5_354, 400) > momentum(5_354, 36)
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr"])
+def test_an_epoch_has_four_steps_at_least(method):
+    for count, batch in zip(COUNTS, over_counts(method, "training.batch"), strict=True):
+        assert count // batch >= 4
+
+
+def test_there_are_no_more_prototypes_than_images():
+    assert all(out_dim <= count for count, out_dim in zip(COUNTS, over_counts("dino", "dino.out_dim"), strict=True))
+
+
+def test_a_million_images_get_the_published_dino():
+    chosen = values(1_281_167, backbone="vit_small_patch16_224")
+    assert chosen["dino.out_dim"] == 65536 and chosen["dino.momentum"] == 0.996
+    assert (chosen["dino.warmup_teacher_temperature"], chosen["dino.teacher_temperature"]) == (0.04, 0.07)
+    assert chosen["optim.warmup_epochs"] == pytest.approx(10, abs=4) and chosen["training.batch"] == 1024
+
+
+def test_simclr_with_lars_gets_the_published_optimizer():
+    chosen = values(50_000, "simclr", optimizer="lars")
+    assert (chosen["optim.name"], chosen["optim.lr"], chosen["optim.lr_end"], chosen["optim.clip"]) == (
+        "lars",
+        0.3,
+        0,
+        0,
+    )
+    assert chosen["optim.weight_decay"] == chosen["optim.weight_decay_end"] == 1e-6
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("method", ["dino", "simclr"])
+def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
+    asked = RecipeOptions(["data/x"], method, backbone, optimizer)
+    for images in COUNTS:
+        choices = recommend(asked, images)
+        (tmp_path / "recipe.yaml").write_text(as_yaml(asked, images, choices))
+        given = ["--data", "data/x", "--out", "checkpoints/x", "--config", str(tmp_path / "recipe.yaml")]
+        parser = make_parser("dermssl pretrain", COMMAND, PretrainOptions)
+        options = parse(parser, PretrainOptions, given, COMMAND.aliases)[0]
+        assert options.method == method and options.model.backbone == backbone
+        for choice in choices:
+            section, name = choice.key.split(".")
+            assert getattr(getattr(options, section), name) == choice.value
+
+
+def test_a_recipe_is_printed_with_its_reasons_and_trains(pretrain, dataset, tmp_path, capsys):
+    config = tmp_path / "recipe.yaml"
+    arguments = [
+        "--data",
+        str(dataset),
+        "--backbone",
+        "test_vit",
+        "--epochs",
+        "1",
+        "--batch",
+        "8",
+        "--out",
+        str(config),
+    ]
+    assert main(["recipe", *arguments]) == 0
+    page = capsys.readouterr().out
+    assert "# the mean centre collapsed" in page and "29 training images" in page
+    assert yaml.safe_load(config.read_text())["dino"]["centering"] == "sinkhorn"
+    assert main(["pretrain", "--config", str(config), "--data", str(dataset), "--out", str(tmp_path / "run")]) == 0
+    assert main(["recipe", *arguments]) == 2
+    assert f"{config} already exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--method", "dyno", "did you mean 'dino'?"),
+        ("--backbone", "resnet1", "did you mean 'resnet"),
+        ("--data", "x", "x"),
+    ],
+)
+def test_a_recipe_for_what_does_not_exist_is_one_line(dataset, capsys, option, value, words):
+    arguments = ["recipe", "--data", str(dataset)] if option != "--data" else ["recipe"]
+    assert main([*arguments, option, value]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
