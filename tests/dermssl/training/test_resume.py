@@ -183,7 +183,7 @@ def test_two_starts_in_one_folder_do_not_mix(dataset, tmp_path, pretrain, capsys
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     for again in ("false", "true"):
         assert pretrain(dataset, tmp_path / "run", overwrite=again) == 2
-        assert f"another process is training in {tmp_path / 'run'}" in capsys.readouterr().err
+        assert f"another process is writing {tmp_path / 'run'}" in capsys.readouterr().err
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
     process.kill()
     process.communicate()
