@@ -196,7 +196,10 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
     import numpy as np
 
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+        try:
+            np.save(stream, array, allow_pickle=False)
+        except OSError as error:  # NumPy says "N requested and M written" of a full disk, without its number
+            raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from None
 
 
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":

@@ -5,14 +5,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pydantic import BaseModel, Field, PositiveInt, StrictBool, ValidationError
 
 from dermssl import licences
+from dermssl.backbone.load import Notice
 from dermssl.dataset.dataset import Dataset, open_dataset
+from dermssl.dataset.manifest import FIXED
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import (
@@ -21,12 +24,52 @@ from dermssl.files import (
     read_npy,
     read_parquet,
     require_folder,
+    sha256_file,
     write_json,
     write_npy,
     write_parquet,
 )
 
 MAKER = "dermeval embed"
+INFO = "embedding.json"
+
+
+class EncoderRecord(BaseModel):
+    """The encoder that made the features."""
+
+    path: str
+    fingerprint: str
+    preprocessing: dict[str, Any]
+    dim: PositiveInt
+    features: str = "cls"
+    licences: list[Notice] = []
+    training: dict[str, Any] = {}
+
+
+class DatasetRecord(BaseModel):
+    """One embedded data set, as it was then."""
+
+    name: str
+    path: str
+    fingerprint: str
+    synthetic: StrictBool
+    group: str
+    case: str
+    patient_key: StrictBool
+    targets: dict[str, dict[str, Any]]
+
+
+class EmbeddingInfo(BaseModel):
+    """What must be in ``embedding.json``. ``sha256`` has the hash of each array, by its file name."""
+
+    encoder: EncoderRecord
+    dtype: Literal["float32", "float16"] = "float32"
+    views: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]] = []
+    datasets: Annotated[list[DatasetRecord], Field(min_length=1)]
+    licences: list[Notice]
+    sha256: dict[str, str] = {}
+
+
 log = logging.getLogger("dermssl")
 
 
@@ -128,34 +171,57 @@ class Embeddings(EmbeddedRows):
             InputError: a file of them is missing or damaged, has other rows, or is not finite.
         """
         names = self.info.get("views", [])
-        return {name: _read_features(self.folder / f"features.{name}.npy", self.table) for name in names}
+        return {name: _read_features(self.folder / f"features.{name}.npy", self.info, self.table) for name in names}
 
 
 def open_embeddings(folder: str | Path) -> Embeddings:
-    """Open a folder made by ``dermeval embed``.
+    """Open a folder made by ``dermeval embed`` or ``dermeval import-embeddings``.
 
     Raises:
-        InputError: not such a folder, damaged, rows that do not match, or features that are not finite.
+        InputError: not such a folder, damaged, features that are not those of its manifest and encoder, or not finite.
     """
-    path = require_folder(Path(folder), "embedding.json", MAKER)
-    info = read_json(path / "embedding.json", MAKER)
+    path = require_folder(Path(folder), INFO, MAKER)
+    info = _read_info(path / INFO)
     table = read_parquet(path / "manifest.parquet", MAKER)
-    return Embeddings(path, info, table, _read_features(path / "features.npy", table))
+    missing = [field.name for field in FIXED if field.name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}/manifest.parquet has no column {missing[0]}: run `{MAKER}` again")
+    return Embeddings(path, info, table, _read_features(path / "features.npy", info, table))
 
 
-def _read_features(path: Path, table: pa.Table) -> np.ndarray:
+def _read_info(path: Path) -> dict[str, Any]:
+    info = read_json(path, MAKER)
+    try:
+        EmbeddingInfo.model_validate(info, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: '{'.'.join(map(str, first['loc']))}': {first['msg']}: run `{MAKER}` again") from None
+    return info
+
+
+def _read_features(path: Path, info: dict[str, Any], table: pa.Table) -> np.ndarray:
     features = read_npy(path, MAKER)
-    if features.ndim != 2 or len(features) != table.num_rows:
+    shape, dim, kind = (table.num_rows, info["encoder"]["dim"]), info["encoder"]["dim"], info.get("dtype", "float32")
+    if features.shape != shape or features.dtype != kind:
         raise InputError(
-            f"{path.parent}: {path.name} has shape {features.shape} but the manifest {table.num_rows} rows: "
-            f"run `{MAKER}` again"
+            f"{path.parent}: {path.name} has shape {features.shape} of {features.dtype}, but the folder says "
+            f"{table.num_rows} images with {dim} numbers of {kind}: run `{MAKER}` again"
         )
-    if not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
         raise InputError(
             f"{path}: the features of {table['image_id'][row].as_py()} hold NaN or infinity: check the encoder"
         )
+    recorded = info.get("sha256", {}).get(path.name)
+    if recorded and sha256_file(path) != recorded:
+        raise InputError(f"{path} was changed after it was written: run `{MAKER}` again")
     return features
+
+
+def array_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every array of an embeddings folder by file name, as ``embedding.json`` records them."""
+    return {path.name: sha256_file(path) for path in sorted(folder.glob("features*.npy"))}
 
 
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
@@ -217,5 +283,6 @@ def write_embeddings(
             info["views"].append(name)
         table = pa.concat_tables([d.table for d in datasets], promote_options="default")
         write_parquet(temporary / "manifest.parquet", table)
-        write_json(temporary / "embedding.json", info)
+        info["sha256"] = array_hashes(temporary)
+        write_json(temporary / INFO, info)
     return info

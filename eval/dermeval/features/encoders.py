@@ -1,11 +1,11 @@
 """What ``--encoder`` takes: run folders, exported encoders, timm weights, and two baselines."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import timm.data
 import torch
 from safetensors.torch import save
@@ -15,13 +15,16 @@ from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.readout import check_readable, features_width, read
-from dermssl.backbone.build import build as build_backbone
-from dermssl.backbone.build import check_sizes
-from dermssl.backbone.load import load as load_encoder
-from dermssl.backbone.load import load_weights, read_weights
+from dermssl.backbone.adapters.architecture import guess_architecture
+from dermssl.backbone.adapters.registry import translate
+from dermssl.backbone.build import build, check_sizes
+from dermssl.backbone.load import load, load_weights, read_weights
+from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
 
+NAME_IT = "give it as timm:NAME@FILE, for instance timm:vit_base_patch16_clip_quickgelu_224@FILE"
+log = logging.getLogger("dermssl")
 PIXELS_IMAGE_SIZE = 32
 
 
@@ -70,9 +73,11 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
     """
     kind, _, name = spec.partition(":")
     if kind == "timm" and "@" in name:
-        encoder = _from_file(spec, name, image_size)
+        name, _, file = name.partition("@")
+        encoder = _from_file(spec, Path(file), name, image_size)
     elif kind == "timm" and name:
         encoder = _from_timm(spec, name, image_size, pretrained=True)
+        encoder = with_origin(encoder, licences=[pretrained_notice(name)], weights=describe_weights(name))
     elif kind == "random" and name:
         name, seed = _split_seed(spec, name)
         with torch.random.fork_rng(devices=[]):
@@ -80,6 +85,8 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
             encoder = _from_timm(spec, name, image_size, pretrained=False)
     elif kind == "pixels" and name:
         encoder = _pixels(spec, name, image_size)
+    elif Path(spec).is_file():
+        encoder = _from_file(spec, Path(spec), None, image_size)
     else:
         encoder = _from_folder(Path(spec), image_size)
     encoder.model.eval()
@@ -98,43 +105,51 @@ def weights_fingerprint(model: nn.Module) -> str:
 def _from_folder(path: Path, image_size: int | None) -> Encoder:
     if not path.is_dir():
         raise InputError(
-            f"--encoder {path}: no such folder; give a run folder, an exported encoder, timm:NAME, timm:NAME@FILE, "
-            f"random:NAME[@seed] or pixels:N"
+            f"--encoder {path}: no such folder or file; give a run folder, an exported encoder, a file of weights, "
+            "timm:NAME, timm:NAME@FILE, random:NAME[@seed] or pixels:N"
         )
     folder = weights_folder(path)
-    model, config = load_encoder(folder)
+    model, config = load(folder)
     own = config.get("dermssl", {})
     origin = {
         "path": str(path.resolve()),
         "name": config["architecture"],
         "fingerprint": sha256_file(folder / "model.safetensors"),
-        "licences": own.get("licences", []),
+        "licences": own.get("licences", [file_notice(path)]),
         "training": {key: value for key, value in own.items() if key != "licences"},
     }
     return Encoder(model, _preprocessing(config["pretrained_cfg"], image_size), origin)
 
 
 def _from_timm(spec: str, name: str, image_size: int | None, pretrained: bool) -> Encoder:
-    own = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+    own = timm_config(name)
     size = image_size or (own.input_size[-1] if own else 224)
-    model = build_backbone(name, size, pretrained=pretrained)
+    model = build(name, size, pretrained=pretrained)
     origin = {"path": spec, "name": name, "licences": [], "training": {}}
     return Encoder(model, _preprocessing(model.pretrained_cfg, image_size), origin)
 
 
-def _from_file(spec: str, name: str, image_size: int | None) -> Encoder:
-    """``NAME@FILE``: weights that timm would download, such as ImageNet's, prepared as timm says for NAME."""
-    name, _, file = name.partition("@")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"--encoder {spec}: no file {path}")
+def _from_file(spec: str, path: Path, name: str | None, image_size: int | None) -> Encoder:
+    """Weights that somebody released as a file, prepared as timm says for ``name``; None: the network that they fit.
+
+    Where the project that released them is known, images are normalised as it did.
+    """
+    weights = translate(read_weights(path))
+    if name is None:
+        name = guess_architecture(weights.weights, weights.layouts)
+        if name is None:
+            seem = f" (they seem to be written by {' within '.join(weights.layouts)})" if weights.layouts else ""
+            raise InputError(f"--encoder {spec}: which network the weights are of cannot be told{seem}: {NAME_IT}")
+        log.info("%s: weights of timm's %s%s", path, name, f", from {weights.layouts[-1]}" if weights.layouts else "")
     encoder = _from_timm(spec, name, image_size, pretrained=False)
     try:
-        load_weights(encoder.model, read_weights(path))
+        load_weights(encoder.model, weights)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"--encoder {spec}: the weights of {path} do not fit {name}: {detail}") from None
-    return with_origin(encoder, fingerprint=sha256_file(path))
+        raise InputError(f"--encoder {spec}: the weights of {path} do not fit {name}: {error}") from None
+    if weights.normalisation:
+        mean, std = weights.normalisation
+        encoder = replace(encoder, preprocessing=encoder.preprocessing | {"mean": mean, "std": std})
+    return with_origin(encoder, fingerprint=sha256_file(path), licences=[file_notice(path)])
 
 
 def _pixels(spec: str, name: str, image_size: int | None) -> Encoder:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_npy, require_new_folder, write_json, write_npy
+from dermssl.files import atomic_folder, read_json, read_npy, require_new_folder, write_json, write_npy
 
 MARK = "plan.json"
 log = logging.getLogger("dermssl")
@@ -38,7 +38,10 @@ class Unfinished:
             if differing:
                 log.warning("%s was begun with other %s: starting anew", self.folder, ", ".join(differing))
                 shutil.rmtree(self.folder)
-        write_json(self.folder / MARK, self.plan)
+        if not (self.folder / MARK).is_file():
+            # Whole or not at all: a folder without a plan would be taken for somebody else's.
+            with atomic_folder(self.folder) as temporary:
+                write_json(temporary / MARK, self.plan)
         return sum(len(block) for block in self._blocks())
 
     def add(self, start: int, features: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dermeval.features.embeddings import open_embeddings
+from dermeval.features.embeddings import array_hashes, open_embeddings
 from dermeval.features.ledger import seen_images
 from dermeval.retrieval.build import rebuild
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
@@ -167,9 +167,10 @@ def _from_embeddings(folder: Path, going: np.ndarray) -> None:
     embeddings = open_embeddings(folder)
     arrays = {file.name: np.load(file, mmap_mode="r") for file in folder.glob("features*.npy")}
     with atomic_folder(folder) as temporary:
-        _copied(folder, temporary, {"manifest.parquet", *arrays})
+        _copied(folder, temporary, {"manifest.parquet", "embedding.json", *arrays})
         for name, array in arrays.items():
             write_npy(temporary / name, array[kept])
+        write_json(temporary / "embedding.json", embeddings.info | {"sha256": array_hashes(temporary)})
         write_parquet(temporary / "manifest.parquet", embeddings.table.take(pa.array(kept)))
 
 

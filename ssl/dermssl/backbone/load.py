@@ -5,17 +5,17 @@ import math
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from dermssl.backbone.adapters.architecture import guess_architecture
-from dermssl.backbone.adapters.registry import translate
+from dermssl.backbone.adapters.registry import Translated, translate
 from dermssl.errors import InputError
 from dermssl.files import read_json, require_folder
 
@@ -39,13 +39,45 @@ class SizeArguments(BaseModel):
     patch_size: Side | None = None
 
 
+class Preprocessing(BaseModel):
+    """A timm data config: how an image is prepared for an encoder."""
+
+    input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    crop_pct: Annotated[float, Field(gt=0, le=2)] = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Notice(BaseModel):
+    """One licence notice, see `dermssl.licences.notice`."""
+
+    dataset: str
+    id: str
+    name: str
+    attribution: str
+    duties: list[str]
+    commercial: StrictBool
+    redistribution: StrictBool
+    relinking: StrictBool
+    synthetic: StrictBool
+
+
+class Training(BaseModel):
+    """What an encoder that was trained here says of itself."""
+
+    model_config = ConfigDict(extra="allow")
+    licences: list[Notice] | None = None
+
+
 class EncoderConfig(BaseModel):
     """What is read of an exported encoder's ``config.json``."""
 
     architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$", max_length=100)]
     model_args: SizeArguments = SizeArguments()
-    pretrained_cfg: dict[str, Any]
-    dermssl: dict[str, Any] = {}
+    pretrained_cfg: Preprocessing
+    dermssl: Training = Training()
 
 
 def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -149,7 +181,7 @@ def _read_tensors(path: Path) -> Any:
         raise InputError(f"{path} holds no weights that can be read safely{script}: give a state dict") from None
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> None:
     """Load strictly, but for classifiers that the model has none of.
 
     Weights of another project's layout are translated first, position embeddings for another image size resampled.
@@ -157,7 +189,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: names or shapes do not fit; the message names the layout that the weights look like.
     """
-    translated = translate(weights)
+    translated = weights if isinstance(weights, Translated) else translate(weights)
     known = model.state_dict()
     fitted = _fit(translated.weights, model, known)
     wanted = {name: v for name, v in fitted.items() if name in known or not name.startswith(CLASSIFIERS)}

@@ -9,6 +9,7 @@ import pytest
 import timm
 import timm.data
 import torch
+from PIL import Image
 from sklearn.decomposition import PCA
 
 from dermeval.cli import main
@@ -16,7 +17,9 @@ from dermeval.features.embed import choose_precision, place
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.embedding import Pictures
 from dermssl.backbone.export import write_encoder
+from dermssl.cli import main as dermssl
 from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
@@ -113,7 +116,7 @@ def test_pooled_data_sets_keep_their_order(tmp_path, make_dataset, frame):
         ("nowhere", "give a run folder"),
         ("random:resnet19", "did you mean 'resnet18'"),
         ("random:resnet18@one", "whole number"),
-        ("timm:resnet18@nowhere.pth", "no file nowhere.pth"),
+        ("timm:resnet18@nowhere.pth", "nowhere.pth is not a file"),
         ("pixels:many", "for example pixels:128"),
         ("pixels:4000", "fewer components"),
         ("random:vit_tiny_patch16_224", "divisible by patch size"),
@@ -137,6 +140,43 @@ def test_weights_of_a_file_are_those_that_embed(tmp_path):
     assert encoder.record()["fingerprint"] == sha256_file(tmp_path / "w.pth")
     with pytest.raises(InputError, match="do not fit resnet26"):
         open_encoder(f"timm:resnet26@{tmp_path / 'w.pth'}", 32)
+
+
+def test_a_file_of_weights_says_by_itself_which_network_it_fits(tmp_path):
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    weights = {f"backbone.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"teacher": weights | {"head.last_layer.weight_g": torch.ones(1, 1)}}, tmp_path / "dino.pth")
+    encoder = open_encoder(str(tmp_path / "dino.pth"), None)
+    assert encoder.origin["name"] == "vit_tiny_patch16_224" and encoder.image_size == 224
+    assert encoder.preprocessing["mean"] == (0.485, 0.456, 0.406)  # DINO's, where timm's weights of that name have 0.5
+    torch.save({"a": torch.ones(2)}, tmp_path / "unknown.pth")
+    with pytest.raises(InputError, match="give it as timm:NAME@FILE"):
+        open_encoder(str(tmp_path / "unknown.pth"), None)
+
+
+def test_the_licence_of_a_files_weights_is_unknown_and_spreads(tmp_path, data, capsys):
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
+    out = str(tmp_path / "e")
+    assert main(["embed", "--encoder", str(tmp_path / "w.pth"), "--data", str(data), "--out", out, *SMALL]) == 0
+    assert [entry["id"] for entry in open_embeddings(out).licences] == ["CC-BY-4.0", "unknown"]
+    assert dermssl(["licence", out]) == 0
+    assert "commercial use: NOT allowed" in capsys.readouterr().out
+
+
+def test_of_a_very_long_picture_only_the_middle_is_enlarged(tmp_path, monkeypatch, make_dataset, make_frame):
+    dataset = open_dataset(make_dataset(tmp_path / "d", make_frame(1, seed=0), {}))
+    pictures = Pictures([dataset.images], open_encoder("random:resnet18", 32).preprocessing)
+    enlarged = []
+    for size in ((1, 65_000), (65_000, 2)):
+        with monkeypatch.context() as patched:
+            resize = pictures.transform.transforms[0]
+            patched.setattr(type(resize), "forward", lambda _, image: enlarged.append(image.size) or image)
+            pictures.prepare(Image.new("RGB", size))
+        assert max(enlarged[-1]) <= 8 * min(enlarged[-1])
+        assert pictures.prepare(Image.new("RGB", size)).shape == (1, 3, 32, 32)
+    middle = Image.new("RGB", (8, 800))
+    middle.paste((255, 255, 255), (0, 390, 8, 410))
+    assert pictures.prepare(middle).float().mean() > 250
 
 
 def test_an_encoder_that_gives_nan_is_refused_with_the_first_image(tmp_path, data, capsys, frame):

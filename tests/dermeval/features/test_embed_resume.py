@@ -114,6 +114,23 @@ def test_a_run_killed_between_its_last_row_and_its_folder_only_writes(tmp_path, 
     assert not passes and "nothing was left to embed" in capsys.readouterr().out
 
 
+def test_a_run_killed_while_it_writes_its_plan_goes_on(tmp_path, command, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("dermeval.features.unfinished.write_json", lambda *_: (_ for _ in ()).throw(Killed))
+        main(command(tmp_path / "e"))
+    assert main(command(tmp_path / "e")) == 0
+
+
+def test_a_full_disk_is_one_line(tmp_path, command, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError("4096 requested and 0 written")
+
+    monkeypatch.setattr(np, "save", full)
+    assert main(command(tmp_path / "e")) != 0
+    error = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "".join(error) and "4096 requested" in error[-1]
+
+
 def test_two_ranks_go_on_with_what_one_rank_began(tmp_path, command, passes):
     assert main(command(tmp_path / "whole")) == 0
     passes.clear()

@@ -1,0 +1,75 @@
+"""An embeddings folder that was damaged, swapped or made by hand is refused in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dermeval.features.embeddings import open_embeddings
+from dermssl.errors import InputError
+from dermssl.files import read_parquet, write_parquet
+
+
+@pytest.fixture
+def folder(tmp_path, make_embeddings, make_frame):
+    frame = make_frame(6, seed=3)
+    return make_embeddings(tmp_path, frame, np.random.default_rng(0).normal(size=(len(frame), 4)))
+
+
+def swap(folder, change):
+    features = np.load(folder / "features.npy")
+    np.save(folder / "features.npy", change(features))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x[:, :3], "has shape"),
+        (lambda x: x[:, :0], "features.npy"),
+        (lambda x: x[1:], "has shape"),
+        (lambda x: x.astype(complex), "features.npy"),
+        (lambda x: x.astype(np.float64), "features.npy"),
+        (lambda x: x.astype(int), "features.npy"),
+        (lambda x: x.ravel(), "features.npy"),
+        (lambda x: np.where(x == x[2, 1], np.nan, x), "hold NaN or infinity"),
+        (lambda x: x[::-1], "was changed after it was written"),
+    ],
+)
+def test_features_of_another_shape_type_or_encoder_are_refused(folder, change, words):
+    swap(folder, change)
+    with pytest.raises(InputError, match=words) as refusal:
+        open_embeddings(folder)
+    assert "features.npy" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_folder_of_an_older_version_has_no_hash_and_opens(folder):
+    info = json.loads((folder / "embedding.json").read_text())
+    (folder / "embedding.json").write_text(json.dumps({k: v for k, v in info.items() if k != "sha256"}))
+    swap(folder, lambda x: x[::-1])
+    assert len(open_embeddings(folder)) == len(np.load(folder / "features.npy"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("encoder", None),
+        ("encoder", {"path": "x"}),
+        ("datasets", []),
+        ("datasets", [{"name": 3}]),
+        ("licences", "CC0"),
+        ("views", ["../../x"]),
+        ("dtype", "complex64"),
+    ],
+)
+def test_a_record_of_another_kind_is_named_by_its_key(folder, key, value):
+    info = json.loads((folder / "embedding.json").read_text())
+    (folder / "embedding.json").write_text(json.dumps(info | {key: value}))
+    with pytest.raises(InputError, match=f"embedding.json.*{key}"):
+        open_embeddings(folder)
+
+
+def test_a_manifest_without_a_column_is_named(folder):
+    table = read_parquet(folder / "manifest.parquet", "")
+    write_parquet(folder / "manifest.parquet", table.drop_columns(["group_id"]))
+    with pytest.raises(InputError, match=r"manifest.parquet.*group_id"):
+        open_embeddings(folder)
