@@ -4,9 +4,10 @@ Used by the online evaluation during training and by every probe, index and audi
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import faiss as _faiss
 import numpy as np
@@ -18,9 +19,8 @@ IndexType = Literal["flat", "scan", "ivfpq", "hnsw"]
 faiss: Any = _faiss  # half of its names are made at import, which its partial type information does not know
 Codes = Any
 """A faiss index of compressed vectors."""
-Engine = Literal["auto", "float32", "bf16"]
-BF16_QUERIES, BF16_GALLERY, BF16_NEIGHBOURS = 512, 32_768, 64
-"""A search at least this large, for at most so many neighbours, is faster in bf16."""
+TEMPERATURE = 0.07
+"""Of the weighted vote, as DINO's authors set it."""
 BLOCK_ROWS = 65_536
 LEAST_BITS_SET = 16
 """A hash has 32 of its 64 bits set; far fewer mean a picture without structure, which would match all its like."""
@@ -42,49 +42,55 @@ def normalise(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def search(queries: np.ndarray, gallery: np.ndarray, k: int, engine: Engine = "auto") -> tuple[np.ndarray, np.ndarray]:
+def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` most similar gallery rows of each query by inner product, best first.
 
     Args:
         queries: ``(Q, D)``; pass `normalise`d rows for cosine similarity.
         gallery: ``(N, D)``.
         k: clipped to N.
-        engine: ``float32`` is one matrix product inside faiss. ``bf16`` scans in bfloat16, scores the best candidates
-            in float32, certifies each query and asks faiss for those that fail (`dermssl.bf16_scan`): the same rows,
-            but for such whose similarities differ by less than float32 rounding. ``auto`` takes bf16 where the
-            processor multiplies it in hardware and the search is large enough to gain.
 
     Returns:
-        Scores ``(Q, k)`` float32 and gallery rows ``(Q, k)`` int64. Blocked: memory is O(Q k), with bf16 also half of
-        the gallery.
+        Scores ``(Q, k)`` float32 and gallery rows ``(Q, k)`` int64. Blocked: memory is O(Q k).
     """
     queries, gallery = (np.ascontiguousarray(rows, dtype=np.float32) for rows in (queries, gallery))
-    k = min(k, len(gallery))
-    if engine == "float32" or (engine == "auto" and not _bf16_pays(len(queries), len(gallery), k)):
-        return _search_float32(queries, gallery, k)
-    from dermssl import bf16_scan
-
-    if not len(queries) or k + bf16_scan.SPARE > len(gallery):
-        return _search_float32(queries, gallery, k)
-    scores, rows, certain = bf16_scan.scan(queries, gallery, k)
-    if not certain.all():
-        scores[~certain], rows[~certain] = _search_float32(queries[~certain], gallery, k)
-    return scores, rows
+    return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def _search_float32(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)
+class Votes(NamedTuple):
+    """What the kNN protocol gives: class probabilities ``(Q, C)`` for each k and temperature, and neighbours."""
+
+    probabilities: dict[tuple[int, float], np.ndarray]
+    rows: np.ndarray
+    """Gallery rows ``(Q, k)`` of the largest k, most similar first."""
 
 
-def _bf16_pays(queries: int, gallery: int, k: int) -> bool:
-    if queries < BF16_QUERIES or gallery < BF16_GALLERY or k > BF16_NEIGHBOURS:
-        return False
-    from dermssl.bf16_scan import multiplies_bf16
+def knn_votes(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    ks: Sequence[int],
+    temperatures: Sequence[float] = (TEMPERATURE,),
+) -> Votes:
+    """The kNN protocol of `dermeval knn` and of the online evaluation: cosine similarity and a weighted vote.
 
-    return multiplies_bf16()
+    Args:
+        queries: features ``(Q, D)`` of the images to classify, of any length.
+        gallery: features ``(N, D)`` of the labelled images.
+        labels: ``(N,)`` class indices of the gallery.
+        classes: number of classes C.
+        ks: numbers of neighbours that vote. The search is done once, for the largest.
+        temperatures: see `weighted_vote`.
+    """
+    scores, rows = search(normalise(queries), normalise(gallery), max(ks))
+    near = labels[rows]
+    return Votes(
+        {(k, t): weighted_vote(scores[:, :k], near[:, :k], classes, t) for k in ks for t in temperatures}, rows
+    )
 
 
-def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperature: float = 0.07) -> np.ndarray:
+def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperature: float = TEMPERATURE) -> np.ndarray:
     """Class probabilities of DINO's weighted kNN: each neighbour votes with exp(s / T) (Caron et al. 2021).
 
     Args:

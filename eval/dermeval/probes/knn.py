@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dermeval.probes import contamination
@@ -82,14 +81,18 @@ def predict_votes(
     task: Task, folds: Sequence[Fold], ks: Sequence[int], temperatures: Sequence[float], seed: int
 ) -> list[list[Predictions]]:
     """For each temperature the predictions of every k; the neighbours are searched once, for the largest."""
-    unit = neighbours.normalise(task.features)
-    votes: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}
-    for fold in folds:
-        scores, rows = neighbours.search(unit[fold.test], unit[fold.train], max(ks))
-        labels = task.labels[fold.train][rows]
-        for (temperature, k), found in votes.items():
-            found.append(neighbours.weighted_vote(scores[:, :k], labels[:, :k], len(task.classes), temperature))
-    return [[collect(task, list(folds), votes[t, k], seed) for k in ks] for t in temperatures]
+    found = [
+        neighbours.knn_votes(
+            task.features[fold.test],
+            task.features[fold.train],
+            task.labels[fold.train],
+            len(task.classes),
+            ks,
+            temperatures,
+        ).probabilities
+        for fold in folds
+    ]
+    return [[collect(task, list(folds), [votes[k, t] for votes in found], seed) for k in ks] for t in temperatures]
 
 
 def _headline(task: Task, folds: list[Fold], options: KnnOptions) -> Predictions:

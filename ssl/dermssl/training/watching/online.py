@@ -59,10 +59,10 @@ def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: On
 def _evaluate_labelled(encoder: nn.Module, online: OnlineSet, size: int, options: OnlineOptions, device) -> Evaluation:
     fit = embed(encoder, online.dataset, online.fit, size, device)
     score = embed(encoder, online.dataset, online.score, size, device)
-    similar, rows = neighbours.search(neighbours.normalise(score), neighbours.normalise(fit), options.k)
-    votes = neighbours.weighted_vote(similar, online.labels[online.fit][rows], len(online.classes))
+    votes, rows = neighbours.knn_votes(score, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
-    accuracy = balanced_accuracy_score(truth, votes.argmax(axis=1))
+    (probabilities,) = votes.values()
+    accuracy = balanced_accuracy_score(truth, probabilities.argmax(axis=1))
     scores = {"online_knn_balanced_accuracy": float(accuracy), "online_rankme": rankme(fit)}
     # The first image of each class, then the second of each: rare classes are seen too.
     chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
