@@ -18,7 +18,7 @@ LEVELS = {
     "dermssl": [
         {"errors"},
         {"atomic"},
-        {"files", "failures", "licences", "processes"},
+        {"files", "licences", "processes"},
         {"neighbours", "commandline", "devices", "page", "plotting", "workers"},
         {"dataset"},
         {"prepare", "describe"},

@@ -5,10 +5,12 @@ become dotted options (``--training.epochs``) and nested YAML. jsonargparse pars
 Both programs (`dermssl`, `dermeval`) start here, so errors and exit codes are the same everywhere.
 """
 
+import argparse
 import dataclasses
 import importlib
 import inspect
 import io
+import itertools
 import logging
 import os
 import re
@@ -16,7 +18,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -26,8 +28,7 @@ from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace
 
 from dermssl.atomic import locked
-from dermssl.errors import InputError, did_you_mean
-from dermssl.failures import tell
+from dermssl.errors import InputError, did_you_mean, shortened, tell
 from dermssl.files import REPORT_MARK, is_report, read_yaml, require_output_file, write_json
 
 log = logging.getLogger("dermssl")
@@ -86,6 +87,10 @@ KINDS = {
 }
 
 
+LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e15}
+"""Largest values of options: seeds above 32 bits and endless numbers end in errors of the libraries that get them."""
+
+
 def _in_words(message: str) -> str:
     """The parser's message without the names of Python types."""
     for pattern, plain in (
@@ -139,10 +144,11 @@ def _dispatch(program: str, summary: str, commands: dict[str, Command], argument
         raise InputError(f"unknown command '{name}'; {did_you_mean(name, commands)}")
     command = commands[name]
     options_type = _import(command.options)
-    parser = make_parser(f"{program} {name}", command, options_type)
     if "-h" in arguments or "--help" in arguments:
-        parser.print_help()
+        hidden = _sections_not_chosen(options_type, arguments)
+        make_parser(f"{program} {name}", command, options_type, hidden).print_help()
         return 0
+    parser = make_parser(f"{program} {name}", command, options_type)
     options, json_file = parse(parser, options_type, arguments[1:], command.aliases)
     written = getattr(options, command.writes) if command.writes else None
     if json_file is not None:
@@ -175,16 +181,57 @@ def _import(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def make_parser(program: str, command: Command, options_type: type) -> Parser:
-    """The parser of one command, with ``--config`` for YAML and ``--json`` for the report."""
-    parser = Parser(prog=program, description=textwrap.dedent(options_type.__doc__ or command.summary))
-    parser.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of the options below")
-    parser.add_argument("--json", type=str, metavar="FILE", help="write what is printed as JSON too")
-    _add_options(parser, options_type, "", command.aliases)
+def make_parser(program: str, command: Command, options_type: type, hidden: Collection[str] = ()) -> Parser:
+    """The parser of one command, with ``--config`` for YAML and ``--json`` for the report.
+
+    The options class may have ``COMMON``, the dotted names of the options that the help shows first.
+
+    Args:
+        program: name in the usage line.
+        command: the command.
+        options_type: its options dataclass.
+        hidden: nested sections that the help leaves out.
+    """
+    named = [field.name.upper() for field in dataclasses.fields(options_type) if field.metadata.get("positional")]
+    parser = Parser(
+        prog=program,
+        usage=" ".join([program, *named, "[options]"]),
+        description=textwrap.dedent(options_type.__doc__ or command.summary),
+    )
+    common: tuple[str, ...] = getattr(options_type, "COMMON", ())
+    first = parser.add_argument_group("common options") if common else parser
+    first.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of the options below")
+    first.add_argument("--json", type=str, metavar="FILE", help="write what is printed as JSON too")
+    groups: dict[str, Any] = dict.fromkeys(common, first)
+    if common:
+        other: Any = parser.add_argument_group("further options")
+        groups = {name: other for name in option_names(options_type) if "." not in name} | groups
+    _add_options(parser, options_type, "", command.aliases, groups, hidden)
     return parser
 
 
-def _add_options(parser: Any, options_type: type, prefix: str, aliases: Mapping[str, str]) -> None:
+def _sections_not_chosen(options_type: type, arguments: list[str]) -> set[str]:
+    """Sections that the help leaves out: of those in ``ONE_SECTION_OF`` all but the chosen one.
+
+    ``ONE_SECTION_OF`` of an options class is the name of an option and the sections that it chooses from, for instance
+    ``("method", ("dino", "simclr"))``. What is not on the command line has its default.
+    """
+    option, sections = getattr(options_type, "ONE_SECTION_OF", ("", ()))
+    if not option:
+        return set()
+    (default,) = [_default(field) for field in dataclasses.fields(options_type) if field.name == option]
+    return set(sections) - {_value_of(option_string(option), arguments) or default}
+
+
+def _add_options(
+    parser: Any,
+    options_type: type,
+    prefix: str,
+    aliases: Mapping[str, str],
+    groups: Mapping[str, Any],
+    hidden: Collection[str],
+) -> None:
+    """Add one option per field to ``parser``, or to the group that ``groups`` names for it."""
     documented = [kind for kind in reversed(options_type.__mro__) if dataclasses.is_dataclass(kind)]
     help_texts = {p.arg_name: p.description for kind in documented for p in parse_from_object(kind).params}
     hints = get_type_hints(options_type)
@@ -193,7 +240,7 @@ def _add_options(parser: Any, options_type: type, prefix: str, aliases: Mapping[
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             title = inspect.getdoc(kind) or ""
             group = parser.add_argument_group(f"{name} ({title.splitlines()[0].rstrip('.')})")
-            _add_options(group, kind, name + ".", aliases)
+            _add_options(group, kind, name + ".", aliases, groups, hidden)
             continue
         keywords: dict[str, Any] = {"help": " ".join((help_texts.get(field.name) or "").split())}
         if get_origin(kind) is list:
@@ -212,7 +259,9 @@ def _add_options(parser: Any, options_type: type, prefix: str, aliases: Mapping[
         else:
             short = [alias for alias, target in aliases.items() if target == f"--{name}"]
             keywords["help"] += f" (also {short[0]})" if short else ""
-            parser.add_argument(option_string(name), **keywords)
+            if prefix.rstrip(".") in hidden and name not in groups:
+                keywords["help"] = argparse.SUPPRESS
+            groups.get(name, parser).add_argument(option_string(name), **keywords)
 
 
 def option_string(name: str) -> str:
@@ -243,13 +292,13 @@ def parse(
         option = argument.split("=")[0]
         if option.startswith("--") and len(option) > 2 and option not in known:
             raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
-    config_file = _config_of(arguments)
+    config_file = _value_of("--config", arguments)
     config = _checked_config(Path(config_file), options_type, parser, aliases or {}) if config_file else {}
     parser.set_defaults(config)
-    namespace = parser.parse_args(arguments)
     try:
+        namespace = parser.parse_args(arguments)
         options = _build(options_type, namespace)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(str(error)) from None
     if hasattr(options, "given"):
         options.given = frozenset(config) | _given(options_type, arguments)
@@ -272,15 +321,18 @@ def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
     return option + equals + value
 
 
-def _config_of(arguments: list[str]) -> str | None:
-    for index, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            return argument.partition("=")[2]
-        if argument == "--config":
-            if index + 1 == len(arguments):
-                raise InputError("--config needs the path of a YAML file")
-            return arguments[index + 1]
-    return None
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """The value of an option that may be given once, None where it is not given."""
+    values = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            values.append(value if equals else following)
+    if len(values) > 1:
+        raise InputError(f"{option} is given {len(values)} times: give it once")
+    if values == [None]:
+        raise InputError(f"{option} needs " + ("the path of a YAML file" if option == "--config" else "a value"))
+    return values[0] if values else None
 
 
 def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Mapping[str, str]) -> dict[str, Any]:
@@ -293,9 +345,15 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
         if valid[key] is list and not isinstance(value, list):
             flat[key] = [value]
+    # The parser requires what has no option name, though it may stand on the command line instead.
+    elsewhere = {
+        field.name: [""] if valid[field.name] is list else ""
+        for field in dataclasses.fields(options_type)
+        if field.metadata.get("positional")
+    }
     try:
-        parser.parse_object(flat)
-    except InputError as error:
+        parser.parse_object(elsewhere | flat)
+    except (InputError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from None
     return flat
 
@@ -334,15 +392,19 @@ def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
         elif _is_required(field) and value in (None, []):
             option = field.name.upper() if field.metadata.get("positional") else option_string(prefix + field.name)
             raise InputError(f"{option} is missing: give it on the command line or in the --config file")
-        values[field.name] = _plain(value)
+        values[field.name] = _plain(value, option_string(prefix + field.name))
     return options_type(**values)
 
 
-def _plain(value: Any) -> Any:
-    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write."""
+def _plain(value: Any, option: str) -> Any:
+    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write; none is endless or huge."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
+        return [_plain(item, option) for item in value]
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, (int, float)):
+        return value
+    kind: type[int | float] = int if isinstance(value, int) else float
+    if not abs(value) <= LARGEST[kind]:
+        raise InputError(f"{option}: {shortened(value, 40)} cannot be used: give a number up to {LARGEST[kind]:g}")
+    return kind(value)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from jsonargparse.typing import PositiveFloat, PositiveInt
@@ -197,3 +197,91 @@ def test_an_alias_is_a_key_of_the_config_too(tmp_path):
     parser = make_parser("prog", Command("try", "try it", "", ""), Training)
     options, _ = parse(parser, Training, ["--config", str(config)], {"--speed": "--rate"})
     assert options.rate == 0.25
+
+
+@pytest.mark.parametrize("value", ["inf", "1e308", "1e999", "9" * 6000, "²", "nan", "[" * 5000, "a\nb", "\udcff"])
+@pytest.mark.parametrize("option", ["--training.rate", "--training.epochs", "--batch-size"])
+def test_numbers_that_no_library_takes_are_one_short_line(run, option, value):
+    code, _, error = run("a", option, value)
+    assert code == 2 and option in error and "\n" not in error and len(error) < 2100
+
+
+def test_the_largest_seed_is_taken_and_the_next_is_not(run):
+    assert run("a", "--batch-size", 2**32 - 1)[0] == 0
+    code, _, error = run("a", "--batch-size", 2**32)
+    assert code == 2 and "give a number up to 4.29497e+09" in error
+
+
+def test_a_second_config_is_refused(run, tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("out: there\n")
+    code, _, error = run("a", "--config", tmp_path / "a.yaml", f"--config={tmp_path / 'b.yaml'}")
+    assert code == 2 and "--config is given 2 times" in error
+
+
+@pytest.mark.parametrize(
+    "text", ["a: {" * 3000, "training: [1]", "? [1]\n: 2", "out: !!binary x", "1: 2", "out: {a: 1}"]
+)
+def test_no_config_is_a_traceback(run, tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    code, _, error = run("a", "--config", tmp_path / "c.yaml")
+    assert code == 2 and "c.yaml" in error and "\n" not in error
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(run, tmp_path):
+    for path in (tmp_path, tmp_path / "c.yaml" / "below", tmp_path / ("x" * 250), "/dev/null"):
+        (tmp_path / "c.yaml").write_text("out: bug")
+        code, _, error = run("a", "--config", tmp_path / "c.yaml", "--json", path)
+        assert code == 2 and "--json" in error and "\n" not in error
+
+
+def test_messages_are_one_line(run):
+    code, _, error = run("a", "--out", "preempt", "--out\n", "x")
+    assert code == 2 and "\n" not in error
+
+
+@dataclass
+class Dino:
+    """Options of DINO."""
+
+    heads: int = 1
+    """Heads."""
+
+
+@dataclass
+class Simclr:
+    """Options of SimCLR."""
+
+    temperature: float = 0.1
+    """Temperature."""
+
+
+@dataclass
+class Many:
+    """Options in sections."""
+
+    COMMON: ClassVar = ("out", "dino.heads")
+    ONE_SECTION_OF: ClassVar = ("method", ("dino", "simclr"))
+    verbose: bool = False
+    """Say more."""
+    out: str = "x"
+    """Where to."""
+    method: str = "dino"
+    """Which one."""
+    dino: Dino = field(default_factory=Dino)
+    simclr: Simclr = field(default_factory=Simclr)
+
+
+def test_help_shows_common_options_first_and_the_section_of_the_chosen_method_only(monkeypatch, capsys):
+    monkeypatch.setattr("dermssl.commandline._import", {"Many": Many, "echo": repr}.get)
+    command = Command("try", "try it", "Many", "echo")
+
+    def shown(*arguments):
+        assert main("prog", "A program.", [command], ["try", *arguments, "--help"]) == 0
+        return capsys.readouterr().out
+
+    text = shown()
+    assert text.index("common options") < text.index("--out") < text.index("--dino.heads") < text.index("--verbose")
+    assert "--simclr.temperature" not in text
+    assert "--simclr.temperature" in shown("--method", "simclr") and "--simclr" in shown("--method=simclr")
+    assert parse(make_parser("prog try", command, Many), Many, ["--simclr.temperature", "2"])[0].simclr.temperature == 2
