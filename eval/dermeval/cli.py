@@ -64,7 +64,7 @@ COMMANDS = (
         "leaks",
         "records that share near-duplicate images, and a repaired split",
         "dermeval.leaks.options:LeaksOptions",
-        "dermeval.leaks.audit:leaks",
+        "dermeval.leaks.leaks:leaks",
         writes="out",
     ),
 )

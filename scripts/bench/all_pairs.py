@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dermeval.leaks.candidates import embedding_candidates
+from dermeval.leaks.candidates import embedding_queries, nearest_pairs
 
 BLOCK = 4096
 
@@ -59,16 +59,17 @@ def main() -> None:
     load = os.getloadavg()[0]
     before = resident("VmRSS", reset_peak=True)
     start = time.perf_counter()
-    found = embedding_candidates(features, np.arange(options.images), nearest=10, budget=0.001)
+    query = next(embedding_queries("embedding", features, {}))
+    found = nearest_pairs(query, np.arange(options.images), nearest=10)
     seconds = time.perf_counter() - start
     above = resident("VmHWM") - before
     known = {(row, options.images - options.copies + row) for row in range(options.copies)}
-    hit = len(known & set(zip(found.pairs["a"], found.pairs["b"], strict=True)))
+    hit = len(known & set(zip(found["a"], found["b"], strict=True)))
     product = bare_product(features)
     print(f"{options.images} x {options.dim} float32, {options.threads} threads, load {load:.1f} before")
     print(f"candidates      {seconds:.1f} s, peak memory {above:.2f} GiB above the features")
     print(f"bare product    {product:.1f} s; ratio {seconds / product:.2f}")
-    print(f"planted pairs   {hit} of {options.copies} among {len(found.pairs)} candidates")
+    print(f"planted pairs   {hit} of {options.copies} among {len(found)} candidates")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ LEAST_CODED_ROWS = 1000
 """With fewer rows an approximate index gains nothing, so none is made."""
 CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
+ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
+CELLS_VISITED, TRAINED_PER_CELL = 4, 40
 EXACT_ROWS = 20_000
 """Up to so many rows that pass a filter are compared one by one; the codes would not be faster."""
 
@@ -256,6 +258,25 @@ def _search_rows(
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
     return scores, found
+
+
+def build_cells(vectors: Sequence[np.ndarray]) -> Codes:
+    """Many short vectors, given in blocks ``(b, D)``, in cells of some 256 and 8 bits a number, for `search_cells`."""
+    total, dim = sum(map(len, vectors)), vectors[0].shape[1]
+    cells = max(1, min(MOST_CELLS, total // ROWS_PER_CELL))
+    coarse = "_HNSW32" if cells > LEAST_GRAPH_CELLS else ""
+    codes = faiss.index_factory(dim, f"IVF{cells}{coarse},SQ8")
+    codes.cp.niter, codes.nprobe = 6, CELLS_VISITED
+    step = max(1, total // (TRAINED_PER_CELL * cells))
+    codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in vectors]))
+    for block in vectors:
+        codes.add(np.ascontiguousarray(block, np.float32))
+    return codes
+
+
+def search_cells(codes: Codes, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances and rows ``(Q, k)`` of the nearest vectors in the cells visited; row -1 where none is."""
+    return codes.search(np.ascontiguousarray(queries, np.float32), k)
 
 
 def held_out_rows(total: int, seed: int = 0) -> np.ndarray:

@@ -1,94 +1,104 @@
-"""Pairs of images whose embeddings are suspiciously close, after normalising scores against the background.
+"""Which pairs of images are worth comparing: the nearest of other records by several cheap sources, united.
 
-A raw cosine ranks pairs badly across a data set: common motifs have many near neighbours, rare ones none. As in the
-descriptor evaluation of SSCD (Pizzi et al. 2022), the mean similarity of each image's background neighbours is taken
-off first. Background here are the neighbours of other groups that come after the nearest, which a copy rarely is.
+A raw score ranks pairs badly across a data set: common motifs have many near neighbours, rare ones none. As in the
+descriptor evaluation of SSCD (Pizzi et al. 2022), the mean score of each image's background neighbours is taken off.
+Background are the neighbours of other records that come after the nearest, which a copy rarely is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from dermeval.leaks.fingerprints import hash_pairs
+from dermeval.leaks.signatures import BACKGROUND, Signatures, oriented
 from dermssl import neighbours
 
-BACKGROUND = 10
-"""Neighbours after the nearest ones that are the image's background."""
 MOST_OF_OWN_GROUP = 50
-"""Of a group with more images than this, the nearest ones may fill the search and hide those of other groups."""
+"""Of a record with more images than this, the nearest ones may fill the search and hide those of other records."""
+SOURCES = ("hash", "colour", "thumbnail", "local features")
 
 
-class Candidates(NamedTuple):
-    """Candidate pairs and background pairs (columns ``a`` < ``b``, ``similarity``, ``normalised``), and the cut."""
+class Query(NamedTuple):
+    """One search: how each image (``queries``) looks for the images of the ``gallery``, all ``(N, D)``.
 
-    pairs: pd.DataFrame
-    background: pd.DataFrame
-    threshold: float
-
-
-class _Nearest(NamedTuple):
-    """Neighbours ``(N, k)`` of each query: which are near or background, and the level of the background ``(N,)``."""
-
-    similarity: np.ndarray
-    rows: np.ndarray
-    near: np.ndarray
-    far: np.ndarray
-    level: np.ndarray
-
-
-def embedding_candidates(
-    features: np.ndarray, groups: np.ndarray, nearest: int, budget: float, views: Sequence[np.ndarray] = ()
-) -> Candidates:
-    """Nearest pairs of different groups that score above all but a share ``budget`` of the background pairs.
-
-    Args:
-        features: ``(N, D)``; centred and normalised here.
-        groups: ``(N,)`` integer.
-        nearest: neighbours of other groups, per image, that may become candidates.
-        budget: 0 to 1, the share of background pairs that would pass the threshold.
-        views: features ``(N, D)`` of turned, mirrored or cropped views of the same images; their neighbours among
-            ``features`` become candidates above the same threshold.
+    ``orientation`` is that of the gallery image which the query resembles, -1 where the vectors do not tell.
     """
+
+    source: str
+    queries: np.ndarray
+    gallery: np.ndarray
+    orientation: int = -1
+
+
+def signature_queries(found: Signatures) -> Iterator[Query]:
+    """The searches by colours and thumbnail; upright and mirrored alike, see `certainty`."""
+    yield Query("colour", found.colour, found.colour)
+    plain = oriented(found.thumbnail, 0)
+    for orientation in (0, 4):
+        yield Query("thumbnail", oriented(found.thumbnail, orientation), plain, orientation)
+
+
+def embedding_queries(name: str, features: np.ndarray, views: Mapping[str, np.ndarray]) -> Iterator[Query]:
+    """The searches by an encoder's embeddings ``(N, D)`` and by those of further views of the same images."""
     mean = np.mean(features, axis=0, dtype=np.float64).astype(np.float32)
-    features, *turned = (neighbours.normalise(part - mean) for part in (features, *views))
-    plain = _nearest(features, features, groups, nearest)
-    normalised = _normalised(plain, plain.level)
-    threshold = float(np.quantile(normalised[plain.far], 1 - budget)) if plain.far.any() else -np.inf
-    background = _table(plain.far, plain.rows, plain.similarity, normalised)
-    pairs = [_table(plain.near & (normalised >= threshold), plain.rows, plain.similarity, normalised)]
-    for view in turned:
-        found = _nearest(view, features, groups, nearest)
-        normalised = _normalised(found, plain.level)
-        pairs.append(_table(found.near & (normalised >= threshold), found.rows, found.similarity, normalised))
-    best = pd.concat(pairs).sort_values("normalised", ascending=False, kind="stable")
-    return Candidates(best.drop_duplicates(["a", "b"], ignore_index=True), background, threshold)
+    plain = neighbours.normalise(features - mean)
+    yield Query(name, plain, plain)
+    for view in views.values():
+        yield Query(name, neighbours.normalise(view - mean), plain)
 
 
-def _nearest(queries: np.ndarray, gallery: np.ndarray, groups: np.ndarray, nearest: int) -> _Nearest:
+def nearest_pairs(query: Query, groups: np.ndarray, nearest: int) -> pd.DataFrame:
+    """The ``nearest`` images of other records of each image: ``a`` < ``b``, ``normalised``, ``first``, ``orientation``.
+
+    ``first`` says whether one is the other's very nearest.
+    """
     own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
-    similarity, rows = neighbours.search(queries, gallery, own + nearest + BACKGROUND)
+    similarity, rows = neighbours.search(query.queries, query.gallery, own + nearest + BACKGROUND)
     other = groups[rows] != groups[:, None]
     rank = np.where(other, np.cumsum(other, axis=1) - 1, nearest + BACKGROUND)
     far = (rank >= nearest) & (rank < nearest + BACKGROUND)
     level = np.where(far, similarity, 0).sum(axis=1) / np.maximum(far.sum(axis=1), 1)
-    return _Nearest(similarity, rows, rank < nearest, far, level)
-
-
-def _normalised(found: _Nearest, gallery_level: np.ndarray) -> np.ndarray:
-    """Similarities less the mean background of the two images."""
-    return found.similarity - (found.level[:, None] + gallery_level[found.rows]) / 2
-
-
-def _table(chosen: np.ndarray, rows: np.ndarray, similarity: np.ndarray, normalised: np.ndarray) -> pd.DataFrame:
-    query, column = np.nonzero(chosen)
-    found = rows[query, column]
+    image, column = np.nonzero(rank < nearest)
+    found = rows[image, column]
     table = pd.DataFrame(
         {
-            "a": np.minimum(query, found),
-            "b": np.maximum(query, found),
-            "similarity": similarity[query, column],
-            "normalised": normalised[query, column],
+            "a": np.minimum(image, found),
+            "b": np.maximum(image, found),
+            "normalised": similarity[image, column] - (level[image] + level[found]) / 2,
+            "first": rank[image, column] == 0,
+            "orientation": np.int8(query.orientation),
         }
     )
-    return table.drop_duplicates(["a", "b"], ignore_index=True)
+    return table.sort_values("normalised", ascending=False, kind="stable").drop_duplicates(["a", "b"])
+
+
+def united(tables: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """One row per pair ``a`` < ``b``: a bool column per source, and how its second image may be turned to align it.
+
+    ``upright`` and ``mirrored`` are orientations (0-3 and 4-7) from which an alignment may start, -1 where none is
+    known. ``hash_bits`` is null where no hash was near.
+    """
+    columns = ["a", "b", "normalised", "first", "orientation", "hash_bits"]
+    parts = [table.reindex(columns=columns).assign(source=source) for source, table in tables]
+    both = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "source"])
+    pairs = both[["a", "b"]].drop_duplicates().sort_values(["a", "b"], ignore_index=True)
+    keys = pd.MultiIndex.from_frame(pairs)
+    for source, part in both.groupby("source", sort=False):
+        best = part.groupby(["a", "b"])["normalised"].max()
+        pairs[source] = keys.isin(best.index)
+        if source != "hash":
+            pairs[f"{source}_above"] = best.reindex(keys).to_numpy(np.float32)
+    starts = both[(both["orientation"] >= 0) & ((both["source"] == "hash") | (both["first"] == True))]  # noqa: E712
+    for name, mirrored in (("upright", False), ("mirrored", True)):
+        chosen = starts[(starts["orientation"] >= 4) == mirrored].drop_duplicates(["a", "b"]).set_index(["a", "b"])
+        pairs[name] = chosen["orientation"].reindex(keys).fillna(-1).to_numpy(np.int8)
+    bits = both.dropna(subset=["hash_bits"]).groupby(["a", "b"])["hash_bits"].min()
+    pairs["hash_bits"] = bits.reindex(keys).to_numpy(np.float32)
+    return pairs
+
+
+def hash_table(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFrame:
+    """Pairs by perceptual hash in the columns of `nearest_pairs`, with ``hash_bits``."""
+    return hash_pairs(hashes, groups, bits).assign(normalised=np.nan, first=True)

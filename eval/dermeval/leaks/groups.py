@@ -1,27 +1,58 @@
-"""Leak groups: connected components of records that share near-duplicate images, and the split without them."""
+"""Leak groups: records that share near-duplicate images.
+
+One weak pair never chains many records: it joins two records that have no other, and groups only where a second pair
+says the same.
+"""
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dermssl.dataset.manifest import TONE_GROUPS
+
+CERTAIN = 0.01
+"""Pairs of which so few are expected by chance, in the whole audit, need no second pair."""
+LARGE = 10
+"""A group of more records is flagged: rulers, phantoms or one much copied picture may hold it together."""
 TRAINING_SIDE = "train"
 
 
-def leak_groups(groups: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-    """The leak group of each image ``(N,)``, counted from 1; 0 where its record shares no near-duplicate.
+def record_pairs(groups: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Confirmed pairs of images as pairs of records: ``one`` < ``other``, image ``pairs``, ``strong``, ``expected``.
 
     Args:
-        groups: ``(N,)`` integer record (patient, else lesion) of each image.
-        pairs: confirmed pairs, columns ``a`` and ``b`` are rows of images.
+        groups: integer record of each image, ``(N,)``.
+        pairs: columns ``a``, ``b``, ``expected_false`` (0 for identical images).
     """
-    count = int(groups.max(initial=-1)) + 1
-    edges = (np.ones(len(pairs)), (groups[pairs["a"]], groups[pairs["b"]]))
-    _, component = connected_components(coo_array(edges, shape=(count, count)), directed=False)
-    linked = np.unique(component[groups[pairs[["a", "b"]].to_numpy().ravel()]])
+    ends = np.sort(groups[pairs[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
+    table = pd.DataFrame({"one": ends[:, 0], "other": ends[:, 1], "expected": pairs["expected_false"].to_numpy(float)})
+    both = table.groupby(["one", "other"], as_index=False).agg(pairs=("expected", "size"), expected=("expected", "min"))
+    both["strong"] = (both["expected"] <= CERTAIN) | (both["pairs"] > 1)
+    return both.sort_values(["expected", "one", "other"], ignore_index=True)
+
+
+def leak_groups(groups: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
+    """The leak group of each image ``(N,)``, counted from 1; 0 where its record is in none."""
+    links, count = record_pairs(groups, pairs), int(groups.max(initial=-1)) + 1
+    component = _components(count, links[links["strong"]])
+    weak = links[~links["strong"]]
+    ends = np.sort(component[weak[["one", "other"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
+    keys, inverse, times = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+    size = np.bincount(component, minlength=count)
+    used = np.bincount(keys.ravel(), minlength=count) if len(keys) else np.zeros(count, np.int64)
+    lonely = (size[ends] == 1).all(axis=1) & (used[ends] == 1).all(axis=1)
+    joined = pd.concat([links[links["strong"]], weak[lonely | (times[inverse.ravel()] > 1)]])
+    component = _components(count, joined)
+    linked = np.unique(component[joined[["one", "other"]].to_numpy(np.int64).ravel()])
     numbers = np.zeros(count, dtype=np.int64)
     numbers[linked] = np.arange(1, len(linked) + 1)
     return numbers[component[groups]]
+
+
+def _components(count: int, links: pd.DataFrame) -> np.ndarray:
+    edges = (np.ones(len(links)), (links["one"].to_numpy(np.int64), links["other"].to_numpy(np.int64)))
+    return connected_components(coo_array(edges, shape=(count, count)), directed=False)[1]
 
 
 def side(split: pd.Series) -> pd.Series:
@@ -36,20 +67,68 @@ def straddling(leaks: np.ndarray, split: pd.Series) -> np.ndarray:
     return sides[sides > 1].index.to_numpy()
 
 
-def repaired(leaks: np.ndarray, split: pd.Series) -> pd.Series:
-    """The split with every straddling leak group moved to train, so that the test side stays clean.
+def repaired(leaks: np.ndarray, frame: pd.DataFrame, stratum: pd.Series) -> pd.Series:
+    """The split with every leak group on one side: the side that leaves the fewest records to move.
 
-    Images without a split keep none: they are on the training side already.
+    Of sides with as few, the one is taken that keeps the counts of the strata nearest to the original ones, then the
+    training side. Images without a split keep none where their group stays on the training side.
+
+    Args:
+        leaks: leak group of each image.
+        frame: columns ``group_id`` and ``split``.
+        stratum: what each side keeps its mix of, such as class and skin type, ``(N,)`` of str.
     """
-    moved = np.isin(leaks, straddling(leaks, split)) & split.notna().to_numpy()
-    return split.mask(moved, TRAINING_SIDE)
+    split, sides = frame["split"].copy(), side(frame["split"])
+    wanted = pd.crosstab(stratum, sides)
+    present = wanted.copy()
+    for leak in straddling(leaks, split):
+        rows = leaks == leak
+        records = frame["group_id"][rows].groupby(sides[rows].to_numpy()).nunique()
+        counts = pd.crosstab(stratum[rows], sides[rows]).reindex(
+            index=wanted.index, columns=wanted.columns, fill_value=0
+        )
+        options = []
+        for target in records.index:
+            moved = counts.drop(columns=target)
+            after = present.sub(moved, fill_value=0)[wanted.columns]
+            after[target] += moved.sum(axis=1)
+            change = float((after - wanted).abs().to_numpy().sum())
+            options.append((records.sum() - records[target], change, target != TRAINING_SIDE, target))
+        target = min(options)[-1]
+        moved = counts.drop(columns=target)
+        present = present.sub(moved, fill_value=0)[wanted.columns]
+        present[target] += moved.sum(axis=1)
+        sides[rows] = target
+    changed = sides != side(frame["split"])
+    return split.mask(changed, sides)
 
 
-def group_table(frame: pd.DataFrame, leaks: np.ndarray) -> pd.DataFrame:
-    """``groups.csv``: one row per record of a leak group."""
+def strata(frame: pd.DataFrame, labels: list[str]) -> pd.Series:
+    """Class and skin type of each image as one string, for `repaired`."""
+    tone = frame["fitzpatrick"].map(TONE_GROUPS) if "fitzpatrick" in frame else pd.Series(None, index=frame.index)
+    parts = [frame[name].astype(object).where(frame[name].notna(), "none").map(str) for name in labels[:1]]
+    parts.append(tone.astype(object).where(tone.notna(), "none").map(str))
+    return parts[0].str.cat(parts[1:], sep=" / ")
+
+
+def group_table(frame: pd.DataFrame, leaks: np.ndarray, labels: list[str]) -> pd.DataFrame:
+    """``groups.csv``: one row per record of a leak group.
+
+    ``straddles``: the group lies on several sides of the split. ``conflict``: labels differ within it. ``large``: it
+    has more than `LARGE` records, so look at it first.
+    """
     rows = frame.assign(leak_group=leaks, side=side(frame["split"]))[leaks > 0]
     table = rows.groupby(["leak_group", "group_id"], sort=True).agg(
         dataset=("dataset", "first"), images=("image_id", "size"), split=("side", lambda s: "+".join(sorted(set(s))))
     )
-    table["straddles"] = table.index.get_level_values(0).isin(straddling(leaks, frame["split"]))
+    number = table.index.get_level_values(0)
+    table["straddles"] = number.isin(straddling(leaks, frame["split"]))
+    table["across_datasets"] = number.isin(_several(rows, "dataset"))
+    table["conflict"] = number.isin([leak for name in labels for leak in _several(rows, name)])
+    table["large"] = table.groupby(level=0)["images"].transform("size") > LARGE
     return table.reset_index()
+
+
+def _several(rows: pd.DataFrame, column: str) -> np.ndarray:
+    values = rows.groupby("leak_group")[column].nunique()
+    return values[values > 1].index.to_numpy()

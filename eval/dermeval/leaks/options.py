@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from dermeval.features.options import HASH_BITS
 from dermssl.commandline import positional
@@ -10,22 +10,30 @@ from dermssl.commandline import positional
 
 @dataclass
 class LeaksOptions:
-    """Find records that share near-duplicate images, across splits and data sets, and repair the split."""
+    """Find records that share near-duplicate images, across splits and data sets, and repair the split.
+
+    A command that was killed goes on where it was when it is given again.
+    """
 
     out: str
     """Leaks folder to write: pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html, images/."""
-    embeddings: list[str] = positional()
-    """Embeddings folders made by `dermeval embed` with one encoder."""
+    folders: list[str] = positional()
+    """Dataset folders made by `dermssl prepare`; embeddings folders of them add an encoder's neighbours."""
+    precision: OpenUnitInterval = 0.98
+    """Least share of true near-duplicates among the confirmed pairs; it sets the threshold."""
+    expected_false: NonNegativeFloat | None = None
+    """Instead of --precision: how many false pairs may be expected among the confirmed."""
+    neighbours: PositiveInt = 20
+    """Images that each image may nominate as candidates by its local features or its embedding; half as many by its
+    colours and its thumbnail."""
     hash_bits: NonNegativeInt = HASH_BITS
     """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""
-    neighbours: PositiveInt = 10
-    """Nearest images of other records, per image, whose embeddings make them candidates."""
-    budget: ClosedUnitInterval = 0.1
-    """Share of background pairs (similar images known to be no nearest ones) whose embeddings may pass for
-    candidates. More finds more and takes longer; the stored pixels decide about every candidate."""
-    agreement: ClosedUnitInterval = 0.6
-    """Least median correlation of small blocks, after alignment, that confirms a near-duplicate; raised where the
-    background pairs come near it."""
+    every_image: bool = False
+    """Take each image for a record of its own, so that near-duplicates within a record are found too."""
+    planted: NonNegativeInt = 100
+    """Copies of the audited images that are planted to measure which kinds of copies are found (0: none)."""
+    since: str | None = None
+    """Leaks folder of an earlier audit: only images that it did not have are compared, with all; its pairs stay."""
     shown: NonNegativeInt = 200
     """Pairs drawn in report.html, the strongest first; pairs.parquet always holds all."""
     truth: str | None = None

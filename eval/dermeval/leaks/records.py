@@ -1,74 +1,129 @@
-"""All images under audit as one table, with their features and where their pixels are stored."""
+"""All images under audit as one table, where their pixels are stored, and the embeddings that were given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
-from dermeval.leaks.verify import Picture
+from dermeval.features.embeddings import Embeddings, open_embeddings
+from dermeval.leaks.pictures import Picture
 from dermssl import licences
+from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.errors import InputError
 
 
-class Records(NamedTuple):
-    """Row ``i`` of ``frame`` has ``features[i]`` and lies at ``pictures[i]``; ``groups`` are integer ``group_id``.
+class Embedded(NamedTuple):
+    """Features ``(n, D)`` of the images ``rows`` (n,) by one encoder, and those of further views of them."""
 
-    ``views`` are features of further views of the same rows, of those views that every folder has.
-    """
-
-    frame: pd.DataFrame
+    name: str
+    rows: np.ndarray
     features: np.ndarray
     views: dict[str, np.ndarray]
+
+
+class Records(NamedTuple):
+    """Row ``i`` of ``frame`` lies at ``pictures[i]``; ``groups`` are integer records (``group_id``)."""
+
+    frame: pd.DataFrame
     pictures: list[Picture]
     groups: np.ndarray
     labels: list[str]
+    embedded: list[Embedded]
     datasets: list[dict[str, Any]]
     licences: list[dict[str, Any]]
-    encoder: dict[str, Any]
 
 
-def open_records(folders: Sequence[str]) -> Records:
-    """Open embeddings folders to be audited together.
+def open_records(folders: Sequence[str], every_image: bool = False) -> Records:
+    """Open dataset folders and embeddings folders to be audited together.
+
+    A data set may be given by itself and by any number of embeddings of it. ``every_image`` takes each image for a
+    record of its own.
 
     Raises:
-        InputError: different encoders, an image that comes twice, or a dataset folder out of reach.
+        InputError: neither kind of folder, a dataset folder out of reach, or two data sets of one name.
     """
-    sets = [open_embeddings(folder) for folder in folders]
-    refuse_mixed(sets, "embed both alike with one")
-    frame = pd.concat([one.frame for one in sets], ignore_index=True)
-    twice = frame["image_id"][frame["image_id"].duplicated()]
-    if len(twice):
-        raise InputError(f"{len(twice)} images (first {twice.iloc[0]}) are in two of the folders: give each set once")
+    if not folders:
+        raise InputError("FOLDERS is missing: give dataset folders (`dermssl prepare`) or embeddings folders")
+    datasets: dict[str, Dataset] = {}
+    embeddings: list[Embeddings] = []
+    for folder in map(Path, folders):
+        if (folder / "embedding.json").is_file():
+            embeddings.append(open_embeddings(folder))
+            _add(datasets, _datasets_of(embeddings[-1]))
+        else:
+            _add(datasets, [open_dataset(folder)])
+    frames = [dataset.frame() for dataset in datasets.values()]
+    frame = pd.concat(frames, ignore_index=True)
+    if every_image:
+        frame["group_id"] = frame["image_id"]
+    targets = {target.column for dataset in datasets.values() for target in dataset.targets.values()}
     return Records(
         frame,
-        _joined([one.features for one in sets]),
-        {name: _joined([one.views[name] for one in sets]) for name in _shared_views(sets)},
-        [picture for one in sets for picture in _pictures(one)],
+        [Picture(dataset.folder, row) for dataset in datasets.values() for row in range(len(dataset))],
         pd.factorize(frame["group_id"])[0],
-        sorted({target.column for one in sets for target in one.targets.values()} & set(frame.columns)),
-        [entry for one in sets for entry in one.info["datasets"]],
-        licences.merge(entry for one in sets for entry in one.licences),
-        sets[0].encoder,
+        sorted(targets & set(frame.columns)),
+        _embedded(embeddings, frame),
+        [_entry(dataset) for dataset in datasets.values()],
+        licences.merge([dataset.licence for dataset in datasets.values()] + _trained_on(embeddings)),
     )
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _add(known: dict[str, Dataset], found: Iterable[Dataset]) -> None:
+    for dataset in found:
+        other = known.setdefault(dataset.name, dataset)
+        if other.folder.resolve() != dataset.folder.resolve():
+            raise InputError(
+                f"{other.folder} and {dataset.folder} are both named '{dataset.name}': prepare one of them again "
+                "with another --name"
+            )
 
 
-def _shared_views(sets: Sequence[Embeddings]) -> list[str]:
-    return [name for name in sets[0].views if all(name in one.views for one in sets)]
-
-
-def _pictures(embeddings: Embeddings) -> list[Picture]:
+def _datasets_of(embeddings: Embeddings) -> list[Dataset]:
     for entry in embeddings.info["datasets"]:
         if entry["name"] not in embeddings.datasets:
             raise InputError(f"{entry['path']} is out of reach: the audit compares stored pixels, so put it back there")
-    rows = {
-        image_id: Picture(dataset.folder, row)
-        for dataset in embeddings.datasets.values()
-        for row, image_id in enumerate(dataset.column("image_id"))
-    }
-    return [rows[image_id] for image_id in embeddings.table["image_id"].to_pylist()]
+    return list(embeddings.datasets.values())
+
+
+def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedded]:
+    """The embeddings by encoder; folders of one encoder are joined."""
+    rows = pd.Series(frame.index, index=frame["image_id"])
+    by_encoder: dict[tuple[str, str], list[Embeddings]] = {}
+    for one in folders:
+        by_encoder.setdefault((one.encoder["path"], str(one.encoder.get("fingerprint"))), []).append(one)
+    found = []
+    for number, sets in enumerate(by_encoder.values(), 1):
+        views = [name for name in sets[0].views if all(name in one.views for one in sets)]
+        found.append(
+            Embedded(
+                "embedding" if len(by_encoder) == 1 else f"embedding {number}",
+                np.concatenate([rows[one.table["image_id"].to_pylist()].to_numpy() for one in sets]),
+                np.concatenate([one.features for one in sets]),
+                {name: np.concatenate([one.views[name] for one in sets]) for name in views},
+            )
+        )
+    return found
+
+
+def _entry(dataset: Dataset) -> dict[str, Any]:
+    keys = ("synthetic", "group", "case", "patient_key")
+    entry = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
+    return entry | {key: dataset.info[key] for key in keys}
+
+
+def _trained_on(embeddings: Sequence[Embeddings]) -> list[dict[str, Any]]:
+    return [entry for one in embeddings for entry in one.licences]
+
+
+def pools(records: Records) -> dict[tuple[str, ...], np.ndarray]:
+    """Rows that may be compared by more than copies of files, pixels and hashes, by names of data sets.
+
+    A set whose licence forbids re-linking is compared only within itself.
+    """
+    closed = {entry["dataset"] for entry in records.licences if not entry["relinking"]}
+    names = records.frame["dataset"].unique().tolist()
+    sets = [tuple(name for name in names if name not in closed), *[(name,) for name in names if name in closed]]
+    dataset = records.frame["dataset"]
+    return {pool: np.flatnonzero(dataset.isin(pool)) for pool in sets if pool}

@@ -1,94 +1,227 @@
-"""Candidate pairs -> pixel evidence: every pair is aligned and compared on the stored images, in several processes."""
+"""Candidate pairs -> evidence: local features are matched, then the pictures aligned, in several processes.
+
+Every pair is compared twice, with the second picture as it stands and mirrored. Results are kept as they come, so a
+command that was killed goes on where it was.
+"""
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from dermeval.leaks import turns
-from dermeval.leaks.alignment import NO_MATCH, Look, Match, compare, look
-from dermssl.dataset.store import ImageStore
+from dermeval.leaks import alignment
+from dermeval.leaks.alignment import APART, Aligned
+from dermeval.leaks.local_features import describe
+from dermeval.leaks.matching import Consensus, Local, consensus, local_of
+from dermeval.leaks.pictures import Picture, pixels
+from dermssl.files import write_npy
 from dermssl.processes import process_map
 
-LEAST_CORRELATION = 0.45
-"""Coarse correlation under which a pair is not worth refining; planted copies with 30% cropped away reach 0.53."""
+IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 256
+FIRST_LOOK = 200
+"""Keypoints that every pair is compared by; all are used where these agree."""
+LEAST_TO_GO_ON, LEAST_TO_ALIGN = 3, 4
+WORLDS = 2
+"""0: the second picture as it stands; 1: mirrored."""
+EVIDENCE = np.dtype(
+    [
+        ("inliers", np.int16, WORLDS),
+        ("matches", np.int16, WORLDS),
+        ("area", np.float32, WORLDS),
+        ("correlation", np.float32, WORLDS),
+        ("overlap", np.float32, WORLDS),
+        ("matrix", np.float32, (WORLDS, 2, 3)),
+    ]
+)
+"""What comparing two images gives, upright and mirrored. ``matrix`` maps shares of the short side; 0 where unknown."""
 
 
-class Picture(NamedTuple):
-    """Where an image is stored: dataset folder and row."""
+class DescribeTask(NamedTuple):
+    """Some images to be described into one file."""
+
+    pictures: list[Picture]
+    points: int
+    path: Path
+
+
+class CompareTask(NamedTuple):
+    """Some pairs to be compared into one file; ``pairs`` (P, 4): rows a and b, orientations upright and mirrored."""
+
+    pairs: np.ndarray
+    pictures: dict[int, Picture]
+    store: "LocalStore"
+    path: Path
+
+
+class LocalStore(NamedTuple):
+    """Where the described images lie: files of `IMAGES_PER_TASK` rows each."""
 
     folder: Path
-    row: int
+    images: int
+
+    def path(self, block: int) -> Path:
+        """The file of one block."""
+        return self.folder / f"local-{block:06d}.npy"
+
+    def blocks(self) -> list[np.ndarray]:
+        """All records, memory-mapped, block by block."""
+        return [_read(self.path(block)) for block in range(-(-self.images // IMAGES_PER_TASK))]
 
 
-class Task(NamedTuple):
-    """One moving image against several fixed ones. ``orientations``: the flip or turn by hash, -1 where not known.
-
-    ``searched``: whether all turns, sizes and shifts may be tried.
-    """
-
-    moving: Picture
-    fixed: list[Picture]
-    orientations: list[int]
-    searched: list[bool]
-    least: float
+def describe_images(pictures: Sequence[Picture], points: int, folder: Path, workers: int) -> LocalStore:
+    """Describe all images into ``folder``; blocks that are there already are kept."""
+    store = LocalStore(folder, len(pictures))
+    tasks = [
+        DescribeTask(list(pictures[start : start + IMAGES_PER_TASK]), points, store.path(start // IMAGES_PER_TASK))
+        for start in range(0, len(pictures), IMAGES_PER_TASK)
+    ]
+    _run(_describe_task, tasks, [len(task.pictures) for task in tasks], workers, "describe images", "image")
+    return store
 
 
-def verify(
-    pairs: pd.DataFrame,
-    pictures: Sequence[Picture],
-    workers: int,
-    least: float = LEAST_CORRELATION,
-    label: str = "verify",
-) -> pd.DataFrame:
-    """Align the images of each pair; returns one row per row of ``pairs`` with the fields of `Match`.
+def compare_pairs(
+    pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, folder: Path, workers: int, label: str
+) -> np.ndarray:
+    """Evidence of each pair, ``(P,)`` of `EVIDENCE`.
 
     Args:
-        pairs: columns ``a``, ``b`` (rows of ``pictures``), ``orientation`` (-1: unknown), ``searched``.
+        pairs: columns ``a``, ``b``, ``upright``, ``mirrored`` of `candidates.united`, sorted by ``a``.
         pictures: where each image is stored.
+        store: the described images.
+        folder: where results are kept until all are there.
         workers: processes (0: one per core).
-        least: coarse correlation from which on a pair is refined.
         label: what the progress bar says.
     """
-    groups = pairs.groupby("b", sort=True).indices
-    tasks = [_task(int(b), pairs.iloc[rows], pictures, least) for b, rows in groups.items()]
-    found: list[Match] = []
-    with tqdm(total=len(pairs), desc=label, unit="pair", disable=None) as bar, process_map(workers) as run:
-        for matches in run(compare_task, tasks):
-            found += matches
-            bar.update(len(matches))
-    order = np.concatenate([*groups.values(), np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return pd.DataFrame(found, columns=list(Match._fields), index=pairs.index[order]).loc[pairs.index]
+    rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
+    tasks = []
+    for start in range(0, len(rows), PAIRS_PER_TASK):
+        part = rows[start : start + PAIRS_PER_TASK]
+        # A file is named after its pairs, so one that was made for other pairs is never taken for this one's.
+        name = hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16]
+        used = {int(row): pictures[row] for row in np.unique(part[:, :2])}
+        tasks.append(CompareTask(part, used, store, folder / f"pairs-{name}.npy"))
+    _run(_compare_task, tasks, [len(task.pairs) for task in tasks], workers, label, "pair")
+    parts = [np.array(_read(task.path)) for task in tasks]
+    return np.concatenate(parts) if parts else np.zeros(0, EVIDENCE)
 
 
-def _task(moving: int, pairs: pd.DataFrame, pictures: Sequence[Picture], least: float) -> Task:
-    fixed = [pictures[row] for row in pairs["a"]]
-    return Task(pictures[moving], fixed, pairs["orientation"].tolist(), pairs["searched"].tolist(), least)
+def _run(function, tasks: list, sizes: list[int], workers: int, label: str, unit: str) -> None:
+    """Run the tasks whose file is missing or damaged, with a bar over all."""
+    waiting = [number for number, task in enumerate(tasks) if not _is_whole(task.path)]
+    done = sum(sizes) - sum(sizes[number] for number in waiting)
+    with tqdm(total=sum(sizes), initial=done, desc=label, unit=unit, disable=None) as bar:
+        if not waiting:
+            return
+        with process_map(workers) as run:
+            for number, _ in zip(waiting, run(function, [tasks[number] for number in waiting]), strict=True):
+                bar.update(sizes[number])
 
 
-def compare_task(task: Task) -> list[Match]:
-    """The matches of one task, in its order."""
-    moving = _look(task.moving)
-    prepared = functools.cache(lambda: turns.turned(moving.coarse))
-    matches = []
-    for picture, orientation, searched in zip(task.fixed, task.orientations, task.searched, strict=True):
-        fixed = _look(picture)
-        start = turns.as_oriented(fixed.coarse, moving.coarse, max(orientation, 0))
-        if searched and start.correlation < task.least:
-            start = turns.search(fixed.coarse, prepared())
-        matches.append(compare(fixed, moving, start.affine) if start.correlation >= task.least else NO_MATCH)
-    return matches
+def _read(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-@functools.lru_cache(maxsize=2048)
-def _look(picture: Picture) -> Look:
-    return look(_store(picture.folder).image(picture.row))
+def _is_whole(path: Path) -> bool:
+    try:
+        _read(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
-@functools.cache
-def _store(folder: Path) -> ImageStore:
-    return ImageStore(folder)
+def _describe_task(task: DescribeTask) -> None:
+    cv2.setNumThreads(1)
+    write_npy(task.path, np.stack([describe(pixels(picture), task.points) for picture in task.pictures]))
+
+
+def _compare_task(task: CompareTask) -> None:
+    cv2.setNumThreads(1)
+    found = np.zeros(len(task.pairs), EVIDENCE)
+    for number, (a, b, *orientations) in enumerate(task.pairs.tolist()):
+        first, second = (_local(task.store, row) for row in (a, b))
+        for world in range(WORLDS):
+            matched, aligned = match(first, second, bool(world)), APART
+            if matched.inliers >= LEAST_TO_ALIGN or orientations[world] >= 0:
+                fixed, moving = _structure(task.pictures[a]), _structure(task.pictures[b])
+                aligned = align_pictures(matched, first, second, fixed, moving, bool(world), orientations[world])
+            row = found[number]
+            row["inliers"][world], row["matches"][world] = matched.inliers, matched.matches
+            row["area"][world] = matched.area
+            row["correlation"][world], row["overlap"][world] = aligned.correlation, aligned.overlap
+            if aligned.matrix is not None:
+                row["matrix"][world] = aligned.matrix
+    write_npy(task.path, found)
+
+
+def compare_pictures(
+    first: Local, second: Local, fixed: np.ndarray, moving: np.ndarray, mirrored: bool, orientation: int
+) -> tuple[Consensus, Aligned]:
+    """Match two pictures, and align them where local features agree or ``orientation`` (not -1) proposes it.
+
+    Args:
+        first: local features of the first picture.
+        second: the same of the second one, as it stands.
+        fixed: `alignment.structure` of the first picture.
+        moving: the same of the second one, as it stands.
+        mirrored: whether the second picture is compared mirrored.
+        orientation: one of the 8 flips and turns from which an alignment may start.
+    """
+    matched = match(first, second, mirrored)
+    return matched, align_pictures(matched, first, second, fixed, moving, mirrored, orientation)
+
+
+def match(first: Local, second: Local, mirrored: bool) -> Consensus:
+    """Match the strongest local features of two pictures, and all of them where these agree."""
+    second = second.mirrored() if mirrored else second
+    matched = consensus(first.strongest(FIRST_LOOK), second.strongest(FIRST_LOOK))
+    if matched.inliers >= LEAST_TO_GO_ON:
+        matched = max(matched, consensus(first, second), key=lambda found: found.inliers)
+    return matched
+
+
+def align_pictures(
+    matched: Consensus,
+    first: Local,
+    second: Local,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    mirrored: bool,
+    orientation: int,
+) -> Aligned:
+    """The best alignment from the matched features and from the orientation; see `compare_pictures`."""
+    starts: list[np.ndarray] = []
+    if matched.matrix is not None and matched.inliers >= LEAST_TO_ALIGN:
+        starts.append(_in_pixels(matched.matrix, first, second, fixed, moving))
+    if orientation >= 0:
+        starts.append(alignment.oriented_start(orientation, fixed.shape, moving.shape))
+    moving = np.ascontiguousarray(moving[:, ::-1]) if mirrored else moving
+    found = [alignment.align(fixed, moving, start) for start in starts]
+    return max(found, key=lambda aligned: aligned.correlation, default=APART)
+
+
+def _in_pixels(matrix: np.ndarray, first: Local, second: Local, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """A map between the pictures that were matched as one between those that are aligned."""
+    ours, theirs = fixed.shape[1] / first.size[0], moving.shape[1] / second.size[0]
+    return np.column_stack([matrix[:, :2] * (theirs / ours), matrix[:, 2] * theirs])
+
+
+@functools.lru_cache(maxsize=512)
+def _local(store: LocalStore, row: int) -> Local:
+    block, place = divmod(row, IMAGES_PER_TASK)
+    return local_of(_block(store, block)[place])
+
+
+@functools.lru_cache(maxsize=4096)
+def _block(store: LocalStore, block: int) -> np.ndarray:
+    return _read(store.path(block))
+
+
+@functools.lru_cache(maxsize=512)
+def _structure(picture: Picture) -> np.ndarray:
+    return alignment.structure(pixels(picture))

@@ -1,0 +1,121 @@
+"""One score per pair from all evidence of its pixels, and how many false pairs to expect above each score.
+
+What chance gives is measured on the audited images themselves. The picture of a mirrored skin lesion is a picture that
+could exist but, save for mirrored copies, does not. So whatever an image shares with another one once that is mirrored
+is chance, and pairs that are no near-duplicates reach as much without mirroring. The candidates are looked for in both
+worlds alike, so the scores of the mirrored world are the background of the other one (a target-decoy estimate, after
+Elias & Gygi 2007).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+CORRELATION_WEIGHT = 4.0
+LEAST_INLIERS = 2
+"""Two matches agree with some similarity always."""
+EVIDENT_INLIERS, EVIDENT_CORRELATION = 10, 0.5
+"""A mirrored pair above both is a mirrored copy, not background."""
+TAIL_RANKS = (5, 10, 20, 50, 100)
+SCENE_CORRELATION = 0.4
+"""Aligned structure that correlates so well is of one scene; below it is another photograph of the same lesion."""
+
+
+class Background(NamedTuple):
+    """Scores of background pairs, sorted from the highest on, and the tails that continue them.
+
+    ``tails`` ``(T, 3)``: expected number r at score u, and the mean m by which the r highest exceed u.
+    """
+
+    scores: np.ndarray
+    tails: np.ndarray
+
+    def expected_above(self, score: np.ndarray) -> np.ndarray:
+        """How many pairs of one world reach each score by chance: counted, or where none does, by the tails.
+
+        The largest of the estimates counts.
+        """
+        score = np.atleast_1d(score)
+        counted = np.searchsorted(-self.scores, -score, side="right").astype(np.float64)
+        expected = [counted]
+        for rank, start, mean in self.tails:
+            expected.append(np.where(score >= start, rank * np.exp(-(score - start) / mean), 0.0))
+        return np.max(expected, axis=0)
+
+
+def world_scores(evidence: np.ndarray) -> np.ndarray:
+    """Scores ``(P, 2)`` of pairs (`verify.EVIDENCE`), as they stand and mirrored.
+
+    The logarithm of the local features that agree, beyond those that always do, and the correlation of the aligned
+    structure.
+    """
+    inliers = np.maximum(evidence["inliers"].astype(np.float64) - LEAST_INLIERS, 0)
+    return np.log1p(inliers) + CORRELATION_WEIGHT * np.maximum(evidence["correlation"], 0)
+
+
+def background_of(evidence: np.ndarray) -> Background:
+    """The background that the mirrored world of all candidates gives."""
+    copies = (evidence["inliers"][:, 1] >= EVIDENT_INLIERS) & (evidence["correlation"][:, 1] >= EVIDENT_CORRELATION)
+    scores = np.sort(world_scores(evidence)[~copies, 1])[::-1]
+    tails = []
+    for rank in TAIL_RANKS:
+        if len(scores) > rank and scores[rank] > 0:
+            # Ties make short tails; a mean below a twentieth is not believed.
+            mean = max(float((scores[:rank] - scores[rank]).mean()), 0.05)
+            tails.append((rank, float(scores[rank]), mean))
+    return Background(scores, np.array(tails).reshape(-1, 3))
+
+
+def expected_false(scores: np.ndarray, background: Background) -> np.ndarray:
+    """Pairs that reach each score ``(P,)`` by chance, in both worlds together."""
+    return 2 * background.expected_above(scores)
+
+
+def false_discovery_rate(scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The least share of false pairs among those that score as high, over all thresholds that keep a pair, ``(P,)``."""
+    order = np.argsort(-scores, kind="stable")
+    found = np.searchsorted(-scores[order], -scores[order], side="right")
+    share = expected[order] / np.maximum(found, 1)
+    rates = np.empty(len(scores))
+    rates[order] = np.minimum(np.minimum.accumulate(share[::-1])[::-1], 1.0)
+    return rates
+
+
+def confirmed(
+    scores: np.ndarray, expected: np.ndarray, precision: float, most_false: float | None
+) -> tuple[np.ndarray, float]:
+    """Which pairs ``(P,)`` are confirmed, and the threshold: the lowest score that keeps the wanted precision.
+
+    Args:
+        scores: one per pair.
+        expected: of `expected_false`.
+        precision: least share of true pairs among the confirmed.
+        most_false: instead of it, the expected number of false pairs.
+    """
+    rates = false_discovery_rate(scores, expected)
+    kept = (expected <= most_false) if most_false is not None else (rates <= 1 - precision)
+    kept &= scores > 0
+    return kept, float(scores[kept].min()) if kept.any() else float("inf")
+
+
+def false_match_ratios(scores: np.ndarray, groups: dict[str, np.ndarray], least: int = 50) -> dict[str, dict]:
+    """How much more often background pairs of one group score high than those of all groups.
+
+    Args:
+        scores: of the mirrored world, ``(P,)``.
+        groups: bool ``(P,)`` per name, the pairs within a group.
+        least: groups with fewer background pairs are left out.
+
+    Returns:
+        Per group its pairs and the ratio of two shares: of its background pairs, and of all, that reach the score which
+        one of 200 of all reaches.
+    """
+    if not len(scores):
+        return {}
+    level = max(np.quantile(scores, 0.995), 1e-9)
+    overall = (scores >= level).mean()
+    return {
+        name: {"background_pairs": int(rows.sum()), "ratio": round(float((scores[rows] >= level).mean() / overall), 2)}
+        for name, rows in groups.items()
+        if rows.sum() >= least and overall > 0
+    }

@@ -1,0 +1,85 @@
+"""Local features of a picture: SIFT keypoints with RootSIFT descriptors (Lowe 2004; Arandjelovic & Zisserman 2012).
+
+Skin has little contrast. The picture is therefore brought to one size and its local contrast is made equal first.
+"""
+
+import cv2
+import numpy as np
+
+from dermeval.leaks.pictures import grey_picture
+
+SHORT_SIDE = 224
+"""Short side, in pixels, of the pictures on which keypoints are found; smaller ones are enlarged at most twice."""
+MOST_POINTS = 500
+CONTRAST, EDGE = 0.02, 12.0
+THUMBNAIL = 16
+COLOUR_BINS = (8, 12, 12)
+
+_LAYOUT = np.arange(128).reshape(4, 4, 8)
+MIRRORED_BINS = _LAYOUT[::-1][:, :, -np.arange(8) % 8].ravel()
+"""``descriptor[MIRRORED_BINS]`` is the descriptor of the same point in the mirrored picture."""
+
+
+def record_type(points: int) -> np.dtype:
+    """One image as stored while an audit runs: its local features, its thumbnail and its colours."""
+    return np.dtype(
+        [
+            ("count", np.int16),
+            ("size", np.float32, 2),
+            ("points", np.float32, (points, 4)),
+            ("descriptors", np.uint8, (points, 128)),
+            ("thumbnail", np.uint8, (THUMBNAIL, THUMBNAIL, 3)),
+            ("colour", np.uint8, int(np.prod(COLOUR_BINS))),
+            ("spread", np.float32),
+        ]
+    )
+
+
+def describe(rgb: np.ndarray, points: int = MOST_POINTS) -> np.ndarray:
+    """Everything that the search for candidates and the matching need of one picture, as one `record_type`.
+
+    Args:
+        rgb: ``(H, W, 3)`` uint8.
+        points: most keypoints that are kept, the strongest first.
+    """
+    record = np.zeros((), record_type(points))
+    grey = grey_picture(rgb, SHORT_SIDE)
+    record["size"] = grey.shape[1], grey.shape[0]
+    found, descriptors = keypoints(grey, points)
+    record["count"] = len(found)
+    record["points"][: len(found)], record["descriptors"][: len(found)] = found, descriptors
+    small = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_AREA)
+    record["thumbnail"] = cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    record["colour"] = colour_histogram(small)
+    record["spread"] = small.std(axis=(0, 1)).max()
+    return record
+
+
+def keypoints(grey: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints ``(K, 4)`` (x, y, size in pixels, angle in radians) and RootSIFT descriptors ``(K, 128)`` uint8."""
+    even = cv2.createCLAHE(2.0, (8, 8)).apply(grey)
+    sift = cv2.SIFT.create(most, contrastThreshold=CONTRAST, edgeThreshold=EDGE, enable_precise_upscale=True)
+    found, raw = sift.detectAndCompute(even, None)
+    if raw is None:
+        return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8)
+    order = np.argsort([-point.response for point in found], kind="stable")[:most]
+    chosen = [found[i] for i in order]
+    points = np.array([(*point.pt, point.size, np.deg2rad(point.angle)) for point in chosen], np.float32)
+    root = np.sqrt(raw[order] / (raw[order].sum(axis=1, keepdims=True) + 1e-9))
+    return points, np.rint(root * 255).astype(np.uint8)
+
+
+def mirrored_points(points: np.ndarray, width: float) -> np.ndarray:
+    """Keypoints ``(K, 4)`` of the picture mirrored left to right."""
+    moved = points.copy()
+    moved[:, 0] = width - 1 - points[:, 0]
+    moved[:, 3] = np.pi - points[:, 3]
+    return moved
+
+
+def colour_histogram(rgb: np.ndarray) -> np.ndarray:
+    """Square roots of the shares of the Lab histogram, ``(1152,)`` uint8: their product is the Bhattacharyya score."""
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
+    # The a and b of skin and of what surrounds it lie near the middle of their range.
+    counts = cv2.calcHist([lab], [0, 1, 2], None, list(COLOUR_BINS), [0, 256, 96, 192, 96, 192]).ravel()
+    return np.rint(255 * np.sqrt(counts / max(counts.sum(), 1.0))).astype(np.uint8)

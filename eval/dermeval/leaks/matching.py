@@ -1,0 +1,146 @@
+"""How many local features of two pictures lie on each other under one turn, size and shift.
+
+A SIFT keypoint has a place, a size and an angle, so every single match proposes a similarity. All proposals are
+tried; the one that most matches agree with wins. Nothing is drawn at random. OpenCV's MAGSAC (Barath et al. 2020)
+then fits an affine map to the matches that agree.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dermeval.leaks.local_features import MIRRORED_BINS, mirrored_points
+
+RATIO = 0.9
+"""Largest ratio of the distances to the nearest and the second descriptor (Lowe 2004) of a match."""
+MOST_MATCHES = 150
+TOLERANCE = 0.02
+"""Distance, as a share of the short side, up to which a match agrees with a proposal."""
+CELL = 32
+"""Inliers are counted once for each of `CELL` x `CELL` squares of the short side: a hair is not ten proofs."""
+MOST_TURN, MOST_STRETCH = 0.5, 0.5
+"""A match that agrees with a map turns as it does up to this (radians), and enlarges as it does (log of the factor)."""
+AFFINE_FROM = 8
+
+
+class Local(NamedTuple):
+    """Keypoints ``(K, 4)`` and unit descriptors ``(K, 128)`` float32 of one picture of ``size`` (width, height)."""
+
+    points: np.ndarray
+    descriptors: np.ndarray
+    size: tuple[float, float]
+
+    def strongest(self, count: int) -> "Local":
+        """The first ``count`` keypoints."""
+        return Local(self.points[:count], self.descriptors[:count], self.size)
+
+    def mirrored(self) -> "Local":
+        """The same of the picture mirrored left to right."""
+        return Local(mirrored_points(self.points, self.size[0]), self.descriptors[:, MIRRORED_BINS], self.size)
+
+
+class Consensus(NamedTuple):
+    """What two pictures share. ``matrix`` ``(2, 3)`` maps a point of the first picture to the second.
+
+    ``inliers``: matches that agree with it, one per square. ``matches``: all matches. ``area``: share of the first
+    picture that the inliers span.
+    """
+
+    inliers: int
+    matches: int
+    area: float
+    matrix: np.ndarray | None
+
+
+NOTHING = Consensus(0, 0, 0.0, None)
+
+
+def local_of(record: np.ndarray) -> Local:
+    """The local features of a stored record, see `local_features.record_type`."""
+    count = int(record["count"])
+    descriptors = record["descriptors"][:count].astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True) + 1e-9
+    return Local(np.array(record["points"][:count]), descriptors, tuple(record["size"].tolist()))
+
+
+def consensus(first: Local, second: Local) -> Consensus:
+    """The similarity that most matches of two pictures agree with."""
+    if min(len(first.points), len(second.points)) < 3:
+        return NOTHING
+    ours, theirs = tentative_matches(first.descriptors, second.descriptors)
+    if len(ours) < 3:
+        return Consensus(0, len(ours), 0.0, None)
+    p, q = first.points[ours], second.points[theirs]
+    agreeing, linear, shift = best_similarity(p, q, min(first.size))
+    p, q = p[agreeing], q[agreeing]
+    if len(p) < 3:
+        return Consensus(len(p), len(ours), 0.0, None)
+    inliers = min(_squares(p, min(first.size)), _squares(q, min(second.size)))
+    ends = [np.ascontiguousarray(part[:, :2]) for part in (p, q)]
+    hull = cv2.contourArea(cv2.convexHull(ends[0])) / (first.size[0] * first.size[1])
+    matrix = np.array([[linear.real, -linear.imag, shift.real], [linear.imag, linear.real, shift.imag]])
+    if inliers >= AFFINE_FROM:
+        affine, _ = cv2.estimateAffine2D(ends[0], ends[1], method=cv2.USAC_MAGSAC, ransacReprojThreshold=3.0)
+        matrix = matrix if affine is None else affine
+    return Consensus(inliers, len(ours), float(hull), matrix)
+
+
+def tentative_matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both descriptor sets that pass the ratio test, best first; a row of ``second`` is used once."""
+    similarity = first @ second.T
+    rows = np.arange(len(first))
+    nearest = similarity.argmax(axis=1)
+    best = similarity[rows, nearest]
+    similarity[rows, nearest] = -1
+    distance, runner_up = (np.sqrt(np.maximum(2 - 2 * part, 0)) for part in (best, similarity.max(axis=1)))
+    passed = np.flatnonzero(distance < RATIO * runner_up)
+    passed = passed[np.argsort(distance[passed] / runner_up[passed], kind="stable")]
+    _, once = np.unique(nearest[passed], return_index=True)
+    kept = passed[np.sort(once)][:MOST_MATCHES]
+    return kept, nearest[kept]
+
+
+def best_similarity(p: np.ndarray, q: np.ndarray, side: float) -> tuple[np.ndarray, complex, complex]:
+    """Which matches ``(M,)`` agree with the best proposal, and that map as ``linear * z + shift`` of complex points.
+
+    Args:
+        p: keypoints ``(M, 4)`` of the first picture.
+        q: keypoints ``(M, 4)`` of the second one that match them.
+        side: short side of the pictures.
+    """
+    a, b = p[:, 0] + 1j * p[:, 1], q[:, 0] + 1j * q[:, 1]
+    linear = (q[:, 2] / p[:, 2]) * np.exp(1j * (q[:, 3] - p[:, 3]))
+    shift = b - linear * a
+    size, turn = np.log(np.abs(linear) + 1e-9), linear / (np.abs(linear) + 1e-9)
+    alike = (turn[:, None] * turn.conj()).real > np.cos(MOST_TURN)
+    alike &= np.abs(size[:, None] - size) < MOST_STRETCH
+    # The error is measured half-way between the two pictures, so that neither order of them is preferred.
+    limit = (1.5 * TOLERANCE * side) ** 2 * np.abs(linear)
+    error = linear[:, None] * a + (shift[:, None] - b)
+    agree = (error.real**2 + error.imag**2 < limit[:, None]) & alike
+    winner = int(agree.sum(axis=1).argmax())
+    chosen, found = agree[winner], (complex(linear[winner]), complex(shift[winner]))
+    for _ in range(3):
+        if chosen.sum() < 3:
+            break
+        fitted = _least_squares(a[chosen], b[chosen])
+        error = np.abs(fitted[0] * a + fitted[1] - b) / np.sqrt(max(abs(fitted[0]), 1e-3))
+        ratio = fitted[0] / (linear + 1e-9)
+        closer = (error < TOLERANCE * side) & (np.abs(np.angle(ratio)) < MOST_TURN)
+        closer &= np.abs(np.log(np.abs(ratio) + 1e-9)) < MOST_STRETCH
+        if closer.sum() < 3:
+            break
+        chosen, found = closer, fitted
+    return chosen, *found
+
+
+def _least_squares(a: np.ndarray, b: np.ndarray) -> tuple[complex, complex]:
+    centre, target = a.mean(), b.mean()
+    linear = (np.conj(a - centre) * (b - target)).sum() / ((np.abs(a - centre) ** 2).sum() + 1e-9)
+    return complex(linear), complex(target - linear * centre)
+
+
+def _squares(points: np.ndarray, side: float) -> int:
+    x, y = np.floor(points[:, :2].T * (CELL / side)).astype(np.int64)
+    return len(set((x * 100_000 + y).tolist()))

@@ -1,0 +1,42 @@
+"""Where the images under audit are stored, and their pixels."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dermssl.dataset.store import ImageStore
+
+MOST_ENLARGED = 2.0
+
+
+class Picture(NamedTuple):
+    """Where an image is stored: dataset folder and row."""
+
+    folder: Path
+    row: int
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    """The stored image, ``(H, W, 3)`` uint8 RGB."""
+    return np.asarray(_store(picture.folder).image(picture.row).convert("RGB"))
+
+
+def jpeg(picture: Picture) -> bytes:
+    """The stored JPEG."""
+    return bytes(_store(picture.folder).jpeg(picture.row))
+
+
+def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
+    """The grey picture with this short side, ``(H, W)`` uint8, enlarged at most `MOST_ENLARGED` times."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    scale = min(short_side / min(grey.shape), MOST_ENLARGED)
+    size = tuple(max(8, round(side * scale)) for side in grey.shape[::-1])
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+@functools.cache
+def _store(folder: Path) -> ImageStore:
+    return ImageStore(folder)

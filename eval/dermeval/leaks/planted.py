@@ -1,0 +1,170 @@
+"""Copies of the audited images, changed as copies are in the wild, to measure which of them an audit finds."""
+
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dermeval.leaks import alignment, certainty
+from dermeval.leaks.local_features import describe
+from dermeval.leaks.matching import local_of
+from dermeval.leaks.pictures import Picture, pixels
+from dermeval.leaks.verify import EVIDENCE, compare_pictures
+from dermssl.processes import process_map
+
+Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+"""(picture, severity from 0 to 1, random numbers) -> changed picture."""
+
+
+def resave(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """JPEG of quality 90 to 30."""
+    return _jpeg(rgb, round(90 - 60 * severity))
+
+
+def resize(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """90% to 40% of the size."""
+    scale = 0.9 - 0.5 * severity
+    return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def crop(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """A part anywhere, with sides 90% to 50% as long."""
+    share = 0.9 - 0.4 * severity
+    height, width = (round(side * share) for side in rgb.shape[:2])
+    top, left = random.integers(rgb.shape[0] - height + 1), random.integers(rgb.shape[1] - width + 1)
+    return rgb[top : top + height, left : left + width]
+
+
+def rotate(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """A turn by 5 to 45 degrees either way, and sometimes a quarter turn on top; corners are filled by the edge."""
+    angle = (5 + 40 * severity) * random.choice([-1, 1])
+    turned = np.rot90(rgb, int(random.integers(4)))
+    height, width = turned.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+    return cv2.warpAffine(
+        np.ascontiguousarray(turned), matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def mirror(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """Left and right change places; the harder ones are cropped too."""
+    return crop(rgb[:, ::-1], severity / 2, random) if severity > 0.3 else rgb[:, ::-1]
+
+
+def blur(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """Gaussian blur of 0.4% to 1.2% of the short side."""
+    return cv2.GaussianBlur(rgb, (0, 0), min(rgb.shape[:2]) * (0.004 + 0.008 * severity))
+
+
+def colour(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """Other brightness, contrast and white balance."""
+    gain = 1 + severity * 0.4 * random.uniform(-1, 1, 3)
+    offset = 40 * severity * random.uniform(-1, 1)
+    return np.clip(rgb * gain + offset, 0, 255).astype(np.uint8)
+
+
+def watermark(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """Letters across the picture."""
+    marked, size = rgb.copy(), min(rgb.shape[:2]) / 200 * (1 + severity)
+    for line in range(1, 2 + round(2 * severity)):
+        place = (int(rgb.shape[1] * 0.05), int(rgb.shape[0] * line / (2 + round(2 * severity))))
+        thick = max(1, round(2 * size))
+        cv2.putText(marked, "COPYRIGHT", place, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick)
+    return cv2.addWeighted(marked, 0.5 + 0.4 * severity, rgb, 0.5 - 0.4 * severity, 0)
+
+
+def border(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """A frame of one colour, 5% to 20% of the side wide."""
+    wide = round(min(rgb.shape[:2]) * (0.05 + 0.15 * severity))
+    value = [int(v) for v in random.choice([0, 255]) * np.ones(3)]
+    return cv2.copyMakeBorder(rgb, wide, wide, wide, wide, cv2.BORDER_CONSTANT, value=value)
+
+
+def screenshot(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """The picture in a window with bars, at another size."""
+    height, width = rgb.shape[:2]
+    page = np.full((round(height * 1.3), round(width * (1.1 + 0.6 * severity)), 3), 240, np.uint8)
+    page[: height // 10] = 60
+    left = int(random.integers(page.shape[1] - width + 1))
+    top = page.shape[0] - height - height // 20
+    page[top : top + height, left : left + width] = rgb
+    return _jpeg(resize(page, 0.2 + 0.3 * severity, random), 80)
+
+
+def photo_of_screen(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+    """Seen at an angle, in other light, a little blurred, with the stripes of a screen."""
+    height, width = rgb.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    moved = corners + random.uniform(-1, 1, (4, 2)) * (0.03 + 0.09 * severity) * min(height, width)
+    matrix = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
+    seen = cv2.warpPerspective(rgb, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    stripes = 6 * severity * np.sin(np.arange(height) * random.uniform(0.8, 2.5))[:, None, None]
+    lit = np.linspace(1 - 0.25 * severity, 1 + 0.15 * severity, width)[None, :, None]
+    seen = cv2.GaussianBlur(np.clip(seen * lit + stripes, 0, 255).astype(np.uint8), (0, 0), 0.5 + 0.5 * severity)
+    return _jpeg(seen, 75)
+
+
+KINDS: dict[str, Change] = {
+    "re-saved": resave,
+    "resized": resize,
+    "cropped": crop,
+    "rotated": rotate,
+    "mirrored": mirror,
+    "blurred": blur,
+    "other colours": colour,
+    "watermark": watermark,
+    "border": border,
+    "screenshot": screenshot,
+    "photo of a screen": photo_of_screen,
+}
+
+
+class PlantTask(NamedTuple):
+    """One image, the kind of copy that is made of it, how hard, and the number of keypoints."""
+
+    picture: Picture
+    kind: str
+    severity: float
+    seed: int
+
+
+def scores_of_planted(pictures: list[Picture], count: int, workers: int) -> pd.DataFrame:
+    """Scores of copies against their originals: ``kind``, ``severity``, ``score``; kinds take turns."""
+    random = np.random.default_rng(0)
+    rows = random.integers(len(pictures), size=count)
+    tasks = [
+        PlantTask(pictures[row], list(KINDS)[number % len(KINDS)], float(random.uniform()), number)
+        for number, row in enumerate(rows)
+    ]
+    with process_map(workers if len(tasks) > 32 else 1) as run:
+        scores = list(run(_planted_score, tasks))
+    return pd.DataFrame(
+        {"kind": [task.kind for task in tasks], "severity": [task.severity for task in tasks], "score": scores}
+    )
+
+
+def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarray:
+    """A changed copy, ``(h, w, 3)`` uint8."""
+    return np.ascontiguousarray(KINDS[kind](rgb, severity, np.random.default_rng(seed)))
+
+
+def _planted_score(task: PlantTask) -> float:
+    cv2.setNumThreads(1)
+    rgb = pixels(task.picture)
+    copy = copy_of(rgb, task.kind, task.severity, task.seed)
+    first, second = (local_of(describe(picture)) for picture in (rgb, copy))
+    fixed, moving = (alignment.structure(picture) for picture in (rgb, copy))
+    found = np.zeros(1, EVIDENCE)
+    for world in (0, 1):
+        matched, aligned = compare_pictures(first, second, fixed, moving, bool(world), -1)
+        found["inliers"][0, world], found["correlation"][0, world] = matched.inliers, aligned.correlation
+    return float(certainty.world_scores(found).max())
+
+
+def _jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(Image.open(io.BytesIO(data.tobytes())))

@@ -1,0 +1,92 @@
+"""``report.html``: the pairs side by side. Pictures are files beside the page, never part of it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dermeval.leaks.pictures import Picture, jpeg
+from dermeval.leaks.records import Records
+from dermssl import licences, page
+from dermssl.files import write_text
+
+IMAGES = "images"
+
+
+def write(folder: Path, records: Records, pairs: pd.DataFrame, lines: list[str], notes: list[str], shown: int) -> None:
+    """Write ``report.html`` and the pictures of the first ``shown`` pairs into the leaks folder."""
+    (folder / IMAGES).mkdir()
+    cards = [_card(folder, records, pair) for pair in pairs.head(shown).to_dict("records")]
+    local = (
+        "This folder stays on this machine. It holds pictures of patients under the licences named at the foot of this "
+        "page. Do not send it on or put it on the web."
+    )
+    html = page.render(
+        "dermeval/leaks/report.html",
+        title=lines[0],
+        lines=lines[1:],
+        notes=[local, *notes],
+        cards=cards,
+        hidden=len(pairs) - len(cards),
+        licences=licences.lines(records.licences),
+    )
+    write_text(folder / "report.html", html)
+
+
+def _card(folder: Path, records: Records, pair: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        "sides": [_side(folder, records, pair[end]) for end in ("a", "b")],
+        "kind": pair["kind"],
+        "facts": facts(pair),
+        "alert": pair["across_splits"],
+    }
+
+
+def _side(folder: Path, records: Records, row: int) -> dict[str, str]:
+    picture, image = records.pictures[row], records.frame.iloc[row]
+    labels = [f"{name} {image[name]}" for name in records.labels if pd.notna(image[name])]
+    return {
+        "file": _copy(folder, picture, image["image_id"]),
+        "image": image["image_id"],
+        "group": image["group_id"],
+        "split": image["split"] if pd.notna(image["split"]) else "no split",
+        "labels": ", ".join(labels) or "no label",
+    }
+
+
+def _copy(folder: Path, picture: Picture, image_id: str) -> str:
+    """Put the stored JPEG beside the page, once, under a name that every file system takes."""
+    file = f"{IMAGES}/{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.jpg"
+    if not (folder / file).exists():
+        (folder / file).write_bytes(jpeg(picture))
+    return file
+
+
+def facts(pair: dict[Any, Any]) -> list[str]:
+    """What was measured on a pair, in words."""
+    told = [f"found by {', '.join(pair['evidence'])}"]
+    if pd.notna(pair.get("inliers")):
+        told.append(f"{pair['inliers']:.0f} of {pair['matches']:.0f} matched local features agree")
+    if pd.notna(pair.get("degrees")):
+        told.append(
+            f"aligned structure correlates {pair['correlation']:.2f} over {100 * pair['overlap']:.0f}% of the picture"
+        )
+        told.append(transform(pair))
+    if pd.notna(pair.get("hash_bits")):
+        told.append(f"hashes differ in {pair['hash_bits']:.0f} of 64 bits")
+    if pair["expected_false"]:
+        told.append(f"{pair['expected_false']:.2g} pairs expected by chance at this score")
+    if pd.notna(pair["labels_agree"]) and not pair["labels_agree"]:
+        told.append("labels differ")
+    return told
+
+
+def transform(pair: dict[Any, Any]) -> str:
+    """How the second picture lies on the first, in words."""
+    parts = ["mirrored"] if pair["mirrored"] else []
+    if abs(pair["degrees"]) >= 1:
+        parts.append(f"turned by {pair['degrees']:.0f}°")
+    if abs(pair["scale"] - 1) >= 0.02:
+        parts.append(f"{'enlarged' if pair['scale'] > 1 else 'shrunk'} {pair['scale']:.2f}x")
+    return f"the second picture is {', '.join(parts)}" if parts else "the second picture is neither turned nor resized"

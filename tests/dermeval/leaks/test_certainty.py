@@ -1,0 +1,80 @@
+"""Scores, their background, and the threshold that follows."""
+
+import numpy as np
+
+from dermeval.leaks.certainty import (
+    background_of,
+    confirmed,
+    expected_false,
+    false_discovery_rate,
+    false_match_ratios,
+    world_scores,
+)
+from dermeval.leaks.verify import EVIDENCE
+
+
+def evidence(seed: int, false: int, true: int) -> np.ndarray:
+    """Chance in both worlds for ``false`` pairs; ``true`` pairs with many inliers as they stand."""
+    random = np.random.default_rng(seed)
+    made = np.zeros(false + true, EVIDENCE)
+    made["inliers"] = random.geometric(0.6, (false + true, 2)) + 1
+    made["correlation"] = np.abs(random.normal(0, 0.05, (false + true, 2)))
+    made["inliers"][false:, 0] = random.integers(4, 60, true)
+    made["correlation"][false:, 0] = random.uniform(0.1, 1, true)
+    return made
+
+
+def test_more_inliers_and_a_better_alignment_score_higher():
+    made = np.zeros(3, EVIDENCE)
+    made["inliers"][:, 0] = [4, 8, 8]
+    made["correlation"][:, 0] = [0.2, 0.2, 0.5]
+    assert (np.diff(world_scores(made)[:, 0]) > 0).all()
+
+
+def test_the_share_of_false_pairs_stays_below_the_nominal_one():
+    for nominal in (0.01, 0.05, 0.10):
+        shares = []
+        for seed in range(40):
+            made = evidence(seed, false=4000, true=150)
+            scores = world_scores(made).max(axis=1)
+            kept, _ = confirmed(scores, expected_false(scores, background_of(made)), 1 - nominal, None)
+            shares.append(kept[:4000].sum() / max(kept.sum(), 1))
+            assert kept[4000:].mean() > 0.5
+        assert np.mean(shares) <= nominal
+
+
+def test_an_expected_number_of_false_pairs_sets_the_threshold_too():
+    made = evidence(1, false=4000, true=150)
+    scores = world_scores(made).max(axis=1)
+    expected = expected_false(scores, background_of(made))
+    strict, high = confirmed(scores, expected, 0.9, 0.1)
+    loose, low = confirmed(scores, expected, 0.9, 20.0)
+    assert strict.sum() < loose.sum() and high > low and expected[loose].max() <= 20
+
+
+def test_mirrored_copies_are_no_background():
+    made = evidence(2, false=4000, true=0)
+    clean = background_of(made).scores[0]
+    made["inliers"][:50, 1], made["correlation"][:50, 1] = 80, 0.9
+    assert background_of(made).scores[0] <= clean + 1e-9
+
+
+def test_without_any_pair_nothing_is_confirmed():
+    made = np.zeros(0, EVIDENCE)
+    scores = world_scores(made).max(axis=1, initial=0)
+    kept, threshold = confirmed(scores, expected_false(scores, background_of(made)), 0.95, None)
+    assert not kept.any() and threshold == float("inf")
+
+
+def test_rates_never_fall_as_scores_fall():
+    scores = np.array([5.0, 4.0, 3.0, 2.0])
+    rates = false_discovery_rate(scores, np.array([0.0, 0.5, 0.2, 4.0]))
+    assert (np.diff(rates) >= 0).all()
+
+
+def test_a_group_whose_background_scores_high_is_shown():
+    scores = np.concatenate([np.random.default_rng(0).uniform(0, 1, 2000), np.full(20, 2.0)])
+    inside = np.zeros(2020, bool)
+    inside[-120:] = True
+    ratios = false_match_ratios(scores, {"type VI": inside, "few": np.arange(2020) < 10})
+    assert ratios["type VI"]["ratio"] > 5 and "few" not in ratios
