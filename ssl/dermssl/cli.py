@@ -37,7 +37,7 @@ COMMANDS = (
         "licence",
         "what the licences of a folder allow and ask",
         "dermssl.dataset.options:LicenceOptions",
-        "dermssl.dataset.licence:list_licences",
+        "dermssl.dataset.licence:licence",
     ),
     Command(
         "synth",

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, StrictBool
+
 
 @dataclass(frozen=True)
 class Licence:
@@ -73,6 +75,20 @@ LICENCES = {
         ),
     )
 }
+
+
+class Notice(BaseModel):
+    """What must be in one licence entry, see `notice`."""
+
+    dataset: str
+    id: str
+    name: str
+    attribution: str
+    duties: list[str]
+    commercial: StrictBool
+    redistribution: StrictBool
+    relinking: StrictBool
+    synthetic: StrictBool
 
 
 def notice(dataset: str, licence_id: str, attribution: str, synthetic: bool) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def make_dataset(tmp_path):
         target = {"column": "dx", "classes": sorted(set(labels or ["a", "b"])), "kind": "multiclass"}
         info = {
             "schema_version": manifest.SCHEMA_VERSION,
+            "title": name,
+            "counts": {},
             "name": name,
             "synthetic": False,
             "licence": licences.notice(name, licence, "Drawn for a test.", synthetic=False),
@@ -162,6 +164,8 @@ def make_toy_dataset() -> Callable[..., Path]:
         write_parquet(folder / "manifest.parquet", manifest.to_table(_completed(frame, size)))
         entry = {
             "schema_version": manifest.SCHEMA_VERSION,
+            "title": name,
+            "counts": {},
             "name": name,
             "source": "passion",
             "synthetic": False,

@@ -6,21 +6,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, PositiveInt, StrictBool
 
-from dermssl.dataset.manifest import SCHEMA_VERSION
-from dermssl.dataset.store import ImageStore
+from dermssl.dataset.manifest import FIXED, SCHEMA_VERSION, check
+from dermssl.dataset.store import ImageStore, inside
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, require_folder, sha256_file
+from dermssl.licences import Notice
 
 MAKER = "dermssl prepare"
 log = logging.getLogger("dermssl")
+
+
+Unit = Literal["patient", "case", "lesion", "image"]
+
+
+class TargetInfo(BaseModel):
+    """What must be in one entry of ``targets``, see `dermssl.dataset.targets.Target`."""
+
+    column: str
+    classes: list[str]
+    kind: Literal["multiclass", "binary", "multilabel", "ordinal"] = "multiclass"
+    positive: str | None = None
+    level: Literal["image", "case"] = "image"
+
+
+class DatasetInfo(BaseModel):
+    """What must be in ``dataset.json``; what has a default is missing from folders of older versions."""
+
+    schema_version: int
+    name: str
+    source: str
+    title: str
+    synthetic: StrictBool
+    licence: Notice
+    group: Unit
+    """What is kept whole in splits, folds and the bootstrap."""
+    case: Unit
+    """What is scored as one."""
+    patient_key: StrictBool
+    short_side: PositiveInt
+    counts: dict[str, int]
+    targets: dict[str, TargetInfo]
+    overlaps: list[str] = []
+    """Other sources known to share images or lesions with this one."""
+    split: str = "official"
+    """Where the split is from: "official" (it came with the data), "none", or how it was made here."""
+    folds: str | None = None
+    notes: list[str] = []
+    """What `prepare` took for what."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +109,20 @@ class Dataset:
 def open_dataset(folder: str | Path) -> Dataset:
     """Open a folder made by ``dermssl prepare``; raises InputError where it is not one or is damaged."""
     path = require_folder(Path(folder), "dataset.json", MAKER)
-    info = read_json(path / "dataset.json", MAKER)
+    info = read_json(inside(path, "dataset.json"), MAKER, DatasetInfo)
     if info.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema version {info.get('schema_version')}, this dermssl reads {SCHEMA_VERSION}: "
             f"run `{MAKER}` again"
         )
-    table = read_parquet(path / "manifest.parquet", MAKER)
+    table = read_parquet(inside(path, "manifest.parquet"), MAKER, FIXED.names)
+    try:
+        check(table)
+    except InputError as error:
+        raise InputError(f"{path / 'manifest.parquet'}: {error}: run `{MAKER}` again") from None
+    for name, target in info["targets"].items():
+        if target["column"] not in table.column_names:
+            raise InputError(f"{path}: target '{name}' is of column '{target['column']}', which the manifest lacks")
     images = ImageStore(path)
     if len(images) != table.num_rows:
         raise InputError(

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.dataset.options import LicenceOptions
+from dermssl.dataset.store import inside
 from dermssl.errors import InputError
 from dermssl.files import read_json
 
@@ -25,7 +28,7 @@ KEPT_IN: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
 """Where each kind of folder keeps its notices, see `dermssl.licences.notice`."""
 
 
-def list_licences(options: LicenceOptions) -> Report:
+def licence(options: LicenceOptions) -> Report:
     """The licence, duties and limits of everything that went into one folder."""
     folder = Path(options.folder)
     notices = read_notices(folder)
@@ -35,7 +38,11 @@ def list_licences(options: LicenceOptions) -> Report:
         "re-linking of records": all(entry["relinking"] for entry in notices),
     }
     text = [str(folder), *["  " + line for line in licences.lines(notices)]]
-    text += [f"  {what}: {'allowed' if allowed else 'NOT allowed'}" for what, allowed in limits.items()]
+    if notices:
+        text += [f"  {what}: {'allowed' if allowed else 'NOT allowed'}" for what, allowed in limits.items()]
+    else:
+        limits = dict.fromkeys(limits, False)
+        text.append("  no licence is recorded: find out the terms before you use, publish or pass on any of it")
     return Report("\n".join(text), {"folder": str(folder), "licences": notices, "allowed": limits})
 
 
@@ -45,7 +52,12 @@ def read_notices(folder: Path) -> list[dict[str, Any]]:
         if not (folder / name).is_file():
             continue
         try:
-            return notices(read_json(folder / name, "the command that wrote it"))
-        except KeyError as error:
-            raise InputError(f"{folder / name} has no {error}: it was not written by dermssl or dermeval") from None
+            found = notices(read_json(inside(folder, name), "the command that wrote it"))
+            TypeAdapter(list[licences.Notice]).validate_python(found)
+            return found
+        except (KeyError, TypeError, ValidationError) as error:
+            key = error.errors()[0]["loc"][-1] if isinstance(error, ValidationError) else error.args[0]
+            raise InputError(
+                f"{folder / name} has no notice of licences ({key}): it was not written by dermssl or dermeval"
+            ) from None
     raise InputError(f"{folder} holds none of {', '.join(KEPT_IN)}: give a folder that dermssl or dermeval wrote")

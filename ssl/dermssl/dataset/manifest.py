@@ -127,12 +127,16 @@ def _free_column(values: pd.Series) -> pa.Array:
 
 
 def check(table: pa.Table) -> None:
-    """Raise InputError unless ids are unique and every restricted column keeps to its values."""
+    """Raise InputError unless types are right, ids are unique and every restricted column keeps to its values."""
+    for field in FIXED:
+        if field.name in table.column_names and table.schema.field(field.name).type != field.type:
+            kind = table.schema.field(field.name).type
+            raise InputError(f"manifest column {field.name} is of type {kind}; it must be {field.type}")
     ids = table["image_id"].to_pandas()
     if ids.duplicated().any():
         raise InputError(f"image_id {ids[ids.duplicated()].iloc[0]} occurs twice in the manifest")
-    for field in table.schema:
-        if not field.nullable and table[field.name].null_count:
+    for field in FIXED:
+        if field.name in table.column_names and not field.nullable and table[field.name].null_count:
             row = ids[table[field.name].is_null().to_numpy()].iloc[0]
             raise InputError(f"{row}: {field.name} is empty in the manifest, which must be given for every image")
     for name, allowed in ALLOWED.items():

@@ -10,12 +10,14 @@ from dermssl.commandline import positional
 
 @dataclass
 class SplitOptions:
-    """Draw a split, or folds of the training part, by patient; recorded in the dataset folder."""
+    """Draw a split, or folds of the training part, by patient, or take one over; recorded in the dataset folder."""
 
     folder: str = positional()
     """Dataset folder made by `dermssl prepare`."""
     fractions: list[float] = field(default_factory=list)
     """Shares of train and test, or of train, val and test; none: the split stays and only folds are drawn."""
+    apply: str | None = None
+    """Leaks folder (or its split_repaired.csv) whose repaired split replaces the one of the data set."""
     by: Literal["patient", "lesion", "group"] = "group"
     """What is kept whole: patients, lesions (only without patients), or the data set's own unit."""
     stratify: list[str] = field(default_factory=list)

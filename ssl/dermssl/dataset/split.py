@@ -1,5 +1,6 @@
-"""``dermssl split``: a new split, or folds of the training part, drawn by patient and kept in the dataset folder."""
+"""``dermssl split``: a new split, or folds of the training part, by patient, kept in the dataset folder."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import check
 from dermssl.dataset.options import SplitOptions
-from dermssl.dataset.splits import draw_split
+from dermssl.dataset.splits import check_split, draw_split
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import write_json, write_parquet
+from dermssl.files import require_file, sha256_file, write_json, write_parquet
 
 NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
+SIDES = {"train", "val", "test"}
+REPAIRED = "split_repaired"
+MOST_STRATA = 100
+MOST_SEEDS = 2**32
 
 
 def split(options: SplitOptions) -> Report:
@@ -25,11 +30,14 @@ def split(options: SplitOptions) -> Report:
     frame = dataset.frame()
     groups, strata = _groups(frame, options, dataset), _strata(frame, options, dataset)
     table, info = dataset.table, dict(dataset.info)
-    if options.fractions:
-        fractions = dict(zip(NAMES[len(options.fractions)], options.fractions, strict=True))
-        frame["split"] = draw_split(groups, strata, fractions, options.seed)
-        table = _with_column(table, "split", pa.array(frame["split"], pa.string()))
-        info["split"] = f"drawn by {_unit(options, dataset)} (seed {options.seed})"
+    if options.fractions or options.apply:
+        if options.apply:
+            frame["split"], info["split"] = _repaired_split(Path(options.apply), dataset, frame)
+        else:
+            fractions = dict(zip(NAMES[len(options.fractions)], options.fractions, strict=True))
+            frame["split"] = draw_split(groups, strata, fractions, options.seed)
+            info["split"] = f"drawn by {_unit(options, dataset)} (seed {options.seed})"
+        table = _with_column(table, "split", pa.array(frame["split"], pa.string(), from_pandas=True))
         # Folds drawn over the old training part may now hold test rows.
         info.pop("folds", None)
         table = table.drop_columns("fold") if "fold" in table.column_names else table
@@ -44,15 +52,62 @@ def split(options: SplitOptions) -> Report:
 
 
 def _check_options(options: SplitOptions, dataset: Dataset) -> None:
-    if not options.fractions and not options.folds:
-        raise InputError("nothing to draw: give --fractions (0.8 0.2), --folds, or both")
+    if not (options.fractions or options.folds or options.apply):
+        raise InputError("nothing to do: give --fractions (0.8 0.2), --folds, both, or --apply with a leaks folder")
+    if options.fractions and options.apply:
+        raise InputError("--fractions draws a split and --apply takes one over: give one of them")
     if options.fractions and len(options.fractions) not in NAMES:
         raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
     if options.folds == 1:
         raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
-    # A folder of an older version does not say where its split is from: then it may be the official one.
+    if options.seed >= MOST_SEEDS:
+        raise InputError(f"--seed {str(options.seed)[:40]} is too large: give a number below {MOST_SEEDS}")
     if options.fractions and dataset.info.get("split", "official") == "official" and not options.replace_official:
         raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
+
+
+def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
+    """The split of ``split_repaired.csv`` in the order of ``frame``, and what is recorded of where it is from.
+
+    The table may have further data sets, which were audited together with this one.
+
+    Raises:
+        InputError: the table does not fit this data set as it is now, or tears a group apart.
+    """
+    path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())[:200]})") from None
+    for name in ("image_id", "split", REPAIRED):
+        if name not in table:
+            raise InputError(f"{path} has no column '{name}': make it again with `dermeval leaks`")
+    doubled = table["image_id"][table["image_id"].duplicated()]
+    if len(doubled):
+        raise InputError(f"{path}: {doubled.iloc[0]} stands in two rows")
+    rows = table.set_index("image_id").reindex(frame["image_id"])
+    missing = rows.index[rows[REPAIRED].isna()]
+    again = f"run `dermeval leaks` on {dataset.folder} again"
+    if len(missing):
+        raise InputError(f"{path} lacks {len(missing)} images of {dataset.folder}, such as {missing[0]}: {again}")
+    before = frame["split"].astype(object).where(frame["split"].notna(), "").to_numpy()
+    changed = rows.index[rows["split"].to_numpy() != before]
+    if len(changed):
+        raise InputError(
+            f"{path} was made from another split: {changed[0]} is '{rows['split'][changed[0]]}' there: {again}"
+        )
+    wrong = sorted(set(rows[REPAIRED]) - SIDES - {""})
+    if wrong:
+        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}'; known are {', '.join(sorted(SIDES))} and nothing")
+    repaired = pd.Series(rows[REPAIRED].to_numpy(), index=frame.index, dtype=object)
+    repaired = repaired.where(repaired != "", None)
+    check_split(frame.assign(split=repaired), str(path))
+    moved = int((rows[REPAIRED].to_numpy() != before).sum())
+    was = dataset.info.get("split", "official")
+    return (
+        repaired,
+        f"repaired by dermeval leaks ({path.name} {sha256_file(path)[:12]}, {moved} images moved; was {was})",
+    )
 
 
 def _unit(options: SplitOptions, dataset: Dataset) -> str:
@@ -77,6 +132,11 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
     for name in columns:
         if name not in frame:
             raise InputError(f"--stratify {name}: no such column; {did_you_mean(name, map(str, frame.columns))}")
+        values = frame[name].map(str).nunique()
+        if values > MOST_STRATA:
+            raise InputError(
+                f"--stratify {name}: {values} different values are too many; give a column with few values"
+            )
     parts = [frame[name].astype(object).where(frame[name].notna(), None).map(str) for name in columns]
     return pd.Series(list(map(" / ".join, zip(*parts, strict=True))) if parts else "", index=frame.index, dtype=object)
 
@@ -106,7 +166,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 def _report(dataset: Dataset, info: dict[str, Any], frame: pd.DataFrame, options: SplitOptions) -> Report:
     text = [str(dataset.folder)]
     data: dict[str, Any] = {"split": info.get("split"), "folds": info.get("folds")}
-    for name, drawn in (("split", options.fractions), ("fold", options.folds)):
+    for name, drawn in (("split", options.fractions or options.apply), ("fold", options.folds)):
         if drawn:
             counted = _count(frame, name)
             text += [f"  {name}: {data['split' if name == 'split' else 'folds']}", counted.to_string()]

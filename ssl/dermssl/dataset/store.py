@@ -18,6 +18,8 @@ from dermssl.files import atomic_file
 
 ROWS_PER_BATCH = 64
 JPEG_QUALITY = 95
+START_OF_IMAGE = b"\xff\xd8\xff"
+"""The first bytes of every JPEG."""
 
 
 def shrink(image: Image.Image, short_side: int, extent: tuple[float, float] | None = None) -> Image.Image:
@@ -90,22 +92,34 @@ def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
                 writer.write_batch(pa.record_batch([column], schema=schema))
 
 
+def inside(folder: Path, name: str) -> Path:
+    """``folder / name``; InputError where it is a link to somewhere else, which a folder of another's may hold."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} is a link out of its folder: put a copy of the file in its place")
+    return path
+
+
 class ImageStore:
-    """Random access to the stored images of one dataset folder; cheap to send to worker processes."""
+    """Random access to the stored images of one dataset folder; cheap to send to worker processes.
+
+    All of them are JPEGs. Whatever else a folder of another's may hold is never given to a decoder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._open()
 
     def _open(self) -> None:
-        shards = sorted(self.folder.glob("images-*.arrow"))
+        shards = [inside(self.folder, path.name) for path in sorted(self.folder.glob("images-*.arrow"))]
         try:
             tables = [pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in shards]
-        except (pa.ArrowInvalid, OSError) as error:
+            columns = [table["jpeg"].cast(pa.large_binary()) for table in tables]
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise InputError(
                 f"{self.folder}: an image shard is damaged ({error}): run `dermssl prepare` again"
             ) from None
-        self._chunks = [chunk for table in tables for chunk in table["jpeg"].chunks]
+        self._chunks = [chunk for column in columns for chunk in column.chunks]
         self._starts = np.cumsum([0, *map(len, self._chunks)])
 
     def __len__(self) -> int:
@@ -121,10 +135,18 @@ class ImageStore:
     def jpeg(self, row: int) -> memoryview:
         """Compressed bytes of one image, without a copy."""
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return memoryview(self._chunks[chunk][int(row - self._starts[chunk])].as_buffer())
+        found = memoryview(self._chunks[chunk][int(row - self._starts[chunk])].as_buffer())
+        if bytes(found[:3]) != START_OF_IMAGE:
+            raise InputError(f"{self.folder}: image {row} of the store is no JPEG: run `dermssl prepare` again")
+        return found
 
     def image(self, row: int) -> Image.Image:
         """One stored image, decoded: RGB."""
-        image = Image.open(io.BytesIO(self.jpeg(row)))
-        image.load()
+        try:
+            image = Image.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"])
+            image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(
+                f"{self.folder}: image {row} of the store is damaged ({error}): run `dermssl prepare` again"
+            ) from None
         return image

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dermssl.dataset.dataset import open_dataset
+from dermssl.files import sha256_file
 
 
 @pytest.fixture
@@ -82,7 +84,13 @@ def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--fractions (0.8 0.2), --folds, or both"),
+        ([], "--fractions (0.8 0.2), --folds, both, or --apply"),
+        (["--fractions", "0.8", "0.2", "--apply", "x"], "give one of them"),
+        (["--apply", "nowhere"], "make it with `dermeval leaks`"),
+        (["--fractions", "nan", "nan", "--replace-official"], "expected a number"),
+        (["--folds", "2", "--seed", "6000000000"], "too large"),
+        (["--folds", "2", "--stratify", "sha256"], "different values are too many"),
+        (["--folds", "2", "--stratify", "phash"], "different values are too many"),
         (["--fractions", "1.0", "--replace-official"], "two numbers"),
         (["--fractions", "0.8", "0.3", "--replace-official"], "add up to 1"),
         (["--folds", "1"], "2 or more"),
@@ -122,4 +130,79 @@ def test_a_folder_without_licences_is_bad_input(tmp_path, dermssl):
     assert dermssl("licence", tmp_path).code == 2
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
     outcome = dermssl("licence", tmp_path)
-    assert outcome.code == 2 and "config.json has no 'dermssl'" in outcome.err
+    assert outcome.code == 2 and "config.json has no notice of licences (dermssl)" in outcome.err
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "dataset.json").write_text(json.dumps({"licence": {"dataset": "x", "duties": "none"}}))
+    assert "has no notice of licences" in dermssl("licence", tmp_path).err
+
+
+def test_a_folder_whose_licences_are_unknown_allows_nothing(tmp_path, dermssl):
+    (tmp_path / "embedding.json").write_text(json.dumps({"licences": []}))
+    outcome = dermssl("licence", tmp_path)
+    assert outcome.code == 0 and "no licence is recorded" in outcome.out and "allowed" not in outcome.out
+
+
+@pytest.fixture
+def repaired(folder, tmp_path):
+    """``repaired(change)``: a leaks folder whose split is ``change`` of the manifest's frame."""
+
+    def make(change=lambda frame: frame):
+        frame = open_dataset(folder).frame(["image_id", "group_id", "split"])
+        frame["split_repaired"] = frame["split"]
+        others = pd.DataFrame({"image_id": ["other/1"], "split": ["train"], "split_repaired": ["test"]})
+        (tmp_path / "leaks").mkdir(exist_ok=True)
+        table = pd.concat([change(frame), others]).drop(columns="group_id")
+        table.to_csv(tmp_path / "leaks" / "split_repaired.csv", index=False)
+        return tmp_path / "leaks"
+
+    return make
+
+
+def _moved(frame):
+    """All test groups but the first go to train."""
+    kept = frame["group_id"] == frame["group_id"][frame["split"] == "test"].iloc[0]
+    return frame.assign(split_repaired=frame["split_repaired"].where(kept, "train"))
+
+
+def test_a_repaired_split_is_applied_and_recorded(folder, repaired, dermssl):
+    before = open_dataset(folder).frame()
+    leaks = repaired(_moved)
+    dermssl("split", folder, "--folds", 2)
+    outcome = dermssl("split", folder, "--apply", leaks)
+    assert outcome.code == 0
+    dataset = open_dataset(folder)
+    expected = pd.read_csv(leaks / "split_repaired.csv").set_index("image_id")["split_repaired"]
+    assert dataset.column("split").tolist() == expected[dataset.column("image_id")].tolist()
+    moved = int((dataset.frame()["split"] != before["split"]).sum())
+    digest = sha256_file(leaks / "split_repaired.csv")[:12]
+    assert dataset.info["split"] == (
+        f"repaired by dermeval leaks (split_repaired.csv {digest}, {moved} images moved; was official)"
+    )
+    assert "folds" not in dataset.info and "fold" not in dataset.table.column_names
+    assert "run `dermeval leaks`" in dermssl("split", folder, "--apply", leaks).err, "the split is another one by now"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.iloc[1:], "lacks 1 images"),
+        (lambda frame: pd.concat([frame, frame[:1]]), "stands in two rows"),
+        (lambda frame: frame.assign(split="val"), "made from another split"),
+        (lambda frame: frame.assign(split_repaired="holdout"), "holds 'holdout'"),
+        (lambda frame: frame.drop(columns="split_repaired"), "no column 'split_repaired'"),
+        (
+            lambda frame: frame.assign(split_repaired=frame.duplicated("group_id").map({True: "test", False: "train"})),
+            "two splits",
+        ),
+    ],
+)
+def test_a_repaired_split_that_does_not_fit_is_bad_input_and_changes_nothing(
+    folder, repaired, dermssl, change, message
+):
+    leaks = repaired(change)
+    if "split_repaired'" in message:
+        table = pd.read_csv(leaks / "split_repaired.csv").drop(columns="split_repaired")
+        table.to_csv(leaks / "split_repaired.csv", index=False)
+    before = open_dataset(folder).fingerprint
+    outcome = dermssl("split", folder, "--apply", leaks)
+    assert outcome.code == 2 and message in outcome.err and open_dataset(folder).fingerprint == before

@@ -4,6 +4,7 @@ import io
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageFile
 
@@ -103,7 +104,7 @@ def test_a_comment_in_the_file_does_not_reach_the_stored_image(photo):
 
 @pytest.fixture
 def stored(tmp_path):
-    jpegs = [f"row {number}".encode() * 50 for number in range(200)]
+    jpegs = [store.START_OF_IMAGE + f"row {number}".encode() * 50 for number in range(200)]
     write_shard(tmp_path / store.shard_name(0), jpegs[:130])
     write_shard(tmp_path / store.shard_name(1), [])
     write_shard(tmp_path / store.shard_name(2), jpegs[130:])
@@ -127,6 +128,37 @@ def test_stored_images_decode_to_rgb(tmp_path, photo):
     write_shard(tmp_path / store.shard_name(0), [encode(photo)])
     image = ImageStore(tmp_path).image(0)
     assert image.mode == "RGB" and image.size == (160, 120)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "EPS", "PPM"])
+def test_nothing_but_jpeg_is_ever_decoded(tmp_path, photo, kind):
+    buffer = io.BytesIO()
+    photo.save(buffer, kind)
+    write_shard(tmp_path / store.shard_name(0), [buffer.getvalue()])
+    with pytest.raises(InputError, match="image 0 of the store is no JPEG"):
+        ImageStore(tmp_path).image(0)
+
+
+def test_a_stored_image_that_is_damaged_is_named(tmp_path, photo):
+    write_shard(tmp_path / store.shard_name(0), [encode(photo)[:800]])
+    with pytest.raises(InputError, match="image 0 of the store is damaged"):
+        ImageStore(tmp_path).image(0)
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path, photo):
+    (tmp_path / "theirs").mkdir()
+    write_shard(tmp_path / "mine.arrow", [encode(photo)])
+    (tmp_path / "theirs" / store.shard_name(0)).symlink_to(tmp_path / "mine.arrow")
+    with pytest.raises(InputError, match="link out of its folder"):
+        ImageStore(tmp_path / "theirs")
+
+
+def test_a_shard_of_other_columns_is_damaged(tmp_path):
+    table = pa.table({"text": ["a"]})
+    with pa.OSFile(str(tmp_path / store.shard_name(0)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(InputError, match="shard is damaged"):
+        ImageStore(tmp_path)
 
 
 def test_a_damaged_shard_is_named(stored):
