@@ -13,7 +13,6 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, PositiveInt, StrictBool, ValidationError
 
 from dermssl import licences
-from dermssl.backbone.load import Notice
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import FIXED
 from dermssl.dataset.targets import Target
@@ -29,6 +28,7 @@ from dermssl.files import (
     write_npy,
     write_parquet,
 )
+from dermssl.licences import Notice
 
 MAKER = "dermeval embed"
 INFO = "embedding.json"

@@ -21,6 +21,7 @@ from dermeval.retrieval.where import Where, explain_empty, passing_rows
 from dermssl import licences, neighbours
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet, require_folder
+from dermssl.licences import Notice
 
 MAKER = "dermeval index"
 MARK = "index.json"
@@ -38,20 +39,6 @@ class Provenance(BaseModel):
     fingerprint: str
     synthetic: bool
     targets: dict[str, dict[str, Any]]
-
-
-class Notice(BaseModel):
-    """A licence notice, see `dermssl.licences.notice`."""
-
-    dataset: str
-    id: str
-    name: str
-    attribution: str
-    duties: list[str]
-    commercial: bool
-    redistribution: bool
-    relinking: bool
-    synthetic: bool
 
 
 class EncoderRecord(BaseModel):

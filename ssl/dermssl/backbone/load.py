@@ -18,6 +18,7 @@ from dermssl.backbone.adapters.architecture import guess_architecture
 from dermssl.backbone.adapters.registry import Translated, translate
 from dermssl.errors import InputError
 from dermssl.files import read_json, require_folder
+from dermssl.licences import Notice
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")
 """How timm and others begin the names of what comes after the features; ConvNeXt's last norm is among them."""
@@ -48,20 +49,6 @@ class Preprocessing(BaseModel):
     crop_mode: Literal["center", "squash", "border"] = "center"
     mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
-
-
-class Notice(BaseModel):
-    """One licence notice, see `dermssl.licences.notice`."""
-
-    dataset: str
-    id: str
-    name: str
-    attribution: str
-    duties: list[str]
-    commercial: StrictBool
-    redistribution: StrictBool
-    relinking: StrictBool
-    synthetic: StrictBool
 
 
 class Training(BaseModel):

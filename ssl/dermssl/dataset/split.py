@@ -20,7 +20,6 @@ NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
 SIDES = {"train", "val", "test"}
 REPAIRED = "split_repaired"
 MOST_STRATA = 100
-MOST_SEEDS = 2**32
 
 
 def split(options: SplitOptions) -> Report:
@@ -60,8 +59,6 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
         raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
     if options.folds == 1:
         raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
-    if options.seed >= MOST_SEEDS:
-        raise InputError(f"--seed {str(options.seed)[:40]} is too large: give a number below {MOST_SEEDS}")
     if options.fractions and dataset.info.get("split", "official") == "official" and not options.replace_official:
         raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
 

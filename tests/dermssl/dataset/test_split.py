@@ -88,7 +88,7 @@ def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
         (["--fractions", "0.8", "0.2", "--apply", "x"], "give one of them"),
         (["--apply", "nowhere"], "make it with `dermeval leaks`"),
         (["--fractions", "nan", "nan", "--replace-official"], "expected a number"),
-        (["--folds", "2", "--seed", "6000000000"], "too large"),
+        (["--folds", "2", "--seed", "6000000000"], "--seed: 6000000000 cannot be used"),
         (["--folds", "2", "--stratify", "sha256"], "different values are too many"),
         (["--folds", "2", "--stratify", "phash"], "different values are too many"),
         (["--fractions", "1.0", "--replace-official"], "two numbers"),
