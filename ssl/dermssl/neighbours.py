@@ -109,6 +109,26 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
     return votes / votes.sum(axis=1, keepdims=True)
 
 
+def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are queries ``(Q,)`` and whether the most similar other image shares their id ``(Q,)``.
+
+    Queries are all rows whose id another row has; the gallery is every other row, also those without an id (None).
+    Cosine similarity on ``features`` (N, D).
+    """
+    names = np.array([None if value is None or value != value else str(value) for value in ids], dtype=object)
+    known = np.flatnonzero([name is not None for name in names])
+    codes = np.full(len(names), -1)
+    codes[known] = np.unique(names[known].astype(str), return_inverse=True)[1]
+    queries = np.flatnonzero((codes >= 0) & (np.bincount(codes + 1)[codes + 1] > 1))
+    if not len(queries):
+        return queries, np.zeros(0, dtype=bool)
+    unit = normalise(features)
+    _, rows = search(unit[queries], unit, 2)
+    # The query itself is one of the two, except among exact copies, where any other row is as near.
+    nearest = np.where(rows[:, 0] == queries, rows[:, 1], rows[:, 0])
+    return queries, codes[nearest] == codes[queries]
+
+
 def near_hashes(queries: np.ndarray, gallery: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All pairs of 64-bit hashes that differ in at most ``bits`` bits.
 

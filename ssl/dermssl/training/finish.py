@@ -22,8 +22,8 @@ from dermssl.training.watching.card import write_card
 def save(run: Run, progress: Progress) -> None:
     """A resumable state, written by rank 0 while the others wait."""
     if run.main:
-        record = progress.record() | {"data": run.fingerprints, "ranks": run.accelerator.num_processes}
-        record |= run.reproducibility
+        record = progress.record() | {"data": run.fingerprints, "rows": list(run.sampler.sizes)}
+        record |= {"ranks": run.accelerator.num_processes} | run.reproducibility
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         if read_status(run.folder) == "running":  # and not another rank's "failed"
             write_status(run.folder, "running", progress.step, run.steps)

@@ -118,13 +118,13 @@ class OnlineOptions:
     every_epochs: PositiveInt = 10
     """Epochs between evaluations; the first is before training."""
     target: str | None = None
-    """Target of the kNN (default: the first declared one of the first labelled set)."""
+    """Target of the kNN; sets without it are not scored (default: the first declared one of each labelled set)."""
     fraction: OpenUnitInterval = 0.1
     """Share of train patients kept out where the set has no split `val`."""
     k: PositiveInt = 20
     """Neighbours."""
     max_images: PositiveInt = 4000
-    """Images embedded per side at the most; kept-out patients beyond it are trained on."""
+    """Most images embedded per set to vote, and most to be scored; kept-out patients beyond it are trained on."""
 
 
 @dataclass

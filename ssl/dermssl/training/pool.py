@@ -34,11 +34,11 @@ class OnlineSet:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pooled training rows with the columns that the ledger records."""
+    """Pooled training rows, and what each labelled set is scored on while it trains (``online``)."""
 
     datasets: Sequence[Dataset]
     rows: Sequence[np.ndarray]
-    online: OnlineSet | None
+    online: Sequence[OnlineSet]
 
     def pool(self) -> Pool:
         """The rows as the loader wants them."""
@@ -58,14 +58,13 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
     Raises:
         InputError: nothing is left to train on, or the online target does not exist.
     """
-    online = _online_set(datasets, options, seed)
+    online = _online_sets(datasets, options, seed)
+    kept_out = {group for one in online for group in one.dataset.column("group_id")[one.score]}
     rows = []
     for dataset in datasets:
         split = dataset.column("split")
         wanted = np.ones(len(dataset), bool) if splits == "all" else pd.isna(split) | (split == "train")
-        if online is not None and dataset is online.dataset:
-            kept_out = set(dataset.column("group_id")[online.score])
-            wanted &= ~np.isin(dataset.column("group_id"), list(kept_out))
+        wanted &= ~np.isin(dataset.column("group_id"), list(kept_out))
         rows.append(np.flatnonzero(wanted))
     rows = _drop_copies(datasets, rows, splits, online)
     for dataset, chosen in zip(datasets, rows, strict=True):
@@ -78,11 +77,11 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
 
 
 def _drop_copies(
-    datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str, online: OnlineSet | None
+    datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str, online: Sequence[OnlineSet]
 ) -> list[np.ndarray]:
     """Keep pixel-identical images once, and never one whose copy is scored on: test of any set, or online."""
     hashes = [dataset.column("pixel_sha256") for dataset in datasets]
-    scored: set[str] = set() if online is None else set(online.dataset.column("pixel_sha256")[online.score])
+    scored = {value for one in online for value in one.dataset.column("pixel_sha256")[one.score]}
     if splits != "all":
         for dataset, values in zip(datasets, hashes, strict=True):
             scored |= set(values[dataset.column("split") == "test"])
@@ -104,24 +103,25 @@ def _drop_copies(
     return [kept.loc[kept["set"] == index, "row"].to_numpy() for index in range(len(rows))]
 
 
-def _online_set(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) -> OnlineSet | None:
+def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) -> list[OnlineSet]:
+    """What each labelled set is scored on: by ``options.target`` where it declares that, else by its first target."""
     labelled = [dataset for dataset in datasets if dataset.targets]
     if options.target is not None:
         labelled = [dataset for dataset in labelled if options.target in dataset.targets]
         if not labelled:
             known = {name: target for dataset in datasets for name, target in dataset.targets.items()}
             choose_target(known, options.target, "online.target: --data")
-    if not labelled:
-        return None
-    dataset = labelled[0]
-    name = options.target or next(iter(dataset.targets))
-    online = _split_online(dataset, name, dataset.targets[name], options, seed)
-    if online is None and options.target is not None:
-        raise InputError(
-            f"{dataset.folder}: too few train rows have a `{name}` to score by (online.target): name another, or "
-            "leave it out"
-        )
-    return online
+    sets = []
+    for dataset in labelled:
+        name = options.target or next(iter(dataset.targets))
+        online = _split_online(dataset, name, dataset.targets[name], options, seed)
+        if online is None and options.target is not None:
+            raise InputError(
+                f"{dataset.folder}: too few train rows have a `{name}` to score by (online.target): name another, or "
+                "leave it out"
+            )
+        sets += [online] if online else []
+    return sets
 
 
 def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOptions, seed: int) -> OnlineSet | None:

@@ -155,7 +155,7 @@ def look(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     """Evaluate on rank 0 and remember the scores; a collapse found there ends the run on all ranks."""
     scores = on_first_rank(run.accelerator, lambda: evaluate(run, progress, tracker) if tracker else None)
     if scores:
-        progress.note(scores, labelled=run.data.online is not None)
+        progress.note(scores, labelled=bool(run.data.online))
 
 
 def listen(signals: list[int]) -> None:

@@ -183,6 +183,11 @@ def _restore(run: Run, progress: Progress) -> None:
         raise InputError(
             f"{what} since the run in {run.folder} started: restore the dataset folder, or start anew with --overwrite"
         )
+    if record.get("rows", list(run.sampler.sizes) if len(run.data.online) < 2 else None) != list(run.sampler.sizes):
+        raise InputError(
+            f"the run in {run.folder} was begun on other training rows (by an earlier version of dermssl): end it with "
+            "that version, or start anew with --overwrite"
+        )
     known = run.reproducibility
     other = [f"{key} {record[key]}, now {value}" for key, value in known.items() if record.get(key, value) != value]
     if other and run.main:

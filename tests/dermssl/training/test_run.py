@@ -157,8 +157,8 @@ def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp
 def test_a_copy_in_another_set_of_an_image_that_is_scored_on_is_not_trained_on(dataset, tmp_path):
     sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 60, seed=0))])
     data = select_rows(sets, "train", OnlineOptions(), seed=0)
-    assert data.online is not None and data.online.dataset is sets[0] and len(data.online.score)
-    scored = set(sets[0].column("pixel_sha256")[data.online.score])
+    assert [one.dataset for one in data.online] == sets and all(len(one.score) for one in data.online)
+    scored = {value for one in data.online for value in one.dataset.column("pixel_sha256")[one.score]}
     assert scored <= set(sets[1].column("pixel_sha256"))
     assert not scored & set(data.ledger(np.zeros(sum(map(len, data.rows)), int))["pixel_sha256"].to_pylist())
 

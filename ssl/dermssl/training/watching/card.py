@@ -147,16 +147,15 @@ def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
         ["", "step", *names],
         [[m, scores.get("step", 0), *(f"{scores[n]:.3f}" for n in names)] for m, scores in rows.items()],
     )
-    if data.online is None:
+    if not data.online:
         return [*table, "", "No labels: RankMe is the effective rank of the features, which says little about use."]
-    online, chance = data.online, 1 / len(data.online.classes)
-    return [
-        *table,
-        "",
-        f"Online kNN for `{online.target}` of {online.dataset.name}: {len(online.score):,} images, kept out of "
-        f"pretraining with their patients or lesions, {len(online.fit):,} to vote; chance {chance:.3f}. "
-        "Made to watch a run, not to compare encoders: use `dermeval` for that.",
+    lines = [
+        f"`{online.target}` of {online.dataset.name}: {len(online.score):,} images, kept out of pretraining with their "
+        f"patients or lesions, {len(online.fit):,} to vote; chance {1 / len(online.classes):.3f}."
+        for online in data.online
     ]
+    closing = "Online scores are made to watch a run, not to compare encoders: use `dermeval` for that."
+    return [*table, "", *lines, closing]
 
 
 def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -1,6 +1,7 @@
-"""Evaluation during training: kNN on patients that pretraining never sees, or RankMe where there are no labels."""
+"""Evaluation during training: kNN and recall@1 on groups that pretraining never sees, or RankMe without labels."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from dermssl.errors import HealthStop
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import OnlineSet, TrainingData
 
+MIX, KNN, RECALL, RANKME = "online_mix", "online_knn_balanced_accuracy", "online_recall_at_1", "online_rankme"
+"""Names of the scores."""
 SHOWN, SHOWN_NEAREST = 8, 6
 """Queries of the neighbour grid, and neighbours of each."""
 
@@ -35,15 +38,19 @@ class Evaluation:
 
 
 def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: OnlineOptions, device) -> Evaluation:
-    """Scores of the encoder as it stands: kNN balanced accuracy of the kept-out patients, and RankMe.
+    """Scores of the encoder as it is now, by `dermeval`'s protocols on kept-out groups of every labelled set.
 
-    Chance level is 1 / number of classes. The encoder is returned to the mode it was in.
+    ``online_knn_balanced_accuracy`` (chance: 1 / classes) and, where lesions or patients have several images,
+    ``online_recall_at_1`` are means over the sets; ``NAME/SET`` are those of each set, where there are several.
+    ``online_mix`` is the mean of both over all sets. ``online_rankme`` is the effective rank of the first set's
+    features. The encoder is returned to the mode that it was in.
 
     Raises:
         HealthStop: features are not finite.
     """
-    if data.online is not None:
-        return _evaluate_labelled(encoder, data.online, size, options, device)
+    if data.online:
+        parts = [_score_set(encoder, online, size, options, device) for online in data.online]
+        return replace(parts[0], scores=_joined([online.dataset.name for online in data.online], parts))
     dataset, rows = data.datasets[0], data.rows[0]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
     features = embed(encoder, dataset, rows, size, device)
@@ -53,22 +60,51 @@ def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: On
     found = [_nearest_of_others(unit, groups, query) for query in chosen]
     shown = min(map(len, found))
     nearest = rows[np.array([row[:shown] for row in found], dtype=int)]
-    return Evaluation({"online_rankme": rankme(features)}, dataset, rows[chosen], nearest, None)
+    return Evaluation({RANKME: rankme(features)}, dataset, rows[chosen], nearest, None)
 
 
-def _evaluate_labelled(encoder: nn.Module, online: OnlineSet, size: int, options: OnlineOptions, device) -> Evaluation:
+def _score_set(encoder: nn.Module, online: OnlineSet, size: int, options: OnlineOptions, device) -> Evaluation:
     fit = embed(encoder, online.dataset, online.fit, size, device)
     score = embed(encoder, online.dataset, online.score, size, device)
     votes, rows = neighbours.knn_votes(score, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
     (probabilities,) = votes.values()
-    accuracy = balanced_accuracy_score(truth, probabilities.argmax(axis=1))
-    scores = {"online_knn_balanced_accuracy": float(accuracy), "online_rankme": rankme(fit)}
+    scores = {KNN: float(balanced_accuracy_score(truth, probabilities.argmax(axis=1)))}
+    recall = _recall(online, np.concatenate([score, fit]), np.concatenate([online.score, online.fit]))
+    scores |= {} if recall is None else {RECALL: recall}
     # The first image of each class, then the second of each: rare classes are seen too.
     chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
     nearest = online.fit[rows[chosen, :SHOWN_NEAREST]]
     agree = online.labels[nearest] == truth[chosen, None]
-    return Evaluation(scores, online.dataset, online.score[chosen], nearest, agree)
+    return Evaluation(scores | {RANKME: rankme(fit)}, online.dataset, online.score[chosen], nearest, agree)
+
+
+def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
+    """Same-lesion, else same-patient, recall@1 of the kept-out images, the first of ``rows``; None without such pairs.
+
+    The gallery is every other image of ``rows``.
+    """
+    for kind in ("lesion_id", "patient_id"):
+        queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
+        kept_out = queries < len(online.score)
+        if kept_out.any():
+            return float(hits[kept_out].mean())
+    return None
+
+
+def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, float]:
+    """The scores of all sets under one name each; the first decides which encoder is the best."""
+    means = {}
+    for score in (KNN, RECALL):
+        found = [part.scores[score] for part in parts if score in part.scores]
+        means |= {score: float(np.mean(found))} if found else {}
+    mix = [np.mean([part.scores[score] for score in (KNN, RECALL) if score in part.scores]) for part in parts]
+    scores = ({MIX: float(np.mean(mix))} if RECALL in means or len(parts) > 1 else {}) | means
+    scores[RANKME] = parts[0].scores[RANKME]
+    if len(parts) > 1:
+        for name, part in zip(names, parts, strict=True):
+            scores |= {f"{score}/{name}": part.scores[score] for score in (KNN, RECALL) if score in part.scores}
+    return scores
 
 
 def _nearest_of_others(features: np.ndarray, groups: np.ndarray, query: int) -> np.ndarray:

@@ -16,7 +16,16 @@ from dermssl.devices import on_first_rank
 from dermssl.training.progress import Progress, Scores
 from dermssl.training.run_folder import write_status
 from dermssl.training.setup import Run
-from dermssl.training.watching.online import SHOWN, Evaluation, embed, patch_components, pictures_of, score_encoder
+from dermssl.training.watching.online import (
+    KNN,
+    RECALL,
+    SHOWN,
+    Evaluation,
+    embed,
+    patch_components,
+    pictures_of,
+    score_encoder,
+)
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.watching.trackers import Services
 from dermssl.training.watching.tracking import Tracker
@@ -25,6 +34,8 @@ from dermssl.views.sampler import Sampler
 log = logging.getLogger("dermssl")
 
 THUMBNAIL = 48
+NOISE = 0.01
+"""A score may fall by so much before a line says so."""
 UNEVEN = 10
 """Ratio of set sizes from which a line says what pooling by size does."""
 WASTED = 0.05
@@ -74,7 +85,7 @@ def announce(run: Run, progress: Progress) -> None:
             )
     if options.data.splits == "all":
         log.warning("warning: data.splits is all: test rows are trained on, and every later report will state it")
-    if run.data.online is None:
+    if not run.data.online:
         log.info("  no labels to score by: the best encoder is kept by RankMe, the effective rank of its features")
 
 
@@ -128,8 +139,20 @@ def evaluate(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     tracker.log(progress.step, scores)
     log.info("step %d: %s", progress.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     _draw(run, progress.step, evaluation, tracker)
+    for line in below_start(scores, progress.first):
+        log.warning("warning: step %d: %s", progress.step, line)
     progress.health.observe_rank(progress.step, scores["online_rankme"])
     return scores
+
+
+def below_start(scores: Scores, first: Scores | None) -> list[str]:
+    """One line for each score that is more than `NOISE` below that of step 0, with the settings to change."""
+    return [
+        f"{name} {value:.3f} is below {first[name]:.3f} at the start: what the weights knew is being lost; lower optim.lr "
+        "or optim.backbone_lr, or raise optim.freeze_backbone_epochs"
+        for name, value in scores.items()
+        if first and value < first.get(name, -1.0) - NOISE and name.startswith((KNN, RECALL))
+    ]
 
 
 def _draw(run: Run, step: int, evaluation: Evaluation, tracker: Tracker) -> None:
@@ -145,7 +168,7 @@ def _draw(run: Run, step: int, evaluation: Evaluation, tracker: Tracker) -> None
 
 def project(run: Run, tracker: Tracker) -> None:
     """Features of some evaluated images, with labels and thumbnails, for TensorBoard's embedding projector."""
-    most, online = run.options.tracking.projector_images, run.data.online
+    most, online = run.options.tracking.projector_images, next(iter(run.data.online), None)
     dataset = online.dataset if online else run.data.datasets[0]
     rows = np.concatenate([online.fit, online.score]) if online else run.data.rows[0]
     rows = np.sort(np.random.default_rng(run.options.training.seed).permutation(rows)[:most])

@@ -47,7 +47,7 @@ class Skin:
 def card(tmp_path, *datasets: Skin, labelled: bool = True) -> ModelCard:
     rows = [np.arange(len(dataset.frame)) for dataset in datasets]
     labels = np.zeros(2, int)
-    online = OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels) if labelled else None
+    online = [OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels)] if labelled else []
     data = TrainingData(datasets, rows, online)
     model = ModelOptions(init="/anna/run1")
     options = PretrainOptions(out="/anna/x", data=DataOptions(folders=["/anna/data"]), model=model)
