@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from dermeval.features.pool import Pool
 from dermeval.statistics.bootstrap import Interval, bootstrap_mean

@@ -94,7 +94,7 @@ def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float 
 
 def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, float]:
     """The scores of all sets under one name each; the first decides which encoder is the best."""
-    means = {}
+    means: dict[str, float] = {}
     for score in (KNN, RECALL):
         found = [part.scores[score] for part in parts if score in part.scores]
         means |= {score: float(np.mean(found))} if found else {}

@@ -1,4 +1,4 @@
-"""Online scores watch every labelled set: kNN and recall@1 of kept-out groups, their mix, and the start as the floor."""
+"""Online scores watch every labelled set: kNN and recall@1 of kept-out groups, their mix, the start as floor."""
 
 import numpy as np
 import pytest
