@@ -144,9 +144,11 @@ def _dispatch(program: str, summary: str, commands: dict[str, Command], argument
         raise InputError(f"unknown command '{name}'; {did_you_mean(name, commands)}")
     command = commands[name]
     options_type = _import(command.options)
-    if "-h" in arguments or "--help" in arguments:
-        hidden = _sections_not_chosen(options_type, arguments)
+    if {"-h", "--help", "--help-all"} & set(arguments):
+        hidden = set() if "--help-all" in arguments else _left_out_of_help(options_type, arguments)
         make_parser(f"{program} {name}", command, options_type, hidden).print_help()
+        if hidden:
+            print(f"\nFurther options are rarely needed: `{program} {name} --help-all` explains all of them.")
         return 0
     parser = make_parser(f"{program} {name}", command, options_type)
     options, json_file = parse(parser, options_type, arguments[1:], command.aliases)
@@ -190,7 +192,7 @@ def make_parser(program: str, command: Command, options_type: type, hidden: Coll
         program: name in the usage line.
         command: the command.
         options_type: its options dataclass.
-        hidden: nested sections that the help leaves out.
+        hidden: dotted names of options and sections that the help leaves out.
     """
     named = [field.name.upper() for field in dataclasses.fields(options_type) if field.metadata.get("positional")]
     parser = Parser(
@@ -210,17 +212,18 @@ def make_parser(program: str, command: Command, options_type: type, hidden: Coll
     return parser
 
 
-def _sections_not_chosen(options_type: type, arguments: list[str]) -> set[str]:
-    """Sections that the help leaves out: of those in ``ONE_SECTION_OF`` all but the chosen one.
+def _left_out_of_help(options_type: type, arguments: list[str]) -> set[str]:
+    """What the help leaves out: options in ``RARE``, and of the sections in ``ONE_SECTION_OF`` all but the chosen one.
 
     ``ONE_SECTION_OF`` of an options class is the name of an option and the sections that it chooses from, for instance
     ``("method", ("dino", "simclr"))``. What is not on the command line has its default.
     """
+    rare = set(getattr(options_type, "RARE", ()))
     option, sections = getattr(options_type, "ONE_SECTION_OF", ("", ()))
     if not option:
-        return set()
+        return rare
     (default,) = [_default(field) for field in dataclasses.fields(options_type) if field.name == option]
-    return set(sections) - {_value_of(option_string(option), arguments) or default}
+    return rare | set(sections) - {_value_of(option_string(option), arguments) or default}
 
 
 def _add_options(
@@ -259,7 +262,7 @@ def _add_options(
         else:
             short = [alias for alias, target in aliases.items() if target == f"--{name}"]
             keywords["help"] += f" (also {short[0]})" if short else ""
-            if prefix.rstrip(".") in hidden and name not in groups:
+            if name in hidden or (prefix.rstrip(".") in hidden and name not in groups):
                 keywords["help"] = argparse.SUPPRESS
             groups.get(name, parser).add_argument(option_string(name), **keywords)
 
@@ -282,10 +285,7 @@ def _default(field: dataclasses.Field) -> Any:
 def parse(
     parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
 ) -> tuple[Any, str | None]:
-    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it.
-
-    Options that have an attribute ``given`` are told there which keys the user wrote, in either place.
-    """
+    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it."""
     known = [o for action in parser._actions for o in action.option_strings]
     arguments = [_expand(a, aliases or {}, known) for a in arguments]
     for argument in arguments:
@@ -300,15 +300,7 @@ def parse(
         options = _build(options_type, namespace)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(str(error)) from None
-    if hasattr(options, "given"):
-        options.given = frozenset(config) | _given(options_type, arguments)
     return options, namespace.json
-
-
-def _given(options_type: type, arguments: list[str]) -> set[str]:
-    """Dotted names of the options among the arguments."""
-    names = {option_string(name): name for name in option_names(options_type)}
-    return {names[option] for option in (a.partition("=")[0] for a in arguments) if option in names}
 
 
 def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:

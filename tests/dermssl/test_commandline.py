@@ -178,19 +178,6 @@ def test_help_imports_nothing_heavy_and_answers_within_a_second(command):
     assert seconds < 1, f"{command} --help took {seconds:.2f} s of processor time"
 
 
-def test_options_that_ask_are_told_which_keys_were_given(tmp_path):
-    @dataclass
-    class Asking(Training):
-        def __post_init__(self):
-            self.given = frozenset()
-
-    config = tmp_path / "config.yaml"
-    config.write_text("epochs: 5\n")
-    parser = make_parser("prog", Command("try", "try it", "", ""), Asking)
-    options, _ = parse(parser, Asking, ["--rate=0.5", "--config", str(config)])
-    assert options.given == {"epochs", "rate"}
-
-
 def test_an_alias_is_a_key_of_the_config_too(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("speed: 0.25\n")

@@ -7,7 +7,7 @@ A new method is one file with its networks and loss, and one entry here. Nothing
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -50,7 +50,9 @@ def tier_of(images: int) -> int:
 
 
 class MethodOptions(Protocol):
-    """A method's section of the config: a dataclass with these three functions."""
+    """A method's section of the config: a dataclass with these three functions, and the names of its rare options."""
+
+    RARE: tuple[str, ...]
 
     def check(self, views: ViewOptions) -> None:
         """Raise ValueError where the method cannot work with these views."""
@@ -67,6 +69,7 @@ class MethodOptions(Protocol):
 class DinoOptions:
     """DINO: self-distillation of a student towards its own moving average (Caron et al. 2021)."""
 
+    RARE: ClassVar = ("hidden_dim", "bottleneck_dim", "student_temperature", "center_momentum")
     out_dim: PositiveInt = 65536
     """Prototypes K of the head; 1024-4096 for fewer than 20,000 images."""
     hidden_dim: PositiveInt = 2048
@@ -155,6 +158,7 @@ def _dino_convnet(tier: int) -> list[Choice]:
 class SimclrOptions:
     """SimCLR: contrast of two views against all other images of the batch (Chen et al. 2020)."""
 
+    RARE: ClassVar = ("hidden_dim", "out_dim")
     temperature: PositiveFloat = 0.1
     """Temperature of NT-Xent (published: 0.1 for large batches, 0.5 for small ones)."""
     hidden_dim: PositiveInt = 2048

@@ -29,7 +29,7 @@ class DataOptions:
     """Dataset folders made by `dermssl prepare`; several are pooled."""
     weights: list[float | str] = field(default_factory=lambda: ["size"])
     """`size`: every set gives what it has, each image once an epoch; `equal`: every set gives as many images; or one
-    number per set (0: only scored, where the set is the first with labels). What does not fill a batch is left out."""
+    number per set (0: the set is only scored, where it has labels). What does not fill a batch is left out."""
     splits: Literal["train", "all"] = "train"
     """`train`: rows whose split is train or null; `all` reads test rows too, which every later report states."""
     workers: int = -1
@@ -198,6 +198,29 @@ class _Options:
             )
 
 
+COMMON = (
+    "out",
+    "data.folders",
+    "method",
+    "model.backbone",
+    "model.init",
+    "training.epochs",
+    "training.batch",
+    "optim.lr",
+)
+"""Options that the help shows first."""
+RARE = (
+    *("model.patch_size", "model.init_part", "model.gradient_checkpointing"),
+    *("views.global_count", "views.jitter", "views.brightness", "views.contrast", "views.saturation", "views.grey"),
+    *("views.blur", "views.blur_sigma", "views.solarize"),
+    *("optim.lr_end", "optim.weight_decay_end", "optim.clip"),
+    *("training.compile", "training.keep_states", "training.log_every", "training.sync_batch_norm"),
+    *("online.fraction", "online.k", "online.max_images", "health.patience"),
+    *("tracking.project", "tracking.projector_images"),
+    *(f"{name}.{rare}" for name, entry in METHODS.items() for rare in entry.options.RARE),
+)
+"""Options that only ``--help-all`` explains."""
+
 if TYPE_CHECKING:
 
     class PretrainOptions(_Options):
@@ -210,7 +233,13 @@ else:
         "PretrainOptions",
         [(name, entry.options, field(default_factory=entry.options)) for name, entry in METHODS.items()],
         bases=(_Options,),
-        namespace={"__doc__": _Options.__doc__, "__module__": __name__},
+        namespace={
+            "__doc__": _Options.__doc__,
+            "__module__": __name__,
+            "COMMON": COMMON,
+            "RARE": RARE,
+            "ONE_SECTION_OF": ("method", tuple(METHODS)),
+        },
     )
 
 

@@ -1,12 +1,14 @@
 """Every recipe in configs/ is one that `dermssl pretrain` accepts."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from dermssl.cli import COMMANDS
-from dermssl.commandline import make_parser, parse
-from dermssl.training.options import PretrainOptions
+from dermssl.cli import COMMANDS, main
+from dermssl.commandline import make_parser, option_names, parse
+from dermssl.methods.registry import METHODS
+from dermssl.training.options import RARE, PretrainOptions
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("accelerate"))
@@ -30,3 +32,15 @@ def test_the_recipes_of_the_readme_are_there():
         "simclr_resnet50.yaml",
         "simclr_resnet18_small.yaml",
     }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_shows_fifty_options_at_most_with_the_common_ones_first_and_no_other_methods(method, capsys):
+    assert main(["pretrain", "--method", method, "--help"]) == 0
+    page = capsys.readouterr().out
+    shown = re.findall(r"^  --(\S+)", page, flags=re.MULTILINE)
+    assert len(shown) <= 50 and shown[:3] == ["config", "json", "out"]
+    assert not [name for name in shown if name.split(".")[0] in set(METHODS) - {method}]
+    assert main(["pretrain", "--help-all"]) == 0
+    everything = re.findall(r"^  --(\S+)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert set(option_names(PretrainOptions)) <= set(everything) and set(RARE) <= set(everything)
