@@ -80,7 +80,7 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     if tracker:
         announce(run, progress)
     if not progress.resumed:
-        look(run, progress, tracker)
+        evaluate_online(run, progress, tracker)
     keep_best(run, progress)
     batches = Waiting(_loader(run, progress.step))
     views = _views(run, batches, tracker if progress.step == 0 else None)
@@ -100,7 +100,7 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
             with batches.paused():
                 evaluated = last or progress.step % online_steps == 0
                 if evaluated:
-                    look(run, progress, tracker)
+                    evaluate_online(run, progress, tracker)
                 leaving = not last and (step.leaving or (bool(run.signals) and run.accelerator.num_processes == 1))
                 if evaluated or leaving or progress.step % state_steps == 0:
                     save(run, progress)
@@ -151,8 +151,8 @@ def one_step(run: Run, progress: Progress, model: nn.Module, views: Iterator[lis
     return Step(values | at, leaving)
 
 
-def look(run: Run, progress: Progress, tracker: Tracker | None) -> None:
-    """Evaluate on rank 0 and remember the scores; a collapse found there ends the run on all ranks."""
+def evaluate_online(run: Run, progress: Progress, tracker: Tracker | None) -> None:
+    """Score the encoder on rank 0 and remember the scores. A collapse found there ends the run on all ranks."""
     scores = on_first_rank(run.accelerator, lambda: evaluate(run, progress, tracker) if tracker else None)
     if scores:
         progress.note(scores, labelled=bool(run.data.online))
