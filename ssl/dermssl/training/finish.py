@@ -63,7 +63,7 @@ def write_record(run: Run, progress: Progress) -> None:
     """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too."""
     times_seen = run.sampler.times_seen(progress.step)
     write_parquet(run.folder / "ledger.parquet", run.data.ledger(times_seen))
-    write_card(run.folder, run.options, run.data, run.notices, times_seen, facts(run, progress))
+    write_card(run.folder, run.options, run.data, run.notices, times_seen, run_facts(run, progress))
 
 
 def note_stop(run: Run, progress: Progress, stop: HealthStop | Preempted) -> None:
@@ -98,7 +98,7 @@ def leave_group(run: Run, stop: BaseException | None = None) -> None:
         torch.distributed.destroy_process_group()
 
 
-def facts(run: Run, progress: Progress) -> dict[str, Any]:
+def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
     """Length, hardware, time, energy and scores, for card and report."""
     device = run.accelerator.device
     known = device.type == "cuda" and progress.joules is not None
@@ -121,7 +121,7 @@ def facts(run: Run, progress: Progress) -> dict[str, Any]:
 
 def report(run: Run, progress: Progress, word: str) -> Report:
     """What the command prints at the end."""
-    data = facts(run, progress)
+    data = run_facts(run, progress)
     text = [
         f"{word}: {run.folder}: {data['steps']} steps in {data['seconds'] / 60:.1f} min "
         f"on {data['ranks']} rank(s), {data['device']}, {data['precision']}",

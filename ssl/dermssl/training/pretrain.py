@@ -28,7 +28,7 @@ from dermssl.training.progress import Progress
 from dermssl.training.run_folder import read_status
 from dermssl.training.setup import Run, set_up
 from dermssl.training.watching.tracking import Tracker, Waiting, progress_bar
-from dermssl.training.watching.watch import announce, draw_views, evaluate, project, start_tracking
+from dermssl.training.watching.watch import announce, draw_views, log_evaluation, project, start_tracking
 from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
 
@@ -45,7 +45,7 @@ def pretrain(options: PretrainOptions) -> Report | None:
         Preempted: SIGTERM or Ctrl-C arrived; the state is saved and the same command goes on.
     """
     run, progress = set_up(options)
-    listen(run.signals)
+    hear_signals(run.signals)
     already = read_status(run.folder) == "done" and progress.step == run.steps
     tracker = None
     try:
@@ -153,12 +153,12 @@ def one_step(run: Run, progress: Progress, model: nn.Module, views: Iterator[lis
 
 def evaluate_online(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     """Score the encoder on rank 0 and remember the scores. A collapse found there ends the run on all ranks."""
-    scores = on_first_rank(run.accelerator, lambda: evaluate(run, progress, tracker) if tracker else None)
+    scores = on_first_rank(run.accelerator, lambda: log_evaluation(run, progress, tracker) if tracker else None)
     if scores:
         progress.note(scores, labelled=bool(run.data.online))
 
 
-def listen(signals: list[int]) -> None:
+def hear_signals(signals: list[int]) -> None:
     """Collect SIGTERM and Ctrl-C in ``signals`` instead of dying; a second Ctrl-C ends the process at once."""
 
     def hear(number: int, _: object) -> None:

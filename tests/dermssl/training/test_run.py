@@ -24,7 +24,7 @@ from dermssl.files import TEMPORARY, read_json, write_parquet
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import select_rows
 from dermssl.training.watching import online
-from dermssl.training.watching.online import embed, rankme
+from dermssl.training.watching.online import online_features, rankme
 from dermssl.views.loader import default_workers
 
 
@@ -272,7 +272,7 @@ def test_features_that_are_not_finite_end_the_evaluation_in_plain_words(dataset)
             return images.flatten(1).mean(1, keepdim=True) * torch.nan
 
     with pytest.raises(HealthStop, match="features are not finite"):
-        embed(Broken(), open_dataset(dataset), np.arange(3), 32, "cpu")
+        online_features(Broken(), open_dataset(dataset), np.arange(3), 32, "cpu")
 
 
 def test_simclr_says_what_accumulation_does_to_negatives(pretrain, dataset, tmp_path, caplog):

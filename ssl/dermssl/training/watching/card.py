@@ -43,7 +43,7 @@ def write_card(
         data: what it was given.
         notices: licences of the data.
         times_seen: how often each training row was trained on.
-        facts: as `dermssl.training.finish.facts` gives them.
+        facts: as `dermssl.training.finish.run_facts` gives them.
     """
     whole = facts["steps"] == facts["planned_steps"]
     commercial = all(entry["commercial"] for entry in notices)

@@ -53,7 +53,7 @@ def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: On
         return replace(parts[0], scores=_joined([online.dataset.name for online in data.online], parts))
     dataset, rows = data.datasets[0], data.rows[0]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
-    features = embed(encoder, dataset, rows, size, device)
+    features = online_features(encoder, dataset, rows, size, device)
     unit = neighbours.normalise(features)
     groups = dataset.column("group_id")[rows]
     chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
@@ -64,8 +64,8 @@ def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: On
 
 
 def _score_set(encoder: nn.Module, online: OnlineSet, size: int, options: OnlineOptions, device) -> Evaluation:
-    fit = embed(encoder, online.dataset, online.fit, size, device)
-    score = embed(encoder, online.dataset, online.score, size, device)
+    fit = online_features(encoder, online.dataset, online.fit, size, device)
+    score = online_features(encoder, online.dataset, online.score, size, device)
     votes, rows = neighbours.knn_votes(score, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
     (probabilities,) = votes.values()
@@ -112,7 +112,7 @@ def _nearest_of_others(features: np.ndarray, groups: np.ndarray, query: int) -> 
     return others[neighbours.search(features[query : query + 1], features[others], SHOWN_NEAREST)[1][0]]
 
 
-def embed(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, device) -> np.ndarray:
+def online_features(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, device) -> np.ndarray:
     """Features ``(len(rows), D)`` float32 of stored images, resized and centre-cropped to ``size`` pixels.
 
     Raises:

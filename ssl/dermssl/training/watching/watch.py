@@ -21,7 +21,7 @@ from dermssl.training.watching.online import (
     RECALL,
     SHOWN,
     Evaluation,
-    embed,
+    online_features,
     patch_components,
     pictures_of,
     score_encoder,
@@ -127,7 +127,7 @@ def draw_views(views: list[Tensor], tracker: Tracker) -> None:
     tracker.image("views", view_grid([group * std + mean for group in views]), 0)
 
 
-def evaluate(run: Run, progress: Progress, tracker: Tracker) -> Scores:
+def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     """Score the encoder, log the scores and draw its neighbours; the first score decides which encoder is the best.
 
     Raises:
@@ -174,7 +174,9 @@ def project(run: Run, tracker: Tracker) -> None:
     rows = np.sort(np.random.default_rng(run.options.training.seed).permutation(rows)[:most])
     if not len(rows):
         return
-    features = embed(run.method.encoder(), dataset, rows, run.options.views.global_size, run.accelerator.device)
+    features = online_features(
+        run.method.encoder(), dataset, rows, run.options.views.global_size, run.accelerator.device
+    )
     names = [str(name) for name in dataset.column("image_id")[rows]]
     header, labels = ["image"], [[name] for name in names]
     if online:
