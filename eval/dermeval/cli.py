@@ -55,6 +55,12 @@ COMMANDS = (
         "dermeval.retrieval.search:search",
     ),
     Command(
+        "retrieval",
+        "retrieval judged: recall, precision, mAP, nDCG, by group",
+        "dermeval.retrieval.options:RetrievalOptions",
+        "dermeval.retrieval.retrieval:retrieval",
+    ),
+    Command(
         "serve",
         "similar-case search in the browser, with a JSON API, on this machine",
         "dermeval.web.options:ServeOptions",

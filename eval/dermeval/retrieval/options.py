@@ -64,3 +64,20 @@ class SearchOptions:
     """File to write the result to, by its ending: .png (contact sheet), .html (page with pictures) or .csv."""
     overwrite: bool = False
     """Replace a file at --out that this command made."""
+
+
+@dataclass
+class RetrievalOptions:
+    """Judge retrieval: from each image, are the most similar other ones relevant? Of two encoders, which finds more?"""
+
+    sources: list[str] = positional()
+    """Embeddings or index folder; two of the same data are compared, query by query."""
+    relevance: str | None = None
+    """What makes a hit relevant: the name of a target (the query's own patient is left out of the ranking), lesion, or
+    patient (only the query is left out). Default: the first target."""
+    k: list[PositiveInt] = field(default_factory=lambda: [1, 5, 10])
+    """Depths at which the ranking is measured."""
+    split: Literal["all", "train", "val", "test"] = "all"
+    """Which images are queries; all others can always be found."""
+    draws: PositiveInt = 1000
+    """Bootstrap draws of patients for the 95% intervals."""

@@ -1,0 +1,77 @@
+"""Retrieval measures against ir-measures (trec_eval) and by hand; junk, groups and paired encoders."""
+
+import numpy as np
+import pytest
+
+from dermeval.retrieval import measures
+from dermeval.retrieval.options import RetrievalOptions
+from dermeval.retrieval.retrieval import retrieval
+from dermssl.errors import InputError
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_the_measures_equal_those_of_trec_eval(k):
+    ir = pytest.importorskip("ir_measures", reason="needs ir-measures")
+    random = np.random.default_rng(k)
+    relevant = random.random((20, 30)) < 0.2
+    relevant[:, 29] = True  # every query has something to find
+    total = relevant.sum(1)
+    qrels = [ir.Qrel(str(q), str(d), int(relevant[q, d])) for q in range(20) for d in range(30)]
+    run = [ir.ScoredDoc(str(q), str(d), float(100 - d)) for q in range(20) for d in range(30)]
+    wanted = {ir.Success @ k: measures.hit_at(relevant, k)}
+    wanted |= {ir.R @ k: measures.recall_at(relevant, total, k), ir.P @ k: measures.precision_at(relevant, k)}
+    wanted |= {ir.nDCG @ k: measures.ndcg_at(relevant, total, k)}
+    # trec_eval divides by all relevant images, this one by at most k.
+    wanted |= {ir.AP @ k: measures.average_precision_at(relevant, total, k) * np.minimum(k, total) / total}
+    for measure, ours in wanted.items():
+        theirs = {entry.query_id: entry.value for entry in ir.iter_calc([measure], qrels, run)}
+        assert np.allclose(ours, [theirs[str(q)] for q in range(20)], rtol=0, atol=1e-12)
+
+
+def test_a_perfect_ranking_scores_one_also_where_more_than_k_are_relevant():
+    relevant, total = np.ones((1, 5), dtype=bool), np.array([50])
+    assert measures.average_precision_at(relevant, total, 5) == measures.ndcg_at(relevant, total, 5) == 1
+
+
+@pytest.mark.parametrize(("labels", "right"), [([1, 1, 0], 1), ([0, 1, 1], 1), ([0, 1, 2], 0), ([1, 0, -1], 1)])
+def test_the_majority_votes_and_the_nearest_breaks_a_tie(labels, right):
+    assert measures.majority_at(np.array([labels]), np.array([1]), 3) == right
+
+
+@pytest.fixture
+def embedded(make_dataset, embed_as, draw_skin):
+    """Four patients with two images each on a circle; labels a, a, b, b by patient; two encoders."""
+    groups, labels = [f"p{n // 2}" for n in range(8)], list("aaaabbbb")
+    data = make_dataset("set", [draw_skin(0, 16)] * 8, groups, ["test"] * 8, labels)
+    angles = np.radians([0, 1, 10, 11, 90, 91, 100, 101])
+    good = np.stack([np.cos(angles), np.sin(angles)], 1)
+    return str(embed_as(data, good)), str(embed_as(data, good[[4, 1, 6, 3, 0, 5, 2, 7]], "bad"))
+
+
+def test_the_own_patient_is_junk_for_a_target_and_a_hit_for_patients(embedded):
+    options = {"k": [1, 3], "draws": 20}
+    report = retrieval(RetrievalOptions(sources=[embedded[0]], **options)).data["encoders"][0]
+    assert report["scores"]["hit@1"]["value"] == 1
+    assert report["scores"]["P@3"]["value"] == pytest.approx(2 / 3)  # two others of the label, then the other label
+    assert report["scores"]["mAP@3"]["value"] == report["scores"]["recall@3"]["value"] == 1
+    assert report["scores"]["mMV@3"]["value"] == 1
+    patients = retrieval(RetrievalOptions(sources=[embedded[0]], relevance="patient", **options)).data["encoders"][0]
+    assert patients["scores"]["hit@1"]["value"] == 1 and "mMV@1" not in patients["scores"]
+
+
+def test_two_encoders_are_compared_query_by_query(embedded):
+    report = retrieval(RetrievalOptions(sources=list(embedded), k=[1], draws=20))
+    first, second = (part["scores"]["hit@1"]["value"] for part in report.data["encoders"])
+    assert report.data["difference"]["hit@1"]["value"] == pytest.approx(second - first) and second < first
+    same = retrieval(RetrievalOptions(sources=[embedded[0]] * 2, k=[1], draws=20)).data["difference"]["hit@1"]
+    assert same == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_relevance_that_is_none_names_the_nearest(embedded):
+    with pytest.raises(InputError, match="did you mean 'lesion'"):
+        retrieval(RetrievalOptions(sources=[embedded[0]], relevance="lesions"))
+
+
+def test_lesions_without_a_second_image_leave_nothing_to_judge(embedded):
+    with pytest.raises(InputError, match="no query"):
+        retrieval(RetrievalOptions(sources=[embedded[0]], relevance="lesion"))
