@@ -4,7 +4,7 @@
 
 Counted here: arithmetic of one image (PyTorch's FLOP counter) and bytes of the gradients. Measured elsewhere and
 given: the CPU time of an image's crops (scripts/bench/results/views.md: decode + crop). Assumed: the GPU's peak, the
-share of it that training reaches, and the links. Prints Markdown for docs/scaling.md.
+share of it that training reaches, and the links. Prints Markdown for docs/pretrain.md.
 """
 
 import argparse
