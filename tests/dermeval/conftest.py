@@ -36,8 +36,14 @@ def draw_skin():
 
 
 @pytest.fixture
-def make_dataset(tmp_path):
-    """``make_dataset(name, images, groups, ...)`` -> a dataset folder as ``dermssl prepare`` would leave it."""
+def make_dataset(make_picture_dataset):
+    """The data sets of this folder's tests hold given pictures, unless its own conftest says otherwise."""
+    return make_picture_dataset
+
+
+@pytest.fixture
+def make_picture_dataset(tmp_path):
+    """``make_picture_dataset(name, images, groups, ...)`` -> a dataset folder as ``dermssl prepare`` would leave it."""
 
     def make(
         name: str,

@@ -1,32 +1,35 @@
 """Which images an encoder has seen in pretraining, by the ledger in its run folder (or beside its exported weights)."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
+from dermeval.features.copies import same_picture
 from dermeval.features.options import HASH_BITS
 from dermssl import neighbours
-from dermssl.files import read_parquet, sha256_file
+from dermssl.dataset.dataset import Dataset, open_dataset
+from dermssl.errors import InputError
+from dermssl.files import read_parquet, read_yaml, sha256_file
 
 LEDGER = "ledger.parquet"
 REASONS = ("file", "pixels", "hash", "patient", "lesion", "case")
-COPY_BITS = 4
-"""A perceptual hash this near counts as a copy without a look at the pixels. Of 120 images of HAM10000 and PAD-UFES-20
-each, re-saved (JPEG 60), halved, flipped or turned, 90-100% come this near; of HAM10000's 1,193 test images 16 come
-this near to a train image and 141, nearly all by chance, within the `HASH_BITS` of the audit, which compares pixels."""
-COLUMNS = ("sha256", "pixel_sha256", "phash", "patient_id", "lesion_id", "group_id")
+COLUMNS = ("image_id", "dataset", "sha256", "pixel_sha256", "phash", "patient_id", "lesion_id", "group_id")
 
 
 @dataclass(frozen=True)
 class Seen:
     """Why each image counts as seen: bool columns `REASONS` by ``image_id``; None where that is not known.
 
-    ``source`` is the ledger, or the reason why there is none. ``suspected`` are the ids of images that no reason hits
-    but whose hash is within the audit's `HASH_BITS` of a seen image's.
+    ``source`` is the ledger, or the reason why there is none. ``suspected`` are the ids of images that no reason hits,
+    whose hash is within `HASH_BITS` of a seen image's, and whose pixels could not be compared with it: possible copies,
+    which do not count.
     """
 
     reasons: pd.DataFrame | None
@@ -40,11 +43,13 @@ class Seen:
         return self.reasons.loc[list(image_ids)].any(axis=1).astype("boolean").reset_index(drop=True)
 
 
-def seen_images(encoder: dict[str, Any], frame: pd.DataFrame) -> Seen:
+def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[str, Dataset] | None = None) -> Seen:
     """Images of the manifest ``frame`` that ``encoder`` (as `embedding.json` records it) was trained on.
 
-    An image counts by its file, its pixels, a perceptual hash within `COPY_BITS` bits in any flip or turn, its patient,
-    or its lesion; where it has neither patient nor lesion, by its case. Ledger rows that were never seen do not count.
+    An image counts by its file, its pixels, its patient, or its lesion; where it has neither patient nor lesion, by its
+    case. It counts by its perceptual hash, within `HASH_BITS` bits in any flip or turn, only where the stored pixels
+    confirm a copy (`dermeval.features.copies`). ``datasets`` by name are those of ``frame``; the ledger's are looked
+    for where the run read them. Ledger rows that were never seen do not count.
     """
     if encoder["path"].startswith("random:"):
         reasons = pd.DataFrame(False, index=frame["image_id"], columns=list(REASONS))
@@ -53,7 +58,9 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame) -> Seen:
     if path is None:
         return Seen(None, problem)
     ledger = read_parquet(path, "dermssl pretrain").select([*COLUMNS, "times_seen"]).to_pandas()
-    return _by_ledger(frame, ledger[ledger["times_seen"] > 0], str(path))
+    ledger = ledger[ledger["times_seen"] > 0].reset_index(drop=True)
+    known = dict(datasets or {})
+    return _by_ledger(frame, ledger, str(path), known, _trained_datasets(path.parent) | known)
 
 
 def weights_folder(path: Path) -> Path:
@@ -64,7 +71,7 @@ def weights_folder(path: Path) -> Path:
 def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
     """The ledger of the weights that made the features, or None and why not."""
     name = encoder["path"]
-    if name.startswith("timm:"):
+    if name.startswith(("timm:", "imported:")) or Path(name).is_file():
         return None, f"what {name} was trained on is not recorded"
     if name.startswith("pixels:"):
         return None, f"{name} was fitted to train and unsplit images, which no ledger records"
@@ -81,31 +88,69 @@ def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
     return (found[0], "") if found else (None, f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends")
 
 
-def _by_ledger(frame: pd.DataFrame, ledger: pd.DataFrame, source: str) -> Seen:
-    bits = _nearest(frame["phash"], ledger["phash"])
+def _trained_datasets(run: Path) -> dict[str, Dataset]:
+    """The dataset folders that a run names, where they are still to be had."""
+    found = {}
+    config = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
+    for folder in (config.get("data") or {}).get("folders", []):
+        with contextlib.suppress(InputError, OSError):
+            dataset = open_dataset(str(folder))
+            found[dataset.name] = dataset
+    return found
+
+
+def _by_ledger(
+    frame: pd.DataFrame, ledger: pd.DataFrame, source: str, ours: dict[str, Dataset], theirs: dict[str, Dataset]
+) -> Seen:
     named = (frame["patient_id"].notna() | frame["lesion_id"].notna()).to_numpy()
     found = {
         "file": _shared(frame["sha256"], ledger["sha256"]),
         "pixels": _shared(frame["pixel_sha256"], ledger["pixel_sha256"]),
-        "hash": bits <= COPY_BITS,
+        "hash": np.zeros(len(frame), bool),
         "patient": _shared(frame["patient_id"], ledger["patient_id"]),
         "lesion": _shared(frame["lesion_id"], ledger["lesion_id"]),
         "case": _shared(frame["group_id"], ledger["group_id"]) & ~named,
     }
     reasons = pd.DataFrame(found, index=pd.Index(frame["image_id"]))
-    suspected = (bits <= HASH_BITS) & ~reasons.any(axis=1).to_numpy()
-    return Seen(reasons, source, frozenset(frame["image_id"][suspected]))
+    known, possible = reasons.any(axis=1).to_numpy(), np.zeros(len(frame), bool)
+    read_ours, read_theirs = _reader(ours), _reader(theirs)
+    rows, others, views = _near_hashes(frame, ledger)
+    for row, other, view in zip(rows, others, views, strict=True):
+        if known[row] or found["hash"][row]:
+            continue
+        one = read_ours(frame["dataset"].iloc[row], frame["image_id"].iloc[row])
+        two = read_theirs(ledger["dataset"].iloc[other], ledger["image_id"].iloc[other])
+        if one is None or two is None:
+            possible[row] = True
+        else:
+            found["hash"][row] = same_picture(one, two, int(view))
+    reasons["hash"] = found["hash"]
+    return Seen(reasons, source, frozenset(frame["image_id"][possible & ~found["hash"]]))
+
+
+def _reader(datasets: dict[str, Dataset]) -> Callable[[str, str], Image.Image | None]:
+    """A function from data set and image id to the stored image, or None where the data set is out of reach."""
+
+    @functools.cache
+    def rows_of(name: str) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(datasets[name].table["image_id"].to_pylist())}
+
+    def read(name: str, image_id: str) -> Image.Image | None:
+        row = rows_of(name).get(image_id) if name in datasets else None
+        return None if row is None else datasets[name].images.image(row)
+
+    return read
 
 
 def _shared(values: pd.Series, others: pd.Series) -> np.ndarray:
     return values.isin(set(others.dropna())).to_numpy()
 
 
-def _nearest(hashes: pd.Series, others: pd.Series) -> np.ndarray:
-    """Bits between each hash and the nearest of ``others`` in any flip or turn; 64 where none is within `HASH_BITS`."""
-    nearest = np.full(len(hashes), 64)
-    if len(hashes) and len(others):
-        ours, theirs = (np.stack(part.to_numpy()) for part in (hashes, others))
-        query, _, _, distance = neighbours.near_images(ours, theirs, HASH_BITS)
-        np.minimum.at(nearest, query, distance)
-    return nearest
+def _near_hashes(frame: pd.DataFrame, ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of images and of ledger images whose hashes are near, and the view of the latter; the nearest come first."""
+    if not len(frame) or not len(ledger):
+        return (np.empty(0, int),) * 3
+    ours, theirs = (np.stack(part["phash"].to_numpy()) for part in (frame, ledger))
+    rows, others, views, distance = neighbours.near_images(ours, theirs, HASH_BITS)
+    order = np.argsort(distance, kind="stable")
+    return rows[order], others[order], views[order]

@@ -41,7 +41,8 @@ class Pool:
     @cached_property
     def seen(self) -> Seen:
         """Which images the encoder has seen in pretraining."""
-        return seen_images(self.encoder, self.frame)
+        datasets = {name: dataset for part in self.parts for name, dataset in part.datasets.items()}
+        return seen_images(self.encoder, self.frame, datasets)
 
     @cached_property
     def targets(self) -> dict[str, dict[str, Target]]:

@@ -114,8 +114,8 @@ def lines(entry: dict[str, Any], split: str) -> list[str]:
     text = ["", summary(entry, split)]
     if entry.get("suspected"):
         text.append(
-            f"{entry['suspected']} more have a perceptual hash within {HASH_BITS} bits of a seen image's, mostly by "
-            "chance; they count as clean (`dermeval leaks` compares pixels)"
+            f"{entry['suspected']} more are possible copies: their perceptual hash is within {HASH_BITS} bits of "
+            "that of a seen image whose data set is out of reach; they count as clean"
         )
     if not entry.get("contaminated"):
         return text

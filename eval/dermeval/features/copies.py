@@ -1,0 +1,54 @@
+"""Whether two stored pictures are copies of each other, told by their fine structure once one is turned to the other.
+
+Perceptual hashes see the coarse layout only, which two lesions may share. A copy that was saved again, resized, turned
+or mirrored shares its hairs, pores and edges too; two lesions do not.
+"""
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+SIDE = 128
+"""Side of the square grey pictures that are compared, pixels."""
+BLOCK = 16
+MOST_SHIFT = 3
+"""Pixels by which the two may be displaced."""
+COPY_CORRELATION = 0.4
+"""Correlation from which two pictures are copies. Of HAM10000's 3,541 pairs of different lesions whose hashes are
+within 8 bits (at 256 px) none but one, which is one photograph under two names (0.90), has more than 0.17; of its pairs
+within 4 bits that show one lesion the median is above 0.9."""
+
+
+def same_picture(one: Image.Image, other: Image.Image, view: int) -> bool:
+    """Whether ``view`` of ``other`` (0-7, see `dermssl.dataset.hashes.perceptual_hashes`) shows what ``one`` does."""
+    return copy_correlation(one, other, view) >= COPY_CORRELATION
+
+
+def copy_correlation(one: Image.Image, other: Image.Image, view: int) -> float:
+    """Correlation of the fine structure of ``one`` and of ``view`` of ``other``: the median over blocks, -1 to 1.
+
+    The largest over displacements of up to `MOST_SHIFT` pixels of `SIDE`.
+    """
+    fixed, moving = _structure(one, 0), _structure(other, view)
+    inner = slice(MOST_SHIFT, SIDE - MOST_SHIFT)
+    shifts = range(-MOST_SHIFT, MOST_SHIFT + 1)
+    found = [np.roll(moving, (down, right), (0, 1)) for down in shifts for right in shifts]
+    return max(_block_correlation(fixed[inner, inner], one[inner, inner]) for one in found)
+
+
+def _structure(image: Image.Image, view: int) -> np.ndarray:
+    """A square grey picture without its coarse light and shade, ``(S, S)``, turned as the hash's ``view`` is."""
+    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0), np.float64)
+    turned = np.rot90(grey if view < 4 else grey[:, ::-1], view % 4)
+    return ndimage.gaussian_filter(turned, 0.8) - ndimage.gaussian_filter(turned, 2.0)
+
+
+def _block_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    count = len(one) // BLOCK
+    a, b = (
+        part[: count * BLOCK, : count * BLOCK].reshape(count, BLOCK, count, BLOCK).swapaxes(1, 2).reshape(count**2, -1)
+        for part in (one, other)
+    )
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.median((a * b).sum(1) / np.maximum(norms, 1e-9)))

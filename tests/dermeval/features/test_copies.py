@@ -1,0 +1,90 @@
+"""A perceptual hash only suggests a copy: the stored pixels decide whether an image was seen in pretraining."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from dermeval.features.copies import COPY_CORRELATION, copy_correlation
+from dermeval.features.ledger import seen_images
+from dermssl.dataset import hashes
+from dermssl.dataset.dataset import open_dataset
+from dermssl.files import sha256_file, write_parquet, write_yaml
+
+
+def lesion(seed, size=160):
+    """A dark spot in the middle of skin: one layout for all seeds, fine structure of its own."""
+    random = np.random.default_rng(seed)
+    spot = np.hypot(*(np.indices((size, size)) - size / 2)) < size / 4
+    fine = sum(gaussian_filter(random.normal(size=(size, size)), sigma) * sigma for sigma in (0.7, 1.5, 3))
+    grey = 170 - 90 * gaussian_filter(spot.astype(float), 6) + 8 * fine / fine.std()
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def saved_again(image, quality=60):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+COPIES = {
+    "saved again": lambda image: image,
+    "half as large": lambda image: image.resize((80, 80)),
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+}
+
+
+@pytest.mark.parametrize("change", COPIES)
+def test_a_copy_in_the_orientation_of_its_hash_correlates(change):
+    image = lesion(1)
+    copy = saved_again(COPIES[change](image))
+    view = int(np.bitwise_count(hashes.perceptual_hashes(copy) ^ hashes.perceptual_hashes(image)[0]).argmin())
+    assert copy_correlation(image, copy, view) > 2 * COPY_CORRELATION - 0.1
+
+
+def test_two_lesions_of_one_layout_do_not():
+    found = [copy_correlation(lesion(1), lesion(seed), view) for seed in (2, 3) for view in range(8)]
+    assert max(found) < COPY_CORRELATION / 2
+
+
+def test_pictures_without_structure_are_no_copies():
+    flat = Image.new("RGB", (64, 64), (120, 90, 80))
+    assert copy_correlation(flat, flat, 0) == 0
+
+
+@pytest.fixture
+def trained(tmp_path, make_picture_dataset):
+    """A run whose ledger has three lesions, each with one hash, and a test set: a copy of the first, and a stranger."""
+    train = make_picture_dataset("train", [lesion(seed) for seed in (1, 2, 3)], ["a", "b", "c"])
+    test = make_picture_dataset("test", [saved_again(lesion(1)), lesion(9)], ["d", "e"])
+    run = tmp_path / "run"
+    (run / "encoder").mkdir(parents=True)
+    (run / "encoder" / "model.safetensors").write_bytes(b"weights")
+    write_yaml(run / "config.yaml", {"data": {"folders": [str(train)]}})
+    columns = ["image_id", "dataset", "patient_id", "lesion_id", "group_id", "sha256", "pixel_sha256", "phash"]
+    rows = open_dataset(train).frame()[columns].assign(times_seen=3)
+    # All have the hash of the first image, as lesions of one layout may.
+    rows["phash"] = [np.asarray(rows["phash"].iloc[0])] * len(rows)
+    write_parquet(run / "ledger.parquet", pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False))
+    record = {"path": str(run), "fingerprint": sha256_file(run / "encoder" / "model.safetensors")}
+    dataset = open_dataset(test)
+    frame = dataset.frame().assign(phash=[rows["phash"].iloc[0]] * 2)
+    return record, frame, {dataset.name: dataset}
+
+
+def test_only_the_copy_that_the_pixels_confirm_counts_as_seen(trained):
+    record, frame, datasets = trained
+    seen = seen_images(record, frame, datasets)
+    assert seen.reasons["hash"].tolist() == [True, False] and not seen.suspected
+
+
+def test_without_the_ledgers_pictures_both_are_possible_and_neither_counts(trained, tmp_path):
+    record, frame, datasets = trained
+    write_yaml(tmp_path / "run" / "config.yaml", {"data": {"folders": [str(tmp_path / "gone")]}})
+    seen = seen_images(record, frame, datasets)
+    assert not seen.reasons["hash"].any() and seen.suspected == set(frame["image_id"])
