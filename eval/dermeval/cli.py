@@ -14,6 +14,13 @@ COMMANDS = (
         writes="out",
     ),
     Command(
+        "import-embeddings",
+        "features made by another program -> embeddings folder",
+        "dermeval.features.options:ImportOptions",
+        "dermeval.features.import_embeddings:import_embeddings",
+        writes="out",
+    ),
+    Command(
         "knn",
         "weighted kNN on frozen features, by patient",
         "dermeval.probes.options:KnnOptions",

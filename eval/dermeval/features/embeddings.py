@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, Field, PositiveInt, StrictBool, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, StrictBool
 
 from dermssl import licences
 from dermssl.dataset.dataset import Dataset, open_dataset
@@ -181,22 +181,12 @@ def open_embeddings(folder: str | Path) -> Embeddings:
         InputError: not such a folder, damaged, features that are not those of its manifest and encoder, or not finite.
     """
     path = require_folder(Path(folder), INFO, MAKER)
-    info = _read_info(path / INFO)
+    info = read_json(path / INFO, MAKER, EmbeddingInfo)
     table = read_parquet(path / "manifest.parquet", MAKER)
     missing = [field.name for field in FIXED if field.name not in table.column_names]
     if missing:
         raise InputError(f"{path}/manifest.parquet has no column {missing[0]}: run `{MAKER}` again")
     return Embeddings(path, info, table, _read_features(path / "features.npy", info, table))
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    info = read_json(path, MAKER)
-    try:
-        EmbeddingInfo.model_validate(info, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: '{'.'.join(map(str, first['loc']))}': {first['msg']}: run `{MAKER}` again") from None
-    return info
 
 
 def _read_features(path: Path, info: dict[str, Any], table: pa.Table) -> np.ndarray:

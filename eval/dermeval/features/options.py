@@ -5,6 +5,8 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from dermssl.commandline import positional
+
 FeatureKind = Literal["cls", "cls+mean", "last4"]
 View = Literal["flip", "turn90", "turn180", "turn270", "zoom"]
 HASH_BITS = 8
@@ -19,9 +21,9 @@ class EmbedOptions:
     """
 
     encoder: str
-    """Run folder, exported encoder folder, timm:NAME (pretrained), timm:NAME@FILE (pretrained weights of a
-    `.safetensors` or `.pth` file, for instance ImageNet's), random:NAME[@seed] (untrained), or
-    pixels:N[@seed] (PCA of the raw pixels to N numbers, fitted on the train and unsplit images)."""
+    """Run folder, exported encoder folder, timm:NAME (pretrained), a file of weights that another project released, or
+    timm:NAME@FILE (the same, for the network NAME), random:NAME[@seed] (untrained), or pixels:N[@seed] (PCA of the raw
+    pixels to N numbers, fitted on the train and unsplit images)."""
     data: list[str]
     """Dataset folders made by `dermssl prepare`; several are pooled in the order given."""
     out: str
@@ -43,5 +45,29 @@ class EmbedOptions:
     """Type of the numbers in features.npy; float16 halves the file."""
     workers: NonNegativeInt | None = None
     """Processes that decode images, per rank (default: one per core and rank, at most 8; 0: none)."""
+    overwrite: bool = False
+    """Replace an existing embeddings folder."""
+
+
+@dataclass
+class ImportOptions:
+    """Take features that another program made, for instance of a model that cannot run here.
+
+    All that works on the output of `dermeval embed` then works on them, but for the search by a new photo.
+    """
+
+    data: list[str]
+    """Dataset folders whose images the features are of."""
+    out: str
+    """Embeddings folder to write."""
+    features: str = positional()
+    """Features, one row for each image: .npy, .parquet (a column `features` of lists, or columns of numbers) or .h5."""
+    ids: str | None = positional(default=None)
+    """Table (CSV or Parquet) with a column image_id or file, a row for each row of features in the same order. Not
+    needed where the features file has such a column itself."""
+    name: str | None = None
+    """What to call the encoder in reports (default: the name of the features file)."""
+    licence: str = "unknown"
+    """Licence of the encoder's weights, for instance Apache-2.0 or CC-BY-NC-4.0; it travels with the features."""
     overwrite: bool = False
     """Replace an existing embeddings folder."""

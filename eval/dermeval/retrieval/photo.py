@@ -109,6 +109,8 @@ def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Enc
     from dermeval.features.encoders import open_encoder
     from dermssl.backbone.embedding import Pictures, encode_batch
 
+    if recorded["path"].startswith("imported:"):
+        raise InputError(f"{recorded['path']}: its features were made by another program: search by image id")
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
     path = path or recorded["path"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         InputError: the folder is no exported encoder, or its weights do not fit.
     """
     require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
-    config = _read_config(folder / "config.json")
+    config = read_json(folder / "config.json", "dermssl export", EncoderConfig)
     name = config["architecture"]
     if not timm.is_model(name.split(".")[0]):
         raise InputError(f"{folder}/config.json: timm has no model '{name}': export the encoder again")
@@ -88,17 +88,6 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise InputError(f"{folder}: the weights do not fit {name} ({_in_one_line(error)})") from None
     return model.eval(), config
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path, "dermssl export")
-    try:
-        EncoderConfig.model_validate(config, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: '{key}': {first['msg']}: export the encoder again") from None
-    return config
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

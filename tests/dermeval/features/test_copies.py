@@ -44,12 +44,12 @@ def test_a_copy_in_the_orientation_of_its_hash_correlates(change):
     image = lesion(1)
     copy = saved_again(COPIES[change](image))
     view = int(np.bitwise_count(hashes.perceptual_hashes(copy) ^ hashes.perceptual_hashes(image)[0]).argmin())
-    assert copy_correlation(image, copy, view) > 2 * COPY_CORRELATION - 0.1
+    assert copy_correlation(image, copy, view) > 2 * COPY_CORRELATION
 
 
 def test_two_lesions_of_one_layout_do_not():
     found = [copy_correlation(lesion(1), lesion(seed), view) for seed in (2, 3) for view in range(8)]
-    assert max(found) < COPY_CORRELATION / 2
+    assert max(found) < COPY_CORRELATION
 
 
 def test_pictures_without_structure_are_no_copies():

@@ -1,0 +1,176 @@
+"""``dermeval import-embeddings``: features that another program made, as an embeddings folder like any other."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dermeval.features.embeddings import INFO, write_embeddings
+from dermeval.features.options import ImportOptions
+from dermssl import licences
+from dermssl.commandline import Report
+from dermssl.dataset.dataset import Dataset, open_datasets
+from dermssl.errors import InputError, did_you_mean
+from dermssl.files import read_npy, read_parquet, require_file, require_new_folder, sha256_file
+from dermssl.prepare.tables import read_table
+
+MAKER = "the program that made the features"
+ID_COLUMNS = ("image_id", "file", "filename", "path", "image", "id")
+FEATURE_NAMES = ("features", "embeddings", "embedding", "feature")
+log = logging.getLogger("dermssl")
+
+
+def import_embeddings(options: ImportOptions) -> Report:
+    """Check the features, match them to images by their ids, and write an embeddings folder; see `ImportOptions`.
+
+    Raises:
+        InputError: unreadable features or ids, ids that are no image or come twice, or a licence that is not known.
+    """
+    out, path = Path(options.out), Path(options.features)
+    given = [options.features, *([options.ids] if options.ids else []), *options.data]
+    require_new_folder(out, options.overwrite, INFO, given)
+    datasets = open_datasets(options.data)
+    features, ids = _read_features(path)
+    if options.ids:
+        ids = _read_ids(Path(options.ids))
+    if ids is None:
+        raise InputError(f"{path} holds no ids: give a table of them, one row for each row of features, in their order")
+    if len(ids) != len(features):
+        raise InputError(f"{options.ids or path}: {len(ids)} ids for {len(features)} rows of features: give one each")
+    rows = _match(ids, datasets, options.ids or options.features)
+    name = options.name or path.stem
+    encoder = {
+        "path": f"imported:{name}",
+        "name": name,
+        "fingerprint": sha256_file(path),
+        "preprocessing": {},
+        "features": "cls",
+        "licences": [_notice(options.licence, name)],
+        "training": {},
+    }
+    order, parts = [], []
+    for number, dataset in enumerate(datasets):
+        found = np.flatnonzero(rows[number] >= 0)
+        if len(found) < len(dataset):
+            log.warning(
+                "warning: %d of %d images of %s have no features",
+                len(dataset) - len(found),
+                len(dataset),
+                dataset.folder,
+            )
+        order.append(rows[number][found])
+        parts.append(replace(dataset, table=dataset.table.take(pa.array(found))))
+    info = write_embeddings(out, features[np.concatenate(order)], [part for part in parts if len(part)], encoder, {})
+    text = [f"{len(ids)} images with {features.shape[1]} features each ({features.dtype}), {name} -> {out}"]
+    return Report("\n".join(text + licences.lines(info["licences"])), info | {"out": str(out)})
+
+
+def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
+    """Features ``(N, D)`` float32 or float16, all finite, and the ids that stand beside them in the file, if any."""
+    readers = {".npy": _from_npy, ".parquet": _from_parquet, ".h5": _from_hdf5, ".hdf5": _from_hdf5}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
+    require_file(path, MAKER)
+    features, ids = readers[path.suffix.lower()](path)
+    if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
+        raise InputError(
+            f"{path} holds {features.dtype} of shape {features.shape}: give floating-point numbers, one row each image"
+        )
+    with np.errstate(over="ignore"):
+        features = np.asarray(features, np.float16 if features.dtype == np.float16 else np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise InputError(f"{path}: row {bad[0] + 1} of the features holds NaN or infinity: leave that image out")
+    return features, ids
+
+
+def _from_npy(path: Path) -> tuple[np.ndarray, None]:
+    return read_npy(path, MAKER), None
+
+
+def _from_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
+    """A column of lists called as `FEATURE_NAMES` say, or all columns of numbers in their order."""
+    table = read_parquet(path, MAKER)
+    name = next((name for name in ID_COLUMNS if name in table.column_names), None)
+    ids = None if name is None else [str(value) for value in table[name].to_pylist()]
+    lists = [column for column in FEATURE_NAMES if column in table.column_names]
+    if lists:
+        try:
+            return np.stack([np.asarray(row) for row in table[lists[0]].to_pylist()]), ids
+        except (ValueError, TypeError):
+            raise InputError(f"{path}: the rows of column '{lists[0]}' are not lists of one length") from None
+    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    if not numbers:
+        raise InputError(f"{path} has no column '{FEATURE_NAMES[0]}' and no columns of numbers: give one of them")
+    return np.column_stack([table[column].to_numpy() for column in numbers]), ids
+
+
+def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(f"{path}: reading HDF5 needs h5py: `pip install h5py`, or give .npy or .parquet") from None
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = {name: file[name] for name in file if isinstance(file.get(name, getlink=False), h5py.Dataset)}
+            names = [name for name in FEATURE_NAMES if name in arrays]
+            names += [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
+            if not names:
+                raise InputError(f"{path} has no array '{FEATURE_NAMES[0]}' of two dimensions: give one")
+            ids = next((arrays[name].asstr()[:].tolist() for name in (*ID_COLUMNS, "ids") if name in arrays), None)
+            return arrays[names[0]][:], ids
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): make it again") from None
+
+
+def _read_ids(path: Path) -> list[str]:
+    """The column of ids of a table: the first of `ID_COLUMNS` that it has, or its only column."""
+    require_file(path, MAKER)
+    if path.suffix.lower() == ".parquet":
+        frame = read_parquet(path, MAKER).to_pandas()
+    else:
+        frame = read_table(path, [])
+    name = next((name for name in ID_COLUMNS if name in frame), None)
+    if name is None and len(frame.columns) > 1:
+        raise InputError(f"{path} has no column {', '.join(ID_COLUMNS)}: name the one that holds the ids so")
+    values = frame[name or frame.columns[0]]
+    if values.isna().any():
+        raise InputError(f"{path}: row {int(np.flatnonzero(values.isna())[0]) + 1} has no id")
+    return [str(value) for value in values]
+
+
+def _match(ids: Sequence[str], datasets: Sequence[Dataset], where: str) -> list[np.ndarray]:
+    """For each data set, which row of features each of its images has, -1 for none.
+
+    An id is an ``image_id``, a ``file``, or the name of a file with or without its ending, if only one image has it.
+    """
+    places: dict[str, tuple[int, int] | None] = {}
+    for number, dataset in enumerate(datasets):
+        frame = dataset.frame(["image_id", "file"])
+        for row, (image_id, file) in enumerate(zip(frame["image_id"], frame["file"], strict=True)):
+            path = Path(file)
+            for key in {image_id, file, path.name, path.stem}:
+                places[key] = None if key in places and places[key] != (number, row) else (number, row)
+    found = [np.full(len(dataset), -1) for dataset in datasets]
+    for row, value in enumerate(ids):
+        place = places.get(value)
+        if place is None:
+            names = ", ".join(str(dataset.folder) for dataset in datasets)
+            why = f"is the name of several images of {names}" if value in places else f"is no image of {names}"
+            near = did_you_mean(value, places) if value not in places and len(places) < 20_000 else "give image_id"
+            raise InputError(f"{where}: '{value}' (row {row + 1}) {why}: {near}")
+        number, image = place
+        if found[number][image] >= 0:
+            raise InputError(f"{where}: '{value}' (row {row + 1}) comes twice: give one row of features for each image")
+        found[number][image] = row
+    return found
+
+
+def _notice(licence: str, name: str) -> dict[str, Any]:
+    if licence not in licences.LICENCES:
+        raise InputError(f"--licence {licence}: {did_you_mean(licence, licences.LICENCES)}")
+    return licences.notice(f"weights {name}", licence, "Features imported from another program.", synthetic=False)
