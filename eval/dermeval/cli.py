@@ -80,6 +80,12 @@ COMMANDS = (
         "dermeval.leaks.leaks:leaks",
         writes="out",
     ),
+    Command(
+        "review",
+        "decide about the pairs of an audit, one key each",
+        "dermeval.leaks.options:ReviewOptions",
+        "dermeval.leaks.review:review",
+    ),
 )
 
 

@@ -37,25 +37,22 @@ class Found(NamedTuple):
     sources: list[str]
 
 
-def find_pairs(records: Records, options: LeaksOptions, work: Path, known: np.ndarray | None = None) -> Found:
+def find_pairs(records: Records, options: LeaksOptions, work: Path) -> Found:
     """All candidate pairs of images of different records, compared and scored.
 
     Args:
         records: the images.
         options: of the command.
         work: folder for what is finished; it may hold that of an earlier start.
-        known: bool ``(N,)``, images that an earlier audit compared with each other (default: none).
     """
     many = len(records.frame) > MANY_IMAGES
     store = describe_images(records.pictures, FEWER_POINTS if many else MOST_POINTS, work, options.workers)
     blocks = store.blocks()
     identical = identical_images(records)
-    nominated = nominate(records, options, blocks, signatures(blocks), known)
+    nominated = nominate(records, options, blocks, signatures(blocks))
     key = nominated["a"].to_numpy(np.int64) * len(records.frame) + nominated["b"].to_numpy(np.int64)
     identical_keys = identical["a"].to_numpy(np.int64) * len(records.frame) + identical["b"].to_numpy(np.int64)
     fresh = ~np.isin(key, identical_keys)
-    if known is not None:
-        fresh &= ~(known[nominated["a"].to_numpy(np.int64)] & known[nominated["b"].to_numpy(np.int64)])
     nominated = nominated[fresh].reset_index(drop=True)
     log.info("comparing the pixels of %d candidate pairs", len(nominated))
     evidence = compare_pairs(nominated, records.pictures, store, work, options.workers, "compare pairs")
@@ -78,9 +75,7 @@ def scored(nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFram
     return Found(table, evidence, identical, background, sources)
 
 
-def nominate(
-    records: Records, options: LeaksOptions, blocks: list[np.ndarray], vectors: Signatures, known: np.ndarray | None
-) -> pd.DataFrame:
+def nominate(records: Records, options: LeaksOptions, blocks: list[np.ndarray], vectors: Signatures) -> pd.DataFrame:
     """Candidate pairs of all sources, see `candidates.united`."""
     hashes = np.stack(records.frame["phash"].to_numpy())
     tables = [("hash", candidates.hash_table(hashes, records.groups, options.hash_bits))]
@@ -89,7 +84,7 @@ def nominate(
         rows = pool[searched[pool]]
         if len(rows) < 2 or len(np.unique(records.groups[rows])) < 2:
             continue
-        tables += _nominate_within(records, rows, options, blocks, vectors, known)
+        tables += _nominate_within(records, rows, options, blocks, vectors)
     return candidates.united(tables)
 
 
@@ -99,7 +94,6 @@ def _nominate_within(
     options: LeaksOptions,
     blocks: list[np.ndarray],
     vectors: Signatures,
-    known: np.ndarray | None,
 ) -> list[tuple[str, pd.DataFrame]]:
     """Candidates among the images ``rows``."""
     groups, found = records.groups[rows], []
@@ -107,9 +101,8 @@ def _nominate_within(
     for query in candidates.signature_queries(part):
         found.append((query.source, candidates.nearest_pairs(query, groups, max(1, options.neighbours // 2)), rows))
     votes = Votes(_chosen(blocks, rows), VOTING_MANY if len(rows) > MANY_IMAGES else VOTING)
-    asking = None if known is None else ~known[rows]
     for mirrored in (False, True):
-        pairs = votes.pairs(groups, options.neighbours, mirrored, asking)
+        pairs = votes.pairs(groups, options.neighbours, mirrored)
         found.append(("local features", pairs.assign(first=False, orientation=-1), rows))
     for one in records.embedded:
         inside = np.isin(one.rows, rows)

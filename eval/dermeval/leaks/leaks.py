@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks import certainty, report, truth
+from dermeval.leaks.decisions import kept_pairs, read_decisions, write_decisions
 from dermeval.leaks.find import Found, find_pairs, summary
 from dermeval.leaks.groups import LARGE, group_table, leak_groups, repaired, side, strata
 from dermeval.leaks.options import LeaksOptions
@@ -46,7 +47,8 @@ def leaks(options: LeaksOptions) -> Report:
         found = find_pairs(records, options, work)
         kept, threshold = confirmed_pairs(found, records, options)
         pairs = describe_pairs(found, kept, records)
-        groups = leak_groups(records.groups, pairs)
+        decisions = read_decisions(out)
+        groups = leak_groups(records.groups, kept_pairs(pairs, decisions))
         split = repaired(groups, records.frame, strata(records.frame, records.labels))
         data = _summary(records, found, kept, pairs, groups, split, threshold, options)
         if options.truth is not None:
@@ -54,6 +56,8 @@ def leaks(options: LeaksOptions) -> Report:
         lines = _lines(data)
         with atomic_folder(out) as folder:
             _write(folder, records, found, pairs, groups, split, data)
+            if len(decisions):
+                write_decisions(folder, decisions)
             report.write(folder, records, pairs, lines, data["notes"], options.shown)
         shutil.rmtree(work)
     text = [f"{out}: {lines[0]}", *[f"  {line}" for line in lines[1:]]]
@@ -105,6 +109,7 @@ def _summary(
     sources = summary(found, kept)
     return {
         "version": VERSION,
+        "every_image": options.every_image,
         "images": len(frame),
         "records": int(frame["group_id"].nunique()),
         "pairs": len(pairs),

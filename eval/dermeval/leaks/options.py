@@ -32,8 +32,6 @@ class LeaksOptions:
     """Take each image for a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100
     """Copies of the audited images that are planted to measure which kinds of copies are found (0: none)."""
-    since: str | None = None
-    """Leaks folder of an earlier audit: only images that it did not have are compared, with all; its pairs stay."""
     shown: NonNegativeInt = 200
     """Pairs drawn in report.html, the strongest first; pairs.parquet always holds all."""
     truth: str | None = None
@@ -42,3 +40,16 @@ class LeaksOptions:
     """Processes that compare pixels (0: one per core)."""
     overwrite: bool = False
     """Replace an existing leaks folder."""
+
+
+@dataclass
+class ReviewOptions:
+    """Decide about the pairs of an audit, one key each: a accept, r reject, u unsure, z undo, q quit.
+
+    Every decision is saved at once in decisions.csv, and the same command goes on later. At the end groups.csv and
+    split_repaired.csv are written anew. After 58 rejections in a row one is 95% sure that fewer than 5% of the rest
+    are near-duplicates, so the review ends.
+    """
+
+    folder: str = positional()
+    """Leaks folder made by `dermeval leaks`."""
