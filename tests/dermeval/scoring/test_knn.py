@@ -11,10 +11,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from dermeval.cli import main
 from dermeval.probes.folds import Fold, check_disjoint
 from dermeval.probes.predictions import Predictions, by_case, collect, read_predictions
-from dermeval.probes.recall import recall_at_1
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.neighbours import recall_at_1
 
 CONDITION = Target("condition", ("Eczema", "Fungal", "Others", "Scabies"), level="case")
 FAST = ["--draws", "100"]
