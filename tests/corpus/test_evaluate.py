@@ -1,0 +1,28 @@
+"""Bad inputs for `dermeval evaluate`; see conftest.py."""
+
+COMMAND = "dermeval evaluate {emb} --protocol passion --probe knn --draws 10"
+READS = ("emb",)
+
+
+def test_numbers_that_no_library_takes_are_refused(attack):
+    attack.numbers_of_options()
+
+
+def test_names_that_no_report_can_have_are_refused(attack):
+    attack.names_of_reports()
+
+
+def test_inputs_that_are_no_such_folder_are_refused(attack):
+    attack.names_of_inputs()
+
+
+def test_damaged_files_are_refused(attack):
+    attack.damage("emb/embedding.json", "emb/features.npy", "emb/manifest.parquet")
+
+
+def test_nothing_but_an_earlier_output_is_replaced(attack):
+    attack.names_of_outputs()
+
+
+def test_arrays_that_are_no_features_are_refused(attack):
+    attack.arrays("emb/features.npy")

@@ -1,0 +1,20 @@
+"""Bad inputs for `dermssl pretrain`; see conftest.py."""
+
+COMMAND = "dermssl pretrain --data {data}"
+READS = ("data",)
+
+
+def test_numbers_that_no_library_takes_are_refused(attack):
+    attack.numbers_of_options()
+
+
+def test_names_that_no_report_can_have_are_refused(attack):
+    attack.names_of_reports()
+
+
+def test_inputs_that_are_no_such_folder_are_refused(attack):
+    attack.names_of_inputs()
+
+
+def test_damaged_files_are_refused(attack):
+    attack.damage("data/dataset.json", "data/manifest.parquet")
