@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dermssl.errors import InputError
+from dermssl.errors import InputError, shortened
 
 TEMPORARY = ".partial"
 LEASE = 180
@@ -118,7 +118,10 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process is writing the folder.
     """
-    folder = folder.resolve()
+    try:
+        folder = folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a null
+        raise InputError(f"{shortened(folder)} cannot be used ({shortened(error)}): give another path") from None
     if folder in _held or int(os.environ.get("RANK") or 0):
         yield
         return

@@ -107,6 +107,8 @@ def _in_one_line(error: BaseException) -> str | None:
         return shortened(f"{error.filename or 'disk'}: {error.strerror}: {remedy}", 2000)
     if isinstance(error, (OSError, RuntimeError)) and re.search(r"No space left|requested and \d+ written", str(error)):
         return f"disk: {os.strerror(errno.ENOSPC)}: {DISK_TROUBLE[errno.ENOSPC]}"
+    if isinstance(error, (RuntimeError, ValueError)) and str(error).startswith(("Symlink loop", "embedded null byte")):
+        return f"a path cannot be used ({shortened(error)}): give another"
     if isinstance(error, MemoryError):
         return f"memory is full ({shortened(error)}): {MEMORY_TROUBLE}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, known by name as torch is not imported here

@@ -59,7 +59,7 @@ def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray
     return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
 
 
-class Votes(NamedTuple):
+class KnnVotes(NamedTuple):
     """What the kNN protocol gives: class probabilities ``(Q, C)`` for each k and temperature, and neighbours."""
 
     probabilities: dict[tuple[int, float], np.ndarray]
@@ -74,7 +74,7 @@ def knn_votes(
     classes: int,
     ks: Sequence[int],
     temperatures: Sequence[float] = (TEMPERATURE,),
-) -> Votes:
+) -> KnnVotes:
     """The kNN protocol of `dermeval knn` and of the online evaluation: cosine similarity and a weighted vote.
 
     Args:
@@ -87,7 +87,7 @@ def knn_votes(
     """
     scores, rows = search(normalise(queries), normalise(gallery), max(ks))
     near = labels[rows]
-    return Votes(
+    return KnnVotes(
         {(k, t): weighted_vote(scores[:, :k], near[:, :k], classes, t) for k in ks for t in temperatures}, rows
     )
 

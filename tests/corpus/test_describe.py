@@ -16,17 +16,5 @@ def test_inputs_that_are_no_such_folder_are_refused(attack):
     attack.names_of_inputs()
 
 
-def test_damaged_files_are_refused(attack):
-    attack.damage("data/dataset.json", "data/manifest.parquet")
-
-
 def test_nothing_but_an_earlier_output_is_replaced(attack):
     attack.names_of_outputs()
-
-
-def test_values_of_another_type_are_refused(attack):
-    attack.json_values("data/dataset.json")
-
-
-def test_tables_with_other_columns_are_refused(attack):
-    attack.table_columns("data/manifest.parquet")

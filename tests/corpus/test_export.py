@@ -16,9 +16,5 @@ def test_inputs_that_are_no_such_folder_are_refused(attack):
     attack.names_of_inputs()
 
 
-def test_damaged_files_are_refused(attack):
-    attack.damage("run/config.yaml", "run/encoder/model.safetensors")
-
-
 def test_nothing_but_an_earlier_output_is_replaced(attack):
     attack.names_of_outputs()

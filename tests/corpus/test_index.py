@@ -16,17 +16,5 @@ def test_inputs_that_are_no_such_folder_are_refused(attack):
     attack.names_of_inputs()
 
 
-def test_damaged_files_are_refused(attack):
-    attack.damage("emb/embedding.json", "emb/features.npy", "emb/manifest.parquet")
-
-
 def test_nothing_but_an_earlier_output_is_replaced(attack):
     attack.names_of_outputs()
-
-
-def test_tables_with_other_columns_are_refused(attack):
-    attack.table_columns("emb/manifest.parquet")
-
-
-def test_arrays_that_are_no_features_are_refused(attack):
-    attack.arrays("emb/features.npy")

@@ -14,15 +14,3 @@ def test_names_that_no_report_can_have_are_refused(attack):
 
 def test_inputs_that_are_no_such_folder_are_refused(attack):
     attack.names_of_inputs()
-
-
-def test_damaged_files_are_refused(attack):
-    attack.damage("data/dataset.json", "data/manifest.parquet")
-
-
-def test_values_of_another_type_are_refused(attack):
-    attack.json_values("data/dataset.json")
-
-
-def test_tables_with_other_columns_are_refused(attack):
-    attack.table_columns("data/manifest.parquet")

@@ -14,7 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dermssl.errors import InputError
-from dermssl.files import atomic_file
+from dermssl.files import atomic_file, require_file
 
 ROWS_PER_BATCH = 64
 JPEG_QUALITY = 95
@@ -112,6 +112,8 @@ class ImageStore:
 
     def _open(self) -> None:
         shards = [inside(self.folder, path.name) for path in sorted(self.folder.glob("images-*.arrow"))]
+        for shard in shards:
+            require_file(shard, "dermssl prepare")  # a pipe would be waited for without end
         try:
             tables = [pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in shards]
             columns = [table["jpeg"].cast(pa.large_binary()) for table in tables]
