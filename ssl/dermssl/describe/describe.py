@@ -6,11 +6,9 @@ else and shows no image of the data set.
 
 import json
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from dermssl import licences
@@ -18,7 +16,8 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.describe.options import DescribeOptions
 from dermssl.describe.tables import all_tables
-from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
+from dermssl.files import atomic_folder, require_new_folder, write_csv, write_json, write_text
+from dermssl.page import Section, render
 
 DPI = 110
 
@@ -29,7 +28,7 @@ def describe(options: DescribeOptions) -> Report:
     out = Path(options.out) if options.out else None
     if out:
         require_new_folder(out, options.overwrite, "tables.json", [options.folder], key="fingerprint")
-    tables = all_tables(dataset.frame(), dataset.targets)
+    tables = all_tables(dataset.frame(), dataset.targets, dataset.info["group"])
     lead, remarks = _lead(dataset), _remarks(dataset)
     notice = licences.lines([dataset.licence])
     text = [dataset.info["title"], lead, *remarks]
@@ -39,7 +38,7 @@ def describe(options: DescribeOptions) -> Report:
     data = {"dataset": dataset.name, "counts": dataset.info["counts"], "licence": dataset.licence}
     data |= {"fingerprint": dataset.fingerprint, "tables": {name: as_json(table) for name, table in tables.items()}}
     if out:
-        _write(out, dataset, tables, data, {"lead": lead, "remarks": remarks, "licence": "\n".join(notice)})
+        _write(out, dataset, tables, data, {"lead": [lead], "notes": remarks, "foot": notice})
         text += ["", f"page, plots and tables: {out}"]
     return Report("\n".join(text), data)
 
@@ -72,16 +71,22 @@ def _write(
     out: Path, dataset: Dataset, tables: dict[str, pd.DataFrame], data: dict[str, Any], page: dict[str, Any]
 ) -> None:
     # matplotlib takes longer to import than the tables take to count.
-    from dermssl.describe.plots import as_svg, draw_page, plt
+    from matplotlib import rc_context
+
+    from dermssl.describe.plots import draw_page
+    from dermssl.plotting import PLOT_STYLE, as_svg
 
     title = dataset.info["title"]
     figure = draw_page(f"{title}" + (" (SYNTHETIC)" if dataset.info["synthetic"] else ""), tables)
-    template = resources.files("dermssl.describe").joinpath("describe.html").read_text(encoding="utf-8")
-    html = jinja2.Environment(autoescape=True).from_string(template)
+    sections = [Section("Plots of the tables below", figures=[as_svg(figure)])]
+    for name, table in tables.items():
+        columns = [str(table.index.name or ""), *map(str, table.columns)]
+        rows = [[str(label), *(f"{value:g}" for value in row)] for label, row in table.iterrows()]
+        sections.append(Section(name, columns=columns, rows=rows))
     with atomic_folder(out) as folder:
         for name, table in tables.items():
-            write_text(folder / file_name(name), table.to_csv(lineterminator="\n"))
+            write_csv(folder / file_name(name), table, index=True)
         write_json(folder / "tables.json", data)
-        figure.savefig(folder / "plots.png", dpi=DPI)
-        write_text(folder / "describe.html", html.render(title=title, plots=as_svg(figure), tables=tables, **page))
-    plt.close(figure)
+        with rc_context(PLOT_STYLE):
+            figure.savefig(folder / "plots.png", dpi=DPI, facecolor="white")
+        write_text(folder / "describe.html", render(title=title, sections=sections, **page))

@@ -1,49 +1,28 @@
-"""The page of plots of a data set, drawn from `describe_tables` only, so that plots and tables cannot disagree.
+"""The page of plots of a data set, drawn from `all_tables` only, so that plots and tables cannot disagree."""
 
-Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart.
-"""
-
-import io
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dermssl.describe.tables import MISSING
+from dermssl.plotting import GREY, INK, OKABE_ITO, ORANGE, PLOT_STYLE, SKY, YELLOW
 
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-GREY = "#B5B5B5"
-LIGHT = {"#E69F00", "#56B4E9", "#F0E442", GREY}
-COLUMNS = 3
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "svg.hashsalt": "dermssl",
-}
+LIGHT = {ORANGE, SKY, YELLOW, GREY}
+PANELS_PER_ROW = 3
 
 
 def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
-    """One figure with a panel per plottable table; close it with ``plt.close`` when written."""
+    """One figure with a panel per plottable table."""
     panels = [(name, panel) for name, table in tables.items() if (panel := choose_panel(name, table))]
-    rows = -(-len(panels) // COLUMNS)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, COLUMNS, figsize=(5.0 * COLUMNS, 3.4 * rows), squeeze=False, layout="constrained"
-        )
+    rows = -(-len(panels) // PANELS_PER_ROW)
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(5.0 * PANELS_PER_ROW, 3.4 * rows), layout="constrained")
+        axes = figure.subplots(rows, PANELS_PER_ROW, squeeze=False)
         figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
         for axis, (name, panel) in zip(axes.flat[: len(panels)], panels, strict=True):
             panel(axis)
@@ -100,7 +79,7 @@ def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
         colour = GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
         bars = axis.barh(np.arange(len(shares)), values, 0.6, left=left, label=str(name), color=colour)
         labels = [f"{value:.0f}" if value >= 6 else "" for value in values]
-        ink = "black" if colour in LIGHT else "white"
+        ink = INK if colour in LIGHT else "white"
         axis.bar_label(bars, labels, label_type="center", fontsize=8, color=ink, fontweight="bold")
         left += values.to_numpy(dtype=float)
     axis.set_yticks(np.arange(len(shares)), [str(value) for value in shares.index])
@@ -151,10 +130,3 @@ def _legend(axis: Axes, entries: int) -> None:
             columnspacing=1,
             handlelength=1,
         )
-
-
-def as_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element to stand inside a page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,7 +1,7 @@
 """The tables a data paper prints, from the manifest alone.
 
-People and lesions are counted once however many photos they have: every count is of distinct *units*, the finest
-identity the data set gives (patient, else lesion, else image), beside the number of images.
+People and lesions are counted once however many photos they have: every count is of distinct *units* (what the data
+set keeps whole: patients, cases or lesions) beside the number of images.
 """
 
 from collections.abc import Mapping
@@ -17,25 +17,31 @@ AGE_NAMES = ("0-4", "5-11", "12-16", "17-29", "30-44", "45-59", "60-74", "75+")
 PER_UNIT_EDGES = (1, 2, 3, 4, 5, 6, 11, np.inf)
 PER_UNIT_NAMES = ("1", "2", "3", "4", "5", "6-10", "11+")
 SPLITS = ("train", "val", "test")
-TECHNICAL = ("image_id", "dataset", "file", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
+TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
 
 
-def unit_of(frame: pd.DataFrame) -> tuple[str, str]:
-    """Column and plural name of what is counted: patients, else lesions, else images."""
-    for column, name in (("patient_id", "patients"), ("lesion_id", "lesions")):
-        if column in frame and frame[column].notna().any():
-            return column, name
-    return "image_id", "images"
+def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
+    """``frame`` with the column ``unit``, and the plural name of what it counts.
+
+    Args:
+        frame: the manifest.
+        group: what the data set keeps whole. Images without such an id count by their group.
+    """
+    own = frame[f"{group}_id"] if f"{group}_id" in frame else pd.Series(None, index=frame.index, dtype=object)
+    units = own.where(own.notna(), frame["group_id"] if "group_id" in frame else frame["image_id"])
+    return frame.assign(unit=units), f"{group}s"
 
 
-def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target]) -> dict[str, pd.DataFrame]:
+def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -> dict[str, pd.DataFrame]:
     """Every table that the data set has the columns for, by title; missing values are a row of their own.
 
     Args:
         frame: the manifest, one row per image.
         targets: the data set's targets, whose classes give the order of columns.
+        group: what the data set keeps whole, see `with_units`.
     """
-    column, units = unit_of(frame)
+    frame, units = with_units(frame, group)
+    column = "image_id" if units == "images" else "unit"
     counted = _counted(units)
     if _known(frame, "fitzpatrick"):
         frame = frame.assign(fitzpatrick=frame["fitzpatrick"].astype("Int8"))

@@ -22,9 +22,9 @@ from dermssl.files import (
     read_json,
     require_new_folder,
     sha256_file,
+    write_csv,
     write_json,
     write_parquet_parts,
-    write_text,
 )
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
@@ -147,8 +147,7 @@ def count(table: pa.Table) -> dict[str, int]:
 def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> None:
     write_parquet_parts(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
     write_json(work / "dataset.json", info)
-    frame = pd.DataFrame(problems, columns=list(Problem._fields))
-    write_text(work / "problems.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
     for leftover in [*work.glob("rows-*.parquet"), work / "key.json"]:
         leftover.unlink()
     publish_folder(work, out)

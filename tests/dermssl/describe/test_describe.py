@@ -10,7 +10,9 @@ from PIL import Image
 from dermssl.cli import main
 from dermssl.dataset.targets import Target
 from dermssl.describe.describe import file_name
-from dermssl.describe.tables import MISSING, all_tables, unit_of
+from dermssl.describe.plots import draw_page
+from dermssl.describe.tables import MISSING, all_tables, with_units
+from dermssl.plotting import as_svg
 from dermssl.prepare.sources import get_source
 
 
@@ -24,7 +26,7 @@ def passion_tables(shared_data, tmp_path_factory):
     for subject in pd.read_csv(root / "label.csv")["subject_id"]:
         (root / "images" / f"{subject}_1.jpg").touch()
     source = get_source("passion")
-    return all_tables(source.read(root).frame.assign(image_id=lambda f: f["file"]), source.targets)
+    return all_tables(source.read(root).frame.assign(image_id=lambda f: f["file"]), source.targets, "patient")
 
 
 def test_passion_has_the_published_number_of_patients_per_country(passion_tables):
@@ -66,7 +68,9 @@ def test_real_sets_are_counted_as_their_own_tables_say(shared_data, name, table,
     raw = pd.read_csv(shared_data / name / table)
     source = get_source(name)
     frame = source.read(shared_data / name).frame
-    counted = all_tables(frame.assign(image_id=frame["file"]), source.targets)[f"{unit} and images per {target}"]
+    counted = all_tables(frame.assign(image_id=frame["file"]), source.targets, unit[:-1])[
+        f"{unit} and images per {target}"
+    ]
     assert counted["images"].to_dict() == raw[target].value_counts().to_dict()
     distinct = raw.groupby(target)[unit[:-1] + "_id"].nunique()
     assert counted[unit].to_dict() == distinct.to_dict()
@@ -94,14 +98,14 @@ TARGETS = {"diagnosis": Target("diagnosis", ("wart", "naevus", "scar"))}
 
 
 def test_a_patient_counts_once_in_each_row_and_once_in_all(small):
-    table = all_tables(small, TARGETS)["patients per body site and diagnosis"]
+    table = all_tables(small, TARGETS, "patient")["patients per body site and diagnosis"]
     assert table.loc["arm"].to_dict() == {"wart": 2, "naevus": 1, "scar": 0, MISSING: 0, "all": 2}
     assert table.loc["leg", "all"] == 1
     assert table.loc[MISSING].to_dict() == {"wart": 0, "naevus": 0, "scar": 0, MISSING: 1, "all": 1}
 
 
 def test_images_are_counted_per_centre_and_label_beside_patients(small):
-    tables = all_tables(small.assign(centre="EAS"), TARGETS)
+    tables = all_tables(small.assign(centre="EAS"), TARGETS, "patient")
     patients = tables["patients per centre and diagnosis"].loc["EAS"]
     assert patients.to_dict() == {"wart": 2, "naevus": 1, "scar": 0, MISSING: 1, "all": 3}
     images = tables["images per centre and diagnosis"].loc["EAS"]
@@ -109,22 +113,39 @@ def test_images_are_counted_per_centre_and_label_beside_patients(small):
 
 
 def test_classes_keep_the_declared_order_and_absent_ones_count_zero(small):
-    table = all_tables(small, TARGETS)["patients and images per diagnosis"]
+    table = all_tables(small, TARGETS, "patient")["patients and images per diagnosis"]
     assert list(table.index) == ["wart", "naevus", "scar", MISSING]
     assert list(table["patients"]) == [2, 1, 0, 1] and list(table["images"]) == [3, 1, 0, 1]
 
 
 def test_missing_values_are_counted_per_column(small):
-    table = all_tables(small, TARGETS)["missing values"]
+    table = all_tables(small, TARGETS, "patient")["missing values"]
     assert table.loc["age"].to_dict() == {"images without": 1, "share": 0.2}
     assert "width" not in table.index
 
 
-def test_without_patients_or_lesions_images_are_counted(small):
-    assert unit_of(small) == ("patient_id", "patients")
-    assert unit_of(small.drop(columns="patient_id")) == ("image_id", "images")
-    counted = all_tables(small.drop(columns="patient_id"), TARGETS)["images per split"]
+def test_what_is_counted_is_what_the_data_set_keeps_whole(small):
+    counted = all_tables(small.drop(columns="patient_id"), TARGETS, "image")["images per split"]
     assert counted["images"].to_dict() == {"train": 2, "test": 3}
+    cases = small.rename(columns={"patient_id": "case_id"})
+    assert all_tables(cases, TARGETS, "case")["cases and images per split"]["cases"].to_dict() == {
+        "train": 1,
+        "test": 2,
+    }
+
+
+def test_an_image_without_an_id_counts_by_its_group(small):
+    small = small.assign(patient_id=["p", None, "q", "q", None], group_id=["p", "p", "q", "q", "e"])
+    frame, units = with_units(small, "patient")
+    assert units == "patients" and frame["unit"].tolist() == ["p", "p", "q", "q", "e"]
+
+
+def test_a_dollar_in_a_class_name_is_no_mathematics(small, tmp_path):
+    targets = {"diagnosis": Target("diagnosis", ("$wart_{", "na$evus$", "scar"))}
+    names = {"wart": "$wart_{", "naevus": "na$evus$"}
+    tables = all_tables(small.assign(diagnosis=small["diagnosis"].map(names)), targets, "patient")
+    draw_page("$set", tables).savefig(tmp_path / "plots.png")
+    assert "$wart_{" in as_svg(draw_page("$set", tables))
 
 
 @pytest.fixture(scope="module")
