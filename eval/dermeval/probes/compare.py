@@ -9,9 +9,10 @@ import pandas as pd
 
 from dermeval.pages import plots
 from dermeval.probes.intervals import interval_json, number
+from dermeval.probes.judge import PER_CLASS
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import Predictions, by_case
-from dermeval.probes.results import PER_CLASS, foot
+from dermeval.probes.results import Provenance, foot
 from dermeval.probes.results_folder import Result, open_results
 from dermeval.statistics import comparison as statistics
 from dermeval.statistics.comparison import Difference
@@ -109,6 +110,10 @@ def _joined(results: Sequence[Result], redrawn: int) -> dict[str, Any]:
     }
 
 
+def _provenance(info: dict[str, Any]) -> Provenance:
+    return Provenance(info["encoder"], info["datasets"], info["licences"], info["synthetic"])
+
+
 def _named(result: Result) -> dict[str, Any]:
     encoders = list(dict.fromkeys(info["encoder"]["path"] for info in result.infos))
     entry = {"name": result.name, "probe": result.info["probe"], "encoder": ", ".join(encoders)}
@@ -166,7 +171,7 @@ def _text(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
     for level in dict.fromkeys(table["level"]):
         text += ["", f"{level} level", _grid(table, level, _value).to_string()]
         text += ["", "difference", _grid(table, level, _difference).iloc[1:].to_string()]
-    return "\n".join([*text, *foot(info)])
+    return "\n".join([*text, *foot(_provenance(info), info["notes"])])
 
 
 def latex(table: pd.DataFrame, info: dict[str, Any]) -> str:
@@ -192,7 +197,7 @@ def page(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
             rows = [[name, *cells] for name, cells in zip(grid.index, grid.to_numpy().tolist(), strict=True)]
             columns = ["", *(name.replace("_", " ") for name in grid.columns)]
             sections.append(Section(heading, (), columns, rows, [_figure(table, level, column, zero)]))
-    title, lead, foot_lines = f"Comparison on {info['target']}", _lead(info, draws), foot(info | {"notes": []})
+    title, lead, foot_lines = f"Comparison on {info['target']}", _lead(info, draws), foot(_provenance(info))
     return render(title=title, lead=lead, sections=sections, notes=info["notes"], foot=foot_lines)
 
 

@@ -109,7 +109,7 @@ def _hits(entry: dict[str, Any]) -> str:
     return ", ".join(text + (alone if name == "hash" else "") for name, text in counts.items())
 
 
-def lines(entry: dict[str, Any], split: str) -> list[str]:
+def lines(entry: dict[str, Any], split: str, unit: str = "patient") -> list[str]:
     """The section of a text report: the summary, which reasons hit, and the table of the two sides."""
     text = ["", summary(entry, split)]
     if entry.get("suspected"):
@@ -120,16 +120,16 @@ def lines(entry: dict[str, Any], split: str) -> list[str]:
     if not entry.get("contaminated"):
         return text
     text.append(f"ledger: {entry['source']}")
-    return text + (["", pd.DataFrame(table(entry)).to_string(index=False)] if entry["sides"] else [])
+    return text + (["", pd.DataFrame(table(entry, unit)).to_string(index=False)] if entry["sides"] else [])
 
 
-def table(entry: dict[str, Any]) -> list[dict[str, Any]]:
+def table(entry: dict[str, Any], unit: str = "patient") -> list[dict[str, Any]]:
     """Rows for clean, contaminated, and their difference."""
     name = f"balanced accuracy of {len(entry['classes'])} classes"
     rows = [
-        {"": row["side"], "images": row["images"], "patients": row["patients"], name: show(row)}
+        {"": row["side"], "images": row["images"], f"{unit}s": row["patients"], name: show(row)}
         for row in entry["sides"]
     ]
     both = entry["patients_on_both"]
     how = f"{both} on both, drawn together" if both else "drawn independently"
-    return [*rows, {"": "difference", "images": "", "patients": how, name: show(entry["difference"], "+.3f")}]
+    return [*rows, {"": "difference", "images": "", f"{unit}s": how, name: show(entry["difference"], "+.3f")}]

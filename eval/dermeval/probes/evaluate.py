@@ -11,21 +11,31 @@ from tqdm import tqdm
 from dermeval.features.pool import Pool, open_pool
 from dermeval.probes import contamination
 from dermeval.probes.evaluate_page import groups_table, html_page, text_page
-from dermeval.probes.folds import Fold, missing_classes
-from dermeval.probes.grids import make_grid
 from dermeval.probes.groups import attributes, group_scores, of_predictions
 from dermeval.probes.intervals import interval_json, number
-from dermeval.probes.knn import HEADLINE, predict
-from dermeval.probes.linear import fit_folds
+from dermeval.probes.judge import Probe, judge
+from dermeval.probes.knn import HEADLINE, KnnProbe
+from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
-from dermeval.probes.predictions import Predictions, by_case, collect
+from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
-from dermeval.probes.results import provenance, score_levels
+from dermeval.probes.results import Provenance, as_json
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.comparison import compare
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import atomic_folder, require_new_folder, write_json, write_parquet, write_text
+
+
+@dataclass(frozen=True)
+class ProtocolResult(Provenance):
+    """``result.json`` of `dermeval evaluate`; the fields are its keys."""
+
+    protocol: str
+    seed: int
+    draws: int
+    experiments: list[dict[str, Any]]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -65,11 +75,17 @@ def evaluate(options: EvaluateOptions) -> Report:
             runs.append(_run(task, probe, experiment, options))
     if not runs:
         raise InputError("; ".join(notes))
-    result = {"protocol": options.protocol, "seed": options.seed, "draws": options.draws, **provenance(pool)}
-    result |= {"experiments": [run.entry for run in runs], "notes": list(dict.fromkeys(notes))}
+    result = ProtocolResult(
+        **vars(Provenance.of(pool)),
+        protocol=options.protocol,
+        seed=options.seed,
+        draws=options.draws,
+        experiments=[run.entry for run in runs],
+        notes=list(dict.fromkeys(notes)),
+    )
     if out:
         _write(out, result, runs)
-    return Report(text_page(result), result)
+    return Report(text_page(result), as_json(result))
 
 
 def _targets(pool: Pool, protocol: str) -> list[str]:
@@ -86,39 +102,37 @@ def _targets(pool: Pool, protocol: str) -> list[str]:
     return list(PROTOCOL_TARGETS[protocol])
 
 
-def _run(task: Task, probe: str, experiment: Experiment, options: EvaluateOptions) -> Run:
-    images = probe_predictions(task, probe, experiment.folds, options.seed)
+def make_probe(name: str, seed: int) -> Probe:
+    """The probe ``name`` with the settings of its command's defaults; kNN takes k 20, clipped."""
+    if name == "knn":
+        return KnnProbe(KnnOptions([], k=[HEADLINE], seed=seed))
+    return LinearProbe(LinearOptions([], seed=seed))
+
+
+def _run(task: Task, name: str, experiment: Experiment, options: EvaluateOptions) -> Run:
+    probe = make_probe(name, options.seed)
+    judged = judge(probe, task, experiment.folds, options.draws, options.seed)
+    images = judged.predictions
     entry: dict[str, Any] = {
         "target": task.name,
-        "probe": probe,
+        "probe": name,
         "experiment": experiment.name,
         "classes": list(task.classes),
         "fitted": [len(fold.train) for fold in experiment.folds],
         "scored": len(images),
         "scored_groups": int(images.frame["group_id"].nunique()),
+        "levels": as_json(judged.levels),
+        "notes": list(judged.notes),
     }
-    entry["levels"], notes = score_levels(images, task.positive, options.draws, options.seed)
-    entry["notes"] = [*missing_classes(task, experiment.folds), *notes]
     if experiment.control is None:
-        entry["groups"] = _groups(task, images, options)
-        seen = contamination.clean_and_contaminated(images, task.pool.seen, options.draws, options.seed)
-        entry["contamination"] = seen
         split = "folds" if len(experiment.folds) > 1 else "official"
+        seen = judged.contamination
         entry["notes"] += [contamination.summary(seen, split)] if seen["known"] else []
+        entry |= {"groups": _groups(task, images, options), "contamination": seen}
         return Run(entry, [("all", images)])
-    control = probe_predictions(task, probe, experiment.control, options.seed)
+    control = probe.fit(task, experiment.control).predictions
     entry["against_size_matched"] = _against(control, images, task.positive, options)
     return Run(entry, [("without", images), ("size-matched", control)])
-
-
-def probe_predictions(task: Task, probe: str, folds: list[Fold], seed: int) -> Predictions:
-    """Out-of-sample predictions by kNN (k 20, clipped) or by the linear probe with its default settings."""
-    if probe == "knn":
-        k = min(HEADLINE, *(len(fold.train) for fold in folds))
-        return predict(task, folds, [k], KnnOptions.temperature, seed)[0]
-    grid = make_grid(LinearOptions([], seed=seed), len(task.labels))
-    fitted = fit_folds(task, folds, grid, LinearOptions.inner_folds, seed)
-    return collect(task, folds, [fit.probabilities for fit in fitted], seed)
 
 
 def _against(
@@ -154,13 +168,13 @@ def _groups(task: Task, images: Predictions, options: EvaluateOptions) -> dict[s
     return found
 
 
-def _write(folder: Path, result: dict[str, Any], runs: list[Run]) -> None:
+def _write(folder: Path, result: ProtocolResult, runs: list[Run]) -> None:
     tables = []
     for run in runs:
         keys = {key: run.entry[key] for key in ("target", "probe", "experiment")}
         tables += [p.to_table().to_pandas().assign(**keys, training=training) for training, p in run.predictions]
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "result.json", result)
+        write_json(temporary / "result.json", as_json(result))
         table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
         write_parquet(temporary / "predictions.parquet", table)
         write_text(temporary / "groups.csv", groups_table(result).to_csv(index=False, lineterminator="\n"))

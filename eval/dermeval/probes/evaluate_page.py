@@ -1,6 +1,6 @@
 """The result of a protocol as text, as a table of groups, and as an HTML page."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -9,6 +9,9 @@ from dermeval.probes import contamination
 from dermeval.probes.intervals import show
 from dermeval.probes.results import foot
 from dermssl import page
+
+if TYPE_CHECKING:
+    from dermeval.probes.evaluate import ProtocolResult
 
 SHOWN = (
     "balanced_accuracy",
@@ -23,26 +26,26 @@ SHOWN = (
 SHIFTED = ("balanced_accuracy", "macro_f1", "positive_f1")
 
 
-def text_page(result: dict[str, Any]) -> str:
+def text_page(result: "ProtocolResult") -> str:
     """All experiments as aligned tables, then groups, notes and licences."""
     text = _lead(result)
     for heading, table in _tables(result):
         text += ["", heading, table.to_string(index=False)]
-    return "\n".join([*text, *foot(result | {"notes": _notes(result)})])
+    return "\n".join([*text, *foot(result, _notes(result))])
 
 
-def html_page(result: dict[str, Any]) -> str:
+def html_page(result: "ProtocolResult") -> str:
     """The same tables as one page, with plots of the scores per group."""
     sections = []
     for heading, table in _tables(result):
         rows = table.astype(str).to_numpy().tolist()
         figure = _figure(result, heading)
         sections.append(page.Section(heading, (), list(table.columns), rows, [figure] if figure else []))
-    title, notes, foot_lines = f"Protocol {result['protocol']}", _notes(result), foot(result | {"notes": []})
+    title, notes, foot_lines = f"Protocol {result.protocol}", _notes(result), foot(result)
     return page.render(title=title, lead=_lead(result), sections=sections, notes=notes, foot=foot_lines)
 
 
-def groups_table(result: dict[str, Any]) -> pd.DataFrame:
+def groups_table(result: "ProtocolResult") -> pd.DataFrame:
     """One row per experiment, level, attribute, value and score: the long form behind the group tables."""
     rows = []
     for entry, attribute, level, group in _each_group(result):
@@ -55,39 +58,37 @@ def groups_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _each_group(result: dict[str, Any]) -> list[tuple[dict[str, Any], str, str, dict[str, Any]]]:
+def _each_group(result: "ProtocolResult") -> list[tuple[dict[str, Any], str, str, dict[str, Any]]]:
     return [
         (entry, attribute, level, group)
-        for entry in result["experiments"]
+        for entry in result.experiments
         for attribute, levels in entry.get("groups", {}).items()
         for level, scored in levels.items()
         for group in scored["groups"]
     ]
 
 
-def _lead(result: dict[str, Any]) -> list[str]:
-    encoder, group = result["encoder"], result["datasets"][0]["group"]
+def _lead(result: "ProtocolResult") -> list[str]:
+    encoder, group = result.encoder, result.unit
     return [
-        f"protocol {result['protocol']} on {', '.join(entry['name'] for entry in result['datasets'])}",
+        f"protocol {result.protocol} on {', '.join(entry['name'] for entry in result.datasets)}",
         f"encoder: {encoder['path']} (fingerprint {encoder['fingerprint'][:12]})",
-        f"95% intervals from {result['draws']} draws of {group}s",
+        f"95% intervals from {result.draws} draws of {group}s",
     ]
 
 
-def _notes(result: dict[str, Any]) -> list[str]:
+def _notes(result: "ProtocolResult") -> list[str]:
     own = [
-        f"{entry['target']}, {entry['experiment']}: {note}"
-        for entry in result["experiments"]
-        for note in entry["notes"]
+        f"{entry['target']}, {entry['experiment']}: {note}" for entry in result.experiments for note in entry["notes"]
     ]
-    return list(dict.fromkeys([*result["notes"], *own]))
+    return list(dict.fromkeys([*result.notes, *own]))
 
 
-def _tables(result: dict[str, Any]) -> list[tuple[str, pd.DataFrame]]:
+def _tables(result: "ProtocolResult") -> list[tuple[str, pd.DataFrame]]:
     """Headings and tables in reading order: scores, generalisation, groups."""
     tables = []
-    for target in dict.fromkeys(entry["target"] for entry in result["experiments"]):
-        entries = [entry for entry in result["experiments"] if entry["target"] == target]
+    for target in dict.fromkeys(entry["target"] for entry in result.experiments):
+        entries = [entry for entry in result.experiments if entry["target"] == target]
         plain = [entry for entry in entries if "groups" in entry]
         shifted = [entry for entry in entries if "against_size_matched" in entry]
         tables.append((f"{target}: scores", pd.DataFrame(_score_rows(plain)).fillna("")))
@@ -173,9 +174,9 @@ def _group_rows(levels: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _figure(result: dict[str, Any], heading: str) -> str | None:
+def _figure(result: "ProtocolResult", heading: str) -> str | None:
     """Balanced accuracy per group at both levels, for the tables that are about groups."""
-    for entry in result["experiments"]:
+    for entry in result.experiments:
         for attribute, levels in entry.get("groups", {}).items():
             if _group_heading(entry, attribute) != heading:
                 continue

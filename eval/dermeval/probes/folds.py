@@ -47,12 +47,17 @@ def official(task: Task) -> Fold:
 
 def grouped(task: Task, folds: int, seed: int) -> list[Fold]:
     """Patient-grouped, class-stratified folds; every image is scored exactly once."""
-    parts = stratified_group_folds(task.labels, task.groups, folds, seed, task.where)
+    parts = stratified_group_folds(task.labels, task.groups, folds, seed, task.where, task.unit)
     return [Fold(number, train, test) for number, (train, test) in enumerate(parts)]
 
 
 def stratified_group_folds(
-    labels: np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, seed: int, where: str
+    labels: np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    folds: int,
+    seed: int,
+    where: str,
+    unit: str = "patient",
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row indices (fit, score) of each fold, by scikit-learn's StratifiedGroupKFold, shuffled by ``seed``.
 
@@ -61,7 +66,7 @@ def stratified_group_folds(
     """
     patients = len(set(groups))
     if not 2 <= folds <= patients:
-        raise InputError(f"{where}: {folds} folds of {patients} patients are not possible; ask for 2 to {patients}")
+        raise InputError(f"{where}: {folds} folds of {patients} {unit}s are not possible; ask for 2 to {patients}")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings():

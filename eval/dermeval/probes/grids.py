@@ -1,13 +1,13 @@
 """The grids of linear classifiers that a probe chooses from: penalties fitted to the optimum, or SGD heads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from dermeval.probes.logistic import fit_path
+from dermeval.probes.logistic import TOLERANCE, LogisticSolver
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.sgd import RATES, fit_heads
 
@@ -18,8 +18,15 @@ SGD_FROM = 100_000
 """Images from which ``--solver auto`` takes SGD."""
 FORMS = ("as they are", "standardised")
 
-Predict = Callable[[np.ndarray], np.ndarray]
-"""Features ``(N, D)`` -> class probabilities ``(P, N, C)`` of the P classifiers that were fitted."""
+COARSE = 9
+"""Penalties that are tried first, evenly spread over the grid; then those between the best one's neighbours."""
+
+
+class Fits(Protocol):
+    """Classifiers of one grid on one set of training images, fitted when they are asked for."""
+
+    def predict(self, features: np.ndarray, which: Sequence[int]) -> np.ndarray:
+        """Class probabilities ``(len(which), N, C)`` of ``features`` ``(N, D)`` by the classifiers ``which``."""
 
 
 class Grid(Protocol):
@@ -32,8 +39,14 @@ class Grid(Protocol):
     def unchosen(self) -> int:
         """The classifier that is taken where there are too few patients to choose by."""
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, classes: int, only: int | None = None) -> Predict:
-        """Fit all, or fully the one that was chosen, on ``features`` ``(N, D)`` and ``labels`` ``(N,)``."""
+    def first(self) -> list[int]:
+        """The classifiers that are tried first."""
+
+    def around(self, best: int) -> list[int]:
+        """Those that are tried when ``best`` is the best of the first."""
+
+    def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> Fits:
+        """On training ``features`` ``(N, D)`` and ``labels`` ``(N,)``; ``final`` for the one that was chosen."""
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
         """What ``result.json`` says of the grid and of the classifiers ``chosen`` in each fold."""
@@ -49,7 +62,7 @@ def make_grid(options: LinearOptions, images: int) -> Grid:
     """The grid that the options ask for, on so many images."""
     solver = options.solver
     if solver == "auto":
-        solver = "sgd" if images >= SGD_FROM else "newton"
+        solver = "sgd" if images >= SGD_FROM else "lbfgs"
     if solver == "sgd":
         return RateGrid(np.array(RATES), options.steps, options.batch, options.class_weight, options.seed)
     return PenaltyGrid(np.logspace(*GRID_ENDS, options.c_values), options.class_weight)
@@ -96,19 +109,31 @@ class PenaltyGrid:
         """The C nearest to 1, scikit-learn's default."""
         return int(np.abs(np.log(self.cs)).argmin())
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, classes: int, only: int | None = None) -> Predict:
-        """Fit every C in float32 to rank them, or one in float64 to the optimum."""
+    @property
+    def stride(self) -> int:
+        """Steps of the grid between penalties that are tried first."""
+        return max(1, len(self.cs) // COARSE)
+
+    def first(self) -> list[int]:
+        """Every `stride`-th penalty and the weakest."""
+        return sorted({*range(0, len(self.cs), self.stride), len(self.cs) - 1})
+
+    def around(self, best: int) -> list[int]:
+        """All penalties nearer to ``best`` than its neighbours among the first."""
+        return list(range(max(0, best - self.stride + 1), min(len(self.cs), best + self.stride)))
+
+    def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> "PenaltyFits":
+        """Fitted in float32 to rank them, or in float64 to the optimum."""
         standard = Standard.of(features)
-        cs = self.cs if only is None else self.cs[[only]]
-        precision: dict[str, Any] = {"tolerance": GRID_TOLERANCE, "dtype": torch.float32} if only is None else {}
         weight = class_weights(labels, self.class_weight)
-        path = fit_path(standard(features), labels, classes, cs, weight, **precision)
-        return lambda others: path.probabilities(standard(others))
+        precision = (TOLERANCE, torch.float64) if final else (GRID_TOLERANCE, torch.float32)
+        solver = LogisticSolver(standard(features), labels, classes, weight, *precision)
+        return PenaltyFits(self.cs, standard, solver)
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
         """C of each fold, and the grid as first, last and number."""
         grid = [float(self.cs[0]), float(self.cs[-1]), len(self.cs)]
-        return {"solver": "newton", "c": [float(self.cs[index]) for index in chosen], "c_grid": grid}
+        return {"solver": "lbfgs", "c": [float(self.cs[index]) for index in chosen], "c_grid": grid}
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
         """Choices at an end of the grid."""
@@ -138,25 +163,17 @@ class RateGrid:
         """The middle rate on standardised features."""
         return len(self.rates) + len(self.rates) // 2
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, classes: int, only: int | None = None) -> Predict:
-        """Train all heads together, or one; the batches are the same."""
-        standard = Standard.of(features)
-        forms, rates = slice(None), self.rates
-        if only is not None:
-            form, rate = divmod(only, len(self.rates))
-            forms, rates = slice(form, form + 1), self.rates[[rate]]
+    def first(self) -> list[int]:
+        """All of them: trained together they cost little more than one."""
+        return list(range(len(self)))
 
-        def formed(rows: np.ndarray) -> np.ndarray:
-            return np.stack([rows, standard(rows)][forms]).astype(np.float32)
+    def around(self, best: int) -> list[int]:
+        """Nothing further."""
+        return []
 
-        weight = class_weights(labels, self.class_weight)
-        heads = fit_heads(formed(features), labels, classes, rates, self.steps, self.batch, self.seed, weight)
-
-        def predict(rows: np.ndarray) -> np.ndarray:
-            logits = heads.logits(torch.from_numpy(formed(rows))).double()
-            return torch.softmax(logits, 3).permute(0, 2, 1, 3).flatten(0, 1).numpy()
-
-        return predict
+    def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> "RateFits":
+        """Trained when predictions are asked for."""
+        return RateFits(self, features, labels, classes)
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
         """Learning rate (per 256 images) and form of the features of each fold, and how long all were trained."""
@@ -180,3 +197,44 @@ class RateGrid:
         """The heads."""
         picked = [divmod(index, len(self.rates)) for index in chosen]
         return "SGD head " + ", ".join(f"{self.rates[rate]:.3g} on features {FORMS[form]}" for form, rate in picked)
+
+
+@dataclass(frozen=True)
+class PenaltyFits:
+    """The logistic regressions of a `PenaltyGrid` on one set of training images; each is fitted once."""
+
+    cs: np.ndarray
+    standard: Standard
+    solver: LogisticSolver
+
+    def predict(self, features: np.ndarray, which: Sequence[int]) -> np.ndarray:
+        """See `Fits`."""
+        return self.solver.fit(self.cs[list(which)]).probabilities(self.standard(features))
+
+
+@dataclass(frozen=True)
+class RateFits:
+    """The SGD heads of a `RateGrid` on one set of training images."""
+
+    grid: RateGrid
+    features: np.ndarray
+    labels: np.ndarray
+    classes: int
+
+    def predict(self, features: np.ndarray, which: Sequence[int]) -> np.ndarray:
+        """Train all heads together, or one; the batches are the same. See `Fits`."""
+        grid, standard = self.grid, Standard.of(self.features)
+        forms, rates = slice(None), grid.rates
+        if len(which) == 1:
+            form, rate = divmod(which[0], len(grid.rates))
+            forms, rates = slice(form, form + 1), grid.rates[[rate]]
+
+        def formed(rows: np.ndarray) -> np.ndarray:
+            return np.stack([rows, standard(rows)][forms]).astype(np.float32)
+
+        weight = class_weights(self.labels, grid.class_weight)
+        x = formed(self.features)
+        heads = fit_heads(x, self.labels, self.classes, rates, grid.steps, grid.batch, grid.seed, weight)
+        logits = heads.logits(torch.from_numpy(formed(features))).double()
+        probabilities = torch.softmax(logits, 3).permute(0, 2, 1, 3).flatten(0, 1).numpy()
+        return probabilities if len(which) == 1 else probabilities[list(which)]

@@ -2,25 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from dermeval.probes import contamination
-from dermeval.probes.folds import Fold, make_folds, missing_classes
-from dermeval.probes.intervals import interval_json, show
+from dermeval.probes.folds import Fold
+from dermeval.probes.judge import Fitted
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, collect
-from dermeval.probes.recall import same_id_recall
-from dermeval.probes.results import describe, page, score_levels, write_results
-from dermeval.probes.shots import curve_text, few_shot_curve
-from dermeval.probes.task import Task, open_task
+from dermeval.probes.results import probe_report
+from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import cluster_codes
 from dermeval.statistics.scorer import Scorer
 from dermssl import neighbours
 from dermssl.commandline import Report
-from dermssl.files import require_new_folder
 
 HEADLINE = 20
 MAJORITY = math.inf
@@ -33,34 +29,36 @@ def knn(options: KnnOptions) -> Report:
     Raises:
         InputError: unusable embeddings, target, split or output folder.
     """
-    out = Path(options.out) if options.out else None
-    if out:
-        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="probe")
-    task = open_task(options.embeddings, options.target)
-    folds = make_folds(task, options.split, options.folds, options.seed)
-    ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))
-    votes = predict_votes(task, folds, ks, (options.temperature, MAJORITY), options.seed)
-    by_k, majority = (dict(zip(ks, found, strict=True)) for found in votes)
-    levels, notes = score_levels(by_k[headline], task.positive, options.draws, options.seed)
-    settings = {"k": headline, "temperature": options.temperature}
-    result = describe("knn", task, folds, options.split, settings, options.seed)
-    result |= {"levels": levels, "by_k": _by_k(by_k, majority, task)}
-    result["notes"] = [*task.notes, *missing_classes(task, folds), *clipped, *notes]
-    result["contamination"] = contamination.clean_and_contaminated(
-        by_k[headline], task.pool.seen, options.draws, options.seed
-    )
-    result["recall_at_1"] = _recall(task, options) if options.recall else []
-    curve = (
-        few_shot_curve(task, folds, options, lambda drawn, _: _headline(task, drawn, options))
-        if options.shots
-        else None
-    )
-    if curve:
-        result |= {"shots": curve.points, "notes": [*result["notes"], *curve.notes]}
-    if out:
-        write_results(out, result, by_k[headline], curve)
-    seen = contamination.lines(result["contamination"], options.split)
-    return Report(page(result, [*_extra(result), *seen]), result)
+    return probe_report(KnnProbe(options), options, options.recall)
+
+
+@dataclass(frozen=True)
+class KnnProbe:
+    """The weighted vote for every k; the headline is what is scored in full."""
+
+    options: KnnOptions
+
+    @property
+    def name(self) -> str:
+        """As ``result.json`` calls it."""
+        return "knn"
+
+    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
+        """Predictions of the headline k; the table of all k is in ``extra``."""
+        temperature = self.options.temperature
+        ks, headline, clipped = choose_ks(self.options.k, min(len(fold.train) for fold in folds))
+        votes = predict_votes(task, folds, ks, (temperature, MAJORITY), self.options.seed)
+        by_k, majority = (dict(zip(ks, found, strict=True)) for found in votes)
+        rows = _by_k(by_k, majority, task)
+        table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+        head = f"image level by k (all else is the weighted vote with k = {headline}, T = {temperature:g})"
+        settings = {"k": headline, "temperature": temperature}
+        return Fitted(by_k[headline], settings, tuple(clipped), (head, table, ""), {"by_k": rows})
+
+    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
+        """Predictions of the headline k, clipped to the few training images."""
+        _, k, _ = choose_ks(self.options.k, min(len(fold.train) for fold in folds))
+        return predict_votes(task, folds, [k], [self.options.temperature], self.options.seed)[0][0]
 
 
 def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:
@@ -70,11 +68,6 @@ def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[st
     too_large = [str(k) for k in sorted(set(asked)) if k > train]
     notes = [f"k = {', '.join(too_large)} exceeds the {train} training images and is clipped"] if too_large else []
     return ks, headline, notes
-
-
-def predict(task: Task, folds: Sequence[Fold], ks: Sequence[int], temperature: float, seed: int) -> list[Predictions]:
-    """Out-of-sample predictions of every k."""
-    return predict_votes(task, folds, ks, [temperature], seed)[0]
 
 
 def predict_votes(
@@ -95,11 +88,6 @@ def predict_votes(
     return [[collect(task, list(folds), [votes[k, t] for votes in found], seed) for k in ks] for t in temperatures]
 
 
-def _headline(task: Task, folds: list[Fold], options: KnnOptions) -> Predictions:
-    _, k, _ = choose_ks(options.k, min(len(fold.train) for fold in folds))
-    return predict(task, folds, [k], options.temperature, options.seed)[0]
-
-
 def _by_k(by_k: dict[int, Predictions], majority: dict[int, Predictions], task: Task) -> list[dict[str, Any]]:
     """Scores of the weighted vote for each k, and those of the majority vote under ``majority_`` names."""
     rows = []
@@ -111,27 +99,3 @@ def _by_k(by_k: dict[int, Predictions], majority: dict[int, Predictions], task: 
             row |= {prefix + name: float(point[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
         rows.append(row)
     return rows
-
-
-def _recall(task: Task, options: KnnOptions) -> list[dict[str, Any]]:
-    found = same_id_recall(task.pool, options.draws, options.seed)
-    return [
-        {"kind": recall.kind, "dataset": recall.dataset, "queries": recall.queries} | interval_json(recall.interval)
-        for recall in found
-    ]
-
-
-def _extra(result: dict[str, Any]) -> list[str]:
-    settings = result["settings"]
-    table = pd.DataFrame(result["by_k"]).to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    text = [
-        "",
-        f"image level by k (all else is the weighted vote with k = {settings['k']}, T = {settings['temperature']:g})",
-        table,
-        "",
-    ]
-    for recall in result["recall_at_1"]:
-        text.append(
-            f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images"
-        )
-    return [*text, *curve_text(result)]

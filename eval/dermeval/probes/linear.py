@@ -1,32 +1,23 @@
 """``dermeval linear``: linear classifiers on frozen features, their settings chosen within the training patients."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dermeval.probes import contamination
-from dermeval.probes.folds import Fold, make_folds, missing_classes, stratified_group_folds
-from dermeval.probes.grids import Grid, make_grid
+from dermeval.probes.folds import Fold, stratified_group_folds
+from dermeval.probes.grids import Fits, Grid, make_grid
+from dermeval.probes.judge import Fitted
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.predictions import Predictions, collect
-from dermeval.probes.results import describe, page, score_levels, write_results
-from dermeval.probes.shots import curve_text, few_shot_curve
-from dermeval.probes.task import Task, open_task
+from dermeval.probes.results import probe_report
+from dermeval.probes.task import Task
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import require_new_folder
 
-
-@dataclass(frozen=True)
-class Fitted:
-    """Probabilities of a fold's test images, and which classifier of the grid was chosen for them."""
-
-    probabilities: np.ndarray
-    chosen: int
-    inner_score: float | None
+SHARED_FROM = 5
+"""Outer folds from which each fold's inner folds are the other outer folds, so that two folds share a fit."""
 
 
 def linear(options: LinearOptions) -> Report:
@@ -35,91 +26,124 @@ def linear(options: LinearOptions) -> Report:
     Raises:
         InputError: unusable embeddings, target, split or output folder, or too few patients for the inner folds.
     """
-    out = Path(options.out) if options.out else None
-    if out:
-        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="probe")
     if options.inner_folds < 2:
         raise InputError("--inner-folds 1 leaves no patients to choose the classifier by: give 2 or more")
-    task = open_task(options.embeddings, options.target)
-    folds = make_folds(task, options.split, options.folds, options.seed)
-    grid = make_grid(options, len(task.labels))
-    fitted = fit_folds(task, folds, grid, options.inner_folds, options.seed)
-    predictions = collect(task, folds, [fit.probabilities for fit in fitted], options.seed)
-    levels, notes = score_levels(predictions, task.positive, options.draws, options.seed)
-    chosen = [fit.chosen for fit in fitted]
-    settings = grid.settings(chosen) | {
-        "inner_folds": options.inner_folds,
-        "inner_balanced_accuracy": [fit.inner_score for fit in fitted],
-        "class_weight": options.class_weight,
-    }
-    result = describe("linear", task, folds, options.split, settings, options.seed) | {"levels": levels}
-    result["notes"] = [*task.notes, *missing_classes(task, folds), *grid.notes(chosen), *notes]
-    result["contamination"] = contamination.clean_and_contaminated(
-        predictions, task.pool.seen, options.draws, options.seed
-    )
-    curve = None
-    if options.shots:
-        curve = few_shot_curve(task, folds, options, lambda drawn, shots: _few(task, drawn, grid, shots, options))
-        result |= {"shots": curve.points, "notes": [*result["notes"], *curve.notes, *_few_notes(options, grid)]}
-    if out:
-        write_results(out, result, predictions, curve)
-    said = f"chosen by {options.inner_folds} inner folds within train: {grid.say(chosen)}"
-    seen = contamination.lines(result["contamination"], options.split)
-    return Report(page(result, ["", said, *curve_text(result), *seen]), result)
+    return probe_report(LinearProbe(options), options)
 
 
-def _few(task: Task, folds: list[Fold], grid: Grid, shots: int, options: LinearOptions) -> Predictions:
-    """Predictions of a few-shot draw; no more inner folds than patients per class."""
-    fitted = fit_folds(task, folds, grid, min(options.inner_folds, shots), options.seed)
-    return collect(task, folds, [fit.probabilities for fit in fitted], options.seed)
+@dataclass(frozen=True)
+class Inner:
+    """One inner fit: rows to fit, and per outer fold that it serves the rows to predict."""
+
+    train: np.ndarray
+    held: dict[int, np.ndarray]
 
 
-def _few_notes(options: LinearOptions, grid: Grid) -> list[str]:
-    if min(options.shots) > 1:
-        return []
-    return [f"--shots 1 leaves no patient to choose by: {grid.say([grid.unchosen])} is taken"]
+@dataclass(frozen=True)
+class LinearProbe:
+    """Chooses a classifier of the grid within each fold's training patients, refits it on all of them."""
+
+    options: LinearOptions
+
+    @property
+    def name(self) -> str:
+        """As ``result.json`` calls it."""
+        return "linear"
+
+    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
+        """Predictions of every fold, with the chosen classifiers as settings."""
+        options = self.options
+        grid = make_grid(options, len(task.labels))
+        plan = inner_folds(task, folds, options.inner_folds, options.seed)
+        chosen, scores = choose(task, plan, grid, len(folds))
+        predictions = self._refit(task, folds, grid, chosen)
+        number = len(plan) if len(folds) == 1 else sum(0 in inner.held for inner in plan)
+        settings = grid.settings(chosen) | {
+            "inner_folds": number,
+            "inner_balanced_accuracy": scores,
+            "class_weight": options.class_weight,
+        }
+        said = f"chosen by {number} inner folds within train: {grid.say(chosen)}"
+        notes = list(grid.notes(chosen))
+        if options.shots and min(options.shots) == 1:
+            notes.append(f"--shots 1 leaves no patient to choose by: {grid.say([grid.unchosen])} is taken")
+        return Fitted(predictions, settings, tuple(notes), (said,))
+
+    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
+        """Predictions of a few-shot draw; no more inner folds than patients per class."""
+        grid = make_grid(self.options, len(task.labels))
+        number = min(self.options.inner_folds, shots)
+        chosen = [grid.unchosen] * len(folds)
+        if number > 1:
+            plan = list(_separate(task, folds, number, self.options.seed))
+            chosen, _ = choose(task, plan, grid, len(folds))
+        return self._refit(task, folds, grid, chosen)
+
+    def _refit(self, task: Task, folds: Sequence[Fold], grid: Grid, chosen: Sequence[int]) -> Predictions:
+        found = []
+        for fold, index in zip(tqdm(folds, desc="refit", unit="fold", disable=None, leave=False), chosen, strict=True):
+            fits = grid.fits(task.features[fold.train], task.labels[fold.train], len(task.classes), final=True)
+            found.append(fits.predict(task.features[fold.test], [index])[0])
+        return collect(task, list(folds), found, self.options.seed)
 
 
-def fit_folds(task: Task, folds: Sequence[Fold], grid: Grid, inner_folds: int, seed: int) -> list[Fitted]:
-    """Choose from the grid on each fold's training images alone, refit on all of them, predict its test images once.
+def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> list[Inner]:
+    """The fits by which each outer fold chooses its classifier; none of them sees that fold's test rows.
 
-    With one inner fold nothing is chosen: ``grid.unchosen`` is taken.
+    From `SHARED_FROM` outer folds on, the inner folds of a fold are the other folds: the fit without folds i and j
+    predicts j for i and i for j, which halves the fits. Else the training rows are cut into ``number`` grouped folds.
     """
-    steps = len(folds) * (inner_folds + 1 if inner_folds > 1 else 1)
-    with tqdm(total=steps, desc="linear", unit="fit", disable=None, leave=False) as bar:
-        return [_fit_fold(task, fold, grid, inner_folds, seed, bar) for fold in folds]
+    if len(folds) < max(SHARED_FROM, number) or sum(len(fold.test) for fold in folds) != len(task.labels):
+        return list(_separate(task, folds, number, seed))
+    rows = np.arange(len(task.labels))
+    plan = []
+    for one in range(len(folds)):
+        for two in range(one + 1, len(folds)):
+            train = np.setdiff1d(rows, np.concatenate([folds[one].test, folds[two].test]))
+            plan.append(Inner(train, {one: folds[two].test, two: folds[one].test}))
+    return plan
 
 
-def _fit_fold(task: Task, fold: Fold, grid: Grid, inner_folds: int, seed: int, bar: tqdm) -> Fitted:
-    train = task.subset(fold.train)
-    best, score = grid.unchosen, None
-    if inner_folds > 1:
-        scores = inner_scores(train, grid, inner_folds, seed, bar)
-        # Of equally good classifiers the mildest: argmax takes the first.
-        best = int(scores.argmax())
-        score = float(scores[best])
-    predict = grid.fit(train.features, train.labels, len(task.classes), only=best)
-    bar.update()
-    return Fitted(predict(task.features[fold.test])[0], best, score)
+def _separate(task: Task, folds: Sequence[Fold], number: int, seed: int) -> Iterator[Inner]:
+    where = f"{task.where}, --inner-folds within the training {task.unit}s"
+    for outer, fold in enumerate(folds):
+        labels, groups = task.labels[fold.train], task.groups[fold.train]
+        for fit, held in stratified_group_folds(labels, groups, number, seed, where, task.unit):
+            yield Inner(fold.train[fit], {outer: fold.train[held]})
 
 
-def inner_scores(train: Task, grid: Grid, inner_folds: int, seed: int, bar: tqdm | None = None) -> np.ndarray:
-    """Balanced accuracy of each classifier ``(P,)`` over pooled out-of-fold predictions of patient-grouped folds.
+def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[list[int], list[float]]:
+    """The best classifier of each outer fold and its balanced accuracy over pooled out-of-fold predictions.
 
-    Each is fitted, and its features standardised, on the inner fold's training part alone.
+    The grid's first classifiers are scored, then those around the best of them. Of equals the mildest is taken.
     """
-    guesses = np.empty((len(grid), len(train.labels)), dtype=np.int64)
-    where = f"{train.where}, --inner-folds within the training patients"
-    parts = stratified_group_folds(train.labels, train.groups, inner_folds, seed, where)
-    for fit, held in _counted(parts, bar):
-        predict = grid.fit(train.features[fit], train.labels[fit], len(train.classes))
-        guesses[:, held] = predict(train.features[held]).argmax(2)
-    present = np.unique(train.labels)
-    return np.mean([(guesses[:, train.labels == label] == label).mean(1) for label in present], axis=0)
+    guesses: list[dict[int, dict[int, np.ndarray]]] = [{outer: {} for outer in inner.held} for inner in plan]
+    fits: list[Fits | None] = [None] * len(plan)
+    asked = [grid.first()] * folds
+    best, scores = [0] * folds, [0.0] * folds
+    for stage in ("first", "around"):
+        for number, inner in enumerate(tqdm(plan, desc=f"inner folds, {stage}", unit="fit", disable=None, leave=False)):
+            labels = task.labels[inner.train]
+            fits[number] = fits[number] or grid.fits(task.features[inner.train], labels, len(task.classes))
+            for outer, held in inner.held.items():
+                known = guesses[number][outer]
+                new = [index for index in asked[outer] if index not in known]
+                if new:
+                    found = fits[number].predict(task.features[held], new).argmax(2)  # type: ignore[union-attr]
+                    known.update(zip(new, found, strict=True))
+        for outer in range(folds):
+            mine = [(guesses[n][outer], inner.held[outer]) for n, inner in enumerate(plan) if outer in inner.held]
+            truth = task.labels[np.concatenate([held for _, held in mine])]
+            tried = {index: np.concatenate([found[index] for found, _ in mine]) for index in mine[0][0]}
+            by_index = {index: balanced_accuracy(truth, tried[index]) for index in sorted(tried)}
+            best[outer] = max(by_index, key=by_index.__getitem__)
+            scores[outer] = by_index[best[outer]]
+        asked = [grid.around(index) for index in best]
+        if not any(asked):
+            break
+    return best, scores
 
 
-def _counted(parts: Iterable, bar: tqdm | None) -> Iterable:
-    for part in parts:
-        yield part
-        if bar is not None:
-            bar.update()
+def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Mean recall of the classes that occur in ``truth``."""
+    return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))

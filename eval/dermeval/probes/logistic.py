@@ -1,12 +1,14 @@
-"""L2-penalised multinomial logistic regression for many penalties at once, to the optimum.
+"""L2-penalised multinomial logistic regression for a path of penalties, to the optimum.
 
 The objective is scikit-learn's (``LogisticRegression``): C x the weighted sum of cross-entropies plus half the
-squared norm of the weights, intercepts free; a binary task has one weight vector. All penalties share each
-pass over the data as one matrix product.
+squared norm of the weights, intercepts free; a binary task has one weight vector.
 
-Where only the class shares pi are known, the Hessian is (diag(pi) - pi pi') x covariance + penalty, which is
-diagonal in the eigenvectors of its two factors. The fit starts there, in coordinates scaled to make that Hessian the
-identity, so that L-BFGS (Nocedal & Wright 2006, algorithm 7.4) opens with a Newton step and needs few more.
+All penalties share each pass over the data as one matrix product. They are fitted by L-BFGS (Nocedal & Wright 2006,
+algorithm 7.4) from the solution of the nearest penalty that is known, in coordinates in which the Hessian there is
+close to the identity. The Hessian of the mean loss is the mean over images of (diag(p) - pp') x (zz'). Its two factors
+are averaged apart, as in K-FAC (Martens & Grosse 2015), so that it is diagonal in their eigenvectors. Fits that have
+not converged after `ROUND` steps go on in coordinates that are measured where they have got to: without this, weak
+penalties on the features of a real encoder need many hundreds of steps.
 """
 
 import logging
@@ -17,7 +19,8 @@ import torch
 
 log = logging.getLogger("dermssl")
 MEMORY = 12
-MAX_STEPS = 500
+ROUND, MAX_STEPS = 40, 600
+"""Steps of L-BFGS before the Hessian is measured again, and in all."""
 TOLERANCE = 1e-8
 """A fit stops where a quasi-Newton step promises less than this much mean cross-entropy (nats)."""
 BLOCK_ROWS = 2048
@@ -56,54 +59,109 @@ def fit_path(
         tolerance: mean cross-entropy (nats) that a step must promise for the fit to go on.
         dtype: of the passes over the data; float32 is twice as fast and good for tolerances from 1e-6 up.
     """
-    present, codes = np.unique(labels, return_inverse=True)
-    problem = _Problem(features, codes, len(present), cs, sample_weight, dtype)
-    solution = _minimise(problem, tolerance)
-    weights, intercepts = problem.restore(solution)
-    full = LogisticPath(np.zeros((len(cs), features.shape[1], classes)), np.full((len(cs), classes), -np.inf))
-    full.weights[:, :, present] = weights
-    full.intercepts[:, present] = intercepts
-    return full
+    return LogisticSolver(features, labels, classes, sample_weight, tolerance, dtype).fit(cs)
 
 
-class _Problem:
-    """The objective in preconditioned coordinates: parameters ``(P, R + 1, C - 1)``, the last row the intercept."""
+class LogisticSolver:
+    """Fits further penalties on the same data, from what it has solved; the arguments are those of `fit_path`."""
 
     def __init__(
         self,
         features: np.ndarray,
         labels: np.ndarray,
         classes: int,
-        cs: np.ndarray,
-        weight: np.ndarray | None,
-        dtype: torch.dtype,
+        sample_weight: np.ndarray | None = None,
+        tolerance: float = TOLERANCE,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
-        x = torch.from_numpy(np.asarray(features, dtype=np.float64))
-        w = torch.ones(len(x), dtype=torch.float64) if weight is None else torch.from_numpy(weight).double()
-        self.mean = (w[:, None] * x).sum(0) / w.sum()
-        x = x - self.mean
-        variances, basis = torch.linalg.eigh((x * w[:, None]).T @ x / w.sum())
-        kept = variances > variances[-1] * 1e-12
-        self.basis = basis[:, kept]
-        self.z = torch.cat([x @ self.basis, torch.ones(len(x), 1)], dim=1).to(dtype)
-        self.w, self.labels, self.classes = (w / w.sum()).to(dtype), torch.from_numpy(labels), classes
-        shares = torch.zeros(classes, dtype=torch.float64).scatter_add_(0, self.labels, w / w.sum())
-        # Its null direction (all classes alike) changes no probability and is left out.
-        spread, contrasts = torch.linalg.eigh(torch.diag(shares) - torch.outer(shares, shares))
-        self.contrasts = contrasts[:, 1:].T
+        self.classes, self.tolerance, self.dtype = classes, tolerance, dtype
+        present, codes = np.unique(labels, return_inverse=True)
+        self.present, self.labels = present, torch.from_numpy(codes)
+        self.x = torch.from_numpy(np.asarray(features)).to(dtype)
+        weight = torch.ones(len(codes)) if sample_weight is None else torch.from_numpy(sample_weight)
+        self.total = float(weight.sum())
+        self.w = (weight.double() / self.total).to(dtype)
+        # The model that knows only how frequent the classes are: the optimum of an endless penalty.
+        shares = torch.zeros(len(present), dtype=torch.float64).scatter_add_(0, self.labels, self.w.double())
+        frequencies = torch.zeros(self.x.shape[1] + 1, len(present), dtype=torch.float64)
+        frequencies[-1] = shares.log()
+        self.solved: dict[float, torch.Tensor] = {0.0: frequencies}
+
+    def fit(self, cs: np.ndarray) -> LogisticPath:
+        """The optimum for every inverse penalty in ``cs`` ``(P,)``."""
+        new = [c for c in map(float, cs) if c not in self.solved]
+        if new:
+            known = np.array(list(self.solved))
+            nearest = [known[np.abs(np.log((known + 1e-30) / c)).argmin()] for c in new]
+            theta = self._minimise(torch.tensor(new).double(), torch.stack([self.solved[near] for near in nearest]))
+            self.solved |= dict(zip(new, theta, strict=True))
+        found = torch.stack([self.solved[float(c)] for c in cs]).numpy()
+        path = LogisticPath(
+            np.zeros((len(cs), found.shape[1] - 1, self.classes)), np.full((len(cs), self.classes), -np.inf)
+        )
+        path.weights[:, :, self.present], path.intercepts[:, self.present] = found[:, :-1], found[:, -1]
+        return path
+
+    def _minimise(self, cs: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        """Rounds of batched L-BFGS on coefficients ``(P, D + 1, C)``, whose last row is the intercept."""
         # Two penalised softmax columns +-v/2 stand for scikit-learn's single v of a binary task: twice the penalty.
-        penalty = (2.0 if classes == 2 else 1.0) / (torch.from_numpy(np.asarray(cs, dtype=np.float64)) * w.sum())
-        self.penalty = penalty[:, None, None].repeat(1, self.z.shape[1], 1)
+        penalty = (2.0 if len(self.present) == 2 else 1.0) / (cs * self.total)
+        going = torch.arange(len(cs))
+        for _ in range(0, MAX_STEPS, ROUND):
+            problem = _Coordinates(self.x, self.labels, self.w, theta[going], penalty[going])
+            theta[going], done = _lbfgs(problem, self.tolerance)
+            going = going[~done]
+            if not len(going):
+                return theta
+        log.warning(
+            "warning: %d of %d logistic regressions (C from %.3g) still improved after %d steps: check the features, "
+            "or use fewer weak penalties",
+            len(going),
+            len(cs),
+            float(cs[going].min()),
+            MAX_STEPS,
+        )
+        return theta
+
+
+class _Coordinates:
+    """The objective around ``theta`` ``(P, D + 1, C)``, in coordinates ``u`` ``(P, D + 1, C - 1)``."""
+
+    def __init__(
+        self, x: torch.Tensor, labels: torch.Tensor, w: torch.Tensor, theta: torch.Tensor, penalty: torch.Tensor
+    ) -> None:
+        self.labels, self.w, self.classes = labels, w, theta.shape[2]
+        p = torch.softmax(torch.einsum("nd,pdc->pnc", x, theta[:, :-1].to(x.dtype)) + theta[:, None, -1].to(x.dtype), 2)
+        weighted = p * w[:, None]
+        between = torch.diag_embed(weighted.sum(1)) - p.mT @ weighted
+        # An image counts by how undecided the models still are about it.
+        rows = (w * (1 - (p * p).sum(2))).clamp_min(1e-12).mean(0)
+        rows = rows / rows.sum()
+        self.mean = (rows @ x).double()
+        centred = x - self.mean.to(x.dtype)
+        variances, self.basis = torch.linalg.eigh((centred.T @ (centred * rows[:, None])).double())
+        self.z = torch.cat([centred @ self.basis.to(x.dtype), torch.ones(len(x), 1, dtype=x.dtype)], 1)
+        # The direction in which all classes rise alike changes no probability and is left out.
+        spread, contrasts = torch.linalg.eigh(between.double())
+        self.contrasts = contrasts[:, :, 1:].mT
+        variances = torch.cat([variances.clamp_min(0), torch.ones(1, dtype=torch.float64)])
+        curvature = variances[:, None] * spread[:, None, 1:].clamp_min(1e-12)
+        self.penalty = penalty[:, None, None].repeat(1, len(variances), 1)
         self.penalty[:, -1] = 0
-        curvature = torch.outer(torch.cat([variances[kept], torch.ones(1, dtype=torch.float64)]), spread[1:])
-        self.scale = (curvature + self.penalty).rsqrt()
-        self.start = torch.zeros_like(self.scale)
-        self.start[:, -1] = (self.contrasts @ shares.log()) / self.scale[:, -1]
+        self.scale = (curvature + self.penalty).clamp_min(1e-14).rsqrt()
+        turned = torch.cat([self.basis.T @ theta[:, :-1], theta[:, -1:] + self.mean @ theta[:, None, :-1]], 1)
+        self.start = (turned @ self.contrasts.mT) / self.scale
+
+    def restore(self, u: torch.Tensor) -> torch.Tensor:
+        """Coefficients for the features as they were given."""
+        theta = (u * self.scale) @ self.contrasts
+        weights = self.basis @ theta[:, :-1]
+        return torch.cat([weights, theta[:, -1:] - self.mean @ weights[:, None]], 1)
 
     def evaluate(self, u: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Objective ``(Q,)`` and gradient (as ``u``) of the problems ``which`` ``(Q,)`` at ``u``."""
-        scale, penalty = self.scale[which], self.penalty[which]
-        theta = (u * scale) @ self.contrasts
+        scale, penalty, contrasts = self.scale[which], self.penalty[which], self.contrasts[which]
+        theta = (u * scale) @ contrasts
         # Classes before problems: the softmax then runs over whole vectors of problems.
         flat = theta.permute(1, 2, 0).reshape(theta.shape[1], -1).to(self.z.dtype)
         loss = 0.5 * (penalty * theta**2).sum((1, 2))
@@ -114,7 +172,7 @@ class _Problem:
             loss += block_loss
             gradient += self.z[rows].T @ residual
         shaped = gradient.view(theta.shape[1], self.classes, len(which)).permute(2, 0, 1)
-        return loss, ((shaped + penalty * theta) @ self.contrasts.T) * scale
+        return loss, ((shaped + penalty * theta) @ contrasts.mT) * scale
 
     def _residual(
         self, logits: torch.Tensor, labels: torch.Tensor, w: torch.Tensor
@@ -131,27 +189,21 @@ class _Problem:
         top_exp.scatter_add_(1, truth, -w[:, None, None].expand_as(truth))
         return loss, logits
 
-    def restore(self, u: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Weights ``(P, D, C)`` and intercepts ``(P, C)`` for the features as they were given."""
-        theta = (u * self.scale) @ self.contrasts
-        weights = torch.einsum("dr,prc->pdc", self.basis, theta[:, :-1])
-        intercepts = theta[:, -1] - torch.einsum("d,pdc->pc", self.mean, weights)
-        return weights.numpy(), intercepts.numpy()
 
-
-def _minimise(problem: _Problem, tolerance: float) -> torch.Tensor:
-    """Batched L-BFGS; problems that have converged drop out of the batch."""
+def _lbfgs(problem: _Coordinates, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most `ROUND` steps; problems that have converged drop out of the batch. Coefficients, and which converged."""
     solution, u = problem.start.clone(), problem.start.clone()
     which = torch.arange(len(u))
+    done = torch.zeros(len(u), dtype=torch.bool)
     loss, gradient = problem.evaluate(u, which)
     history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for _ in range(MAX_STEPS):
+    for _ in range(ROUND):
         direction = _direction(gradient, history)
         promise = -(gradient * direction).sum((1, 2))
         going = promise > tolerance
-        solution[which[~going]] = u[~going]
+        solution[which[~going]], done[which[~going]] = u[~going], True
         if not going.any():
-            return solution
+            break
         if not going.all():
             which, u, loss, gradient, direction = (t[going] for t in (which, u, loss, gradient, direction))
             promise, history = promise[going], [tuple(t[going] for t in pair) for pair in history]  # type: ignore[misc]
@@ -160,15 +212,8 @@ def _minimise(problem: _Problem, tolerance: float) -> torch.Tensor:
         curvature = (step * change).sum((1, 2), keepdim=True)
         history = [*history[-MEMORY + 1 :], (step, change, torch.where(curvature > 0, 1 / curvature, 0.0))]
         u, loss, gradient = new_u, new_loss, new_gradient
-    log.warning(
-        "warning: %d of %d logistic regressions still improved after %d steps: check the features, or use fewer "
-        "weak penalties",
-        len(which),
-        len(solution),
-        MAX_STEPS,
-    )
-    solution[which] = u
-    return solution
+        solution[which] = u
+    return problem.restore(solution), done
 
 
 def _direction(gradient: torch.Tensor, history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -187,7 +232,7 @@ def _direction(gradient: torch.Tensor, history: list[tuple[torch.Tensor, torch.T
 
 
 def _line_search(
-    problem: _Problem,
+    problem: _Coordinates,
     which: torch.Tensor,
     u: torch.Tensor,
     loss: torch.Tensor,

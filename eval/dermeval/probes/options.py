@@ -50,17 +50,20 @@ class KnnOptions(ProbeOptions):
 class LinearOptions(ProbeOptions):
     """Linear classifiers on frozen features; the best is chosen by patient-grouped folds within train."""
 
-    solver: Literal["auto", "newton", "sgd"] = "auto"
-    """newton: logistic regression to its optimum for a grid of penalties. sgd: DINOv2's grid of 13 learning rates, on
-    the features as they are and standardised. auto: newton below 100,000 images."""
+    solver: Literal["auto", "lbfgs", "sgd", "newton"] = "auto"
+    """lbfgs: logistic regression to its optimum for a grid of penalties (newton, its former name, means the same).
+    sgd: DINOv2's grid of 13 learning rates, on the features as they are and standardised.
+    auto: lbfgs below 100,000 images."""
     c_values: PositiveInt = 45
-    """newton: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e5."""
+    """lbfgs: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e5; some are tried
+    first, then all that lie near the best of them."""
     steps: PositiveInt = 12_500
     """sgd: steps of gradient descent (momentum 0.9, cosine to 0)."""
     batch: PositiveInt = 128
     """sgd: images per step."""
     inner_folds: PositiveInt = 5
-    """Patient-grouped folds within the training images that choose the classifier by balanced accuracy."""
+    """Patient-grouped folds within the training images that choose the classifier by balanced accuracy. With --split
+    folds and at least as many folds (5 or more), the other folds take their part."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: each class counts the same in the loss, whatever its number of images."""
 

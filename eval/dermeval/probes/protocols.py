@@ -43,7 +43,7 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
     if protocol == "passion":
         made, notes = _passion(task, folds, seed)
     elif protocol == "generic" and (task.frame["split"] == "test").any():
-        made, notes = [Experiment("official split", [official(task)])], []
+        made, notes = [Experiment(task.split_origin, [official(task)])], []
     else:
         made, notes = [Experiment(f"{folds} folds", grouped(task, folds, seed))], []
     for experiment in made:

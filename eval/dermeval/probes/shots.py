@@ -5,7 +5,7 @@ images stay the same. A draw's patients for a smaller n are among those for a la
 shaken by new patients at every point.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 from dermeval.probes.curve import draw_curve
 from dermeval.probes.folds import Fold
 from dermeval.probes.intervals import interval_json, show
+from dermeval.probes.judge import Probe
 from dermeval.probes.options import ProbeOptions
 from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.task import Task
@@ -24,9 +25,6 @@ from dermeval.statistics.runs import bootstrap_runs
 from dermssl.errors import InputError
 
 SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
-
-Fit = Callable[[list[Fold], int], Predictions]
-"""Folds with few training patients, and how many of each class -> predictions of their test images."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Curve:
         draw_curve(path, self.points, result, result["datasets"][0]["group"])
 
 
-def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, fit: Fit) -> Curve:
+def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
     """Fit and score ``options.shot_draws`` draws of each of ``options.shots`` patients per class.
 
     Raises:
@@ -66,7 +64,7 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, fit
                 Fold(fold.number, draw_patients(task, fold, shots, [options.seed, draw]), fold.test) for fold in folds
             ]
             sizes += [len(fold.train) for fold in drawn]
-            runs.append(fit(drawn, shots))
+            runs.append(probe.few(task, drawn, shots))
         predictions[shots] = runs
         points.append(
             {"shots": shots, "draws": len(runs), "fitted": float(np.mean(sizes)), **_score(task, runs, options)}
@@ -94,7 +92,7 @@ def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str
     for label in np.unique(task.labels):
         held = [len(set(task.groups[fold.train][task.labels[fold.train] == label])) for fold in folds]
         fewest[task.classes[label]] = min(held)
-    most, group = max(fewest.values()), task.pool.datasets[0]["group"]
+    most, group = max(fewest.values()), task.unit
     if asked[-1] > most:
         raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {most} training {group}s")
     return [
@@ -118,9 +116,8 @@ def _score(task: Task, runs: list[Predictions], options: ProbeOptions) -> dict[s
     return scored
 
 
-def curve_text(result: dict[str, Any]) -> list[str]:
-    """The curve of ``result`` as a table, with how its intervals came about; nothing where there is none."""
-    points, group = result.get("shots"), result["datasets"][0]["group"]
+def curve_text(points: list[dict[str, Any]], group: str) -> list[str]:
+    """The curve as a table, with how its intervals came about; nothing where there is none."""
     if not points:
         return []
     rows = []

@@ -39,6 +39,21 @@ class Task:
         return self.frame["group_id"].to_numpy(dtype=object)
 
     @property
+    def unit(self) -> str:
+        """What a group is, in the singular: ``patient`` only where the data has a patient key."""
+        return " or ".join(dict.fromkeys(entry["group"] for entry in self.pool.datasets))
+
+    @property
+    def split_origin(self) -> str:
+        """Where the split is from: ``official split``, ``split drawn by patient (seed 0)``, or just ``split``."""
+        datasets = [dataset for part in self.pool.parts for dataset in part.datasets.values()]
+        origins = {dataset.info.get("split") for dataset in datasets if dataset.info.get("split")}
+        if len(origins) != 1:
+            return "split"
+        origin = origins.pop()
+        return "official split" if origin == "official" else f"split {origin}"
+
+    @property
     def where(self) -> str:
         """The embeddings folders, for messages."""
         return ", ".join(str(part.folder) for part in self.pool.parts)

@@ -8,12 +8,12 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from dermeval.cli import main
-from dermeval.probes.evaluate import probe_predictions
+from dermeval.probes.evaluate import ProtocolResult, make_probe
 from dermeval.probes.evaluate_page import text_page
 from dermeval.probes.groups import group_scores
 from dermeval.probes.intervals import show
+from dermeval.probes.judge import score_levels
 from dermeval.probes.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
-from dermeval.probes.results import score_levels
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 
@@ -71,7 +71,7 @@ def test_folds_within_train_are_rows_of_the_data_not_positions_of_the_splitter(t
     for fold in train_folds(task, 3, seed=0).folds:
         assert set(task.frame["split"].iloc[np.r_[fold.train, fold.test]]) == {"train"}
         assert not set(task.groups[fold.train]) & set(task.groups[fold.test])
-    predictions = probe_predictions(task, "knn", train_folds(task, 3, seed=0).folds, 0)
+    predictions = make_probe("knn", 0).fit(task, train_folds(task, 3, seed=0).folds).predictions
     assert sorted(predictions.frame["image_id"]) == sorted(passion["image_id"][passion["split"] == "train"])
     assert balanced_accuracy_score(predictions.truth, predictions.probabilities.argmax(1)) < 0.4
 
@@ -118,11 +118,11 @@ def test_the_positive_class_is_the_declared_one_whatever_comes_first_in_the_file
         emb = make_embeddings(tmp_path / first, passion.iloc[order].reset_index(drop=True), features[order], TARGETS)
         task = open_task([str(emb)], "impetigo")
         made, _ = experiments("generic", task, 3, seed=0)
-        predictions = probe_predictions(task, "knn", made[0].folds, 0)
+        predictions = make_probe("knn", 0).fit(task, made[0].folds).predictions
         sick = passion.set_index("image_id")["impetigo"].loc[predictions.frame["image_id"]].to_numpy() == "impetigo"
         recalls.append((predictions.probabilities[sick, 1] > 0.5).mean())
         scored, _ = score_levels(predictions, task.positive, 20, 0)
-        assert scored["image"]["scores"]["positive_recall"]["value"] == pytest.approx(recalls[-1])
+        assert scored["image"].scores["positive_recall"]["value"] == pytest.approx(recalls[-1])
     assert recalls[0] == recalls[1]
 
 
@@ -174,7 +174,7 @@ def test_the_page_of_a_binary_target_gives_its_sensitivity_at_fixed_specificity(
     result, _ = finished
     entry = next(entry for entry in result["experiments"] if entry["target"] == "impetigo")
     found = entry["levels"]["image"]["scores"]["sensitivity_at_90_specificity"]
-    text = text_page(result)
+    text = text_page(ProtocolResult(**result))
     assert "sensitivity_at_90_specificity" in text and show(found) in text
 
 
@@ -234,7 +234,7 @@ def test_data_that_a_protocol_cannot_use_is_one_line(
 def test_a_group_with_fewer_classes_is_scored_but_not_ranked(tmp_path, make_embeddings, passion):
     task = open_task([str(make_embeddings(tmp_path, passion, features_of(passion), TARGETS))], "condition")
     made, _ = experiments("generic", task, 3, seed=0)
-    predictions = probe_predictions(task, "knn", made[0].folds, 0)
+    predictions = make_probe("knn", 0).fit(task, made[0].folds).predictions
     easy = np.where(predictions.truth < 2, "two classes", np.where(predictions.truth == 2, "a", "b")).astype(object)
     easy[::3] = "all classes"
     scored = group_scores(predictions, easy, None, draws=20, seed=0)

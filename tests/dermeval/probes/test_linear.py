@@ -14,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from dermeval.cli import main
 from dermeval.probes import logistic
+from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.grids import GRID_TOLERANCE, PenaltyGrid
-from dermeval.probes.linear import inner_scores
+from dermeval.probes.linear import Inner, choose, inner_folds
 from dermeval.probes.logistic import fit_path
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
@@ -68,8 +69,9 @@ def test_more_features_than_images_and_separable_classes_converge():
 
 def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch, caplog):
     monkeypatch.setattr(logistic, "MAX_STEPS", 2)
+    monkeypatch.setattr(logistic, "ROUND", 2)
     fit_path(*problem(3), 3, np.array([1e-6, 100.0]))
-    assert "of 2 logistic regressions still improved after 2 steps" in caplog.text
+    assert "of 2 logistic regressions" in caplog.text and "still improved after 2 steps" in caplog.text
 
 
 def test_float32_passes_rank_penalties_as_float64_does():
@@ -98,7 +100,10 @@ def test_the_grid_is_scored_as_scikit_learn_scores_it_by_patient(tmp_path, make_
             model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=10_000))
             guesses[held] = model.fit(task.features[fit], task.labels[fit]).predict(task.features[held])
         expected.append(balanced_accuracy_score(task.labels, guesses))
-    assert inner_scores(task, PenaltyGrid(cs, "none"), 4, seed=5) == pytest.approx(expected, abs=1e-9)
+    grid = PenaltyGrid(cs, "none")
+    parts = splitter.split(task.features, task.labels, task.groups)
+    (best,), (score,) = choose(task, [Inner(fit, {0: held}) for fit, held in parts], grid, 1)
+    assert score == pytest.approx(max(expected), abs=1e-9) and best == np.argmax(expected)
 
 
 def test_the_probe_predicts_the_test_images_as_scikit_learn_does(tmp_path, make_embeddings, frame, class_features):
@@ -154,3 +159,29 @@ def test_too_few_patients_for_the_inner_folds_is_one_line(tmp_path, make_embeddi
     emb = make_embeddings(tmp_path, frame, class_features)
     assert main(["linear", str(emb), "--inner-folds", "99"]) == 2
     assert "99 folds of" in capsys.readouterr().err
+
+
+def test_five_folds_share_their_inner_fits_and_none_sees_the_fold_that_it_chooses_for(
+    tmp_path, make_embeddings, frame, class_features
+):
+    task = open_task([str(make_embeddings(tmp_path, frame, class_features))], None)
+    folds = grouped(task, 5, seed=0)
+    plan = inner_folds(task, folds, 5, seed=0)
+    assert len(plan) == 10
+    for inner in plan:
+        for outer, held in inner.held.items():
+            fitted = set(task.groups[inner.train])
+            assert not fitted & set(task.groups[folds[outer].test]) and not fitted & set(task.groups[held])
+            assert not set(held) & set(folds[outer].test)
+    for outer in range(5):
+        held = np.concatenate([inner.held[outer] for inner in plan if outer in inner.held])
+        assert sorted(held) == sorted(folds[outer].train)
+
+
+def test_the_coarse_choice_is_as_good_as_the_full_grid(tmp_path, make_embeddings, frame, class_features):
+    task = open_task([str(make_embeddings(tmp_path, frame, class_features))], None)
+    plan = inner_folds(task, [Fold(0, np.arange(len(task.labels)), np.arange(0))], 4, seed=0)
+    grid = PenaltyGrid(np.logspace(-6, 5, 45), "none")
+    _, coarse = choose(task, plan, grid, 1)
+    full = [choose(task, plan, PenaltyGrid(grid.cs[[index]], "none"), 1)[1][0] for index in range(45)]
+    assert coarse[0] > max(full) - 0.02

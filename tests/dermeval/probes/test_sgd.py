@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dermeval.cli import main
+from dermeval.probes.folds import Fold
 from dermeval.probes.grids import SGD_FROM, PenaltyGrid, RateGrid, class_weights, make_grid
-from dermeval.probes.linear import inner_scores
+from dermeval.probes.linear import _separate, choose
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.sgd import RATES, batches, fit_heads
 from dermeval.probes.task import open_task
@@ -67,18 +68,20 @@ def test_separable_classes_are_solved_whatever_the_scale_of_the_features():
     features, labels = problem()
     features = (features * 0.1 + 8 * np.eye(3, 5)[labels]).astype(np.float32)
     for scale in (1e-3, 1.0, 1e3):
-        predict = RateGrid(np.array(RATES), 300, 32, "none", 0).fit(scale * features, labels, 3)
-        right = (predict(scale * features).argmax(2) == labels).mean(1)
+        grid = RateGrid(np.array(RATES), 300, 32, "none", 0)
+        guesses = grid.fits(scale * features, labels, 3).predict(scale * features, grid.first()).argmax(2)
+        right = (guesses == labels).mean(1)
         assert right.max() == 1.0
 
 
 def test_the_chosen_head_is_the_same_alone_as_in_the_grid():
     features, labels = problem()
     grid = RateGrid(np.array(RATES), 30, 32, "none", 1)
-    together = grid.fit(features, labels, 3)(features)
+    fits = grid.fits(features, labels, 3)
+    together = fits.predict(features, grid.first())
     assert len(grid) == len(together) == 26
     for chosen in (3, 12, 20):
-        assert np.allclose(grid.fit(features, labels, 3, only=chosen)(features)[0], together[chosen], atol=1e-5)
+        assert np.allclose(fits.predict(features, [chosen])[0], together[chosen], atol=1e-5)
 
 
 def test_inner_folds_fit_no_patient_that_they_score(tmp_path, make_embeddings, frame, class_features):
@@ -86,9 +89,11 @@ def test_inner_folds_fit_no_patient_that_they_score(tmp_path, make_embeddings, f
     codes = pd.factorize(frame["patient_id"])[0]
     task = open_task([str(make_embeddings(tmp_path, frame, 5 * np.eye(codes.max() + 1)[codes]))], None)
     grid = RateGrid(np.array([1.0, 10.0]), 200, 32, "none", 0)
-    seen = grid.fit(task.features, task.labels, 4)(task.features).argmax(2)
+    seen = grid.fits(task.features, task.labels, 4).predict(task.features, grid.first()).argmax(2)
     assert (seen == task.labels).mean(1).max() > 0.99
-    assert inner_scores(task, grid, 4, seed=0).max() < 0.45
+    rows = np.arange(len(task.labels))
+    _, scores = choose(task, list(_separate(task, [Fold(0, rows, rows[:0])], 4, 0)), grid, 1)
+    assert scores[0] < 0.45
 
 
 def test_the_test_labels_cannot_change_the_choice_or_the_head(tmp_path, make_embeddings, frame, class_features):

@@ -1,0 +1,118 @@
+"""One orchestration for every probe: fit it in folds, score it at image and at case level, say what to doubt.
+
+`knn`, `linear` and `evaluate` call `judge`. A further probe needs a name, `fit`, and `few` for its few-shot curve.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from dermeval.probes import contamination
+from dermeval.probes.folds import Fold, missing_classes
+from dermeval.probes.intervals import interval_json
+from dermeval.probes.predictions import Predictions, by_case
+from dermeval.probes.task import Task
+from dermeval.statistics.bootstrap import bootstrap
+
+PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
+HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
+"""Scores that need no probability, as the votes of a majority give none."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a probe predicts of all scored images, out of sample, and how.
+
+    ``settings`` go into ``result.json``, ``extra`` beside them (``by_k``), ``lines`` into the text report.
+    """
+
+    predictions: Predictions
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Probe(Protocol):
+    """A way to judge an encoder: it learns from the training images of each fold and predicts the test images."""
+
+    @property
+    def name(self) -> str:
+        """As ``result.json`` calls it."""
+
+    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
+        """Fit on each fold's ``train`` rows and predict its ``test`` rows."""
+
+    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
+        """`fit` on folds whose training sides hold ``shots`` patients of each class."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Scores with intervals of all images, or of all cases; an entry of ``levels`` in ``result.json``."""
+
+    scores: dict[str, Any]
+    rows: int
+    support: dict[str, int]
+    clusters: int
+    draws: int
+    redrawn: int
+    by_majority: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A probe's predictions on one task with all that is said of them."""
+
+    fitted: Fitted
+    levels: dict[str, Level]
+    notes: list[str]
+    contamination: dict[str, Any]
+
+    @property
+    def predictions(self) -> Predictions:
+        """Those of the images."""
+        return self.fitted.predictions
+
+
+def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judged:
+    """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups."""
+    fitted = probe.fit(task, folds)
+    levels, notes = score_levels(fitted.predictions, task.positive, draws, seed)
+    seen = contamination.clean_and_contaminated(fitted.predictions, task.pool.seen, draws, seed)
+    return Judged(fitted, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
+
+
+def score(predictions: Predictions, positive: int | None, draws: int, seed: int) -> Level:
+    """All scores with intervals by group. Per-class scores are those of the classes that occur in the truth."""
+    groups = predictions.frame["group_id"].to_numpy(dtype=object)
+    result = bootstrap(predictions.truth, predictions.probabilities, groups, positive, draws, seed)
+    counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
+    support = dict(zip(predictions.classes, map(int, counts), strict=True))
+    scores = {name: interval_json(interval, predictions.classes) for name, interval in result.scores.items()}
+    for name in (name for name in PER_CLASS if name in scores):
+        scores[name] = {key: value for key, value in scores[name].items() if support[key]}
+    return Level(scores, len(predictions), support, result.clusters, result.draws, result.redrawn)
+
+
+def score_levels(
+    images: Predictions, positive: int | None, draws: int, seed: int
+) -> tuple[dict[str, Level], list[str]]:
+    """`score` at image and at case level, and notes on what the case level left out."""
+    cases, conflicting = by_case(images)
+    levels, notes = {"image": score(images, positive, draws, seed)}, []
+    if conflicting:
+        notes.append(f"{conflicting} cases have images with different labels and are out of case-level scores")
+    if len(np.unique(cases.truth)) > 1:
+        votes = score(by_case(images, "majority")[0], positive, draws, seed).scores
+        hard = {name: votes[name] for name in HARD if name in votes}
+        levels["case"] = dataclasses.replace(score(cases, positive, draws, seed), by_majority=hard)
+    else:
+        notes.append("fewer than two classes are left at case level, which is not scored")
+    redrawn = sum(level.redrawn for level in levels.values())
+    if redrawn:
+        notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
+    return levels, notes
