@@ -14,6 +14,7 @@ from dermssl.dataset.targets import Target, choose_target
 from dermssl.errors import InputError
 from dermssl.training.options import OnlineOptions
 from dermssl.views.loader import Pool
+from dermssl.views.positives import Partners, find_partners
 
 log = logging.getLogger("dermssl")
 
@@ -40,11 +41,33 @@ class TrainingData:
     rows: Sequence[np.ndarray]
     online: Sequence[OnlineSet]
 
-    def pool(self) -> Pool:
-        """The rows as the loader wants them."""
+    def pool(self, positives: str = "image") -> Pool:
+        """The rows as the loader wants them, with what is positive of each other by ``views.positives``.
+
+        Raises:
+            InputError: no two training images show one case (lesion, patient).
+        """
         sizes = [len(rows) for rows in self.rows]
         store = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
-        return Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows))
+        partners = None if positives == "image" else self._partners(positives)
+        return Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows), partners)
+
+    def _partners(self, positives: str) -> Partners:
+        groups, patients = (
+            np.concatenate([d.column(name)[rows] for d, rows in zip(self.datasets, self.rows, strict=True)])
+            for name in (f"{positives}_id", "patient_id")
+        )
+        partners = find_partners(groups, patients)
+        paired = int((partners.count > 1).sum())
+        if not paired:
+            raise InputError(
+                f"views.positives is {positives}, but no two training images show one {positives} (`{positives}_id`): "
+                "use image, or another of case, lesion and patient"
+            )
+        log.info(
+            "positives: %d of %d training images have another photograph of their %s", paired, len(groups), positives
+        )
+        return partners
 
     def ledger(self, times_seen: np.ndarray) -> pa.Table:
         """One row per training image: ids, hashes, and how often it was seen."""

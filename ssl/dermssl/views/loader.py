@@ -13,6 +13,7 @@ from dermssl.dataset.store import ImageStore
 from dermssl.processes import available_cores
 from dermssl.views import colour, draws
 from dermssl.views.crops import cut, decode, turn
+from dermssl.views.positives import Partners
 from dermssl.views.recipe import ViewOptions, group_views
 from dermssl.views.sampler import Item, RankBatches
 from dermssl.workers import make_data_loader
@@ -20,11 +21,19 @@ from dermssl.workers import make_data_loader
 
 @dataclass(frozen=True)
 class Pool:
-    """Training rows of several stores: pooled row ``i`` is row ``row[i]`` of ``stores[store[i]]``."""
+    """Training rows of several stores: pooled row ``i`` is row ``row[i]`` of ``stores[store[i]]``.
+
+    ``partners`` tells which rows are positives of each other, where further views may come from other photographs.
+    """
 
     stores: Sequence[ImageStore]
     store: np.ndarray
     row: np.ndarray
+    partners: Partners | None = None
+
+    def image(self, row: int) -> np.ndarray:
+        """The decoded image of a pooled row: ``(H, W, 3)`` uint8."""
+        return decode(self.stores[self.store[row]].jpeg(int(self.row[row])))
 
     def __len__(self) -> int:
         return len(self.row)
@@ -57,12 +66,13 @@ class ViewDataset(Dataset):
         shapes = [(len(views), len(items), views[0].size, views[0].size, 3) for views in self.groups]
         batch = [np.empty(shape, np.uint8) for shape in shapes]
         outs = [out for group in batch for out in group]
+        seconds = [number % 2 for views in self.groups for number in range(len(views))]
         for index, item in enumerate(items):
-            image = decode(self.pool.stores[self.pool.store[item.row]].jpeg(int(self.pool.row[item.row])))
-            height, width, _ = image.shape
+            images = self._images(item.row, numbers[index, 0])
             for number, view in enumerate(every):
                 at = index, number
-                box = draws.crop_box(view.scale, width, height, numbers[at].tolist())
+                image = images[seconds[number]]
+                box = draws.crop_box(view.scale, image.shape[1], image.shape[0], numbers[at].tolist())
                 made = cut(image, box, view.size)
                 if changes.coloured[at]:
                     made = colour.recolour(made, matrices[at])
@@ -72,6 +82,13 @@ class ViewDataset(Dataset):
                     made = colour.solarize(made)
                 turn(made, int(changes.turn[at]), out=outs[number][index])
         return Crops([torch.from_numpy(group) for group in batch])
+
+    def _images(self, row: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The image of a row, and the one that its second views come from, which is often the same."""
+        image, partner = self.pool.image(row), row
+        if self.pool.partners:
+            partner = self.pool.partners.partner(row, self.options.positive_share, numbers)
+        return image, image if partner == row else self.pool.image(partner)
 
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:

@@ -1,57 +1,61 @@
-"""What a view is: crop sizes and scales, flips and turns, colour, blur, solarisation. Torch-free.
+"""What a view is: its size and area, its turn, colour, blur and solarisation. Torch-free.
 
-Defaults are DINO's published recipe (Caron et al. 2021, appendix), changed for skin where its physics differ: an image
-has no up or down, so flips along both axes and quarter turns are all equally likely; hue shifts stay weak and grey
-conversion is off, since colour is diagnostic (erythema, pigment). Blur is as strong in proportion in small views as in
-large ones (published: the same pixels in all).
+Defaults are DINO's published recipe (Caron et al. 2021, appendix) with changes for skin. Skin has no up or down, so all
+flips and quarter turns are equally likely. Colour is diagnostic (erythema, pigment), so hue shifts are weak and no view
+is grey. Blur grows with the size of a view; in the published recipe it is the same in all.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 @dataclass
 class ViewOptions:
-    """Crops and photometric changes of the views."""
+    """The views of an image."""
 
     global_size: PositiveInt = 224
     """Side of a global crop, pixels."""
     global_count: PositiveInt = 2
-    """Global crops per image; the teacher sees only these."""
+    """Global crops per image. The teacher sees only these."""
     global_scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
-    """Smallest and largest share of the image area that a global crop covers."""
+    """Smallest and largest share of the image's area in a global crop."""
     local_size: NonNegativeInt = 0
-    """Side of a local crop, pixels (0: three sevenths of the global one, as the published 96 of 224, to the nearest
-    multiple of 16)."""
+    """Side of a local crop, pixels (0: three sevenths of global_size, to the nearest multiple of 16)."""
     local_count: NonNegativeInt = 8
     """Local crops per image (0 for SimCLR, which compares two global crops)."""
     local_scale: list[float] = field(default_factory=lambda: [0.05, 0.4])
-    """Smallest and largest share of the image area that a local crop covers."""
+    """Smallest and largest share of the image's area in a local crop."""
+    positives: Literal["image", "case", "lesion", "patient"] = "image"
+    """What all views of an image show: the same image, or also other training photographs of its case, lesion or
+    patient (MICLe). Never two patients."""
+    positive_share: ClosedUnitInterval = 0.5
+    """Probability that the second global and every second local view show another photograph, where there is one (with
+    positives other than image)."""
     turns: bool = True
-    """Flips along both axes and quarter turns (skin has no up or down); false: left-right flips only."""
+    """Flips along both axes and quarter turns; false: left-right flips only."""
     jitter: ClosedUnitInterval = 0.8
-    """Probability of colour jitter."""
+    """Probability that brightness, contrast, saturation and hue change."""
     brightness: NonNegativeFloat = 0.4
-    """Brightness factor is drawn from 1 - x to 1 + x."""
+    """The brightness factor is drawn from 1 - x to 1 + x."""
     contrast: NonNegativeFloat = 0.4
-    """Contrast factor is drawn from 1 - x to 1 + x."""
+    """The contrast factor is drawn from 1 - x to 1 + x."""
     saturation: NonNegativeFloat = 0.2
-    """Saturation factor is drawn from 1 - x to 1 + x."""
+    """The saturation factor is drawn from 1 - x to 1 + x."""
     hue: float = 0.02
-    """Hue is shifted by -x to x turns of the colour circle (0 to 0.5); colour is diagnostic, so keep it weak."""
+    """The hue is rotated by -x to x turns of the colour circle (0 to 0.5)."""
     grey: ClosedUnitInterval = 0.0
     """Probability of a grey view (published: 0.2)."""
     blur: list[float] = field(default_factory=lambda: [1.0, 0.1, 0.5])
-    """Probability of Gaussian blur in the first global, the other global, and the local views."""
+    """Probability of Gaussian blur in the first global view, the other global views and the local views."""
     blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
-    """Range of the blur's standard deviation, pixels of a 224-pixel view (it scales with the view's size)."""
+    """Smallest and largest standard deviation of the blur, in pixels of a 224-pixel view."""
     solarize: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.0])
-    """Probability of solarisation in the first global, the other global, and the local views."""
+    """Probability of solarisation in the first global view, the other global views and the local views."""
 
     def __post_init__(self) -> None:
-        """Settle `local_size`; raise ValueError naming the key that is out of range."""
+        """Set `local_size` where it is 0. Raises ValueError with the key that is out of range."""
         self.local_size = self.local_size or max(1, round(self.global_size * 3 / 7 / 16)) * 16
         if self.local_count and self.local_size > self.global_size:
             raise ValueError(
@@ -61,14 +65,14 @@ class ViewOptions:
         for key in ("global_scale", "local_scale"):
             low, high = _pair(key, getattr(self, key))
             if not 0 < low <= high <= 1:
-                raise ValueError(f"views.{key} must be two shares with 0 < low <= high <= 1, not {[low, high]}")
+                raise ValueError(f"views.{key} must be two numbers with 0 < low <= high <= 1, not {[low, high]}")
         low, high = _pair("blur_sigma", self.blur_sigma)
         if not 0 < low <= high:
             raise ValueError(f"views.blur_sigma must be 0 < low <= high, not {[low, high]}")
         for key in ("blur", "solarize"):
             values = getattr(self, key)
             if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"views.{key} must be three probabilities (global 1, other globals, local)")
+                raise ValueError(f"views.{key} must be three probabilities (first global, other global, local views)")
         if not 0 <= self.hue <= 0.5:
             raise ValueError("views.hue must lie between 0 and 0.5")
 
@@ -80,7 +84,7 @@ def _pair(key: str, values: list[float]) -> tuple[float, float]:
 
 
 class View(NamedTuple):
-    """One view of an image: its side in pixels, area range, and the photometric odds that differ between views."""
+    """One view of an image: its side in pixels, its range of areas, and its probabilities of blur and solarisation."""
 
     size: int
     scale: tuple[float, float]
