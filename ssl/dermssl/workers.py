@@ -152,7 +152,9 @@ def _worker_died(error: Exception) -> WorkerDied | None:
         )
     found = DEAD.search(text)
     # A batch that a dead worker had ready can no longer be fetched from it.
-    gone = isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and not text.startswith("Caught")
+    gone = (
+        isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and "in DataLoader worker process" not in text
+    )
     if not found and not gone:
         return None
     how = f" (pid {found[1]}, {found[2].splitlines()[0].split('. ')[0]})" if found else ""

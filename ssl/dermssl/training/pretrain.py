@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dermssl.backbone.build import MEAN, STD
 from dermssl.commandline import Report
 from dermssl.devices import on_first_rank
-from dermssl.errors import HealthStop, Preempted
+from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
 from dermssl.training.finish import finish, keep_best, leave_group, note_failure, note_stop, report, save
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.options import PretrainOptions
@@ -31,6 +31,7 @@ from dermssl.training.watching.tracking import Tracker, Waiting, progress_bar
 from dermssl.training.watching.watch import announce, draw_views, log_evaluation, project, start_tracking
 from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
+from dermssl.workers import read_batches
 
 DROP_PATH_STREAM = 7
 """Keeps the random numbers of stochastic depth apart from those of views and order."""
@@ -43,6 +44,7 @@ def pretrain(options: PretrainOptions) -> Report | None:
         InputError: bad options or data, before anything is written.
         HealthStop: the run is not learning; the last healthy state is kept.
         Preempted: SIGTERM or Ctrl-C arrived; the state is saved and the same command goes on.
+        WorkerDied: a data worker was killed; the same holds on one rank.
     """
     run, progress = set_up(options)
     hear_signals(run.signals)
@@ -82,12 +84,19 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     if not progress.resumed:
         evaluate_online(run, progress, tracker)
     keep_best(run, progress)
-    batches = Waiting(_loader(run, progress.step))
+    alone = run.accelerator.num_processes == 1
+    # Several ranks can agree to leave only at the end of a step.
+    batches = Waiting(read_batches(_loader(run, progress.step), run.signals if alone else None))
     views = _views(run, batches, tracker if progress.step == 0 else None)
     started = time.perf_counter()
     with logging_redirect_tqdm(), progress_bar(progress.step, run.steps, run.main) as bar:
         while progress.step < run.steps:
-            step = one_step(run, progress, model, views)
+            try:
+                step = one_step(run, progress, model, views)
+            except (WorkerDied, Interrupted) as error:
+                if alone:
+                    leave_before_step(run, progress, error)
+                raise
             progress.step += 1
             progress.spend(time.perf_counter() - started, run.accelerator.device, run.accelerator.num_processes)
             started = time.perf_counter()
@@ -101,14 +110,27 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
                 evaluated = last or progress.step % online_steps == 0
                 if evaluated:
                     evaluate_online(run, progress, tracker)
-                leaving = not last and (step.leaving or (bool(run.signals) and run.accelerator.num_processes == 1))
+                leaving = not last and (step.leaving or (bool(run.signals) and alone))
                 if evaluated or leaving or progress.step % state_steps == 0:
                     save(run, progress)
                     keep_best(run, progress)
             if leaving:
-                raise Preempted(
-                    f"interrupted at step {progress.step} of {run.steps}; the state is saved: the same command goes on"
-                )
+                raise _preempted(run, progress)
+
+
+def leave_before_step(run: Run, progress: Progress, error: WorkerDied | Interrupted) -> NoReturn:
+    """Save the state from before the step whose views did not come, and end the run."""
+    run.buffers.put_back()
+    save(run, progress)
+    if isinstance(error, Interrupted):
+        raise _preempted(run, progress) from None
+    raise WorkerDied(f"{error}; the state of step {progress.step} is saved, and the same command goes on") from None
+
+
+def _preempted(run: Run, progress: Progress) -> Preempted:
+    return Preempted(
+        f"interrupted at step {progress.step} of {run.steps}; the state is saved: the same command goes on"
+    )
 
 
 class Step(NamedTuple):
@@ -174,7 +196,7 @@ def _loader(run: Run, start: int) -> torch.utils.data.DataLoader:
     accelerator, training = run.accelerator, run.options.training
     place = {"rank": accelerator.process_index, "ranks": accelerator.num_processes}
     batches = RankBatches(run.sampler, start, run.steps, accumulation=training.accumulation, **place)
-    dataset = ViewDataset(run.data.pool(), run.options.views, training.seed)
+    dataset = ViewDataset(run.pool, run.options.views, training.seed)
     return make_loader(dataset, batches, run.workers, pin=accelerator.device.type == "cuda")
 
 

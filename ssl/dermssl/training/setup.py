@@ -24,7 +24,7 @@ from dermssl.training.progress import Progress
 from dermssl.training.run_folder import open_run_folder, step_of_best
 from dermssl.training.watching.health import Health
 from dermssl.training.watching.trackers import check_trackers
-from dermssl.views.loader import default_workers
+from dermssl.views.loader import Pool, default_workers
 from dermssl.views.sampler import Sampler, parse_weights
 
 log = logging.getLogger("dermssl")
@@ -44,6 +44,7 @@ class Run:
     lock: IO[str] | None
     accelerator: Accelerator
     data: TrainingData
+    pool: Pool
     sampler: Sampler
     method: Any
     optimizer: torch.optim.Optimizer
@@ -104,6 +105,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, training.seed)
     check_trackers(options.tracking.trackers, licences.restricted(dataset.licence for dataset in datasets))
+    pool = data.pool(options.views.positives)
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
     _check_batch(options, sampler)
@@ -119,6 +121,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         lock=lock,
         accelerator=accelerator,
         data=data,
+        pool=pool,
         sampler=sampler,
         method=method,
         optimizer=make_optimizer(groups, options.optim),
