@@ -87,7 +87,7 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
             yield functools.partial(pool.map, chunksize=8)
         except BrokenProcessPool:
@@ -99,7 +99,7 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
             raise
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let this worker end when its parent has ended, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

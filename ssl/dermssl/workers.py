@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 from dermssl.errors import InputError, Interrupted, WorkerDied
+from dermssl.processes import end_with_parent
 
 log = logging.getLogger("dermssl")
 
@@ -165,10 +166,9 @@ def _worker_died(error: Exception) -> WorkerDied | None:
 def _settle_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # Schedulers send SIGTERM to every process of a job, terminals send Ctrl-C: training needs its workers until it has
-    # saved.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
+    # Schedulers send SIGTERM to every process of a job; training needs its workers until it has saved.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _end_workers() -> None:

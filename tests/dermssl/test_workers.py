@@ -4,6 +4,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -111,3 +113,24 @@ def test_a_full_shared_memory_is_named():
     dataset.__class__ = type("Full", (Numbers,), {"__getitem__": lambda self, index: full(index)})
     with pytest.raises(WorkerDied, match="no room in shared memory"):
         list(read_batches(make_data_loader(dataset, BATCHES, 1)))
+
+
+PARENT = """
+import sys, threading
+from dermssl.workers import make_data_loader, read_batches
+
+class Stuck:
+    def __getitem__(self, index):
+        print(__import__("os").getpid(), flush=True)
+        threading.Event().wait()
+
+next(read_batches(make_data_loader(Stuck(), [[0]], 1)))
+"""
+
+
+def test_a_stuck_worker_ends_when_its_parent_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert int(parent.stdout.readline())
+    parent.kill()
+    assert parent.stdout.read() == ""  # the pipe closes when the worker, too, has gone
+    parent.wait()

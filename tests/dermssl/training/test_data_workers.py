@@ -27,6 +27,14 @@ def whole(dataset, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_worker_is_left():
+    """A worker that is stuck on purpose ends with the process, which here goes on."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def after_step(monkeypatch, number: int, act) -> None:
     """Call ``act`` once the loop has taken ``number`` steps."""
     one_step, taken = loop.one_step, []
