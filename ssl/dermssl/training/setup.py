@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from dermssl import licences
+from dermssl.backbone.pretrained import initial_notices
 from dermssl.dataset.dataset import open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
@@ -87,8 +88,10 @@ class Run:
 
     @property
     def notices(self) -> list[dict[str, Any]]:
-        """Licence notices of the data."""
-        return licences.merge(dataset.licence for dataset in self.data.datasets)
+        """Licence notices of the data, and of the weights that the run started from."""
+        model = self.options.model
+        started = initial_notices(str(model.init), model.backbone) if model.init else []
+        return licences.merge([*(dataset.licence for dataset in self.data.datasets), *started])
 
     def at(self, step: int) -> dict[str, float]:
         """The scheduled values of one step."""

@@ -240,6 +240,7 @@ def hub(monkeypatch, tmp_path) -> dict[str, torch.Tensor]:
         return create_model(name, pretrained, pretrained_cfg_overlay=overlay, **options)
 
     monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr("dermssl.backbone.pretrained._hub_answers", lambda: True)
     return given
 
 
@@ -267,5 +268,5 @@ def test_without_network_timms_weights_are_refused_in_one_line(pretrain, dataset
     assert pretrain(dataset, tmp_path / "run", model__init="timm") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
     assert len(errors) == 1 and "pretrained weights of 'test_vit' cannot be had" in errors[0]
-    assert "give a local encoder" in errors[0]
+    assert "--model.init FILE" in errors[0]
     assert not (tmp_path / "run").exists()
