@@ -1,7 +1,8 @@
 """Where the time of a pretraining step goes, and what limits it: one rank, on whatever device `dermssl pretrain` takes.
 
     python scripts/bench/step_profile.py --config configs/dino_resnet18_small.yaml --data data/ham10000
-        [--repeats 5] [--report page.md] [--model.backbone vit_small_patch16_224 --training.batch 64 ...]
+        [--device cuda] [--waits 8 16] [--repeats 5] [--report page.md]
+        [--model.backbone vit_small_patch16_224 --training.batch 64 ...]
 
 Further options go to `dermssl pretrain`. Measured one after the other, each the median of the repeats: the CPU work of
 a batch's crops on one core; moving and normalising it; forward, backward and update on views that already lie on the
@@ -11,6 +12,7 @@ which the step's arithmetic (counted by PyTorch) reaches a share. Wall-clock, so
 
 import argparse
 import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -30,8 +32,10 @@ from dermssl.training.options import PretrainOptions
 from dermssl.training.pretrain import one_step
 from dermssl.training.progress import Progress, hardware
 from dermssl.training.setup import Run, set_up
-from dermssl.views.loader import ViewDataset, to_views
+from dermssl.training.watching.tracking import Waiting
+from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
+from dermssl.workers import read_batches
 
 COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
 SIDES = {"cpu": 2048, "cuda": 8192}
@@ -71,7 +75,7 @@ def product_rate(run: Run, repeats: int) -> float:
 def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
     """Seconds per batch of each part, ``images`` of a batch, ``flops`` of a batch, and the ``product`` rate."""
     options, device = run.options, run.accelerator.device
-    dataset = ViewDataset(run.data.pool(), options.views, options.training.seed)
+    dataset = ViewDataset(run.pool, options.views, options.training.seed)
     items = next(iter(RankBatches(run.sampler, 0, 1, accumulation=options.training.accumulation)))
     crops = dataset.__getitems__(items)
     views = to_views(crops, device, MEAN, STD)
@@ -100,6 +104,21 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
     }
 
 
+def waiting(run: Run, progress: Progress, workers: int, steps: int) -> float:
+    """Share of the time that training waits for its views, with so many data workers."""
+    accumulation, device = run.options.training.accumulation, run.accelerator.device
+    batches = RankBatches(run.sampler, 0, min(steps, run.steps), accumulation=accumulation)
+    dataset = ViewDataset(run.pool, run.options.views, run.options.training.seed)
+    loader = make_loader(dataset, batches, workers, pin=device.type == "cuda")
+    counted = Waiting(read_batches(loader))
+    views = (to_views(crops, device, MEAN, STD) for crops in counted)
+    for step in range(len(batches) // accumulation):
+        one_step(run, progress, run.method, views)
+        if step == 0:
+            counted.read()  # the workers' start does not count
+    return counted.read()[1]
+
+
 def table(run: Run, parts: dict[str, float]) -> list[str]:
     """The lines of the page."""
     images, accumulation = parts["images"], run.options.training.accumulation
@@ -118,7 +137,7 @@ def table(run: Run, parts: dict[str, float]) -> list[str]:
         *[f"| {name} | {1000 * value / images:.3f} |" for name, value in rows],
         "",
         f"- ceiling, on views that already lie on the device: {images / step:,.1f} images/s",
-        f"- with that: {images / total:,.1f} images/s; {parts['crops'] / total:.2f} cores of data "
+        f"- with moving and normalising: {images / total:,.1f} images/s; {parts['crops'] / total:.2f} cores of data "
         "workers keep up with that",
         f"- {parts['flops'] / images / 1e9:.2f} GFLOP an image; the step runs at {rate / 1e12:.3f} TFLOP/s, "
         f"{rate / parts['product']:.0%} of the {parts['product'] / 1e12:.3f} of a large {run.precision} product",
@@ -129,8 +148,15 @@ def main() -> None:
     """Measure and print (or write) the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: what `dermssl pretrain` takes")
+    parser.add_argument("--waits", type=int, nargs="*", default=[], help="data workers with which waiting is measured")
+    parser.add_argument("--wait-steps", type=int, default=20)
     parser.add_argument("--report", type=Path, help="also write the page here")
     bench, given = parser.parse_known_args()
+    if bench.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if bench.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: there is no GPU here")
     machine = describe()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [*given, "--out", str(Path(scratch) / "run")]
@@ -139,6 +165,9 @@ def main() -> None:
         )
         run, progress = set_up(options)
         lines = table(run, measure(run, progress, bench.repeats))
+        for workers in bench.waits:
+            share = waiting(run, progress, workers, bench.wait_steps)
+            lines.append(f"- with {workers} data workers, training waits for views {share:.0%} of the time")
     about = [
         f"`python scripts/bench/step_profile.py {' '.join(given)}`",
         "",

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in under 8 minutes: each part has its own time limit and writes its result at once.
+#
+#   scripts/bench/gpu.sh DATA RAW [OUT]           DATA from `dermssl prepare`, RAW the same images as they came
+#   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU
+#
+# DINO=path/to/dino/main_dino.py also runs that script (github.com/facebookresearch/dino) on RAW. CONFIG is the recipe of
+# the last part, EXTRA its further options.
+set -uo pipefail
+data=$1 raw=$2 out=${3:-gpu_results}
+device=${DEVICE:-cuda} tiny=${TINY:-} python=${PYTHON:-python}
+config=${CONFIG:-configs/simclr_resnet18_small.yaml}
+cd "$(dirname "$0")/../.."
+mkdir -p "$out"
+export PYTHONPATH=$PWD/ssl:$PWD/eval
+if [ "$device" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
+
+part() { # name, seconds, command: its output goes to a file as it comes; what fails or takes too long stops nothing else
+  local name=$1 limit=$2 start=$SECONDS code=0
+  shift 2
+  timeout --signal=TERM --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
+  echo "| $name | $code | $((SECONDS - start)) |" | tee -a "$out/parts.md"
+}
+
+{
+  echo "# GPU"
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU: $device"
+  printf '\n| part | exit code (124: time limit) | s |\n|---|---|---|\n'
+} >"$out/parts.md"
+
+model=(--model.backbone vit_small_patch16_224 --views.global_size 224 --views.local_size 96 --views.local_count 8)
+batch=128 steps=30 waits='8 16'
+if [ "$tiny" ]; then
+  model=(--model.backbone test_vit --views.global_size 32 --views.local_size 16 --views.local_count 2)
+  batch=8 steps=6 waits=1
+fi
+profile=(scripts/bench/step_profile.py --data "$data" --method dino "${model[@]}" --training.batch $batch)
+speed=(scripts/bench/pretrain_speed.py "$data" "$raw" --device "$device" --methods dino --steps $steps --rounds 1)
+if [ "$tiny" ]; then
+  speed+=(--backbone test_vit --size 32 --local 16 --locals 2 --batch 8 --workers 1)
+else
+  speed+=(--backbone vit_small_patch16_224 --size 224 --local 96 --locals 8 --batch $batch --workers 8)
+fi
+
+part tests 90 "$python" -m pytest -q tests/dermssl/training/test_gpu.py
+part profile 60 "$python" "${profile[@]}" --device "$device" --waits $waits --report "$out/step_profile.md"
+part speed 120 "$python" "${speed[@]}" --out "$out/pretrain_speed.md"
+if [ "${DINO:-}" ] && [ "$device" = cuda ]; then
+  part dino 60 "$python" "$DINO" --arch vit_small --data_path "$raw" --output_dir "$out/dino" --epochs 1 \
+    --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch --num_workers 8 --local_crops_number 8
+fi
+encoder=random:vit_small_patch16_224
+if [ "$tiny" ]; then encoder=random:test_vit; fi
+part embed 60 "$python" -m dermeval embed --encoder "$encoder" --data "$data" --out "$out/embeddings" --overwrite
+part best 150 "$python" -m dermssl pretrain --config "$config" --data "$data" --out "$out/best" ${EXTRA:-}
+part best_embed 40 "$python" -m dermeval embed --encoder "$out/best" --data "$data" --out "$out/best_embeddings" --overwrite
+cat "$out/parts.md"
