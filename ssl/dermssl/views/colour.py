@@ -13,7 +13,7 @@ Differences from torchvision's `adjust_brightness`, `adjust_contrast`, `adjust_s
 - Hue rotates YIQ and not HSV: luma stays as it is. HSV keeps the largest channel instead.
 - Luma weights are (0.299, 0.587, 0.114), which add up to 1. torchvision writes 0.2989 for red.
 
-Mean difference from torchvision on HAM10000 and PAD-UFES-20, in grey levels of 255: 0.3 for brightness and contrast of
+Mean difference from torchvision on HAM10000, in grey levels of 255: 0.3 for brightness and contrast of
 0.6 to 1.4 and saturation of 0.8 to 1.2, which is the rounding; 2 to 4 for a hue of 0.02, which itself changes
 torchvision's views by 2.4 and ours by 3.8.
 """
