@@ -1,6 +1,7 @@
 """Curves and pictures: always in the run folder, and elsewhere only what licences let go."""
 
 import json
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -68,7 +69,7 @@ def under_licence(dataset, tmp_path, licence: str):
     folder = tmp_path / licence
     folder.mkdir()
     for file in dataset.iterdir():
-        (folder / file.name).symlink_to(file)
+        shutil.copy(file, folder)
     info = read_json(dataset / "dataset.json", "") | {"licence": licences.notice("pictures", licence, "us", False)}
     write_json(folder / "dataset.json", info)
     return folder
