@@ -44,7 +44,7 @@ class ViewOptions:
     saturation: NonNegativeFloat = 0.2
     """The saturation factor is drawn from 1 - x to 1 + x."""
     hue: float = 0.02
-    """The hue is rotated by -x to x turns of the colour circle (0 to 0.5)."""
+    """The hue is shifted by -x to x of the colour circle (0 to 0.5), as strongly as by torchvision."""
     grey: ClosedUnitInterval = 0.0
     """Probability of a grey view (published: 0.2)."""
     blur: list[float] = field(default_factory=lambda: [1.0, 0.1, 0.5])
