@@ -9,7 +9,8 @@ import dermeval.cli
 import dermssl.cli
 from dermssl.backbone.build import build
 from dermssl.backbone.export import write_encoder
-from dermssl.commandline import Command, _import, option_names, option_string
+from dermssl.commandline import Command, _import
+from dermssl.parser import option_names, option_string
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -25,7 +25,6 @@ CLASHES = {
     "draw_patients",
     "encode",
     "foot",
-    "lines",
     "main",
     "number",
     "read",

@@ -18,8 +18,10 @@ LEVELS = {
     "dermssl": [
         {"errors"},
         {"atomic"},
-        {"files", "licences", "processes"},
-        {"neighbours", "commandline", "devices", "page", "plotting", "workers"},
+        {"paths", "licences", "processes"},
+        {"files"},
+        {"neighbours", "parser", "devices", "page", "plotting", "workers"},
+        {"commandline"},
         {"dataset"},
         {"prepare", "describe"},
         {"synth"},

@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from dermssl.atomic import TEMPORARY
 from dermssl.cli import main as dermssl
-from dermssl.files import TEMPORARY
 
 SETTINGS = {
     "model.backbone": "test_vit",

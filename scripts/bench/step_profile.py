@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dermssl.backbone.build import MEAN, STD
 from dermssl.cli import COMMANDS
-from dermssl.commandline import make_parser, parse
+from dermssl.parser import make_parser, parse
 from dermssl.training.optimizer import clip_each
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pretrain import one_step
@@ -161,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [*given, "--out", str(Path(scratch) / "run")]
         options, _ = parse(
-            make_parser("step_profile", COMMAND, PretrainOptions), PretrainOptions, arguments, COMMAND.aliases
+            make_parser("step_profile", PretrainOptions, COMMAND.aliases), PretrainOptions, arguments, COMMAND.aliases
         )
         run, progress = set_up(options)
         lines = table(run, measure(run, progress, bench.repeats))

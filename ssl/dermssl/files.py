@@ -1,4 +1,4 @@
-"""Reading and writing of the files that stages hand to each other, and the checks of the paths that users give.
+"""Reading and writing of the files that stages hand to each other.
 
 Every write is atomic (`dermssl.atomic`). Every read of a missing, damaged or foreign file is one line that names the
 file and the command that makes it. Nothing here reads or writes pickle.
@@ -8,14 +8,15 @@ import errno
 import hashlib
 import itertools
 import json
-import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermssl.atomic import TEMPORARY, atomic_file, atomic_folder, locked, publish_folder  # noqa: F401
+from dermssl.atomic import atomic_file
 from dermssl.errors import InputError, shortened
+from dermssl.paths import file_mode, require_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +25,26 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
-LONGEST_NAME = 200
-"""Bytes of a name that a user may give: file systems take 255, and temporary names are longer than their target's."""
 LARGEST_TEXT = 256 * 2**20
 """Bytes of a JSON or YAML file that is read at all."""
-REPORT_MARK = "report_of"
-"""The key of a JSON report (``--json``) that names the command which wrote it."""
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes: the fingerprint of manifests and encoders."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _reading(path: Path, maker: str) -> Iterator[None]:
+    """Whatever a library raises of a file's content, as InputError that names file and remedy."""
+    require_file(path, maker)
+    try:
+        yield
+    except (InputError, PermissionError):
+        raise
+    except Exception as error:  # a damaged file makes its library raise nearly anything
+        raise InputError(f"{path} is damaged ({shortened(error)}): make it again with `{maker}`") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,11 +70,11 @@ def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) ->
     Raises:
         InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
     """
-    text = _read_text(path, maker)
-    try:
+    with _reading(path, maker):
+        if path.stat().st_size > LARGEST_TEXT:
+            raise InputError(f"{path} is too large to be the output of `{maker}`: make it again")
+        text = path.read_text(encoding="utf-8")
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({shortened(error)}): make it again with `{maker}`") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object: make it again with `{maker}`")
     if model is not None:
@@ -79,26 +94,6 @@ def _check_model(path: Path, maker: str, model: "type[BaseModel]", text: str) ->
         raise InputError(f"{path}: {shortened(what)}: make it again with `{maker}`") from None
 
 
-def _read_text(path: Path, maker: str) -> str:
-    require_file(path, maker)
-    if path.stat().st_size > LARGEST_TEXT:
-        raise InputError(f"{path} is too large to be the output of `{maker}`: make it again")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}): make it again with `{maker}`") from None
-
-
-def require_file(path: Path, maker: str) -> Path:
-    """``path`` if it is an ordinary file; else InputError that names the command which makes it."""
-    mode = _mode(path, str(path))
-    if mode is None:
-        raise InputError(f"{path} does not exist: make it with `{maker}`")
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is damaged (no ordinary file): make it again with `{maker}`")
-    return path
-
-
 def write_yaml(path: Path, value: Any) -> None:
     """Write ``value`` as YAML in its own key order, atomically."""
     import yaml
@@ -110,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises InputError naming the file and the line of a mistake."""
     import yaml
 
-    mode = _mode(path, str(path))
+    mode = file_mode(path)
     if mode is None or not stat.S_ISREG(mode):
         raise InputError(f"{path} is not a file: give the path of a YAML config")
     if path.stat().st_size > LARGEST_TEXT:
@@ -122,11 +117,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # PyYAML raises nearly anything for a value that does not fit its tag
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else shortened(error)
         raise InputError(f"{path} is not valid YAML: {reason}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if value is not None and not isinstance(value, dict):
         raise InputError(f"{path} must hold `key: value` lines, not a {type(value).__name__}")
-    return value
+    return value or {}
 
 
 def write_csv(path: Path, frame: "pd.DataFrame", index: bool = False) -> None:
@@ -148,19 +141,12 @@ def _defused(cell: Any) -> Any:
     return cell
 
 
-def write_parquet(path: Path, table: "pa.Table") -> None:
-    """Write an Arrow table as Parquet (zstd), atomically."""
+def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
+    """Write an Arrow table, or many of one schema with one in memory at a time, as Parquet (zstd), atomically."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def write_parquet_parts(path: Path, parts: "Iterable[pa.Table]") -> None:
-    """Write Arrow tables of one schema as one Parquet file (zstd), atomically, with one of them in memory at a time."""
-    import pyarrow.parquet as pq
-
-    parts = iter(parts)
+    parts = iter([tables] if isinstance(tables, pa.Table) else tables)
     first = next(parts)
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
         for table in itertools.chain([first], parts):
@@ -175,16 +161,12 @@ def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Tab
     Raises:
         InputError: the file is missing or damaged, or has no such column; the line names the file and the remedy.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    require_file(path, maker)
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
+    with _reading(path, maker), pq.ParquetFile(path) as file:
+        table = file.read()
         table.validate(full=True)  # text that is not UTF-8 would end some later step
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({shortened(error)}): make it again with `{maker}`") from None
+        _ = table.schema.pandas_metadata  # JSON, parsed when the table goes to pandas
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise InputError(f"{path} has no column '{missing[0]}': make it again with `{maker}`")
@@ -210,11 +192,8 @@ def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarr
     """
     import numpy as np
 
-    require_file(path, maker)
-    try:
+    with _reading(path, maker):
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header raises nearly anything
-        raise InputError(f"{path} is damaged ({shortened(error)}): make it again with `{maker}`") from None
     if array.dtype.kind != "f" or 0 in array.shape[1:] or dimensions not in (None, array.ndim):
         what = f"{array.dtype}, shape {array.shape}"
         raise InputError(f"{path} holds no features ({what}): make it again with `{maker}`")
@@ -237,127 +216,7 @@ def write_safetensors(path: Path, tensors: "dict[str, Tensor]") -> None:
 
 def read_safetensors(path: Path, maker: str) -> "dict[str, Tensor]":
     """Read the tensors that the command ``maker`` wrote; raises InputError naming file and remedy."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    require_file(path, maker)
-    try:
+    with _reading(path, maker):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged ({shortened(error)}): make it again with `{maker}`") from None
-
-
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes: the fingerprint of manifests and encoders."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def require_folder(path: Path, holding: str, maker: str) -> Path:
-    """``path`` if it is a folder that holds ``holding``; else InputError saying what it should be."""
-    if _mode(path, str(path)) is None:
-        raise InputError(f"{path} does not exist: make it with `{maker}`")
-    if not (path / holding).is_file():
-        raise InputError(f"{path} holds no {holding}, so it is not the output of `{maker}`: give that folder")
-    return path
-
-
-def require_new_folder(
-    path: Path, overwrite: bool, mark: str, inputs: Iterable[str | Path | None] = (), key: str | None = None
-) -> Path:
-    """``path`` if it may be written: absent, an empty folder, or one to replace because ``overwrite`` was asked for.
-
-    Args:
-        path: the folder.
-        overwrite: whether a folder that is there may be replaced.
-        mark: a file that the same command puts into every folder it makes; only a folder that holds it is replaced.
-        inputs: what the command reads; a folder that is, holds or lies in one of these is not replaced.
-        key: where other programs have files of the name ``mark`` too, a key that ours has (JSON).
-    """
-    mode = _require_writable(path, "--out")
-    if mode is not None and not stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a file: choose another --out")
-    if mode is None or all(entry.name.endswith((TEMPORARY, ".lock")) for entry in path.iterdir()):
-        return path
-    if not _made_by_us(path / mark, key):
-        raise InputError(
-            f"{path} already exists and holds no {mark} of this command, so it is not replaced, even with --overwrite: "
-            "choose another --out"
-        )
-    require_apart(path, inputs)
-    if not overwrite:
-        raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
-    return path
-
-
-def require_apart(path: Path, inputs: Iterable[str | Path | None]) -> None:
-    """Raise InputError if the folder ``path``, which is to be replaced, is, holds or lies in one of ``inputs``."""
-    where = path.resolve()
-    for given in inputs:
-        if not given or _mode(Path(given), str(given)) is None:
-            continue
-        read = Path(given).resolve()
-        if where == read or where in read.parents or read in where.parents:
-            raise InputError(f"{path} is, holds or lies in {given}, which is read: choose another --out")
-
-
-def _made_by_us(file: Path, key: str | None) -> bool:
-    if key is None or not file.is_file():
-        return file.is_file()
-    try:
-        return key in read_json(file, "")
-    except (InputError, OSError):
-        return False
-
-
-def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -> Path:
-    """``path`` if a file may be written there: it is absent, or a file that ``ours`` says this program wrote.
-
-    Raises:
-        InputError: it is a folder, a device or another's file, or its folder cannot be written.
-    """
-    mode = _require_writable(path, option)
-    if mode is None and not path.is_symlink():
-        return path
-    if mode is not None and stat.S_ISDIR(mode):
-        raise InputError(f"{option} {path} is a folder: give the name of a file")
-    if mode is None or not stat.S_ISREG(mode):
-        raise InputError(f"{option} {path} is no ordinary file: give another name")
-    if not ours(path):
-        raise InputError(f"{option} {path} was not written by this command, so it is kept: give another name")
-    return path
-
-
-def is_report(path: Path) -> bool:
-    """Whether ``path`` is a report that ``--json`` wrote."""
-    try:
-        return str(read_json(path, "").get(REPORT_MARK)).startswith(("dermssl ", "dermeval "))
-    except (InputError, OSError):
-        return False
-
-
-def _require_writable(path: Path, option: str) -> int | None:
-    """The mode of ``path``, None where there is nothing; InputError where nothing can be put under that name."""
-    size = len(os.fsencode(path.name))
-    if size > LONGEST_NAME:
-        raise InputError(f"{option}: the name {shortened(path.name, 40)} has {size} bytes: {LONGEST_NAME} are allowed")
-    mode = _mode(path, option)
-    parent = path.absolute().parent
-    while not parent.exists() and not parent.is_symlink():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise InputError(f"{option} {shortened(path)}: {parent} is no folder: choose another {option}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{option} {shortened(path)}: {parent} cannot be written: choose another {option}")
-    return mode
-
-
-def _mode(path: Path, name: str) -> int | None:
-    """``st_mode``, None where there is nothing; InputError for names that no file can have."""
-    try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{shortened(name)} cannot be used ({reason}): give another path") from None

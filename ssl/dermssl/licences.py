@@ -120,7 +120,7 @@ def restricted(notices: Iterable[dict[str, Any]]) -> list[str]:
     return [entry["dataset"] for entry in notices if not (entry["redistribution"] and entry["relinking"])]
 
 
-def lines(notices: Iterable[dict[str, Any]]) -> list[str]:
+def notice_lines(notices: Iterable[dict[str, Any]]) -> list[str]:
     """Licence entries as lines of text for the foot of a report or model card."""
     text = []
     for entry in notices:

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import faiss as _faiss
 import numpy as np
 
+from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
-from dermssl.files import atomic_file
 
 IndexType = Literal["flat", "scan", "ivfpq", "hnsw"]
 faiss: Any = _faiss  # half of its names are made at import, which its partial type information does not know

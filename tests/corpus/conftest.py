@@ -27,7 +27,7 @@ from dermeval.cli import COMMANDS as DERMEVAL
 from dermeval.cli import main as dermeval
 from dermssl.cli import COMMANDS as DERMSSL
 from dermssl.cli import main as dermssl
-from dermssl.commandline import option_string
+from dermssl.parser import option_string
 
 SECONDS = 60
 """After which a command counts as hanging."""

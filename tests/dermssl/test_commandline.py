@@ -14,8 +14,9 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 import dermssl
 from dermssl import cli
-from dermssl.commandline import Command, Report, main, make_parser, parse, positional
+from dermssl.commandline import Command, Report, main
 from dermssl.errors import HealthStop, Preempted
+from dermssl.parser import make_parser, parse, positional
 
 
 @dataclass
@@ -181,7 +182,7 @@ def test_help_imports_nothing_heavy_and_answers_within_a_second(command):
 def test_an_alias_is_a_key_of_the_config_too(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("speed: 0.25\n")
-    parser = make_parser("prog", Command("try", "try it", "", ""), Training)
+    parser = make_parser("prog", Training)
     options, _ = parse(parser, Training, ["--config", str(config)], {"--speed": "--rate"})
     assert options.rate == 0.25
 
@@ -271,4 +272,4 @@ def test_help_shows_common_options_first_and_the_section_of_the_chosen_method_on
     assert text.index("common options") < text.index("--out") < text.index("--dino.heads") < text.index("--verbose")
     assert "--simclr.temperature" not in text
     assert "--simclr.temperature" in shown("--method", "simclr") and "--simclr" in shown("--method=simclr")
-    assert parse(make_parser("prog try", command, Many), Many, ["--simclr.temperature", "2"])[0].simclr.temperature == 2
+    assert parse(make_parser("prog try", Many), Many, ["--simclr.temperature", "2"])[0].simclr.temperature == 2

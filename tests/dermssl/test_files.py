@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from dermssl import files
+from dermssl import atomic, files, paths
+from dermssl.commandline import is_report
 from dermssl.errors import InputError
 
 
@@ -20,7 +21,7 @@ def _names(folder):
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
     path = tmp_path / "a.json"
     files.write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), files.atomic_file(path) as temporary:
+    with pytest.raises(RuntimeError), atomic.atomic_file(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert files.read_json(path, "x") == {"old": 1}
@@ -28,12 +29,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), files.atomic_folder(tmp_path / "out") as folder:
+    with pytest.raises(RuntimeError), atomic.atomic_folder(tmp_path / "out") as folder:
         (folder / "part").touch()
         raise RuntimeError
     assert _names(tmp_path) == []
     for content in ("first", "second"):
-        with files.atomic_folder(tmp_path / "out") as folder:
+        with atomic.atomic_folder(tmp_path / "out") as folder:
             (folder / content).touch()
             assert content not in _names(tmp_path / "out")
     assert _names(tmp_path / "out") == ["second"] and _names(tmp_path) == ["out"]
@@ -77,28 +78,28 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path, re
 
 def test_a_folder_of_another_kind_is_not_taken(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        files.require_folder(tmp_path / "x", "dataset.json", "dermssl prepare")
+        paths.require_folder(tmp_path / "x", "dataset.json", "dermssl prepare")
     with pytest.raises(InputError, match=r"holds no dataset\.json, so it is not the output of"):
-        files.require_folder(tmp_path, "dataset.json", "dermssl prepare")
+        paths.require_folder(tmp_path, "dataset.json", "dermssl prepare")
 
 
 def test_only_a_folder_that_the_same_command_made_is_replaced_and_only_when_asked(tmp_path):
     out = tmp_path / "out"
-    assert files.require_new_folder(out, False, "dataset.json") == out
+    assert paths.require_new_folder(out, False, "dataset.json") == out
     out.mkdir()
-    assert files.require_new_folder(out, False, "dataset.json") == out, "an empty folder may be filled"
+    assert paths.require_new_folder(out, False, "dataset.json") == out, "an empty folder may be filled"
     (out / "photo.jpg").touch()
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"holds no dataset\.json of this command, so it is not replaced"):
-            files.require_new_folder(out, overwrite, "dataset.json")
+            paths.require_new_folder(out, overwrite, "dataset.json")
     (out / "dataset.json").write_text("{}")
     with pytest.raises(InputError, match="add --overwrite"):
-        files.require_new_folder(out, False, "dataset.json")
-    assert files.require_new_folder(out, True, "dataset.json") == out
+        paths.require_new_folder(out, False, "dataset.json")
+    assert paths.require_new_folder(out, True, "dataset.json") == out
     with pytest.raises(InputError, match="of this command"):
-        files.require_new_folder(out, True, "dataset.json", key="schema_version")
+        paths.require_new_folder(out, True, "dataset.json", key="schema_version")
     with pytest.raises(InputError, match="is a file"):
-        files.require_new_folder(out / "photo.jpg", True, "dataset.json")
+        paths.require_new_folder(out / "photo.jpg", True, "dataset.json")
 
 
 @pytest.mark.parametrize("read", ["out", "out/sub", ".", "link"])
@@ -108,7 +109,7 @@ def test_a_folder_that_is_read_is_never_replaced(tmp_path, read):
     (out / "mark").touch()
     (tmp_path / "link").symlink_to(out)
     with pytest.raises(InputError, match="which is read"):
-        files.require_new_folder(out, True, "mark", [None, "timm:vit", tmp_path / read])
+        paths.require_new_folder(out, True, "mark", [None, "timm:vit", tmp_path / read])
 
 
 def test_files_get_the_permissions_that_the_umask_gives(tmp_path):
@@ -139,7 +140,7 @@ def test_a_report_replaces_nothing_but_a_report(tmp_path, make):
     path = tmp_path / "report.json"
     make(path)
     with pytest.raises(InputError) as refusal:
-        files.require_output_file(path, "--json", files.is_report)
+        paths.require_output_file(path, "--json", is_report)
     assert "\n" not in str(refusal.value) and _names(tmp_path) == ["report.json"]
 
 
@@ -147,14 +148,14 @@ def test_a_report_replaces_nothing_but_a_report(tmp_path, make):
 def test_a_report_needs_a_name_that_a_file_can_have(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--json"):
-        files.require_output_file(tmp_path / name, "--json", files.is_report)
+        paths.require_output_file(tmp_path / name, "--json", is_report)
 
 
 def test_an_earlier_report_is_replaced(tmp_path):
     path = tmp_path / "report.json"
     files.write_json(path, {"report_of": "dermeval knn"})
-    assert files.require_output_file(path, "--json", files.is_report) == path
-    assert files.require_output_file(tmp_path / "é\udcff.json", "--json", files.is_report)
+    assert paths.require_output_file(path, "--json", is_report) == path
+    assert paths.require_output_file(tmp_path / "é\udcff.json", "--json", is_report)
 
 
 def test_bytes_of_file_names_survive_json_and_are_shown_in_text(tmp_path):

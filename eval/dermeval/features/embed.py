@@ -29,7 +29,7 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
 from dermssl.errors import InputError
-from dermssl.files import require_new_folder
+from dermssl.paths import require_new_folder
 from dermssl.processes import available_cores
 
 BLOCK_IMAGES = 4096
@@ -193,6 +193,6 @@ def _report(out: Path, images: int, info: dict[str, Any], device: str) -> Report
         f"  input      {encoder['preprocessing']['input_size'][-1]} px, {info['precision']} on {device}, "
         f"{info['ranks']} process{'es' if info['ranks'] > 1 else ''}",
         f"  speed      {speed}",
-        *licences.lines(info["licences"]),
+        *licences.notice_lines(info["licences"]),
     ]
     return Report("\n".join(text), info | {"out": str(out)})

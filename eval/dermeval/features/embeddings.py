@@ -13,22 +13,14 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, PositiveInt, StrictBool
 
 from dermssl import licences
+from dermssl.atomic import atomic_folder
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import FIXED
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.files import (
-    atomic_folder,
-    read_json,
-    read_npy,
-    read_parquet,
-    require_folder,
-    sha256_file,
-    write_json,
-    write_npy,
-    write_parquet,
-)
+from dermssl.files import read_json, read_npy, read_parquet, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
+from dermssl.paths import require_folder
 
 MAKER = "dermeval embed"
 INFO = "embedding.json"

@@ -15,7 +15,8 @@ from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import read_npy, read_parquet, require_file, require_new_folder, sha256_file
+from dermssl.files import read_npy, read_parquet, sha256_file
+from dermssl.paths import require_file, require_new_folder
 from dermssl.prepare.tables import read_table
 
 MAKER = "the program that made the features"
@@ -66,7 +67,7 @@ def import_embeddings(options: ImportOptions) -> Report:
         parts.append(replace(dataset, table=dataset.table.take(pa.array(found))))
     info = write_embeddings(out, features[np.concatenate(order)], [part for part in parts if len(part)], encoder, {})
     text = [f"{len(ids)} images with {features.shape[1]} features each ({features.dtype}), {name} -> {out}"]
-    return Report("\n".join(text + licences.lines(info["licences"])), info | {"out": str(out)})
+    return Report("\n".join(text + licences.notice_lines(info["licences"])), info | {"out": str(out)})
 
 
 def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:

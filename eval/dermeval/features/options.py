@@ -5,7 +5,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from dermssl.commandline import positional
+from dermssl.parser import positional
 
 FeatureKind = Literal["cls", "cls+mean", "last4"]
 View = Literal["flip", "turn90", "turn180", "turn270", "zoom"]

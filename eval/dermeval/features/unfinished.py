@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dermssl.atomic import atomic_folder
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, read_json, read_npy, require_new_folder, write_json, write_npy
+from dermssl.files import read_json, read_npy, write_json, write_npy
+from dermssl.paths import require_new_folder
 
 MARK = "plan.json"
 log = logging.getLogger("dermssl")

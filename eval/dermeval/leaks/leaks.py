@@ -20,17 +20,10 @@ from dermeval.leaks.pairs import LESION, SCENE, describe_pairs, to_arrow
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import Records, open_records, pools
 from dermssl import licences
+from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
-from dermssl.files import (
-    atomic_folder,
-    locked,
-    read_json,
-    require_new_folder,
-    write_csv,
-    write_json,
-    write_npy,
-    write_parquet,
-)
+from dermssl.files import read_json, write_csv, write_json, write_npy, write_parquet
+from dermssl.paths import require_new_folder
 
 PLAN = "plan.json"
 VERSION = 2
@@ -61,7 +54,8 @@ def leaks(options: LeaksOptions) -> Report:
             report.write(folder, records, pairs, lines, data["notes"], options.shown)
         shutil.rmtree(work)
     text = [f"{out}: {lines[0]}", *[f"  {line}" for line in lines[1:]]]
-    text += [f"  note: {note}" for note in data["notes"]] + [f"  {line}" for line in licences.lines(records.licences)]
+    text += [f"  note: {note}" for note in data["notes"]]
+    text += [f"  {line}" for line in licences.notice_lines(records.licences)]
     return Report("\n".join(text), data | {"out": str(out)})
 
 

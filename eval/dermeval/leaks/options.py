@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from dermeval.features.options import HASH_BITS
-from dermssl.commandline import positional
+from dermssl.parser import positional
 
 
 @dataclass

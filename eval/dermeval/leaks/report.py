@@ -29,7 +29,7 @@ def write(folder: Path, records: Records, pairs: pd.DataFrame, lines: list[str],
         notes=[local, *notes],
         cards=cards,
         hidden=len(pairs) - len(cards),
-        licences=licences.lines(records.licences),
+        licences=licences.notice_lines(records.licences),
     )
     write_text(folder / "report.html", html)
 

@@ -29,9 +29,11 @@ from dermeval.leaks.options import ReviewOptions
 from dermeval.leaks.pictures import grey_picture, pixels
 from dermeval.leaks.records import Records, open_records
 from dermeval.leaks.report import facts
+from dermssl.atomic import locked
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import locked, read_json, read_parquet, require_folder, write_json
+from dermssl.files import read_json, read_parquet, write_json
+from dermssl.paths import require_folder
 
 KEYS = {"a": ACCEPT, "r": REJECT, "u": UNSURE}
 UNDO, QUIT = "z", "q"

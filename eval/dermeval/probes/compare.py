@@ -17,9 +17,11 @@ from dermeval.probes.results_folder import Result, open_results
 from dermeval.statistics import comparison as statistics
 from dermeval.statistics.comparison import Difference
 from dermssl import licences
+from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
-from dermssl.files import atomic_folder, require_new_folder, write_json, write_text
+from dermssl.files import write_csv, write_json, write_text
 from dermssl.page import Section, render
+from dermssl.paths import require_new_folder
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
 
@@ -40,7 +42,7 @@ def compare(options: CompareOptions) -> Report:
     data = info | {"rows": rows, "draws": options.draws}
     if out:
         with atomic_folder(out) as temporary:
-            write_text(temporary / "comparison.csv", table.to_csv(index=False, lineterminator="\n"))
+            write_csv(temporary / "comparison.csv", table)
             write_text(temporary / "comparison.tex", latex(table, info))
             write_text(temporary / "comparison.html", page(table, info, options.draws))
             write_json(temporary / "comparison.json", data)

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from dermssl.files import atomic_file
+from dermssl.atomic import atomic_file
 
 COLOURS = {"image": "#1f5f8b", "case": "#b5482f"}
 INK, RULE = "#22303a", "#d5dbe0"

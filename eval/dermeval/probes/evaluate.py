@@ -22,9 +22,11 @@ from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
 from dermeval.probes.results import Provenance, as_json
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.comparison import compare
+from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, require_new_folder, write_json, write_parquet, write_text
+from dermssl.files import write_csv, write_json, write_parquet, write_text
+from dermssl.paths import require_new_folder
 
 
 @dataclass(frozen=True)
@@ -177,5 +179,5 @@ def _write(folder: Path, result: ProtocolResult, runs: list[Run]) -> None:
         write_json(temporary / "result.json", as_json(result))
         table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
         write_parquet(temporary / "predictions.parquet", table)
-        write_text(temporary / "groups.csv", groups_table(result).to_csv(index=False, lineterminator="\n"))
+        write_csv(temporary / "groups.csv", groups_table(result))
         write_text(temporary / "report.html", html_page(result))

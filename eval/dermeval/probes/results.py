@@ -18,8 +18,10 @@ from dermeval.probes.recall import same_id_recall
 from dermeval.probes.shots import Curve, curve_text, few_shot_curve
 from dermeval.probes.task import Task, open_task
 from dermssl import licences
+from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
-from dermssl.files import atomic_folder, require_new_folder, write_json, write_parquet
+from dermssl.files import write_json, write_parquet
+from dermssl.paths import require_new_folder
 
 OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
 """Keys of ``result.json`` that are left out where there is nothing to say."""
@@ -201,4 +203,4 @@ def foot(source: Provenance, notes: Sequence[str] = ()) -> list[str]:
             )
     if source.encoder.get("training", {}).get("splits") == "all":
         text.append("the encoder was pretrained on all splits, test images included")
-    return [*text, *licences.lines(source.licences)]
+    return [*text, *licences.notice_lines(source.licences)]

@@ -9,7 +9,8 @@ import pandas as pd
 
 from dermeval.probes.predictions import Predictions, read_predictions
 from dermssl.errors import InputError
-from dermssl.files import read_json, require_folder
+from dermssl.files import read_json
+from dermssl.paths import require_folder
 
 MAKER = "dermeval knn --out` or `dermeval linear --out"
 

@@ -11,9 +11,10 @@ from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mix
 from dermeval.retrieval import index_folder
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
 from dermssl import licences, neighbours
+from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, locked, write_json, write_parquet
+from dermssl.files import write_json, write_parquet
 
 Source = Embeddings | SearchIndex
 EXACT_UP_TO = 100_000
@@ -154,6 +155,6 @@ def _report(out: Path, info: dict[str, Any]) -> Report:
         f"{info['type']}, {info['metric']}, {info['encoder']['dim']} dimensions",
         f"  {info['reason']}",
         f"  {recall_line(info)}",
-        *["  " + line for line in licences.lines(info["licences"])],
+        *["  " + line for line in licences.notice_lines(info["licences"])],
     ]
     return Report("\n".join(text), info | {"out": str(out)})

@@ -7,7 +7,7 @@ from dermeval.retrieval.options import IndexOptions
 from dermeval.retrieval.remove import remove
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import require_new_folder
+from dermssl.paths import require_new_folder
 
 
 def index(options: IndexOptions) -> Report:

@@ -20,8 +20,9 @@ from dermeval.features.embeddings import EmbeddedRows
 from dermeval.retrieval.where import Where, explain_empty, passing_rows
 from dermssl import licences, neighbours
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_npy, read_parquet, require_folder
+from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.licences import Notice
+from dermssl.paths import require_folder
 
 MAKER = "dermeval index"
 MARK = "index.json"

@@ -14,8 +14,9 @@ from dermeval.retrieval.index_folder import SearchIndex
 from dermssl import licences
 from dermssl.dataset.store import encode
 from dermssl.errors import InputError
-from dermssl.files import require_output_file, write_csv, write_text
+from dermssl.files import write_csv, write_text
 from dermssl.page import render
+from dermssl.paths import require_output_file
 
 ENDINGS = (".png", ".html", ".csv")
 MAX_SHEET_QUERIES = 20
@@ -91,7 +92,7 @@ def _page(index: SearchIndex, queries: Sequence[Query], found: Sequence[Found], 
         "dermeval/retrieval/hits.html",
         title=f"Similar cases in {', '.join(entry['name'] for entry in index.info['datasets'])}",
         results=results,
-        foot=[sheet.foot(index.notices), *licences.lines(index.notices)],
+        foot=[sheet.foot(index.notices), *licences.notice_lines(index.notices)],
     )
 
 

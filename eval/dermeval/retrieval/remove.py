@@ -19,11 +19,12 @@ from dermeval.features.ledger import seen_images
 from dermeval.retrieval.build import rebuild
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
 from dermssl import neighbours
+from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.store import shard_name, write_shard
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import atomic_folder, locked, read_json, write_json, write_npy, write_parquet
+from dermssl.files import read_json, write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
 
 IMAGES_PER_SHARD = 1024
@@ -159,7 +160,7 @@ def _from_dataset(folder: Path, going: np.ndarray) -> None:
         if (folder / "problems.csv").is_file():
             problems = pd.read_csv(folder / "problems.csv", dtype=str, keep_default_na=False)
             problems = problems[~problems["file"].isin(files)] if "file" in problems else problems
-            problems.to_csv(temporary / "problems.csv", index=False, lineterminator="\n")
+            write_csv(temporary / "problems.csv", problems)
 
 
 def _from_embeddings(folder: Path, going: np.ndarray) -> None:

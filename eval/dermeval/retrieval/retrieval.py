@@ -45,7 +45,7 @@ def retrieval(options: RetrievalOptions) -> Report:
         data["difference"] = _difference(judged[0], judged[1], options)
         text += ["", "second minus first, the same queries, patients drawn together:"]
         text += [f"  {name:<12} {_shown(value)}" for name, value in data["difference"].items()]
-    text += licences.lines(licences.merge(entry for part in judged for entry in part.source.licences))
+    text += licences.notice_lines(licences.merge(entry for part in judged for entry in part.source.licences))
     return Report("\n".join(text), data)
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dermssl import licences
+from dermssl.atomic import atomic_file
 from dermssl.dataset.dataset import Dataset
-from dermssl.files import atomic_file
 
 COLUMNS = 5
 TILE_INCHES = 2.1

@@ -173,7 +173,7 @@ class Collection:
     @property
     def foot(self) -> list[str]:
         """Licences and duties."""
-        return licences.lines(self.index.notices)
+        return licences.notice_lines(self.index.notices)
 
     @cached_property
     def filters(self) -> list[FilterField]:

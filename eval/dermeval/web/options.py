@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from dermssl.commandline import positional
+from dermssl.parser import positional
 
 
 @dataclass

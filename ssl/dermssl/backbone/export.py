@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from dermssl.atomic import atomic_folder
 from dermssl.backbone.build import is_vit, width
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.files import atomic_folder, write_json, write_safetensors
+from dermssl.files import write_json, write_safetensors
 
 
 def write_encoder(

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from dermssl.backbone.adapters.architecture import guess_architecture
 from dermssl.backbone.adapters.registry import Translated, translate
 from dermssl.errors import InputError
-from dermssl.files import read_json, require_folder
+from dermssl.files import read_json
 from dermssl.licences import Notice
+from dermssl.paths import require_folder
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")
 """How timm and others begin the names of what comes after the features; ConvNeXt's last norm is among them."""

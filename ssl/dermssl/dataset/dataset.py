@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, PositiveInt, StrictBool
 
 from dermssl.dataset.manifest import FIXED, SCHEMA_VERSION, check
-from dermssl.dataset.store import ImageStore, inside
+from dermssl.dataset.store import ImageStore
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_parquet, require_folder, sha256_file
+from dermssl.files import read_json, read_parquet, sha256_file
 from dermssl.licences import Notice
+from dermssl.paths import inside, require_folder
 
 MAKER = "dermssl prepare"
 log = logging.getLogger("dermssl")

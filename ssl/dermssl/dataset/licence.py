@@ -9,9 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.dataset.options import LicenceOptions
-from dermssl.dataset.store import inside
 from dermssl.errors import InputError
 from dermssl.files import read_json
+from dermssl.paths import inside
 
 KEPT_IN: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
     "dataset.json": lambda info: [info["licence"]],
@@ -37,7 +37,7 @@ def licence(options: LicenceOptions) -> Report:
         "passing it on": all(entry["redistribution"] for entry in notices),
         "re-linking of records": all(entry["relinking"] for entry in notices),
     }
-    text = [str(folder), *["  " + line for line in licences.lines(notices)]]
+    text = [str(folder), *["  " + line for line in licences.notice_lines(notices)]]
     if notices:
         text += [f"  {what}: {'allowed' if allowed else 'NOT allowed'}" for what, allowed in limits.items()]
     else:

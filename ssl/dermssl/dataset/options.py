@@ -5,7 +5,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt
 
-from dermssl.commandline import positional
+from dermssl.parser import positional
 
 
 @dataclass

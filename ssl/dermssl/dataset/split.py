@@ -14,7 +14,8 @@ from dermssl.dataset.manifest import check
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.splits import check_split, draw_split
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import require_file, sha256_file, write_json, write_parquet
+from dermssl.files import sha256_file, write_json, write_parquet
+from dermssl.paths import require_file
 
 NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
 SIDES = {"train", "val", "test"}

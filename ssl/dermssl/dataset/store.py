@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
-from dermssl.files import atomic_file, require_file
+from dermssl.paths import inside, require_file
 
 ROWS_PER_BATCH = 64
 JPEG_QUALITY = 95
@@ -90,14 +91,6 @@ def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
             for start in range(0, len(jpegs), ROWS_PER_BATCH):
                 column = pa.array(jpegs[start : start + ROWS_PER_BATCH], type=pa.large_binary())
                 writer.write_batch(pa.record_batch([column], schema=schema))
-
-
-def inside(folder: Path, name: str) -> Path:
-    """``folder / name``; InputError where it is a link to somewhere else, which a folder of another's may hold."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path} is a link out of its folder: put a copy of the file in its place")
-    return path
 
 
 class ImageStore:

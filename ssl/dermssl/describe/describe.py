@@ -12,12 +12,14 @@ from typing import Any
 import pandas as pd
 
 from dermssl import licences
+from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.describe.options import DescribeOptions
 from dermssl.describe.tables import all_tables
-from dermssl.files import atomic_folder, require_new_folder, write_csv, write_json, write_text
+from dermssl.files import write_csv, write_json, write_text
 from dermssl.page import Section, render
+from dermssl.paths import require_new_folder
 
 DPI = 110
 
@@ -30,7 +32,7 @@ def describe(options: DescribeOptions) -> Report:
         require_new_folder(out, options.overwrite, "tables.json", [options.folder], key="fingerprint")
     tables = all_tables(dataset.frame(), dataset.targets, dataset.info["group"])
     lead, remarks = _lead(dataset), _remarks(dataset)
-    notice = licences.lines([dataset.licence])
+    notice = licences.notice_lines([dataset.licence])
     text = [dataset.info["title"], lead, *remarks]
     for name, table in tables.items():
         text += ["", name, table.to_string()]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dermssl.commandline import positional
+from dermssl.parser import positional
 
 
 @dataclass

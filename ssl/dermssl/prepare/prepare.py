@@ -14,18 +14,12 @@ import pandas as pd
 import pyarrow as pa
 
 from dermssl import licences
+from dermssl.atomic import publish_folder
 from dermssl.commandline import Report
 from dermssl.dataset import manifest, splits
 from dermssl.errors import InputError
-from dermssl.files import (
-    publish_folder,
-    read_json,
-    require_new_folder,
-    sha256_file,
-    write_csv,
-    write_json,
-    write_parquet_parts,
-)
+from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
+from dermssl.paths import require_new_folder
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.shards import decode_all, measured, work_folder
@@ -145,7 +139,7 @@ def count(table: pa.Table) -> dict[str, int]:
 
 
 def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> None:
-    write_parquet_parts(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
+    write_parquet(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
     write_json(work / "dataset.json", info)
     write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
     for leftover in [*work.glob("rows-*.parquet"), work / "key.json"]:
@@ -165,7 +159,7 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> 
         *[f"  read as: {note}" for note in info["notes"]],
         *[f"  no patient id on {unknown} images: each is kept with its case or lesion, else alone"] * bool(unknown),
         *["  problem: " + line for line in count_problems(problems)],
-        *["  " + line for line in licences.lines([info["licence"]])],
+        *["  " + line for line in licences.notice_lines([info["licence"]])],
     ]
     if not info["patient_key"]:
         text.insert(1, "  no patient key: patient leakage cannot be ruled out")

@@ -13,9 +13,11 @@ import pandas as pd
 from tqdm import tqdm
 
 import dermssl
+from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, require_new_folder, sha256_file, write_json, write_text
+from dermssl.files import sha256_file, write_csv, write_json
+from dermssl.paths import require_new_folder
 from dermssl.prepare.tables import read_table
 from dermssl.prepare.values import fitzpatrick
 from dermssl.processes import process_map
@@ -55,7 +57,7 @@ def synth(options: SynthOptions) -> Report:
     with atomic_folder(out) as folder:
         _draw_all(folder / "images", sitters, options)
         for name, table in (("label", labels), ("PASSION_split", splits), ("truth", _truth(copies))):
-            write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+            write_csv(folder / f"{name}.csv", table)
         mark = _mark(options, labels, int(photos.sum()), copies, folder)
         write_json(folder / "SYNTHETIC.json", mark)
     return _report(out, mark, labels, splits, copies)

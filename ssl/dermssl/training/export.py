@@ -6,21 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dermssl import licences
+from dermssl.atomic import atomic_folder
 from dermssl.backbone.build import width
 from dermssl.backbone.export import write_encoder
 from dermssl.backbone.load import load as load_encoder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import (
-    atomic_folder,
-    read_json,
-    read_yaml,
-    require_folder,
-    require_new_folder,
-    write_json,
-    write_safetensors,
-    write_text,
-)
+from dermssl.files import read_json, read_yaml, write_json, write_safetensors, write_text
+from dermssl.paths import require_folder, require_new_folder
 from dermssl.training import states
 from dermssl.training.networks import load_network
 from dermssl.training.options import ExportOptions
@@ -55,7 +48,7 @@ def export(options: ExportOptions) -> Report:
     text = [
         f"{config['architecture']} ({width(model)} features) -> {out}",
         f'  timm.create_model("local-dir:{out}", pretrained=True, num_classes=0)',
-        *["  " + line for line in licences.lines(config["dermssl"]["licences"])],
+        *["  " + line for line in licences.notice_lines(config["dermssl"]["licences"])],
     ]
     return Report("\n".join(text), {"out": str(out), "config": config})
 

@@ -130,4 +130,4 @@ def report(run: Run, progress: Progress, word: str) -> Report:
     for name in ("baseline", "best"):
         if data[name]:
             text.append(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in data[name].items()))
-    return Report("\n".join(text + ["  " + line for line in licences.lines(run.notices)]), data)
+    return Report("\n".join(text + ["  " + line for line in licences.notice_lines(run.notices)]), data)

@@ -12,9 +12,9 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
-from dermssl.commandline import positional
 from dermssl.errors import did_you_mean
 from dermssl.methods.registry import METHODS, MethodOptions
+from dermssl.parser import positional
 from dermssl.views.recipe import ViewOptions
 
 LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")

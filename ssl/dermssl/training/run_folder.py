@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from dermssl.atomic import remove_leftovers, take_lock
-from dermssl.commandline import flatten, option_names
+from dermssl.atomic import TEMPORARY, remove_leftovers, take_lock
 from dermssl.errors import InputError
-from dermssl.files import TEMPORARY, read_json, read_yaml, require_apart, write_json, write_yaml
+from dermssl.files import read_json, read_yaml, write_json, write_yaml
+from dermssl.parser import flatten, option_names
+from dermssl.paths import require_apart
 from dermssl.training.options import DataOptions, PretrainOptions
 
 log = logging.getLogger("dermssl")

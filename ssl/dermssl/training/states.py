@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dermssl.atomic import atomic_folder
 from dermssl.errors import InputError
-from dermssl.files import atomic_folder, write_json, write_safetensors
+from dermssl.files import write_json, write_safetensors
 
 log = logging.getLogger("dermssl")
 

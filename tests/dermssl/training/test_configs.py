@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dermssl.cli import COMMANDS, main
-from dermssl.commandline import make_parser, option_names, parse
 from dermssl.methods.registry import METHODS
+from dermssl.parser import make_parser, option_names, parse
 from dermssl.training.options import RARE, PretrainOptions
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -17,7 +17,7 @@ COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid(name):
-    parser = make_parser("dermssl pretrain", COMMAND, PretrainOptions)
+    parser = make_parser("dermssl pretrain", PretrainOptions, COMMAND.aliases)
     given = ["--config", str(CONFIGS / name), "--data", "data/x", "--out", "checkpoints/x"]
     options, _ = parse(parser, PretrainOptions, given, COMMAND.aliases)
     assert options.method in name or name == "quickstart.yaml"

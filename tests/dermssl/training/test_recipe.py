@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from dermssl.cli import COMMANDS, main
-from dermssl.commandline import make_parser, parse
+from dermssl.parser import make_parser, parse
 from dermssl.training.options import PretrainOptions, RecipeOptions
 from dermssl.training.recipe import as_yaml, recommend
 
@@ -90,7 +90,7 @@ def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
         choices = recommend(asked, images)
         (tmp_path / "recipe.yaml").write_text(as_yaml(asked, images, choices))
         given = ["--data", "data/x", "--out", "checkpoints/x", "--config", str(tmp_path / "recipe.yaml")]
-        parser = make_parser("dermssl pretrain", COMMAND, PretrainOptions)
+        parser = make_parser("dermssl pretrain", PretrainOptions, COMMAND.aliases)
         options = parse(parser, PretrainOptions, given, COMMAND.aliases)[0]
         assert options.method == method and options.model.backbone == backbone
         for choice in choices:

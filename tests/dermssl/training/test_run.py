@@ -15,12 +15,13 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import SIMCLR, gradients_of_steps, metrics, prepare_pictures, status
 
+from dermssl.atomic import TEMPORARY
 from dermssl.backbone.build import MEAN
 from dermssl.backbone.load import load as load_encoder
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
-from dermssl.files import TEMPORARY, read_json, write_parquet
+from dermssl.files import read_json, write_parquet
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import select_rows
 from dermssl.training.watching import online

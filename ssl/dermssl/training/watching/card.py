@@ -58,7 +58,7 @@ def write_card(
         "",
         "## Data and licences",
         *([] if commercial else ["**Non-commercial use only**, because of the data below.", ""]),
-        *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.lines(notices)],
+        *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
         "",
         *_warnings(options, data),
         *(

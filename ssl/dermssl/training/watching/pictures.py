@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dermssl.files import atomic_file
+from dermssl.atomic import atomic_file
 
 SIDE = 96
 FRAME = 4

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dermssl import licences
 from dermssl.backbone.build import MEAN, STD
-from dermssl.commandline import flatten
 from dermssl.devices import on_first_rank
+from dermssl.parser import flatten
 from dermssl.training.progress import Progress, Scores
 from dermssl.training.run_folder import write_status
 from dermssl.training.setup import Run

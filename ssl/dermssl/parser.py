@@ -1,0 +1,291 @@
+"""One definition for the command line, the YAML config and the help: a typed dataclass per command.
+
+Each field becomes an option, its attribute docstring the help, its default the default; nested dataclasses
+become dotted options (``--training.epochs``) and nested YAML. jsonargparse parses and checks the types.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import itertools
+import re
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, Namespace
+
+from dermssl.errors import InputError, did_you_mean, shortened
+from dermssl.files import read_yaml
+
+KINDS = {
+    "PositiveInt": "a whole number of 1 or more",
+    "NonNegativeInt": "a whole number of 0 or more",
+    "PositiveFloat": "a number above 0",
+    "NonNegativeFloat": "a number of 0 or more",
+    "ClosedUnitInterval": "a number from 0 to 1",
+    "OpenUnitInterval": "a number between 0 and 1",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e15}
+"""Largest values of options: seeds above 32 bits and endless numbers end in errors of the libraries that get them."""
+
+
+class Leaf(NamedTuple):
+    """One option: its dotted name, and the dataclass field and type behind it."""
+
+    name: str
+    field: dataclasses.Field
+    kind: Any
+
+    @property
+    def is_positional(self) -> bool:
+        """Given without an option name, see `positional`."""
+        return bool(self.field.metadata.get("positional"))
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has no default."""
+        return self.field.default is dataclasses.MISSING and self.field.default_factory is dataclasses.MISSING
+
+    @property
+    def default(self) -> Any:
+        """The value where none is given."""
+        given = self.field.default_factory
+        return self.field.default if given is dataclasses.MISSING else given()
+
+
+def positional(**kwargs: Any) -> Any:
+    """A dataclass field that is given without an option name."""
+    return dataclasses.field(metadata={"positional": True}, **kwargs)
+
+
+def leaves(options_type: type, prefix: str = "") -> Iterator[Leaf]:
+    """All options of a dataclass and of those nested in it."""
+    hints = get_type_hints(options_type)
+    for field in dataclasses.fields(options_type):
+        kind, name = hints[field.name], prefix + field.name
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            yield from leaves(kind, name + ".")
+        else:
+            yield Leaf(name, field, kind)
+
+
+def option_names(options_type: type) -> dict[str, type]:
+    """Dotted names of all options of a dataclass; ``list`` marks those that take several values."""
+    return {leaf.name: list if get_origin(leaf.kind) is list else object for leaf in leaves(options_type)}
+
+
+def option_string(name: str) -> str:
+    """``short_side`` -> ``--short-side``; dotted names keep the spelling of their config key."""
+    return "--" + (name if "." in name else name.replace("_", "-"))
+
+
+class Parser(ArgumentParser):
+    """Argument parser whose errors are one line and never guess at abbreviations."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what argparse would print and exit with, as an InputError of one line without names of Python types."""
+        message = " ".join(message.split())
+        message = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', lambda key: option_string(key[1]) + ":", message)
+        for pattern, plain in (
+            (r"Does not validate .* Errors: - (Expected|Not of type) (.*?) - .* Given value: ", r"\1 \2. Got value: "),
+            (r"Not of type (\w+): .*?(\S+?)(?: does not conform.*|$)", r"expected \1. Got value: \2"),
+            (r"Expected a <class '(\w+)'>", r"expected \1"),
+        ):
+            message = re.sub(pattern, plain, message)
+        message = re.sub(r"expected (\w+)\. Got", lambda kind: f"expected {KINDS.get(kind[1], kind[1])}. Got", message)
+        raise InputError(message.replace("Expected a typing.Literal", "expected one of "))
+
+
+def make_parser(
+    program: str, options_type: type, aliases: Mapping[str, str] | None = None, hidden: Collection[str] = ()
+) -> Parser:
+    """The parser of one command, with ``--config`` for YAML and ``--json`` for the report.
+
+    The options class may have ``COMMON``, the dotted names of the options that the help shows first.
+
+    Args:
+        program: name in the usage line.
+        options_type: the command's options dataclass.
+        aliases: shorter names of options.
+        hidden: dotted names of options and sections that the help leaves out.
+    """
+    named = [leaf.name.upper() for leaf in leaves(options_type) if leaf.is_positional]
+    parser = Parser(
+        prog=program,
+        usage=" ".join([program, *named, "[options]"]),
+        description=textwrap.dedent(options_type.__doc__ or ""),
+    )
+    common: tuple[str, ...] = getattr(options_type, "COMMON", ())
+    first = parser.add_argument_group("common options") if common else parser
+    first.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of the options below")
+    first.add_argument("--json", type=str, metavar="FILE", help="write what is printed as JSON too")
+    groups: dict[str, Any] = dict.fromkeys(common, first)
+    if common:
+        other: Any = parser.add_argument_group("further options")
+        groups = {leaf.name: other for leaf in leaves(options_type) if "." not in leaf.name} | groups
+    short = {target.removeprefix("--"): alias for alias, target in (aliases or {}).items()}
+    _add_options(parser, options_type, "", short, groups, hidden)
+    return parser
+
+
+def hidden_options(options_type: type, arguments: list[str]) -> set[str]:
+    """What the help leaves out: options in ``RARE``, and of the sections in ``ONE_SECTION_OF`` all but the chosen one.
+
+    ``ONE_SECTION_OF`` of an options class is the name of an option and the sections that it chooses from, for instance
+    ``("method", ("dino", "simclr"))``. What is not on the command line has its default.
+    """
+    rare = set(getattr(options_type, "RARE", ()))
+    option, sections = getattr(options_type, "ONE_SECTION_OF", ("", ()))
+    if not option:
+        return rare
+    (default,) = [leaf.default for leaf in leaves(options_type) if leaf.name == option]
+    return rare | set(sections) - {_value_of(option_string(option), arguments) or default}
+
+
+def _add_options(
+    parser: Any,
+    options_type: type,
+    prefix: str,
+    short: Mapping[str, str],
+    groups: Mapping[str, Any],
+    hidden: Collection[str],
+) -> None:
+    """Add one option per field to ``parser``, or to the group that ``groups`` names for it."""
+    documented = [kind for kind in reversed(options_type.__mro__) if dataclasses.is_dataclass(kind)]
+    help_texts = {p.arg_name: p.description for kind in documented for p in parse_from_object(kind).params}
+    hints = get_type_hints(options_type)
+    for field in dataclasses.fields(options_type):
+        name, kind = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            title = inspect.getdoc(kind) or ""
+            group = parser.add_argument_group(f"{name} ({title.splitlines()[0].rstrip('.')})")
+            _add_options(group, kind, name + ".", short, groups, hidden)
+            continue
+        leaf = Leaf(name, field, kind)
+        keywords: dict[str, Any] = {"help": " ".join((help_texts.get(field.name) or "").split()), "type": kind}
+        if get_origin(kind) is list:
+            keywords |= {"nargs": "+", "type": get_args(kind)[0]}
+        elif kind is bool:
+            keywords |= {"nargs": "?", "const": True}
+        if leaf.is_required:
+            keywords["help"] += " [required]"
+        else:
+            keywords["default"] = leaf.default
+        if leaf.is_positional:
+            parser.add_argument(name, **keywords | {"nargs": "*" if "nargs" in keywords else "?"})
+            continue
+        if name in short:
+            keywords["help"] += f" (also {short[name]})"
+        if name in hidden or (prefix.rstrip(".") in hidden and name not in groups):
+            keywords["help"] = argparse.SUPPRESS
+        groups.get(name, parser).add_argument(option_string(name), **keywords)
+
+
+def parse(
+    parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
+) -> tuple[Any, str | None]:
+    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it."""
+    known = [o for action in parser._actions for o in action.option_strings]
+    arguments = [_expand(a, aliases or {}, known) for a in arguments]
+    for argument in arguments:
+        option = argument.split("=")[0]
+        if option.startswith("--") and len(option) > 2 and option not in known:
+            raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
+    config_file = _value_of("--config", arguments)
+    if config_file:
+        parser.set_defaults(_checked_config(Path(config_file), options_type, parser, aliases or {}))
+    try:
+        namespace = parser.parse_args(arguments)
+        options = _build(options_type, namespace)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(str(error)) from None
+    return options, namespace.json
+
+
+def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
+    """Aliases, and ``_`` for ``-`` in option names (and the reverse), as the known options spell them."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument.partition("=")
+    spelled = {name.replace("-", "_"): name for name in known}
+    option = aliases.get(option, spelled.get(option.replace("-", "_"), option))
+    return option + equals + value
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """The value of an option that may be given once, None where it is not given."""
+    values = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            values.append(value if equals else following)
+    if len(values) > 1:
+        raise InputError(f"{option} is given {len(values)} times: give it once")
+    if values == [None]:
+        raise InputError(f"{option} needs " + ("the path of a YAML file" if option == "--config" else "a value"))
+    return values[0] if values else None
+
+
+def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The YAML of ``path`` as dotted keys, each known and of the right type."""
+    valid = option_names(options_type)
+    longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
+    flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
+    for key, value in flat.items():
+        if key not in valid:
+            raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
+        if valid[key] is list and not isinstance(value, list):
+            flat[key] = [value]
+    # The parser requires what has no option name, though it may stand on the command line instead.
+    elsewhere = {
+        leaf.name: [""] if valid[leaf.name] is list else "" for leaf in leaves(options_type) if leaf.is_positional
+    }
+    try:
+        parser.parse_object(elsewhere | flat)
+    except (InputError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: {error}") from None
+    return flat
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
+    hints = get_type_hints(options_type)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(options_type):
+        kind, value = hints[field.name], getattr(namespace, field.name)
+        leaf = Leaf(prefix + field.name, field, kind)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            value = _build(kind, value, leaf.name + ".")
+        elif leaf.is_required and value in (None, []):
+            option = field.name.upper() if leaf.is_positional else option_string(leaf.name)
+            raise InputError(f"{option} is missing: give it on the command line or in the --config file")
+        values[field.name] = _plain(value, option_string(leaf.name))
+    return options_type(**values)
+
+
+def _plain(value: Any, option: str) -> Any:
+    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write; none is endless or huge."""
+    if isinstance(value, list):
+        return [_plain(item, option) for item in value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    kind: type[int | float] = int if isinstance(value, int) else float
+    if not abs(value) <= LARGEST[kind]:
+        raise InputError(f"{option}: {shortened(value, 40)} cannot be used: give a number up to {LARGEST[kind]:g}")
+    return kind(value)
