@@ -38,7 +38,7 @@ def describe(options: DescribeOptions) -> Report:
         text += ["", name, table.to_string()]
     text += ["", *notice]
     data = {"dataset": dataset.name, "counts": dataset.info["counts"], "licence": dataset.licence}
-    data |= {"fingerprint": dataset.fingerprint, "tables": {name: as_json(table) for name, table in tables.items()}}
+    data |= {"fingerprint": dataset.fingerprint, "tables": {name: _records(table) for name, table in tables.items()}}
     if out:
         _write(out, dataset, tables, data, {"lead": [lead], "notes": remarks, "foot": notice})
         text += ["", f"page, plots and tables: {out}"]
@@ -57,8 +57,8 @@ def _remarks(dataset: Dataset) -> list[str]:
     return remarks
 
 
-def as_json(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One object per row, the row's label under the name of the index."""
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+
     named = table.rename_axis(table.index.name or "what")
     named.index = named.index.astype(str)
     return json.loads(named.reset_index().to_json(orient="records"))

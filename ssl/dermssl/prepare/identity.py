@@ -12,7 +12,8 @@ from dermssl.dataset import manifest, splits
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.source import Problem, Source
+from dermssl.prepare.problems import Problem
+from dermssl.prepare.source import Source
 
 UNITS = {"patient": "patient_id", "case": "case_id", "lesion": "lesion_id", "image": "image_id"}
 """What may name a group, the coarsest first."""
@@ -30,7 +31,8 @@ def check_labels(frame: pd.DataFrame, targets: dict[str, Target], root: Path) ->
 def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFrame, list[Problem]]:
     """Put the data set's name before every id and fill ``group_id`` and ``case_id``; tells where ids conflict.
 
-    A group is a connected component: rows that share a patient, a case or a lesion, also by way of further rows.
+    A group is a connected component: rows that share a patient, a case, a lesion or a picture (`settle_copies`), also
+    by way of further rows.
     """
     frame, problems = _with_own_lesions(frame.copy())
     frame["image_id"] = name + "/" + frame["file"].map(lambda file: Path(file).with_suffix("").as_posix())
@@ -41,6 +43,7 @@ def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFra
         raw = frame[column] if column in frame else pd.Series([None] * len(frame), index=frame.index, dtype=object)
         frame[column] = [f"{name}/{value}" if isinstance(value, str) else None for value in raw]
     frame["group_id"] = _groups(frame)
+    frame = frame.drop(columns="picture", errors="ignore")
     problems += _id_conflicts(frame)
     frame["case_id"] = _first_known(frame, "case_id", UNITS[source.case], "lesion_id", "image_id")
     return frame, problems
@@ -64,7 +67,7 @@ def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
 def _groups(frame: pd.DataFrame) -> pd.Series:
     """The group of each row, named by its first patient, else case, else lesion, else image, ``(N,)`` of str."""
     rows, ids, count = [], [], len(frame)
-    for column in list(UNITS.values())[:-1]:
+    for column in [name for name in ("patient_id", "case_id", "lesion_id", "picture") if name in frame]:
         codes, names = pd.factorize(frame[column])
         known = np.flatnonzero(codes >= 0)
         rows.append(known)

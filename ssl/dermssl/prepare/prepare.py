@@ -22,9 +22,10 @@ from dermssl.files import read_json, sha256_file, write_csv, write_json, write_p
 from dermssl.paths import require_new_folder
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.shards import decode_all, measured, work_folder
-from dermssl.prepare.source import Problem, Source, count_problems
-from dermssl.prepare.sources import get_source, known_overlaps
+from dermssl.prepare.problems import Problem, count_problems
+from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, work_folder
+from dermssl.prepare.source import Source
+from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SIDES = ("train", "val", "test", "none")
@@ -44,18 +45,17 @@ def prepare(options: PrepareOptions) -> Report:
             f"--name '{name[:120]}': use up to 100 letters, digits, '_', '-' and '.': it starts every image_id"
         )
     follow = Path(options.follow) if options.follow else None
-    records = source.read(root, follow)
-    if records.frame.empty:
-        reasons = "; ".join(count_problems(records.problems)) or "there are no image files"
+    found = read_source(source, root, follow)
+    if found.frame.empty:
+        reasons = "; ".join(count_problems(found.problems)) or "there are no image files"
         raise InputError(
             f"{root} holds no image that the source '{source.name}' can use: expected {source.layout}. Found: {reasons}"
         )
-    source = records.source or source
-    targets = source.targets
-    rows, conflicts = identify(records.frame, name, source)
+    source, targets = found.source or source, found.targets
+    rows, conflicts = identify(found.frame, name, source)
     splits.check_split(rows, str(root))
     check_labels(rows, targets, root)
-    problems = records.problems + conflicts + label_conflicts(rows, targets)
+    problems = found.problems + conflicts + label_conflicts(rows, targets)
     _check_strict(problems, options)
     files = rows["file"].tolist()
     if mark:
@@ -72,7 +72,7 @@ def prepare(options: PrepareOptions) -> Report:
     if mark and split == "official" and mark.get("split") != "official":
         split = "drawn by dermssl synth"
     table = manifest.to_table(frame)
-    info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": records.notes}
+    info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": found.notes}
     _write_folder(work, out, table, info, problems)
     return _report(Path(options.out), table, info, problems)
 
@@ -142,9 +142,11 @@ def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: 
     write_parquet(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
     write_json(work / "dataset.json", info)
     write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
-    for leftover in [*work.glob("rows-*.parquet"), work / "key.json"]:
-        leftover.unlink()
     publish_folder(work, out)
+    # Only now: a kill before leaves what was decoded to the next start.
+    for pattern in PROGRESS_FILES:
+        for file in out.glob(pattern):
+            file.unlink()
 
 
 def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:

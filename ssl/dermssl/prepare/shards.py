@@ -18,13 +18,15 @@ from tqdm import tqdm
 from dermssl.dataset import manifest, store
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
 from dermssl.prepare.measure import decode_one
-from dermssl.prepare.source import Problem
+from dermssl.prepare.problems import Problem
 from dermssl.processes import process_map
 
 SHARD_ROWS = 1024
 DECODING = 3
 """Raised when other pixels come out of the same files, so that shards of an older version are not kept."""
 MAKER = "dermssl prepare"
+PROGRESS_FILES = ("rows-*.parquet", "key.json")
+"""What a work folder holds besides the image store."""
 
 log = logging.getLogger("dermssl")
 

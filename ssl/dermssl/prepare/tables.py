@@ -1,13 +1,18 @@
-"""Finding and reading the tables that come with data sets, in whatever dialect of CSV they were saved."""
+"""The tables that come with data sets, in whatever dialect of CSV they were saved, and the reading of their columns."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
-from dermssl.errors import InputError, did_you_mean
-from dermssl.prepare.values import clean
+from dermssl.dataset.targets import Target
+from dermssl.errors import InputError, did_you_mean, shortened
+from dermssl.prepare.problems import Problem
+from dermssl.prepare.source import Rows
+from dermssl.prepare.values import READERS, clean, read_number
 
 SUFFIXES = ("", ".csv", ".tsv", ".tab", ".txt")
 CHUNK = 20_000
@@ -37,11 +42,14 @@ def _stem(file: str) -> str:
     return re.sub(r"[\s_.-]+", "_", (path.stem if path.suffix.lower() in SUFFIXES else path.name).casefold())
 
 
-def read_table(path: Path, required: Sequence[str], further: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:
     """A CSV as stripped strings with None for missing; any delimiter, BOM and line ending.
 
-    Beside the ``required`` columns it has those of ``further`` that exist, or all (None): a wide table of
-    400,000 rows takes a gigabyte as strings.
+    Args:
+        path: the file; it is kept as ``attrs["path"]`` of the table.
+        required: columns that the table must have.
+        only: columns that are kept, where they exist, besides the ``required`` ones; None: all. A wide table of
+            400,000 rows takes a gigabyte as strings.
 
     Raises:
         InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
@@ -49,31 +57,91 @@ def read_table(path: Path, required: Sequence[str], further: Sequence[str] | Non
     try:
         with path.open(encoding="utf-8-sig") as lines:
             first = next((line for line in lines if line.strip()), "")
-        delimiter = max(",;\t|", key=first.count)
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
         chunks = pd.read_csv(
             path,
-            sep=delimiter,
+            sep=max(",;\t|", key=first.count),
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
             index_col=False,
             chunksize=CHUNK,
         )
-        table = pd.concat([_columns(chunk, path, required, further) for chunk in chunks], ignore_index=True)
+        table = pd.concat([_columns(chunk, path, required, only) for chunk in chunks], ignore_index=True)
     except (UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())}): save it as UTF-8") from None
+        raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as UTF-8") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
     if table.empty:
         raise InputError(f"{path} has a header but no rows")
-    return table.map(clean).astype(object).where(lambda t: t.notna(), None)
+    table = table.map(clean).astype(object).where(lambda t: t.notna(), None)
+    table.attrs["path"] = str(path)
+    return table
 
 
-def _columns(table: pd.DataFrame, path: Path, required: Sequence[str], further: Sequence[str] | None) -> pd.DataFrame:
+def _columns(table: pd.DataFrame, path: Path, required: Iterable[str], only: Sequence[str] | None) -> pd.DataFrame:
     table.columns = table.columns.str.strip()
     for name in required:
-        if name not in table.columns:
-            raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
+        _require_column(table, name, path)
     # Not read_csv's usecols: with it, rows that are too long are cut off in silence.
-    return table if further is None else table[[name for name in table if name in {*required, *further}]]
+    return table if only is None else table[[name for name in table if name in {*required, *only}]]
+
+
+def _require_column(table: pd.DataFrame, name: str, path: object) -> None:
+    if name not in table:
+        raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
+
+
+def read_columns(
+    table: pd.DataFrame,
+    optional: Sequence[str] = (),
+    **columns: str | tuple[str, Callable[[str], Any] | Mapping[str, Any]],
+) -> Rows:
+    """The manifest's columns from those of ``table`` (from `read_table`), each by its reader.
+
+    A value that is there but cannot be read becomes missing, and is counted among the problems.
+
+    Args:
+        table: text; whatever is no text is missing.
+        optional: columns of the table that some copies lack; they are then missing throughout.
+        columns: name in the manifest = name in the table, or that name with a reader or a dictionary of its own.
+
+    Raises:
+        InputError: the table lacks a column, or a split is none of train, val and test.
+    """
+    rows = Rows(pd.DataFrame(index=table.index))
+    for name, wanted in columns.items():
+        column, reader = wanted if isinstance(wanted, tuple) else (wanted, READERS.get(name, str))
+        read = reader.get if isinstance(reader, Mapping) else reader
+        if column not in optional:
+            _require_column(table, column, table.attrs.get("path", "the table"))
+        cells = table[column] if column in table else [None] * len(table)
+        raw = [cell if isinstance(cell, str) else None for cell in cells]
+        values = [None if text is None else read(text) for text in raw]
+        numeric = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        rows.frame[name] = pd.Series(values, index=table.index, dtype=float if numeric else object)
+        unread = Counter(text for text, value in zip(raw, values, strict=True) if text is not None and value is None)
+        if unread and name == "split":
+            raise InputError(f"column '{column}' holds '{next(iter(unread))}': a split is train, val or test")
+        if unread:
+            examples = ", ".join(f"'{text[:40]}'" for text, _ in unread.most_common(3))
+            problem = f"values of {column} cannot be read ({unread.total()}, such as {examples})"
+            rows.problems.append(Problem(f"column {column}", problem, "kept as missing"))
+    return rows
+
+
+def one_hot_labels(table: pd.DataFrame, key: str, classes: tuple[str, ...]) -> tuple[dict[str, str], list[Problem]]:
+    """The class of each row by its ``key``; a row with no class or several is a problem and stays unlabelled."""
+    marks = table[list(classes)].map(lambda value: read_number(value) == 1)
+    labels, problems = {}, []
+    for name, count, label in zip(table[key], marks.sum(axis=1), marks.idxmax(axis=1), strict=True):
+        if count == 1:
+            labels[name] = label
+        else:
+            problems.append(Problem(str(name), f"{count} classes marked in the label table", "kept unlabelled"))
+    return labels, problems
+
+
+def found_classes(table: pd.DataFrame, column: str, level: Literal["image", "case"] = "image") -> Target:
+    """A target whose classes are the names in ``column``, in alphabetical order."""
+    return Target(column, tuple(sorted(table[column].dropna().unique())), level=level)

@@ -60,7 +60,7 @@ def copy_photo(jpeg: bytes, kind: str, random: np.random.Generator) -> bytes:
         image = _photograph_again(image, random)
     elif kind == "flipped":
         image = ImageOps.mirror(image)
-    return encode(image, int(random.integers(55, 86)))
+    return encode_photo(image, int(random.integers(55, 86)))
 
 
 def _photograph_again(image: Image.Image, random: np.random.Generator) -> Image.Image:
@@ -74,7 +74,7 @@ def _photograph_again(image: Image.Image, random: np.random.Generator) -> Image.
     return ImageEnhance.Brightness(cropped).enhance(float(random.uniform(0.85, 1.15)))
 
 
-def encode(image: Image.Image, quality: int) -> bytes:
+def encode_photo(image: Image.Image, quality: int) -> bytes:
     """JPEG as a telephone saves it: chroma subsampled."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)

@@ -49,7 +49,7 @@ MOST_PHOTOS = 18
 TEST_FRACTION = 0.2
 
 
-def draw_patients(count: int, random: np.random.Generator) -> pd.DataFrame:
+def invent_patients(count: int, random: np.random.Generator) -> pd.DataFrame:
     """``count`` invented rows of ``label.csv``, strings in the official columns and spellings."""
     return pd.DataFrame([_draw_patient(number, random) for number in range(1, count + 1)], columns=list(LABEL_COLUMNS))
 

@@ -21,9 +21,9 @@ from dermssl.paths import require_new_folder
 from dermssl.prepare.tables import read_table
 from dermssl.prepare.values import fitzpatrick
 from dermssl.processes import process_map
-from dermssl.synth.copies import Copy, copy_photo, encode, photo_name, plan_copies
+from dermssl.synth.copies import Copy, copy_photo, encode_photo, photo_name, plan_copies
 from dermssl.synth.options import SynthOptions
-from dermssl.synth.patients import draw_patients, draw_photo_counts, draw_splits, read_patients
+from dermssl.synth.patients import draw_photo_counts, draw_splits, invent_patients, read_patients
 from dermssl.synth.photo import draw_person, draw_photo
 
 DEFAULT_PATIENTS = 400
@@ -66,7 +66,7 @@ def synth(options: SynthOptions) -> Report:
 def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Label rows and split rows, invented or taken from ``--labels``."""
     if not options.labels:
-        labels = draw_patients(options.patients or DEFAULT_PATIENTS, np.random.default_rng([options.seed, PATIENTS]))
+        labels = invent_patients(options.patients or DEFAULT_PATIENTS, np.random.default_rng([options.seed, PATIENTS]))
         return labels, draw_splits(labels, options.seed)
     if options.patients:
         raise InputError("--patients and --labels exclude each other: the table says how many patients there are")
@@ -125,7 +125,7 @@ def _draw_patient(sitter: Sitter, folder: Path, longer_side: int, seed: int) -> 
     for photo in range(sitter.photos):
         view = np.random.default_rng([seed, PHOTOS, 1 + sitter.number, 1 + photo])
         name = photo_name(sitter.subject_id, photo)
-        jpegs[name] = encode(draw_photo(person, longer_side, view), int(view.integers(60, 96)))
+        jpegs[name] = encode_photo(draw_photo(person, longer_side, view), int(view.integers(60, 96)))
         (folder / name).write_bytes(jpegs[name])
     for number, copy in enumerate(sitter.copies):
         again = np.random.default_rng([seed, COPIES, 1 + sitter.number, 1 + number])

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from dermssl.errors import InputError
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records
+from dermssl.prepare.source import Rows
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def tree(tmp_path):
 
 
 def _match(root, *names):
-    records = RawFolder(root).match(Records(pd.DataFrame({"file": list(names), "row": range(len(names))})))
+    records = match_files(RawFolder(root), Rows(pd.DataFrame({"file": list(names), "row": range(len(names))})))
     return dict(zip(records.frame["file"], records.frame["row"], strict=True)), records.problems
 
 
@@ -86,12 +87,12 @@ def test_both_kinds_of_loss_are_reported_and_nothing_is_counted_twice(tree):
 def test_a_second_row_that_puts_a_patient_or_file_into_another_split_is_bad_input(tree, rows, named):
     frame = pd.DataFrame(rows, columns=["file", "patient_id", "split"])
     with pytest.raises(InputError, match=f"two splits: {named}"):
-        RawFolder(tree("a.jpg", "b.jpg")).match(Records(frame))
+        match_files(RawFolder(tree("a.jpg", "b.jpg")), Rows(frame))
 
 
 def test_a_lesion_number_of_two_patients_is_no_lesion_in_two_splits(tree):
     rows = {"file": ["a", "b"], "patient_id": ["p1", "p2"], "lesion_id": ["1", "1"], "split": ["train", "test"]}
-    assert len(RawFolder(tree("a.jpg", "b.jpg")).match(Records(pd.DataFrame(rows))).frame) == 2
+    assert len(match_files(RawFolder(tree("a.jpg", "b.jpg")), Rows(pd.DataFrame(rows))).frame) == 2
 
 
 def _listed(root, follow=None):

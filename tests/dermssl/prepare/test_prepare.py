@@ -151,7 +151,7 @@ def test_a_case_with_two_labels_is_reported(prepare, tmp_path):
         "lesion_id,image_id,dx,dx_type,age,sex,localization\n" + "\n".join(rows) + "\n"
     )
     for name in ("a", "b"):
-        _photo().save(raw / f"{name}.jpg")
+        _photo().resize((90, 60 + ord(name))).save(raw / f"{name}.jpg")
     strict = prepare(raw, "--strict", source="ham10000")
     assert strict.code == 2 and "different labels" in strict.err and not list(tmp_path.glob(".*"))
     prepare(raw, source="ham10000")

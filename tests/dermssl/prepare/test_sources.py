@@ -1,14 +1,22 @@
 """Each source reads the official layout, and survives the traps that its data set is known for."""
 
+import zlib
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from dermssl.errors import InputError
 from dermssl.prepare import sources
-from dermssl.prepare.sources import NAMES, get_source, known_overlaps, names_in
+from dermssl.prepare.identity import identify
+from dermssl.prepare.sources import NAMES, get_source, known_overlaps, names_in, read_source
 
 PASSION_HEADER = "subject_id,country,age,sex,fitzpatrick,body_loc,impetig,conditions_PASSION\n"
+
+
+def _colour(name):
+    """Another one for every name, as equal files are copies."""
+    return tuple(zlib.crc32(name.encode()).to_bytes(4, "big")[:3])
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def raw(tmp_path):
         for name in images:
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 6)).save(path, "JPEG")
+            Image.new("RGB", (8, 6), _colour(name)).save(path, "JPEG")
         return tmp_path
 
     return make
@@ -52,7 +60,7 @@ def passion(raw):
 
 
 def test_passion_joins_photos_to_patients_and_splits(passion):
-    frame = get_source("passion").read(passion).frame.set_index("file")
+    frame = read_source(get_source("passion"), passion).frame.set_index("file")
     first = frame.loc["images/AA1_2.jpg"]
     assert first["body_site"] == ["hair", "pelvic", "arm"] and first["impetigo"] == "impetigo"
     assert (first["patient_id"], first["split"], first["centre"]) == ("AA1", "train", "Madagascar")
@@ -62,7 +70,7 @@ def test_passion_joins_photos_to_patients_and_splits(passion):
 
 
 def test_passion_reports_every_row_and_photo_that_has_no_partner(passion):
-    assert _problems(get_source("passion").read(passion)) == {
+    assert _problems(read_source(get_source("passion"), passion)) == {
         ("subject AA3", "label row stands twice"),
         ("subject AA4", "two label rows that differ"),
         ("label row 9", "no subject_id"),
@@ -75,12 +83,12 @@ def test_passion_reports_every_row_and_photo_that_has_no_partner(passion):
 
 def test_passion_accepts_the_file_name_of_its_own_readme(passion):
     (passion / "label.csv").rename(passion / "labels.csv")
-    assert len(get_source("passion").read(passion).frame) == 5
+    assert len(read_source(get_source("passion"), passion).frame) == 5
 
 
 def test_passion_without_a_split_file_says_what_will_be_done(passion):
     (passion / "PASSION_split.csv").unlink()
-    records = get_source("passion").read(passion)
+    records = read_source(get_source("passion"), passion)
     assert records.frame["split"].isna().all()
     assert ("PASSION_split.csv", "no official split file") in _problems(records)
 
@@ -98,7 +106,7 @@ def test_passion_tables_that_contradict_themselves_are_bad_input(passion, file, 
     path = passion / file
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
-        get_source("passion").read(passion)
+        read_source(get_source("passion"), passion)
 
 
 def test_real_passion_split_has_exactly_two_orphans(shared_data, tmp_path):
@@ -107,7 +115,7 @@ def test_real_passion_split_has_exactly_two_orphans(shared_data, tmp_path):
     (tmp_path / "images").mkdir()
     for subject in pd.read_csv(tmp_path / "label.csv")["subject_id"]:
         (tmp_path / "images" / f"{subject}_1.jpg").touch()
-    records = get_source("passion").read(tmp_path)
+    records = read_source(get_source("passion"), tmp_path)
     assert sorted(problem.file for problem in records.problems) == ["subject AA00970254", "subject AA00970275"]
     assert records.frame["split"].value_counts().to_dict() == {"train": 1323, "test": 330}
 
@@ -123,7 +131,7 @@ def test_ham10000_keeps_lesions_together_and_finds_both_parts(raw):
         "HAM10000_images_part_2/ISIC_2.jpg",
         "HAM10000_images_part_2/ISIC_3.jpg",
     ]
-    records = get_source("ham10000").read(raw({"HAM10000_metadata": table}, names))
+    records = read_source(get_source("ham10000"), raw({"HAM10000_metadata": table}, names))
     assert records.frame["lesion_id"].tolist() == ["HAM_1", "HAM_1", "HAM_2"] and not records.problems
     last = records.frame.iloc[2]
     assert last[["age", "sex", "body_site"]].isna().all()
@@ -134,8 +142,8 @@ def test_pad_lesions_are_unique_only_within_a_patient_and_files_are_found_by_ste
         "patient_id,lesion_id,age,gender,fitspatrick,region,diagnostic,img_id,biopsed\n"
         "PAT_1,7,8,FEMALE,2.0,ARM,NEV,PAT_1_7_1.png,False\nPAT_2,7,77,,,FACE,ACK,PAT_2_7_2.png,True\n"
     )
-    records = get_source("pad_ufes_20").read(
-        raw({"metadata.csv": table}, ["images/PAT_1_7_1.jpg", "more/PAT_2_7_2.JPG"])
+    records = read_source(
+        get_source("pad_ufes_20"), raw({"metadata.csv": table}, ["images/PAT_1_7_1.jpg", "more/PAT_2_7_2.JPG"])
     )
     assert records.frame["lesion_id"].tolist() == ["PAT_1/7", "PAT_2/7"] and not records.problems
     assert records.frame["fitzpatrick"].tolist()[0] == 2 and pd.isna(records.frame["fitzpatrick"].tolist()[1])
@@ -144,18 +152,18 @@ def test_pad_lesions_are_unique_only_within_a_patient_and_files_are_found_by_ste
 
 def test_class_folders_give_labels_and_a_flat_folder_gives_none(raw):
     root = raw({}, ["wart/1.jpg", "naevus/deep/1.jpg"])
-    records = get_source("folder").read(root)
+    records = read_source(get_source("folder"), root)
     assert dict(zip(records.frame["file"], records.frame["label"], strict=True)) == {
         "naevus/deep/1.jpg": "naevus",
         "wart/1.jpg": "wart",
     }
-    assert records.source.targets["label"].classes == ("naevus", "wart")
+    assert records.targets["label"].classes == ("naevus", "wart")
     Image.new("RGB", (4, 4)).save(root / "loose.jpg")
-    assert get_source("folder").read(root).source is None
+    assert not read_source(get_source("folder"), root).targets
 
 
 def _labelled(root):
-    records = get_source("folder").read(root)
+    records = read_source(get_source("folder"), root)
     columns = [name for name in ("label", "split") if name in records.frame]
     return records.frame[columns].apply(tuple, axis=1).tolist(), records
 
@@ -168,7 +176,7 @@ def test_folders_called_train_and_test_are_the_split_and_not_the_classes(raw, pa
     root = raw({}, [pattern.format(label=label, split=split, n=label + split) for label, split in rows])
     found, records = _labelled(root)
     assert sorted(found) == [(label, split.lower()) for label, split in rows]
-    assert records.source.targets["label"].classes == ("naevus", "wart")
+    assert records.targets["label"].classes == ("naevus", "wart")
     assert any("Test, Train" in note for note in records.notes) and any("naevus, wart" in n for n in records.notes)
 
 
@@ -186,18 +194,48 @@ def test_a_folder_above_the_class_folders_is_passed_over_and_said(raw):
 
 def test_classes_of_both_sides_are_one_however_their_folders_are_written(raw):
     found, records = _labelled(raw({}, ["train/Wart/1.jpg", "test/wart/2.jpg", "train/scar/3.jpg"]))
-    assert records.source.targets["label"].classes == ("scar", "wart") and len(found) == 3
+    assert records.targets["label"].classes == ("scar", "wart") and len(found) == 3
 
 
 def test_why_there_are_no_labels_is_said(raw):
     _, records = _labelled(raw({}, ["naevus/1.jpg", "wart/2.jpg", "loose.jpg"]))
-    assert records.source is None and "loose.jpg" in records.notes[0]
+    assert not records.targets and "loose.jpg" in records.notes[0]
 
 
-def test_copies_in_one_class_are_one_image_and_copies_in_two_classes_are_kept(raw):
-    records = get_source("folder").read(raw({}, ["wart/1.jpg", "wart/again/1.jpg", "scar/1.jpg"]))
-    assert records.frame["file"].tolist() == ["scar/1.jpg", "wart/1.jpg"]
-    assert [(p.file, p.action) for p in records.problems] == [("wart/again/1.jpg", "one image kept")]
+@pytest.fixture
+def copied(raw, tmp_path):
+    """A raw folder, all of whose files are copies of one image."""
+
+    def make(*names):
+        raw({}, names)
+        for name in names[1:]:
+            (tmp_path / name).write_bytes((tmp_path / names[0]).read_bytes())
+        return read_source(get_source("folder"), tmp_path)
+
+    return make
+
+
+def test_copies_of_one_name_in_one_class_are_one_image(copied):
+    rows = copied("wart/1.jpg", "wart/again/1.jpg")
+    assert rows.frame["file"].tolist() == ["wart/1.jpg"]
+    assert [(p.file, p.action) for p in rows.problems] == [("wart/again/1.jpg", "one image kept")]
+
+
+def test_copies_in_two_classes_are_told_and_never_parted(copied, tmp_path):
+    rows = copied("wart/1.jpg", "scar/7.jpg")
+    assert [(p.file, p.problem, p.action) for p in rows.problems] == [
+        ("wart/1.jpg", "byte-identical copy: scar/7.jpg", "kept in one group")
+    ]
+    grouped, _ = identify(rows.frame, "mine", get_source("folder"))
+    assert len(grouped) == 2 and grouped["group_id"].nunique() == 1
+
+
+def test_of_copies_in_train_and_test_the_one_in_test_stays(copied):
+    rows = copied("train/wart/1.jpg", "test/scar/2.jpg", "train/scar/3.jpg")
+    assert rows.frame["file"].tolist() == ["test/scar/2.jpg"]
+    assert {(p.file, p.action) for p in rows.problems} == {
+        (f"train/{name}", "left out, as the other lies in test") for name in ("wart/1.jpg", "scar/3.jpg")
+    }
 
 
 def test_an_unknown_source_names_the_nearest():
@@ -223,4 +261,4 @@ def test_every_source_states_its_terms_units_and_targets(name, tmp_path):
     assert source.citation or source.licence == "unknown"
     assert source.patient_key == (source.group == "patient")
     with pytest.raises(InputError, match=str(tmp_path)):
-        source.read(tmp_path)
+        read_source(source, tmp_path)

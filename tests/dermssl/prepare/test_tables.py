@@ -35,11 +35,11 @@ def test_a_long_wide_table_is_read_in_parts_of_which_only_wanted_columns_stay(tm
     monkeypatch.setattr(tables, "CHUNK", 3)
     lines = [f"{row},{row}.5,x" for row in range(8)]
     (tmp_path / "t.csv").write_text("\n".join([" id ,area,note", *lines]))
-    table = read_table(tmp_path / "t.csv", ("id",), further=("note", "absent"))
+    table = read_table(tmp_path / "t.csv", ("id",), only=("note", "absent"))
     assert list(table) == ["id", "note"] and table["id"].tolist() == list("01234567")
     (tmp_path / "t.csv").write_text("\n".join(["id,area,note", *lines, "8,1,x,y"]))
     with pytest.raises(InputError, match="not a readable CSV"):
-        read_table(tmp_path / "t.csv", ("id",), further=("note",))
+        read_table(tmp_path / "t.csv", ("id",), only=("note",))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from dermssl.errors import InputError
-from dermssl.prepare.values import age, clean, fitzpatrick, modality, number, read_columns, sex
+from dermssl.prepare.tables import read_columns
+from dermssl.prepare.values import age, clean, fitzpatrick, modality, read_number, sex
 
 
 def test_missing_is_none_in_every_spelling():
@@ -13,8 +14,8 @@ def test_missing_is_none_in_every_spelling():
 
 
 def test_numbers_are_read_with_a_point_or_a_comma():
-    assert [number(value) for value in ("35", " 35.5 ", "35,5", 7)] == [35, 35.5, 35.5, 7]
-    assert {number(value) for value in (None, "", "old", "inf", "nan", float("nan"))} == {None}
+    assert [read_number(value) for value in ("35", " 35.5 ", "35,5", 7)] == [35, 35.5, 35.5, 7]
+    assert {read_number(value) for value in (None, "", "old", "inf", "nan", float("nan"))} == {None}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_modality_may_have_a_detail_behind_it():
 
 def test_values_that_cannot_be_read_are_counted_per_column_and_kept_as_missing():
     table = pd.DataFrame({"years": ["35", "old", "old", None], "type": ["III", "x", "2", None]}, dtype=object)
-    records = read_columns(table, age="years", fitzpatrick="type", country="absent")
+    records = read_columns(table, ["absent"], age="years", fitzpatrick="type", country="absent")
     assert records.frame["age"].tolist()[0] == 35 and records.frame["age"].isna().tolist() == [False, True, True, True]
     assert records.frame["country"].isna().all()
     assert [problem.problem for problem in records.problems] == [

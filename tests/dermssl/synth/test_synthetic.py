@@ -10,7 +10,7 @@ from PIL import Image
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.hashes import hamming, perceptual_hashes
 from dermssl.synth.copies import KINDS
-from dermssl.synth.patients import draw_patients, draw_photo_counts
+from dermssl.synth.patients import draw_photo_counts, invent_patients
 from dermssl.synth.photo import draw_person, draw_photo
 
 
@@ -67,7 +67,7 @@ def test_photos_per_patient_add_up_to_the_published_totals():
 
 
 def test_invented_patients_follow_the_published_proportions():
-    labels = draw_patients(4000, np.random.default_rng(0))
+    labels = invent_patients(4000, np.random.default_rng(0))
     shares = labels["conditions_PASSION"].value_counts(normalize=True)
     published = {"Fungal": 579, "Scabies": 471, "Eczema": 414, "Others": 189}
     for condition, number in published.items():

@@ -1,23 +1,22 @@
 """The known data sets, one file each: adding one means adding one file here, called as ``--source`` names it.
 
-A source file declares a `Source` named ``SOURCE`` and reads the official layout into `Records`::
+A source file declares a `Source` named ``SOURCE`` and reads the official layout into `Rows`::
 
-    def read(raw: RawFolder) -> Records:
-        records = read_columns(
-            raw.table("metadata", required=("img_id", "patient_id", "diagnostic")),
+    def read(raw: RawFolder) -> Rows:
+        rows = read_columns(
+            raw.table("metadata"),
             file="img_id",             # path below the root, or a bare name: matched by stem
             patient_id="patient_id",   # raw ids: `prepare` puts the data set's name before them
             age="age_years",           # the manifest's own columns are read from the usual spellings
             diagnosis="diagnostic",    # free columns: labels and further metadata
         )
-        return raw.match(records)
+        return match_files(raw, rows)
 
     SOURCE = Source(name="mine", title="My data", licence="CC-BY-4.0", citation="...", where="...",
-                    layout="metadata.csv, images/*.jpg", group="patient", case="patient",
+                    layout="metadata.csv, images/*.jpg", group="patient", case="patient", modality="clinical",
                     targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))}, reader=read)
 
-Where the table says more than can be declared (its classes, say), set ``records.source`` to a source that has it:
-``dataclasses.replace(SOURCE, targets=...)``.
+Classes that stand in the table alone go into ``rows.targets``; terms or units that do, into ``rows.source``.
 
 ``group_id`` is filled from all ids that a row has; ``case_id`` from ``Source.case``. Missing values are None, never
 "" or "unknown".
@@ -26,9 +25,12 @@ Where the table says more than can be declared (its classes, say), set ``records
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from dermssl.errors import InputError, did_you_mean
-from dermssl.prepare.source import Source
+from dermssl.prepare.copies import settle_copies
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Rows, Source
 
 COMMAND = "sources"
 """The file of this folder that is no data set."""
@@ -47,6 +49,25 @@ def get_source(name: str) -> Source:
     if name not in NAMES:
         raise InputError(f"unknown source '{name}'; {did_you_mean(name, NAMES)} (`dermssl sources` lists them)")
     return importlib.import_module(f"dermssl.prepare.sources.{name}").SOURCE
+
+
+def read_source(source: Source, root: Path, follow: Path | None = None) -> Rows:
+    """The rows of a raw data set, with everything that cannot be used or was left out among the problems.
+
+    Args:
+        source: how the layout is read.
+        root: the folder of the raw data set.
+        follow: a folder outside ``root`` into which links may lead.
+    """
+    raw = RawFolder(root, follow)
+    rows = source.reader(raw)
+    rows.frame, copies = settle_copies(rows.frame, raw)
+    rows.problems += raw.problems + copies
+    rows.source = rows.source or source
+    if rows.source.modality:
+        rows.frame["modality"] = rows.source.modality
+    rows.targets = rows.source.targets | rows.targets
+    return rows
 
 
 def known_overlaps(name: str) -> list[str]:

@@ -1,18 +1,15 @@
 """BCN20000: dermoscopic images in the wild, from one hospital; contained in ISIC 2019."""
 
-import dataclasses
-
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import found_classes, read_columns
-
-COLUMNS = ("bcn_filename", "age_approx", "anatom_site_general", "diagnosis", "lesion_id", "sex", "split")
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``bcn_20k_train.csv`` joined to ``BCN_*.jpg``; its split column counts only where it says more than train."""
-    table = raw.table("bcn_20k_train", "bcn20000", required=COLUMNS)
-    records = read_columns(
+    table = raw.table("bcn_20k_train", "bcn20000")
+    rows = read_columns(
         table,
         file="bcn_filename",
         lesion_id="lesion_id",
@@ -22,11 +19,10 @@ def read(raw: RawFolder) -> Records:
         body_site="anatom_site_general",
         diagnosis="diagnosis",
     )
-    records.frame["modality"] = "dermoscopic"
-    if records.frame["split"].nunique() == 1:
-        records.frame["split"] = None
-    records.source = dataclasses.replace(SOURCE, targets={"diagnosis": found_classes(table, "diagnosis", "case")})
-    return raw.match(records)
+    if rows.frame["split"].nunique() == 1:
+        rows.frame["split"] = None
+    rows.targets = {"diagnosis": found_classes(table, "diagnosis", "case")}
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -38,7 +34,7 @@ SOURCE = Source(
     layout="bcn_20k_train.csv, bcn_20k_train/BCN_*.jpg",
     group="lesion",
     case="lesion",
-    targets={},
     reader=read,
+    modality="dermoscopic",
     patient_key=False,
 )

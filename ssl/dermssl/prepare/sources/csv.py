@@ -17,19 +17,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_yaml
 from dermssl.licences import LICENCES
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import READERS, found_classes, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
+from dermssl.prepare.values import READERS
 
 KEYS = ("table", "licence", "citation", "columns", "targets")
 ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """The table that ``columns.yaml`` describes, joined to the images by path or name."""
     path = raw.find("columns.yaml", "columns.yml")
     layout = read_yaml(path)
@@ -41,9 +42,10 @@ def read(raw: RawFolder) -> Records:
         if len(of) > 1
     }
     named = {name: " + ".join(of) for name, of in columns.items()} | {name: name for name in labels}
-    records = read_columns(table.assign(**joined), **named)
-    records.source = _source(layout, columns, {name: found_classes(table, name) for name in labels})
-    return raw.match(records)
+    rows = read_columns(table.assign(**joined), **named)
+    rows.targets = {name: found_classes(table, name) for name in labels}
+    rows.source = _source(layout, columns)
+    return match_files(raw, rows)
 
 
 def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -69,7 +71,7 @@ def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], 
     return {name: list(map(str, column)) for name, column in lists.items()}, list(map(str, labels))
 
 
-def _source(layout: dict[str, Any], columns: dict[str, list[str]], targets: dict[str, Target]) -> Source:
+def _source(layout: dict[str, Any], columns: dict[str, list[str]]) -> Source:
     """The finest unit that the columns name is kept together; the case, else the lesion, is scored as one."""
     group = next((unit for unit in ("patient", "case", "lesion") if f"{unit}_id" in columns), "image")
     case = next((unit for unit in ("case", "lesion") if f"{unit}_id" in columns), "image")
@@ -79,7 +81,6 @@ def _source(layout: dict[str, Any], columns: dict[str, list[str]], targets: dict
         citation=str(layout.get("citation") or ""),
         group=group,
         case=case,
-        targets=targets,
         patient_key=group == "patient",
     )
 
@@ -93,7 +94,6 @@ SOURCE = Source(
     layout="columns.yaml (which column is what), the table it names, images at any depth",
     group="image",
     case="image",
-    targets={},
     reader=read,
     patient_key=False,
 )

@@ -1,20 +1,19 @@
 """DDI, Diverse Dermatology Images: biopsy-proven lesions over pairs of Fitzpatrick types."""
 
-import dataclasses
-
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import found_classes, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
 
 TONES = {"12": "I-II", "34": "III-IV", "56": "V-VI"}
 MALIGNANT = {"true": "malignant", "1": "malignant", "false": "benign", "0": "benign"}
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``ddi_metadata.csv`` joined to ``000001.png``; skin tones are pairs of types, so only groups are known."""
-    table = raw.table("ddi_metadata", required=("DDI_file", "skin_tone", "malignant", "disease"))
-    records = read_columns(
+    table = raw.table("ddi_metadata")
+    rows = read_columns(
         table,
         file="DDI_file",
         skin_tone=("skin_tone", lambda tone: tone.removesuffix(".0")),
@@ -23,9 +22,8 @@ def read(raw: RawFolder) -> Records:
         disease="disease",
         malignancy=("malignant", lambda value: MALIGNANT.get(value.lower())),
     )
-    records.frame["modality"] = "clinical"
-    records.source = dataclasses.replace(SOURCE, targets=SOURCE.targets | {"disease": found_classes(table, "disease")})
-    return raw.match(records)
+    rows.targets = {"disease": found_classes(table, "disease")}
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -40,6 +38,7 @@ SOURCE = Source(
     case="image",
     targets={"malignancy": Target("malignancy", ("benign", "malignant"), kind="binary", positive="malignant")},
     reader=read,
+    modality="clinical",
     patient_key=False,
     overlaps=("fitzpatrick17k",),
 )

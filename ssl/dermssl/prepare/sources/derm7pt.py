@@ -1,26 +1,26 @@
 """Derm7pt: lesions seen close up and by dermoscope, with the seven-point checklist and official splits."""
 
-import dataclasses
-
 import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import found_classes, number, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
+from dermssl.prepare.values import read_number
 
 COLUMNS = ("case_num", "diagnosis", "clinic", "derm", "location", "sex")
 GROUPS = ("BCC", "MEL", "MISC", "NEV", "SK")
 INDEXES = {"train_indexes": "train", "valid_indexes": "val", "test_indexes": "test"}
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``meta/meta.csv`` as two rows per case (clinical and dermoscopic); splits are row numbers of that table."""
     table = raw.table("meta", required=COLUMNS)
     table = table.assign(split=_splits(raw, len(table)), clinical=table["clinic"], dermoscopic=table["derm"])
     views = [table.assign(file=table[view], view=view) for view in ("clinical", "dermoscopic")]
-    records = read_columns(
+    rows = read_columns(
         pd.concat(views, ignore_index=True),
         file="file",
         case_id="case_num",
@@ -31,16 +31,15 @@ def read(raw: RawFolder) -> Records:
         diagnosis="diagnosis",
         diagnosis_group=("diagnosis", _group),
     )
-    found = SOURCE.targets | {"diagnosis": found_classes(table, "diagnosis", level="case")}
-    records.source = dataclasses.replace(SOURCE, targets=found)
-    return raw.match(records)
+    rows.targets = {"diagnosis": found_classes(table, "diagnosis", level="case")}
+    return match_files(raw, rows)
 
 
 def _splits(raw: RawFolder, rows: int) -> list[str | None]:
     sides: list[str | None] = [None] * rows
     for name, side in INDEXES.items():
         for value in raw.table(name, required=("indexes",))["indexes"]:
-            row = number(value)
+            row = read_number(value)
             if row is None or not 0 <= row < rows:
                 raise InputError(f"{raw.find(name)}: '{value}' is no row of meta.csv, which has {rows}")
             sides[int(row)] = side

@@ -1,13 +1,11 @@
 """Fitzpatrick17k: web photos of 114 conditions with skin types; no patients, no lesions."""
 
-import dataclasses
-
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import found_classes, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
 
-COLUMNS = ("md5hash", "fitzpatrick_scale", "label", "nine_partition_label", "three_partition_label")
 NINE = (
     "benign dermal",
     "benign epidermal",
@@ -22,11 +20,12 @@ NINE = (
 THREE = ("benign", "malignant", "non-neoplastic")
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``fitzpatrick17k.csv`` joined to ``<md5hash>.jpg``; the 114 labels found make the target ``label``."""
-    table = raw.table("fitzpatrick17k", required=COLUMNS)
-    records = read_columns(
+    table = raw.table("fitzpatrick17k")
+    rows = read_columns(
         table,
+        optional=("qc",),
         file="md5hash",
         fitzpatrick="fitzpatrick_scale",
         label="label",
@@ -34,9 +33,8 @@ def read(raw: RawFolder) -> Records:
         three_partition="three_partition_label",
         qc="qc",
     )
-    records.frame["modality"] = "clinical"
-    records.source = dataclasses.replace(SOURCE, targets=SOURCE.targets | {"label": found_classes(table, "label")})
-    return raw.match(records)
+    rows.targets = {"label": found_classes(table, "label")}
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -51,5 +49,6 @@ SOURCE = Source(
     case="image",
     targets={"nine_partition": Target("nine_partition", NINE), "three_partition": Target("three_partition", THREE)},
     reader=read,
+    modality="clinical",
     patient_key=False,
 )

@@ -1,18 +1,19 @@
 """Any folder of images: class folders give labels; folders called train, val and test give a split."""
 
-import dataclasses
 import re
 
 import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.prepare.raw import RawFolder, common_start
-from dermssl.prepare.source import Records, Source, count_problems
+from dermssl.prepare.match import common_start
+from dermssl.prepare.problems import count_problems
+from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.source import Rows, Source
 from dermssl.prepare.values import SPLIT
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """Images at any depth, with labels where each lies in one of two or more class folders.
 
     A folder that holds all the others is passed over. ``train/CLASS`` and ``CLASS/train`` give the split too.
@@ -35,10 +36,7 @@ def read(raw: RawFolder) -> Records:
         sides = [None] * len(files)
     spelled: dict[str, str] = {}
     labels = [spelled.setdefault(path[0].casefold(), path[0]) if path else None for path in folders]
-    frame = pd.DataFrame({"file": files, "label": labels, "split": sides}, dtype=object).set_index("file", drop=False)
-    frame = frame.loc[raw.distinct(files, lambda file: tuple(frame.loc[file, ["label", "split"]]))].reset_index(
-        drop=True
-    )
+    frame = pd.DataFrame({"file": files, "label": labels, "split": sides}, dtype=object)
     classes = tuple(sorted(spelled.values()))
     if None in labels and classes:
         loose = files[labels.index(None)]
@@ -46,9 +44,9 @@ def read(raw: RawFolder) -> Records:
             f"no labels are read from the folders, as {labels.count(None)} images lie in none, such as {loose}"
         )
     if None in labels or len(classes) < 2:
-        return Records(frame.drop(columns="label"), notes=notes)
+        return Rows(frame.drop(columns="label"), notes=notes)
     notes.append(f"the target label is read from the folders {', '.join(classes[:6])}" + ", ..." * (len(classes) > 6))
-    return Records(frame, notes=notes, source=dataclasses.replace(SOURCE, targets={"label": Target("label", classes)}))
+    return Rows(frame, notes=notes, targets={"label": Target("label", classes)})
 
 
 def _below_wrapper(folders: list[list[str]], notes: list[str]) -> list[list[str]]:
@@ -73,7 +71,6 @@ SOURCE = Source(
     layout="images at any depth; class folders (CLASS/*.jpg) give the target `label`, train/ and test/ the split",
     group="image",
     case="image",
-    targets={},
     reader=read,
     patient_key=False,
 )

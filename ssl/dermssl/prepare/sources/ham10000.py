@@ -1,17 +1,16 @@
 """HAM10000: dermoscopic images of pigmented lesions; several images of a lesion, no patient key."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import read_columns
-
-COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import read_columns
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``HAM10000_metadata`` joined to ``ISIC_*.jpg`` in any folder."""
-    records = read_columns(
-        raw.table("HAM10000_metadata", required=COLUMNS),
+    rows = read_columns(
+        raw.table("HAM10000_metadata"),
         file="image_id",
         lesion_id="lesion_id",
         age="age",
@@ -20,8 +19,7 @@ def read(raw: RawFolder) -> Records:
         dx="dx",
         dx_type="dx_type",
     )
-    records.frame["modality"] = "dermoscopic"
-    return raw.match(records)
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -36,5 +34,6 @@ SOURCE = Source(
     case="lesion",
     targets={"dx": Target("dx", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), level="case")},
     reader=read,
+    modality="dermoscopic",
     patient_key=False,
 )

@@ -1,33 +1,36 @@
 """ISIC 2019: dermoscopic images of eight diagnoses; contains HAM10000 and BCN20000."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import one_hot_labels, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import one_hot_labels, read_columns
 
-CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 COLUMNS = ("image", "age_approx", "anatom_site_general", "lesion_id")
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """Ground truth (one-hot) and metadata joined to ``ISIC_*.jpg``; some copies call the sex ``gender``."""
     truth = raw.table("ISIC_2019_Training_GroundTruth", required=("image", *CLASSES[:-1]))
-    metadata = raw.table("ISIC_2019_Training_Metadata", required=COLUMNS)
+    metadata = raw.table(
+        "ISIC_2019_Training_Metadata", required=("image", "age_approx", "anatom_site_general", "lesion_id")
+    )
     labels, problems = one_hot_labels(truth, "image", tuple(name for name in CLASSES if name in truth))
     table = truth[["image"]].merge(metadata.drop_duplicates("image"), on="image", how="left")
-    records = read_columns(
+    rows = read_columns(
         table,
+        optional=("gender",),
         file="image",
         lesion_id="lesion_id",
         age="age_approx",
         sex="sex" if "sex" in table else "gender",
         body_site="anatom_site_general",
     )
-    records.problems += problems
-    records.frame["modality"] = "dermoscopic"
-    records.frame["diagnosis"] = table["image"].map(labels)
-    records.frame["downsampled"] = table["image"].str.endswith("_downsampled")
-    return raw.match(records)
+    rows.problems += problems
+    rows.frame["diagnosis"] = table["image"].map(labels)
+    rows.frame["downsampled"] = table["image"].str.endswith("_downsampled")
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -42,6 +45,7 @@ SOURCE = Source(
     case="lesion",
     targets={"diagnosis": Target("diagnosis", CLASSES, level="case")},
     reader=read,
+    modality="dermoscopic",
     patient_key=False,
     overlaps=("ham10000", "bcn20000"),
 )

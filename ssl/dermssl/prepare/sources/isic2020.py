@@ -4,11 +4,12 @@ from pathlib import Path
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.match import match_files
+from dermssl.prepare.problems import Problem
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Problem, Records, Source
-from dermssl.prepare.values import read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import read_columns
 
-COLUMNS = ("image_name", "patient_id", "sex", "age_approx", "anatom_site_general_challenge", "diagnosis", "target")
 CLASSES = (
     "atypical melanocytic proliferation",
     "cafe-au-lait macule",
@@ -22,15 +23,16 @@ CLASSES = (
 MALIGNANT = {"1": "malignant", "1.0": "malignant", "0": "benign", "0.0": "benign"}
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``ISIC_2020_Training_GroundTruth[_v2].csv`` or the Kaggle ``train.csv``, which has no lesions.
 
     Of images that ``ISIC_2020_Training_Duplicates.csv`` says are one picture, also by way of a third, the first that
     is there is kept.
     """
     names = ("ISIC_2020_Training_GroundTruth_v2", "ISIC_2020_Training_GroundTruth", "train", "siim_train")
-    records = read_columns(
-        raw.table(*names, required=COLUMNS),
+    rows = read_columns(
+        raw.table(*names),
+        optional=("lesion_id",),
         file="image_name",
         patient_id="patient_id",
         lesion_id="lesion_id",
@@ -40,14 +42,13 @@ def read(raw: RawFolder) -> Records:
         diagnosis="diagnosis",
         malignancy=("target", MALIGNANT),
     )
-    records.frame["modality"] = "dermoscopic"
-    raw.match(records)
+    match_files(raw, rows)
     pictures = _pictures(raw)
-    doubled = records.frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
-    for file in records.frame["file"][doubled]:
-        records.problems.append(Problem(file, "listed as a duplicate of another image", "left out"))
-    records.frame = records.frame[~doubled]
-    return records
+    doubled = rows.frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
+    for file in rows.frame["file"][doubled]:
+        rows.problems.append(Problem(file, "listed as a duplicate of another image", "left out"))
+    rows.frame = rows.frame[~doubled]
+    return rows
 
 
 def _pictures(raw: RawFolder) -> dict[str, str]:
@@ -78,6 +79,7 @@ SOURCE = Source(
         "diagnosis": Target("diagnosis", CLASSES, level="case"),
     },
     reader=read,
+    modality="dermoscopic",
     # Both editions hold the same images, and both are read by this file.
     overlaps=("isic2020",),
 )

@@ -1,22 +1,27 @@
 """ISIC 2024 (SLICE-3D): small crops from 3D total body photographs, with patients."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import read_columns
 
-COLUMNS = ("isic_id", "target", "patient_id", "age_approx", "sex", "anatom_site_general")
+COLUMNS = (
+    *("isic_id", "target", "patient_id", "lesion_id", "age_approx", "sex"),
+    *("anatom_site_general", "copyright_license"),
+)
 MALIGNANT = {"1": "malignant", "1.0": "malignant", "0": "benign", "0.0": "benign"}
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``train-metadata.csv`` joined to ``ISIC_*.jpg``.
 
     The columns ``iddx_*`` and ``mel_*`` state the diagnosis: they are not carried along, so nothing can learn
     from them by accident.
     """
-    records = read_columns(
-        raw.table("train-metadata", required=COLUMNS, further=("lesion_id", "copyright_license")),
+    rows = read_columns(
+        raw.table("train-metadata", only=COLUMNS),
+        optional=("lesion_id", "copyright_license"),
         file="isic_id",
         patient_id="patient_id",
         lesion_id="lesion_id",
@@ -26,8 +31,7 @@ def read(raw: RawFolder) -> Records:
         malignancy=("target", MALIGNANT),
         copyright_license="copyright_license",
     )
-    records.frame["modality"] = "clinical"
-    return raw.match(records)
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -43,4 +47,5 @@ SOURCE = Source(
         "malignancy": Target("malignancy", ("benign", "malignant"), kind="binary", positive="malignant", level="case")
     },
     reader=read,
+    modality="clinical",
 )

@@ -1,24 +1,24 @@
 """MILK10k: lesions seen twice, close up and by dermoscope; shares lesions with HAM10000."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import one_hot_labels, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import one_hot_labels, read_columns
 
 CLASSES = ("AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA", "VASC")
-COLUMNS = ("lesion_id", "image_type", "isic_id", "age_approx", "sex", "skin_tone_class", "site")
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """Metadata and one-hot ground truth (per lesion) joined to ``<lesion_id>/<isic_id>.jpg``.
 
     The skin tone classes are the set's own scale (dark 0 to light 5), not Fitzpatrick types.
     """
-    table = raw.table("MILK10k_Training_Metadata", required=COLUMNS)
     truth = raw.table("MILK10k_Training_GroundTruth", required=("lesion_id", *CLASSES))
     labels, problems = one_hot_labels(truth, "lesion_id", CLASSES)
-    records = read_columns(
-        table,
+    rows = read_columns(
+        raw.table("MILK10k_Training_Metadata"),
+        optional=("copyright_license",),
         file="isic_id",
         lesion_id="lesion_id",
         age="age_approx",
@@ -30,8 +30,8 @@ def read(raw: RawFolder) -> Records:
         diagnosis=("lesion_id", labels),
         copyright_license="copyright_license",
     )
-    records.problems = problems
-    return raw.match(records)
+    rows.problems += problems
+    return match_files(raw, rows)
 
 
 SOURCE = Source(

@@ -1,19 +1,19 @@
 """PAD-UFES-20: smartphone photos of skin lesions from Brazil, with patients, lesions and Fitzpatrick types."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import body_sites, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import read_columns
+from dermssl.prepare.values import body_sites
 
-COLUMNS = ("patient_id", "lesion_id", "age", "gender", "fitspatrick", "region", "diagnostic", "img_id", "biopsed")
 
-
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``metadata.csv`` joined to ``PAT_*`` images by stem, since re-uploads change the extension."""
-    table = raw.table("metadata", required=COLUMNS)
+    table = raw.table("metadata", required=("patient_id", "lesion_id"))
     # Lesion numbers repeat across patients, so the patient is part of the lesion's id.
     pairs = zip(table["patient_id"], table["lesion_id"], strict=True)
-    records = read_columns(
+    rows = read_columns(
         table.assign(lesion=[f"{patient}/{lesion}" if patient and lesion else None for patient, lesion in pairs]),
         file="img_id",
         patient_id="patient_id",
@@ -25,8 +25,7 @@ def read(raw: RawFolder) -> Records:
         diagnostic="diagnostic",
         biopsed=("biopsed", {"True": True, "False": False}),
     )
-    records.frame["modality"] = "clinical"
-    return raw.match(records)
+    return match_files(raw, rows)
 
 
 SOURCE = Source(
@@ -41,4 +40,5 @@ SOURCE = Source(
     case="lesion",
     targets={"diagnostic": Target("diagnostic", ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK"), level="case")},
     reader=read,
+    modality="clinical",
 )

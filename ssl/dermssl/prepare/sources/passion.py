@@ -7,19 +7,14 @@ import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.problems import Problem
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Problem, Records, Source
-from dermssl.prepare.values import read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import read_columns
 
 LABEL_COLUMNS = (
-    "subject_id",
-    "country",
-    "age",
-    "sex",
-    "fitzpatrick",
-    "body_loc",
-    "impetig",
-    "conditions_PASSION",
+    *("subject_id", "country", "age", "sex"),
+    *("fitzpatrick", "body_loc", "impetig", "conditions_PASSION"),
 )
 CONDITIONS = ("Eczema", "Fungal", "Others", "Scabies")
 CENTRES = {"Madagascar": "Madagascar", "Guinea": "Guinea", "Malawi": "EAS", "Tanzania": "EAS"}
@@ -27,13 +22,13 @@ IMPETIGO = {"1.0": "impetigo", "1": "impetigo", "0.0": "no impetigo", "0": "no i
 SPLITS = ("TRAIN", "TEST")
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """Patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
     table = raw.table("label", "labels", required=LABEL_COLUMNS)
     _check_values(raw.find("label", "labels"), "impetig", table["impetig"], IMPETIGO)
     table, problems = _one_row_per_subject(table)
     split, split_problems = _read_split(raw, set(table["subject_id"]))
-    records = read_columns(
+    rows = read_columns(
         table.assign(split=table["subject_id"].map(split)),
         patient_id="subject_id",
         split="split",
@@ -46,16 +41,16 @@ def read(raw: RawFolder) -> Records:
         condition="conditions_PASSION",
         impetigo=("impetig", IMPETIGO),
     )
-    records.problems += problems + split_problems
-    images = pd.DataFrame({"file": raw.distinct(raw.images)})
+    rows.problems += problems + split_problems
+    images = pd.DataFrame({"file": raw.images})
     images["patient_id"] = images["file"].map(lambda file: Path(file).stem.rpartition("_")[0] or Path(file).stem)
     known = images["patient_id"].isin(table["subject_id"])
     for name in images["file"][~known]:
-        records.problems.append(Problem(name, "photo of a subject without a label row", "left out"))
+        rows.problems.append(Problem(name, "photo of a subject without a label row", "left out"))
     for subject in sorted(set(table["subject_id"]) - set(images["patient_id"])):
-        records.problems.append(Problem(f"subject {subject}", "label row without a photo", "left out"))
-    records.frame = images[known].merge(records.frame, on="patient_id", how="left").assign(modality="clinical")
-    return records
+        rows.problems.append(Problem(f"subject {subject}", "label row without a photo", "left out"))
+    rows.frame = images[known].merge(rows.frame, on="patient_id", how="left")
+    return rows
 
 
 def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
@@ -113,4 +108,5 @@ SOURCE = Source(
         "impetigo": Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case"),
     },
     reader=read,
+    modality="clinical",
 )

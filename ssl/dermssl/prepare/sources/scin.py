@@ -1,13 +1,13 @@
 """SCIN: photos of skin concerns from the public, up to three per case, labelled by dermatologists."""
 
 import ast
-import dataclasses
 
 import pandas as pd
 
+from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Records, Source
-from dermssl.prepare.values import found_classes, read_columns
+from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
 
 IMAGES = ("image_1_path", "image_2_path", "image_3_path")
 CASE_COLUMNS = ("case_id", *IMAGES, "sex_at_birth", "fitzpatrick_skin_type")
@@ -15,7 +15,7 @@ LABEL_COLUMNS = ("case_id", "weighted_skin_condition_label")
 MONK = "monk_skin_tone_label_us"
 
 
-def read(raw: RawFolder) -> Records:
+def read(raw: RawFolder) -> Rows:
     """``scin_cases.csv`` and ``scin_labels.csv`` as one row per photo; the label is the condition of highest weight.
 
     ``fitzpatrick`` is what contributors said of themselves; the Monk tone (graders in the US) keeps its own scale.
@@ -26,8 +26,9 @@ def read(raw: RawFolder) -> Records:
     table = table.astype(object).where(table.notna() & (table != "NONE_SELECTED"), None)
     views = pd.concat([table.assign(file=table[name]) for name in IMAGES], ignore_index=True)
     views = views[views["file"].notna()].reset_index(drop=True)
-    records = read_columns(
+    rows = read_columns(
         views,
+        optional=(MONK, "age_group"),
         file="file",
         case_id="case_id",
         sex="sex_at_birth",
@@ -38,12 +39,10 @@ def read(raw: RawFolder) -> Records:
         condition=(LABEL_COLUMNS[1], _heaviest),
     )
     # A case that no dermatologist could label holds {}, which is no mistake.
-    records.problems = [problem for problem in records.problems if LABEL_COLUMNS[1] not in problem.file]
-    records.frame["body_site"] = _body_sites(views)
-    records.frame["modality"] = "clinical"
-    found = {"condition": found_classes(records.frame, "condition", level="case")}
-    records.source = dataclasses.replace(SOURCE, targets=found)
-    return raw.match(records)
+    rows.problems = [problem for problem in rows.problems if LABEL_COLUMNS[1] not in problem.file]
+    rows.frame["body_site"] = _body_sites(views)
+    rows.targets = {"condition": found_classes(rows.frame, "condition", level="case")}
+    return match_files(raw, rows)
 
 
 def _body_sites(table: pd.DataFrame) -> pd.Series:
@@ -73,7 +72,7 @@ SOURCE = Source(
     layout="scin_cases.csv, scin_labels.csv, images/*.png",
     group="case",
     case="case",
-    targets={},
     reader=read,
+    modality="clinical",
     patient_key=False,
 )

@@ -1,0 +1,125 @@
+"""The joining of table rows to image files, with every row and file that finds no partner reported."""
+
+import itertools
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from dermssl.dataset.splits import check_split
+from dermssl.prepare.problems import Problem
+from dermssl.prepare.raw import IMAGE_SUFFIXES, PHONE_SUFFIXES, RawFolder
+from dermssl.prepare.source import Rows
+
+
+def match_files(raw: RawFolder, rows: Rows) -> Rows:
+    """Join the rows to files, reporting both kinds of loss.
+
+    ``file`` of a row is a path, below the root or from another one, or a bare name, with any image extension or
+    none. A row is matched by its whole path; else by its name, of several files the one with the longest common
+    end of the path; else, where all files of that name are copies of each other, with the first of them.
+
+    Raises:
+        InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
+    """
+    wanted = [name if isinstance(name, str) else None for name in rows.frame["file"]]
+    index, problems = _Index(raw.images), rows.problems
+    files = [name and index.exact(name) for name in wanted]
+    taken = {file for file in files if file}
+    for row, name in enumerate(wanted):
+        if not files[row]:
+            files[row], problem = _by_name(raw, name, index, taken)
+            problems += [Problem(name or "(blank)", problem, "left out")] if problem else []
+    matched = rows.frame.assign(file=files)
+    matched = matched[matched["file"].notna()]
+    problems += _without_a_row(raw, set(matched["file"]))
+    _check_second_rows(matched, raw.root)
+    doubled = matched["file"].duplicated()
+    problems += [Problem(file, "second row for the same file", "first row kept") for file in matched["file"][doubled]]
+    rows.frame = matched[~doubled].sort_values("file").reset_index(drop=True)
+    return rows
+
+
+def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str]) -> tuple[str | None, str]:
+    """The file that a row means by its name alone, and what is wrong where there is none."""
+    if not name:
+        return None, "row without a file name"
+    named = [file for file in index.named(name) if file not in taken]
+    if not named:
+        return None, "named in the table but there is no such file"
+    nearest = index.nearest(name, named)
+    if len(nearest) == 1 or raw.same_bytes(*nearest):
+        return nearest[0], ""
+    return None, f"several files of that name ({len(named)})"
+
+
+def _without_a_row(raw: RawFolder, matched: set[str]) -> Iterator[Problem]:
+    of_name = defaultdict(list)
+    for file in sorted(matched):
+        of_name[PurePosixPath(file).name.casefold()].append(file)
+    for file in raw.images:
+        if file not in matched:
+            same = of_name[PurePosixPath(file).name.casefold()]
+            original = next((other for other in same if raw.same_bytes(file, other)), None)
+            if original:
+                yield Problem(file, f"byte-identical copy: {original}", "one image kept")
+            else:
+                yield Problem(file, "file without a row in the table", "left out")
+
+
+def _check_second_rows(rows: pd.DataFrame, root: Path) -> None:
+    unit = rows["file"]
+    # Lesion numbers may repeat from patient to patient, so they count only where there is no patient.
+    for name in ("lesion_id", "case_id", "patient_id"):
+        unit = rows[name].where(rows[name].notna(), unit) if name in rows else unit
+    for group in (unit, rows["file"]):
+        check_split(rows.assign(group_id=group), str(root))
+
+
+class _Index:
+    """Image files by path and by bare name, both without extension."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._by_path: dict[str, str] = {}
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for file in files:
+            key = _key(file)
+            self._by_path[file if key in self._by_path else key] = file
+            for name in {_last(key), _last(key).casefold()}:
+                self._by_name[name].append(file)
+
+    def exact(self, name: str) -> str | None:
+        """The file of this path, or of this bare name with its extension."""
+        named = self._by_name.get(_last(_key(name)), [])
+        return name if name in named else self._by_path.get(_key(name))
+
+    def named(self, name: str) -> list[str]:
+        """Files of this bare name, in any case if there is none in the same."""
+        last = _last(_key(name))
+        return self._by_name.get(last) or self._by_name.get(last.casefold(), [])
+
+    @staticmethod
+    def nearest(name: str, files: Sequence[str]) -> list[str]:
+        """Those of ``files`` whose paths have the longest common end with ``name``."""
+        wanted = _key(name).split("/")[::-1]
+        common = [len(common_start([wanted, _key(file).split("/")[::-1]])) for file in files]
+        return [file for file, length in zip(files, common, strict=True) if length == max(common)]
+
+
+def common_start(paths: Sequence[Sequence[str]]) -> list[str]:
+    """The parts that all paths begin with."""
+    levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
+    return [level[0] for level in levels]
+
+
+def _key(name: str) -> str:
+    """A path without image extension, in one Unicode form: archives made on a Mac decompose accents."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./"))
+    known = path.suffix.lower() in {*IMAGE_SUFFIXES, *PHONE_SUFFIXES}
+    return (path.with_suffix("") if known else path).as_posix()
+
+
+def _last(key: str) -> str:
+    return key.rpartition("/")[2]
