@@ -6,6 +6,7 @@ import pandas as pd
 
 from dermeval.pages import plots
 from dermeval.probes import contamination
+from dermeval.probes.groups import RARE
 from dermeval.probes.intervals import show
 from dermeval.probes.results import foot
 from dermssl import page
@@ -98,8 +99,9 @@ def _tables(result: "ProtocolResult") -> list[tuple[str, pd.DataFrame]]:
         if seen:
             tables.append((f"{target}: images clean of pretraining, and contaminated", pd.DataFrame(_seen_rows(seen))))
         for entry in plain:
-            for attribute in entry["groups"]:
-                tables.append((_group_heading(entry, attribute), pd.DataFrame(_group_rows(entry["groups"][attribute]))))
+            for attribute, levels in entry["groups"].items():
+                rows = pd.DataFrame(_group_rows(levels, result.unit)).fillna("")
+                tables.append((_group_heading(entry, attribute), rows))
     return tables
 
 
@@ -156,19 +158,24 @@ def _shift_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _group_rows(levels: dict[str, Any]) -> list[dict[str, Any]]:
+def _group_rows(levels: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     rows = []
     for level, scored in levels.items():
         for group in scored["groups"]:
-            row = {"group": group["value"], "level": level, "patients": group["patients"], "scored": group["rows"]}
+            row = {"group": group["value"], "level": level, f"{unit}s": group["patients"], "scored": group["rows"]}
             row["classes"] = group["classes"]
             for name in ("balanced_accuracy", "macro_f1"):
                 row[name] = show(group[name]) if name in group else group["status"]
+            if group.get("rare_classes") and group["status"] == "scored":
+                row["interval"] = f"too narrow: {group['rare_classes']} classes with under {RARE} {unit}s"
             rows.append(row)
         if scored["gap"]:
             gap = scored["gap"]
+            most = max(group["classes"] for group in scored["groups"])
+            left = [g["value"] for g in scored["groups"] if g["status"] != "scored" or g["classes"] < most]
+            name = f"worst {gap['worst']}, best {gap['best']}" + (f", not ranked {', '.join(left)}" if left else "")
             rows.append(
-                {"group": f"worst {gap['worst']}, best {gap['best']}", "level": level, "patients": "", "scored": ""}
+                {"group": name, "level": level, f"{unit}s": "", "scored": ""}
                 | {"classes": "", "balanced_accuracy": f"gap {show(gap)}", "macro_f1": ""}
             )
     return rows

@@ -8,11 +8,21 @@ import pandas as pd
 from dermeval.probes.intervals import interval_json
 from dermeval.probes.predictions import Predictions
 from dermeval.probes.protocols import age_bands
-from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, cluster_codes, percentiles, resample
+from dermeval.statistics.bootstrap import (
+    MIN_PATIENTS,
+    Interval,
+    cluster_codes,
+    debiased,
+    interval_of,
+    percentiles,
+    resample,
+)
 from dermeval.statistics.scorer import Scorer
 
 LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
+RARE = 5
+"""A class with fewer patients hardly varies between draws, so that intervals over classes come out too narrow."""
 
 
 def attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -59,14 +69,15 @@ def group_scores(
         truth = predictions.truth[inside]
         row: dict[str, Any] = {"value": value, "patients": len(set(groups)), "rows": int(inside.sum())}
         row["classes"] = len(np.unique(truth))
+        row["rare_classes"] = sum(len(set(groups[truth == label])) < RARE for label in np.unique(truth))
         row["status"] = _status(row)
         if row["status"] == "scored":
             scorer = Scorer(truth, predictions.probabilities[inside], cluster_codes(groups), positive)
             (drawn,), _ = resample([scorer], draws, seed + index)
             point = scorer.point()
             single = [name for name in point if np.ndim(point[name]) == 0]
-            row |= {name: interval_json(Interval(point[name], *percentiles(drawn[name]))) for name in single}
-            sampled[value] = {name: drawn[name] for name in single}
+            row |= {name: interval_json(interval_of(name, point[name], drawn[name])) for name in single}
+            sampled[value] = {name: debiased(name, point[name], drawn[name])[1] for name in single}
         rows.append(row)
     gaps = _gaps(rows, sampled, len(np.unique(predictions.truth)))
     return {"groups": rows, "gap": gaps.get(RANKED_BY), "gaps": gaps}

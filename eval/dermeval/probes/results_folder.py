@@ -97,7 +97,7 @@ def _question(info: dict[str, Any]) -> dict[str, Any]:
         "folds": info["protocol"]["folds"],
         "k": info["settings"].get("k"),
         "temperature": info["settings"].get("temperature"),
-        "solver": info["settings"].get("solver"),
+        "solver": "lbfgs" if info["settings"].get("solver") == "newton" else info["settings"].get("solver"),
         "class weight": info["settings"].get("class_weight"),
         "architecture": encoder["name"],
         "features": encoder.get("features"),

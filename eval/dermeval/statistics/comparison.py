@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dermeval.statistics.bootstrap import Interval, cluster_codes, percentiles, resample
+from dermeval.statistics.bootstrap import Interval, cluster_codes, debiased, percentiles, resample
 from dermeval.statistics.scorer import Scorer
 
 
@@ -69,6 +69,9 @@ def compare(
     point = _stacked([scorer.point() for scorer in scorers], ends)
     drawn = [_over(np.mean, entry) for entry in _stacked(sampled, ends)]
     means = [_over(np.mean, entry) for entry in point]
+    for mean, sample in zip(means, drawn, strict=True):
+        for name in mean:
+            mean[name], sample[name] = debiased(name, mean[name], sample[name])
     scores = [
         {name: Interval(value, *percentiles(sample[name])) for name, value in mean.items()}
         for mean, sample in zip(means, drawn, strict=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dermeval.statistics.bootstrap import Interval, cluster_codes, percentiles, resample
+from dermeval.statistics.bootstrap import Interval, cluster_codes, interval_of, resample
 from dermeval.statistics.scorer import Scorer
 
 
@@ -32,5 +32,5 @@ def bootstrap_runs(
     for name in points[0]:
         drawn = np.stack([run[name] for run in sampled], axis=1)
         mean = np.einsum("br,br...->b...", shares, drawn)
-        found[name] = Interval(np.mean([point[name] for point in points], axis=0), *percentiles(mean))
+        found[name] = interval_of(name, np.mean([point[name] for point in points], axis=0), mean)
     return found

@@ -233,3 +233,16 @@ def test_the_seed_fixes_the_draws():
     scorer = Scorer(truth, probabilities, cluster_codes(groups))
     runs = [resample([scorer], 100, seed)[0][0]["macro_f1"] for seed in (1, 1, 2)]
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+
+
+def test_the_calibration_error_lies_in_its_own_interval_and_loses_a_third_of_its_bias():
+    random = np.random.default_rng(0)
+    inside, values, plain = [], [], []
+    for seed in range(30):
+        probabilities = random.dirichlet(np.ones(4), 150)
+        truth = np.array([random.choice(4, p=row) for row in probabilities])
+        ece = bootstrap(truth, probabilities, np.arange(150), draws=100, seed=seed).scores["ece"]
+        inside.append(ece.low <= ece.value <= ece.high)
+        values.append(ece.value)
+        plain.append(Scorer(truth, probabilities, np.arange(150)).point()["ece"])
+    assert all(inside) and np.mean(values) < 0.7 * np.mean(plain)
