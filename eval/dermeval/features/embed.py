@@ -47,33 +47,12 @@ def embed(options: EmbedOptions) -> Report | None:
     out = Path(options.out)
     require_new_folder(out, options.overwrite, "embedding.json", [*options.data, options.encoder])
     unfinished = folder_of(out)
-    _refuse_repeated(options.views)
+    if len(set(options.views)) < len(options.views):
+        raise InputError(f"--views {' '.join(options.views)}: a view is given twice")
     datasets = open_datasets(options.data)
     encoder = open_encoder(options.encoder, options.image_size, options.features)
     state = join_ranks()
     precision = choose_precision(options.precision, state.device)
-    _warn_enlarged(datasets, encoder)
-    encoder.model.to(state.device).to(memory_format=torch.channels_last)
-    if isinstance(encoder.model, PixelPCA):
-        encoder = _fitted(encoder, datasets, options, state)
-    written = Unfinished(unfinished, _plan(encoder, datasets, options, precision))
-    embedded, seconds = _run(encoder, datasets, options, state, precision, written)
-    if not state.is_main_process:
-        return None
-    rate = round(embedded / seconds, 1) if embedded else None
-    extra = {"precision": precision, "ranks": state.num_processes, "images_per_second": rate}
-    views = ((view, written.features(1 + index)) for index, view in enumerate(options.views))
-    info = write_embeddings(out, written.features(0), datasets, encoder.record(), extra, views)
-    written.remove()
-    return _report(out, sum(map(len, datasets)), info, state.device.type)
-
-
-def _refuse_repeated(views: Sequence[str]) -> None:
-    if len(set(views)) < len(views):
-        raise InputError(f"--views {' '.join(views)}: a view is given twice")
-
-
-def _warn_enlarged(datasets: Sequence[Dataset], encoder: Encoder) -> None:
     for dataset in datasets:
         if dataset.info["short_side"] < encoder.image_size:
             log.warning(
@@ -83,12 +62,12 @@ def _warn_enlarged(datasets: Sequence[Dataset], encoder: Encoder) -> None:
                 dataset.info["short_side"],
                 encoder.image_size,
             )
-
-
-def _plan(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions, precision: str) -> dict[str, Any]:
-    """All that the features of a row depend on; rows finished under another plan are not gone on with."""
+    encoder.model.to(state.device).to(memory_format=torch.channels_last)
+    if isinstance(encoder.model, PixelPCA):
+        encoder = _fitted(encoder, datasets, options, state)
     record = encoder.record()
-    return {
+    # All that the features of a row depend on: rows finished under another plan are embedded again.
+    plan = {
         "encoder": record["fingerprint"],
         "preprocessing": json.loads(json.dumps(record["preprocessing"])),
         "features": options.features,
@@ -97,6 +76,16 @@ def _plan(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions, 
         "precision": precision,
         "dtype": options.dtype,
     }
+    written = Unfinished(unfinished, plan)
+    embedded, seconds = _run(encoder, datasets, options, state, precision, written)
+    if not state.is_main_process:
+        return None
+    rate = round(embedded / seconds, 1) if embedded else None
+    extra = {"precision": precision, "ranks": state.num_processes, "images_per_second": rate}
+    views = ((view, written.features(1 + index)) for index, view in enumerate(options.views))
+    info = write_embeddings(out, written.features(0), datasets, record, extra, views)
+    written.remove()
+    return _report(out, sum(map(len, datasets)), info, state.device.type)
 
 
 def _run(
@@ -126,10 +115,16 @@ def _run(
         for block, batches in zip(todo, mine, strict=True):
             parts = gather_object(list(itertools.islice(found, len(batches))))
             rows, features = (np.concatenate(column) for column in zip(*parts, strict=True))
-            features = place(rows, features, block)
+            features = in_row_order(rows, features, block)
             with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinity, which is refused below
                 features = features.astype(options.dtype)
-            _check_finite(features, block, datasets)
+            bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2)))
+            if len(bad):
+                ids = np.concatenate([dataset.column("image_id") for dataset in datasets])
+                raise InputError(
+                    f"the encoder gives NaN or infinity for {len(bad)} of {len(block)} images (first "
+                    f"{ids[block.start + bad[0]]}): try --precision fp32, --dtype float32, or another checkpoint"
+                )
             if state.is_main_process:
                 written.add(block.start, features)
             bar.update(len(block))
@@ -143,7 +138,7 @@ def blocks(total: int, done: int, batch: int, ranks: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(done, total, size)]
 
 
-def place(rows: np.ndarray, features: np.ndarray, block: range) -> np.ndarray:
+def in_row_order(rows: np.ndarray, features: np.ndarray, block: range) -> np.ndarray:
     """``features`` in the order of ``block``; raises RuntimeError unless each row of it came exactly once."""
     order = np.argsort(rows)
     if not np.array_equal(rows[order], block):
@@ -152,9 +147,7 @@ def place(rows: np.ndarray, features: np.ndarray, block: range) -> np.ndarray:
 
 
 def _workers(options: EmbedOptions, ranks: int) -> int:
-    if options.workers is not None:
-        return options.workers
-    return min(MAX_WORKERS, max(1, available_cores() // ranks))
+    return min(MAX_WORKERS, max(1, available_cores() // ranks)) if options.workers is None else options.workers
 
 
 def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions, state: PartialState) -> Encoder:
@@ -171,16 +164,6 @@ def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions
     for buffer in model.buffers():
         buffer.copy_(broadcast(buffer))
     return with_origin(encoder, fit={"splits": ["train", None], "images": len(rows), "seed": model.seed})
-
-
-def _check_finite(features: np.ndarray, block: range, datasets: Sequence[Dataset]) -> None:
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2)))
-    if len(bad):
-        ids = np.concatenate([dataset.column("image_id") for dataset in datasets])
-        raise InputError(
-            f"the encoder gives NaN or infinity for {len(bad)} of {len(block)} images (first "
-            f"{ids[block.start + bad[0]]}): try --precision fp32, --dtype float32, or another checkpoint"
-        )
 
 
 def _report(out: Path, images: int, info: dict[str, Any], device: str) -> Report:

@@ -1,4 +1,4 @@
-"""An embeddings folder, written and opened: features, the manifest rows they belong to, and their provenance."""
+"""An embeddings folder, written and opened: features, the manifest rows they belong to, and where they are from."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -24,10 +24,11 @@ from dermssl.paths import require_folder
 
 MAKER = "dermeval embed"
 INFO = "embedding.json"
+log = logging.getLogger("dermssl")
 
 
-class EncoderRecord(BaseModel):
-    """The encoder that made the features."""
+class EncoderEntry(BaseModel):
+    """The encoder that made the features, as ``embedding.json`` must record it."""
 
     path: str
     fingerprint: str
@@ -38,7 +39,7 @@ class EncoderRecord(BaseModel):
     training: dict[str, Any] = {}
 
 
-class DatasetRecord(BaseModel):
+class DatasetEntry(BaseModel):
     """One embedded data set, as it was then."""
 
     name: str
@@ -54,20 +55,17 @@ class DatasetRecord(BaseModel):
 class EmbeddingInfo(BaseModel):
     """What must be in ``embedding.json``. ``sha256`` has the hash of each array, by its file name."""
 
-    encoder: EncoderRecord
+    encoder: EncoderEntry
     dtype: Literal["float32", "float16"] = "float32"
     views: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]] = []
-    datasets: Annotated[list[DatasetRecord], Field(min_length=1)]
+    datasets: Annotated[list[DatasetEntry], Field(min_length=1)]
     licences: list[Notice]
     sha256: dict[str, str] = {}
 
 
-log = logging.getLogger("dermssl")
-
-
 @dataclass(frozen=True)
 class EmbeddedRows:
-    """The manifest rows of an embeddings folder, or of an index made from some, and their provenance."""
+    """The manifest rows of an embeddings folder, or of an index made from some, and where they are from."""
 
     folder: Path
     info: dict[str, Any]
@@ -132,21 +130,19 @@ class EmbeddedRows:
             InputError: a dataset folder no longer has an image that was embedded.
         """
         frame = self.table.to_pandas()
-        parts = [self._live_rows(name, frame) for name in frame["dataset"].unique()]
+        parts = []
+        for name, rows in frame.groupby("dataset", sort=False):
+            if name in self.datasets:
+                live = self.datasets[name].frame().set_index("image_id")
+                gone = rows["image_id"][~rows["image_id"].isin(live.index)]
+                if len(gone):
+                    raise InputError(
+                        f"{self.folder}: {len(gone)} images (first {gone.iloc[0]}) are no longer in "
+                        f"{self.datasets[name].folder}: run `{MAKER}` again"
+                    )
+                rows = live.loc[rows["image_id"]].reset_index().set_index(rows.index)
+            parts.append(rows)
         return pd.concat(parts).loc[frame.index]
-
-    def _live_rows(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-        rows = frame[frame["dataset"] == name]
-        if name not in self.datasets:
-            return rows
-        live = self.datasets[name].frame().set_index("image_id")
-        gone = rows["image_id"][~rows["image_id"].isin(live.index)]
-        if len(gone):
-            raise InputError(
-                f"{self.folder}: {len(gone)} images (first {gone.iloc[0]}) are no longer in "
-                f"{self.datasets[name].folder}: run `{MAKER}` again"
-            )
-        return live.loc[rows["image_id"]].reset_index().set_index(rows.index)
 
 
 @dataclass(frozen=True)
@@ -174,30 +170,25 @@ def open_embeddings(folder: str | Path) -> Embeddings:
     """
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(path / INFO, MAKER, EmbeddingInfo)
-    table = read_parquet(path / "manifest.parquet", MAKER)
-    missing = [field.name for field in FIXED if field.name not in table.column_names]
-    if missing:
-        raise InputError(f"{path}/manifest.parquet has no column {missing[0]}: run `{MAKER}` again")
+    table = read_parquet(path / "manifest.parquet", MAKER, [field.name for field in FIXED])
     return Embeddings(path, info, table, _read_features(path / "features.npy", info, table))
 
 
 def _read_features(path: Path, info: dict[str, Any], table: pa.Table) -> np.ndarray:
-    features = read_npy(path, MAKER)
-    shape, dim, kind = (table.num_rows, info["encoder"]["dim"]), info["encoder"]["dim"], info.get("dtype", "float32")
-    if features.shape != shape or features.dtype != kind:
+    features, again = read_npy(path, MAKER), f"run `{MAKER}` again"
+    dim, kind = info["encoder"]["dim"], info.get("dtype", "float32")
+    if features.shape != (table.num_rows, dim) or features.dtype != kind:
         raise InputError(
-            f"{path.parent}: {path.name} has shape {features.shape} of {features.dtype}, but the folder says "
-            f"{table.num_rows} images with {dim} numbers of {kind}: run `{MAKER}` again"
+            f"{path} has shape {features.shape} of {features.dtype}, but the folder says {table.num_rows} images with "
+            f"{dim} numbers of {kind}: {again}"
         )
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        raise InputError(
-            f"{path}: the features of {table['image_id'][row].as_py()} hold NaN or infinity: check the encoder"
-        )
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        image = table["image_id"][int(bad[0])].as_py()
+        raise InputError(f"{path}: the features of {image} hold NaN or infinity: check the encoder")
     recorded = info.get("sha256", {}).get(path.name)
     if recorded and sha256_file(path) != recorded:
-        raise InputError(f"{path} was changed after it was written: run `{MAKER}` again")
+        raise InputError(f"{path} was changed after it was written: {again}")
     return features
 
 
@@ -208,20 +199,20 @@ def array_hashes(folder: Path) -> dict[str, str]:
 
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
     """Raise InputError, ending in ``remedy``, unless one encoder made all ``parts`` in one way."""
+
+    def made(part: EmbeddedRows) -> dict[str, Any]:
+        encoder = {"features": "cls"} | part.encoder
+        same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
+        return same | {"dtype": part.info.get("dtype", "float32")}
+
     for part in parts[1:]:
-        differing = _differing(parts[0], part)
+        one, other = made(parts[0]), made(part)
+        differing = [key for key in one if one[key] != other[key]]
         if differing:
             raise InputError(
                 f"{parts[0].folder} and {part.folder} come from different encoders ({parts[0].encoder['path']}, "
                 f"{part.encoder['path']}; {', '.join(differing)} differ): {remedy}"
             )
-
-
-def _differing(one: EmbeddedRows, other: EmbeddedRows) -> list[str]:
-    """What of weights, preprocessing, kind of features and their type is not the same."""
-    keys = {"fingerprint": None, "preprocessing": None, "features": "cls"}
-    found = [key for key, default in keys.items() if one.encoder.get(key, default) != other.encoder.get(key, default)]
-    return found + ["dtype"] * (one.info.get("dtype", "float32") != other.info.get("dtype", "float32"))
 
 
 def write_embeddings(
@@ -238,21 +229,14 @@ def write_embeddings(
     views, in the same rows. ``encoder`` has ``path``, ``fingerprint``, ``preprocessing`` and ``licences`` (of its
     training data).
     """
+    kept = ("synthetic", "group", "case", "patient_key", "targets")
     info: dict[str, Any] = {
         "encoder": encoder | {"dim": int(features.shape[1])},
         "dtype": str(features.dtype),
         "views": [],
         "datasets": [
-            {
-                "name": dataset.name,
-                "path": str(dataset.folder.resolve()),
-                "fingerprint": dataset.fingerprint,
-                "synthetic": dataset.info["synthetic"],
-                "group": dataset.info["group"],
-                "case": dataset.info["case"],
-                "patient_key": dataset.info["patient_key"],
-                "targets": dataset.info["targets"],
-            }
+            {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
+            | {key: dataset.info[key] for key in kept}
             for dataset in datasets
         ],
         "licences": licences.merge([d.licence for d in datasets] + encoder.get("licences", [])),

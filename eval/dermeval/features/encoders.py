@@ -14,7 +14,7 @@ from torch import nn
 from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
-from dermeval.features.readout import check_readable, features_width, read
+from dermeval.features.readout import check_readable, features_width, read_features
 from dermssl.backbone.adapters.architecture import guess_architecture
 from dermssl.backbone.adapters.registry import translate
 from dermssl.backbone.build import build, check_sizes
@@ -43,7 +43,7 @@ class Encoder:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Features ``(B, D)`` of normalised images ``(B, 3, S, S)``."""
-        return read(self.model, images, self.features)
+        return read_features(self.model, images, self.features)
 
     @property
     def dim(self) -> int:
@@ -58,11 +58,8 @@ class Encoder:
     def record(self) -> dict[str, Any]:
         """The encoder entry of ``embedding.json``; computes the fingerprint where there is no weights file."""
         fingerprint = self.origin.get("fingerprint") or weights_fingerprint(self.model)
-        return self.origin | {
-            "fingerprint": fingerprint,
-            "preprocessing": self.preprocessing,
-            "features": self.features,
-        }
+        how = {"fingerprint": fingerprint, "preprocessing": self.preprocessing, "features": self.features}
+        return self.origin | how
 
 
 def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls") -> Encoder:

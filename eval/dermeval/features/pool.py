@@ -16,7 +16,7 @@ from dermssl.errors import InputError
 
 
 @dataclass(frozen=True)
-class Pool:
+class PooledEmbeddings:
     """Row ``i`` of ``features`` (N, D; not normalised) is row ``i`` of ``frame``."""
 
     parts: list[Embeddings]
@@ -32,6 +32,11 @@ class Pool:
     def datasets(self) -> list[dict[str, Any]]:
         """The pooled data sets as recorded: ``name``, ``fingerprint``, ``group``, ``patient_key`` and so on."""
         return [entry for part in self.parts for entry in part.info["datasets"]]
+
+    @property
+    def where(self) -> str:
+        """The embeddings folders, for messages."""
+        return ", ".join(str(part.folder) for part in self.parts)
 
     @property
     def licences(self) -> list[dict[str, Any]]:
@@ -55,7 +60,7 @@ class Pool:
         return found
 
 
-def open_pool(folders: Sequence[str]) -> Pool:
+def open_pool(folders: Sequence[str]) -> PooledEmbeddings:
     """Open embeddings folders to be judged together.
 
     Raises:
@@ -64,9 +69,8 @@ def open_pool(folders: Sequence[str]) -> Pool:
     parts = [open_embeddings(folder) for folder in folders]
     refuse_mixed(parts, "embed both alike with one, or compare their results with `dermeval compare`")
     names = [entry["name"] for part in parts for entry in part.info["datasets"]]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"data set '{name}' is in two of the embeddings folders: give it once")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"data set '{twice[0]}' is in two of the embeddings folders: give it once")
     features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
-    frame = pd.concat([part.frame for part in parts], ignore_index=True)
-    return Pool(parts, features, frame)
+    return PooledEmbeddings(parts, features, pd.concat([part.frame for part in parts], ignore_index=True))

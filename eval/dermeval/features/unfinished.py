@@ -33,7 +33,7 @@ class Unfinished:
         self.folder, self.plan = folder, plan
 
     def begin(self) -> int:
-        """Rows that are finished; those of another plan are dropped, with a word."""
+        """The number of finished rows; those of another plan are deleted, and a warning says so."""
         if (self.folder / MARK).is_file():
             before = read_json(self.folder / MARK, "dermeval embed")
             differing = [key for key in self.plan if before.get(key) != self.plan[key]]

@@ -1,14 +1,17 @@
 """Plots of scores, as SVG text that a page can hold."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dermssl.plotting import BLUE, INK, PLOT_STYLE, VERMILION, as_svg
+from dermssl.plotting import BLUE, GREY, INK, OKABE_ITO, PLOT_STYLE, VERMILION, as_svg
+
+LEVELS = {"image": BLUE, "case": VERMILION}
 
 
 class Bar(NamedTuple):
@@ -31,22 +34,96 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
         axes = figure.subplots(1, len(panels), sharex=same_axis, sharey=True, squeeze=False)[0]
         for axis, (title, bars) in zip(axes, panels, strict=True):
             for height, bar in enumerate(bars):
-                clear = zero and (bar.low > 0 or bar.high < 0)
-                colour = VERMILION if clear else BLUE
+                colour = VERMILION if zero and (bar.low > 0 or bar.high < 0) else BLUE
                 axis.plot([bar.low, bar.high], [height, height], color=colour, linewidth=2, solid_capstyle="round")
                 axis.plot(bar.value, height, "o", color=colour, markersize=6)
             if zero:
                 axis.axvline(0, color=INK, linewidth=0.8)
             axis.set_title(title)
-            _rows_only(axis, rows)
+            axis.set_ylim(rows - 0.5, -0.5)
+            axis.grid(axis="x")
+            axis.tick_params(length=0, labelsize=8)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.spines["left"].set_visible(False)
         axes[0].set_yticks(range(rows), [bar.label for bar in panels[0][1]])
         return as_svg(figure)
 
 
-def _rows_only(axis: Axes, rows: int) -> None:
-    """One line per row, a light grid to read the values by, no frame."""
-    axis.set_ylim(rows - 0.5, -0.5)
-    axis.grid(axis="x")
-    axis.tick_params(length=0, labelsize=8)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.spines["left"].set_visible(False)
+def few_shot_plot(points: Sequence[dict[str, Any]], result: dict[str, Any]) -> Figure:
+    """Balanced accuracy over patients per class.
+
+    The last point is the ``result`` of all of them, apart from the curve since its classes are as unequal as they come.
+    """
+    levels, group = result["levels"], result["datasets"][0]["group"]
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for index, level in enumerate(level for level in LEVELS if level in points[0]):
+            entries = [point[level]["balanced_accuracy"] for point in points]
+            entries += [levels[level]["scores"]["balanced_accuracy"]] if level in levels else []
+            # Side by side, so that one level's interval does not hide the other's.
+            x = [number + 0.08 * (2 * index - 1) for number in range(len(entries))]
+            y, colour = [entry["value"] for entry in entries], LEVELS[level]
+            axes.plot(x, y, "o", color=colour, label=f"{level} level")
+            axes.plot(x[: len(points)], y[: len(points)], color=colour)
+            axes.vlines(x, [e["low"] for e in entries], [e["high"] for e in entries], color=colour)
+        axes.axhline(1 / len(result["classes"]), color=INK, linewidth=0.8, linestyle=":", label="chance")
+        axes.set_xticks(range(len(points) + 1), [str(point["shots"]) for point in points] + ["all"])
+        axes.set(xlabel=f"training {group}s per class", ylabel="balanced accuracy")
+        names = ", ".join(entry["name"] for entry in result["datasets"])
+        axes.set_title(f"{result['probe']}: {result['target']} of {names}")
+        axes.grid(axis="y")
+        axes.legend()
+        return figure
+
+
+def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """Truth by prediction ``(C, C)``: counts, shaded by the share of the true class."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    size = 1.6 + 0.48 * len(classes)
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+        axes = figure.add_subplot()
+        shading = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            # Not INK, which follows the page to light or dark while the shading stays.
+            colour = "white" if shares[row, column] > 0.5 else "#111111"
+            axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.tick_params(length=0)
+        figure.colorbar(shading, label="share of the true class", shrink=0.8)
+        return as_svg(figure)
+
+
+def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """False against true positive rates, a line each class, by the label of its entry in the legend."""
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(4.4, 3.4 + 0.2 * len(curves)), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (label, (false, true)) in enumerate(curves.items()):
+            style = ("-", "--", ":")[number // len(OKABE_ITO) % 3]
+            axes.plot(false, true, style, color=OKABE_ITO[number % len(OKABE_ITO)], label=label, linewidth=1.4)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance")
+        axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.005))
+        figure.legend(loc="outside lower left", fontsize=8)
+        return as_svg(figure)
+
+
+def reliability_plot(confidence: np.ndarray, right: np.ndarray, rows: np.ndarray) -> str:
+    """For each bin of confidence ``(K,)`` the mean confidence, the share that is right, and the number of rows."""
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _diagonal(upper)
+        upper.plot(confidence, right, "o-", color=BLUE, label="measured")
+        upper.legend()
+        lower.bar(confidence, rows, width=0.04, color=GREY)
+        lower.set(xlabel="confidence: the probability of the predicted class", ylabel="rows")
+        return as_svg(figure)
+
+
+def _diagonal(axes: Axes) -> None:
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="perfect calibration")
+    axes.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))

@@ -1,6 +1,6 @@
 """``dermeval compare``: encoders or probes side by side, with paired differences on the same patients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +8,24 @@ import numpy as np
 import pandas as pd
 
 from dermeval.pages import plots
-from dermeval.probes.intervals import interval_json, number
+from dermeval.pages.tables import ReportTable, tables_as_sections, tables_as_text
+from dermeval.probes.intervals import defined, interval_json, show
 from dermeval.probes.judge import PER_CLASS
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import Predictions, by_case
-from dermeval.probes.results import Provenance, foot
+from dermeval.probes.results import FeatureSource, closing_lines
 from dermeval.probes.results_folder import Result, open_results
-from dermeval.statistics import comparison as statistics
-from dermeval.statistics.comparison import Difference
+from dermeval.probes.task import unit_of
+from dermeval.statistics.comparison import paired_bootstrap
 from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.files import write_csv, write_json, write_text
-from dermssl.page import Section, render
+from dermssl.page import render
 from dermssl.paths import require_new_folder
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
+DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
 
 
 def compare(options: CompareOptions) -> Report:
@@ -35,128 +37,95 @@ def compare(options: CompareOptions) -> Report:
     out = Path(options.out) if options.out else None
     if out:
         require_new_folder(out, options.overwrite, "comparison.json", options.results, key="rows")
-    results = open_results(options.results)
-    rows, redrawn = _image_and_case(results, options)
+    questions = open_results(options.results)
+    rows, redrawn = [], 0
+    for question, results in questions.items():
+        for level, predictions in _levels(results).items():
+            found, lost = _rows(results, predictions, options)
+            own = {"experiment": question} if question else {}
+            rows += [own | {"level": level} | row for row in found]
+            redrawn += lost
     table = pd.DataFrame(rows)
-    info = _joined(results, redrawn)
+    info = _joined(next(iter(questions.values())), redrawn)
     data = info | {"rows": rows, "draws": options.draws}
+    tables = _tables(table)
+    lead, source = _lead(info, list(questions), options.draws), FeatureSource(*(info[key] for key in KEPT))
     if out:
+        title = f"Comparison on {info['target']}" if "" in questions else "Comparison of protocols"
+        page = render(
+            title=title, lead=lead, sections=tables_as_sections(tables), notes=info["notes"], foot=closing_lines(source)
+        )
         with atomic_folder(out) as temporary:
             write_csv(temporary / "comparison.csv", table)
-            write_text(temporary / "comparison.tex", latex(table, info))
-            write_text(temporary / "comparison.html", page(table, info, options.draws))
+            write_text(temporary / "comparison.tex", "\n".join(_latex(table, info)))
+            write_text(temporary / "comparison.html", page)
             write_json(temporary / "comparison.json", data)
-    return Report(_text(table, info, options.draws), data)
+    head = f"comparison on {info['target']}" if "" in questions else "comparison of protocols"
+    return Report("\n".join([head, *lead, *tables_as_text(tables), *closing_lines(source, info["notes"])]), data)
 
 
-def _image_and_case(results: Sequence[Result], options: CompareOptions) -> tuple[list[dict[str, Any]], int]:
+KEPT = ("encoder", "datasets", "licences", "synthetic")
+
+
+def _levels(results: Sequence[Result]) -> dict[str, list[list[Predictions]]]:
+    """The predictions of each result's seeds, of images and, where cases have several classes, of cases."""
     images = [result.predictions for result in results]
-    rows, redrawn = _level("image", results, images, options)
     cases = [[by_case(seed)[0] for seed in seeds] for seeds in images]
-    if len(np.unique(cases[0][0].truth)) > 1:
-        case_rows, case_redrawn = _level("case", results, cases, options)
-        rows, redrawn = rows + case_rows, redrawn + case_redrawn
-    return rows, redrawn
+    return {"image": images} | ({"case": cases} if len(np.unique(cases[0][0].truth)) > 1 else {})
 
 
-def _level(
-    level: str, results: Sequence[Result], predictions: Sequence[Sequence[Predictions]], options: CompareOptions
+def _rows(
+    results: Sequence[Result], predictions: Sequence[Sequence[Predictions]], options: CompareOptions
 ) -> tuple[list[dict[str, Any]], int]:
     """One row per result and score: value, interval, and the paired difference against the first result."""
     first = predictions[0][0]
-    compared = statistics.compare(
-        first.truth,
-        [np.stack([seed.probabilities for seed in seeds]) for seeds in predictions],
-        first.frame["group_id"],
-        results[0].positive,
-        options.draws,
-        options.seed,
-    )
+    stacked = [np.stack([seed.probabilities for seed in seeds]) for seeds in predictions]
+    compared = paired_bootstrap(first.truth, stacked, first.groups, results[0].positive, options.draws, options.seed)
     rows = []
     parts = zip(results, compared.scores, compared.deviations, [None, *compared.differences], strict=True)
     for result, scores, deviations, differences in parts:
         for name in (name for name in scores if name not in PER_CLASS):
-            row: dict[str, Any] = {"level": level, "result": result.name, "score": name}
-            row |= interval_json(scores[name])
-            row |= {"seeds": len(result.infos), "seed_sd": number(deviations[name])}
-            rows.append(row | _difference_json(differences[name] if differences else None))
+            row: dict[str, Any] = {"result": result.name, "score": name} | interval_json(scores[name])
+            row |= {"seeds": len(result.infos), "seed_sd": defined(deviations[name])}
+            found = interval_json(differences[name]).values() if differences else [None] * 4
+            rows.append(row | dict(zip(DIFFERENCE, found, strict=True)))
     return rows, compared.redrawn
 
 
-def _difference_json(difference: Difference | None) -> dict[str, float | None]:
-    names = ("difference", "difference_low", "difference_high", "p")
-    if difference is None:
-        return dict.fromkeys(names)
-    parts = (difference.value, difference.low, difference.high, difference.p)
-    return {name: number(part) for name, part in zip(names, parts, strict=True)}
-
-
 def _joined(results: Sequence[Result], redrawn: int) -> dict[str, Any]:
-    """What the report says of all results together, with the footing of `dermeval.probes.results.foot`."""
+    """What the report says of all results together."""
     first = results[0].info
     infos = [info for result in results for info in result.infos]
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"]))
     if redrawn:
         notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
-    training = {"splits": "all"} if any(_saw_test(info) for info in infos) else {}
-    return {
-        "target": first["target"],
-        "classes": first["classes"],
-        "counts": first["counts"],
-        "datasets": first["datasets"],
-        "encoder": {"training": training},
-        "results": [_named(result) for result in results],
+    named = []
+    for result in results:
+        encoders = ", ".join(dict.fromkeys(info["encoder"]["path"] for info in result.infos))
+        entry = {"name": result.name, "probe": result.info["probe"], "encoder": encoders}
+        named.append(entry | {"seeds": len(result.infos)})
+    saw_test = any(info["encoder"].get("training", {}).get("splits") == "all" for info in infos)
+    return {key: first[key] for key in ("target", "classes", "counts", "datasets")} | {
+        "encoder": {"training": {"splits": "all"} if saw_test else {}},
+        "results": named,
         "licences": licences.merge(entry for info in infos for entry in info["licences"]),
         "synthetic": any(info["synthetic"] for info in infos),
         "notes": notes,
     }
 
 
-def _provenance(info: dict[str, Any]) -> Provenance:
-    return Provenance(info["encoder"], info["datasets"], info["licences"], info["synthetic"])
-
-
-def _named(result: Result) -> dict[str, Any]:
-    encoders = list(dict.fromkeys(info["encoder"]["path"] for info in result.infos))
-    entry = {"name": result.name, "probe": result.info["probe"], "encoder": ", ".join(encoders)}
-    return entry | {"seeds": len(result.infos)}
-
-
-def _saw_test(info: dict[str, Any]) -> bool:
-    return info["encoder"].get("training", {}).get("splits") == "all"
-
-
-def _main(table: pd.DataFrame) -> list[str]:
-    return [name for name in MAIN if name in set(table["score"])]
-
-
-def _value(row: pd.Series) -> str:
-    text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-    return text if pd.isna(row["seed_sd"]) else f"{text}, sd {row['seed_sd']:.3f}"
-
-
-def _difference(row: pd.Series) -> str:
-    if pd.isna(row["difference"]):
-        return "reference"
-    return f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], p {row['p']:.3f}"
-
-
-def _grid(table: pd.DataFrame, level: str, show: Any) -> pd.DataFrame:
-    """Results by main scores, each cell as ``show`` writes it."""
-    rows = table[(table["level"] == level) & table["score"].isin(_main(table))]
-    cells = rows.assign(cell=[show(row) for _, row in rows.iterrows()])
-    grid = cells.pivot(index="result", columns="score", values="cell")
-    return grid.loc[list(dict.fromkeys(rows["result"])), _main(table)].rename_axis(index=None, columns=None)
-
-
-def _lead(info: dict[str, Any], draws: int) -> list[str]:
-    group, counts = info["datasets"][0]["group"], info["counts"]
-    lines = [
+def _lead(info: dict[str, Any], questions: Sequence[str], draws: int) -> list[str]:
+    group, counts = unit_of(info["datasets"]), info["counts"]
+    text = (
         f"{len(info['results'])} results on the same {counts['scored']} images of {counts['scored_groups']} {group}s."
-    ]
+    )
+    if "" not in questions:
+        text = f"{len(info['results'])} results of {len(questions)} experiments, each on the same images."
+    lines = [text]
     for entry in info["results"]:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
-        lines.append(f"{entry['name']}: {mean}{entry['probe']} on {entry['encoder']}")
+        probe = f"{entry['probe']} on " if "" in questions else ""
+        lines.append(f"{entry['name']}: {mean}{probe}{entry['encoder']}")
     lines.append(
         f"95% intervals and two-sided p from {draws} paired draws of {group}s; differences are against "
         f"{info['results'][0]['name']}."
@@ -168,49 +137,62 @@ def _lead(info: dict[str, Any], draws: int) -> list[str]:
     return lines
 
 
-def _text(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
-    text = [f"comparison on {info['target']}", *_lead(info, draws)]
-    for level in dict.fromkeys(table["level"]):
-        text += ["", f"{level} level", _grid(table, level, _value).to_string()]
-        text += ["", "difference", _grid(table, level, _difference).iloc[1:].to_string()]
-    return "\n".join([*text, *foot(_provenance(info), info["notes"])])
+def _value(row: pd.Series) -> str:
+    return show(row) if pd.isna(row["seed_sd"]) else f"{show(row)}, sd {row['seed_sd']:.3f}"
 
 
-def latex(table: pd.DataFrame, info: dict[str, Any]) -> str:
-    """A booktabs table of the main scores at the finest level that counts (case where there is one)."""
-    level = "case" if "case" in set(table["level"]) else "image"
-    grid = _grid(table, level, _value)
-    grid.columns = [name.replace("_", " ") for name in grid.columns]
-    target = info["target"].replace("_", r"\_")
-    caption = f"{target}, {level} level, 95\\% intervals by {info['datasets'][0]['group']}."
-    return grid.style.format(escape="latex").format_index(escape="latex").to_latex(hrules=True, caption=caption)
+def _difference(row: pd.Series) -> str:
+    parts = dict(zip(("value", "low", "high", "p"), (row[name] for name in DIFFERENCE), strict=True))
+    return show(parts, "+.3f") if pd.notna(parts["value"]) else "reference"
 
 
-def page(table: pd.DataFrame, info: dict[str, Any], draws: int) -> str:
-    """The comparison as one HTML page with plots of scores and differences."""
-    sections = []
-    for level in dict.fromkeys(table["level"]):
-        for heading, show, column, zero in (
-            (f"Scores at {level} level", _value, "value", False),
-            (f"Differences at {level} level", _difference, "difference", True),
-        ):
-            grid = _grid(table, level, show)
-            grid = grid.iloc[1:] if zero else grid
-            rows = [[name, *cells] for name, cells in zip(grid.index, grid.to_numpy().tolist(), strict=True)]
-            columns = ["", *(name.replace("_", " ") for name in grid.columns)]
-            sections.append(Section(heading, (), columns, rows, [_figure(table, level, column, zero)]))
-    title, lead, foot_lines = f"Comparison on {info['target']}", _lead(info, draws), foot(_provenance(info))
-    return render(title=title, lead=lead, sections=sections, notes=info["notes"], foot=foot_lines)
+def _grid(rows: pd.DataFrame, cell: Callable[[pd.Series], str]) -> pd.DataFrame:
+    """Results by main scores."""
+    scores = [name for name in MAIN if name in set(rows["score"])]
+    rows = rows[rows["score"].isin(scores)]
+    cells = rows.assign(cell=[cell(row) for _, row in rows.iterrows()])
+    grid = cells.pivot(index="result", columns="score", values="cell")
+    return grid.loc[list(dict.fromkeys(rows["result"])), scores].rename_axis(index=None, columns=None)
 
 
-def _figure(table: pd.DataFrame, level: str, column: str, zero: bool) -> str:
-    ends = ("difference_low", "difference_high") if zero else ("low", "high")
-    rows = table[(table["level"] == level) & table[column].notna()]
+def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each experiment and level, and how they are called."""
+    keys = [key for key in ("experiment", "level") if key in table]
+    return [(", ".join(key) + " level", rows) for key, rows in table.groupby(keys, sort=False)]
+
+
+def _tables(table: pd.DataFrame) -> list[ReportTable]:
+    tables = []
+    for name, rows in _parts(table):
+        for what, cell, column in (("scores", _value, "value"), ("differences", _difference, "difference")):
+            grid = _grid(rows, cell)
+            grid = grid.iloc[1:] if column == "difference" else grid
+            figure = _figure(rows[rows[column].notna()], column)
+            tables.append(ReportTable(f"{what}, {name}", grid.reset_index(names=""), (figure,)))
+    return tables
+
+
+def _figure(rows: pd.DataFrame, column: str) -> str:
+    ends = ("low", "high") if column == "value" else ("difference_low", "difference_high")
     panels = []
-    for name in _main(table):
-        bars = [
-            plots.Bar(row["result"], row[column], row[ends[0]], row[ends[1]])
-            for _, row in rows[rows["score"] == name].iterrows()
-        ]
+    for name in (name for name in MAIN if name in set(rows["score"])):
+        own = rows[rows["score"] == name]
+        bars = [plots.Bar(row["result"], row[column], row[ends[0]], row[ends[1]]) for _, row in own.iterrows()]
         panels.append((name.replace("_", " "), bars))
-    return plots.interval_plot(panels, zero)
+    return plots.interval_plot(panels, zero=column == "difference")
+
+
+def _latex(table: pd.DataFrame, info: dict[str, Any]) -> list[str]:
+    """A booktabs table of the main scores of each experiment, at case level where there is one."""
+    finest = {rows.get("experiment", rows["level"]).iloc[0]: (name, rows) for name, rows in _parts(table)}
+    if "experiment" not in table:
+        finest = dict([finest.popitem()])
+    found = []
+    for name, rows in finest.values():
+        grid = _grid(rows, _value)
+        grid.columns = [column.replace("_", " ") for column in grid.columns]
+        caption = name if "experiment" in table else f"{info['target']}, {name}"
+        caption = caption.replace("_", r"\_") + f", 95\\% intervals by {unit_of(info['datasets'])}."
+        style = grid.style.format(escape="latex").format_index(escape="latex")
+        found.append(style.to_latex(hrules=True, caption=caption))
+    return found

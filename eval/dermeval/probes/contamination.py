@@ -40,7 +40,7 @@ def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> d
     """Balanced accuracy of each side over the classes that both have, and contaminated minus clean."""
     shared = sorted(set(images.truth[side == 0]) & set(images.truth[side == 1]))
     kept = np.isin(images.truth, shared)
-    groups, side = images.frame["group_id"].to_numpy(dtype=object)[kept], side[kept]
+    groups, side = images.groups[kept], side[kept]
     patients = [len(set(groups[side == number])) for number in (0, 1)]
     if len(shared) < 2:
         return {"sides": None, "why": "the two share fewer than two classes"}
@@ -82,48 +82,43 @@ def _drawn(
     return scores, Interval(point[1] - point[0], *percentiles(gap)), both
 
 
-def unknown(source: str) -> str:
+def cannot_tell(source: str) -> str:
     """What is said where no ledger can be read."""
     return f"clean and contaminated images cannot be told apart: {source}"
 
 
-def summary(entry: dict[str, Any], split: str) -> str:
+def contamination_summary(entry: dict[str, Any], split: str) -> str:
     """The entry in one sentence or two; ``split`` is ``official`` or ``folds``."""
     if not entry["known"]:
-        return unknown(entry["source"])
+        return cannot_tell(entry["source"])
     text = f"{entry['contaminated']} of {entry['images']} scored images are contaminated"
     if not entry["contaminated"]:
         return f"{text}: the encoder saw none of them in pretraining ({entry['source']})"
-    text += (
-        f": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels ({_hits(entry)})"
+    alone = f" ({entry['hash_only']} by it alone)" if entry["hash_only"] else ""
+    hits = ", ".join(
+        f"{name} {count}{alone if name == 'hash' else ''}" for name, count in entry["reasons"].items() if count
     )
+    text += f": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels ({hits})"
     if split == "folds":
         text = f"folds cover images that the encoder was trained on, which a held-out test split does not: {text}"
     return text + (f"; clean and contaminated are not compared: {entry['why']}" if entry["sides"] is None else "")
 
 
-def _hits(entry: dict[str, Any]) -> str:
-    """Images that each reason hits: ``file 1092, hash 1095 (4 by it alone), patient 1092``."""
-    alone = f" ({entry['hash_only']} by it alone)" if entry["hash_only"] else ""
-    counts = {name: f"{name} {count}" for name, count in entry["reasons"].items() if count}
-    return ", ".join(text + (alone if name == "hash" else "") for name, text in counts.items())
-
-
-def lines(entry: dict[str, Any], split: str, unit: str = "patient") -> list[str]:
-    """The section of a text report: the summary, which reasons hit, and the table of the two sides."""
-    text = ["", summary(entry, split)]
+def contamination_lines(entry: dict[str, Any], split: str, unit: str) -> list[str]:
+    """The section of a text report: the summary, possible copies, the ledger, and the table of the two sides."""
+    text = ["", contamination_summary(entry, split)]
     if entry.get("suspected"):
         text.append(
             f"{entry['suspected']} more are possible copies: their perceptual hash is within {HASH_BITS} bits of "
             "that of a seen image whose data set is out of reach; they count as clean"
         )
-    if not entry.get("contaminated"):
-        return text
-    text.append(f"ledger: {entry['source']}")
-    return text + (["", pd.DataFrame(table(entry, unit)).to_string(index=False)] if entry["sides"] else [])
+    if entry.get("contaminated"):
+        text.append(f"ledger: {entry['source']}")
+        text += ["", pd.DataFrame(sides_table(entry, unit)).to_string(index=False)] if entry["sides"] else []
+    return text
 
 
-def table(entry: dict[str, Any], unit: str = "patient") -> list[dict[str, Any]]:
+def sides_table(entry: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     """Rows for clean, contaminated, and their difference."""
     name = f"balanced accuracy of {len(entry['classes'])} classes"
     rows = [
@@ -131,5 +126,5 @@ def table(entry: dict[str, Any], unit: str = "patient") -> list[dict[str, Any]]:
         for row in entry["sides"]
     ]
     both = entry["patients_on_both"]
-    how = f"{both} on both, drawn together" if both else "drawn independently"
+    how = f"{both} on both, resampled together" if both else "resampled independently"
     return [*rows, {"": "difference", "images": "", f"{unit}s": how, name: show(entry["difference"], "+.3f")}]

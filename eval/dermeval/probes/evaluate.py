@@ -1,5 +1,6 @@
 """``dermeval evaluate``: a data set's whole protocol on frozen features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,20 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from dermeval.features.pool import Pool, open_pool
-from dermeval.probes import contamination
+from dermeval.features.pool import PooledEmbeddings, open_pool
+from dermeval.probes.contamination import cannot_tell, contamination_summary
 from dermeval.probes.evaluate_page import groups_table, html_page, text_page
-from dermeval.probes.groups import attributes, group_scores, of_predictions
-from dermeval.probes.intervals import interval_json, number
+from dermeval.probes.groups import attributes, group_scores, values_of
+from dermeval.probes.intervals import interval_json
 from dermeval.probes.judge import Probe, judge
 from dermeval.probes.knn import HEADLINE, KnnProbe
 from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
-from dermeval.probes.results import Provenance, as_json
+from dermeval.probes.results import FeatureSource, result_json
 from dermeval.probes.task import Task, task_of
-from dermeval.statistics.comparison import compare
+from dermeval.statistics.comparison import paired_bootstrap
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -30,7 +31,7 @@ from dermssl.paths import require_new_folder
 
 
 @dataclass(frozen=True)
-class ProtocolResult(Provenance):
+class ProtocolResult(FeatureSource):
     """``result.json`` of `dermeval evaluate`; the fields are its keys."""
 
     protocol: str
@@ -41,11 +42,11 @@ class ProtocolResult(Provenance):
 
 
 @dataclass(frozen=True)
-class Run:
+class ExperimentRun:
     """One experiment done by one probe: its entry of ``result.json`` and the predictions behind it."""
 
     entry: dict[str, Any]
-    predictions: list[tuple[str, Predictions]]
+    predictions: dict[str, Predictions]
 
 
 def evaluate(options: EvaluateOptions) -> Report:
@@ -59,26 +60,15 @@ def evaluate(options: EvaluateOptions) -> Report:
         require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="experiments")
     pool = open_pool(options.embeddings)
     probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
-    runs: list[Run] = []
-    notes = [contamination.unknown(pool.seen.source)] if pool.seen.reasons is None else []
-    for name in _targets(pool, options.protocol):
-        try:
-            task = task_of(pool, name)
-            planned, problems = experiments(options.protocol, task, options.folds, options.seed)
-        except InputError as problem:
-            if options.protocol != "generic" or len(pool.targets) == 1:
-                raise
-            # Among all that the data declares one may be an identifier; the others are worth their scores.
-            notes.append(f"{name} is not evaluated: {problem}")
-            continue
-        notes += [f"{name}: {note}" for note in (*task.notes, *problems)]
-        plan = [(probe, experiment) for probe in probes for experiment in planned]
-        for probe, experiment in tqdm(plan, desc=name, unit="experiment", disable=None):
-            runs.append(_run(task, probe, experiment, options))
-    if not runs:
-        raise InputError("; ".join(notes))
+    tasks, notes = planned_tasks(pool, options)
+    plan = [(task, probe, experiment) for task, made in tasks for probe in probes for experiment in made]
+    runs = []
+    with tqdm(plan, unit="experiment", disable=None) as bar:
+        for task, probe, experiment in bar:
+            bar.set_description(f"{task.name}, {probe}, {experiment.name}")
+            runs.append(_run(task, make_probe(probe, options.seed), experiment, options))
     result = ProtocolResult(
-        **vars(Provenance.of(pool)),
+        **vars(FeatureSource.of(pool)),
         protocol=options.protocol,
         seed=options.seed,
         draws=options.draws,
@@ -87,97 +77,111 @@ def evaluate(options: EvaluateOptions) -> Report:
     )
     if out:
         _write(out, result, runs)
-    return Report(text_page(result), as_json(result))
+    return Report(text_page(result), result_json(result))
 
 
-def _targets(pool: Pool, protocol: str) -> list[str]:
+def planned_tasks(
+    pool: PooledEmbeddings, options: EvaluateOptions
+) -> tuple[list[tuple[Task, list[Experiment]]], list[str]]:
+    """The targets of the protocol with their experiments, and notes on what cannot be evaluated.
+
+    Raises:
+        InputError: the data declares no such target, or none of its targets can be evaluated.
+    """
     if not pool.targets:
         raise InputError("the data declares no target, so there is nothing to evaluate")
-    if protocol == "generic":
-        return list(pool.targets)
-    missing = [name for name in PROTOCOL_TARGETS[protocol] if name not in pool.targets]
+    wanted = PROTOCOL_TARGETS.get(options.protocol, tuple(pool.targets))
+    missing = [name for name in wanted if name not in pool.targets]
     if missing:
         raise InputError(
-            f"protocol {protocol} needs the target '{missing[0]}', the data declares {', '.join(pool.targets)}: "
-            f"use --protocol generic"
+            f"protocol {options.protocol} needs the target '{missing[0]}', the data declares "
+            f"{', '.join(pool.targets)}: use --protocol generic"
         )
-    return list(PROTOCOL_TARGETS[protocol])
+    notes = [cannot_tell(pool.seen.source)] if pool.seen.reasons is None else []
+    tasks = []
+    for name in wanted:
+        try:
+            task = task_of(pool, name)
+            made, problems = experiments(options.protocol, task, options.folds, options.seed)
+        except InputError as problem:
+            if options.protocol != "generic" or len(pool.targets) == 1:
+                raise
+            # Among all that the data declares one may be an identifier; the others are worth their scores.
+            notes.append(f"{name} is not evaluated: {problem}")
+            continue
+        notes += [f"{name}: {note}" for note in (*task.notes, *problems)]
+        tasks.append((task, made))
+    if not tasks:
+        raise InputError("; ".join(notes))
+    return tasks, notes
 
 
 def make_probe(name: str, seed: int) -> Probe:
     """The probe ``name`` with the settings of its command's defaults; kNN takes k 20, clipped."""
     if name == "knn":
-        return KnnProbe(KnnOptions([], k=[HEADLINE], seed=seed))
-    return LinearProbe(LinearOptions([], seed=seed))
+        return KnnProbe(KnnOptions(embeddings=[], k=[HEADLINE], seed=seed))
+    return LinearProbe(LinearOptions(embeddings=[], seed=seed))
 
 
-def _run(task: Task, name: str, experiment: Experiment, options: EvaluateOptions) -> Run:
-    probe = make_probe(name, options.seed)
+def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions) -> ExperimentRun:
     judged = judge(probe, task, experiment.folds, options.draws, options.seed)
     images = judged.predictions
     entry: dict[str, Any] = {
         "target": task.name,
-        "probe": name,
+        "probe": probe.name,
         "experiment": experiment.name,
         "classes": list(task.classes),
+        "positive": task.target.positive,
         "fitted": [len(fold.train) for fold in experiment.folds],
         "scored": len(images),
         "scored_groups": int(images.frame["group_id"].nunique()),
-        "levels": as_json(judged.levels),
+        "levels": result_json(judged.levels),
         "notes": list(judged.notes),
     }
+    levels = {"image": images, "case": by_case(images)[0]}
     if experiment.control is None:
         split = "folds" if len(experiment.folds) > 1 else "official"
         seen = judged.contamination
-        entry["notes"] += [contamination.summary(seen, split)] if seen["known"] else []
-        entry |= {"groups": _groups(task, images, options), "contamination": seen}
-        return Run(entry, [("all", images)])
+        entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
+        entry["groups"] = {
+            attribute: {
+                level: group_scores(
+                    rows, values_of(rows, task.frame, values), task.positive, options.draws, options.seed
+                )
+                for level, rows in levels.items()
+            }
+            for attribute, values in attributes(task.frame).items()
+        }
+        return ExperimentRun(entry | {"contamination": seen}, {"all": images})
     control = probe.fit(task, experiment.control).predictions
-    entry["against_size_matched"] = _against(control, images, task.positive, options)
-    return Run(entry, [("without", images), ("size-matched", control)])
+    before = {"image": control, "case": by_case(control)[0]}
+    entry["against_size_matched"] = {
+        level: _against(before[level], after, task.positive, options) for level, after in levels.items()
+    }
+    return ExperimentRun(entry, {"without": images, "size-matched": control})
 
 
 def _against(
     control: Predictions, images: Predictions, positive: int | None, options: EvaluateOptions
 ) -> dict[str, Any]:
     """Scores of the size-matched control, and by how much training without the group differs from it."""
-    levels = {}
-    for level, (before, after) in {
-        "image": (control, images),
-        "case": (by_case(control)[0], by_case(images)[0]),
-    }.items():
-        both = [before.probabilities, after.probabilities]
-        compared = compare(before.truth, both, before.frame["group_id"], positive, options.draws, options.seed)
-        levels[level] = {
-            name: {
-                "control": interval_json(compared.scores[0][name]),
-                "difference": interval_json(difference) | {"p": number(difference.p)},
-            }
-            for name, difference in compared.differences[0].items()
-            if difference.value.ndim == 0
-        }
-    return levels
+    both = [control.probabilities, images.probabilities]
+    compared = paired_bootstrap(control.truth, both, control.groups, positive, options.draws, options.seed)
+    return {
+        name: {"control": interval_json(compared.scores[0][name]), "difference": interval_json(difference)}
+        for name, difference in compared.differences[0].items()
+        if difference.value.ndim == 0
+    }
 
 
-def _groups(task: Task, images: Predictions, options: EvaluateOptions) -> dict[str, Any]:
-    """Scores per value of each patient attribute, at image and at case level."""
-    found: dict[str, Any] = {}
-    for attribute, values in attributes(task.frame).items():
-        for level, predictions in (("image", images), ("case", by_case(images)[0])):
-            chosen = of_predictions(predictions, task.frame, values)
-            scored = group_scores(predictions, chosen, task.positive, options.draws, options.seed)
-            found.setdefault(attribute, {})[level] = scored
-    return found
-
-
-def _write(folder: Path, result: ProtocolResult, runs: list[Run]) -> None:
+def _write(folder: Path, result: ProtocolResult, runs: Sequence[ExperimentRun]) -> None:
     tables = []
     for run in runs:
         keys = {key: run.entry[key] for key in ("target", "probe", "experiment")}
-        tables += [p.to_table().to_pandas().assign(**keys, training=training) for training, p in run.predictions]
+        tables += [rows.to_frame().assign(**keys, training=training) for training, rows in run.predictions.items()]
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "result.json", as_json(result))
+        write_json(temporary / "result.json", result_json(result))
         table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
         write_parquet(temporary / "predictions.parquet", table)
         write_csv(temporary / "groups.csv", groups_table(result))
-        write_text(temporary / "report.html", html_page(result))
+        write_text(temporary / "report.html", html_page(result, [run.predictions.get("all") for run in runs]))

@@ -1,14 +1,21 @@
 """The result of a protocol as text, as a table of groups, and as an HTML page."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from dermeval.pages import plots
-from dermeval.probes import contamination
-from dermeval.probes.groups import RARE
+from dermeval.pages.tables import ReportTable, tables_as_sections, tables_as_text
+from dermeval.probes.contamination import sides_table
+from dermeval.probes.groups import RARE, is_ranked
 from dermeval.probes.intervals import show
-from dermeval.probes.results import foot
+from dermeval.probes.predictions import Predictions
+from dermeval.probes.results import closing_lines
+from dermeval.statistics.bootstrap import MIN_PATIENTS
+from dermeval.statistics.metrics import BINS, confidence_bins
 from dermssl import page
 
 if TYPE_CHECKING:
@@ -25,56 +32,78 @@ SHOWN = (
     "sensitivity_at_90_specificity",
 )
 SHIFTED = ("balanced_accuracy", "macro_f1", "positive_f1")
+CLASS_SCORES = {"recall": "recall", "precision": "precision", "auroc_per_class": "AUROC"}
+TERMS = {
+    "probe": "A simple classifier on the encoder's frozen features. It judges the features, not itself.",
+    "knn": "Weighted vote of the 20 most similar training images (cosine, weights exp(s / 0.07)).",
+    "linear": "Logistic regression; folds within the training {unit}s choose its penalty.",
+    "folds": "The {unit}s are cut into parts. Each part is scored by a probe that was trained on the others.",
+    "image level, case level": "Each image scored alone; or the mean probability of all images of one case.",
+    "majority vote": "The case gets the class that most of its images were given.",
+    "[low, high]": "95% interval, from resampling whole {unit}s. The true score of similar {unit}s lies outside in "
+    "about 1 of 20 such intervals.",
+    "balanced accuracy": "The mean of the recall of each class, so that rare classes count as much as frequent ones.",
+    "recall, precision": "Of the images of a class, the share that is recognised; of those predicted to be of "
+    "the class, the share that is.",
+    "macro F1": "The harmonic mean of precision and recall of each class, averaged over classes.",
+    "AUROC": "The probability that an image of the class scores higher for it than an image of another; 0.5 is chance.",
+    "sensitivity at 90 specificity": "The recall of the positive class when 10% of the others are taken for it.",
+    "p": "Probability of so large a difference, or a larger one, if there were none (two-sided, paired by {unit}).",
+    "clean, contaminated": "Not seen in pretraining; or seen itself, as a copy, or by its {unit} or lesion.",
+    "resampled together, independently": "Whether {unit}s with images on both sides come and go together in a draw.",
+    "unseen, size-matched": "Trained without that group and scored on it; the control is trained on as many {unit}s of "
+    "all groups, so that the difference is not one of size.",
+    "insufficient": f"Fewer than {MIN_PATIENTS} {{unit}}s: not scored.",
+    "one class": "All images of the group have one label, so there is nothing to tell apart.",
+    "missing": "Images for which the value is not known.",
+    "gap": "The best group's score minus the worst's. Only groups that hold every class are ranked. As the largest of "
+    "several differences it errs on the large side.",
+    "interval too narrow": f"A class with under {RARE} {{unit}}s hardly varies between resamples, so the true interval "
+    "is wider than the one shown.",
+}
 
 
 def text_page(result: "ProtocolResult") -> str:
     """All experiments as aligned tables, then groups, notes and licences."""
-    text = _lead(result)
-    for heading, table in _tables(result):
-        text += ["", heading, table.to_string(index=False)]
-    return "\n".join([*text, *foot(result, _notes(result))])
+    lines = [*_lead(result), *tables_as_text(_tables(result)), *closing_lines(result, _notes(result))]
+    return "\n".join(lines)
 
 
-def html_page(result: "ProtocolResult") -> str:
-    """The same tables as one page, with plots of the scores per group."""
-    sections = []
-    for heading, table in _tables(result):
-        rows = table.astype(str).to_numpy().tolist()
-        figure = _figure(result, heading)
-        sections.append(page.Section(heading, (), list(table.columns), rows, [figure] if figure else []))
-    title, notes, foot_lines = f"Protocol {result.protocol}", _notes(result), foot(result)
-    return page.render(title=title, lead=_lead(result), sections=sections, notes=notes, foot=foot_lines)
+def html_page(result: "ProtocolResult", predictions: Sequence[Predictions | None] = ()) -> str:
+    """The same tables as one page, with plots of groups, and of classes from each experiment's ``predictions``."""
+    terms = {term: meaning.replace("{unit}", result.unit) for term, meaning in TERMS.items()}
+    tables = _tables(result, dict(enumerate(predictions)))
+    tables.append(ReportTable("What the words mean", pd.DataFrame(), terms=terms))
+    return page.render(
+        title=f"Protocol {result.protocol}",
+        lead=_lead(result),
+        sections=tables_as_sections(tables),
+        notes=_notes(result),
+        foot=closing_lines(result),
+    )
 
 
 def groups_table(result: "ProtocolResult") -> pd.DataFrame:
     """One row per experiment, level, attribute, value and score: the long form behind the group tables."""
     rows = []
-    for entry, attribute, level, group in _each_group(result):
-        keys = {key: entry[key] for key in ("target", "probe", "experiment")}
-        keys |= {"level": level, "attribute": attribute}
-        keys |= {key: group[key] for key in ("value", "patients", "rows", "classes", "status")}
-        scored = {name: value for name, value in group.items() if isinstance(value, dict)}
-        for name, value in (scored or {"": {"value": None, "low": None, "high": None}}).items():
-            rows.append(keys | {"score": name, "estimate": value["value"], "low": value["low"], "high": value["high"]})
+    for entry in result.experiments:
+        for attribute, levels in entry.get("groups", {}).items():
+            for level, group in ((level, group) for level, scored in levels.items() for group in scored["groups"]):
+                keys = {key: entry[key] for key in ("target", "probe", "experiment")}
+                keys |= {"level": level, "attribute": attribute}
+                keys |= {key: group[key] for key in ("value", "patients", "rows", "classes", "status")}
+                scored = {name: value for name, value in group.items() if isinstance(value, dict)}
+                for name, value in (scored or {"": dict.fromkeys(("value", "low", "high"))}).items():
+                    rows.append(keys | {"score": name, "estimate": value["value"]})
+                    rows[-1] |= {"low": value["low"], "high": value["high"]}
     return pd.DataFrame(rows)
 
 
-def _each_group(result: "ProtocolResult") -> list[tuple[dict[str, Any], str, str, dict[str, Any]]]:
-    return [
-        (entry, attribute, level, group)
-        for entry in result.experiments
-        for attribute, levels in entry.get("groups", {}).items()
-        for level, scored in levels.items()
-        for group in scored["groups"]
-    ]
-
-
 def _lead(result: "ProtocolResult") -> list[str]:
-    encoder, group = result.encoder, result.unit
     return [
-        f"protocol {result.protocol} on {', '.join(entry['name'] for entry in result.datasets)}",
-        f"encoder: {encoder['path']} (fingerprint {encoder['fingerprint'][:12]})",
-        f"95% intervals from {result.draws} draws of {group}s",
+        f"protocol {result.protocol} on {result.names}",
+        result.encoder_line,
+        f"95% intervals from {result.draws} draws of {result.unit}s",
     ]
 
 
@@ -85,82 +114,85 @@ def _notes(result: "ProtocolResult") -> list[str]:
     return list(dict.fromkeys([*result.notes, *own]))
 
 
-def _tables(result: "ProtocolResult") -> list[tuple[str, pd.DataFrame]]:
-    """Headings and tables in reading order: scores, generalisation, groups."""
+def _tables(result: "ProtocolResult", predictions: dict[int, Predictions | None] | None = None) -> list[ReportTable]:
+    """Tables in reading order: scores, generalisation, classes, groups."""
     tables = []
     for target in dict.fromkeys(entry["target"] for entry in result.experiments):
-        entries = [entry for entry in result.experiments if entry["target"] == target]
-        plain = [entry for entry in entries if "groups" in entry]
-        shifted = [entry for entry in entries if "against_size_matched" in entry]
-        tables.append((f"{target}: scores", pd.DataFrame(_score_rows(plain)).fillna("")))
+        entries = {index: entry for index, entry in enumerate(result.experiments) if entry["target"] == target}
+        plain = {index: entry for index, entry in entries.items() if "groups" in entry}
+        shifted = [row for entry in entries.values() for row in _shift_rows(entry)]
+        seen = [row for entry in plain.values() for row in _seen_rows(entry, result.unit)]
+        scores = pd.DataFrame([row for entry in plain.values() for row in _score_rows(entry)])
+        tables.append(ReportTable(f"{target}: scores", scores))
         if shifted:
-            tables.append((f"{target}: groups unseen in training", pd.DataFrame(_shift_rows(shifted))))
-        seen = [entry for entry in plain if entry["contamination"].get("sides")]
+            tables.append(ReportTable(f"{target}: groups unseen in training", pd.DataFrame(shifted)))
         if seen:
-            tables.append((f"{target}: images clean of pretraining, and contaminated", pd.DataFrame(_seen_rows(seen))))
-        for entry in plain:
+            heading = f"{target}: images clean of pretraining, and contaminated"
+            tables.append(ReportTable(heading, pd.DataFrame(seen)))
+        for index, entry in plain.items():
+            name = f"{entry['probe']}, {entry['experiment']}"
+            figures = _class_figures((predictions or {}).get(index), entry)
+            tables.append(ReportTable(f"{target} by class: {name}", pd.DataFrame(_class_rows(entry)), figures))
             for attribute, levels in entry["groups"].items():
-                rows = pd.DataFrame(_group_rows(levels, result.unit)).fillna("")
-                tables.append((_group_heading(entry, attribute), rows))
+                figure = _group_figure(levels) if predictions is not None else None
+                rows = pd.DataFrame(_group_rows(levels, result.unit))
+                heading = f"{target} by {attribute.replace('_', ' ')}: {name}"
+                tables.append(ReportTable(heading, rows, (figure,) if figure else ()))
     return tables
 
 
-def _group_heading(entry: dict[str, Any], attribute: str) -> str:
-    return f"{entry['target']} by {attribute}: {entry['probe']}, {entry['experiment']}"
-
-
-def _score_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _score_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for entry in entries:
-        for level, scored in entry["levels"].items():
-            keys = {
-                "experiment": entry["experiment"],
-                "probe": entry["probe"],
-                "level": level,
-                "scored": scored["rows"],
-            }
-            rows.append(keys | _shown(scored["scores"]))
-            if "by_majority" in scored:
-                rows.append(keys | {"level": f"{level}, majority vote"} | _shown(scored["by_majority"]))
+    for level, scored in entry["levels"].items():
+        keys = {"experiment": entry["experiment"], "probe": entry["probe"]}
+        for name, scores in ((level, scored["scores"]), (f"{level}, majority vote", scored.get("by_majority"))):
+            if scores:
+                shown = {score: show(scores[score]) for score in SHOWN if score in scores}
+                rows.append(keys | {"level": name, "scored": scored["rows"]} | shown)
     return rows
 
 
-def _shown(scores: dict[str, Any]) -> dict[str, str]:
-    return {name: show(scores[name]) for name in SHOWN if name in scores}
-
-
-def _seen_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"experiment": entry["experiment"], "probe": entry["probe"]} | row
-        for entry in entries
-        for row in contamination.table(entry["contamination"])
-    ]
-
-
-def _shift_rows(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _class_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Recall, precision and AUROC of each class, with the images or cases behind them."""
     rows = []
-    for entry in entries:
-        for level, scores in entry["against_size_matched"].items():
-            for name in (name for name in SHIFTED if name in scores and level in entry["levels"]):
-                difference = scores[name]["difference"]
-                rows.append(
-                    {
-                        "experiment": entry["experiment"],
-                        "probe": entry["probe"],
-                        "level": level,
-                        "score": name,
-                        "without": show(entry["levels"][level]["scores"][name]),
-                        "size-matched": show(scores[name]["control"]),
-                        "difference": show(difference, "+.3f"),
-                        "p": f"{difference['p']:.3f}",
-                    }
-                )
+    for level, scored in entry["levels"].items():
+        for label, number in scored["support"].items():
+            found = {
+                name: show(scored["scores"][key][label])
+                for key, name in CLASS_SCORES.items()
+                if label in scored["scores"].get(key, {})
+            }
+            rows.append({"class": label, "level": level, f"{level}s": number} | found)
+    return rows
+
+
+def _seen_rows(entry: dict[str, Any], unit: str) -> list[dict[str, Any]]:
+    if not entry["contamination"].get("sides"):
+        return []
+    keys = {"experiment": entry["experiment"], "probe": entry["probe"]}
+    return [keys | row for row in sides_table(entry["contamination"], unit)]
+
+
+def _shift_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for level, scores in entry.get("against_size_matched", {}).items():
+        for name in (name for name in SHIFTED if name in scores and level in entry["levels"]):
+            difference = scores[name]["difference"]
+            rows.append(
+                {"experiment": entry["experiment"], "probe": entry["probe"], "level": level, "score": name}
+                | {
+                    "without": show(entry["levels"][level]["scores"][name]),
+                    "size-matched": show(scores[name]["control"]),
+                }
+                | {"difference": show(difference, "+.3f")}
+            )
     return rows
 
 
 def _group_rows(levels: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     rows = []
     for level, scored in levels.items():
+        most = max(group["classes"] for group in scored["groups"])
         for group in scored["groups"]:
             row = {"group": group["value"], "level": level, f"{unit}s": group["patients"], "scored": group["rows"]}
             row["classes"] = group["classes"]
@@ -170,31 +202,45 @@ def _group_rows(levels: dict[str, Any], unit: str) -> list[dict[str, Any]]:
                 row["interval"] = f"too narrow: {group['rare_classes']} classes with under {RARE} {unit}s"
             rows.append(row)
         if scored["gap"]:
-            gap = scored["gap"]
-            most = max(group["classes"] for group in scored["groups"])
-            left = [g["value"] for g in scored["groups"] if g["status"] != "scored" or g["classes"] < most]
+            gap, left = scored["gap"], [g["value"] for g in scored["groups"] if not is_ranked(g, most)]
             name = f"worst {gap['worst']}, best {gap['best']}" + (f", not ranked {', '.join(left)}" if left else "")
-            rows.append(
-                {"group": name, "level": level, f"{unit}s": "", "scored": ""}
-                | {"classes": "", "balanced_accuracy": f"gap {show(gap)}", "macro_f1": ""}
-            )
+            rows.append({"group": name, "level": level, "balanced_accuracy": f"gap {show(gap)}"})
     return rows
 
 
-def _figure(result: "ProtocolResult", heading: str) -> str | None:
-    """Balanced accuracy per group at both levels, for the tables that are about groups."""
-    for entry in result.experiments:
-        for attribute, levels in entry.get("groups", {}).items():
-            if _group_heading(entry, attribute) != heading:
-                continue
-            panels = []
-            for level, scored in levels.items():
-                bars = [
-                    plots.Bar(group["value"], *(group["balanced_accuracy"][key] for key in ("value", "low", "high")))
-                    for group in scored["groups"]
-                    if group["status"] == "scored"
-                ]
-                panels.append((f"balanced accuracy, {level} level", bars))
-            same = [bar.label for bar in panels[0][1]] == [bar.label for bar in panels[-1][1]]
-            return plots.interval_plot(panels if same else panels[:1], same_axis=True) if panels[0][1] else None
-    return None
+def _class_figures(predictions: Predictions | None, entry: dict[str, Any]) -> tuple[str, ...]:
+    """Confusion matrix, ROC curves and reliability of the images."""
+    if predictions is None:
+        return ()
+    truth, probabilities, classes = predictions.truth, predictions.probabilities, predictions.classes
+    confusion = np.zeros((len(classes), len(classes)))
+    np.add.at(confusion, (truth, probabilities.argmax(1)), 1)
+    scores, curves = entry["levels"]["image"]["scores"], {}
+    for label in np.unique(truth) if entry["positive"] is None else [classes.index(entry["positive"])]:
+        false, true, _ = roc_curve(truth == label, probabilities[:, label])
+        area = scores["auroc"] if "auroc" in scores else scores["auroc_per_class"][classes[label]]
+        curves[f"{classes[label]}, AUROC {show(area)}"] = false, true
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
+    bins = confidence_bins(confidence)
+    rows = np.bincount(bins, minlength=BINS)
+    filled = rows > 0
+    means = [np.bincount(bins, values, BINS)[filled] / rows[filled] for values in (confidence, right)]
+    return (
+        plots.confusion_plot(confusion, classes),
+        plots.roc_plot(curves),
+        plots.reliability_plot(means[0], means[1], rows[filled]),
+    )
+
+
+def _group_figure(levels: dict[str, Any]) -> str | None:
+    """Balanced accuracy per group at both levels."""
+    panels = []
+    for level, scored in levels.items():
+        bars = [
+            plots.Bar(group["value"], *(group["balanced_accuracy"][key] for key in ("value", "low", "high")))
+            for group in scored["groups"]
+            if group["status"] == "scored"
+        ]
+        panels.append((f"balanced accuracy, {level} level", bars))
+    same = [bar.label for bar in panels[0][1]] == [bar.label for bar in panels[-1][1]]
+    return plots.interval_plot(panels if same else panels[:1], same_axis=True) if panels[0][1] else None

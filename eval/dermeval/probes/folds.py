@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dermeval.probes.task import Task
@@ -30,7 +29,7 @@ def make_folds(task: Task, split: str, folds: int, seed: int) -> list[Fold]:
     """
     made = [official(task)] if split == "official" else grouped(task, folds, seed)
     for fold in made:
-        check_disjoint(task.groups, fold, task.where)
+        check_disjoint(task.groups, fold, task.where, task.unit)
     check_learnable(task, made)
     return made
 
@@ -56,7 +55,7 @@ def stratified_group_folds(
     groups: Sequence[str] | np.ndarray,
     folds: int,
     seed: int,
-    where: str,
+    where: str = "",
     unit: str = "patient",
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row indices (fit, score) of each fold, by scikit-learn's StratifiedGroupKFold, shuffled by ``seed``.
@@ -81,14 +80,14 @@ def stratified_group_folds(
     return parts
 
 
-def check_disjoint(groups: np.ndarray, fold: Fold, where: str) -> None:
-    """Raise InputError naming patients that are on both sides of ``fold``."""
+def check_disjoint(groups: np.ndarray, fold: Fold, where: str, unit: str = "patient") -> None:
+    """Raise InputError naming patients (or what ``unit`` says) that are on both sides of ``fold``."""
     shared = sorted(set(groups[fold.train]) & set(groups[fold.test]))
     if shared:
         shown = ", ".join(shared[:5]) + (" ..." if len(shared) > 5 else "")
         raise InputError(
-            f"{where}: {len(shared)} patients or lesions are in both train and test ({shown}): "
-            f"correct the split, or use --split folds"
+            f"{where}: {len(shared)} {unit}s are in both train and test ({shown}): correct the split, or use "
+            "--split folds"
         )
 
 
@@ -117,8 +116,3 @@ def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:
             if side == "train" or len(folds) == 1:
                 notes.append(f"{where}{side} images lack class {task.classes[label]}, which {words}")
     return notes
-
-
-def patients_of(frame: pd.DataFrame) -> int:
-    """Number of groups among the rows of ``frame``."""
-    return int(frame["group_id"].nunique())

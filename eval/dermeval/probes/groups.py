@@ -23,12 +23,20 @@ LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
 RARE = 5
 """A class with fewer patients hardly varies between draws, so that intervals over classes come out too narrow."""
+TONES = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-VI"}
+"""Pairs of Fitzpatrick types, as the literature pools them."""
+MISSING = "missing"
+"""The group of the images whose value is not known; scored where there are others, and never ranked."""
 
 
 def attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """What groups are formed by: name -> ``(N,)`` of text or None, for those columns that hold anything."""
+    pooled = frame["fitzpatrick"].map(TONES, na_action="ignore")
     found = {
         "fitzpatrick": _text(frame["fitzpatrick"].map(lambda kind: f"{kind:.0f}", na_action="ignore")),
+        "fitzpatrick_pairs": _text(
+            pooled.where(pooled.notna(), frame["tone_group"]) if "tone_group" in frame else pooled
+        ),
         "sex": _text(frame["sex"]),
         "age": age_bands(frame["age"]),
         "centre": _text(frame["centre"] if "centre" in frame else frame["country"]),
@@ -40,7 +48,7 @@ def _text(values: pd.Series) -> np.ndarray:
     return values.astype(object).where(values.notna(), None).to_numpy()
 
 
-def of_predictions(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+def values_of(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
     """The ``values`` of the task's ``frame`` rows for each row of ``predictions``, matched by id.
 
     A case takes the value of its images, None where they differ.
@@ -56,47 +64,43 @@ def group_scores(
 ) -> dict[str, Any]:
     """All scores of each value with intervals by patient, and for each the gap between best and worst value.
 
-    ``gap`` is that of balanced accuracy, ``gaps`` holds all.
+    ``gap`` is that of balanced accuracy, ``gaps`` holds all. ``values`` are text or None, which is the group `MISSING`.
 
     Groups under `MIN_PATIENTS` patients, or with one class, are named but not scored. Only groups that hold every
     class are ranked, as fewer classes are an easier question. Best and worst are those of the sample, so the gap is
     the largest of several and errs on the large side.
     """
+    named = np.array([MISSING if value is None else value for value in values], dtype=object)
+    # ``<=16`` before ``17-40`` before ``>65``, the missing last
+    order = sorted(set(named), key=lambda value: (value == MISSING, value[0] != "<", value[0] == ">", value))
     rows, sampled = [], {}
-    for index, value in enumerate(_ordered(values)):
-        inside = values == value
-        groups = predictions.frame["group_id"].to_numpy(dtype=object)[inside]
-        truth = predictions.truth[inside]
-        row: dict[str, Any] = {"value": value, "patients": len(set(groups)), "rows": int(inside.sum())}
-        row["classes"] = len(np.unique(truth))
-        row["rare_classes"] = sum(len(set(groups[truth == label])) < RARE for label in np.unique(truth))
-        row["status"] = _status(row)
+    for index, value in enumerate(order):
+        inside = predictions.rows(named == value)
+        held = [len(set(inside.groups[inside.truth == label])) for label in np.unique(inside.truth)]
+        row: dict[str, Any] = {"value": value, "patients": len(set(inside.groups)), "rows": len(inside)}
+        row |= {"classes": len(held), "rare_classes": sum(patients < RARE for patients in held)}
+        row["status"] = "one class" if len(held) < 2 else "scored"
+        if row["patients"] < MIN_PATIENTS:
+            row["status"] = "insufficient"
         if row["status"] == "scored":
-            scorer = Scorer(truth, predictions.probabilities[inside], cluster_codes(groups), positive)
+            scorer = Scorer(inside.truth, inside.probabilities, cluster_codes(inside.groups), positive)
             (drawn,), _ = resample([scorer], draws, seed + index)
-            point = scorer.point()
-            single = [name for name in point if np.ndim(point[name]) == 0]
-            row |= {name: interval_json(interval_of(name, point[name], drawn[name])) for name in single}
-            sampled[value] = {name: debiased(name, point[name], drawn[name])[1] for name in single}
+            point = {name: score for name, score in scorer.point().items() if np.ndim(score) == 0}
+            row |= {name: interval_json(interval_of(name, score, drawn[name])) for name, score in point.items()}
+            sampled[value] = {name: debiased(name, score, drawn[name])[1] for name, score in point.items()}
         rows.append(row)
     gaps = _gaps(rows, sampled, len(np.unique(predictions.truth)))
     return {"groups": rows, "gap": gaps.get(RANKED_BY), "gaps": gaps}
 
 
-def _ordered(values: np.ndarray) -> list[str]:
-    """Distinct values in reading order: ``<=16`` before ``17-40`` before ``>65``."""
-    return sorted({value for value in values if value is not None}, key=lambda v: (v[0] != "<", v[0] == ">", v))
-
-
-def _status(row: dict[str, Any]) -> str:
-    if row["patients"] < MIN_PATIENTS:
-        return "insufficient"
-    return "scored" if row["classes"] > 1 else "one class"
+def is_ranked(row: dict[str, Any], classes: int) -> bool:
+    """Whether a group is compared with others: it is scored, known, and holds all ``classes``."""
+    return row["status"] == "scored" and row["classes"] == classes and row["value"] != MISSING
 
 
 def _gaps(rows: list[dict[str, Any]], sampled: dict[str, dict[str, np.ndarray]], classes: int) -> dict[str, Any]:
     """Best and worst value of every score, and by how much they differ; nothing with fewer than two ranked values."""
-    ranked = [row for row in rows if row["status"] == "scored" and row["classes"] == classes]
+    ranked = [row for row in rows if is_ranked(row, classes)]
     if len(ranked) < 2:
         return {}
     gaps = {}

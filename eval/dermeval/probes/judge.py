@@ -1,6 +1,7 @@
 """One orchestration for every probe: fit it in folds, score it at image and at case level, say what to doubt.
 
-`knn`, `linear` and `evaluate` call `judge`. A further probe needs a name, `fit`, and `few` for its few-shot curve.
+`knn`, `linear`, `finetune` and `evaluate` call `judge`. A further probe needs a name, `fit`, and `few` for its few-shot
+curve.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dermeval.probes import contamination
+from dermeval.probes.contamination import clean_and_contaminated
 from dermeval.probes.folds import Fold, missing_classes
 from dermeval.probes.intervals import interval_json
 from dermeval.probes.predictions import Predictions, by_case
@@ -64,7 +65,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """A probe's predictions on one task with all that is said of them."""
 
     fitted: Fitted
@@ -78,18 +79,17 @@ class Judged:
         return self.fitted.predictions
 
 
-def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judged:
+def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judgement:
     """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups."""
     fitted = probe.fit(task, folds)
     levels, notes = score_levels(fitted.predictions, task.positive, draws, seed)
-    seen = contamination.clean_and_contaminated(fitted.predictions, task.pool.seen, draws, seed)
-    return Judged(fitted, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
+    seen = clean_and_contaminated(fitted.predictions, task.pool.seen, draws, seed)
+    return Judgement(fitted, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
 
 
-def score(predictions: Predictions, positive: int | None, draws: int, seed: int) -> Level:
+def score_level(predictions: Predictions, positive: int | None, draws: int, seed: int) -> Level:
     """All scores with intervals by group. Per-class scores are those of the classes that occur in the truth."""
-    groups = predictions.frame["group_id"].to_numpy(dtype=object)
-    result = bootstrap(predictions.truth, predictions.probabilities, groups, positive, draws, seed)
+    result = bootstrap(predictions.truth, predictions.probabilities, predictions.groups, positive, draws, seed)
     counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
     support = dict(zip(predictions.classes, map(int, counts), strict=True))
     scores = {name: interval_json(interval, predictions.classes) for name, interval in result.scores.items()}
@@ -101,15 +101,15 @@ def score(predictions: Predictions, positive: int | None, draws: int, seed: int)
 def score_levels(
     images: Predictions, positive: int | None, draws: int, seed: int
 ) -> tuple[dict[str, Level], list[str]]:
-    """`score` at image and at case level, and notes on what the case level left out."""
+    """`score_level` of images and of cases, and notes on what the case level left out."""
     cases, conflicting = by_case(images)
-    levels, notes = {"image": score(images, positive, draws, seed)}, []
+    levels, notes = {"image": score_level(images, positive, draws, seed)}, []
     if conflicting:
         notes.append(f"{conflicting} cases have images with different labels and are out of case-level scores")
     if len(np.unique(cases.truth)) > 1:
-        votes = score(by_case(images, "majority")[0], positive, draws, seed).scores
+        votes = score_level(by_case(images, "majority")[0], positive, draws, seed).scores
         hard = {name: votes[name] for name in HARD if name in votes}
-        levels["case"] = dataclasses.replace(score(cases, positive, draws, seed), by_majority=hard)
+        levels["case"] = dataclasses.replace(score_level(cases, positive, draws, seed), by_majority=hard)
     else:
         notes.append("fewer than two classes are left at case level, which is not scored")
     redrawn = sum(level.redrawn for level in levels.values())

@@ -1,5 +1,6 @@
 """``dermeval linear``: linear classifiers on frozen features, their settings chosen within the training patients."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -7,17 +8,18 @@ import numpy as np
 from tqdm import tqdm
 
 from dermeval.probes.folds import Fold, stratified_group_folds
-from dermeval.probes.grids import Fits, Grid, make_grid
+from dermeval.probes.grids import PenaltyGrid, Predict, RateGrid, make_grid
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.results import probe_report
-from dermeval.probes.task import Task
+from dermeval.probes.task import Task, open_task
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 
 SHARED_FROM = 5
 """Outer folds from which each fold's inner folds are the other outer folds, so that two folds share a fit."""
+Grid = PenaltyGrid | RateGrid
 
 
 def linear(options: LinearOptions) -> Report:
@@ -28,7 +30,8 @@ def linear(options: LinearOptions) -> Report:
     """
     if options.inner_folds < 2:
         raise InputError("--inner-folds 1 leaves no patients to choose the classifier by: give 2 or more")
-    return probe_report(LinearProbe(options), options)
+    task = open_task(options.embeddings, options.target)
+    return probe_report(LinearProbe(options), task, options, options.embeddings)
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,7 @@ class LinearProbe:
     """Chooses a classifier of the grid within each fold's training patients, refits it on all of them."""
 
     options: LinearOptions
-
-    @property
-    def name(self) -> str:
-        """As ``result.json`` calls it."""
-        return "linear"
+    name: str = "linear"
 
     def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
         """Predictions of every fold, with the chosen classifiers as settings."""
@@ -57,7 +56,7 @@ class LinearProbe:
         plan = inner_folds(task, folds, options.inner_folds, options.seed)
         chosen, scores = choose(task, plan, grid, len(folds))
         predictions = self._refit(task, folds, grid, chosen)
-        number = len(plan) if len(folds) == 1 else sum(0 in inner.held for inner in plan)
+        number = sum(0 in inner.held for inner in plan)
         settings = grid.settings(chosen) | {
             "inner_folds": number,
             "inner_balanced_accuracy": scores,
@@ -66,7 +65,7 @@ class LinearProbe:
         said = f"chosen by {number} inner folds within train: {grid.say(chosen)}"
         notes = list(grid.notes(chosen))
         if options.shots and min(options.shots) == 1:
-            notes.append(f"--shots 1 leaves no patient to choose by: {grid.say([grid.unchosen])} is taken")
+            notes.append(f"--shots 1 leaves no {task.unit} to choose by: {grid.say([grid.unchosen])} is taken")
         return Fitted(predictions, settings, tuple(notes), (said,))
 
     def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
@@ -75,16 +74,15 @@ class LinearProbe:
         number = min(self.options.inner_folds, shots)
         chosen = [grid.unchosen] * len(folds)
         if number > 1:
-            plan = list(_separate(task, folds, number, self.options.seed))
-            chosen, _ = choose(task, plan, grid, len(folds))
+            chosen, _ = choose(task, list(_separate(task, folds, number, self.options.seed)), grid, len(folds))
         return self._refit(task, folds, grid, chosen)
 
     def _refit(self, task: Task, folds: Sequence[Fold], grid: Grid, chosen: Sequence[int]) -> Predictions:
         found = []
         for fold, index in zip(tqdm(folds, desc="refit", unit="fold", disable=None, leave=False), chosen, strict=True):
-            fits = grid.fits(task.features[fold.train], task.labels[fold.train], len(task.classes), final=True)
-            found.append(fits.predict(task.features[fold.test], [index])[0])
-        return collect(task, list(folds), found, self.options.seed)
+            predict = grid.fits(task.features[fold.train], task.labels[fold.train], len(task.classes), final=True)
+            found.append(predict(task.features[fold.test], [index])[0])
+        return collect(task, folds, found, self.options.seed)
 
 
 def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> list[Inner]:
@@ -95,13 +93,13 @@ def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> li
     """
     if len(folds) < max(SHARED_FROM, number) or sum(len(fold.test) for fold in folds) != len(task.labels):
         return list(_separate(task, folds, number, seed))
-    rows = np.arange(len(task.labels))
-    plan = []
-    for one in range(len(folds)):
-        for two in range(one + 1, len(folds)):
-            train = np.setdiff1d(rows, np.concatenate([folds[one].test, folds[two].test]))
-            plan.append(Inner(train, {one: folds[two].test, two: folds[one].test}))
-    return plan
+    tests = [fold.test for fold in folds]
+    return [
+        Inner(
+            np.setdiff1d(np.arange(len(task.labels)), np.r_[tests[one], tests[two]]), {one: tests[two], two: tests[one]}
+        )
+        for one, two in itertools.combinations(range(len(folds)), 2)
+    ]
 
 
 def _separate(task: Task, folds: Sequence[Fold], number: int, seed: int) -> Iterator[Inner]:
@@ -118,24 +116,23 @@ def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[l
     The grid's first classifiers are scored, then those around the best of them. Of equals the mildest is taken.
     """
     guesses: list[dict[int, dict[int, np.ndarray]]] = [{outer: {} for outer in inner.held} for inner in plan]
-    fits: list[Fits | None] = [None] * len(plan)
+    fits: dict[int, Predict] = {}
     asked = [grid.first()] * folds
     best, scores = [0] * folds, [0.0] * folds
     for stage in ("first", "around"):
         for number, inner in enumerate(tqdm(plan, desc=f"inner folds, {stage}", unit="fit", disable=None, leave=False)):
-            labels = task.labels[inner.train]
-            fits[number] = fits[number] or grid.fits(task.features[inner.train], labels, len(task.classes))
+            if number not in fits:
+                fits[number] = grid.fits(task.features[inner.train], task.labels[inner.train], len(task.classes))
             for outer, held in inner.held.items():
                 known = guesses[number][outer]
                 new = [index for index in asked[outer] if index not in known]
                 if new:
-                    found = fits[number].predict(task.features[held], new).argmax(2)  # type: ignore[union-attr]
-                    known.update(zip(new, found, strict=True))
+                    known.update(zip(new, fits[number](task.features[held], new).argmax(2), strict=True))
         for outer in range(folds):
             mine = [(guesses[n][outer], inner.held[outer]) for n, inner in enumerate(plan) if outer in inner.held]
             truth = task.labels[np.concatenate([held for _, held in mine])]
-            tried = {index: np.concatenate([found[index] for found, _ in mine]) for index in mine[0][0]}
-            by_index = {index: balanced_accuracy(truth, tried[index]) for index in sorted(tried)}
+            tried = {index: np.concatenate([found[index] for found, _ in mine]) for index in sorted(mine[0][0])}
+            by_index = {index: balanced_accuracy(truth, guess) for index, guess in tried.items()}
             best[outer] = max(by_index, key=by_index.__getitem__)
             scores[outer] = by_index[best[outer]]
         asked = [grid.around(index) for index in best]

@@ -3,27 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 
 from dermssl.parser import positional
 
 
 @dataclass
-class ProbeOptions:
-    """What every probe is told: on which features, which target, which patients, and where to write."""
+class JudgeOptions:
+    """What every probe needs: a target, which patients are fitted and scored, and where to write."""
 
-    embeddings: list[str] = positional()
-    """Embeddings folders made by `dermeval embed`, all with one encoder; several are pooled."""
     target: str | None = None
     """What to predict: a target that the data set declares (default: the only one)."""
     split: Literal["official", "folds"] = "official"
     """official: fit on split train and val, score test once. folds: every patient is scored out of fold."""
     folds: PositiveInt = 5
     """Number of patient-grouped, class-stratified folds for --split folds."""
-    shots: list[PositiveInt] = field(default_factory=list)
-    """Few-shot curve: also fit on this many patients of each class, for instance 1 2 5 10."""
-    shot_draws: PositiveInt = 10
-    """Random draws of training patients behind each point of the curve."""
     draws: PositiveInt = 2000
     """Bootstrap draws of patients behind every interval."""
     seed: NonNegativeInt = 0
@@ -32,6 +26,18 @@ class ProbeOptions:
     """Results folder to write: result.json, predictions.parquet, and shots.png with --shots."""
     overwrite: bool = False
     """Replace an existing results folder."""
+
+
+@dataclass
+class ProbeOptions(JudgeOptions):
+    """What every probe of frozen features needs."""
+
+    embeddings: list[str] = positional(kw_only=True)
+    """Embeddings folders made by `dermeval embed`, all with one encoder; several are pooled."""
+    shots: list[PositiveInt] = field(default_factory=list)
+    """Few-shot curve: also fit on this many patients of each class, for instance 1 2 5 10."""
+    shot_draws: PositiveInt = 10
+    """Random draws of training patients behind each point of the curve."""
 
 
 @dataclass
@@ -69,17 +75,53 @@ class LinearOptions(ProbeOptions):
 
 
 @dataclass
+class FinetuneOptions(JudgeOptions):
+    """Train the encoder itself, or its last blocks, with a linear classifier on top.
+
+    Training stops early by patients that are kept out of the training images, never by test images.
+    """
+
+    encoder: str = field(kw_only=True)
+    """Run folder, exported encoder folder, timm:NAME, a file of weights, timm:NAME@FILE, or random:NAME[@seed]."""
+    data: list[str] = field(kw_only=True)
+    """Dataset folders made by `dermssl prepare`; several are pooled."""
+    train: Literal["all", "last", "head"] = "all"
+    """What is trained beside the classifier: all weights, the last blocks (see --last), or nothing."""
+    last: PositiveInt = 2
+    """Blocks (or stages) from the end that --train last trains."""
+    epochs: PositiveInt = 20
+    """Passes over the training images at most."""
+    patience: PositiveInt = 4
+    """Epochs without a better balanced accuracy on the kept-out patients after which training stops."""
+    batch: PositiveInt = 32
+    """Images per step."""
+    lr: PositiveFloat = 1e-4
+    """Learning rate of the encoder (AdamW, cosine to 0 after a tenth of warm-up)."""
+    head_lr: PositiveFloat = 1e-3
+    """Learning rate of the classifier."""
+    weight_decay: PositiveFloat = 0.05
+    """Weight decay of AdamW."""
+    image_size: PositiveInt | None = None
+    """Side of the square given to the encoder, pixels (default: the encoder's own)."""
+    held_out: OpenUnitInterval = 0.2
+    """Share of the training patients that early stopping looks at and that is not trained on."""
+    workers: NonNegativeInt = 0
+    """Processes that decode images (0: none)."""
+
+
+@dataclass
 class CompareOptions:
     """Results of several encoders or probes side by side, each against the first, on the same patients.
 
     A folder that holds results folders (trained/0, trained/1, ...) is one encoder with several seeds. Its scores are
     averaged over them (scores, not probabilities). Intervals and p come from draws of patients that all seeds share;
-    they do not carry the luck of the seeds, whose standard deviation is given apart.
+    they do not carry the luck of the seeds, whose standard deviation is given apart. Of whole protocols, each
+    experiment is compared.
     """
 
     results: list[str] = positional()
-    """Results folders written by `dermeval knn` or `dermeval linear` with --out, or folders of them, one per seed; the
-    first is the reference."""
+    """Results folders written with --out by `dermeval knn`, `linear`, `finetune` or `evaluate`, or folders of them, one
+    per seed; the first is the reference."""
     out: str | None = None
     """Folder to write: comparison.csv, comparison.tex and comparison.html."""
     draws: PositiveInt = 2000
@@ -92,10 +134,14 @@ class CompareOptions:
 
 @dataclass
 class EvaluateOptions:
-    """Run a data set's whole published protocol on frozen features, with per-group tables and intervals."""
+    """Run a data set's whole published protocol on frozen features, with per-group tables and intervals.
+
+    Embeddings folders of several encoders give one table of encoders instead: kNN, linear, few-shot, a tenth of the
+    labels, recall@1 and groups of skin types, paired by patient, with ranks.
+    """
 
     embeddings: list[str] = positional()
-    """Embeddings folders made by `dermeval embed`, all with one encoder; several are pooled."""
+    """Embeddings folders made by `dermeval embed`; those of one encoder are pooled."""
     protocol: Literal["passion", "ham10000", "pad_ufes_20", "generic"] = "generic"
     """passion: official split, folds within train, unseen centres and ages. ham10000, pad_ufes_20: five folds by
     lesion or patient. generic: every target, on the split where there is one, else in folds."""
@@ -108,6 +154,7 @@ class EvaluateOptions:
     seed: NonNegativeInt = 0
     """Seed of folds, size-matched samples and bootstrap."""
     out: str | None = None
-    """Results folder to write: result.json, predictions.parquet, groups.csv and report.html."""
+    """Results folder to write: result.json, predictions.parquet, groups.csv and report.html; of several encoders
+    encoders.json, encoders.csv, encoders.tex and report.html."""
     overwrite: bool = False
     """Replace an existing results folder."""

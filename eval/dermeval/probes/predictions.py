@@ -1,5 +1,6 @@
 """Out-of-sample predictions that carry the ids of their images, at image and at case level."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from dermssl.files import read_parquet
 
 PREFIX = "p_"
 """Columns of ``predictions.parquet`` that hold the probability of a class: ``p_<class>``."""
-
+KEYS = ("image_id", "case_id", "group_id", "fold", "seed")
 TIE_BREAK = 1e-6
 """Weight of the probabilities beside the votes of a majority: too little to overturn a vote."""
 
@@ -35,29 +36,58 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.truth)
 
-    def to_table(self) -> pa.Table:
+    @property
+    def groups(self) -> np.ndarray:
+        """``group_id`` of each row ``(N,)``."""
+        return self.frame["group_id"].to_numpy(dtype=object)
+
+    def rows(self, which: np.ndarray) -> "Predictions":
+        """Some of the rows (indices or mask)."""
+        frame = self.frame[which] if which.dtype == bool else self.frame.iloc[which]
+        return Predictions(frame.reset_index(drop=True), self.truth[which], self.probabilities[which], self.classes)
+
+    def to_frame(self) -> pd.DataFrame:
         """As ``predictions.parquet``: ``frame``, ``y_true`` by name, and one probability column per class."""
         columns = dict(self.frame) | {"y_true": np.array(self.classes, dtype=object)[self.truth]}
         columns |= {PREFIX + name: self.probabilities[:, c] for c, name in enumerate(self.classes)}
-        return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+        return pd.DataFrame(columns)
+
+    def to_table(self) -> pa.Table:
+        """`to_frame` as an Arrow table."""
+        return pa.Table.from_pandas(self.to_frame(), preserve_index=False)
 
 
-def read_predictions(folder: Path, classes: tuple[str, ...]) -> Predictions:
-    """The predictions of a results folder, without its few-shot ones; raises InputError where a column is missing."""
-    path = folder / "predictions.parquet"
-    table = read_parquet(path, "dermeval knn` or `dermeval linear").to_pandas()
-    needed = ["image_id", "case_id", "group_id", "fold", "seed", "y_true", *(PREFIX + name for name in classes)]
-    for name in needed:
-        if name not in table:
-            raise InputError(f"{path} has no column '{name}': make the results again")
+def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
+    """The predictions of a results folder, without its few-shot ones.
+
+    Raises:
+        InputError: a column is missing, a label is no class, or a probability is not a number from 0 to 1.
+    """
+    path, maker = folder / "predictions.parquet", "dermeval knn` or `dermeval linear"
+    columns = [PREFIX + name for name in classes]
+    table = read_parquet(path, maker, [*KEYS, "y_true", *columns]).to_pandas()
     if "shots" in table:
         table = table[table["shots"].isna()].reset_index(drop=True)
-    truth = table["y_true"].map(classes.index).to_numpy(dtype=np.int64)
-    probabilities = table[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64)
-    return Predictions(table[needed[:5]], truth, probabilities, classes)
+    return predictions_of(table, tuple(classes), path, maker)
 
 
-def collect(task: Task, folds: list[Fold], probabilities: list[np.ndarray], seed: int) -> Predictions:
+def predictions_of(table: pd.DataFrame, classes: tuple[str, ...], path: Path, maker: str) -> Predictions:
+    """The rows of ``predictions.parquet`` as predictions; see `read_predictions`."""
+    truth = table["y_true"].map({name: index for index, name in enumerate(classes)})
+    if truth.isna().any():
+        raise InputError(f"{path}: '{table['y_true'][truth.isna()].iloc[0]}' is no class: make it again with `{maker}`")
+    try:
+        probabilities = table[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: the probabilities are no numbers: make it again with `{maker}`") from None
+    bad = np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all(axis=1))
+    if len(bad):
+        image = table["image_id"].iloc[bad[0]]
+        raise InputError(f"{path}: a probability of {image} is not from 0 to 1: make it again with `{maker}`")
+    return Predictions(table[list(KEYS)].reset_index(drop=True), truth.to_numpy(np.int64), probabilities, classes)
+
+
+def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarray], seed: int) -> Predictions:
     """The scored rows of ``folds`` with their probabilities, in the task's row order.
 
     Probabilities are attached by the fold's own row indices, so order within a fold cannot matter.
@@ -80,13 +110,12 @@ def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> t
     codes, cases = pd.factorize(images.frame["case_id"])
     labels = pd.Series(images.truth).groupby(codes)
     agreed = (labels.nunique() == 1).to_numpy()
-    counts = np.bincount(codes)[:, None]
-    sums = np.zeros((len(cases), len(images.classes)))
     votes = images.probabilities
     if how == "majority":
         votes = (np.eye(len(images.classes))[votes.argmax(1)] + TIE_BREAK * votes) / (1 + TIE_BREAK)
+    sums = np.zeros((len(cases), len(images.classes)))
     np.add.at(sums, codes, votes)
-    first = images.frame.groupby(codes)[["case_id", "group_id", "fold", "seed"]].first()
-    frame = first[agreed].reset_index(drop=True)
-    truth = labels.first().to_numpy()[agreed]
-    return Predictions(frame, truth, (sums / counts)[agreed], images.classes), int((~agreed).sum())
+    means = sums / np.bincount(codes)[:, None]
+    frame = images.frame.groupby(codes)[["case_id", "group_id", "fold", "seed"]].first()
+    found = Predictions(frame, labels.first().to_numpy(), means, images.classes)
+    return found.rows(agreed), int((~agreed).sum())

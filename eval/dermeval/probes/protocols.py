@@ -48,7 +48,7 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
         made, notes = [Experiment(f"{folds} folds", grouped(task, folds, seed))], []
     for experiment in made:
         for fold in [*experiment.folds, *(experiment.control or [])]:
-            check_disjoint(task.groups, fold, task.where)
+            check_disjoint(task.groups, fold, task.where, task.unit)
         check_learnable(task, experiment.folds)
     return made, notes
 

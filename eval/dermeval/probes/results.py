@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.features.pool import Pool
-from dermeval.probes import contamination
-from dermeval.probes.folds import Fold, make_folds, patients_of
+from dermeval.features.pool import PooledEmbeddings
+from dermeval.probes.contamination import contamination_lines
+from dermeval.probes.folds import make_folds
 from dermeval.probes.intervals import show
-from dermeval.probes.judge import PER_CLASS, Judged, Level, Probe, judge
-from dermeval.probes.options import ProbeOptions
+from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
+from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.recall import same_id_recall
-from dermeval.probes.shots import Curve, curve_text, few_shot_curve
-from dermeval.probes.task import Task, open_task
+from dermeval.probes.shots import curve_text, few_shot_curve
+from dermeval.probes.task import Task, unit_of
 from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
@@ -28,7 +28,7 @@ OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
 
 
 @dataclass(frozen=True)
-class Provenance:
+class FeatureSource:
     """What every report says of where its features come from, and under which licences."""
 
     encoder: dict[str, Any]
@@ -39,19 +39,29 @@ class Provenance:
     @property
     def unit(self) -> str:
         """What a group is, in the singular."""
-        return " or ".join(dict.fromkeys(entry["group"] for entry in self.datasets))
+        return unit_of(self.datasets)
+
+    @property
+    def names(self) -> str:
+        """The data sets."""
+        return ", ".join(entry["name"] for entry in self.datasets)
+
+    @property
+    def encoder_line(self) -> str:
+        """Which encoder made the features."""
+        return f"encoder: {self.encoder['path']} (fingerprint {self.encoder['fingerprint'][:12]})"
 
     @staticmethod
-    def of(pool: Pool) -> "Provenance":
+    def of(pool: PooledEmbeddings) -> "FeatureSource":
         """That of the pooled embeddings folders."""
         keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
         datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
-        return Provenance(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in pool.licences))
+        return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in pool.licences))
 
 
 @dataclass(frozen=True)
-class ProbeResult(Provenance):
-    """``result.json`` of `dermeval knn`, `linear` and further probes; the fields are its keys."""
+class ProbeResult(FeatureSource):
+    """``result.json`` of `dermeval knn`, `linear` and `finetune`; the fields are its keys."""
 
     probe: str
     protocol: dict[str, Any]
@@ -70,32 +80,59 @@ class ProbeResult(Provenance):
     shots: list[dict[str, Any]] | None = None
 
 
-def as_json(value: Any) -> Any:
+def result_json(value: Any) -> Any:
     """A result, and the dataclasses in it, as ``result.json`` has them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: as_json(held) for name, held in fields.items() if held is not None or name not in OPTIONAL}
+        return {name: result_json(held) for name, held in fields.items() if held is not None or name not in OPTIONAL}
     if isinstance(value, dict):
-        return {key: as_json(held) for key, held in value.items()}
-    return [as_json(held) for held in value] if isinstance(value, list | tuple) else value
+        return {key: result_json(held) for key, held in value.items()}
+    return [result_json(held) for held in value] if isinstance(value, list | tuple) else value
 
 
-def probe_report(probe: Probe, options: ProbeOptions, recall: bool = False) -> Report:
+def probe_report(
+    probe: Probe, task: Task, options: ProbeOptions | FinetuneOptions, inputs: Sequence[str], recall: bool = False
+) -> Report:
     """Run one probe as its command does: judge it, add recall@1 and the few-shot curve, write and print the result.
 
     Raises:
-        InputError: unusable embeddings, target, split or output folder.
+        InputError: an unusable split or output folder; ``inputs`` are the folders that the latter may not touch.
     """
     out = Path(options.out) if options.out else None
     if out:
-        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="probe")
-    task = open_task(options.embeddings, options.target)
+        require_new_folder(out, options.overwrite, "result.json", inputs, key="probe")
     folds = make_folds(task, options.split, options.folds, options.seed)
     judged = judge(probe, task, folds, options.draws, options.seed)
-    found = same_id_recall(task.pool, options.draws, options.seed) if recall else None
-    curve = few_shot_curve(task, folds, options, probe) if options.shots else None
-    result = _result(probe, task, folds, options, judged, found, curve)
-    data = as_json(result)
+    curve = few_shot_curve(task, folds, options, probe) if isinstance(options, ProbeOptions) and options.shots else None
+    scored, fitted = judged.predictions.frame, judged.fitted
+    result = ProbeResult(
+        **vars(FeatureSource.of(task.pool)),
+        probe=probe.name,
+        protocol={
+            "split": options.split,
+            "folds": len(folds) if options.split == "folds" else None,
+            "seed": options.seed,
+        },
+        target=task.name,
+        classes=list(task.classes),
+        kind=task.target.kind,
+        positive=task.target.positive,
+        level=task.target.level,
+        settings=fitted.settings,
+        counts={
+            "labelled": len(task.labels),
+            "fitted": [len(fold.train) for fold in folds],
+            "scored": len(scored),
+            "scored_groups": int(scored["group_id"].nunique()),
+        },
+        levels=judged.levels,
+        notes=[*task.notes, *judged.notes, *(curve.notes if curve else [])],
+        contamination=judged.contamination,
+        **fitted.extra,
+        recall_at_1=same_id_recall(task.pool, options.draws, options.seed) if recall else None,
+        shots=curve.points if curve else None,
+    )
+    data = result_json(result)
     if out:
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", data)
@@ -103,46 +140,10 @@ def probe_report(probe: Probe, options: ProbeOptions, recall: bool = False) -> R
             write_parquet(temporary / "predictions.parquet", table)
             if curve:
                 curve.draw(temporary / "shots.png", data)
-    return Report("\n".join(_text(result, task, judged.fitted.lines)), data)
+    return Report("\n".join(_text(result, task, judged)), data)
 
 
-def _result(
-    probe: Probe,
-    task: Task,
-    folds: Sequence[Fold],
-    options: ProbeOptions,
-    judged: Judged,
-    recall: list[dict[str, Any]] | None,
-    curve: Curve | None,
-) -> ProbeResult:
-    scored = judged.predictions.frame
-    split = options.split
-    return ProbeResult(
-        **vars(Provenance.of(task.pool)),
-        probe=probe.name,
-        protocol={"split": split, "folds": len(folds) if split == "folds" else None, "seed": options.seed},
-        target=task.name,
-        classes=list(task.classes),
-        kind=task.target.kind,
-        positive=task.target.positive,
-        level=task.target.level,
-        settings=judged.fitted.settings,
-        counts={
-            "labelled": len(task.labels),
-            "fitted": [len(fold.train) for fold in folds],
-            "scored": len(scored),
-            "scored_groups": patients_of(scored),
-        },
-        levels=judged.levels,
-        notes=[*task.notes, *judged.notes, *(curve.notes if curve else [])],
-        contamination=judged.contamination,
-        **judged.fitted.extra,
-        recall_at_1=recall,
-        shots=curve.points if curve else None,
-    )
-
-
-def _text(result: ProbeResult, task: Task, lines: Sequence[str]) -> list[str]:
+def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
     """Headline, scores at both levels, recall per class, what the probe says, notes, licences."""
     counts, split, fitted = result.counts, result.protocol["split"], result.counts["fitted"]
     folds = f"{result.protocol['folds']} folds by {task.unit}"
@@ -150,57 +151,48 @@ def _text(result: ProbeResult, task: Task, lines: Sequence[str]) -> list[str]:
     votes = result.levels["case"].by_majority if "case" in result.levels else None
     majority = ", ".join(f"{name} {show(entry)}" for name, entry in (votes or {}).items())
     text = [
-        f"{result.probe}: {result.target} of {', '.join(entry['name'] for entry in result.datasets)} ({how})",
-        f"encoder: {result.encoder['path']} (fingerprint {result.encoder['fingerprint'][:12]})",
+        f"{result.probe}: {result.target} of {result.names} ({how})",
+        result.encoder_line,
         f"{'-'.join(map(str, sorted({min(fitted), max(fitted)})))} images fitted, {counts['scored']} scored, of "
         f"{counts['scored_groups']} {task.unit}s; 95% intervals from {result.levels['image'].draws} draws of "
         f"{task.unit}s",
         "",
-        score_table(result.levels),
-        "",
-        recall_table(result.levels),
+        *score_tables(result.levels),
         *(["", f"case level by majority vote of its images: {majority}"] if majority else []),
         "",
-        *lines,
+        *judged.fitted.lines,
     ]
     for recall in result.recall_at_1 or []:
         text.append(
             f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images"
         )
     text += curve_text(result.shots or [], task.unit)
-    return [*text, *contamination.lines(result.contamination, split, task.unit), *foot(result, result.notes)]
+    text += contamination_lines(result.contamination, split, task.unit)
+    return [*text, *closing_lines(result, result.notes)]
 
 
-def score_table(levels: dict[str, Level]) -> str:
-    """One line per score, one column per level."""
-    shown = {
-        f"{name} level": {key: show(entry) for key, entry in level.scores.items() if key not in PER_CLASS}
-        for name, level in levels.items()
-    }
-    return pd.DataFrame(shown).to_string()
-
-
-def recall_table(levels: dict[str, Level]) -> str:
-    """Recall of each class with the number of images and cases behind it."""
-    columns: dict[str, dict[str, Any]] = {}
+def score_tables(levels: dict[str, Level]) -> list[str]:
+    """One line per score, one column per level; then recall of each class with the images and cases behind it."""
+    scores: dict[str, dict[str, Any]] = {}
+    recalls: dict[str, dict[str, Any]] = {}
     for name, level in levels.items():
-        recall = level.scores["recall"]
-        columns[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
-        columns[f"{name} level"] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
-    return pd.DataFrame(columns).to_string()
+        recall, column = level.scores["recall"], f"{name} level"
+        scores[column] = {key: show(entry) for key, entry in level.scores.items() if key not in PER_CLASS}
+        recalls[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
+        recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
+    return [pd.DataFrame(scores).to_string(), "", pd.DataFrame(recalls).to_string()]
 
 
-def foot(source: Provenance, notes: Sequence[str] = ()) -> list[str]:
+def closing_lines(source: FeatureSource, notes: Sequence[str] = ()) -> list[str]:
     """Notes, data warnings and licence lines that close every report."""
     text = ["", *[f"note: {note}" for note in notes]]
     if source.synthetic:
         text.append("SYNTHETIC data: these scores say nothing about patients")
-    for entry in source.datasets:
-        if not entry["patient_key"]:
-            text.append(
-                f"{entry['name']} has no patient key: patient leakage cannot be ruled out, "
-                f"and intervals may be too narrow"
-            )
+    text += [
+        f"{entry['name']} has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
+        for entry in source.datasets
+        if not entry["patient_key"]
+    ]
     if source.encoder.get("training", {}).get("splits") == "all":
         text.append("the encoder was pretrained on all splits, test images included")
     return [*text, *licences.notice_lines(source.licences)]

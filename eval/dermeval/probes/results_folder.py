@@ -7,12 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.probes.predictions import Predictions, read_predictions
+from dermeval.probes.predictions import KEYS, PREFIX, Predictions, predictions_of, read_predictions
 from dermssl.errors import InputError
-from dermssl.files import read_json
+from dermssl.files import read_json, read_parquet
 from dermssl.paths import require_folder
 
-MAKER = "dermeval knn --out` or `dermeval linear --out"
+MAKER = "dermeval knn --out`, `linear --out` or `evaluate --out"
+SHARED = ("encoder", "datasets", "licences", "synthetic")
+Answer = tuple[dict[str, Any], Predictions]
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class Result:
         return None if self.info["positive"] is None else self.info["classes"].index(self.info["positive"])
 
 
-def open_results(folders: Sequence[str]) -> list[Result]:
-    """Open results folders that answer the same question, each put into the row order of the first.
+def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
+    """Open results folders that answer the same questions, each put into the row order of the first.
 
-    A folder that holds results folders is one result with several seeds.
+    A folder that holds results folders is one result with several seeds. The results of a probe answer one question,
+    whose name is empty; those of a protocol one for each target, probe and experiment.
 
     Raises:
         InputError: fewer than two, one given twice, results on other targets, images or labels, or seeds of one folder
@@ -45,60 +48,91 @@ def open_results(folders: Sequence[str]) -> list[Result]:
     """
     if len(folders) < 2:
         raise InputError("compare needs at least two results folders: the first is the reference")
-    names = _names([Path(folder) for folder in folders])
-    results = [_open(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
-    return [_aligned(result, results[0]) for result in results]
-
-
-def _names(paths: list[Path]) -> list[str]:
+    paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("one results folder is given twice: give each once")
     short = [path.name for path in paths]
-    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    opened = [_open(path) for path in paths]
+    questions = [question for question in opened[0] if all(question in other for other in opened)]
+    if not questions:
+        raise InputError(f"{paths[0]} and the others have no experiment in common: make all with one command")
+    compared: dict[str, list[Result]] = {}
+    for question in questions:
+        results = []
+        for path, name, found in zip(paths, names, opened, strict=True):
+            seeds = found[question]
+            _check_seeds([info for info, _ in seeds], path)
+            results.append(Result(name, [info for info, _ in seeds], [predictions for _, predictions in seeds]))
+        compared[question] = [_aligned(result, results[0]) for result in results]
+    return compared
 
 
-def _open(path: Path, name: str) -> Result:
+def _open(path: Path) -> dict[str, list[Answer]]:
+    """For each question that all seeds in ``path`` answer, their answers."""
     inner = [] if (path / "result.json").exists() else sorted(found.parent for found in path.glob("[!.]*/result.json"))
-    folders = inner or [path]
-    opened = [_read(folder) for folder in folders]
-    _check_seeds([info for info, _ in opened], folders)
-    return Result(name, [info for info, _ in opened], [predictions for _, predictions in opened])
+    opened = [_read(folder) for folder in inner or [path]]
+    return {name: [one[name] for one in opened] for name in opened[0] if all(name in one for one in opened)}
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Predictions]:
+def _read(path: Path) -> dict[str, Answer]:
     info = read_json(require_folder(path, "result.json", MAKER) / "result.json", MAKER)
-    if "levels" not in info:
-        raise InputError(f"{path} holds a whole protocol: compare takes the results of `{MAKER}`")
-    return info, read_predictions(path, tuple(info["classes"]))
+    try:
+        if "levels" in info:
+            _question(info | {"folder": str(path)})
+            return {"": (info | {"folder": str(path)}, read_predictions(path, info["classes"]))}
+        return _read_protocol(path, info)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}/result.json is not as `{MAKER}` writes it ({error}): make it again") from None
 
 
-def _check_seeds(infos: list[dict[str, Any]], folders: list[Path]) -> None:
+def _read_protocol(path: Path, info: dict[str, Any]) -> dict[str, Answer]:
+    file, found = path / "predictions.parquet", {}
+    table = read_parquet(file, MAKER, [*KEYS, "y_true", "target", "probe", "experiment", "training"]).to_pandas()
+    for entry in info["experiments"]:
+        rows = table[table["training"].isin(["all", "without"])]
+        for key in ("target", "probe", "experiment"):
+            rows = rows[rows[key] == entry[key]]
+        missing = [name for name in entry["classes"] if PREFIX + name not in rows]
+        if missing or not len(rows):
+            raise InputError(f"{file} lacks {missing[0] if missing else entry['experiment']}: make it with `{MAKER}`")
+        name = f"{entry['target']}, {entry['probe']}, {entry['experiment']}"
+        own = {key: entry[key] for key in ("target", "probe", "classes", "positive", "notes")}
+        counts = {key: entry[key] for key in ("scored", "scored_groups")}
+        protocol = {"split": entry["experiment"], "folds": len(entry["fitted"]), "seed": info["seed"]}
+        shared = {key: info[key] for key in SHARED} | {"settings": {}, "folder": str(path)}
+        answer = shared | own | {"counts": counts, "protocol": protocol}
+        found[name] = (answer, predictions_of(rows.reset_index(drop=True), tuple(entry["classes"]), file, MAKER))
+    return found
+
+
+def _check_seeds(infos: list[dict[str, Any]], path: Path) -> None:
     """Raise InputError unless results differ in their seed, or in that of their encoder, and in nothing else."""
-    first, met = infos[0], dict[tuple[str, int], Path]()
-    for info, folder in zip(infos, folders, strict=True):
+    first, met = infos[0], dict[tuple[str, int], str]()
+    for info in infos:
         for what, value in _question(first).items():
             if _question(info)[what] != value:
                 raise InputError(
-                    f"{folders[0]} and {folder} differ in {what} ({value}, {_question(info)[what]}), so they are not "
-                    f"seeds of one result: put them in separate folders"
+                    f"{first['folder']} and {info['folder']} differ in {what} ({value}, {_question(info)[what]}), so "
+                    f"they are not seeds of one result: put them in separate folders"
                 )
         seed = (info["encoder"]["fingerprint"], info["protocol"]["seed"])
         if seed in met:
-            raise InputError(f"{met[seed]} and {folder} have the same encoder and --seed: remove one of them")
-        met[seed] = folder
+            raise InputError(f"{met[seed]} and {info['folder']} have the same encoder and --seed: remove one of them")
+        met[seed] = info["folder"]
 
 
 def _question(info: dict[str, Any]) -> dict[str, Any]:
     """What all seeds of one result share."""
-    encoder = info["encoder"]
+    encoder, settings = info["encoder"], info["settings"]
     return {
         "probe": info["probe"],
         "split": info["protocol"]["split"],
         "folds": info["protocol"]["folds"],
-        "k": info["settings"].get("k"),
-        "temperature": info["settings"].get("temperature"),
-        "solver": "lbfgs" if info["settings"].get("solver") == "newton" else info["settings"].get("solver"),
-        "class weight": info["settings"].get("class_weight"),
+        "k": settings.get("k"),
+        "temperature": settings.get("temperature"),
+        "solver": "lbfgs" if settings.get("solver") == "newton" else settings.get("solver"),
+        "class weight": settings.get("class_weight"),
         "architecture": encoder["name"],
         "features": encoder.get("features"),
         "preprocessing": encoder["preprocessing"],
@@ -124,10 +158,9 @@ def _in_order(old: Predictions, first: Predictions, name: str, first_name: str) 
             f"{first_name} scores {len(wanted)} images and {name} {len(ids)}, of which {shared} are shared: "
             f"make both with the same data and --split"
         )
-    rows = ids.get_indexer(wanted)
-    predictions = Predictions(
-        old.frame.iloc[rows].reset_index(drop=True), old.truth[rows], old.probabilities[rows], old.classes
-    )
+    if ids.has_duplicates:
+        raise InputError(f"{name} scores {ids[ids.duplicated()][0]} twice: make it again")
+    predictions = old.rows(ids.get_indexer(wanted))
     changed = predictions.truth != first.truth
     if changed.any():
         raise InputError(

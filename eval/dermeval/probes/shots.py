@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dermeval.probes.curve import draw_curve
+from dermeval.pages.plots import few_shot_plot
 from dermeval.probes.folds import Fold
 from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import ProbeOptions
 from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.task import Task
-from dermeval.statistics.runs import bootstrap_runs
+from dermeval.statistics.bootstrap import bootstrap_runs
+from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
 
 SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
@@ -37,15 +38,17 @@ class Curve:
 
     def table_with(self, full: Predictions) -> pa.Table:
         """Predictions from all patients (``shots`` null) and those of every draw (its number as ``seed``)."""
-        tables = [full.to_table().to_pandas().assign(shots=None)]
+        tables = [full.to_frame().assign(shots=None)]
         for shots, runs in self.predictions.items():
-            tables += [run.to_table().to_pandas().assign(shots=shots, seed=draw) for draw, run in enumerate(runs)]
+            tables += [run.to_frame().assign(shots=shots, seed=draw) for draw, run in enumerate(runs)]
         joined = pd.concat(tables, ignore_index=True).astype({"shots": "Int32"})
         return pa.Table.from_pandas(joined, preserve_index=False)
 
     def draw(self, path: Path, result: dict[str, Any]) -> None:
         """Plot the curve of ``result`` as PNG."""
-        draw_curve(path, self.points, result, result["datasets"][0]["group"])
+        with atomic_file(path) as temporary:
+            figure = few_shot_plot(self.points, result)
+            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
 
 def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
@@ -58,21 +61,20 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
     notes = _scarce(task, folds, asked)
     points, predictions = [], {}
     for shots in asked:
-        runs, sizes = [], []
+        runs, fitted = [], 0.0
         for draw in range(options.shot_draws):
             drawn = [
-                Fold(fold.number, draw_patients(task, fold, shots, [options.seed, draw]), fold.test) for fold in folds
+                Fold(fold.number, draw_of_each_class(task, fold, shots, [options.seed, draw]), fold.test)
+                for fold in folds
             ]
-            sizes += [len(fold.train) for fold in drawn]
+            fitted += np.mean([len(fold.train) for fold in drawn]) / options.shot_draws
             runs.append(probe.few(task, drawn, shots))
         predictions[shots] = runs
-        points.append(
-            {"shots": shots, "draws": len(runs), "fitted": float(np.mean(sizes)), **_score(task, runs, options)}
-        )
+        points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted), **_score(task, runs, options)})
     return Curve(points, predictions, notes)
 
 
-def draw_patients(task: Task, fold: Fold, shots: int, seed: Sequence[int]) -> np.ndarray:
+def draw_of_each_class(task: Task, fold: Fold, shots: int, seed: Sequence[int]) -> np.ndarray:
     """Training rows of ``shots`` random patients of each class, or of all where a class has fewer.
 
     A patient with images of two classes can be drawn for either; only the images of that class then count.
@@ -103,16 +105,14 @@ def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str
 
 
 def _score(task: Task, runs: list[Predictions], options: ProbeOptions) -> dict[str, Any]:
-    levels = {"image": runs, "case": [by_case(run)[0] for run in runs]}
     scored: dict[str, Any] = {}
-    for level, found in levels.items():
-        first = found[0]
-        if len(np.unique(first.truth)) < 2:
-            continue
-        groups = first.frame["group_id"].to_numpy(dtype=object)
-        probabilities = [run.probabilities for run in found]
-        scores = bootstrap_runs(first.truth, probabilities, groups, task.positive, options.draws, options.seed)
-        scored[level] = {name: interval_json(scores[name]) for name in SCORES if name in scores}
+    for level, found in {"image": runs, "case": [by_case(run)[0] for run in runs]}.items():
+        first, probabilities = found[0], [run.probabilities for run in found]
+        if len(np.unique(first.truth)) > 1:
+            scores = bootstrap_runs(
+                first.truth, probabilities, first.groups, task.positive, options.draws, options.seed
+            )
+            scored[level] = {name: interval_json(scores[name]) for name in SCORES if name in scores}
     return scored
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from dermeval.features.pool import Pool, open_pool
+from dermeval.features.pool import PooledEmbeddings, open_pool
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean
 
@@ -15,7 +15,7 @@ from dermssl.errors import InputError, did_you_mean
 class Task:
     """Row ``i`` of ``features`` (N, D), ``labels`` (N,; class indices) and ``frame`` is one labelled image."""
 
-    pool: Pool
+    pool: PooledEmbeddings
     name: str
     target: Target
     features: np.ndarray
@@ -41,7 +41,7 @@ class Task:
     @property
     def unit(self) -> str:
         """What a group is, in the singular: ``patient`` only where the data has a patient key."""
-        return " or ".join(dict.fromkeys(entry["group"] for entry in self.pool.datasets))
+        return unit_of(self.pool.datasets)
 
     @property
     def split_origin(self) -> str:
@@ -56,14 +56,12 @@ class Task:
     @property
     def where(self) -> str:
         """The embeddings folders, for messages."""
-        return ", ".join(str(part.folder) for part in self.pool.parts)
+        return self.pool.where
 
-    def subset(self, rows: np.ndarray, *notes: str) -> "Task":
-        """The task on some of its rows (indices or mask), with ``notes`` on what was left out and why."""
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-        frame = self.frame.iloc[rows].reset_index(drop=True)
-        features, labels = self.features[rows], self.labels[rows]
-        return replace(self, features=features, labels=labels, frame=frame, notes=self.notes + notes)
+
+def unit_of(datasets: Sequence[dict]) -> str:
+    """What a group of the ``datasets`` (as ``embedding.json`` records them) is, in the singular."""
+    return " or ".join(dict.fromkeys(entry["group"] for entry in datasets))
 
 
 def open_task(folders: Sequence[str], name: str | None) -> Task:
@@ -72,58 +70,47 @@ def open_task(folders: Sequence[str], name: str | None) -> Task:
     Raises:
         InputError: no or unknown target, labels outside its classes, or labels that cannot be judged by patient.
     """
-    pool = open_pool(folders)
-    return task_of(pool, name)
+    return task_of(open_pool(folders), name)
 
 
-def task_of(pool: Pool, name: str | None) -> Task:
+def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     """`open_task` on a pool that is open already."""
-    where = ", ".join(str(part.folder) for part in pool.parts)
-    name = _choose(pool, name, where)
-    target = _one_declaration(pool, name, where)
+    where = pool.where
+    name = _choose(pool, name)
+    declared = list(pool.targets[name].values())
+    target = declared[0]
+    if any(other != target for other in declared):
+        raise InputError(f"{where}: the data sets declare '{name}' with different classes, so they cannot be pooled")
+    if target.kind == "multilabel":
+        raise InputError(f"{where}: '{name}' has several labels per image; the probes take one class per image")
     values = pool.frame[target.column].where(pool.frame["dataset"].isin(list(pool.targets[name])))
     labelled = values.notna().to_numpy()
-    _check_values(values[labelled], target, pool.frame["image_id"][labelled], where)
+    if not labelled.any():
+        raise InputError(f"{where}: no image has a label of '{target.column}'")
+    unknown = np.flatnonzero(labelled & ~values.isin(target.classes).to_numpy())
+    if len(unknown):
+        first = pool.frame.iloc[unknown[0]]
+        raise InputError(
+            f"{where}: {first['image_id']} has '{first[target.column]}' in {target.column}, which is "
+            f"not among its declared classes ({', '.join(target.classes)}): run `dermssl prepare` again"
+        )
+    left = int((~labelled).sum())
+    notes = (f"{left} of {len(labelled)} images have no label of '{name}' and are left out",) if left else ()
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)
-    unlabelled = int((~labelled).sum())
-    notes = (
-        (f"{unlabelled} of {len(labelled)} images have no label of '{name}' and are left out",) if unlabelled else ()
-    )
     frame = pool.frame[labelled].reset_index(drop=True)
-    features = np.asarray(pool.features)[labelled]
-    task = Task(pool, name, target, features, labels, frame, notes)
+    task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame, notes)
     return replace(task, notes=task.notes + tuple(_check_classes(task)))
 
 
-def _choose(pool: Pool, name: str | None, where: str) -> str:
+def _choose(pool: PooledEmbeddings, name: str | None) -> str:
     if not pool.targets:
-        raise InputError(f"{where}: the data declares no target, so there is nothing to predict")
+        raise InputError(f"{pool.where}: the data declares no target, so there is nothing to predict")
     if name is None and len(pool.targets) > 1:
-        raise InputError(f"{where} has several targets: give one with --target ({', '.join(pool.targets)})")
+        raise InputError(f"{pool.where} has several targets: give one with --target ({', '.join(pool.targets)})")
     name = name or next(iter(pool.targets))
     if name not in pool.targets:
-        raise InputError(f"{where} has no target '{name}'; {did_you_mean(name, pool.targets)}")
+        raise InputError(f"{pool.where} has no target '{name}'; {did_you_mean(name, pool.targets)}")
     return name
-
-
-def _one_declaration(pool: Pool, name: str, where: str) -> Target:
-    declared = list(pool.targets[name].values())
-    if any(other != declared[0] for other in declared):
-        raise InputError(f"{where}: the data sets declare '{name}' with different classes, so they cannot be pooled")
-    if declared[0].kind == "multilabel":
-        raise InputError(f"{where}: '{name}' has several labels per image; the probes take one class per image")
-    return declared[0]
-
-
-def _check_values(values: pd.Series, target: Target, image_ids: pd.Series, where: str) -> None:
-    if values.empty:
-        raise InputError(f"{where}: no image has a label of '{target.column}'")
-    unknown = ~values.isin(target.classes).to_numpy()
-    if unknown.any():
-        raise InputError(
-            f"{where}: {image_ids[unknown].iloc[0]} has '{values[unknown].iloc[0]}' in {target.column}, which is "
-            f"not among its declared classes ({', '.join(target.classes)}): run `dermssl prepare` again"
-        )
 
 
 def _check_classes(task: Task) -> list[str]:
@@ -134,17 +121,17 @@ def _check_classes(task: Task) -> list[str]:
         raise InputError(f"{task.where}: every labelled image has '{task.name}' = {only}: there is nothing to learn")
     if (patients == 1).all():
         raise InputError(
-            f"{task.where}: every class of '{task.name}' belongs to a single patient, like an identifier: "
-            f"it cannot be predicted for new patients"
+            f"{task.where}: every class of '{task.name}' belongs to a single {task.unit}, like an identifier: "
+            f"it cannot be predicted for new {task.unit}s"
         )
     notes = []
     if len(patients) > 2 and patients.median() <= 2:
         notes.append(
-            f"half of the {len(patients)} classes of '{task.name}' belong to at most 2 patients each, like an "
-            "identifier: scores on new patients say little"
+            f"half of the {len(patients)} classes of '{task.name}' belong to at most 2 {task.unit}s each, like an "
+            f"identifier: scores on new {task.unit}s say little"
         )
     rare = [task.classes[index] for index in patients.index[patients == 1]]
     if rare:
         named = f"class {rare[0]} occurs" if len(rare) == 1 else f"classes {', '.join(rare)} each occur"
-        notes.append(f"{named} in one patient only: its recall has no spread to estimate")
+        notes.append(f"{named} in one {task.unit} only: its recall has no spread to estimate")
     return notes

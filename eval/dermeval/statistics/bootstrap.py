@@ -20,6 +20,9 @@ MIN_PATIENTS = 15
 """Groups with fewer patients are called insufficient and not scored."""
 LEVEL = 0.95
 
+Scores = dict[str, np.ndarray]
+"""By name: ``()`` or ``(C,)`` each of a sample, with a leading axis of draws where it is resampled."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -65,13 +68,12 @@ class Resampler:
         """
         for start in range(0, self.draws, BLOCK):
             weights = self._draw(min(BLOCK, self.draws - start))
-            lost = self._lost(weights)
             for _ in range(MAX_REDRAWS):
+                lost = ((self.support.T @ weights)[self.present] == 0).any(0)
                 if not lost.any():
                     break
                 self.redrawn += int(lost.sum())
                 weights[:, lost] = self._draw(int(lost.sum()))
-                lost = self._lost(weights)
             else:
                 raise InputError(
                     "the bootstrap cannot keep every class: a class occurs only as the rarer label of very few "
@@ -87,21 +89,17 @@ class Resampler:
             weights[members] = np.bincount(picks.ravel(), minlength=number * size).reshape(number, size).T
         return weights
 
-    def _lost(self, weights: np.ndarray) -> np.ndarray:
-        return ((self.support.T @ weights)[self.present] == 0).any(0)
 
-
-def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[dict[str, np.ndarray]], int]:
+def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[Scores], int]:
     """Scores of each of ``scorers`` under the same draws, ``(draws,)`` or ``(draws, C)`` each, and the redraws.
 
     All scorers must cut the same rows into the same clusters.
     """
     resampler = Resampler(scorers[0].support, draws, seed)
-    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in scorers]
-    for weights in resampler.blocks():
-        for scorer, part in zip(scorers, parts, strict=True):
-            part.append(scorer.score(weights))
-    joined = [{name: np.concatenate([block[name] for block in part]) for name in part[0]} for part in parts]
+    parts = [[scorer.score(weights) for scorer in scorers] for weights in resampler.blocks()]
+    joined = [
+        {name: np.concatenate([block[name] for block in part]) for name in part[0]} for part in zip(*parts, strict=True)
+    ]
     return joined, resampler.redrawn
 
 
@@ -144,12 +142,40 @@ def bootstrap(
     return Bootstrap(scores, len(scorer.sums), draws, redrawn)
 
 
+def bootstrap_runs(
+    truth: np.ndarray,
+    runs: Sequence[np.ndarray],
+    groups: Sequence[str] | np.ndarray,
+    positive: int | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Mean of every score over ``runs`` (draws of training patients), each ``(N, C)`` probabilities of the same rows.
+
+    Scores are averaged, not probabilities: the mean of what a run scores, not the score of an ensemble. Each bootstrap
+    draw takes patients and, independently, runs with replacement (Owen 2007, the pigeonhole bootstrap), so that the
+    interval carries both and errs on the wide side. With one run it is that of `bootstrap`.
+    """
+    scorers = [Scorer(truth, probabilities, cluster_codes(groups), positive) for probabilities in runs]
+    sampled, _ = resample(scorers, draws, seed)
+    number = len(runs)
+    shares = np.random.default_rng([seed, 1]).multinomial(number, np.full(number, 1 / number), size=draws) / number
+    points = [scorer.point() for scorer in scorers]
+    return {
+        name: interval_of(
+            name,
+            np.mean([point[name] for point in points], axis=0),
+            np.einsum("br,br...->b...", shares, np.stack([run[name] for run in sampled], axis=1)),
+        )
+        for name in points[0]
+    }
+
+
 def bootstrap_mean(
     values: np.ndarray, groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
 ) -> Interval:
     """Mean of ``values`` ``(N,)`` over rows with its interval by cluster (one stratum: there is no class)."""
     codes = cluster_codes(groups)
     sums = np.stack([np.bincount(codes, values), np.bincount(codes)], axis=1)
-    blocks = [weights.T @ sums for weights in Resampler(sums[:, 1:], draws, seed).blocks()]
-    drawn = np.concatenate(blocks)
+    drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, 1:], draws, seed).blocks()])
     return Interval(np.mean(values), *percentiles(drawn[:, 0] / drawn[:, 1]))

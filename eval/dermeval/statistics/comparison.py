@@ -5,22 +5,19 @@ Scores are averaged, not probabilities, since the mean probability is an ensembl
 themselves are not drawn again: two or three say too little about a spread, so theirs is given apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dermeval.statistics.bootstrap import Interval, cluster_codes, debiased, percentiles, resample
+from dermeval.statistics.bootstrap import Interval, Scores, cluster_codes, debiased, percentiles, resample
 from dermeval.statistics.scorer import Scorer
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Interval):
     """``value`` is this minus the first, with its 95% interval and two-sided p; per-class ones are ``(C,)``."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
     p: np.ndarray
 
 
@@ -28,14 +25,14 @@ class Difference:
 class Comparison:
     """Scores of each set of predictions, and differences of all but the first against the first.
 
-    ``deviations`` are standard deviations over the seeds, NaN where there is one.
+    ``deviations`` are standard deviations over the seeds, NaN where there is one. ``drawn`` are the scores of each set
+    under every draw.
     """
 
     scores: list[dict[str, Interval]]
-    deviations: list[dict[str, np.ndarray]]
+    deviations: list[Scores]
     differences: list[dict[str, Difference]]
-    clusters: int
-    draws: int
+    drawn: list[Scores]
     redrawn: int
 
 
@@ -49,7 +46,7 @@ def two_sided_p(differences: np.ndarray) -> np.ndarray:
     return np.minimum(1, 2 * np.minimum(below, above) / (len(differences) + 1))
 
 
-def compare(
+def paired_bootstrap(
     truth: np.ndarray,
     predictions: Sequence[np.ndarray],
     groups: Sequence[str] | np.ndarray,
@@ -65,38 +62,30 @@ def compare(
     seeds = [entry.reshape(-1, *entry.shape[-2:]) for entry in predictions]
     scorers = [Scorer(truth, probabilities, codes, positive) for entry in seeds for probabilities in entry]
     sampled, redrawn = resample(scorers, draws, seed)
-    ends = np.cumsum([len(entry) for entry in seeds])[:-1]
-    point = _stacked([scorer.point() for scorer in scorers], ends)
-    drawn = [_over(np.mean, entry) for entry in _stacked(sampled, ends)]
-    means = [_over(np.mean, entry) for entry in point]
-    for mean, sample in zip(means, drawn, strict=True):
-        for name in mean:
-            mean[name], sample[name] = debiased(name, mean[name], sample[name])
+    points = [scorer.point() for scorer in scorers]
+    means, drawn, deviations, start = [], [], [], 0
+    for entry in seeds:
+        rows = slice(start, start := start + len(entry))
+        mean, sample, spread = {}, {}, {}
+        for name in points[0]:
+            values = np.stack([point[name] for point in points[rows]])
+            several = np.mean([part[name] for part in sampled[rows]], axis=0)
+            mean[name], sample[name] = debiased(name, values.mean(0), several)
+            spread[name] = values.std(0, ddof=1) if len(entry) > 1 else np.full(values.shape[1:], np.nan)
+        means.append(mean)
+        drawn.append(sample)
+        deviations.append(spread)
     scores = [
-        {name: Interval(value, *percentiles(sample[name])) for name, value in mean.items()}
+        {name: Interval(mean[name], *percentiles(sample[name])) for name in mean}
         for mean, sample in zip(means, drawn, strict=True)
     ]
     differences = [
-        {name: _difference(mean[name] - means[0][name], sample[name] - drawn[0][name]) for name in mean}
+        {name: paired_difference(mean[name] - means[0][name], sample[name] - drawn[0][name]) for name in mean}
         for mean, sample in zip(means[1:], drawn[1:], strict=True)
     ]
-    deviations = [_over(_deviation, entry) for entry in point]
-    return Comparison(scores, deviations, differences, len(scorers[0].sums), draws, redrawn)
+    return Comparison(scores, deviations, differences, drawn, redrawn)
 
 
-def _stacked(scored: Sequence[dict[str, np.ndarray]], ends: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Scores of every seed, cut at ``ends`` into those of each encoder: its seeds are the first axis."""
-    parts = {name: np.split(np.stack([entry[name] for entry in scored]), ends) for name in scored[0]}
-    return [{name: part[index] for name, part in parts.items()} for index in range(len(ends) + 1)]
-
-
-def _over(reduce: Callable[..., np.ndarray], seeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: reduce(values, axis=0) for name, values in seeds.items()}
-
-
-def _deviation(values: np.ndarray, axis: int) -> np.ndarray:
-    return values.std(axis, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
-
-
-def _difference(value: np.ndarray, drawn: np.ndarray) -> Difference:
+def paired_difference(value: np.ndarray, drawn: np.ndarray) -> Difference:
+    """A difference of the sample with the interval and the p of its draws."""
     return Difference(value, *percentiles(drawn), two_sided_p(drawn))

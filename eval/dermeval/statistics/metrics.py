@@ -11,45 +11,27 @@ BINS = 15
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Elementwise quotient, 0 where the denominator is 0 (scikit-learn's ``zero_division=0``)."""
-    return np.divide(
-        numerator, denominator, out=np.zeros(np.broadcast(numerator, denominator).shape), where=denominator != 0
-    )
-
-
-def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of right predictions. ``confusion`` is ``(B, C, C)``, truth by prediction; returns ``(B,)``."""
-    return ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
-
-
-def recall(confusion: np.ndarray) -> np.ndarray:
-    """Recall (sensitivity) of each class, ``(B, C)``."""
-    return ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2))
-
-
-def precision(confusion: np.ndarray) -> np.ndarray:
-    """Precision of each class, ``(B, C)``; 0 where the class is never predicted."""
-    return ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1))
-
-
-def f1(confusion: np.ndarray) -> np.ndarray:
-    """Harmonic mean of precision and recall of each class, ``(B, C)``."""
-    return ratio(2 * np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1) + confusion.sum(2))
+    shape = np.broadcast(numerator, denominator).shape
+    return np.divide(numerator, denominator, out=np.zeros(shape), where=denominator != 0)
 
 
 def from_confusion(confusion: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
-    """All scores of hard predictions: ``(B,)`` each, and ``(B, C)`` for the per-class ones.
+    """All scores of hard predictions: ``(B,)`` each, and ``(B, C)`` for precision, recall and F1 of each class.
 
-    ``present`` ``(C,)`` marks the classes that occur in the truth, over which macro averages run.
+    ``confusion`` is ``(B, C, C)``, truth by prediction. ``present`` ``(C,)`` marks the classes that occur in the truth,
+    over which macro averages run.
     """
-    support = confusion.sum(2)
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    support, guessed = confusion.sum(2), confusion.sum(1)
+    recall, f1 = ratio(right, support), ratio(2 * right, support + guessed)
     return {
-        "accuracy": accuracy(confusion),
-        "balanced_accuracy": recall(confusion)[:, present].mean(1),
-        "macro_f1": f1(confusion)[:, present].mean(1),
-        "weighted_f1": ratio((f1(confusion) * support).sum(1), support.sum(1)),
-        "precision": precision(confusion),
-        "recall": recall(confusion),
-        "f1": f1(confusion),
+        "accuracy": ratio(right.sum(1), support.sum(1)),
+        "balanced_accuracy": recall[:, present].mean(1),
+        "macro_f1": f1[:, present].mean(1),
+        "weighted_f1": ratio((f1 * support).sum(1), support.sum(1)),
+        "precision": ratio(right, guessed),
+        "recall": recall,
+        "f1": f1,
     }
 
 
@@ -59,16 +41,17 @@ def squared_errors(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return errors / 2 if probabilities.shape[1] == 2 else errors
 
 
-def calibration_tables(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Each row's entry of the reliability table, ``(N, BINS)``: right minus confidence, in the row's bin."""
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == truth
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+def calibration_table(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Each row's entry of the reliability table, ``(N, BINS)``: right minus confidence, in the bin of its confidence.
+
+    The expected calibration error (Guo et al. 2017) is the sum over bins of the absolute column sums, by the rows.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
     table = np.zeros((len(truth), BINS))
-    table[np.arange(len(truth)), bins] = right - confidence
+    table[np.arange(len(truth)), confidence_bins(confidence)] = right - confidence
     return table
 
 
-def calibration_error(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Expected calibration error (Guo et al. 2017): ``table`` ``(B, BINS)`` summed over ``rows`` ``(B,)``."""
-    return np.abs(table).sum(1) / rows
+def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin 0..BINS-1 of each confidence; a bin holds its upper end."""
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

@@ -37,10 +37,14 @@ class Ranking:
         below = -scores[~positive]
         gap, level = np.searchsorted(steps, below), np.isin(below, steps)
         number, negatives = clusters.max(initial=-1) + 1, clusters[~positive]
-        self.positives = _summing(step_of, clusters[positive], len(steps), number)
+
+        def summing(rows: np.ndarray, columns: np.ndarray, height: int) -> sparse.csr_array:
+            return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(height, number))
+
+        self.positives = summing(step_of, clusters[positive], len(steps))
         # Negatives of a positive's score lie just below it: in the next gap, and in a table of their own.
-        self.gaps = _summing(gap + level, negatives, len(steps) + 1, number)
-        self.level = _summing(gap[level], negatives[level], len(steps), number)
+        self.gaps = summing(gap + level, negatives, len(steps) + 1)
+        self.level = summing(gap[level], negatives[level], len(steps))
 
     def count(self, weights: np.ndarray) -> Counts:
         """Count under ``weights`` ``(G, B)``, the times each cluster was drawn."""
@@ -67,8 +71,3 @@ class Ranking:
         allowed = (1 - specificity) * counts.downs + 1e-9
         found = np.where(counts.above + counts.level <= allowed, counts.up_to, 0).max(0, initial=0)
         return np.where(counts.ups * counts.downs > 0, ratio(found, counts.ups), np.nan)
-
-
-def _summing(rows: np.ndarray, clusters: np.ndarray, height: int, width: int) -> sparse.csr_array:
-    """The matrix that sums the weights of ``clusters`` into ``rows``."""
-    return sparse.csr_array((np.ones(len(rows)), (rows, clusters)), shape=(height, width))

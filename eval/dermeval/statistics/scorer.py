@@ -28,7 +28,7 @@ class Scorer:
         outcome = np.zeros((rows, self.classes**2))
         outcome[np.arange(rows), truth * self.classes + probabilities.argmax(1)] = 1
         brier = metrics.squared_errors(truth, probabilities)[:, None]
-        table = np.hstack([outcome, brier, metrics.calibration_tables(truth, probabilities)])
+        table = np.hstack([outcome, brier, metrics.calibration_table(truth, probabilities)])
         self.sums = np.zeros((clusters.max() + 1, table.shape[1]))
         np.add.at(self.sums, clusters, table)
         ranked = np.flatnonzero(self.present) if positive is None else [positive]
@@ -51,33 +51,27 @@ class Scorer:
         rows = confusion.sum((1, 2))
         scores = metrics.from_confusion(confusion, self.present)
         scores["brier"] = sums[:, cells] / rows
-        scores["ece"] = metrics.calibration_error(sums[:, cells + 1 :], rows)
-        return scores | (self._macro(weights) if self.positive is None else self._binary(weights, confusion))
+        scores["ece"] = np.abs(sums[:, cells + 1 :]).sum(1) / rows
+        return scores | (self._macro(weights) if self.positive is None else self._binary(weights, scores))
 
     def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         counted = [(ranking, ranking.count(weights)) for ranking in self.rankings]
-        auroc, average_precision = np.full((2, weights.shape[1], self.classes), np.nan)
-        auroc[:, self.present] = np.stack([ranking.auroc(counts) for ranking, counts in counted], axis=1)
-        average_precision[:, self.present] = np.stack(
-            [ranking.average_precision(counts) for ranking, counts in counted], axis=1
-        )
+        per_class = np.full((2, weights.shape[1], self.classes), np.nan)
+        per_class[0][:, self.present] = np.stack([ranking.auroc(counts) for ranking, counts in counted], 1)
+        per_class[1][:, self.present] = np.stack([ranking.average_precision(counts) for ranking, counts in counted], 1)
         return {
-            "macro_auroc": auroc[:, self.present].mean(1),
-            "macro_average_precision": average_precision[:, self.present].mean(1),
-            "auroc_per_class": auroc,
-            "average_precision_per_class": average_precision,
+            "macro_auroc": per_class[0][:, self.present].mean(1),
+            "macro_average_precision": per_class[1][:, self.present].mean(1),
+            "auroc_per_class": per_class[0],
+            "average_precision_per_class": per_class[1],
         }
 
-    def _binary(self, weights: np.ndarray, confusion: np.ndarray) -> dict[str, np.ndarray]:
-        ranking, positive = self.rankings[0], self.positive
+    def _binary(self, weights: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ranking = self.rankings[0]
         counts = ranking.count(weights)
+        fixed = f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"
         return {
             "auroc": ranking.auroc(counts),
             "average_precision": ranking.average_precision(counts),
-            f"sensitivity_at_{SPECIFICITY:.0%}_specificity".replace("%", ""): ranking.sensitivity_at(
-                SPECIFICITY, counts
-            ),
-            "positive_f1": metrics.f1(confusion)[:, positive],
-            "positive_precision": metrics.precision(confusion)[:, positive],
-            "positive_recall": metrics.recall(confusion)[:, positive],
-        }
+            fixed: ranking.sensitivity_at(SPECIFICITY, counts),
+        } | {f"positive_{name}": scores[name][:, self.positive] for name in ("f1", "precision", "recall")}

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from dermeval.cli import main
-from dermeval.features.embed import choose_precision, place
+from dermeval.features.embed import choose_precision, in_row_order
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermssl.backbone.build import build as build_backbone
@@ -76,7 +76,7 @@ def test_two_ranks_write_what_one_rank_writes(tmp_path, data):
 @pytest.mark.parametrize("rows", [[0, 1, 1], [0, 2, 3], [0, 1]])
 def test_a_row_that_is_missing_or_doubled_is_never_written(rows):
     with pytest.raises(RuntimeError, match="exactly once"):
-        place(np.array(rows), np.zeros((len(rows), 2)), range(3))
+        in_row_order(np.array(rows), np.zeros((len(rows), 2)), range(3))
 
 
 def test_pixels_are_scikit_learns_components_of_the_train_images(tmp_path, data):

@@ -10,10 +10,9 @@ from PIL import Image
 from dermeval.cli import main
 from dermeval.probes.folds import official
 from dermeval.probes.predictions import read_predictions
-from dermeval.probes.shots import draw_patients
+from dermeval.probes.shots import draw_of_each_class
 from dermeval.probes.task import open_task
-from dermeval.statistics.bootstrap import bootstrap, cluster_codes
-from dermeval.statistics.runs import bootstrap_runs
+from dermeval.statistics.bootstrap import bootstrap, bootstrap_runs, cluster_codes
 from dermeval.statistics.scorer import Scorer
 
 FAST = ["--draws", "50", "--shot-draws", "3"]
@@ -26,7 +25,7 @@ def task(tmp_path, make_embeddings, frame, class_features):
 
 def test_n_patients_of_each_class_are_drawn_with_all_their_images(task):
     fold = official(task)
-    rows = draw_patients(task, fold, 3, [0, 0])
+    rows = draw_of_each_class(task, fold, 3, [0, 0])
     assert set(rows) <= set(fold.train)
     drawn = task.frame.iloc[rows]
     assert (drawn.groupby("condition")["group_id"].nunique() == 3).all() and drawn["condition"].nunique() == 4
@@ -36,16 +35,16 @@ def test_n_patients_of_each_class_are_drawn_with_all_their_images(task):
 
 def test_draws_differ_and_larger_ones_hold_the_smaller(task):
     fold = official(task)
-    few, more, other = (draw_patients(task, fold, n, [0, d]) for n, d in ((2, 0), (4, 0), (4, 1)))
+    few, more, other = (draw_of_each_class(task, fold, n, [0, d]) for n, d in ((2, 0), (4, 0), (4, 1)))
     assert set(few) < set(more) and set(more) != set(other)
-    assert np.array_equal(more, draw_patients(task, fold, 4, [0, 0]))
+    assert np.array_equal(more, draw_of_each_class(task, fold, 4, [0, 0]))
 
 
 def test_a_class_with_fewer_patients_gives_all_it_has(task):
     fold = official(task)
     rare = fold.train[task.labels[fold.train] == 1]
     keep = np.isin(task.groups, task.groups[rare][:1]) | (task.labels != 1)
-    drawn = draw_patients(task, type(fold)(0, fold.train[keep[fold.train]], fold.test), 4, [0, 0])
+    drawn = draw_of_each_class(task, type(fold)(0, fold.train[keep[fold.train]], fold.test), 4, [0, 0])
     patients = task.frame.iloc[drawn].groupby("condition")["group_id"].nunique()
     assert sorted(patients) == [1, 4, 4, 4]
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from dermeval.statistics.bootstrap import Resampler, bootstrap, bootstrap_mean, cluster_codes, resample
-from dermeval.statistics.comparison import compare, two_sided_p
+from dermeval.statistics.comparison import paired_bootstrap, two_sided_p
 from dermeval.statistics.scorer import Scorer
 from dermssl.errors import InputError
 
@@ -174,7 +174,7 @@ def test_the_mean_of_a_cluster_bootstrap_weighs_rows_not_clusters():
 
 def test_paired_draws_are_the_same_for_both_encoders():
     truth, first, groups = predictions(ties=False)
-    same = compare(truth, [first, first], groups, draws=200)
+    same = paired_bootstrap(truth, [first, first], groups, draws=200)
     for difference in same.differences[0].values():
         assert not np.any(difference.value) and not np.any(difference.low) and not np.any(difference.high)
         assert np.all(difference.p == 1)
@@ -185,7 +185,7 @@ def test_a_paired_difference_is_narrower_than_two_separate_intervals():
     second = first.copy()
     wrong = np.flatnonzero(first.argmax(1) != truth)[:25]
     second[wrong] = np.eye(4)[truth[wrong]]
-    result = compare(truth, [first, second], groups)
+    result = paired_bootstrap(truth, [first, second], groups)
     gain = result.differences[0]["accuracy"]
     assert gain.value == pytest.approx(25 / 300)
     assert 0 < gain.low < gain.value < gain.high and gain.p == pytest.approx(2 / 2001)
@@ -197,7 +197,7 @@ def test_a_paired_difference_is_narrower_than_two_separate_intervals():
 def test_seeds_are_averaged_draw_by_draw_as_scores_under_the_same_patients():
     truth, first, groups = predictions(ties=False)
     seeds = np.stack([predictions(seed=seed, ties=False)[1] for seed in (5, 6, 7)])
-    result = compare(truth, [first, seeds], groups, draws=100)
+    result = paired_bootstrap(truth, [first, seeds], groups, draws=100)
     codes = cluster_codes(groups)
     (base, *drawn), _ = resample([Scorer(truth, p, codes) for p in (first, *seeds)], 100, 0)
     for name in ("accuracy", "macro_auroc", "recall"):
@@ -223,7 +223,7 @@ def test_p_is_uniform_where_there_is_no_difference():
         second = predictions(seed=seed + 1000, ties=False)[1]
         swap = np.random.default_rng(seed).random(len(truth)) < 0.5
         one, two = np.where(swap[:, None], first, second), np.where(swap[:, None], second, first)
-        ps.append(float(compare(truth, [one, two], groups, draws=200).differences[0]["accuracy"].p))
+        ps.append(float(paired_bootstrap(truth, [one, two], groups, draws=200).differences[0]["accuracy"].p))
     assert 0 <= np.mean(np.array(ps) < 0.05) < 0.15
     assert 0.35 < np.mean(ps) < 0.65
 
