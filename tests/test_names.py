@@ -8,9 +8,6 @@ ROOT = Path(__file__).parents[1]
 EVERYWHERE = {"build", "load", "read", "write", "main"}
 """Short names whose module says what they are of."""
 CLASHES = {
-    "Found",
-    "Health",
-    "Query",
     "blur",
     "build",
     "describe",

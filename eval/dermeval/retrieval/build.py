@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
-from dermeval.retrieval import index_folder
-from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
+from dermeval.retrieval.index_folder import MARK, SCHEMA_VERSION, SearchIndex, fingerprint, open_index, recall_line
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
@@ -35,14 +35,12 @@ def build(out: Path, parts: Sequence[Source], kind: str, memory: float | None = 
         InputError: the parts come from different encoders, or share images.
     """
     _check_parts(parts)
-    images = sum(map(len, parts))
-    chosen, reason = _choose(kind, images, parts[0].encoder["dim"], memory)
-    return _write(out, parts, {"type": chosen, "reason": reason}, None)
+    return _write(out, parts, *_choose(kind, sum(map(len, parts)), parts[0].encoder["dim"], memory))
 
 
 def rebuild(kept: SearchIndex) -> Report:
     """Write an index anew from the rows that are kept of it; nothing of the others stays, in codes or elsewhere."""
-    return _write(kept.folder, [kept], {key: kept.info[key] for key in ("type", "reason")}, None)
+    return _write(kept.folder, [kept], kept.info["type"], kept.info["reason"])
 
 
 def append(out: Path, added: Sequence[Source]) -> Report:
@@ -56,23 +54,23 @@ def append(out: Path, added: Sequence[Source]) -> Report:
         old = open_index(out)
         parts = [old, *added]
         _check_parts(parts)
-        return _write(out, parts, {key: old.info[key] for key in ("type", "reason")}, old.entries.codes)
+        return _write(out, parts, old.info["type"], old.info["reason"], old.entries.codes)
 
 
-def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[neighbours.IndexType, str]:
+def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str, str]:
     """The type of index and why."""
     if kind != "auto":
-        return kind, "chosen with --type"  # type: ignore[return-value]
+        return kind, "chosen with --type"
     budget = memory * 2**30 if memory else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
     exact, codes = images * dim * 4, images * dim / 4
-    said = f"{images} images, {exact / 2**30:.2f} GiB of vectors, {budget / 2**30:.1f} GiB of memory to use"
+    sizes = f"{images} images, {exact / 2**30:.2f} GiB of vectors, {budget / 2**30:.1f} GiB of memory to use"
     if images <= EXACT_UP_TO and exact <= budget:
-        return "flat", f"{said}: exact search is quick enough"
+        return "flat", f"{sizes}: exact search is fast enough"
     if codes > budget:
-        raise InputError(f"{said}: even the codes need {codes / 2**30:.1f} GiB: give --type lance, or more --memory")
+        raise InputError(f"{sizes}: even the codes need {codes / 2**30:.1f} GiB: give more --memory, or --type flat")
     if images <= SCAN_UP_TO:
-        return "scan", f"{said}: all codes are compared, and the best are ranked exactly"
-    return "ivfpq", f"{said}: too many codes to compare all"
+        return "scan", f"{sizes}: all codes are compared, and the best are ranked exactly"
+    return "ivfpq", f"{sizes}: too many codes to compare all"
 
 
 def _check_parts(parts: Sequence[Source]) -> None:
@@ -98,63 +96,63 @@ def _check_parts(parts: Sequence[Source]) -> None:
 
 
 def _provenance(parts: Sequence[Source]) -> dict[str, Any]:
-    """Encoder, data sets and licences of all that went in; of a data set that came twice the last state."""
-    datasets = {entry["name"]: entry for part in parts for entry in part.info["datasets"]}
-    sources = [
-        part.info["sources"] if isinstance(part, SearchIndex) else [str(part.folder.resolve())] for part in parts
-    ]
-    sides = [_short_side(part) for part in parts]
+    """Encoder, data sets and licences of all parts; of a data set that came twice the last state."""
+    sources: list[str] = []
+    sides: list[int | None] = []
+    for part in parts:
+        if isinstance(part, SearchIndex):
+            sources += part.info["sources"]
+            sides += [part.info["short_side"]]
+        else:
+            sources += [str(part.folder.resolve())]
+            sides += [dataset.info["short_side"] for dataset in part.datasets.values()]
     return {
         "encoder": parts[0].encoder,
-        "datasets": list(datasets.values()),
+        "datasets": list({entry["name"]: entry for part in parts for entry in part.info["datasets"]}.values()),
         "licences": licences.merge(entry for part in parts for entry in part.licences),
-        "sources": list(dict.fromkeys(folder for part in sources for folder in part)),
+        "sources": list(dict.fromkeys(sources)),
         "short_side": max((side for side in sides if side), default=None),
     }
 
 
-def _short_side(part: Source) -> int | None:
-    """Stored short side of the images in pixels, so that a query photo is shrunk alike; None: out of reach."""
-    if isinstance(part, SearchIndex):
-        return part.info["short_side"]
-    return max((dataset.info["short_side"] for dataset in part.datasets.values()), default=None)
-
-
-def _write(out: Path, parts: Sequence[Source], fixed: dict[str, Any], codes: neighbours.Codes | None) -> Report:
+def _write(out: Path, parts: Sequence[Source], kind: str, reason: str, codes: neighbours.Codes | None = None) -> Report:
     """Write the index of all parts; ``codes`` are those of the first part, which the others are added to."""
     table = pa.concat_tables([part.table for part in parts], promote_options="default")
-    info = {"schema_version": index_folder.SCHEMA_VERSION, "metric": "cosine", **_provenance(parts), **fixed}
+    info = {"schema_version": SCHEMA_VERSION, "metric": "cosine", **_provenance(parts), "type": kind, "reason": reason}
     with atomic_folder(out) as temporary:
-        vectors = index_folder.write_vectors(temporary / "vectors.npy", parts)
+        vectors = _write_vectors(temporary / "vectors.npy", parts)
         held_out = neighbours.held_out_rows(len(vectors))
         if codes is None:
-            codes = neighbours.build_codes(vectors, info["type"], held_out)
+            codes = neighbours.build_codes(vectors, kind, held_out)  # type: ignore[arg-type]
         else:
             neighbours.add_codes(codes, vectors[len(parts[0]) :])
         if codes is not None:
             neighbours.write_codes(temporary / "index.faiss", codes)
         info["images"] = table.num_rows
         info["recall"] = neighbours.measured_recall(neighbours.Index(vectors, codes), held_out)
-        info["files"] = {file.name: index_folder.fingerprint(file) for file in sorted(temporary.iterdir())}
+        info["files"] = {file.name: fingerprint(file) for file in sorted(temporary.iterdir())}
         write_parquet(temporary / "manifest.parquet", table)
         write_json(temporary / MARK, info)
-    return _report(out, info)
-
-
-def recall_line(info: dict[str, Any]) -> str:
-    """How exact the index is, in one line."""
-    if "index.faiss" not in info["files"]:
-        return "exact search (recall 1)"
-    shown = ", ".join(f"recall@{depth} {value:.4f}" for depth, value in info["recall"]["at"].items())
-    return f"{shown} against exact search, measured with {info['recall']['queries']} of its images"
-
-
-def _report(out: Path, info: dict[str, Any]) -> Report:
     text = [
         f"{out}: {info['images']} images of {', '.join(entry['name'] for entry in info['datasets'])}; "
-        f"{info['type']}, {info['metric']}, {info['encoder']['dim']} dimensions",
-        f"  {info['reason']}",
+        f"{kind}, cosine, {info['encoder']['dim']} dimensions",
+        f"  {reason}",
         f"  {recall_line(info)}",
         *["  " + line for line in licences.notice_lines(info["licences"])],
     ]
     return Report("\n".join(text), info | {"out": str(out)})
+
+
+def _write_vectors(path: Path, parts: Sequence[Source]) -> np.ndarray:
+    """Write the unit vectors of all parts to one file, a block at a time, and return it memory-mapped."""
+    shape = (sum(map(len, parts)), parts[0].encoder["dim"])
+    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    row = 0
+    for part in parts:
+        for start in range(0, len(part), neighbours.BLOCK_ROWS):
+            block = np.asarray(part.features[start : start + neighbours.BLOCK_ROWS])
+            # Vectors of an index have unit length; to scale them again would change their last bits.
+            vectors[row : row + len(block)] = block if isinstance(part, SearchIndex) else neighbours.normalise(block)
+            row += len(block)
+    vectors.flush()
+    return vectors

@@ -1,4 +1,4 @@
-"""A query and what it finds: the search behind `dermeval search`, the browser and the API."""
+"""A query and the cases that a search finds for it: used by `dermeval search`, the browser and the API."""
 
 import difflib
 from dataclasses import dataclass
@@ -7,17 +7,16 @@ import numpy as np
 import pandas as pd
 
 from dermeval.features.embeddings import open_embeddings, refuse_mixed
-from dermeval.retrieval.build import recall_line
-from dermeval.retrieval.cases import Hits, nearest_cases
-from dermeval.retrieval.index_folder import SearchIndex
+from dermeval.retrieval.index_folder import SearchIndex, recall_line
 from dermeval.retrieval.photo import Photo
+from dermssl import neighbours
 from dermssl.errors import InputError
 
 SHOWN_COLUMNS = ("fitzpatrick", "tone_group", "sex", "age", "country", "body_site", "split")
 
 
 @dataclass(frozen=True)
-class Query:
+class ImageQuery:
     """What is searched for: its feature ``(D,)``, its own rows of the index (none for a new photo), and its name."""
 
     feature: np.ndarray
@@ -27,8 +26,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found: the rows of the hits, a table with one line per hit, and sentences to read with it."""
+class FoundCases:
+    """Rows of the index ``(K,)``, a table with one line per hit, and sentences to read with it."""
 
     rows: np.ndarray
     table: pd.DataFrame
@@ -37,13 +36,13 @@ class Found:
 
 def find(
     index: SearchIndex,
-    query: Query,
+    query: ImageQuery,
     k: int,
     include_own: bool = False,
     per_image: bool = False,
     allowed: np.ndarray | None = None,
     min_similarity: float | None = None,
-) -> Found:
+) -> FoundCases:
     """The ``k`` cases most similar to the query, best first.
 
     Args:
@@ -61,25 +60,46 @@ def find(
     own = query.rows
     if not include_own and len(own):
         own = np.flatnonzero(np.isin(index.group_codes, index.group_codes[own]))
-    hits = nearest_cases(index.entries, query.feature, k, own, None if per_image else index.group_codes, allowed)
-    unit, notes = "images" if per_image else "groups", _notes(index, query, include_own)
-    if not len(hits.rows) and allowed is None:
+    rows, similarity = _nearest(index, query, k, own, per_image, allowed)
+    notes = _notes(index, query, include_own)
+    if not len(rows) and allowed is None:
         raise InputError(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
-    if len(hits.rows) < k:
-        notes.append(f"k is {k}, but only {len(hits.rows)} other {unit} are there")
+    if len(rows) < k:
+        notes.append(f"k is {k}, but only {len(rows)} other {'images' if per_image else 'groups'} are there")
     if min_similarity is not None:
-        close = hits.similarity >= min_similarity
+        close = similarity >= min_similarity
         notes.append(f"{int(close.sum())} of the {len(close)} nearest are at least {min_similarity:g} similar")
-        hits = Hits(hits.rows[close], hits.similarity[close])
-    return Found(hits.rows, _table(index, hits), notes)
+        rows, similarity = rows[close], similarity[close]
+    return FoundCases(rows, _table(index, rows, similarity), notes)
 
 
-def indexed_query(index: SearchIndex, image_id: str) -> Query:
+def _nearest(
+    index: SearchIndex, query: ImageQuery, k: int, own: np.ndarray, per_image: bool, allowed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and cosines ``(K,)`` of the best image of each of the ``k`` nearest groups, without the rows ``own``.
+
+    More and more images are fetched until they belong to ``k`` groups, or there are no more.
+    """
+    fetch = 2 * k + len(own)
+    while True:
+        similarity, rows = (
+            found[0] for found in neighbours.search_index(index.entries, query.feature[None], fetch, allowed)
+        )
+        others = ~np.isin(rows, own)
+        hits, close = rows[others], similarity[others]
+        groups = np.arange(len(hits)) if per_image else index.group_codes[hits]
+        first = np.sort(np.unique(groups, return_index=True)[1])[:k]
+        if len(first) >= k or len(rows) < fetch:
+            return hits[first], close[first]
+        fetch *= 4
+
+
+def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
     """An image of the index as the query; raises InputError where there is none of that id."""
     row = index.row_of.get(image_id)
     if row is None:
         raise InputError(f"{index.folder} has no image '{image_id}'; {_nearest_id(image_id, index.frame['image_id'])}")
-    return Query(np.array(index.entries.vectors[row]), np.array([row]), image_id)
+    return ImageQuery(np.array(index.entries.vectors[row]), np.array([row]), image_id)
 
 
 def _nearest_id(wanted: str, ids: pd.Series) -> str:
@@ -90,14 +110,14 @@ def _nearest_id(wanted: str, ids: pd.Series) -> str:
     return f"did you mean '{close[0]}'?" if close else "its manifest.parquet lists them all"
 
 
-def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str) -> Query:
+def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str) -> ImageQuery:
     """A photo as the query; images of the index that are identical to it count as its own rows."""
     frame = index.frame
     same = (frame["sha256"] == photo.sha256) | (frame["pixel_sha256"] == photo.pixel_sha256)
-    return Query(feature, np.flatnonzero(same), name, photo)
+    return ImageQuery(feature, np.flatnonzero(same), name, photo)
 
 
-def embedded_queries(index: SearchIndex, folder: str) -> list[Query]:
+def embedded_queries(index: SearchIndex, folder: str) -> list[ImageQuery]:
     """Every image of an embeddings folder as a query; images of the same file, pixels or group count as its own.
 
     Raises:
@@ -105,17 +125,16 @@ def embedded_queries(index: SearchIndex, folder: str) -> list[Query]:
     """
     embeddings = open_embeddings(folder)
     refuse_mixed([index, embeddings], "search with embeddings of the index's encoder")
-    ours, theirs = index.frame, embeddings.frame
-    own = {name: ours.groupby(name).indices for name in ("sha256", "pixel_sha256", "group_id")}
+    own = {name: index.frame.groupby(name).indices for name in ("sha256", "pixel_sha256", "group_id")}
     queries = []
-    for row, entry in enumerate(theirs.to_dict("records")):
-        rows = [own[name].get(entry[name], np.zeros(0, np.int64)) for name in own]
-        same = np.unique(np.concatenate(rows))
-        queries.append(Query(np.asarray(embeddings.features[row], np.float32), same, entry["image_id"]))
+    for row, entry in enumerate(embeddings.frame.to_dict("records")):
+        same = [own[name].get(entry[name], np.zeros(0, np.int64)) for name in own]
+        feature = np.asarray(embeddings.features[row], np.float32)
+        queries.append(ImageQuery(feature, np.unique(np.concatenate(same)), entry["image_id"]))
     return queries
 
 
-def _notes(index: SearchIndex, query: Query, include_own: bool) -> list[str]:
+def _notes(index: SearchIndex, query: ImageQuery, include_own: bool) -> list[str]:
     notes, frame = [], index.frame
     if query.photo is not None and len(query.rows):
         same = ", ".join(frame["image_id"].iloc[query.rows])
@@ -130,14 +149,13 @@ def _notes(index: SearchIndex, query: Query, include_own: bool) -> list[str]:
     return notes
 
 
-def _table(index: SearchIndex, hits: Hits) -> pd.DataFrame:
-    """One row per hit, best first: rank, similarity, ids, the targets' labels, what is known of the patient, split."""
-    labels = [target.column for target in index.targets.values()]
-    columns = dict.fromkeys(["image_id", "dataset", *labels, *SHOWN_COLUMNS])
-    table = index.frame.iloc[hits.rows].reindex(columns=list(columns)).reset_index(drop=True)
+def _table(index: SearchIndex, rows: np.ndarray, similarity: np.ndarray) -> pd.DataFrame:
+    """One line per hit, best first: rank, similarity, ids, the targets' labels, what is known of the patient, split."""
+    columns = dict.fromkeys(["image_id", "dataset", *index.labels, *SHOWN_COLUMNS])
+    table = index.frame.iloc[rows].reindex(columns=list(columns)).reset_index(drop=True)
     table["body_site"] = [
         ", ".join(site) if isinstance(site, (list, np.ndarray)) else None for site in table["body_site"]
     ]
     table.insert(0, "rank", range(1, len(table) + 1))
-    table.insert(1, "similarity", hits.similarity)
+    table.insert(1, "similarity", similarity)
     return table

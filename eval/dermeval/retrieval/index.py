@@ -24,4 +24,4 @@ def index(options: IndexOptions) -> Report:
         raise InputError("--append and --remove keep the type of the index at --out: leave out --type and --overwrite")
     if options.append:
         return append(out, [open_source(folder) for folder in options.append])
-    return remove(out, options.remove, options.also)
+    return remove(out, options.remove, options.also, options.index_only)

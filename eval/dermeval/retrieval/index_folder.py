@@ -5,24 +5,23 @@ Row ``i`` of all of them is row ``i`` of ``manifest.parquet``.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel
 
-from dermeval.features.embeddings import EmbeddedRows
-from dermeval.retrieval.where import Where, explain_empty, passing_rows
+from dermeval.features.embeddings import DatasetRecord, EmbeddedRows, EncoderRecord
+from dermeval.retrieval.where import explain_empty, parse_where, passing_rows
 from dermssl import licences, neighbours
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.licences import Notice
-from dermssl.paths import require_folder
+from dermssl.paths import inside, require_file, require_folder
 
 MAKER = "dermeval index"
 MARK = "index.json"
@@ -30,25 +29,6 @@ SCHEMA_VERSION = 2
 """2: ``vectors.npy`` beside the codes."""
 NEEDED_COLUMNS = ("image_id", "dataset", "group_id", "case_id", "sha256", "pixel_sha256")
 HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
-
-
-class Provenance(BaseModel):
-    """What is recorded of a data set."""
-
-    name: str
-    path: str
-    fingerprint: str
-    synthetic: bool
-    targets: dict[str, dict[str, Any]]
-
-
-class EncoderRecord(BaseModel):
-    """What is recorded of the encoder."""
-
-    path: str
-    fingerprint: str
-    dim: int
-    preprocessing: dict[str, Any]
 
 
 class Recall(BaseModel):
@@ -61,17 +41,18 @@ class Recall(BaseModel):
 class IndexInfo(BaseModel):
     """What ``index.json`` must hold."""
 
-    schema_version: int
+    schema_version: Literal[2]
     type: neighbours.IndexType
-    metric: str
+    metric: Literal["cosine"]
     reason: str
     images: int
     short_side: int | None
+    """Stored short side of the images in pixels, so that a query photo is shrunk alike; None: not known."""
     recall: Recall
     files: dict[str, str]
     sources: list[str]
     encoder: EncoderRecord
-    datasets: list[Provenance]
+    datasets: list[DatasetRecord]
     licences: list[Notice]
 
 
@@ -102,48 +83,64 @@ class SearchIndex(EmbeddedRows):
         return {image_id: row for row, image_id in enumerate(self.frame["image_id"])}
 
     @cached_property
+    def stored_rows(self) -> dict[str, dict[str, int]]:
+        """For each data set within reach, the row of its image store that holds each image_id."""
+        return {
+            name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
+            for name, dataset in self.datasets.items()
+        }
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The manifest columns that hold targets."""
+        return list(dict.fromkeys(target.column for target in self.targets.values()))
+
+    @property
+    def title(self) -> str:
+        """What a page of cases is called."""
+        return "Similar cases in " + ", ".join(entry["name"] for entry in self.info["datasets"])
+
+    @cached_property
     def columns(self) -> pa.Table:
-        """The manifest as `where` filters it: labels and splits as the dataset folders hold them now."""
+        """The manifest that filters ask: labels and splits as the dataset folders hold them now."""
         return pa.Table.from_pandas(self.frame.drop(columns="phash", errors="ignore"), preserve_index=False)
 
-    def passing(self, where: Where | None) -> np.ndarray | None:
+    def passing(self, where: str | None) -> np.ndarray | None:
         """The rows that pass a filter, ``(N,)`` bool, or None for all; raises InputError where none does."""
-        if where is None:
+        if not where or not where.strip():
             return None
-        passed = passing_rows(where, self.columns)
+        parsed = parse_where(where)
+        passed = passing_rows(parsed, self.columns)
         if not passed.any():
-            raise InputError(explain_empty(where, self.columns))
+            raise InputError(explain_empty(parsed, self.columns))
         return passed
 
 
 def open_index(folder: str | Path) -> SearchIndex:
     """Open a folder made by ``dermeval index``; raises InputError where it is not one, is damaged, or was altered."""
     path = require_folder(Path(folder), MARK, MAKER)
-    info = read_json(path / MARK, MAKER)
-    if info.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{path} was made by another version of dermeval: make it again with `{MAKER}`")
-    read_json(path / MARK, MAKER, IndexInfo)
-    table = read_parquet(path / "manifest.parquet", MAKER, NEEDED_COLUMNS)
-    vectors = read_npy(path / "vectors.npy", MAKER, dimensions=2)
+    info = read_json(inside(path, MARK), MAKER, IndexInfo)
+    table = read_parquet(inside(path, "manifest.parquet"), MAKER, NEEDED_COLUMNS)
+    vectors = read_npy(inside(path, "vectors.npy"), MAKER, dimensions=2)
     if vectors.dtype != np.float32 or vectors.shape != (table.num_rows, info["encoder"]["dim"]):
         raise InputError(
             f"{path}: vectors.npy is {vectors.dtype} {vectors.shape} for {table.num_rows} rows of the manifest and "
             f"{info['encoder']['dim']} dimensions: make it again with `{MAKER}`"
         )
-    if info["metric"] != "cosine":
-        raise InputError(f"{path}: metric {info['metric']}, cosine is needed: make it again with `{MAKER}`")
-    _check_fingerprints(path, info["files"])
     coded = "index.faiss" in info["files"]
+    for name in ("vectors.npy", "index.faiss") if coded else ("vectors.npy",):
+        if fingerprint(require_file(inside(path, name), MAKER)) != info["files"].get(name):
+            raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")
     codes = neighbours.read_codes(path / "index.faiss", MAKER, vectors) if coded else None
     return SearchIndex(path, info, table, neighbours.Index(vectors, codes))
 
 
-def _check_fingerprints(path: Path, recorded: dict[str, str]) -> None:
-    for name in ("vectors.npy", *(["index.faiss"] if "index.faiss" in recorded else [])):
-        if not (path / name).is_file():
-            raise InputError(f"{path / name} does not exist: make it with `{MAKER}`")
-        if fingerprint(path / name) != recorded.get(name):
-            raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")
+def recall_line(info: dict[str, Any]) -> str:
+    """How exact the index is, in one line."""
+    if "index.faiss" not in info["files"]:
+        return "exact search (recall 1)"
+    shown = ", ".join(f"recall@{depth} {value:.4f}" for depth, value in info["recall"]["at"].items())
+    return f"{shown} against exact search, measured with {info['recall']['queries']} of its images"
 
 
 def fingerprint(path: Path) -> str:
@@ -155,18 +152,3 @@ def fingerprint(path: Path) -> str:
             stream.seek(int(start))
             digest.update(stream.read(HASHED_BYTES))
     return digest.hexdigest()
-
-
-def write_vectors(path: Path, parts: Sequence[EmbeddedRows]) -> np.ndarray:
-    """Write the unit vectors of all parts to one file, a block at a time, and return it memory-mapped."""
-    shape = (sum(map(len, parts)), parts[0].encoder["dim"])
-    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    row = 0
-    for part in parts:
-        for start in range(0, len(part), neighbours.BLOCK_ROWS):
-            block = np.asarray(part.features[start : start + neighbours.BLOCK_ROWS])  # type: ignore[attr-defined]
-            # Vectors of an index have unit length; to scale them again would change their last bits.
-            vectors[row : row + len(block)] = block if isinstance(part, SearchIndex) else neighbours.normalise(block)
-            row += len(block)
-    vectors.flush()
-    return vectors

@@ -19,14 +19,18 @@ class IndexOptions:
     append: list[str] = field(default_factory=list)
     """Embeddings or index folders of the same encoder to add to the finished index at --out, instead of SOURCES."""
     remove: list[str] = field(default_factory=list)
-    """Image or patient ids to remove from the index at --out, from the embeddings and dataset folders that it was made
-    from, and from those named by --also: vectors, rows and pictures. There is no way back."""
+    """Image or patient ids to remove from the index at --out and from the folders named by --also: vectors, rows and
+    pictures. There is no way back."""
     also: list[str] = field(default_factory=list)
-    """With --remove: further dataset, embeddings and index folders that hold these images."""
+    """With --remove: the dataset and embeddings folders that the index was made from, and any others that hold these
+    images."""
+    index_only: bool = False
+    """With --remove: keep the images in the folders that the index was made from. Without it, such a folder that is not
+    named by --also is an error, so that none is forgotten."""
     type: Literal["auto", "flat", "scan", "ivfpq", "hnsw"] = "auto"
     """flat is exact. scan compares the query with compressed vectors and ranks the best exactly: a sixteenth of the
-    memory, for up to 20 million images. ivfpq looks at an eighth of them, hnsw walks a graph. All but flat state their
-    measured recall. auto chooses by the number of images and --memory, and says why."""
+    memory, for up to 20 million images. ivfpq compares it with an eighth of them. hnsw searches a graph. All but flat
+    state their measured recall. auto chooses by the number of images and --memory, and says why."""
     memory: PositiveFloat | None = None
     """Memory that the index may use, in GiB, for --type auto (default: half of this machine's)."""
     overwrite: bool = False

@@ -1,6 +1,5 @@
 """``dermeval retrieval``: how good the most similar cases are, for whom, and which of two encoders finds more."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,59 +7,65 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.features.embeddings import EmbeddedRows
 from dermeval.retrieval import measures
 from dermeval.retrieval.build import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
-from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, bootstrap_mean
+from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean
 from dermssl import licences, neighbours
 from dermssl.commandline import Report
 from dermssl.errors import InputError, did_you_mean
 
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
 GROUPS = ("fitzpatrick", "tone_group", "sex", "body_site", "modality", "dataset")
+QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRankings:
     """Every measure of every query: ``values`` has one row per query, ``frame`` the manifest rows of the queries."""
 
     source: Source
+    relevance: str
     frame: pd.DataFrame
     values: pd.DataFrame
+
+    def interval(self, values: pd.Series, draws: int) -> dict[str, float]:
+        """The mean of some of the ``values`` with its 95% interval by patient."""
+        groups = self.frame["group_id"].loc[values.index].to_numpy(dtype=object)
+        found = bootstrap_mean(values.to_numpy(), groups, draws)
+        return {"value": float(found.value), "low": float(found.low), "high": float(found.high)}
 
 
 def retrieval(options: RetrievalOptions) -> Report:
     """Judge the retrieval of one encoder, or compare two; see `RetrievalOptions`."""
     if len(options.sources) > 2:
         raise InputError("give one embeddings or index folder, or two to compare")
-    judged = [judge_retrieval(open_source(folder), options) for folder in options.sources]
-    data: dict[str, Any] = {"relevance": _relevance(judged[0].source, options), "encoders": []}
-    text = []
-    for entry in judged:
-        part = _summary(entry, options)
-        data["encoders"].append(part)
-        text += _as_text(entry, part, data["relevance"])
+    sources = [open_source(folder) for folder in options.sources]
+    relevance = _relevance(sources[0], options.relevance)
+    judged = [judge_retrieval(source, _relevance(source, relevance), options) for source in sources]
+    parts = [_as_data(entry, options.draws) for entry in judged]
+    data: dict[str, Any] = {"relevance": relevance, "encoders": parts}
+    text = [line for entry, part in zip(judged, parts, strict=True) for line in _as_text(entry, part)]
     if len(judged) == 2:
-        data["difference"] = _difference(judged[0], judged[1], options)
+        data["difference"] = _difference(judged[0], judged[1], options.draws)
         text += ["", "second minus first, the same queries, patients drawn together:"]
         text += [f"  {name:<12} {_shown(value)}" for name, value in data["difference"].items()]
     text += licences.notice_lines(licences.merge(entry for part in judged for entry in part.source.licences))
     return Report("\n".join(text), data)
 
 
-def _relevance(source: EmbeddedRows, options: RetrievalOptions) -> str:
+def _relevance(source: Source, asked: str | None) -> str:
     """What makes a hit relevant: a target, lesion, or patient."""
-    if options.relevance is None:
+    if asked is None:
         if not source.targets:
             raise InputError(f"{source.folder} has no target: give --relevance lesion or patient")
         return next(iter(source.targets))
-    if options.relevance not in IDS and options.relevance not in source.targets:
-        raise InputError(f"--relevance {options.relevance}: {did_you_mean(options.relevance, [*IDS, *source.targets])}")
-    return options.relevance
+    if asked not in IDS and asked not in source.targets:
+        raise InputError(f"--relevance {asked}: {did_you_mean(asked, [*IDS, *source.targets])}")
+    return asked
 
 
-def judge_retrieval(source: Source, options: RetrievalOptions) -> Judged:
+def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -> JudgedRankings:
     """Search every other image from each query and measure the ranking.
 
     For a target, images of the query's own patient are junk: they are taken out of the ranking and count as neither
@@ -69,33 +74,37 @@ def judge_retrieval(source: Source, options: RetrievalOptions) -> Judged:
     Raises:
         InputError: no query has anything relevant to find.
     """
-    relevance = _relevance(source, options)
     frame = source.frame
     column = IDS[relevance] if relevance in IDS else source.targets[relevance].column
     labels, _ = pd.factorize(frame[column].astype(object).where(frame[column].notna(), None))
     junk = np.arange(len(frame)) if relevance in IDS else pd.factorize(frame["group_id"])[0]
     total = _relevant_images(labels, junk)
-    queries = np.flatnonzero((labels >= 0) & (total > 0) & _in_split(frame, options.split))
+    asked = np.ones(len(frame), bool) if options.split == "all" else (frame["split"] == options.split).to_numpy()
+    queries = np.flatnonzero((labels >= 0) & (total > 0) & asked)
     if not len(queries):
         raise InputError(
             f"{source.folder}: no query ({options.split} images) has another image of the same {relevance} to find"
         )
     ranked = _ranked_rows(np.asarray(source.features), queries, junk, max(options.k))
     found = np.where(ranked < 0, -1, labels[ranked])
-    relevant = (found == labels[queries][:, None]) & (ranked >= 0)
-    values = _values(relevant, found, labels[queries], total[queries], options.k, vote=relevance not in IDS)
-    return Judged(source, frame.iloc[queries].reset_index(drop=True), values)
-
-
-def _in_split(frame: pd.DataFrame, split: str) -> np.ndarray:
-    return np.ones(len(frame), dtype=bool) if split == "all" else (frame["split"] == split).to_numpy()
+    truth, total = labels[queries], total[queries]
+    relevant = (found == truth[:, None]) & (ranked >= 0)
+    values = {}
+    for k in sorted(set(options.k)):
+        values[f"hit@{k}"] = measures.hit_at(relevant, k)
+        values[f"recall@{k}"] = measures.recall_at(relevant, total, k)
+        values[f"P@{k}"] = measures.precision_at(relevant, k)
+        values[f"mAP@{k}"] = measures.average_precision_at(relevant, total, k)
+        values[f"nDCG@{k}"] = measures.ndcg_at(relevant, total, k)
+        if relevance not in IDS:
+            values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
+    return JudgedRankings(source, relevance, frame.iloc[queries].reset_index(drop=True), pd.DataFrame(values))
 
 
 def _relevant_images(labels: np.ndarray, junk: np.ndarray) -> np.ndarray:
     """Images of the same label that are not junk, for each row."""
     both, _ = pd.factorize(pd.MultiIndex.from_arrays([labels, junk]))
-    same = np.bincount(labels + 1)[labels + 1]
-    return same - np.bincount(both)[both]
+    return np.bincount(labels + 1)[labels + 1] - np.bincount(both)[both]
 
 
 def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k: int) -> np.ndarray:
@@ -103,8 +112,8 @@ def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k:
     unit = neighbours.normalise(features)
     fetched = k + int(np.bincount(junk).max())
     ranked = np.full((len(queries), k), -1)
-    for start in range(0, len(queries), 1024):
-        block = queries[start : start + 1024]
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        block = queries[start : start + QUERIES_AT_ONCE]
         _, rows = neighbours.search(unit[block], unit, fetched)
         kept = junk[rows] != junk[block][:, None]
         order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
@@ -113,84 +122,58 @@ def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k:
     return ranked
 
 
-def _values(
-    relevant: np.ndarray, found: np.ndarray, truth: np.ndarray, total: np.ndarray, depths: Sequence[int], vote: bool
-) -> pd.DataFrame:
-    values = {}
-    for k in depths:
-        values[f"hit@{k}"] = measures.hit_at(relevant, k)
-        values[f"recall@{k}"] = measures.recall_at(relevant, total, k)
-        values[f"P@{k}"] = measures.precision_at(relevant, k)
-        values[f"mAP@{k}"] = measures.average_precision_at(relevant, total, k)
-        values[f"nDCG@{k}"] = measures.ndcg_at(relevant, total, k)
-        if vote:
-            values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
-    return pd.DataFrame(values)
-
-
-def _interval(values: pd.Series | np.ndarray, frame: pd.DataFrame, options: RetrievalOptions) -> dict[str, float]:
-    found: Interval = bootstrap_mean(np.asarray(values), frame["group_id"].to_numpy(dtype=object), options.draws)
-    return {"value": float(found.value), "low": float(found.low), "high": float(found.high)}
-
-
-def _summary(judged: Judged, options: RetrievalOptions) -> dict[str, Any]:
-    scores = {name: _interval(judged.values[name], judged.frame, options) for name in judged.values}
+def _as_data(judged: JudgedRankings, draws: int) -> dict[str, Any]:
     return {
         "folder": str(judged.source.folder),
         "encoder": judged.source.encoder["path"],
         "queries": len(judged.frame),
         "patients": int(judged.frame["group_id"].nunique()),
-        "scores": scores,
-        "groups": _by_group(judged, options),
+        "scores": {name: judged.interval(judged.values[name], draws) for name in judged.values},
+        "groups": _by_group(judged, draws),
     }
 
 
-def _by_group(judged: Judged, options: RetrievalOptions) -> list[dict[str, Any]]:
-    """The last mAP of every skin type, sex, site and so on that has enough patients; others are called insufficient."""
-    name = f"mAP@{max(options.k)}"
+def _by_group(judged: JudgedRankings, draws: int) -> list[dict[str, Any]]:
+    """The mAP of every skin type, sex, site and so on that has enough patients; others are called insufficient."""
+    name = [name for name in judged.values if name.startswith("mAP")][-1]
     rows = []
-    for column in GROUPS:
-        cells = judged.frame[column] if column in judged.frame else pd.Series(dtype=object)
+    for column in [column for column in GROUPS if column in judged.frame]:
+        cells = judged.frame[column]
         # An image with several sites counts for each of them.
         long = cells.map(lambda cell: list(cell) if isinstance(cell, (list, np.ndarray)) else [cell]).explode().dropna()
         if long.nunique() < 2:
             continue
         for value, members in long.groupby(long, sort=True):
-            frame = judged.frame.loc[members.index]
-            patients = int(frame["group_id"].nunique())
+            patients = int(judged.frame["group_id"].loc[members.index].nunique())
             enough = patients >= MIN_PATIENTS
-            score = _interval(judged.values.loc[members.index, name], frame, options) if enough else None
+            score = judged.interval(judged.values.loc[members.index, name], draws) if enough else None
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            rows.append({"column": column, "value": shown, "queries": len(frame), "patients": patients, name: score})
+            rows.append({"column": column, "value": shown, "queries": len(members), "patients": patients, name: score})
     return rows
 
 
-def _difference(first: Judged, second: Judged, options: RetrievalOptions) -> dict[str, dict[str, float]]:
+def _difference(first: JudgedRankings, second: JudgedRankings, draws: int) -> dict[str, dict[str, float]]:
     if list(first.frame["image_id"]) != list(second.frame["image_id"]):
         raise InputError(
             f"{first.source.folder} and {second.source.folder} hold different images, or in another order: "
             "embed the same data with both encoders"
         )
-    return {
-        name: _interval(second.values[name] - first.values[name], first.frame, options)
-        for name in first.values
-        if name in second.values
-    }
+    return {name: first.interval(second.values[name] - first.values[name], draws) for name in first.values}
 
 
 def _shown(score: dict[str, float] | None) -> str:
     return "insufficient" if score is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
-def _as_text(judged: Judged, part: dict[str, Any], relevance: str) -> list[str]:
-    junk = "own patient left out" if relevance not in IDS else "only the query left out"
+def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
+    junk = "only the query left out" if judged.relevance in IDS else "own patient left out"
     text = [
-        f"{Path(part['folder']).name} ({part['encoder']}): relevant is the same {relevance}, {junk}; "
+        f"{Path(part['folder']).name} ({part['encoder']}): relevant is the same {judged.relevance}, {junk}; "
         f"{part['queries']} queries of {part['patients']} patients or lesions",
         *[f"  {name:<12} {_shown(score)}" for name, score in part["scores"].items()],
     ]
     for row in part["groups"]:
-        name = next(key for key in row if key.startswith("mAP"))
-        head = f"{row['column']} {row['value']}"
-        text.append(f"  {name} {head:<28} {_shown(row[name])}, {row['queries']} queries of {row['patients']}")
+        name, score = list(row.items())[-1]
+        group = f"{row['column']} {row['value']}"
+        text.append(f"  {name} {group:<28} {_shown(score)}, {row['queries']} queries of {row['patients']}")
     return text

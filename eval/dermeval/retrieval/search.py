@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 
 from dermeval.retrieval import output
-from dermeval.retrieval.find import Found, Query, embedded_queries, find, indexed_query, photo_query
+from dermeval.retrieval.find import FoundCases, ImageQuery, embedded_queries, find, indexed_query, photo_query
 from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.photo import MAX_CROPS, open_photo_encoder, photo_feature, photo_files, read_photo
-from dermeval.retrieval.where import parse_where
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 
@@ -22,24 +21,17 @@ def search(options: SearchOptions) -> Report:
     """Search an index; see `SearchOptions`."""
     _check(options)
     index = open_index(options.index)
-    allowed = index.passing(parse_where(options.where) if options.where else None)
+    allowed = index.passing(options.where)
     queries = _queries(index, options)
     found = [
-        find(
-            index,
-            query,
-            options.k,
-            include_own=options.include_own,
-            per_image=options.per_image,
-            allowed=allowed,
-            min_similarity=options.min_similarity,
-        )
+        find(index, query, options.k, options.include_own, options.per_image, allowed, options.min_similarity)
         for query in queries
     ]
     written = output.write(index, queries, found, Path(options.out)) if options.out else None
-    data = [_as_data(query, part) for query, part in zip(queries, found, strict=True)]
-    text = "\n\n".join(_as_text(index, query, part) for query, part in zip(queries, found, strict=True))
-    return Report(text + (f"\nwritten: {written}" if written else ""), {"queries": data, "out": written})
+    pairs = list(zip(queries, found, strict=True))
+    text = "\n\n".join(_as_text(index, query, part) for query, part in pairs)
+    data = {"queries": [_as_data(query, part) for query, part in pairs], "out": written}
+    return Report(text + (f"\nwritten: {written}" if written else ""), data)
 
 
 def _check(options: SearchOptions) -> None:
@@ -55,7 +47,7 @@ def _check(options: SearchOptions) -> None:
         output.check_path(Path(options.out), options.overwrite)
 
 
-def _queries(index: SearchIndex, options: SearchOptions) -> list[Query]:
+def _queries(index: SearchIndex, options: SearchOptions) -> list[ImageQuery]:
     if options.image_id:
         return [indexed_query(index, image_id) for image_id in options.image_id]
     if options.embeddings:
@@ -75,12 +67,12 @@ def _queries(index: SearchIndex, options: SearchOptions) -> list[Query]:
     return [photo_query(index, photo, photo_feature(encode, photo, options.crops), str(file)) for file, photo in photos]
 
 
-def _as_data(query: Query, found: Found) -> dict[str, Any]:
+def _as_data(query: ImageQuery, found: FoundCases) -> dict[str, Any]:
     plain = found.table.astype(object).where(found.table.notna(), None)
     return {"query": query.name, "notes": found.notes, "hits": plain.to_dict("records")}
 
 
-def _as_text(index: SearchIndex, query: Query, found: Found) -> str:
+def _as_text(index: SearchIndex, query: ImageQuery, found: FoundCases) -> str:
     head = f"cases similar to {query.name} in {index.folder}"
     return "\n".join([head, *[f"  {note}" for note in found.notes], _aligned(found.table)])
 

@@ -13,13 +13,12 @@ from PIL import Image
 
 from dermssl import licences
 from dermssl.atomic import atomic_file
-from dermssl.dataset.dataset import Dataset
 
 COLUMNS = 5
-TILE_INCHES = 2.1
-CAPTION_INCHES = 0.62
+TILE_INCHES, CAPTION_INCHES, FOOT_INCHES = 2.1, 0.65, 0.4
+CAPTION_LETTERS = 34
 SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
-INK, FAINT, PAPER = "#1f2328", "#6e7781", "#ffffff"
+INK, FAINT, ACCENT = "#1f2328", "#6e7781", "#0969da"
 
 
 class Tile(NamedTuple):
@@ -36,11 +35,6 @@ class Block(NamedTuple):
     hits: Sequence[Tile]
 
 
-def stored_image(dataset: Dataset, image_id: str) -> Image.Image:
-    """The stored image of one id."""
-    return dataset.images.image(int(np.flatnonzero(dataset.column("image_id") == image_id)[0]))
-
-
 def caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     """Lines under one tile: rank and similarity, labels and skin type, the file's name."""
     facts = [str(row[name]) for name in labels if pd.notna(row.get(name))]
@@ -50,37 +44,42 @@ def caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     return [head, ", ".join(facts) or "no label", str(row["image_id"]).rsplit("/", 1)[-1]]
 
 
-def draw(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, Any]]) -> None:
-    """Write the sheet as PNG, atomically: each query large at the left, its hits in rows of five at the right."""
+def draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, Any]]) -> None:
+    """Write the sheet as PNG, atomically: each query at the left, its hits in rows of five at the right."""
     columns = min(COLUMNS, max(1, *(len(block.hits) for block in blocks)))
-    left = TILE_INCHES * (1.6 if any(len(block.hits) > COLUMNS for block in blocks) else 1.0)
-    heights = [_height(block, left) for block in blocks]
-    width, height = left + 0.35 + columns * TILE_INCHES, sum(heights) + 0.3
-    figure = Figure(figsize=(width, height), facecolor=PAPER, dpi=150)
+    tiles = [tile for block in blocks for tile in (block.query, *block.hits) if tile]
+    tall = TILE_INCHES * max(min(1.0, tile.image.height / tile.image.width) for tile in tiles) + CAPTION_INCHES
+    rows = [max(1, math.ceil(len(block.hits) / columns)) for block in blocks]
+    height = sum(rows) * tall + FOOT_INCHES
+    figure = Figure(figsize=((columns + 1) * TILE_INCHES, height), facecolor="white", dpi=150)
+    grid = figure.add_gridspec(
+        sum(rows),
+        columns + 1,
+        left=0.01,
+        right=1,
+        bottom=(FOOT_INCHES + CAPTION_INCHES) / height,
+        top=1 - 0.1 / height,
+        hspace=CAPTION_INCHES / (tall - CAPTION_INCHES),
+        wspace=0.06,
+    )
     for number, block in enumerate(blocks):
-        _draw_block(figure, block, left, 0.1 + sum(heights[:number]))
-    figure.text(0.1 / width, 0.1 / height, _plain(foot(notices)), fontsize=6, color=FAINT)
+        first = sum(rows[:number])
+        if block.query:
+            _draw_tile(figure.add_subplot(grid[first, 0]), block.query, ACCENT)
+        for position, tile in enumerate(block.hits):
+            row, column = divmod(position, columns)
+            _draw_tile(figure.add_subplot(grid[first + row, column + 1]), tile, None)
+    figure.text(0.01, 0.1 / height, _plain(sheet_foot(notices)), fontsize=6, color=FAINT)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "dermeval"})
 
 
-def _tile_height(block: Block) -> float:
-    return TILE_INCHES * max((_aspect(tile) for tile in block.hits), default=1.0) + CAPTION_INCHES
-
-
-def _height(block: Block, left: float) -> float:
-    rows = math.ceil(len(block.hits) / COLUMNS)
-    query = left * _aspect(block.query) + CAPTION_INCHES if block.query else 0.0
-    return max(rows * _tile_height(block), query)
-
-
-def _draw_block(figure: Figure, block: Block, left: float, top: float) -> None:
-    if block.query:
-        _place(figure, block.query, (0.1, top, left - 0.1), "#0969da")
-    for number, tile in enumerate(block.hits):
-        row, column = divmod(number, COLUMNS)
-        corner = (left + 0.3 + column * TILE_INCHES, top + row * _tile_height(block))
-        _place(figure, tile, (*corner, TILE_INCHES - 0.12), None)
+def sheet_foot(notices: Sequence[dict[str, Any]]) -> str:
+    """What stands under the sheet: how to read it, whose pictures these are, and which must stay here."""
+    sources = "; ".join(f"{entry['dataset']}: {entry['name']}" for entry in notices)
+    closed = ", ".join(licences.restricted(notices))
+    warning = f"\nDo not pass this sheet on: the licence keeps pictures of {closed} where they are." if closed else ""
+    return f"Ranked by the encoder's similarity, which is no diagnosis.  {sources}{warning}"
 
 
 def _plain(text: str) -> str:
@@ -88,41 +87,23 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$").encode("utf-8", "replace").decode()
 
 
-def foot(notices: Sequence[dict[str, Any]]) -> str:
-    """What stands under the sheet: how to read it, whose pictures these are, and which must stay here."""
-    sources = "; ".join(f"{entry['dataset']}: {entry['name']}" for entry in notices)
-    text = f"Ranked by the encoder's similarity, which is no diagnosis.  {sources}"
-    closed = ", ".join(licences.restricted(notices))
-    return text + (
-        f"\nDo not pass this sheet on: the licence keeps pictures of {closed} where they are." if closed else ""
-    )
-
-
-def _aspect(tile: Tile) -> float:
-    """Height over width, at most 1: a portrait image is drawn narrower instead of taller."""
-    return min(1.0, tile.image.height / tile.image.width)
-
-
-def _place(figure: Figure, tile: Tile, place: tuple[float, float, float], frame: str | None) -> None:
-    """One picture with its caption below; ``place`` is left, top (from the page's top) and width in inches."""
-    (left, top, side), (width, height) = place, figure.get_size_inches()
-    tall = side * _aspect(tile)
-    axes: Axes = figure.add_axes((left / width, 1 - (top + tall) / height, side / width, tall / height))
+def _draw_tile(axes: Axes, tile: Tile, frame: str | None) -> None:
+    """One picture with its caption below."""
     axes.imshow(np.asarray(tile.image), interpolation="antialiased")
-    axes.set_anchor("W")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_anchor("NW")
+    axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(visible=frame is not None, color=frame, linewidth=2)
     for number, line in enumerate(tile.lines):
-        first, last = number == 0, number == len(tile.lines) - 1
+        last = number == len(tile.lines) - 1
+        size, colour = (8.5, INK) if number == 0 else (6, FAINT) if last else (7, INK)
         axes.annotate(
-            _plain(line if len(line) <= 34 else line[:33] + "…"),
+            _plain(line if len(line) <= CAPTION_LETTERS else line[: CAPTION_LETTERS - 1] + "…"),
             (0, 0),
             xytext=(0, -9.5 - 10.5 * number),
             xycoords="axes fraction",
             textcoords="offset points",
-            fontsize=8.5 if first else 7 if not last else 6,
-            fontweight="bold" if first else "normal",
-            color=FAINT if last and not first else INK,
+            fontsize=size,
+            fontweight="normal" if number else "bold",
+            color=colour,
         )

@@ -1,4 +1,4 @@
-"""The filter language of ``--where``: conditions on manifest columns, parsed here and never evaluated as Python.
+"""The filter language of ``--where``: conditions on manifest columns, parsed here and never run as Python.
 
     condition := column OP value | value OP column | low <= column <= high      OP: == != < <= > >=
                | column in (value, ...) | column not in (value, ...)
@@ -12,6 +12,7 @@ A missing value passes no comparison, as in SQL: ``sex != 'male'`` leaves out th
 """
 
 import ast
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,26 +26,41 @@ from dermssl.errors import InputError, did_you_mean
 MAX_LENGTH = 2000
 MAX_NESTING = 50
 MAX_LISTED = 5000
-"""Columns with more distinct values (ids) are not searched for the nearest one."""
-COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
-    ast.Eq: ("equal", "="),
-    ast.NotEq: ("not_equal", "<>"),
-    ast.Lt: ("less", "<"),
-    ast.LtE: ("less_equal", "<="),
-    ast.Gt: ("greater", ">"),
-    ast.GtE: ("greater_equal", ">="),
-}
-TURNED = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Eq: ast.Eq, ast.NotEq: ast.NotEq}
+"""In columns with more distinct values (ids) the nearest one is not looked for."""
+SYMBOLS: dict[type[ast.cmpop], str] = dict(
+    zip(
+        (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot),
+        ("==", "!=", "<", "<=", ">", ">=", "in", "not in", "is", "is not"),
+        strict=True,
+    )
+)
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!=", "in": "==", "not in": "!="}
+"""What an operator becomes when the value stands before the column."""
+NEGATED = {"!=": "==", "not in": "in", "is not": "is"}
+ORDERS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
+KINDS: tuple[tuple[Callable, tuple[type, ...], str], ...] = (
+    (pa.types.is_boolean, (bool,), "true or false"),
+    (pa.types.is_integer, (int, float), "numbers"),
+    (pa.types.is_floating, (int, float), "numbers"),
+    (pa.types.is_string, (str,), "text in quotes"),
+    (pa.types.is_large_string, (str,), "text in quotes"),
+)
+"""Types of columns that can be filtered, the types of values to compare them with, and what to call these."""
+LARGEST_NUMBER = 2**53
 CONSTANTS = {"null": None, "none": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Term:
-    """One comparison of a column: ``op`` is a class of Python's syntax tree, ``values`` what is compared with."""
+    """One comparison of a column with ``values``; ``op`` is a symbol of `SYMBOLS`."""
 
     column: str
-    op: type[ast.cmpop]
+    op: str
     values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        values = ["null" if value is None else repr(value) for value in self.values]
+        return f"{self.column} {self.op} " + (f"({', '.join(values)})" if self.op.endswith("in") else values[0])
 
 
 @dataclass(frozen=True)
@@ -60,94 +76,87 @@ Condition = Term | Joined
 
 @dataclass(frozen=True)
 class Where:
-    """A filter as it was written, and what it says."""
+    """A filter as it was written, and what it means."""
 
     text: str
     condition: Condition
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns that the filter asks for."""
-        return list(dict.fromkeys(test.column for test in _tests(self.condition)))
-
 
 def parse_where(text: str) -> Where:
-    """Parse a filter; raises InputError that points at what is not understood."""
+    """Parse a filter; raises InputError that quotes what is not understood."""
     if len(text) > MAX_LENGTH:
         raise InputError(f"--where has {len(text)} characters, {MAX_LENGTH} are allowed")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        return Where(text, _condition(ast.parse(text.strip(), mode="eval").body))
+    except InputError as error:
+        raise InputError(f"--where {_quoted(text)}: {error}") from None
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         hint = ": write == for equality" if "=" in text and "==" not in text else ""
-        place = f" near character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
-        raise InputError(f"--where {_shown(text)}: not understood{place}{hint}; see docs/search.md") from None
-    return Where(text, _condition(tree.body, text, 0))
+        where = f" near character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
+        raise InputError(f"--where {_quoted(text)}: not understood{where}{hint}; see docs/search.md") from None
 
 
-def _condition(node: ast.expr, text: str, depth: int) -> Condition:
+def _condition(node: ast.expr, depth: int = 0) -> Condition:
+    """Python's syntax tree as conditions. Whatever is not named here is refused."""
     if depth > MAX_NESTING:
-        raise InputError(f"--where is nested more than {MAX_NESTING} deep")
+        raise InputError(f"conditions are nested more than {MAX_NESTING} deep")
     match node:
         case ast.BoolOp(op=op, values=values):
             word = "and" if isinstance(op, ast.And) else "or"
-            return Joined(word, tuple(_condition(value, text, depth + 1) for value in values))
+            return Joined(word, tuple(_condition(value, depth + 1) for value in values))
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return Joined("not", (_condition(operand, text, depth + 1),))
+            return Joined("not", (_condition(operand, depth + 1),))
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             sides = [left, *comparators]
-            tests = [_test(sides[i], sides[i + 1], type(op), text) for i, op in enumerate(ops)]
-            return tests[0] if len(tests) == 1 else Joined("and", tuple(tests))
-    part = ast.get_source_segment(text.strip(), node) or text
-    raise InputError(f"--where {_shown(text)}: {_shown(part)} is no condition such as country == 'Guinea'")
+            parts = [_comparison(sides[i], SYMBOLS[type(op)], sides[i + 1]) for i, op in enumerate(ops)]
+            return parts[0] if len(parts) == 1 else Joined("and", tuple(parts))
+    raise InputError(f"{_quoted(ast.unparse(node))} is no condition such as country == 'Guinea'")
 
 
-def _test(left: ast.expr, right: ast.expr, op: type[ast.cmpop], text: str) -> Term:
-    """One comparison. The column may stand on either side."""
-    if isinstance(left, ast.Name) and left.id.lower() not in CONSTANTS:
-        column, other = left.id, right
-    elif isinstance(right, ast.Name) and right.id.lower() not in CONSTANTS:
-        if op is ast.In:
-            return Term(right.id, ast.Eq, (_constant(left, text),))
-        if op is ast.NotIn:
-            return Term(right.id, ast.NotEq, (_constant(left, text),))
-        if op not in TURNED:
-            raise InputError(f"--where {_shown(text)}: write the column first: {right.id} is null")
-        column, other, op = right.id, left, TURNED[op]
-    else:
-        raise InputError(f"--where {_shown(text)}: a condition compares one column with a value")
-    if op in (ast.In, ast.NotIn):
-        if not isinstance(other, (ast.Tuple, ast.List, ast.Set)) or not other.elts:
-            raise InputError(f"--where {_shown(text)}: after `in` write values in brackets: {column} in ('a', 'b')")
-        return Term(column, op, tuple(_constant(value, text) for value in other.elts))
-    value = _constant(other, text)
-    if (op in (ast.Is, ast.IsNot)) != (value is None):
-        raise InputError(
-            f"--where {_shown(text)}: write `{column} is null` or `{column} is not null` for missing values"
-        )
+def _comparison(left: ast.expr, op: str, right: ast.expr) -> Term:
+    column = _column(left)
+    if column is None:
+        column = _column(right)
+        if column is None:
+            raise InputError("a condition compares one column with a value")
+        if op not in MIRRORED:
+            raise InputError(f"write the column first: {column} is null")
+        op, right = MIRRORED[op], left
+    elif op in ("in", "not in"):
+        if not isinstance(right, (ast.Tuple, ast.List, ast.Set)) or not right.elts:
+            raise InputError(f"after `in` write values in brackets: {column} in ('a', 'b')")
+        return Term(column, op, tuple(map(_value, right.elts)))
+    value = _value(right)
+    if op.startswith("is") != (value is None):
+        raise InputError(f"write `{column} is null` or `{column} is not null` for missing values")
     return Term(column, op, (value,))
 
 
-def _constant(node: ast.expr, text: str) -> Any:
+def _column(node: ast.expr) -> str | None:
+    return node.id if isinstance(node, ast.Name) and node.id.lower() not in CONSTANTS else None
+
+
+def _value(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=None | bool() | int() | float() | str()):
             return node.value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
         case ast.Name(id=name) if name.lower() in CONSTANTS:
             return CONSTANTS[name.lower()]
-    part = ast.get_source_segment(text.strip(), node) or ""
-    raise InputError(f"--where {_shown(text)}: {_shown(part)} is no text in quotes, number, true, false or null")
+    raise InputError(f"{_quoted(ast.unparse(node))} is no text in quotes, number, true, false or null")
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     text = " ".join(text.split())
     return f'"{text if len(text) <= 80 else text[:79] + "…"}"'
 
 
-def _tests(condition: Condition) -> list[Term]:
+def comparisons(condition: Condition) -> list[Term]:
+    """All comparisons of a filter, from left to right."""
     if isinstance(condition, Term):
         return [condition]
-    return [test for part in condition.parts for test in _tests(part)]
+    return [found for part in condition.parts for found in comparisons(part)]
 
 
 def passing_rows(where: Where, table: pa.Table) -> np.ndarray:
@@ -156,118 +165,93 @@ def passing_rows(where: Where, table: pa.Table) -> np.ndarray:
     Raises:
         InputError: an unknown column, a value that the column never has, or a comparison that its type does not allow.
     """
-    return pc.fill_null(_mask(where.condition, table), False).to_numpy(zero_copy_only=False)
+    return _mask(where.condition, table).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def explain_empty(where: Where, table: pa.Table) -> str:
     """How many rows each condition of a filter leaves, for a filter that leaves none."""
-    counts = [
-        f"{written(test)} leaves {int(pc.sum(pc.fill_null(_mask(test, table), False)).as_py() or 0)}"
-        for test in _tests(where.condition)
-    ]
-    return f"--where {_shown(where.text)} leaves none of {table.num_rows} images: {'; '.join(counts)}"
+    counts = [f"{part} leaves {passing_rows(Where('', part), table).sum()}" for part in comparisons(where.condition)]
+    return f"--where {_quoted(where.text)} leaves none of {table.num_rows} images: {'; '.join(counts)}"
 
 
-def written(test: Term) -> str:
-    """A comparison as text."""
-    symbol = {ast.In: "in", ast.NotIn: "not in", ast.Is: "is", ast.IsNot: "is not", ast.Eq: "==", ast.NotEq: "!="}
-    values = ["null" if value is None else repr(value) for value in test.values]
-    right = f"({', '.join(values)})" if test.op in (ast.In, ast.NotIn) else values[0]
-    return f"{test.column} {symbol.get(test.op) or COMPARISONS[test.op][1]} {right}"
-
-
-def _mask(condition: Condition, table: pa.Table) -> pa.ChunkedArray:
+def _mask(condition: Condition, table: pa.Table) -> pa.Array:
     """Three-valued truth of each row: null where a value is missing."""
     if isinstance(condition, Term):
-        return _test_mask(condition, table)
+        return _compared(condition, table)
     masks = [_mask(part, table) for part in condition.parts]
     if condition.word == "not":
         return pc.invert(masks[0])
-    join: Callable = pc.and_kleene if condition.word == "and" else pc.or_kleene
-    result = masks[0]
-    for mask in masks[1:]:
-        result = join(result, mask)
-    return result
+    return functools.reduce(pc.and_kleene if condition.word == "and" else pc.or_kleene, masks)
 
 
-def _test_mask(test: Term, table: pa.Table) -> pa.ChunkedArray:
+def _compared(test: Term, table: pa.Table) -> pa.Array:
     if test.column not in table.column_names:
         raise InputError(f"--where: no column '{test.column}'; {did_you_mean(test.column, table.column_names)}")
     column = table[test.column].combine_chunks()
-    if test.op in (ast.Is, ast.IsNot):
-        return pc.is_null(column) if test.op is ast.Is else pc.is_valid(column)
-    if not pa.types.is_list(column.type):
-        return _compared(test, column)
-    if test.op not in (ast.Eq, ast.NotEq, ast.In, ast.NotIn):
-        raise InputError(f"--where {written(test)}: {test.column} holds lists: write 'value' in {test.column}")
-    wanted = Term(test.column, {ast.NotEq: ast.Eq, ast.NotIn: ast.In}.get(test.op, test.op), test.values)
-    hits = pc.list_parent_indices(column).filter(pc.fill_null(_compared(wanted, column.flatten()), False))
+    if test.op in NEGATED:
+        return pc.invert(_compared(Term(test.column, NEGATED[test.op], test.values), table))
+    if test.op == "is":
+        return pc.is_null(column)
+    holds_lists = pa.types.is_list(column.type)
+    values = column.flatten() if holds_lists else column
+    _check_values(test, column, values)
+    scalars = [pa.scalar(value, values.type if pa.types.is_floating(values.type) else None) for value in test.values]
+    if test.op in ORDERS:
+        return ORDERS[test.op](values, scalars[0])
+    equal = functools.reduce(pc.or_kleene, (pc.equal(values, scalar) for scalar in scalars))
+    if not holds_lists:
+        return equal
     found = np.zeros(len(column), dtype=bool)
-    found[hits.to_numpy()] = True
-    any_equal = pa.array(found, mask=column.is_null().to_numpy(zero_copy_only=False))
-    return any_equal if wanted.op is test.op else pc.invert(any_equal)
+    found[pc.list_parent_indices(column).filter(equal.fill_null(False)).to_numpy()] = True
+    return pa.array(found, mask=column.is_null().to_numpy(zero_copy_only=False))
 
 
-def _compared(test: Term, column: pa.Array) -> pa.Array:
-    for value in test.values:
-        _check_value(test, value, column)
-    if test.op in (ast.In, ast.NotIn):
-        found = pc.is_in(column, value_set=pa.array(list(test.values)).cast(column.type))
-        found = pc.if_else(pc.is_valid(column), found, pa.scalar(None, pa.bool_()))
-        return found if test.op is ast.In else pc.invert(found)
-    return pc.call_function(COMPARISONS[test.op][0], [column, pa.scalar(test.values[0])])
-
-
-def _check_value(test: Term, value: Any, column: pa.Array) -> None:
-    """Raise InputError where the value is not of the column's type, or a text that the column never has."""
-    kind = column.type
+def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:
+    """Raise InputError where what is asked is not of the column's type, or a text that the column never has."""
+    name, kind = test.column, values.type
     if column.null_count == len(column):
-        raise InputError(f"--where: no image has a {test.column}: the column is empty")
-    if pa.types.is_boolean(kind):
-        fits, what = isinstance(value, bool), "true or false"
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        fits, what = isinstance(value, (int, float)) and not isinstance(value, bool), "numbers"
-        if fits and abs(value) > 2**53:
-            raise InputError(f"--where {test.column}: {str(value)[:30]} is too large a number")
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        fits, what = isinstance(value, str), "text in quotes"
-    else:
-        raise InputError(f"--where: {test.column} cannot be filtered; it holds {kind}")
-    if not fits:
-        raise InputError(f"--where {written(test)}: {test.column} holds {what}")
-    if isinstance(value, str) and test.op in (ast.Eq, ast.NotEq, ast.In, ast.NotIn):
-        _check_text(test.column, value, column)
+        raise InputError(f"--where: no image has a {name}: the column is empty")
+    if pa.types.is_list(column.type) and test.op in ORDERS:
+        raise InputError(f"--where {test}: {name} holds lists: write 'value' in {name}")
+    types, what = next((known[1:] for known in KINDS if known[0](kind)), ((), ""))
+    if not types:
+        raise InputError(f"--where: {name} cannot be filtered; it holds {kind}")
+    for value in test.values:
+        if type(value) not in types:
+            raise InputError(f"--where {test}: {name} holds {what}")
+        if what == "numbers" and abs(value) > LARGEST_NUMBER:
+            raise InputError(f"--where {name}: {str(value)[:30]} is too large a number")
+        if isinstance(value, str) and test.op not in ORDERS:
+            _check_text(name, value, pc.unique(values))
 
 
-def _check_text(name: str, value: str, column: pa.Array) -> None:
-    known = pc.unique(column)
-    if pc.is_in(pa.scalar(value), value_set=known).as_py():
-        return
-    # A value that is never there is more often misspelt than meant.
-    near = did_you_mean(value, known.drop_null().to_pylist()) if len(known) <= MAX_LISTED else "see manifest.parquet"
-    raise InputError(f"--where: no image has {name} '{value}'; {near}")
+def _check_text(name: str, value: str, known: pa.Array) -> None:
+    """A value that is never there is more often misspelt than meant."""
+    if not pc.is_in(pa.scalar(value), value_set=known).as_py():
+        short = len(known) <= MAX_LISTED
+        near = did_you_mean(value, known.drop_null().to_pylist()) if short else "see manifest.parquet"
+        raise InputError(f"--where: no image has {name} '{value}'; {near}")
 
 
 def sql_where(where: Where, table: pa.Table) -> str:
     """The filter in SQL (of DataFusion, which LanceDB uses), after the checks of `passing_rows`."""
-    passing_rows(where, table.slice(0, table.num_rows))
-    lists = {name for name in where.columns if pa.types.is_list(table.schema.field(name).type)}
-    return _sql(where.condition, lists)
+    passing_rows(where, table)
+    return _sql(where.condition, {field.name for field in table.schema if pa.types.is_list(field.type)})
 
 
 def _sql(condition: Condition, lists: set[str]) -> str:
     if isinstance(condition, Joined):
         parts = [f"({_sql(part, lists)})" for part in condition.parts]
         return f"NOT {parts[0]}" if condition.word == "not" else f" {condition.word.upper()} ".join(parts)
-    column, values = f"`{condition.column}`", [_sql_value(value) for value in condition.values]
-    if condition.op in (ast.Is, ast.IsNot):
-        return f"{column} IS {'NOT ' if condition.op is ast.IsNot else ''}NULL"
-    negated = "NOT " if condition.op in (ast.NotIn, ast.NotEq) else ""
+    column, op = f"`{condition.column}`", condition.op
+    if op in NEGATED:
+        return f"NOT ({_sql(Term(condition.column, NEGATED[op], condition.values), lists)})"
+    if op == "is":
+        return f"{column} IS NULL"
+    values = ", ".join(_sql_value(value) for value in condition.values)
     if condition.column in lists:
-        return f"{negated}array_has_any({column}, [{', '.join(values)}])"
-    if condition.op in (ast.In, ast.NotIn):
-        return f"{column} {negated}IN ({', '.join(values)})"
-    return f"{column} {COMPARISONS[condition.op][1]} {values[0]}"
+        return f"array_has_any({column}, [{values}])"
+    return f"{column} {op} {values}" if op in ORDERS else f"{column} IN ({values})"
 
 
 def _sql_value(value: Any) -> str:

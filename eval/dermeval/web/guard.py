@@ -1,4 +1,4 @@
-"""What stands before every page: by which name the server is called, the token, and headers that bind the browser."""
+"""What every request passes first: the name that the server is called by, the token, and headers for the browser."""
 
 import ipaddress
 import re
@@ -46,7 +46,7 @@ class Guard:
         await (refusal or self.app)(scope, receive, send_bound)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        """The answer that takes the place of the page, or None where the page may be shown."""
+        """The answer instead of the page, or None where the page may be shown."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL:
             return PlainTextResponse("the address is too long", 414)

@@ -6,6 +6,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from dermssl.parser import positional
 
+MAX_CASES = 100
+"""Cases that one search shows."""
+
 
 @dataclass
 class ServeOptions:

@@ -4,9 +4,8 @@ import logging
 
 from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.photo import Encoder, open_photo_encoder
-from dermeval.retrieval.where import parse_where
-from dermeval.web.collection import MAX_CASES, Collection
-from dermeval.web.options import ServeOptions
+from dermeval.web.collection import Collection
+from dermeval.web.options import MAX_CASES, ServeOptions
 from dermeval.web.search_app import search_app
 from dermeval.web.server import address_of, choose_token, listen, run_app
 from dermssl.commandline import Report
@@ -29,8 +28,7 @@ def serve(options: ServeOptions) -> Report:
     if options.k > MAX_CASES:
         raise InputError(f"--k {options.k}: at most {MAX_CASES}")
     token = choose_token(options.host, index.notices, options.token)
-    where = parse_where(options.where) if options.where else None
-    collection = Collection(index, options.k, index.passing(where))
+    collection = Collection(index, options.k, index.passing(options.where))
     with listen(options.host, options.port) as sock:
         app = search_app(collection, *_encoder(index, options.encoder), token)
         log.info("similar cases of %s: open %s (Ctrl-C ends it)", options.index, address_of(sock, options.host, token))

@@ -1,4 +1,4 @@
-"""An app that is guarded, and the server that runs it: one process, on this machine unless told otherwise."""
+"""An app that is guarded, and the server that runs it: one process, on this machine unless the user says otherwise."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,11 @@ import logging
 import secrets
 import socket
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,18 +32,23 @@ def make_app(title: str, token: str | None = None) -> FastAPI:
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.add_middleware(Guard, token=token)
 
+    @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: Any) -> Response:
         return error_answer(request, error.status_code, str(error.detail), error.headers)
 
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(request: Request, error: Any) -> Response:
+        first = error.errors()[0]
+        return error_answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(InputError)
     async def on_input_error(request: Request, error: Any) -> Response:
         return error_answer(request, 400, str(error))
 
+    @app.exception_handler(QueueFull)
     async def on_full_queue(request: Request, error: Any) -> Response:
         return error_answer(request, 503, "too many searches at once: try again in a moment", {"retry-after": "2"})
 
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(InputError, on_input_error)
-    app.add_exception_handler(QueueFull, on_full_queue)
     return app
 
 
@@ -53,12 +58,6 @@ def error_answer(request: Request, status: int, detail: str, headers: Any = None
         return JSONResponse({"detail": detail}, status, headers)
     lead = [detail, "Go back, or open the start page of this address."]
     return HTMLResponse(render(title="This did not work", lead=lead), status, headers)
-
-
-def static_file(name: str, kind: str) -> Response:
-    """A script of this package."""
-    content = resources.files("dermeval.web").joinpath(name).read_bytes()
-    return Response(content, media_type=kind)
 
 
 def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None) -> str | None:

@@ -8,7 +8,7 @@ from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
-from dermeval.retrieval.sheet import foot
+from dermeval.retrieval.sheet import sheet_foot
 from dermssl.errors import InputError
 from dermssl.licences import notice
 
@@ -84,8 +84,8 @@ def test_the_contact_sheet_is_drawn_and_skipped_where_the_images_are_gone(cases,
 
 def test_the_contact_sheet_says_whose_pictures_must_stay_here():
     free, bound = (notice(name, licence, "", False) for name, licence in (("ham", "CC-BY-NC-4.0"), ("scin", "SCIN")))
-    assert "Do not pass this sheet on" not in foot([free])
-    assert "keeps pictures of scin where they are" in foot([free, bound])
+    assert "Do not pass this sheet on" not in sheet_foot([free])
+    assert "keeps pictures of scin where they are" in sheet_foot([free, bound])
 
 
 def test_an_unknown_image_id_is_answered_with_the_full_id(cases):
@@ -162,7 +162,7 @@ def test_two_folders_make_the_index_that_appending_and_merging_make(make_dataset
 
 def test_auto_says_why_it_chose_its_type(cases):
     info = open_index(cases[0]).info
-    assert info["type"] == "flat" and "exact search is quick enough" in info["reason"]
+    assert info["type"] == "flat" and "exact search is fast enough" in info["reason"]
 
 
 def test_where_limits_the_hits_and_an_empty_filter_counts_its_conditions(cases):

@@ -30,16 +30,27 @@ def folders(make_dataset, embed_as, draw_skin, tmp_path):
     return data, embeddings, out, secrets
 
 
+@pytest.fixture
+def remove(folders):
+    """``remove(*ids)`` takes images out of the index and of both folders that it was made from."""
+    data, embeddings, out, _ = folders
+
+    def run(*ids, also=(data, embeddings)):
+        return index(IndexOptions(out=str(out), remove=list(ids), also=list(map(str, also))))
+
+    return run
+
+
 def files_with(root, secret):
     return [path for path in root.rglob("*") if path.is_file() and secret in path.read_bytes()]
 
 
-def test_no_byte_of_a_removed_patient_is_left_and_the_others_are_as_they_were(folders, tmp_path):
+def test_no_byte_of_a_removed_patient_is_left_and_the_others_are_as_they_were(folders, remove, tmp_path):
     data, embeddings, out, secrets = folders
     assert all(files_with(tmp_path, secret) for secret in secrets)
     before = open_embeddings(embeddings).features[[0, 11]].copy()
     picture = bytes(open_dataset(data).images.jpeg(11))
-    report = index(IndexOptions(out=str(out), remove=["set/p1"]))
+    report = remove("set/p1")
     assert set(report.data["removed"]) == {str(data), str(embeddings), str(out)}
     for secret in secrets:
         assert not files_with(tmp_path, secret)
@@ -51,9 +62,9 @@ def test_no_byte_of_a_removed_patient_is_left_and_the_others_are_as_they_were(fo
     assert open_dataset(data).info["counts"]["images"] == 9
 
 
-def test_after_a_removal_searches_go_on_without_a_warning(folders, caplog):
-    _, _, out, _ = folders
-    index(IndexOptions(out=str(out), remove=["set/4"]))
+def test_after_a_removal_searches_go_on_without_a_warning(folders, remove, caplog):
+    out = folders[2]
+    remove("set/4")
     hits = search(SearchOptions(index=str(out), image_id=["set/0"], per_image=True, k=20)).data["queries"][0]["hits"]
     assert {hit["image_id"] for hit in hits} == {f"set/{n}" for n in (3, 5, 6, 7, 8, 9, 10, 11)}
     assert "changed" not in caplog.text
@@ -64,43 +75,57 @@ def test_codes_are_made_anew_without_the_removed_rows(make_dataset, embed_as, dr
     data = make_dataset("set", [draw_skin(0, 16)] * 1200, [f"p{n}" for n in range(1200)])
     out = tmp_path / "index"
     index(IndexOptions(sources=[str(embed_as(data, features))], out=str(out), type="scan"))
-    index(IndexOptions(out=str(out), remove=["set/7", "set/p9"]))
+    index(IndexOptions(out=str(out), remove=["set/7", "set/p9"], index_only=True))
     entries = open_index(out).entries
     assert entries.codes.ntotal == len(entries) == 1198
 
 
-def test_an_unknown_id_removes_nothing(folders, tmp_path):
-    _, _, out, secrets = folders
+def test_an_unknown_id_removes_nothing(folders, remove, tmp_path):
+    secrets = folders[3]
     with pytest.raises(InputError, match=r"no image and no patient of that id .* did you mean"):
-        index(IndexOptions(out=str(out), remove=["set/p1", "set/pp2"]))
+        remove("set/p1", "set/pp2")
     assert all(files_with(tmp_path, secret) for secret in secrets)
 
 
-def test_folders_out_of_reach_are_named_and_the_ledger_is_asked(folders):
-    _, embeddings, out, _ = folders
+def test_folders_out_of_reach_are_named_and_the_ledger_is_asked(folders, remove):
+    data, embeddings, _, _ = folders
     embeddings.rename(embeddings.with_name("elsewhere"))
-    report = index(IndexOptions(out=str(out), remove=["set/p1"], also=[str(embeddings.with_name("elsewhere"))]))
+    report = remove("set/p1", also=[data, embeddings.with_name("elsewhere")])
     assert report.data["out_of_reach"] == [str(embeddings)]
     assert "OUT OF REACH" in report.text and str(embeddings.with_name("elsewhere")) in report.data["removed"]
     assert "whether the encoder e was trained on them is not known" in report.text
 
 
-def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders, monkeypatch, tmp_path):
+def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders, remove, monkeypatch, tmp_path):
     from dermeval.retrieval import remove as module
 
-    _, _, out, secrets = folders
+    secrets = folders[3]
     real, calls = module._remove_from, []
 
-    def killed(folder, going):
-        calls.append(folder)
+    def killed(holder, going):
+        calls.append(holder)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        real(folder, going)
+        real(holder, going)
 
     monkeypatch.setattr(module, "_remove_from", killed)
     with pytest.raises(KeyboardInterrupt):
-        index(IndexOptions(out=str(out), remove=["set/p1"]))
+        remove("set/p1")
     monkeypatch.setattr(module, "_remove_from", real)
-    index(IndexOptions(out=str(out), remove=["set/p1"]))
+    remove("set/p1")
     for secret in secrets:
         assert not files_with(tmp_path, secret)
+
+
+def test_a_folder_that_is_not_named_is_never_touched(folders, remove, tmp_path):
+    """The paths in an index that came from somebody else may lead anywhere."""
+    data, embeddings, out, _ = folders
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"add --also {data}") as told:
+        remove("set/p1", also=[embeddings])
+    assert "\n" not in str(told.value)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    report = index(IndexOptions(out=str(out), remove=["set/p1"], index_only=True))
+    assert report.data["kept"] == [str(data), str(embeddings)] and f"KEPT in {data}" in report.text
+    changed = [path for path, content in files.items() if path.read_bytes() != content]
+    assert changed and all(path.is_relative_to(out) for path in changed)

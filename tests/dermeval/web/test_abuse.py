@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 httpx = pytest.importorskip("httpx", reason="needs httpx")
 
-from dermeval.web import search_app as module  # noqa: E402
+from dermeval.web import searches as module  # noqa: E402
 from dermeval.web.collection import Collection  # noqa: E402
 from dermeval.web.search_app import search_app  # noqa: E402
 from dermeval.web.server import listen, make_server  # noqa: E402

@@ -128,7 +128,7 @@ def test_the_keyboard_alone_searches_from_a_case_with_a_filter(address, open_bro
     driver.find_element(By.ID, "go").send_keys(Keys.ENTER)
     WebDriverWait(driver, 20).until(lambda d: "f.dx=scabies" in d.current_url)
     labels = {label.text for label in driver.find_elements(By.CSS_SELECTOR, "ol.cards .label")}
-    assert labels == {"scabies"} and "least=" not in driver.current_url
+    assert labels == {"scabies"} and "min_similarity=" not in driver.current_url
 
 
 def test_a_case_shows_all_its_images(address, open_browser):

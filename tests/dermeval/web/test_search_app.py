@@ -109,9 +109,9 @@ def test_a_photo_of_more_than_50_megapixels_is_refused_before_it_is_decoded(clie
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_photo_of_too_many_bytes_is_refused_while_it_comes(client, monkeypatch, declared):
-    from dermeval.web import search_app
+    from dermeval.web import searches
 
-    monkeypatch.setattr(search_app, "MAX_UPLOAD_BYTES", 1000)
+    monkeypatch.setattr(searches, "MAX_UPLOAD_BYTES", 1000)
     parts = (b"x" * 100 for _ in range(1000))
     answer = client.post("/api/search", content=b"x" * 1001 if declared else parts)
     assert answer.status_code == 413

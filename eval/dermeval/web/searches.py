@@ -1,0 +1,101 @@
+"""What the pages and the API do with a search request: its limits, its queue, and the search itself."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import HTTPException, Request
+from pydantic import BaseModel, BeforeValidator, Field
+
+from dermeval.retrieval.find import ImageQuery, photo_query
+from dermeval.retrieval.photo import Box, Encoder, Photo, decode_photo, photo_feature
+from dermeval.web.collection import Collection, SearchResult
+from dermeval.web.options import MAX_CASES
+from dermeval.web.workers import Workers
+from dermssl.prepare.decode import DecodeError
+
+MAX_UPLOAD_BYTES = 32 * 2**20
+MAX_UPLOAD_PIXELS = 50_000_000
+UPLOAD_SECONDS = 60
+UPLOADS_AT_ONCE = 16
+SMALLEST_CROP = 0.05
+BLANK = BeforeValidator(lambda value: None if value == "" else value)
+"""A form sends empty text for what was left blank."""
+
+
+class Asked(BaseModel):
+    """What a search may be limited by."""
+
+    k: Annotated[int | None, BLANK, Field(ge=1, le=MAX_CASES, description="number of cases")] = None
+    where: Annotated[str, Field(max_length=2000, description="filter, as in docs/search.md")] = ""
+    min_similarity: Annotated[float | None, BLANK, Field(ge=-1, le=1, description="lowest cosine similarity")] = None
+
+
+class Searches:
+    """Searches in one collection. Without an encoder, ``no_photos`` says why photos cannot be searched for."""
+
+    def __init__(self, collection: Collection, encode: Encoder | None, no_photos: str) -> None:
+        self.collection, self.encode, self.no_photos = collection, encode, no_photos
+        self.searching, self.reading = Workers(threads=2, waiting=64), Workers(threads=1, waiting=UPLOADS_AT_ONCE)
+        self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def from_image(self, image_id: str, asked: Asked) -> SearchResult:
+        """Cases similar to an image of the collection; 404 where there is none of that id."""
+        query = self.collection.query(image_id)
+        if query is None:
+            raise HTTPException(404, "no image of that id in this collection")
+        return await self._search(query, asked)
+
+    async def from_photo(self, request: Request, crop: str, asked: Asked) -> tuple[Photo, SearchResult]:
+        """The photo in the body of a request, as it was compared, and the cases similar to it."""
+        if self.encode is None:
+            raise HTTPException(400, self.no_photos)
+        if self.uploads.locked():
+            raise HTTPException(503, "too many photos at once: try again in a moment", {"retry-after": "2"})
+        box = _box(crop)
+        async with self.uploads:
+            photo, query = await self.reading.run(self._read, await _body(request), box, self.encode)
+        return photo, await self._search(query, asked)
+
+    async def _search(self, query: ImageQuery, asked: Asked) -> SearchResult:
+        k = asked.k or self.collection.k
+        return await self.searching.run(self.collection.search, query, k, asked.where, asked.min_similarity)
+
+    def _read(self, data: bytes, box: Box | None, encode: Encoder) -> tuple[Photo, ImageQuery]:
+        try:
+            photo = decode_photo(data, self.collection.index.info["short_side"], MAX_UPLOAD_PIXELS, box)
+        except DecodeError as error:
+            raise HTTPException(400, f"the photo cannot be used: {error}") from None
+        return photo, photo_query(self.collection.index, photo, photo_feature(encode, photo), "your photo")
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request, in memory, refused as soon as it is too large or too slow."""
+    too_large = HTTPException(413, f"the photo is larger than {MAX_UPLOAD_BYTES // 2**20} MiB", {"connection": "close"})
+    if int(request.headers.get("content-length") or 0) > MAX_UPLOAD_BYTES:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_UPLOAD_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, "the photo came too slowly", {"connection": "close"}) from None
+    if not data:
+        raise HTTPException(400, "the request holds no photo: send the image file as its body")
+    return bytes(data)
+
+
+def _box(crop: str) -> Box | None:
+    """The crop as shares of the photo's sides; None for the whole photo."""
+    if not crop:
+        return None
+    try:
+        left, top, right, bottom = (float(part) for part in crop.split(","))
+    except ValueError:
+        raise HTTPException(400, "crop must be four numbers: left,top,right,bottom") from None
+    fits = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    if not fits or min(right - left, bottom - top) < SMALLEST_CROP:
+        raise HTTPException(400, f"crop must lie within 0 and 1 and be at least {SMALLEST_CROP} wide and high")
+    return left, top, right, bottom
