@@ -54,7 +54,7 @@ def read_photo(path: Path, short_side: int | None) -> Photo:
         real = path.resolve()
         return decode_photo(read_bytes(real, [real.parent]), short_side)
     except DecodeError as error:
-        raise InputError(f"{path}: {error}: give a readable image file") from None
+        raise InputError(f"{path} cannot be searched for: {error}") from None
 
 
 Box = tuple[float, float, float, float]

@@ -37,6 +37,13 @@ FORMATS = (
 SAME_COLOURS = 3
 """A profile that changes no colour by more than this (of 255) is sRGB under another name: pixels stay as they are."""
 
+_UNREADABLE = {
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"): "HEIC photo: install the extra heif "
+    "(pip install 'dermssl[heif]') or save it as JPEG",
+    (b"avif", b"avis"): "AVIF photo: install a Pillow with AVIF or save it as JPEG",
+}
+"""What to say of photos, by their first bytes, that this installation cannot read."""
+
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
@@ -72,7 +79,10 @@ def open_image(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise DecodeError("decompression bomb: too many pixels") from None
     except UnidentifiedImageError:
-        raise DecodeError("not an image of a known format") from None
+        remedy = next(
+            (said for brands, said in _UNREADABLE.items() if data[4:8] == b"ftyp" and data[8:12] in brands), ""
+        )
+        raise DecodeError(remedy or "not an image of a known format") from None
     # Damaged headers make Pillow's format readers raise almost anything; none of it may end the whole run.
     except Exception as error:
         raise DecodeError(f"not an image ({type(error).__name__})") from None

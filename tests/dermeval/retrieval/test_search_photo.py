@@ -12,6 +12,7 @@ from dermeval.retrieval.search import search
 from dermssl.dataset import hashes
 from dermssl.errors import InputError
 from dermssl.neighbours import normalise
+from dermssl.prepare import decode
 
 
 def test_a_turned_photo_is_read_upright_and_shrunk(draw_skin, tmp_path):
@@ -20,6 +21,14 @@ def test_a_turned_photo_is_read_upright_and_shrunk(draw_skin, tmp_path):
     draw_skin(0, 64).resize((64, 48)).save(tmp_path / "turned.jpg", exif=exif)
     photo = read_photo(tmp_path / "turned.jpg", short_side=24)
     assert photo.image.size == (24, 32)
+
+
+@pytest.mark.parametrize(("brand", "told"), [(b"heic", "HEIC photo: install the extra heif"), (b"avif", "AVIF photo")])
+def test_a_telephone_format_that_cannot_be_read_is_named_with_the_remedy(tmp_path, monkeypatch, brand, told):
+    monkeypatch.setattr(decode, "FORMATS", ("JPEG", "PNG"))
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0" * 50)
+    with pytest.raises(InputError, match=told):
+        read_photo(tmp_path / "photo.heic", 96)
 
 
 @pytest.fixture
