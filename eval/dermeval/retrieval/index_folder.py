@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel
 
-from dermeval.features.embeddings import DatasetRecord, EmbeddedRows, EncoderRecord
+from dermeval.features.embeddings import DatasetEntry, EmbeddedRows, EncoderEntry
 from dermeval.retrieval.where import explain_empty, parse_where, passing_rows
 from dermssl import licences, neighbours
 from dermssl.errors import InputError
@@ -51,8 +51,8 @@ class IndexInfo(BaseModel):
     recall: Recall
     files: dict[str, str]
     sources: list[str]
-    encoder: EncoderRecord
-    datasets: list[DatasetRecord]
+    encoder: EncoderEntry
+    datasets: list[DatasetEntry]
     licences: list[Notice]
 
 
