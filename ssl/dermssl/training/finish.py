@@ -91,11 +91,12 @@ def leave_group(run: Run, stop: BaseException | None = None) -> None:
     PyTorch frees it while it holds Python's lock. If the wrapper were the last to know the group, it would wait for the
     group's threads while one of them may wait for the lock, and the rank would never end.
     """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
     if stop is not None:
         traceback.clear_frames(stop.__traceback__)
     run.accelerator.free_memory()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
