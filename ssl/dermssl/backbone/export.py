@@ -8,6 +8,7 @@ from torch import nn
 from dermssl.atomic import atomic_folder
 from dermssl.backbone.build import is_vit, width
 from dermssl.backbone.embedding import preprocessing_at
+from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.files import write_json, write_safetensors
 
 
@@ -35,7 +36,7 @@ def write_encoder(
     }
     with atomic_folder(folder) as temporary:
         write_json(temporary / "config.json", config)
-        write_safetensors(temporary / "model.safetensors", model.state_dict())
+        write_safetensors(temporary / "model.safetensors", merge_low_rank(model.state_dict()))
 
 
 def _size_arguments(model: nn.Module, image_size: int) -> dict[str, Any]:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from dermssl.backbone.build import build, check_sizes, recompute_activations, write_out_attention
 from dermssl.backbone.load import load as load_encoder
 from dermssl.backbone.load import load_weights, read_weights
+from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.devices import require_compiler
 from dermssl.errors import InputError
 from dermssl.files import read_yaml
+from dermssl.methods.method import copy_weights, freeze
 from dermssl.methods.registry import METHODS
 from dermssl.training import states
+from dermssl.training.continued import hold_start
 from dermssl.training.options import ModelOptions, PretrainOptions
 from dermssl.views.recipe import group_views
 
@@ -47,7 +50,11 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
     if model.init and not resumes:
         load_initial(method, options.method, model, size)
-    return _fitted(method, options, accelerator).to(memory_format=torch.channels_last)
+    if options.keep.distillation:
+        method.start = freeze(copy_weights(student_of(method, options.method), build_backbone(0.0)))
+    method = _fitted(method, options, accelerator)
+    hold_start(backbones_of(method, options.method), options.keep, options.training.seed)
+    return method.to(memory_format=torch.channels_last)
 
 
 def student_of(method: nn.Module, name: str) -> nn.Module:
@@ -64,7 +71,8 @@ def _fitted(method: nn.Module, options: PretrainOptions, accelerator: Accelerato
     """Checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
     if options.model.gradient_checkpointing:
         recompute_activations(student_of(method, options.method))
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules()):
+    batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if batch_norm and not options.keep.frozen_batch_norm:
         method = share_statistics(method, options, accelerator)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         write_out_attention(method)
@@ -150,7 +158,9 @@ def _state_weights(run: Path, part: str) -> dict[str, Tensor]:
         raise InputError(
             f"model.init {run} has no state/, which model.init_part {part} is read from: give a run folder"
         )
-    return saved.weights if part == "all" else network_weights(run, saved.weights, part)
+    if part != "all":
+        return network_weights(run, saved.weights, part)
+    return merge_low_rank({name: value for name, value in saved.weights.items() if not name.startswith("start.")})
 
 
 def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:
@@ -164,7 +174,8 @@ def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[s
     if attribute is None:
         raise InputError(f"{run} has no {which}: its method ({method}) trains one network: choose another")
     prefix = f"{attribute}."
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return merge_low_rank(found)
 
 
 def load_network(run: Path, config: dict[str, Any], which: str) -> tuple[nn.Module, states.Saved]:

@@ -2,13 +2,25 @@
 
 import torch
 from lightly.utils.lars import LARS
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from dermssl.training.options import OptimOptions
 
 
-def parameter_groups(method: nn.Module, backbone: nn.Module) -> list[dict]:
-    """Four groups: backbone or head, decayed or not (biases and norms, the one-dimensional parameters, are not)."""
+def parameter_groups(method: nn.Module, backbone: nn.Module, layer_decay: float = 1.0) -> list[dict]:
+    """Four groups: backbone or head, decayed or not (biases and norms, the one-dimensional parameters, are not).
+
+    With a ``layer_decay`` below 1 the backbone has such groups for each of its layers, as timm counts them; ``scale``
+    is the layer's share of the backbone's learning rate.
+    """
+    if layer_decay < 1:
+        heads = [group for group in parameter_groups(method, backbone) if not group["backbone"]]
+        layers = param_groups_layer_decay(backbone, weight_decay=1.0, layer_decay=layer_decay)
+        return heads + [
+            {"params": g["params"], "backbone": True, "decayed": g["weight_decay"] > 0, "scale": g["lr_scale"]}
+            for g in layers
+        ]
     inside = {id(parameter) for parameter in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in method.parameters():
@@ -31,7 +43,7 @@ def set_values(optimizer: torch.optim.Optimizer, at: dict[str, float], backbone_
     """This step's learning rate and weight decay; ``backbone_lr`` is the backbone's share of the learning rate."""
     for group in optimizer.param_groups:
         scale = (0.0 if at["backbone_frozen"] else backbone_lr) if group["backbone"] else 1.0
-        group["lr"] = at["lr"] * scale
+        group["lr"] = at["lr"] * scale * group.get("scale", 1.0)
         group["weight_decay"] = at["weight_decay"] if group["decayed"] else 0.0
 
 

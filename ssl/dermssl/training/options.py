@@ -20,6 +20,9 @@ from dermssl.views.recipe import ViewOptions
 LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
 """Settings that hold paths of this machine; they are not handed on."""
 
+NEED_START = ("distillation", "frozen_batch_norm", "frozen_layers", "adapter_rank")
+"""Settings of the section ``keep`` that mean nothing in a run from random weights."""
+
 
 @dataclass
 class DataOptions:
@@ -82,6 +85,23 @@ class OptimOptions:
     """Share of the learning rate that the backbone gets; 0.1 protects good features in continued pretraining."""
     freeze_backbone_epochs: NonNegativeFloat = 0.0
     """Epochs in which only the heads move, so that an untrained head cannot spoil a good backbone."""
+
+
+@dataclass
+class KeepOptions:
+    """What a run keeps of the weights that it starts from (continued pretraining)."""
+
+    distillation: NonNegativeFloat = 0.0
+    """Weight of a further loss: 1 - cosine between the features of the global crops and those of the start."""
+    layer_decay: ClosedUnitInterval = 1.0
+    """Share of the learning rate that each layer of the backbone gets of the layer after it; 0.65 to 0.9 moves first
+    layers less."""
+    frozen_batch_norm: bool = False
+    """BatchNorm uses the start's running statistics and never changes them."""
+    frozen_layers: NonNegativeInt = 0
+    """First layers that never move: 1 the stem, 2 the stem and the first stage or block, and so on."""
+    adapter_rank: NonNegativeInt = 0
+    """Only low-rank adapters (LoRA) of this rank learn, and the heads; the exported encoder contains them."""
 
 
 @dataclass
@@ -163,6 +183,7 @@ class _Options:
     model: ModelOptions = field(default_factory=ModelOptions)
     views: ViewOptions = field(default_factory=ViewOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
+    keep: KeepOptions = field(default_factory=KeepOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     online: OnlineOptions = field(default_factory=OnlineOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
@@ -185,6 +206,9 @@ class _Options:
         if self.method not in METHODS:
             raise ValueError(f"--method {self.method}: no such method; {did_you_mean(self.method, METHODS)}")
         self.of_method.check(self.views)
+        kept = [name for name in NEED_START if getattr(self.keep, name)]
+        if kept and not self.model.init:
+            raise ValueError(f"keep.{kept[0]} needs weights to start from: give model.init, or leave it out")
         peak = self.optim.lr * self.training.batch / 256
         if self.optim.lr_end > peak:
             raise ValueError(
@@ -213,6 +237,7 @@ RARE = (
     *("model.patch_size", "model.init_part", "model.gradient_checkpointing"),
     *("views.global_count", "views.jitter", "views.brightness", "views.contrast", "views.saturation", "views.grey"),
     *("views.blur", "views.blur_sigma", "views.solarize"),
+    *("keep.frozen_layers", "keep.adapter_rank"),
     *("optim.lr_end", "optim.weight_decay_end", "optim.clip"),
     *("training.compile", "training.keep_states", "training.log_every", "training.sync_batch_norm"),
     *("online.fraction", "online.k", "online.max_images", "health.patience"),

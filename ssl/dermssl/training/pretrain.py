@@ -21,7 +21,9 @@ from dermssl.backbone.build import MEAN, STD
 from dermssl.commandline import Report
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
+from dermssl.training.continued import Distilled
 from dermssl.training.finish import finish, keep_best, leave_group, note_failure, note_stop, report, save
+from dermssl.training.networks import student_of
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.options import PretrainOptions
 from dermssl.training.progress import Progress
@@ -78,7 +80,10 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     options, per_epoch = run.options, run.sampler.steps_per_epoch
     state_steps = max(1, round(options.training.state_every_epochs * per_epoch))
     online_steps = options.online.every_epochs * per_epoch
-    model = run.accelerator.prepare(run.method)
+    model: nn.Module = run.method
+    if options.keep.distillation:
+        model = Distilled(model, student_of(model, options.method), options.keep.distillation)
+    model = run.accelerator.prepare(model)
     if tracker:
         announce(run, progress)
     if not progress.resumed:

@@ -114,7 +114,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     _check_batch(options, sampler)
     accelerator = _make_accelerator(options)
     method = make_method(options, accelerator)
-    groups = parameter_groups(method, student_of(method, options.method))
+    groups = parameter_groups(method, student_of(method, options.method), options.keep.layer_decay)
     lock = on_first_rank(accelerator, lambda: open_run_folder(options))
     scheduled = _schedules(options, sampler.steps_per_epoch, method)
     method.to(accelerator.device)

@@ -149,7 +149,7 @@ def below_start(scores: Scores, first: Scores | None) -> list[str]:
     """One line for each score that is more than `NOISE` below that of step 0, with the settings to change."""
     return [
         f"{name} {value:.3f} is below {first[name]:.3f} at the start: training loses what the weights held; lower "
-        "optim.lr or optim.backbone_lr, or raise optim.freeze_backbone_epochs"
+        "optim.lr, or raise keep.distillation"
         for name, value in scores.items()
         if first and value < first.get(name, -1.0) - NOISE and name.startswith((KNN, RECALL))
     ]

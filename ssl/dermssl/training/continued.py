@@ -1,0 +1,82 @@
+"""Continued pretraining: what a run keeps of the weights that it starts from, by `KeepOptions`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dermssl.backbone.low_rank import add_low_rank
+from dermssl.errors import InputError
+from dermssl.methods.method import Stats
+from dermssl.training.options import KeepOptions
+
+
+def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) -> None:
+    """Freeze first layers and batch statistics and add low-rank adapters, in all ``backbones`` of a method alike.
+
+    The ``backbones`` are the student, which gradients reach, and copies of it.
+
+    Raises:
+        InputError: the backbone has fewer layers, or none for adapters.
+    """
+    for backbone in backbones:
+        learns = any(parameter.requires_grad for parameter in backbone.parameters())
+        backbone.requires_grad_(True)
+        if options.frozen_layers:
+            freeze_layers(backbone, options.frozen_layers)
+        if options.adapter_rank:
+            add_low_rank(backbone, options.adapter_rank, seed)
+        if options.frozen_batch_norm:
+            keep_statistics(backbone.modules())
+        if not learns:
+            backbone.requires_grad_(False)
+
+
+def freeze_layers(backbone: nn.Module, count: int) -> None:
+    """Stop the first ``count`` layers, as timm groups them: the stem, then a transformer's blocks or others' stages."""
+    matcher = backbone.group_matcher(coarse=True)  # type: ignore[operator]
+    layers: dict[str, int] = group_parameters(backbone, matcher, reverse=True)
+    if count > max(layers.values()):
+        raise InputError(f"keep.frozen_layers {count}: the backbone has {max(layers.values()) + 1} layers: leave some")
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(layers[name] >= count)
+    keep_statistics(m for name, m in backbone.named_modules() if layers.get(f"{name}.weight", count) < count)
+
+
+def keep_statistics(modules: Iterable[nn.Module]) -> None:
+    """Let every BatchNorm use its running statistics and never change them; scale and shift still learn."""
+
+    def evaluate(module: nn.Module, _: object) -> None:
+        module.eval()
+
+    for module in modules:
+        if isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(evaluate)
+
+
+class Distilled(nn.Module):
+    """A method whose loss also holds the student's features of the global crops near those of ``method.start``.
+
+    The loss is the method's plus ``weight`` times the mean of 1 - cosine(feature, feature of the start).
+    """
+
+    def __init__(self, method: Any, student: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.method, self.weight = method, weight
+        self.features: list[Tensor] = []
+        student.register_forward_hook(lambda _module, _images, features: self.features.append(features))
+
+    def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
+        """The sum as the loss; the statistics hold the method's own ``loss`` and the mean ``start_distance``."""
+        self.features.clear()
+        loss, stats = self.method(views, at)
+        with torch.no_grad():
+            start = self.method.start.eval()(views[0].flatten(0, 1))
+        with torch.autocast(start.device.type, enabled=False):
+            distance = 1 - functional.cosine_similarity(self.features[0].float(), start.float()).mean()
+            stats = stats | {"loss": loss.detach(), "start_distance": distance.detach()}
+            return loss + self.weight * distance, stats
