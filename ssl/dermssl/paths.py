@@ -3,8 +3,9 @@
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from dermssl.atomic import TEMPORARY
@@ -12,6 +13,11 @@ from dermssl.errors import InputError, shortened
 
 LONGEST_NAME = 200
 """Bytes of a name that a user may give: file systems take 255, and temporary names are longer than their target's."""
+WRITTEN = (
+    *("*.json", "*.csv", "*.parquet", "*.npy", "*.arrow", "*.faiss", "*.safetensors"),
+    *("*.html", "*.tex", "*.png", "README.md", "images"),
+)
+"""What our commands write into folders. A folder that holds anything else is not replaced."""
 
 
 def require_file(path: Path, maker: str) -> Path:
@@ -42,7 +48,12 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def require_new_folder(
-    path: Path, overwrite: bool, mark: str, inputs: Iterable[str | Path | None] = (), key: str | None = None
+    path: Path,
+    overwrite: bool,
+    mark: str,
+    inputs: Iterable[str | Path | None] = (),
+    key: str | None = None,
+    written: Sequence[str] = WRITTEN,
 ) -> Path:
     """``path`` if it may be written: absent, an empty folder, or one to replace because ``overwrite`` was asked for.
 
@@ -52,11 +63,14 @@ def require_new_folder(
         mark: a file that the same command puts into every folder it makes; only a folder that holds it is replaced.
         inputs: what the command reads; a folder that is, holds or lies in one of these is not replaced.
         key: where other programs have files of the name ``mark`` too, a key that ours has (JSON).
+        written: patterns of what the command writes; a folder that holds anything else is not replaced.
     """
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{path} is a file: choose another --out")
-    if mode is None or all(entry.name.endswith((TEMPORARY, ".lock")) for entry in path.iterdir()):
+    names = [] if mode is None else [entry.name for entry in path.iterdir()]
+    names = sorted(name for name in names if not name.endswith((TEMPORARY, ".lock")))
+    if not names:
         return path
     if not ((path / mark).is_file() and (key is None or _has_key(path / mark, key))):
         raise InputError(
@@ -66,6 +80,12 @@ def require_new_folder(
     require_apart(path, inputs)
     if not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
+    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in written)]
+    if others:
+        raise InputError(
+            f"{path} also holds {shortened(', '.join(others), 200)}, which this command did not write, so it is not "
+            "replaced: move that away, or choose another --out"
+        )
     return path
 
 

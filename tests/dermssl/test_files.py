@@ -95,11 +95,14 @@ def test_only_a_folder_that_the_same_command_made_is_replaced_and_only_when_aske
     (out / "dataset.json").write_text("{}")
     with pytest.raises(InputError, match="add --overwrite"):
         paths.require_new_folder(out, False, "dataset.json")
+    with pytest.raises(InputError, match=r"also holds photo\.jpg, which this command did not write"):
+        paths.require_new_folder(out, True, "dataset.json")
+    with pytest.raises(InputError, match="is a file"):
+        paths.require_new_folder(out / "photo.jpg", True, "dataset.json")
+    (out / "photo.jpg").unlink()
     assert paths.require_new_folder(out, True, "dataset.json") == out
     with pytest.raises(InputError, match="of this command"):
         paths.require_new_folder(out, True, "dataset.json", key="schema_version")
-    with pytest.raises(InputError, match="is a file"):
-        paths.require_new_folder(out / "photo.jpg", True, "dataset.json")
 
 
 @pytest.mark.parametrize("read", ["out", "out/sub", ".", "link"])

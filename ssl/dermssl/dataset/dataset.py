@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, PositiveInt, StrictBool
 
-from dermssl.dataset.manifest import FIXED, SCHEMA_VERSION, check
+from dermssl.dataset.manifest import FIXED, SCHEMA_VERSION, check, read_split_origin
 from dermssl.dataset.store import ImageStore
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
@@ -121,6 +121,7 @@ def open_dataset(folder: str | Path) -> Dataset:
         check(table)
     except InputError as error:
         raise InputError(f"{path / 'manifest.parquet'}: {error}: run `{MAKER}` again") from None
+    info |= read_split_origin(table)
     for name, target in info["targets"].items():
         if target["column"] not in table.column_names:
             raise InputError(f"{path}: target '{name}' is of column '{target['column']}', which the manifest lacks")

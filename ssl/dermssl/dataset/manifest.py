@@ -10,7 +10,9 @@ as "WIDTHxHEIGHT:"). A JPEG with a short side of 1,024 or more is hashed as libj
 and for ordinary sizes a lossless change of format. ``phash`` is of the stored image and its flips and quarter turns.
 """
 
+import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,3 +148,21 @@ def check(table: pa.Table) -> None:
     types = table["fitzpatrick"].drop_null().to_numpy()
     if len(types) and not ((types >= 1) & (types <= 6)).all():
         raise InputError("manifest column fitzpatrick must be 1 to 6 or null")
+
+
+ORIGIN_KEY = b"dermssl"
+
+
+def with_split_origin(table: pa.Table, info: dict[str, Any]) -> pa.Table:
+    """The manifest with where its split and folds are from (of ``dataset.json``) in its own metadata."""
+    origin = json.dumps({"split": info.get("split"), "folds": info.get("folds")})
+    return table.replace_schema_metadata((table.schema.metadata or {}) | {ORIGIN_KEY: origin})
+
+
+def read_split_origin(table: pa.Table) -> dict[str, str]:
+    """What `with_split_origin` put there: ``split`` and ``folds``, as far as known."""
+    try:
+        origin = json.loads((table.schema.metadata or {}).get(ORIGIN_KEY, b"{}"))
+        return {name: origin[name] for name in ("split", "folds") if isinstance(origin.get(name), str)}
+    except (ValueError, AttributeError, RecursionError):
+        return {}

@@ -10,10 +10,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
-from dermssl.dataset.manifest import check
+from dermssl.dataset.manifest import check, with_split_origin
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.splits import check_split, draw_split
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
 
@@ -21,6 +21,7 @@ NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
 SIDES = {"train", "val", "test"}
 REPAIRED = "split_repaired"
 MOST_STRATA = 100
+IDS = ("image_id", "file", "patient_id", "lesion_id", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
 
 
 def split(options: SplitOptions) -> Report:
@@ -46,7 +47,8 @@ def split(options: SplitOptions) -> Report:
         table = _with_column(table, "fold", pa.array(frame["fold"], pa.int64(), from_pandas=True))
         info["folds"] = f"{options.folds} by {_unit(options, dataset)} (seed {options.seed})"
     check(table)
-    write_parquet(dataset.folder / "manifest.parquet", table)
+    # A kill between the two files leaves a folder whose manifest says itself where its split is from.
+    write_parquet(dataset.folder / "manifest.parquet", with_split_origin(table, info))
     write_json(dataset.folder / "dataset.json", info)
     return _report(dataset, info, frame.assign(group=groups, stratum=strata), options)
 
@@ -131,7 +133,7 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
         if name not in frame:
             raise InputError(f"--stratify {name}: no such column; {did_you_mean(name, map(str, frame.columns))}")
         values = frame[name].map(str).nunique()
-        if values > MOST_STRATA:
+        if values > MOST_STRATA or name in IDS:
             raise InputError(
                 f"--stratify {name}: {values} different values are too many; give a column with few values"
             )
@@ -150,8 +152,11 @@ def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: in
     codes = pd.factorize(strata.iloc[rows], sort=True)[0]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     drawn = np.full(len(sides), np.nan)
-    for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
-        drawn[rows[held_out]] = number
+    try:
+        for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
+            drawn[rows[held_out]] = number
+    except ValueError as error:  # no stratum has as many rows as there are folds
+        raise InputError(f"--folds {folds}: {shortened(error)}: stratify by a column with fewer values") from None
     return drawn
 
 

@@ -29,6 +29,8 @@ from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SIDES = ("train", "val", "test", "none")
+WRITTEN = ("manifest.parquet", "dataset.json", "problems.csv", "images-*.arrow", *PROGRESS_FILES)
+"""Files of a dataset folder."""
 
 
 def prepare(options: PrepareOptions) -> Report:
@@ -37,7 +39,9 @@ def prepare(options: PrepareOptions) -> Report:
     for option, folder in (("--root", options.root), ("--follow", options.follow)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"{folder} is not a folder: give the raw data set with {option}")
-    require_new_folder(out, options.overwrite, "dataset.json", [root, options.follow], key="schema_version")
+    require_new_folder(
+        out, options.overwrite, "dataset.json", [root, options.follow], key="schema_version", written=WRITTEN
+    )
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth") if (root / SYNTHETIC_MARK).exists() else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
@@ -66,7 +70,7 @@ def prepare(options: PrepareOptions) -> Report:
     _check_strict(problems, options)
     if not decoded.any():
         shutil.rmtree(work)
-        reasons = "; ".join(count_problems(undecodable))
+        reasons = "; ".join(count_problems(problems))
         raise InputError(f"{root}: none of the {len(rows)} images could be decoded: {reasons}")
     frame, split = complete(rows[decoded].copy(), source, targets, options)
     if mark and split == "official" and mark.get("split") != "official":

@@ -90,8 +90,8 @@ class RawFolder:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_symlink() and not self._may_follow(entry.path):
-                    what = "link to nothing" if not Path(entry.path).exists() else "link out of the data folder"
-                    self._report(path, f"{what}: allow the folder it points to with --follow")
+                    outside = "link out of the data folder: allow the folder it points to with --follow"
+                    self._report(path, outside if Path(entry.path).exists() else "link to nothing")
                 elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
                 elif entry.is_file() and _is_utf8(path):

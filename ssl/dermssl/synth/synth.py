@@ -27,6 +27,8 @@ from dermssl.synth.patients import draw_photo_counts, draw_splits, invent_patien
 from dermssl.synth.photo import draw_person, draw_photo
 
 DEFAULT_PATIENTS = 400
+WRITTEN = ("label.csv", "PASSION_split.csv", "images", "truth.csv", "SYNTHETIC.json")
+"""What the folder holds."""
 PATIENTS, PHOTOS, COPIES = range(3)
 """Streams of random numbers, so that one more patient or copy shifts nothing else."""
 
@@ -46,7 +48,7 @@ class Sitter(NamedTuple):
 
 def synth(options: SynthOptions) -> Report:
     """Draw a set; see `SynthOptions`. Raises InputError before anything is written."""
-    out = require_new_folder(Path(options.out), options.overwrite, "SYNTHETIC.json", [options.labels])
+    out = require_new_folder(Path(options.out), options.overwrite, "SYNTHETIC.json", [options.labels], written=WRITTEN)
     labels, splits = _patients(options)
     photos = draw_photo_counts(labels["country"], np.random.default_rng([options.seed, PHOTOS]))
     extra, extra_splits, copies = plan_copies(

@@ -91,6 +91,7 @@ def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
         (["--folds", "2", "--seed", "6000000000"], "--seed: 6000000000 cannot be used"),
         (["--folds", "2", "--stratify", "sha256"], "different values are too many"),
         (["--folds", "2", "--stratify", "phash"], "different values are too many"),
+        (["--folds", "2", "--stratify", "patient_id"], "different values are too many"),
         (["--fractions", "1.0", "--replace-official"], "two numbers"),
         (["--fractions", "0.8", "0.3", "--replace-official"], "add up to 1"),
         (["--folds", "1"], "2 or more"),

@@ -253,6 +253,9 @@ def test_prepare_never_replaces_what_it_did_not_make(photos, prepare, tmp_path):
     assert prepare(photos).code == 0
     assert prepare(photos).code == 2
     assert prepare(photos, "--overwrite").code == 0
+    (tmp_path / "data" / "notes.csv").write_text("mine")
+    outcome = prepare(photos, "--overwrite")
+    assert outcome.code == 2 and "notes.csv" in outcome.err and (tmp_path / "data" / "notes.csv").exists()
 
 
 @pytest.mark.parametrize(
