@@ -82,9 +82,9 @@ COMMANDS = (
     ),
     Command(
         "review",
-        "decide about the pairs of an audit, one key each",
+        "decide about the pairs of an audit in the browser, one key each",
         "dermeval.leaks.options:ReviewOptions",
-        "dermeval.leaks.review:review",
+        "dermeval.web.review:review",
     ),
 )
 

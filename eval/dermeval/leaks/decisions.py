@@ -1,4 +1,4 @@
-"""``decisions.csv``: what a person decided about pairs, saved at once, and what follows for groups and split."""
+"""``decisions.csv``: what a person decided about pairs, saved at once, and what follows for pairs, groups and split."""
 
 from pathlib import Path
 
@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks.groups import group_table, leak_groups, repaired, strata
-from dermeval.leaks.records import Records
+from dermeval.leaks.pairs import write_pairs
+from dermeval.leaks.records import AuditedImages
 from dermssl.errors import InputError
 from dermssl.files import write_csv
 
 FILE = "decisions.csv"
-ACCEPT, REJECT, UNSURE = "accept", "reject", "unsure"
+ACCEPT, REJECT, UNSURE = DECISIONS = ("accept", "reject", "unsure")
 COLUMNS = ["image_id_a", "image_id_b", "decision"]
 STOP_AFTER = 58
 """Rejections in a row after which one is 95% sure that fewer than 5% of what is left are near-duplicates."""
@@ -30,8 +31,9 @@ def read_decisions(folder: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str)[COLUMNS]
     except (KeyError, ValueError, UnicodeDecodeError):
         raise InputError(f"{path} is damaged: it needs the columns {', '.join(COLUMNS)}; mend or remove it") from None
-    if not table["decision"].isin([ACCEPT, REJECT, UNSURE]).all():
-        raise InputError(f"{path}: a decision is one of {ACCEPT}, {REJECT}, {UNSURE}: mend or remove the others")
+    wrong = np.flatnonzero(~table["decision"].isin(DECISIONS))
+    if len(wrong):
+        raise InputError(f"{path}, row {wrong[0] + 2}: a decision is one of {', '.join(DECISIONS)}: mend or remove it")
     return table.drop_duplicates(COLUMNS[:2], keep="last", ignore_index=True)
 
 
@@ -47,29 +49,24 @@ def decided(pairs: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
     return pd.Series(known.reindex(keys).to_numpy(dtype=object), index=pairs.index, dtype=object)
 
 
-def kept_pairs(pairs: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
-    """The pairs that groups are made of: rejected ones are out, accepted ones need no second pair."""
-    verdict = decided(pairs, decisions)
-    kept = pairs.assign(expected_false=pairs["expected_false"].mask(verdict == ACCEPT, 0.0))
-    return kept[verdict != REJECT].reset_index(drop=True)
+def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
+    """The pairs that count: accepted ones, which need no second pair, and confirmed ones that were not rejected."""
+    verdict = decided(ranking, decisions)
+    kept = ranking.assign(expected_false=ranking["expected_false"].mask(verdict == ACCEPT, 0.0))
+    return kept[(verdict == ACCEPT) | (ranking["confirmed"] & (verdict != REJECT))].reset_index(drop=True)
 
 
-def rejected_in_a_row(verdicts: list[str]) -> int:
-    """Rejections since the last other decision."""
-    count = 0
-    for verdict in reversed(verdicts):
-        if verdict != REJECT:
-            break
-        count += 1
-    return count
+def write_results(folder: Path, images: AuditedImages, pairs: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
+    """Write ``pairs.parquet``, ``groups.csv`` and ``split_repaired.csv`` of the pairs that count.
 
-
-def write_groups(folder: Path, records: Records, pairs: pd.DataFrame) -> np.ndarray:
-    """Write ``groups.csv`` and ``split_repaired.csv`` of the kept pairs; returns the leak group of each image."""
-    frame = records.frame
-    groups = leak_groups(records.groups, pairs)
-    split = repaired(groups, frame, strata(frame, records.labels))
-    write_csv(folder / "groups.csv", group_table(frame, groups, records.labels))
+    Returns:
+        The leak group of each image, and the repaired split.
+    """
+    frame = images.frame
+    groups = leak_groups(images.groups, pairs)
+    split = repaired(groups, frame, strata(frame, images.labels))
+    write_pairs(folder / "pairs.parquet", pairs.assign(leak_group=groups[pairs["a"].to_numpy(np.int64)]))
+    write_csv(folder / "groups.csv", group_table(frame, groups, images.labels))
     columns = {"image_id": frame["image_id"], "split": frame["split"], "split_repaired": split}
     write_csv(folder / "split_repaired.csv", pd.DataFrame(columns))
-    return groups
+    return groups, split

@@ -78,29 +78,32 @@ def repaired(leaks: np.ndarray, frame: pd.DataFrame, stratum: pd.Series) -> pd.S
         frame: columns ``group_id`` and ``split``.
         stratum: what each side keeps its mix of, such as class and skin type, ``(N,)`` of str.
     """
-    split, sides = frame["split"].copy(), side(frame["split"])
-    wanted = pd.crosstab(stratum, sides)
+    before = side(frame["split"])
+    kinds = pd.factorize(stratum)[0]
+    sides, names = pd.factorize(before, sort=True)
+    wanted = np.zeros((kinds.max(initial=0) + 1, len(names)))
+    np.add.at(wanted, (kinds, sides), 1)
     present = wanted.copy()
-    for leak in straddling(leaks, split):
-        rows = leaks == leak
-        records = frame["group_id"][rows].groupby(sides[rows].to_numpy()).nunique()
-        counts = pd.crosstab(stratum[rows], sides[rows]).reindex(
-            index=wanted.index, columns=wanted.columns, fill_value=0
-        )
+
+    def moved_to(target: int) -> np.ndarray:
+        after = present - counts
+        after[:, target] += counts.sum(axis=1)
+        return after
+
+    for leak in straddling(leaks, frame["split"]):
+        rows = np.flatnonzero(leaks == leak)
+        counts = np.zeros_like(wanted)
+        np.add.at(counts, (kinds[rows], sides[rows]), 1)
         options = []
-        for target in records.index:
-            moved = counts.drop(columns=target)
-            after = present.sub(moved, fill_value=0)[wanted.columns]
-            after[target] += moved.sum(axis=1)
-            change = float((after - wanted).abs().to_numpy().sum())
-            options.append((records.sum() - records[target], change, target != TRAINING_SIDE, target))
+        for target in np.unique(sides[rows]):
+            moves = frame["group_id"].iloc[rows[sides[rows] != target]].nunique()
+            change = float(np.abs(moved_to(target) - wanted).sum())
+            options.append((moves, change, names[target] != TRAINING_SIDE, int(target)))
         target = min(options)[-1]
-        moved = counts.drop(columns=target)
-        present = present.sub(moved, fill_value=0)[wanted.columns]
-        present[target] += moved.sum(axis=1)
+        present = moved_to(target)
         sides[rows] = target
-    changed = sides != side(frame["split"])
-    return split.mask(changed, sides)
+    after = pd.Series(names.to_numpy()[sides], index=frame.index)
+    return frame["split"].mask(after != before, after)
 
 
 def strata(frame: pd.DataFrame, labels: list[str]) -> pd.Series:

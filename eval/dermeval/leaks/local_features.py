@@ -35,7 +35,7 @@ def record_type(points: int) -> np.dtype:
     )
 
 
-def describe(rgb: np.ndarray, points: int = MOST_POINTS) -> np.ndarray:
+def describe_picture(rgb: np.ndarray, points: int = MOST_POINTS) -> np.ndarray:
     """Everything that the search for candidates and the matching need of one picture, as one `record_type`.
 
     Args:
@@ -83,3 +83,13 @@ def colour_histogram(rgb: np.ndarray) -> np.ndarray:
     # The a and b of skin and of what surrounds it lie near the middle of their range.
     counts = cv2.calcHist([lab], [0, 1, 2], None, list(COLOUR_BINS), [0, 256, 96, 192, 96, 192]).ravel()
     return np.rint(255 * np.sqrt(counts / max(counts.sum(), 1.0))).astype(np.uint8)
+
+
+def layout_vectors(thumbnails: np.ndarray) -> np.ndarray:
+    """Where each picture is light, dark and coloured: unit vectors ``(N, 768)`` of thumbnails ``(N, 16, 16, 3)``.
+
+    In Lab, each channel without its mean, so that other light does not count.
+    """
+    lab = np.stack([cv2.cvtColor(one.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for one in thumbnails])
+    flat = (lab - lab.mean(axis=(1, 2), keepdims=True)).reshape(len(lab), -1)
+    return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-3)

@@ -16,7 +16,7 @@ class LeaksOptions:
     """
 
     out: str
-    """Leaks folder to write: pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html, images/."""
+    """Leaks folder to write: ranking.csv, pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html."""
     folders: list[str] = positional()
     """Dataset folders made by `dermssl prepare`; embeddings folders of them add an encoder's neighbours."""
     precision: OpenUnitInterval = 0.98
@@ -32,8 +32,10 @@ class LeaksOptions:
     """Take each image for a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100
     """Copies of the audited images that are planted to measure which kinds of copies are found (0: none)."""
+    ranked: NonNegativeInt = 500
+    """Pairs in ranking.csv at least, the strongest first, whether confirmed or not."""
     shown: NonNegativeInt = 200
-    """Pairs drawn in report.html, the strongest first; pairs.parquet always holds all."""
+    """Pairs drawn in report.html, the strongest first; pairs.parquet always holds all that are confirmed."""
     truth: str | None = None
     """truth.csv of `dermssl synth`: also count how many of the planted duplicates were found."""
     workers: NonNegativeInt = 0
@@ -44,12 +46,17 @@ class LeaksOptions:
 
 @dataclass
 class ReviewOptions:
-    """Decide about the pairs of an audit, one key each: a accept, r reject, u unsure, z undo, q quit.
+    """Decide about the pairs of an audit in the browser, or in the terminal, one key each.
 
-    Every decision is saved at once in decisions.csv, and the same command goes on later. At the end groups.csv and
-    split_repaired.csv are written anew. After 58 rejections in a row one is 95% sure that fewer than 5% of the rest
-    are near-duplicates, so the review ends.
+    The keys are a accept, r reject, u unsure, z undo; b blinks in the browser, q quits in the terminal. Every decision
+    is saved at once in decisions.csv, and the same command goes on later. At the end pairs.parquet, groups.csv and
+    split_repaired.csv are written anew. The confirmed pairs come first, then those below the threshold. After 58
+    rejections in a row one is 95% sure that fewer than 5% of the rest are near-duplicates, so the review may end.
     """
 
     folder: str = positional()
     """Leaks folder made by `dermeval leaks`."""
+    terminal: bool = False
+    """Ask in the terminal."""
+    port: NonNegativeInt = 8766
+    """Port of the page, on this machine only (0: any free one)."""

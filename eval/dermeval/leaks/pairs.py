@@ -1,5 +1,6 @@
-"""The table of confirmed pairs of images: ``pairs.parquet``."""
+"""The ranking of pairs of images with their evidence, and the confirmed ones among them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pandas as pd
 import pyarrow as pa
 
 from dermeval.leaks.certainty import SCENE_CORRELATION
-from dermeval.leaks.find import Found
+from dermeval.leaks.find import ScoredPairs
 from dermeval.leaks.groups import side
-from dermeval.leaks.records import Records
+from dermeval.leaks.records import AuditedImages
+from dermssl.errors import InputError
+from dermssl.files import read_parquet, write_csv, write_parquet
 
 IDENTICAL_SCORE = 20.0
 SCENE, LESION = "same scene", "same lesion, other photograph"
@@ -34,83 +37,108 @@ SCHEMA = pa.schema(
         ("across_datasets", pa.bool_()),
         ("labels_agree", pa.bool_()),
         ("leak_group", pa.int64()),
+        ("confirmed", pa.bool_()),
     ]
 )
-"""Schema of ``pairs.parquet``. ``matrix`` (2 x 3, row by row) maps pixels of the first picture, its short side 128
-pixels, to the second one (mirrored first where ``mirrored``)."""
+"""Schema of ``pairs.parquet`` and ``ranking.parquet``. ``matrix`` (2 x 3, row by row) maps pixels of the first picture,
+its short side 128 pixels, to the second one (mirrored first where ``mirrored``)."""
 
 
-def describe_pairs(found: Found, chosen: pd.DataFrame, records: Records) -> pd.DataFrame:
-    """Confirmed pairs with their evidence in words and numbers, the strongest first; ``a`` and ``b`` are rows.
+def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages) -> pd.DataFrame:
+    """The plausible pairs with their evidence in words and numbers, the strongest first; ``a`` and ``b`` are rows.
 
     Args:
         found: all scored candidates.
-        chosen: the confirmed ones among ``found.candidates``.
-        records: the images.
+        least: pairs that are ranked in any case; those that are rather true than false are always.
+        images: the audited images.
     """
-    compared = _compared(found, chosen)
+    count = max(least - len(found.identical), int((found.candidates["false_discovery_rate"] <= 0.5).sum()))
+    chosen = found.candidates.sort_values(["score", "a", "b"], ascending=[False, True, True]).head(count)
     identical = found.identical.assign(score=IDENTICAL_SCORE, expected_false=0.0, false_discovery_rate=0.0, kind=SCENE)
-    identical["evidence"] = [
-        [name for name, present in zip(("file", "pixels"), row, strict=True) if present]
-        for row in identical[["file", "pixels"]].to_numpy()
-    ]
-    table = pd.concat([identical, compared], ignore_index=True)
+    identical["evidence"] = _named(found.identical, ["file", "pixels"])
+    table = pd.concat([identical, _compared(found, chosen[chosen["score"] > 0])], ignore_index=True)
     table = table.sort_values(["score", "a", "b"], ascending=[False, True, True], kind="stable", ignore_index=True)
-    return with_records(table, records)
+    return _with_records(table, images)
 
 
-def _compared(found: Found, chosen: pd.DataFrame) -> pd.DataFrame:
-    rows = chosen.index.to_numpy()
-    evidence, world = found.evidence[rows], chosen["world"].to_numpy(np.int64)
-    take = np.arange(len(rows))
+def _named(table: pd.DataFrame, columns: list[str]) -> list[list[str]]:
+    """The names of the columns that are true, row by row."""
+    rows = table[columns].to_numpy(bool)
+    return [[name for name, present in zip(columns, row, strict=True) if present] for row in rows]
+
+
+def _compared(found: ScoredPairs, chosen: pd.DataFrame) -> pd.DataFrame:
+    world, take = chosen["world"].to_numpy(np.int64), np.arange(len(chosen))
+    evidence = found.evidence[chosen.index.to_numpy()]
     matrix = evidence["matrix"][take, world].astype(np.float64)
     linear = matrix[:, :, :2]
     known = np.abs(linear).sum(axis=(1, 2)) > 0
+    turn = np.arctan2(linear[:, 1, 0] - linear[:, 0, 1], linear[:, 0, 0] + linear[:, 1, 1])
     table = chosen[["a", "b", "score", "expected_false", "false_discovery_rate", "hash_bits"]].reset_index(drop=True)
     for name in ("inliers", "matches", "correlation", "overlap"):
         table[name] = evidence[name][take, world]
-    table["degrees"] = np.where(
-        known, np.rad2deg(np.arctan2(linear[:, 1, 0] - linear[:, 0, 1], linear[:, 0, 0] + linear[:, 1, 1])), np.nan
+    return table.assign(
+        degrees=np.where(known, np.rad2deg(turn), np.nan),
+        scale=np.where(known, np.sqrt(np.abs(np.linalg.det(linear))), np.nan),
+        mirrored=world == 1,
+        matrix=[part.ravel().tolist() if there else None for part, there in zip(matrix, known, strict=True)],
+        kind=np.where(table["correlation"] >= SCENE_CORRELATION, SCENE, LESION),
+        evidence=_named(chosen, found.sources),
     )
-    table["scale"] = np.where(known, np.sqrt(np.abs(np.linalg.det(linear))), np.nan)
-    table["mirrored"] = world == 1
-    table["matrix"] = [part.ravel().tolist() if there else None for part, there in zip(matrix, known, strict=True)]
-    scene = table["correlation"] >= SCENE_CORRELATION
-    table["kind"] = np.where(scene, SCENE, LESION)
-    sources = chosen[found.sources].to_numpy(bool)
-    table["evidence"] = [[name for name, present in zip(found.sources, row, strict=True) if present] for row in sources]
-    return table
 
 
-def with_records(pairs: pd.DataFrame, records: Records) -> pd.DataFrame:
+def _with_records(pairs: pd.DataFrame, images: AuditedImages) -> pd.DataFrame:
     """Add what the records of both images are, and what differs between them."""
     table = pairs.assign(a=pairs["a"].astype(int), b=pairs["b"].astype(int))
     for name in ("image_id", "group_id", "dataset", "split"):
         for end in ("a", "b"):
-            table[f"{name}_{end}"] = records.frame[name].to_numpy()[table[end]]
+            table[f"{name}_{end}"] = images.frame[name].to_numpy()[table[end]]
     table["across_splits"] = side(table["split_a"]) != side(table["split_b"])
     table["across_datasets"] = table["dataset_a"] != table["dataset_b"]
-    table["labels_agree"] = _labels_agree(table, records)
+    table["labels_agree"] = _labels_agree(table, images)
     return table
 
 
-def _labels_agree(table: pd.DataFrame, records: Records) -> pd.Series:
+def _labels_agree(table: pd.DataFrame, images: AuditedImages) -> pd.Series:
     """Whether all labels that both images have are equal; null where they share none."""
-    shared = np.zeros(len(table), dtype=bool)
-    equal = np.ones(len(table), dtype=bool)
-    for column in records.labels:
-        values = records.frame[column].reset_index(drop=True)
-        a, b = (values[table[end]].reset_index(drop=True) for end in ("a", "b"))
+    shared, equal = np.zeros(len(table), dtype=bool), np.ones(len(table), dtype=bool)
+    for column in images.labels:
+        a, b = (images.frame[column].iloc[table[end]].reset_index(drop=True) for end in ("a", "b"))
         both = (a.notna() & b.notna()).to_numpy()
         shared |= both
         equal &= ~both | (a == b).to_numpy()
     return pd.Series(equal, index=table.index).astype("boolean").mask(~shared)
 
 
-def to_arrow(pairs: pd.DataFrame) -> pa.Table:
-    """The table as it is stored."""
-    kinds: dict[str, Any] = {"hash_bits": "Int64", "inliers": "Int64", "matches": "Int64", "mirrored": "boolean"}
-    kinds |= {"evidence": object, "matrix": object}
+def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
+    """Write ``pairs.parquet`` or ``ranking.parquet``."""
+    kinds: dict[str, Any] = {"hash_bits": "Int64", "inliers": "Int64", "matches": "Int64", "leak_group": "Int64"}
+    kinds |= {"mirrored": "boolean", "evidence": object, "matrix": object}
     table = pairs.reindex(columns=SCHEMA.names).astype(kinds)
     table["matrix"] = table["matrix"].where(table["matrix"].notna(), None)
-    return pa.Table.from_pandas(table, schema=SCHEMA, preserve_index=False)
+    write_parquet(path, pa.Table.from_pandas(table, schema=SCHEMA, preserve_index=False))
+
+
+def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
+    """Write ``ranking.parquet``, and the same as ``ranking.csv`` for people and other programs."""
+    write_pairs(folder / "ranking.parquet", ranking)
+    shown = ranking.assign(rank=range(1, len(ranking) + 1), evidence=ranking["evidence"].map(" + ".join))
+    columns = ["rank", *[name for name in SCHEMA.names if name not in ("matrix", "leak_group") and name in shown]]
+    write_csv(folder / "ranking.csv", shown[columns].round(5))
+
+
+def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
+    """``ranking.parquet`` with the rows ``a`` and ``b`` of both images.
+
+    Raises:
+        InputError: an image is no longer in its data set.
+    """
+    pairs = read_parquet(folder / "ranking.parquet", "dermeval leaks", SCHEMA.names).to_pandas()
+    rows = pd.Series(images.frame.index, index=images.frame["image_id"])
+    for end in ("a", "b"):
+        found = rows.reindex(pairs[f"image_id_{end}"])
+        if found.isna().any():
+            lost = pairs.loc[found.isna().to_numpy(), f"image_id_{end}"].iloc[0]
+            raise InputError(f"{folder}: image {lost} is no longer in its data set: audit again with `dermeval leaks`")
+        pairs[end] = found.to_numpy(np.int64)
+    return pairs

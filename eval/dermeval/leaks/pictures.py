@@ -31,10 +31,14 @@ def jpeg(picture: Picture) -> bytes:
 
 def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
     """The grey picture with this short side, ``(H, W)`` uint8, enlarged at most `MOST_ENLARGED` times."""
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    scale = min(short_side / min(grey.shape), MOST_ENLARGED)
-    size = tuple(max(8, round(side * scale)) for side in grey.shape[::-1])
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    grey, size = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), grey_size(rgb, short_side)
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if size[0] < rgb.shape[1] else cv2.INTER_CUBIC)
+
+
+def grey_size(rgb: np.ndarray, short_side: int) -> tuple[int, int]:
+    """Width and height of `grey_picture`."""
+    scale = min(short_side / min(rgb.shape[:2]), MOST_ENLARGED)
+    return max(8, round(rgb.shape[1] * scale)), max(8, round(rgb.shape[0] * scale))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Copies of the audited images, changed as copies are in the wild, to measure which of them an audit finds."""
 
+import functools
 import io
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,10 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from dermeval.leaks import alignment, certainty
-from dermeval.leaks.local_features import describe
+from dermeval.leaks.local_features import describe_picture
 from dermeval.leaks.matching import local_of
 from dermeval.leaks.pictures import Picture, pixels
-from dermeval.leaks.verify import EVIDENCE, compare_pictures
+from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
 from dermssl.processes import process_map
 
 Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -55,7 +56,7 @@ def mirror(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.
     return crop(rgb[:, ::-1], severity / 2, random) if severity > 0.3 else rgb[:, ::-1]
 
 
-def blur(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
+def soften(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
     """Gaussian blur of 0.4% to 1.2% of the short side."""
     return cv2.GaussianBlur(rgb, (0, 0), min(rgb.shape[:2]) * (0.004 + 0.008 * severity))
 
@@ -114,7 +115,7 @@ KINDS: dict[str, Change] = {
     "cropped": crop,
     "rotated": rotate,
     "mirrored": mirror,
-    "blurred": blur,
+    "blurred": soften,
     "other colours": colour,
     "watermark": watermark,
     "border": border,
@@ -132,7 +133,7 @@ class PlantTask(NamedTuple):
     seed: int
 
 
-def scores_of_planted(pictures: list[Picture], count: int, workers: int) -> pd.DataFrame:
+def scores_of_planted(pictures: list[Picture], count: int, layout_start: float, workers: int) -> pd.DataFrame:
     """Scores of copies against their originals: ``kind``, ``severity``, ``score``; kinds take turns."""
     random = np.random.default_rng(0)
     rows = random.integers(len(pictures), size=count)
@@ -141,10 +142,9 @@ def scores_of_planted(pictures: list[Picture], count: int, workers: int) -> pd.D
         for number, row in enumerate(rows)
     ]
     with process_map(workers if len(tasks) > 32 else 1) as run:
-        scores = list(run(_planted_score, tasks))
-    return pd.DataFrame(
-        {"kind": [task.kind for task in tasks], "severity": [task.severity for task in tasks], "score": scores}
-    )
+        evidence = np.array(list(run(_planted_evidence, tasks)), EVIDENCE)
+    scores = certainty.world_scores(evidence, layout_start).max(axis=1, initial=0)
+    return pd.DataFrame(tasks, columns=PlantTask._fields)[["kind", "severity"]].assign(score=scores)
 
 
 def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarray:
@@ -152,17 +152,15 @@ def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarra
     return np.ascontiguousarray(KINDS[kind](rgb, severity, np.random.default_rng(seed)))
 
 
-def _planted_score(task: PlantTask) -> float:
+def _planted_evidence(task: PlantTask) -> np.ndarray:
     cv2.setNumThreads(1)
     rgb = pixels(task.picture)
-    copy = copy_of(rgb, task.kind, task.severity, task.seed)
-    first, second = (local_of(describe(picture)) for picture in (rgb, copy))
-    fixed, moving = (alignment.structure(picture) for picture in (rgb, copy))
-    found = np.zeros(1, EVIDENCE)
-    for world in (0, 1):
-        matched, aligned = compare_pictures(first, second, fixed, moving, bool(world), -1)
-        found["inliers"][0, world], found["correlation"][0, world] = matched.inliers, aligned.correlation
-    return float(certainty.world_scores(found).max())
+    pictures = (rgb, copy_of(rgb, task.kind, task.severity, task.seed))
+    described = [describe_picture(picture) for picture in pictures]
+    structures = [functools.partial(alignment.structure, picture) for picture in pictures]
+    found = compare_pictures(local_of(described[0]), local_of(described[1]), structures)[None]
+    compare_appearance(found, np.array([[0, 1]]), [np.stack(described)])
+    return found[0]
 
 
 def _jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Embedded(NamedTuple):
     views: dict[str, np.ndarray]
 
 
-class Records(NamedTuple):
+class AuditedImages(NamedTuple):
     """Row ``i`` of ``frame`` lies at ``pictures[i]``; ``groups`` are integer records (``group_id``)."""
 
     frame: pd.DataFrame
@@ -35,7 +35,7 @@ class Records(NamedTuple):
     licences: list[dict[str, Any]]
 
 
-def open_records(folders: Sequence[str], every_image: bool = False) -> Records:
+def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedImages:
     """Open dataset folders and embeddings folders to be audited together.
 
     A data set may be given by itself and by any number of embeddings of it. ``every_image`` takes each image for a
@@ -59,7 +59,7 @@ def open_records(folders: Sequence[str], every_image: bool = False) -> Records:
     if every_image:
         frame["group_id"] = frame["image_id"]
     targets = {target.column for dataset in datasets.values() for target in dataset.targets.values()}
-    return Records(
+    return AuditedImages(
         frame,
         [Picture(dataset.folder, row) for dataset in datasets.values() for row in range(len(dataset))],
         pd.factorize(frame["group_id"])[0],
@@ -117,13 +117,13 @@ def _trained_on(embeddings: Sequence[Embeddings]) -> list[dict[str, Any]]:
     return [entry for one in embeddings for entry in one.licences]
 
 
-def pools(records: Records) -> dict[tuple[str, ...], np.ndarray]:
+def pools(images: AuditedImages) -> dict[tuple[str, ...], np.ndarray]:
     """Rows that may be compared by more than copies of files, pixels and hashes, by names of data sets.
 
     A set whose licence forbids re-linking is compared only within itself.
     """
-    closed = {entry["dataset"] for entry in records.licences if not entry["relinking"]}
-    names = records.frame["dataset"].unique().tolist()
+    closed = {entry["dataset"] for entry in images.licences if not entry["relinking"]}
+    names = images.frame["dataset"].unique().tolist()
     sets = [tuple(name for name in names if name not in closed), *[(name,) for name in names if name in closed]]
-    dataset = records.frame["dataset"]
+    dataset = images.frame["dataset"]
     return {pool: np.flatnonzero(dataset.isin(pool)) for pool in sets if pool}

@@ -7,17 +7,19 @@ from typing import Any
 import pandas as pd
 
 from dermeval.leaks.pictures import Picture, jpeg
-from dermeval.leaks.records import Records
+from dermeval.leaks.records import AuditedImages
 from dermssl import licences, page
 from dermssl.files import write_text
 
 IMAGES = "images"
 
 
-def write(folder: Path, records: Records, pairs: pd.DataFrame, lines: list[str], notes: list[str], shown: int) -> None:
+def write_report(
+    folder: Path, images: AuditedImages, pairs: pd.DataFrame, lines: list[str], notes: list[str], shown: int
+) -> None:
     """Write ``report.html`` and the pictures of the first ``shown`` pairs into the leaks folder."""
     (folder / IMAGES).mkdir()
-    cards = [_card(folder, records, pair) for pair in pairs.head(shown).to_dict("records")]
+    cards = [_card(folder, images, pair) for pair in pairs.head(shown).to_dict("records")]
     local = (
         "This folder stays on this machine. It holds pictures of patients under the licences named at the foot of this "
         "page. Do not send it on or put it on the web."
@@ -29,25 +31,23 @@ def write(folder: Path, records: Records, pairs: pd.DataFrame, lines: list[str],
         notes=[local, *notes],
         cards=cards,
         hidden=len(pairs) - len(cards),
-        licences=licences.notice_lines(records.licences),
+        licences=licences.notice_lines(images.licences),
     )
     write_text(folder / "report.html", html)
 
 
-def _card(folder: Path, records: Records, pair: dict[Any, Any]) -> dict[str, Any]:
-    return {
-        "sides": [_side(folder, records, pair[end]) for end in ("a", "b")],
-        "kind": pair["kind"],
-        "facts": facts(pair),
-        "alert": pair["across_splits"],
-    }
+def _card(folder: Path, images: AuditedImages, pair: dict[Any, Any]) -> dict[str, Any]:
+    sides = [side_of(images, pair[end]) for end in ("a", "b")]
+    for side, end in zip(sides, ("a", "b"), strict=True):
+        side["file"] = _copy(folder, images.pictures[pair[end]], side["image"])
+    return {"sides": sides, "kind": pair["kind"], "facts": facts(pair), "alert": pair["across_splits"]}
 
 
-def _side(folder: Path, records: Records, row: int) -> dict[str, str]:
-    picture, image = records.pictures[row], records.frame.iloc[row]
-    labels = [f"{name} {image[name]}" for name in records.labels if pd.notna(image[name])]
+def side_of(images: AuditedImages, row: int) -> dict[str, str]:
+    """The ids, split and labels of one image, in words."""
+    image = images.frame.iloc[row]
+    labels = [f"{name} {image[name]}" for name in images.labels if pd.notna(image[name])]
     return {
-        "file": _copy(folder, picture, image["image_id"]),
         "image": image["image_id"],
         "group": image["group_id"],
         "split": image["split"] if pd.notna(image["split"]) else "no split",

@@ -5,20 +5,20 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.leaks.records import Records
+from dermeval.leaks.records import AuditedImages
 from dermssl.errors import InputError
 from dermssl.prepare.tables import read_table
 
 COLUMNS = ("subject_id", "duplicate_subject_id", "kind")
 
 
-def score(path: Path, records: Records, pairs: pd.DataFrame) -> dict[str, Any]:
+def score_against_truth(path: Path, images: AuditedImages, pairs: pd.DataFrame) -> dict[str, Any]:
     """Recall of the planted pairs of records, by kind, and precision of the pairs of records found.
 
     Raises:
         InputError: no such file, or it does not fit the audited records.
     """
-    planted = _planted(path, records)
+    planted = _planted(path, images)
     found = {frozenset(pair) for pair in zip(pairs["group_id_a"], pairs["group_id_b"], strict=True)}
     planted["found"] = planted["pair"].isin(found)
     known = set(planted["pair"])
@@ -34,12 +34,12 @@ def score(path: Path, records: Records, pairs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _planted(path: Path, records: Records) -> pd.DataFrame:
+def _planted(path: Path, images: AuditedImages) -> pd.DataFrame:
     """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``."""
     if not path.is_file():
         raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")
     table = read_table(path, COLUMNS)
-    known = {group.split("/", 1)[1]: group for group in records.frame["group_id"].unique()}
+    known = {group.split("/", 1)[1]: group for group in images.frame["group_id"].unique()}
     for subject in pd.concat([table["subject_id"], table["duplicate_subject_id"]]):
         if subject not in known:
             raise InputError(f"{path}: record {subject} is not among the audited ones: give the truth of this data set")

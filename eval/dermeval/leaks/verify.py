@@ -6,7 +6,7 @@ command that was killed goes on where it was.
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +16,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from dermeval.leaks import alignment
-from dermeval.leaks.alignment import APART, Aligned
-from dermeval.leaks.local_features import describe
-from dermeval.leaks.matching import Consensus, Local, consensus, local_of
+from dermeval.leaks.local_features import describe_picture, layout_vectors
+from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.pictures import Picture, pixels
+from dermssl import neighbours
 from dermssl.files import write_npy
 from dermssl.processes import process_map
 
 IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 256
-FIRST_LOOK = 200
+PAIRS_AT_ONCE = 16_384
+FEW_POINTS = 200
 """Keypoints that every pair is compared by; all are used where these agree."""
 LEAST_TO_GO_ON, LEAST_TO_ALIGN = 3, 4
 WORLDS = 2
@@ -36,27 +37,13 @@ EVIDENCE = np.dtype(
         ("area", np.float32, WORLDS),
         ("correlation", np.float32, WORLDS),
         ("overlap", np.float32, WORLDS),
+        ("layout", np.float32, WORLDS),
+        ("colour", np.float32),
         ("matrix", np.float32, (WORLDS, 2, 3)),
     ]
 )
-"""What comparing two images gives, upright and mirrored. ``matrix`` maps shares of the short side; 0 where unknown."""
-
-
-class DescribeTask(NamedTuple):
-    """Some images to be described into one file."""
-
-    pictures: list[Picture]
-    points: int
-    path: Path
-
-
-class CompareTask(NamedTuple):
-    """Some pairs to be compared into one file; ``pairs`` (P, 4): rows a and b, orientations upright and mirrored."""
-
-    pairs: np.ndarray
-    pictures: dict[int, Picture]
-    store: "LocalStore"
-    path: Path
+"""What comparing two images gives, upright and mirrored. ``matrix`` maps pixels, the short side 128; 0 where unknown.
+``layout``: correlation of the thumbnails. ``colour``: Bhattacharyya score of the colour histograms, 0 to 1."""
 
 
 class LocalStore(NamedTuple):
@@ -74,29 +61,43 @@ class LocalStore(NamedTuple):
         return [_read(self.path(block)) for block in range(-(-self.images // IMAGES_PER_TASK))]
 
 
+class DescribeTask(NamedTuple):
+    """Some images to be described into one file."""
+
+    pictures: Sequence[Picture]
+    points: int
+    path: Path
+
+
+class CompareTask(NamedTuple):
+    """Some pairs to be compared into one file; ``pairs`` (P, 4): rows a and b, orientations upright and mirrored."""
+
+    pairs: np.ndarray
+    pictures: dict[int, Picture]
+    store: LocalStore
+    path: Path
+
+
 def describe_images(pictures: Sequence[Picture], points: int, folder: Path, workers: int) -> LocalStore:
     """Describe all images into ``folder``; blocks that are there already are kept."""
     store = LocalStore(folder, len(pictures))
-    tasks = [
-        DescribeTask(list(pictures[start : start + IMAGES_PER_TASK]), points, store.path(start // IMAGES_PER_TASK))
-        for start in range(0, len(pictures), IMAGES_PER_TASK)
-    ]
-    _run(_describe_task, tasks, [len(task.pictures) for task in tasks], workers, "describe images", "image")
+    parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
+    tasks = [DescribeTask(part, points, store.path(number)) for number, part in enumerate(parts)]
+    _run(_describe_task, tasks, [len(part) for part in parts], workers, "describe images", "image")
     return store
 
 
 def compare_pairs(
-    pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, folder: Path, workers: int, label: str
+    pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, folder: Path, workers: int
 ) -> np.ndarray:
     """Evidence of each pair, ``(P,)`` of `EVIDENCE`.
 
     Args:
-        pairs: columns ``a``, ``b``, ``upright``, ``mirrored`` of `candidates.united`, sorted by ``a``.
+        pairs: columns ``a``, ``b``, ``upright``, ``mirrored`` of `nominate.united`, sorted by ``a``.
         pictures: where each image is stored.
         store: the described images.
         folder: where results are kept until all are there.
         workers: processes (0: one per core).
-        label: what the progress bar says.
     """
     rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
     tasks = []
@@ -106,9 +107,22 @@ def compare_pairs(
         name = hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16]
         used = {int(row): pictures[row] for row in np.unique(part[:, :2])}
         tasks.append(CompareTask(part, used, store, folder / f"pairs-{name}.npy"))
-    _run(_compare_task, tasks, [len(task.pairs) for task in tasks], workers, label, "pair")
+    _run(_compare_task, tasks, [len(task.pairs) for task in tasks], workers, "compare pairs", "pair")
     parts = [np.array(_read(task.path)) for task in tasks]
     return np.concatenate(parts) if parts else np.zeros(0, EVIDENCE)
+
+
+def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, blocks: Sequence[np.ndarray]) -> None:
+    """Fill in ``layout`` and ``colour`` of the pairs ``(P, 2)``; ``blocks`` hold the images' records in order."""
+    thumbnails = np.concatenate([block["thumbnail"] for block in blocks])
+    colours = neighbours.normalise(np.concatenate([block["colour"] for block in blocks]))
+    upright, mirrored = (layout_vectors(part) for part in (thumbnails, thumbnails[:, :, ::-1]))
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        a, b = pairs[part].T
+        evidence["colour"][part] = np.einsum("pd,pd->p", colours[a], colours[b])
+        for world, vectors in enumerate((upright, mirrored)):
+            evidence["layout"][part, world] = np.einsum("pd,pd->p", upright[a], vectors[b])
 
 
 def _run(function, tasks: list, sizes: list[int], workers: int, label: str, unit: str) -> None:
@@ -137,76 +151,57 @@ def _is_whole(path: Path) -> bool:
 
 def _describe_task(task: DescribeTask) -> None:
     cv2.setNumThreads(1)
-    write_npy(task.path, np.stack([describe(pixels(picture), task.points) for picture in task.pictures]))
+    write_npy(task.path, np.stack([describe_picture(pixels(picture), task.points) for picture in task.pictures]))
 
 
 def _compare_task(task: CompareTask) -> None:
     cv2.setNumThreads(1)
     found = np.zeros(len(task.pairs), EVIDENCE)
     for number, (a, b, *orientations) in enumerate(task.pairs.tolist()):
-        first, second = (_local(task.store, row) for row in (a, b))
-        for world in range(WORLDS):
-            matched, aligned = match(first, second, bool(world)), APART
-            if matched.inliers >= LEAST_TO_ALIGN or orientations[world] >= 0:
-                fixed, moving = _structure(task.pictures[a]), _structure(task.pictures[b])
-                aligned = align_pictures(matched, first, second, fixed, moving, bool(world), orientations[world])
-            row = found[number]
-            row["inliers"][world], row["matches"][world] = matched.inliers, matched.matches
-            row["area"][world] = matched.area
-            row["correlation"][world], row["overlap"][world] = aligned.correlation, aligned.overlap
-            if aligned.matrix is not None:
-                row["matrix"][world] = aligned.matrix
+        structures = tuple(functools.partial(_structure, task.pictures[row]) for row in (a, b))
+        found[number] = compare_pictures(_local(task.store, a), _local(task.store, b), structures, orientations)
     write_npy(task.path, found)
 
 
 def compare_pictures(
-    first: Local, second: Local, fixed: np.ndarray, moving: np.ndarray, mirrored: bool, orientation: int
-) -> tuple[Consensus, Aligned]:
-    """Match two pictures, and align them where local features agree or ``orientation`` (not -1) proposes it.
+    first: Local, second: Local, structures: Sequence[Callable[[], np.ndarray]], orientations: Sequence[int] = (-1, -1)
+) -> np.ndarray:
+    """The evidence of one pair, a record of `EVIDENCE`.
+
+    Pictures are aligned only where local features agree or an orientation proposes it.
 
     Args:
         first: local features of the first picture.
-        second: the same of the second one, as it stands.
-        fixed: `alignment.structure` of the first picture.
-        moving: the same of the second one, as it stands.
-        mirrored: whether the second picture is compared mirrored.
-        orientation: one of the 8 flips and turns from which an alignment may start.
+        second: the same of the second one.
+        structures: functions that give `alignment.structure` of both.
+        orientations: which of the 8 flips and turns an alignment may start from, upright and mirrored; -1 for none.
     """
-    matched = match(first, second, mirrored)
-    return matched, align_pictures(matched, first, second, fixed, moving, mirrored, orientation)
+    row = np.zeros((), EVIDENCE)
+    for world, orientation in enumerate(orientations):
+        other = second.mirrored() if world else second
+        matched = consensus(first.strongest(FEW_POINTS), other.strongest(FEW_POINTS))
+        if matched.inliers >= LEAST_TO_GO_ON:
+            matched = max(matched, consensus(first, other), key=lambda found: found.inliers)
+        row["inliers"][world], row["matches"][world], row["area"][world] = matched[:3]
+        told = matched.matrix is not None and matched.inliers >= LEAST_TO_ALIGN
+        if not told and orientation < 0:
+            continue
+        fixed, moving = (structure() for structure in structures)
+        starts = [_in_pixels(matched.matrix, first, other, fixed, moving)] if told else []
+        starts += [alignment.oriented_start(orientation, fixed.shape, moving.shape)] if orientation >= 0 else []
+        moving = np.ascontiguousarray(moving[:, ::-1]) if world else moving
+        aligned = max((alignment.align(fixed, moving, start) for start in starts), key=lambda found: found.correlation)
+        row["correlation"][world], row["overlap"][world] = aligned.correlation, aligned.overlap
+        if aligned.matrix is not None:
+            row["matrix"][world] = aligned.matrix
+    return row
 
 
-def match(first: Local, second: Local, mirrored: bool) -> Consensus:
-    """Match the strongest local features of two pictures, and all of them where these agree."""
-    second = second.mirrored() if mirrored else second
-    matched = consensus(first.strongest(FIRST_LOOK), second.strongest(FIRST_LOOK))
-    if matched.inliers >= LEAST_TO_GO_ON:
-        matched = max(matched, consensus(first, second), key=lambda found: found.inliers)
-    return matched
-
-
-def align_pictures(
-    matched: Consensus,
-    first: Local,
-    second: Local,
-    fixed: np.ndarray,
-    moving: np.ndarray,
-    mirrored: bool,
-    orientation: int,
-) -> Aligned:
-    """The best alignment from the matched features and from the orientation; see `compare_pictures`."""
-    starts: list[np.ndarray] = []
-    if matched.matrix is not None and matched.inliers >= LEAST_TO_ALIGN:
-        starts.append(_in_pixels(matched.matrix, first, second, fixed, moving))
-    if orientation >= 0:
-        starts.append(alignment.oriented_start(orientation, fixed.shape, moving.shape))
-    moving = np.ascontiguousarray(moving[:, ::-1]) if mirrored else moving
-    found = [alignment.align(fixed, moving, start) for start in starts]
-    return max(found, key=lambda aligned: aligned.correlation, default=APART)
-
-
-def _in_pixels(matrix: np.ndarray, first: Local, second: Local, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+def _in_pixels(
+    matrix: np.ndarray | None, first: Local, second: Local, fixed: np.ndarray, moving: np.ndarray
+) -> np.ndarray:
     """A map between the pictures that were matched as one between those that are aligned."""
+    assert matrix is not None
     ours, theirs = fixed.shape[1] / first.size[0], moving.shape[1] / second.size[0]
     return np.column_stack([matrix[:, :2] * (theirs / ours), matrix[:, 2] * theirs])
 

@@ -8,6 +8,8 @@ from dermeval.leaks.certainty import (
     expected_false,
     false_discovery_rate,
     false_match_ratios,
+    layout_start_of,
+    mirrored_copies,
     world_scores,
 )
 from dermeval.leaks.verify import EVIDENCE
@@ -31,13 +33,34 @@ def test_more_inliers_and_a_better_alignment_score_higher():
     assert (np.diff(world_scores(made)[:, 0]) > 0).all()
 
 
+def test_the_same_picture_in_other_colours_scores_lower_but_counts():
+    made = np.zeros(2, EVIDENCE)
+    made["inliers"][:, 0], made["colour"] = 40, [0, 1]
+    other, same = world_scores(made)[:, 0]
+    assert other == same / 2 > 1
+
+
+def test_only_layouts_that_chance_never_reaches_count():
+    made = evidence(3, false=5000, true=1)
+    made["layout"] = np.random.default_rng(0).uniform(0, 0.9, (5001, 2))
+    made["layout"][-2:, 0] = 0.5, 0.99
+    start = layout_start_of(made)
+    gain = world_scores(made, start)[:, 0] - world_scores(made)[:, 0]
+    assert gain[-1] > 3 and (gain[:-1] > 0).sum() < 50 and gain[-2] == 0
+
+
 def test_the_share_of_false_pairs_stays_below_the_nominal_one():
     for nominal in (0.01, 0.05, 0.10):
         shares = []
         for seed in range(40):
             made = evidence(seed, false=4000, true=150)
             scores = world_scores(made).max(axis=1)
-            kept, _ = confirmed(scores, expected_false(scores, background_of(made)), 1 - nominal, None)
+            kept, _ = confirmed(
+                scores,
+                expected_false(scores, background_of(world_scores(made)[~mirrored_copies(made), 1])),
+                1 - nominal,
+                None,
+            )
             shares.append(kept[:4000].sum() / max(kept.sum(), 1))
             assert kept[4000:].mean() > 0.5
         assert np.mean(shares) <= nominal
@@ -46,7 +69,7 @@ def test_the_share_of_false_pairs_stays_below_the_nominal_one():
 def test_an_expected_number_of_false_pairs_sets_the_threshold_too():
     made = evidence(1, false=4000, true=150)
     scores = world_scores(made).max(axis=1)
-    expected = expected_false(scores, background_of(made))
+    expected = expected_false(scores, background_of(world_scores(made)[~mirrored_copies(made), 1]))
     strict, high = confirmed(scores, expected, 0.9, 0.1)
     loose, low = confirmed(scores, expected, 0.9, 20.0)
     assert strict.sum() < loose.sum() and high > low and expected[loose].max() <= 20
@@ -54,15 +77,17 @@ def test_an_expected_number_of_false_pairs_sets_the_threshold_too():
 
 def test_mirrored_copies_are_no_background():
     made = evidence(2, false=4000, true=0)
-    clean = background_of(made).scores[0]
+    clean = background_of(world_scores(made)[~mirrored_copies(made), 1]).scores[0]
     made["inliers"][:50, 1], made["correlation"][:50, 1] = 80, 0.9
-    assert background_of(made).scores[0] <= clean + 1e-9
+    assert background_of(world_scores(made)[~mirrored_copies(made), 1]).scores[0] <= clean + 1e-9
 
 
 def test_without_any_pair_nothing_is_confirmed():
     made = np.zeros(0, EVIDENCE)
     scores = world_scores(made).max(axis=1, initial=0)
-    kept, threshold = confirmed(scores, expected_false(scores, background_of(made)), 0.95, None)
+    kept, threshold = confirmed(
+        scores, expected_false(scores, background_of(world_scores(made)[~mirrored_copies(made), 1])), 0.95, None
+    )
     assert not kept.any() and threshold == float("inf")
 
 

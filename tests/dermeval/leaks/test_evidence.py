@@ -1,5 +1,6 @@
 """Each kind of evidence against brute force or a known deformation."""
 
+import functools
 from itertools import combinations
 
 import numpy as np
@@ -7,11 +8,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from dermeval.leaks.alignment import align, correlate, oriented_start, structure
-from dermeval.leaks.candidates import Query, nearest_pairs, united
-from dermeval.leaks.fingerprints import LARGEST_CLUSTER, hash_pairs, identical_pairs
-from dermeval.leaks.local_features import MIRRORED_BINS, describe, keypoints, mirrored_points
+from dermeval.leaks.local_features import MIRRORED_BINS, describe_picture, keypoints, mirrored_points
 from dermeval.leaks.matching import consensus, local_of
-from dermeval.leaks.signatures import Votes
+from dermeval.leaks.nominate import LARGEST_CLUSTER, Votes, hash_pairs, nearest_pairs, pairs_of_equal, united
 from dermeval.leaks.verify import compare_pictures
 from dermssl.dataset.hashes import hamming, perceptual_hashes
 
@@ -21,9 +20,12 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 
 def compare(fixed: Image.Image, moving: Image.Image, mirrored=False, orientation=-1):
-    ours, theirs = (local_of(describe(rgb(image))) for image in (fixed, moving))
-    pictures = (structure(rgb(image)) for image in (fixed, moving))
-    return compare_pictures(ours, theirs, *pictures, mirrored, orientation)
+    """Evidence in one world: ``inliers``, ``correlation``, ``matrix``."""
+    pictures = [rgb(image) for image in (fixed, moving)]
+    ours, theirs = (local_of(describe_picture(picture)) for picture in pictures)
+    structures = [functools.partial(structure, picture) for picture in pictures]
+    found = compare_pictures(ours, theirs, structures, (orientation, orientation))
+    return {name: found[name][int(mirrored)] for name in ("inliers", "correlation", "matrix")}
 
 
 def rephotograph(image: Image.Image, degrees: float, crop: float, light: float) -> Image.Image:
@@ -34,23 +36,23 @@ def rephotograph(image: Image.Image, degrees: float, crop: float, light: float) 
 
 def test_a_photo_of_a_photo_is_recognised_and_its_turn_and_size_are_measured(draw_skin):
     original = draw_skin(1, 192)
-    matched, aligned = compare(original, rephotograph(original, 8, 0.05, 1.2))
-    assert matched.inliers > 20 and aligned.correlation > 0.8
-    linear = aligned.matrix[:, :2]
+    found = compare(original, rephotograph(original, 8, 0.05, 1.2))
+    assert found["inliers"] > 20 and found["correlation"] > 0.8
+    linear = found["matrix"][:, :2]
     assert abs(np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0]))) == pytest.approx(8, abs=0.5)
     assert np.sqrt(np.linalg.det(linear)) == pytest.approx(1 / 0.9, abs=0.02)
 
 
 def test_a_part_of_half_the_side_is_found_in_the_whole(draw_skin):
     original = draw_skin(7, 192)
-    matched, aligned = compare(original, original.crop((60, 20, 156, 116)))
-    assert matched.inliers > 10 and aligned.correlation > 0.7
+    found = compare(original, original.crop((60, 20, 156, 116)))
+    assert found["inliers"] > 10 and found["correlation"] > 0.7
 
 
 def test_other_pictures_do_not_match(draw_skin):
     for a, b in combinations(range(10, 15), 2):
-        matched, aligned = compare(draw_skin(a, 128), draw_skin(b, 128))
-        assert matched.inliers < 8 and aligned.correlation < 0.35
+        found = compare(draw_skin(a, 128), draw_skin(b, 128))
+        assert found["inliers"] < 8 and found["correlation"] < 0.35
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -60,7 +62,7 @@ def test_every_flip_and_quarter_turn_is_undone(draw_skin, number):
     pixels = rgb(original)
     moved = Image.fromarray(np.ascontiguousarray(np.rot90(pixels[:, ::-1] if flipped else pixels, turns)))
     worlds = [compare(original, moved, mirrored) for mirrored in (False, True)]
-    assert worlds[flipped][1].correlation > 0.9 and worlds[1 - flipped][1].correlation < 0.4
+    assert worlds[flipped]["correlation"] > 0.9 and worlds[1 - flipped]["correlation"] < 0.4
 
 
 def test_a_mirrored_picture_has_the_mirrored_points_and_descriptors(draw_skin):
@@ -79,13 +81,13 @@ def test_a_mirrored_picture_has_the_mirrored_points_and_descriptors(draw_skin):
 def test_a_flat_picture_matches_nothing(draw_skin):
     flat = Image.new("RGB", (96, 96), "tan")
     for other in (flat, draw_skin(3)):
-        matched, aligned = compare(flat, other, orientation=0)
-        assert matched.inliers < 4 and aligned.correlation < 0.3
+        found = compare(flat, other, orientation=0)
+        assert found["inliers"] < 4 and found["correlation"] < 0.3
 
 
 def test_tiny_pictures_are_compared_without_failing():
     pictures = [np.random.default_rng(n).integers(0, 255, (4, 30, 3), dtype=np.uint8) for n in range(2)]
-    first, second = (local_of(describe(picture)) for picture in pictures)
+    first, second = (local_of(describe_picture(picture)) for picture in pictures)
     assert consensus(first, second).inliers < 4
 
 
@@ -134,13 +136,13 @@ def test_hash_pairs_are_those_of_brute_force(draw_skin):
 
 def test_identical_pairs_leave_out_those_of_one_group():
     values, groups = np.array(["x", "y", "x", "x", "z"]), np.array([0, 1, 0, 2, 3])
-    assert identical_pairs(values, groups).tolist() == [[0, 3], [2, 3]]
+    assert pairs_of_equal(values, groups).tolist() == [[0, 3], [2, 3]]
 
 
 def test_many_identical_frames_are_linked_without_all_pairs():
     count = LARGEST_CLUSTER + 30
     groups = np.arange(count) // 2
-    pairs = identical_pairs(np.array(["blank"] * count), groups)
+    pairs = pairs_of_equal(np.array(["blank"] * count), groups)
     assert len(pairs) < 2 * count and (groups[pairs[:, 0]] != groups[pairs[:, 1]]).all()
     assert set(pairs.ravel()) == set(range(count))
 
@@ -150,7 +152,7 @@ def test_planted_neighbours_are_the_first_candidates():
     features = random.normal(size=(600, 32)).astype(np.float32)
     features[500:] = features[:100] + 0.1 * random.normal(size=(100, 32))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    found = nearest_pairs(Query("embedding", features, features), np.arange(600), nearest=4)
+    found = nearest_pairs(features, features, np.arange(600), nearest=4)
     first = found.nlargest(100, "normalised")
     assert set(zip(first.a, first.b, strict=True)) == {(row, 500 + row) for row in range(100)}
 
@@ -158,7 +160,7 @@ def test_planted_neighbours_are_the_first_candidates():
 def test_neighbours_of_the_own_record_are_no_candidates_however_near():
     features = np.repeat(np.random.default_rng(1).normal(size=(50, 16)), 4, axis=0).astype(np.float32)
     groups = np.arange(200) // 4
-    found = nearest_pairs(Query("embedding", features, features), groups, nearest=4)
+    found = nearest_pairs(features, features, groups, nearest=4)
     assert len(found) and (groups[found.a] != groups[found.b]).all()
 
 
@@ -166,8 +168,8 @@ def test_sources_are_united_and_each_pair_says_which_found_it():
     random = np.random.default_rng(3)
     one, two = random.normal(size=(2, 40, 8)).astype(np.float32)
     tables = [
-        ("colour", nearest_pairs(Query("colour", one, one), np.arange(40), 3)),
-        ("thumbnail", nearest_pairs(Query("thumbnail", two, two, 0), np.arange(40), 3)),
+        ("colour", nearest_pairs(one, one, np.arange(40), 3)),
+        ("thumbnail", nearest_pairs(two, two, np.arange(40), 3, orientation=0)),
     ]
     pairs = united(tables)
     assert not pairs.duplicated(["a", "b"]).any() and (pairs[["colour", "thumbnail"]].any(axis=1)).all()
@@ -180,7 +182,7 @@ def test_sources_are_united_and_each_pair_says_which_found_it():
 def test_local_features_vote_for_a_part_of_the_picture_and_for_its_mirror_image(draw_skin):
     images = [rgb(draw_skin(n, 128)) for n in range(12)]
     images += [images[0][20:100, 30:110], np.ascontiguousarray(images[1][:, ::-1])]
-    votes = Votes([np.stack([describe(image) for image in images])], per_image=100)
+    votes = Votes([np.stack([describe_picture(image) for image in images])], per_image=100)
     upright, mirrored = (
         votes.pairs(np.arange(14), 3, mirror).sort_values("normalised", ascending=False) for mirror in (False, True)
     )

@@ -171,7 +171,7 @@ def test_a_killed_audit_goes_on_with_what_it_had_finished(audit, planted, tmp_pa
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dermeval.leaks.leaks.confirmed_pairs", stopped)
+    monkeypatch.setattr("dermeval.leaks.leaks.confirmed_ranking", stopped)
     with pytest.raises(KeyboardInterrupt):
         audit(planted)
     monkeypatch.undo()

@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermeval.leaks import review as reviewing
-from dermeval.leaks.decisions import decided, kept_pairs, read_decisions, rejected_in_a_row, write_decisions
+from dermeval.leaks import terminal
+from dermeval.leaks.decisions import decided, kept_pairs, read_decisions, write_decisions
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions, ReviewOptions
+from dermeval.web.review import review
 from dermssl.errors import InputError
 
 
@@ -18,20 +19,20 @@ def audited(make_dataset, draw_skin, tmp_path):
     images += [images[0], images[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     folder = make_dataset("set", images, ["p0", "p1", "p2", "p3", "c0", "c1"], ["train"] * 4 + ["test"] * 2)
     out = tmp_path / "leaks"
-    leaks(LeaksOptions(str(out), [str(folder)], planted=0, workers=1, neighbours=3, expected_false=2.0))
+    leaks(LeaksOptions(str(out), [str(folder)], planted=0, workers=1, neighbours=3, expected_false=0.5))
     return out
 
 
 def press(monkeypatch, keys):
     waiting = iter(keys)
-    monkeypatch.setattr(reviewing, "_read_key", lambda: next(waiting, "q"))
+    monkeypatch.setattr(terminal, "read_key", lambda: next(waiting, "q"))
 
 
 def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, monkeypatch):
     before = pd.read_parquet(audited / "pairs.parquet")
     assert {"set/c0", "set/c1"} <= set(before["group_id_b"])
-    press(monkeypatch, "rzr" + "a" * len(before))
-    reviewing.review(ReviewOptions(str(audited)))
+    press(monkeypatch, "rzr" + "a" * (len(before) - 1))
+    review(ReviewOptions(str(audited), terminal=True))
     decisions = read_decisions(audited)
     assert decisions["decision"].tolist() == ["reject"] + ["accept"] * (len(before) - 1)
     assert "set/c0" not in set(pd.read_csv(audited / "groups.csv")["group_id"])
@@ -40,9 +41,9 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
 
 def test_a_review_goes_on_where_it_was(audited, monkeypatch):
     press(monkeypatch, "uq")
-    reviewing.review(ReviewOptions(str(audited)))
+    review(ReviewOptions(str(audited), terminal=True))
     press(monkeypatch, "aq")
-    report = reviewing.review(ReviewOptions(str(audited)))
+    report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["decisions"] == {"accept": 1, "reject": 0, "unsure": 1}
 
 
@@ -50,7 +51,7 @@ def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypa
     row = {"image_id_a": "set/x", "image_id_b": "set/y", "decision": "reject"}
     write_decisions(audited, pd.DataFrame([row]))
     press(monkeypatch, "q")
-    report = reviewing.review(ReviewOptions(str(audited)))
+    report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["without_pair"] == 1 and "does not have" in report.text and len(read_decisions(audited)) == 1
 
 
@@ -62,11 +63,25 @@ def test_a_damaged_file_of_decisions_is_named(tmp_path):
 
 def test_accepted_pairs_need_no_second_one_and_rejected_ones_go():
     pairs = pd.DataFrame({"image_id_a": ["a", "b", "c"], "image_id_b": ["x", "y", "z"], "expected_false": 0.5})
+    pairs["confirmed"] = [True, True, True]
     decisions = pd.DataFrame({"image_id_a": ["a", "b"], "image_id_b": ["x", "y"], "decision": ["accept", "reject"]})
     assert decided(pairs, decisions).isna().tolist() == [False, False, True]
     kept = kept_pairs(pairs, decisions)
     assert kept["image_id_a"].tolist() == ["a", "c"] and kept["expected_false"].tolist() == [0.0, 0.5]
 
 
-def test_only_rejections_since_the_last_other_decision_count():
-    assert rejected_in_a_row(["reject", "accept", "reject", "reject"]) == 2
+def test_a_review_ends_after_enough_rejections_in_a_row(audited, monkeypatch, capsys):
+    monkeypatch.setattr("dermeval.leaks.session.STOP_AFTER", 2)
+    press(monkeypatch, "arrrr")
+    report = review(ReviewOptions(str(audited), terminal=True))
+    assert report.data["decisions"] == {"accept": 1, "reject": 2, "unsure": 0}
+    assert "rejections in a row" in capsys.readouterr().out
+
+
+def test_an_accepted_pair_below_the_threshold_joins_the_groups(audited, monkeypatch):
+    ranking = pd.read_csv(audited / "ranking.csv")
+    below = ranking[~ranking["confirmed"]].iloc[0]
+    press(monkeypatch, "r" * int(ranking["confirmed"].sum()) + "a")
+    review(ReviewOptions(str(audited), terminal=True))
+    assert set(pd.read_csv(audited / "groups.csv")["group_id"]) == {below["group_id_a"], below["group_id_b"]}
+    assert len(pd.read_parquet(audited / "pairs.parquet")) == 1

@@ -1,0 +1,259 @@
+"""Which pairs of images are worth comparing: the nearest of other records by several cheap sources, united.
+
+A raw score ranks pairs badly across a data set: common motifs have many near neighbours, rare ones none. As in the
+descriptor evaluation of SSCD (Pizzi et al. 2022), the mean score of each image's background neighbours is taken off.
+These are the neighbours of other records that come after the nearest, which a copy rarely is.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from dermeval.leaks.local_features import MIRRORED_BINS
+from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.records import AuditedImages, pools
+from dermssl import neighbours
+
+MOST_OF_OWN_GROUP = 50
+"""Of a record with more images than this, the nearest ones may fill the search and hide those of other records."""
+BACKGROUND = 10
+"""Neighbours after the nearest ones that are the image's background."""
+FLAT_SPREAD = 2.0
+"""Spread of the colour values, of 255, below which a picture is flat (a placeholder), and matches all its like."""
+COPIES_SEARCHED = 3
+"""Of more images with the same pixels, only so many look for others: they would only find each other."""
+LARGEST_CLUSTER = 50
+"""Of more identical images than this, each is paired with one other instead of with all."""
+MANY_IMAGES = 20_000
+VOTING, VOTING_MANY = 200, 100
+"""Local features of an image that vote for candidates; fewer where there are `MANY_IMAGES`."""
+FEATURES_FOUND = 16
+
+
+def nominate(images: AuditedImages, options: LeaksOptions, blocks: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Candidate pairs of all sources, see `united`; ``blocks`` hold the images' `local_features.record_type` in order.
+
+    Sets whose licence forbids re-linking meet others by hash only.
+    """
+    hashes = np.stack(images.frame["phash"].to_numpy())
+    tables = [("hash", hash_pairs(hashes, images.groups, options.hash_bits))]
+    flat = np.concatenate([block["spread"] for block in blocks]) < FLAT_SPREAD
+    copies = images.frame.groupby(["dataset", "pixel_sha256"]).cumcount().to_numpy()
+    searched = ~flat & (copies < COPIES_SEARCHED)
+    for pool in pools(images).values():
+        rows = pool[searched[pool]]
+        if len(np.unique(images.groups[rows])) > 1:
+            tables += _within(images, rows, options, blocks)
+    return united(tables)
+
+
+def _within(
+    images: AuditedImages, rows: np.ndarray, options: LeaksOptions, blocks: Sequence[np.ndarray]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Candidates among the images ``rows``, by source."""
+    groups, part, half = images.groups[rows], _chosen(blocks, rows), max(1, options.neighbours // 2)
+    colour = neighbours.normalise(np.concatenate([block["colour"] for block in part]))
+    yield "colour", _renumbered(nearest_pairs(colour, colour, groups, half), rows)
+    thumbnails = np.concatenate([block["thumbnail"] for block in part])
+    plain = oriented(thumbnails, 0)
+    for orientation in (0, 4):
+        table = nearest_pairs(oriented(thumbnails, orientation), plain, groups, half, orientation)
+        yield "thumbnail", _renumbered(table, rows)
+    votes = Votes(part, VOTING_MANY if len(rows) > MANY_IMAGES else VOTING)
+    for mirrored in (False, True):
+        yield "local features", _renumbered(votes.pairs(groups, options.neighbours, mirrored), rows)
+    for one in images.embedded:
+        inside = np.isin(one.rows, rows)
+        ours = one.rows[inside]
+        if len(ours) < 2:
+            continue
+        mean = np.mean(one.features[inside], axis=0, dtype=np.float64).astype(np.float32)
+        plain = neighbours.normalise(one.features[inside] - mean)
+        for queries in (plain, *(neighbours.normalise(view[inside] - mean) for view in one.views.values())):
+            table = nearest_pairs(queries, plain, images.groups[ours], options.neighbours)
+            yield one.name, _renumbered(table, ours)
+
+
+def _renumbered(table: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+    ends = np.sort(rows[table[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
+    return table.assign(a=ends[:, 0], b=ends[:, 1])
+
+
+def _chosen(blocks: Sequence[np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
+    """The records of some rows, block by block; whole blocks stay memory-mapped."""
+    starts = np.cumsum([0, *map(len, blocks)])
+    parts = []
+    for start, block in zip(starts[:-1], blocks, strict=True):
+        inside = rows[(rows >= start) & (rows < start + len(block))] - start
+        if len(inside):
+            parts.append(block if len(inside) == len(block) else block[inside])
+    return parts
+
+
+def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """One row per pair ``a`` < ``b``: a bool column per source, and how its second image may be turned to align it.
+
+    ``upright`` and ``mirrored`` are orientations (0-3 and 4-7) from which an alignment may start, -1 where none is
+    known. ``hash_bits`` is null where no hash was near.
+    """
+    columns = ["a", "b", "first", "orientation", "hash_bits"]
+    both = pd.concat([table.reindex(columns=columns).assign(source=source) for source, table in tables])
+    pairs = both[["a", "b"]].drop_duplicates().sort_values(["a", "b"], ignore_index=True)
+    keys = pd.MultiIndex.from_frame(pairs)
+    for source, part in both.groupby("source", sort=False):
+        pairs[source] = keys.isin(pd.MultiIndex.from_frame(part[["a", "b"]]))
+    starts = both[(both["orientation"] >= 0) & ((both["source"] == "hash") | (both["first"] == True))]  # noqa: E712
+    for name, mirrored in (("upright", False), ("mirrored", True)):
+        chosen = starts[(starts["orientation"] >= 4) == mirrored].drop_duplicates(["a", "b"]).set_index(["a", "b"])
+        pairs[name] = chosen["orientation"].reindex(keys).fillna(-1).to_numpy(np.int8)
+    bits = both.dropna(subset=["hash_bits"]).groupby(["a", "b"])["hash_bits"].min()
+    pairs["hash_bits"] = bits.reindex(keys).to_numpy(np.float32)
+    return pairs
+
+
+def nearest_pairs(
+    queries: np.ndarray, gallery: np.ndarray, groups: np.ndarray, nearest: int, orientation: int = -1
+) -> pd.DataFrame:
+    """The ``nearest`` images of other records of each image: ``a`` < ``b``, ``normalised``, ``first``, ``orientation``.
+
+    ``first`` says whether one is the other's very nearest.
+
+    Args:
+        queries: unit vectors ``(N, D)`` of the images that look for others.
+        gallery: the same of the images that are found.
+        groups: integer record of each image.
+        nearest: images that each one may nominate.
+        orientation: that of the gallery image which the query resembles, -1 where the vectors do not tell.
+    """
+    own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
+    similarity, rows = neighbours.search(queries, gallery, own + nearest + BACKGROUND)
+    other = groups[rows] != groups[:, None]
+    rank = np.where(other, np.cumsum(other, axis=1) - 1, nearest + BACKGROUND)
+    far = (rank >= nearest) & (rank < nearest + BACKGROUND)
+    level = np.where(far, similarity, 0).sum(axis=1) / np.maximum(far.sum(axis=1), 1)
+    image, column = np.nonzero(rank < nearest)
+    found = rows[image, column]
+    table = pd.DataFrame(
+        {
+            "a": np.minimum(image, found),
+            "b": np.maximum(image, found),
+            "normalised": similarity[image, column] - (level[image] + level[found]) / 2,
+            "first": rank[image, column] == 0,
+            "orientation": np.int8(orientation),
+        }
+    )
+    return table.sort_values("normalised", ascending=False, kind="stable").drop_duplicates(["a", "b"])
+
+
+def oriented(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
+    """Thumbnails in one of the 8 flips and turns, as flat unit vectors without their mean, ``(N, 768)``."""
+    flipped, turns = divmod(orientation, 4)
+    turned = np.rot90(thumbnails[:, :, ::-1] if flipped else thumbnails, turns, axes=(1, 2))
+    flat = turned.reshape(len(thumbnails), -1).astype(np.float32)
+    return neighbours.normalise(flat - flat.mean(axis=1, keepdims=True))
+
+
+def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFrame:
+    """Pairs whose perceptual hashes are within ``bits``, for any flip or quarter turn of the second image.
+
+    Args:
+        hashes: ``(N, 8)`` uint64 of `dermssl.dataset.hashes.perceptual_hashes`.
+        groups: ``(N,)``; pairs of one group are left out.
+        bits: largest Hamming distance.
+
+    Returns:
+        Columns ``a`` < ``b`` (rows), ``hash_bits``, ``orientation`` (which of the 8 views of ``b`` resembles ``a``).
+    """
+    a, b, orientation, distance = neighbours.near_images(hashes, hashes, bits)
+    swapped = a > b
+    # The view of b that resembles a, seen from the other side: mirrored views undo themselves, turns turn back.
+    orientation = np.where(swapped & (orientation < 4), -orientation % 4, orientation)
+    table = pd.DataFrame(
+        {"a": np.minimum(a, b), "b": np.maximum(a, b), "hash_bits": distance, "orientation": orientation}
+    )
+    table = table[groups[table["a"]] != groups[table["b"]]]
+    return table.sort_values(["a", "b", "hash_bits"]).drop_duplicates(["a", "b"], ignore_index=True)
+
+
+def identical_pairs(images: AuditedImages) -> pd.DataFrame:
+    """Pairs of one file or of the same pixels, of different records: columns ``a``, ``b``, ``file``, ``pixels``."""
+    tables = [
+        pd.DataFrame(pairs_of_equal(images.frame[column].to_numpy(), images.groups), columns=["a", "b"]).assign(
+            **{kind: True}
+        )
+        for kind, column in (("file", "sha256"), ("pixels", "pixel_sha256"))
+    ]
+    both = tables[0].merge(tables[1], on=["a", "b"], how="outer")
+    return both.assign(**{kind: both[kind].notna() for kind in ("file", "pixels")})
+
+
+def pairs_of_equal(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Pairs of rows ``(P, 2)``, first < second, of equal value and different group."""
+    pairs: list[tuple[int, int]] = []
+    rows = pd.Series(np.arange(len(values))).groupby(values)
+    for cluster in (members.to_numpy() for _, members in rows if len(members) > 1):
+        if len(cluster) <= LARGEST_CLUSTER:
+            pairs += [(a, b) for a, b in combinations(cluster, 2) if groups[a] != groups[b]]
+        else:
+            pairs += _linked_to_one(cluster, groups)
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _linked_to_one(cluster: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:
+    """Each row with the first one, or where that is its own group with the first of another; still one component."""
+    other = cluster[groups[cluster] != groups[cluster[0]]][:1]
+    pairs = {(cluster[0], b) for b in cluster if groups[b] != groups[cluster[0]]}
+    pairs |= {(min(a, b), max(a, b)) for a in other for b in cluster if groups[b] == groups[cluster[0]]}
+    return sorted(pairs)
+
+
+class Votes:
+    """The strongest ``per_image`` local features of all images, ready to be searched.
+
+    Each feature of an image votes for the images of the features nearest to it, the more the nearer they are than the
+    last one found (after Jegou et al. 2010, improving bag-of-features).
+    """
+
+    def __init__(self, blocks: Sequence[np.ndarray], per_image: int) -> None:
+        self.blocks, self.per_image = blocks, per_image
+        counts = np.concatenate([np.minimum(block["count"], per_image) for block in blocks])
+        self.image = np.repeat(np.arange(len(counts)), counts)
+        self.cells = neighbours.build_cells([self._features(block) for block in blocks])
+
+    def _features(self, block: np.ndarray) -> np.ndarray:
+        return np.concatenate([one["descriptors"][: min(int(one["count"]), self.per_image)] for one in block])
+
+    def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
+        """The ``nearest`` images of other records with most votes: columns ``a`` < ``b``, ``normalised``.
+
+        ``groups`` ``(N,)`` are integer records; ``mirrored``: the image that looks for others is mirrored.
+        """
+        tables, start = [], 0
+        for block in self.blocks:
+            tables.append(self._block_pairs(block, start, groups, nearest, mirrored))
+            start += len(block)
+        return pd.concat(tables).groupby(["a", "b"], as_index=False)["normalised"].max()
+
+    def _block_pairs(
+        self, block: np.ndarray, start: int, groups: np.ndarray, nearest: int, mirrored: bool
+    ) -> pd.DataFrame:
+        features = self._features(block)
+        asking = np.repeat(start + np.arange(len(block)), np.minimum(block["count"], self.per_image))[:, None]
+        features = features[:, MIRRORED_BINS] if mirrored else features
+        distance, found = neighbours.search_cells(self.cells, features, FEATURES_FOUND)
+        distance = np.sqrt(np.maximum(distance, 0))
+        weight = np.maximum(0, 1 - distance / np.maximum(distance[:, -1:], 1e-6))
+        other = self.image[found]
+        counted = (found >= 0) & (groups[other] != groups[asking])
+        asking = np.broadcast_to(asking, other.shape)
+        votes = pd.DataFrame({"image": asking[counted], "other": other[counted], "votes": weight[counted]})
+        votes = votes.groupby(["image", "other"], as_index=False)["votes"].sum()
+        votes = votes.sort_values(["image", "votes"], ascending=[True, False], kind="stable")
+        rank = votes.groupby("image").cumcount()
+        far = votes[(rank >= nearest) & (rank < nearest + BACKGROUND)].groupby("image")["votes"].mean()
+        votes = votes[(rank < nearest) & (votes["votes"] > 0)]
+        ends = np.sort(votes[["image", "other"]].to_numpy(np.int64), axis=1).reshape(-1, 2)
+        above = votes["votes"].to_numpy() - far.reindex(votes["image"]).fillna(0).to_numpy()
+        return pd.DataFrame({"a": ends[:, 0], "b": ends[:, 1], "normalised": above})

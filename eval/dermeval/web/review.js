@@ -1,0 +1,88 @@
+"use strict";
+const find = (id) => document.getElementById(id);
+const keys = {a: "accept", r: "reject", u: "unsure"};
+let shown = null, busy = false, blinking = null;
+
+function say(problem) {
+  find("problem").textContent = problem;
+  find("problem").hidden = !problem;
+}
+
+function setOverlay(percent) { find("laid").style.opacity = percent / 100; }
+
+function blink() {
+  const button = document.querySelector("[data-key=b]");
+  if (blinking) {
+    clearInterval(blinking);
+    blinking = null;
+    setOverlay(find("overlay").value);
+  } else {
+    let on = false;
+    blinking = setInterval(() => { on = !on; setOverlay(on ? 100 : 0); }, 500);
+  }
+  button.setAttribute("aria-pressed", String(Boolean(blinking)));
+}
+
+function caption(id, side) {
+  const lines = [side.image, "record " + side.group, side.split + " · " + side.labels];
+  find(id).replaceChildren(...lines.flatMap((line) => [document.createTextNode(line), document.createElement("br")]));
+}
+
+function show(state) {
+  shown = state;
+  const decided = state.ranked - state.waiting, counts = state.counts;
+  find("progress").max = Math.max(1, state.ranked);
+  find("progress").value = decided;
+  find("counts").textContent = counts.accept + " accepted, " + counts.reject + " rejected, " + counts.unsure
+    + " unsure, " + state.waiting + " left";
+  find("enough").hidden = !state.enough;
+  find("pair").hidden = state.pair === null;
+  find("done").hidden = state.pair !== null;
+  if (state.pair === null) { find("heading").textContent = "Done"; return; }
+  find("heading").textContent = "Pair " + state.rank + " of " + state.ranked
+    + (state.confirmed ? "" : ", below the threshold") + (state.decision ? " (decided: " + state.decision + ")" : "");
+  const address = (part) => "/picture?pair=" + state.pair + "&part=" + part;
+  find("first").src = find("under").src = address("first");
+  find("second").src = address("second");
+  find("laid").src = address("laid");
+  state.sides.forEach((side, number) => caption("side" + number, side));
+  find("kind").textContent = state.kind;
+  find("facts").replaceChildren(...state.facts.map((fact) => {
+    const item = document.createElement("li");
+    item.textContent = fact;
+    return item;
+  }));
+}
+
+async function ask(address, body) {
+  if (busy) { return; }
+  busy = true;
+  try {
+    const given = body === undefined ? {} : {method: "POST", body: JSON.stringify(body), headers: {"Content-Type": "application/json"}};
+    const answer = await fetch(address, given);
+    const told = await answer.json();
+    if (!answer.ok) { throw new Error(typeof told.detail === "string" ? told.detail : "The server answered " + answer.status + "."); }
+    say("");
+    show(told);
+  } catch (error) {
+    say(error instanceof TypeError ? "The server does not answer. What was decided so far is saved." : error.message);
+  } finally {
+    busy = false;
+  }
+}
+
+function press(key) {
+  if (key === "b") { blink(); }
+  if (key === "z") { ask("/api/undo", {}); }
+  if (key in keys && shown && shown.pair !== null) { ask("/api/decide", {pair: shown.pair, decision: keys[key]}); }
+}
+
+document.addEventListener("keydown", (event) => {
+  if (!event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat) { press(event.key.toLowerCase()); }
+});
+for (const button of document.querySelectorAll("[data-key]")) {
+  button.addEventListener("click", () => press(button.dataset.key));
+}
+find("overlay").addEventListener("input", (event) => { setOverlay(event.target.value); });
+setOverlay(50);
+ask("/api/pair");
