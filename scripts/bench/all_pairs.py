@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dermeval.leaks.candidates import embedding_queries, nearest_pairs
+from dermeval.leaks.nominate import nearest_pairs
+from dermssl.neighbours import normalise
 
 BLOCK = 4096
 
@@ -59,8 +60,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     before = resident("VmRSS", reset_peak=True)
     start = time.perf_counter()
-    query = next(embedding_queries("embedding", features, {}))
-    found = nearest_pairs(query, np.arange(options.images), nearest=10)
+    queries = normalise(features - features.mean(axis=0))
+    found = nearest_pairs(queries, queries, np.arange(options.images), nearest=10)
     seconds = time.perf_counter() - start
     above = resident("VmHWM") - before
     known = {(row, options.images - options.copies + row) for row in range(options.copies)}
