@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from dermssl.backbone.build import width
 from dermssl.methods import schedules
-from dermssl.methods.method import Stats, copy_weights, feature_spread, freeze
+from dermssl.methods.method import Method, Stats, copy_weights, feature_spread, freeze
 from dermssl.methods.registry import DinoOptions
 
 SINKHORN_ITERATIONS = 3
 
 
-class Dino(nn.Module):
+class Dino(Method):
     """Student and teacher with their heads, and the loss between them.
 
     ``build_backbone`` is called twice, since weight-normalised heads and some backbones cannot be deep-copied.

@@ -1,7 +1,6 @@
 """What the training loop asks of a method. The loop knows no method by name."""
 
 import math
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from torch.nn import functional
 Stats = dict[str, Tensor]
 
 
-class Method(Protocol):
-    """An ``nn.Module`` that turns views into a loss and keeps its own further networks and buffers.
+class Method(nn.Module):
+    """Turns views into a loss and keeps its own further networks and buffers.
 
     It is built as ``Class(build_backbone, drop_path, options)``: ``build_backbone(drop_path)`` gives a new backbone,
     ``options`` is the method's section of the config (`dermssl.methods.registry`).
@@ -20,15 +19,22 @@ class Method(Protocol):
 
     def encoder(self) -> nn.Module:
         """The backbone that is evaluated and exported."""
+        raise NotImplementedError
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Views (``(V, B, 3, S, S)`` each: global crops, then local ones) -> mean loss in float32, and statistics.
 
         ``at`` holds this step's value of each of the method's `schedules`.
         """
+        raise NotImplementedError
+
+    def chance_loss(self, batch: int) -> float:
+        """The loss of a network that tells no two images apart; ``batch`` is the number of images compared."""
+        raise NotImplementedError
 
     def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
-        """The method's own scheduled values over the global step, each ``(steps,)``."""
+        """The method's own scheduled values over the global step, each ``(steps,)``; by default none."""
+        return {}
 
     def before_update(self, at: dict[str, float]) -> None:
         """Runs after gradients are averaged and clipped, before the optimizer moves the weights."""
@@ -38,9 +44,6 @@ class Method(Protocol):
 
     def skip_update(self) -> None:
         """Runs instead of the two above after a step that was not finite: forget what `forward` remembered."""
-
-    def chance_loss(self, batch: int) -> float:
-        """The loss of a network that tells no two images apart; ``batch`` is the number of images compared."""
 
 
 def feature_spread(features: Tensor) -> Tensor:

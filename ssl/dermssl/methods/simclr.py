@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dermssl.backbone.build import width
-from dermssl.methods.method import Stats, feature_spread
+from dermssl.methods.method import Method, Stats, feature_spread
 from dermssl.methods.registry import SimclrOptions
 
 
-class Simclr(nn.Module):
+class Simclr(Method):
     """Backbone, projection head and NT-Xent over the images of all ranks, with gradients through the gather."""
 
     def __init__(self, build_backbone: Callable[[float], nn.Module], drop_path: float, options: SimclrOptions) -> None:
@@ -39,19 +38,6 @@ class Simclr(nn.Module):
             with torch.no_grad():
                 similarity = functional.cosine_similarity(first, second).mean()
                 return loss, {"positive_similarity": similarity, "feature_std": feature_spread(features)}
-
-    def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
-        """None of its own."""
-        return {}
-
-    def before_update(self, at: dict[str, float]) -> None:
-        """Nothing to do."""
-
-    def after_update(self, at: dict[str, float]) -> None:
-        """Nothing to do."""
-
-    def skip_update(self) -> None:
-        """Nothing to forget."""
 
     def chance_loss(self, batch: int) -> float:
         """ln(2B - 1): all similarities equal."""
