@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from dermssl.cli import COMMANDS, main
+from dermssl.methods.registry import METHODS
 from dermssl.parser import make_parser, parse
 from dermssl.training.options import PretrainOptions, RecipeOptions
 from dermssl.training.recipe import as_yaml, recommend
@@ -53,7 +54,7 @@ def test_the_teacher_lags_longer_in_longer_runs():
     assert momentum(5_354, 400) > momentum(5_354, 36)
 
 
-@pytest.mark.parametrize("method", ["dino", "simclr"])
+@pytest.mark.parametrize("method", METHODS)
 def test_an_epoch_has_four_steps_at_least(method):
     for count, batch in zip(COUNTS, over_counts(method, "training.batch"), strict=True):
         assert count // batch >= 4
@@ -83,7 +84,7 @@ def test_simclr_with_lars_gets_the_published_optimizer():
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224"])
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
-@pytest.mark.parametrize("method", ["dino", "simclr"])
+@pytest.mark.parametrize("method", METHODS)
 def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
     asked = RecipeOptions(["data/x"], method, backbone, optimizer)
     for images in COUNTS:
