@@ -201,6 +201,43 @@ class SimclrOptions:
         ]
 
 
+@dataclass
+class LejepaOptions:
+    """LeJEPA: views agree and features are spread like a Gaussian (Balestriero and LeCun 2025)."""
+
+    RARE: ClassVar = ("hidden_dim", "slices")
+    weight: ClosedUnitInterval = 0.05
+    """Weight of the Gaussian term; the agreement of views has the rest (published: 0.05)."""
+    out_dim: PositiveInt = 128
+    """Width of the projections."""
+    hidden_dim: PositiveInt = 2048
+    """Width of the head's two hidden layers."""
+    slices: PositiveInt = 1024
+    """Random directions per step along which the projections are compared with a Gaussian."""
+
+    def check(self, views: ViewOptions) -> None:
+        """LeJEPA compares a view with the mean of the global ones."""
+        if views.global_count + views.local_count < 2:
+            raise ValueError("method lejepa needs two views: raise views.global_count or views.local_count")
+
+    def remarks(self, micro_batch: int, batch: int) -> list[str]:
+        """The Gaussian term is taken over the images of one forward pass."""
+        if micro_batch < batch:
+            return [f"lejepa spreads the {micro_batch} images of a micro-batch, not the whole batch of {batch}"]
+        return []
+
+    @staticmethod
+    def recommend(setting: Setting) -> list[Choice]:
+        """As published, with AdamW and one learning rate for all sizes of data; not measured on skin."""
+        decay = 0.0005 if setting.convnet else 0.05
+        return [
+            Choice("lejepa.weight", 0.05, "as published"),
+            Choice("optim.lr", 0.0005, "as published"),
+            Choice("optim.weight_decay", decay, "as published: 0.05 for transformers, 0.0005 for convnets"),
+            Choice("optim.weight_decay_end", decay, "constant"),
+        ]
+
+
 def power_of_two(number: int) -> int:
     """The largest power of two that is not above ``number``, at least 1."""
     return 2 ** max(0, number.bit_length() - 1)
@@ -237,5 +274,12 @@ METHODS = {
         {"student": "backbone"},
         epochs=(200, 200, 100, 100),
         batch=(256, 256, 256, 1024),
+    ),
+    "lejepa": Registered(
+        LejepaOptions,
+        "dermssl.methods.lejepa:Lejepa",
+        {"student": "backbone"},
+        epochs=(200, 200, 100, 100),
+        batch=(128, 128, 256, 256),
     ),
 }
