@@ -97,7 +97,7 @@ def test_sigreg_over_two_ranks_and_its_averaged_gradient_are_those_of_the_joined
     commands = [[sys.executable, "-c", SIGREG_OF_A_RANK, str(tmp_path), str(rank)] for rank in range(2)]
     ranks = [subprocess.Popen(command, env=environment) for command in commands]
     try:
-        assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()

@@ -269,7 +269,7 @@ def test_sinkhorn_over_two_ranks_is_that_of_the_joined_batch(tmp_path):
     commands = [[sys.executable, "-c", SINKHORN_OF_A_RANK, str(tmp_path), str(rank)] for rank in range(2)]
     ranks = [subprocess.Popen(command, env=environment) for command in commands]
     try:
-        assert [rank.wait(timeout=60) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
