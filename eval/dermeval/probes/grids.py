@@ -66,15 +66,20 @@ class PenaltyGrid:
 
     @property
     def stride(self) -> int:
-        """Steps of the grid between penalties that are tried first."""
+        """Steps of the grid between coarse penalties."""
         return max(1, len(self.cs) // COARSE)
 
-    def first(self) -> list[int]:
-        """The classifiers that are tried first: every `stride`-th penalty and the weakest."""
-        return sorted({*range(0, len(self.cs), self.stride), len(self.cs) - 1})
+    def coarse(self) -> list[list[int]]:
+        """What is tried first, in steps: every `stride`-th penalty to C = 1 at once, then the weaker one by one.
+
+        The weaker the penalty, the longer its fit takes.
+        """
+        picked = sorted({*range(0, len(self.cs), self.stride), len(self.cs) - 1})
+        strong = [index for index in picked if self.cs[index] <= 1]
+        return [strong] * bool(strong) + [[index] for index in picked if self.cs[index] > 1]
 
     def around(self, best: int) -> list[int]:
-        """Those tried when ``best`` is the best of the first: all penalties nearer to it than its neighbours."""
+        """Those tried when ``best`` is the best of the coarse: all penalties nearer to it than its neighbours."""
         return list(range(max(0, best - self.stride + 1), min(len(self.cs), best + self.stride)))
 
     def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> Predict:
@@ -118,9 +123,9 @@ class RateGrid:
         """The middle rate on standardised features."""
         return len(self.rates) + len(self.rates) // 2
 
-    def first(self) -> list[int]:
-        """All of them: trained together they cost little more than one."""
-        return list(range(len(FORMS) * len(self.rates)))
+    def coarse(self) -> list[list[int]]:
+        """All of them in one step: trained together they cost little more than one."""
+        return [list(range(len(FORMS) * len(self.rates)))]
 
     def around(self, best: int) -> list[int]:
         """Nothing further."""

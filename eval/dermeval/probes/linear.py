@@ -19,6 +19,8 @@ from dermssl.errors import InputError
 
 SHARED_FROM = 5
 """Outer folds from which each fold's inner folds are the other outer folds, so that two folds share a fit."""
+PAST_BEST = 0.005
+"""Balanced accuracy below the best that two penalties in a row must have for the weaker ones not to be tried."""
 Grid = PenaltyGrid | RateGrid
 
 
@@ -113,32 +115,41 @@ def _separate(task: Task, folds: Sequence[Fold], number: int, seed: int) -> Iter
 def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[list[int], list[float]]:
     """The best classifier of each outer fold and its balanced accuracy over pooled out-of-fold predictions.
 
-    The grid's first classifiers are scored, then those around the best of them. Of equals the mildest is taken.
+    The grid's coarse classifiers are scored step by step, until two in a row fall `PAST_BEST` below the best; then
+    those around the best. Of equals the mildest is taken.
     """
-    guesses: list[dict[int, dict[int, np.ndarray]]] = [{outer: {} for outer in inner.held} for inner in plan]
+    tried: list[dict[int, float]] = [{} for _ in range(folds)]
     fits: dict[int, Predict] = {}
-    asked = [grid.first()] * folds
-    best, scores = [0] * folds, [0.0] * folds
-    for stage in ("first", "around"):
-        for number, inner in enumerate(tqdm(plan, desc=f"inner folds, {stage}", unit="fit", disable=None, leave=False)):
-            if number not in fits:
-                fits[number] = grid.fits(task.features[inner.train], task.labels[inner.train], len(task.classes))
+
+    def score(asked: Sequence[Sequence[int]], step: str) -> None:
+        guesses: list[dict[int, list[np.ndarray]]] = [{} for _ in range(folds)]
+        for number, inner in enumerate(tqdm(plan, desc=f"inner folds, {step}", unit="fit", disable=None, leave=False)):
             for outer, held in inner.held.items():
-                known = guesses[number][outer]
-                new = [index for index in asked[outer] if index not in known]
+                new = [index for index in asked[outer] if index not in tried[outer]]
+                if new and number not in fits:
+                    fits[number] = grid.fits(task.features[inner.train], task.labels[inner.train], len(task.classes))
                 if new:
-                    known.update(zip(new, fits[number](task.features[held], new).argmax(2), strict=True))
+                    for index, guess in zip(new, fits[number](task.features[held], new).argmax(2), strict=True):
+                        guesses[outer].setdefault(index, []).append(guess)
         for outer in range(folds):
-            mine = [(guesses[n][outer], inner.held[outer]) for n, inner in enumerate(plan) if outer in inner.held]
-            truth = task.labels[np.concatenate([held for _, held in mine])]
-            tried = {index: np.concatenate([found[index] for found, _ in mine]) for index in sorted(mine[0][0])}
-            by_index = {index: balanced_accuracy(truth, guess) for index, guess in tried.items()}
-            best[outer] = max(by_index, key=by_index.__getitem__)
-            scores[outer] = by_index[best[outer]]
-        asked = [grid.around(index) for index in best]
-        if not any(asked):
-            break
-    return best, scores
+            truth = task.labels[np.concatenate([inner.held[outer] for inner in plan if outer in inner.held])]
+            for index, parts in guesses[outer].items():
+                tried[outer][index] = balanced_accuracy(truth, np.concatenate(parts))
+
+    def best(outer: int) -> int:
+        return max(sorted(tried[outer]), key=tried[outer].__getitem__)
+
+    coarse = grid.coarse()
+    for number, step in enumerate(coarse):
+        score([[] if _past_best(scores) else step for scores in tried], f"coarse {number + 1} of {len(coarse)}")
+    score([grid.around(best(outer)) for outer in range(folds)], "around the best")
+    chosen = [best(outer) for outer in range(folds)]
+    return chosen, [scores[index] for scores, index in zip(tried, chosen, strict=True)]
+
+
+def _past_best(scores: dict[int, float]) -> bool:
+    last = [scores[index] for index in sorted(scores)[-2:]]
+    return len(last) == 2 and max(last) < max(scores.values()) - PAST_BEST
 
 
 def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:

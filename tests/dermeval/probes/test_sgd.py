@@ -69,7 +69,7 @@ def test_separable_classes_are_solved_whatever_the_scale_of_the_features():
     features = (features * 0.1 + 8 * np.eye(3, 5)[labels]).astype(np.float32)
     for scale in (1e-3, 1.0, 1e3):
         grid = RateGrid(np.array(RATES), 300, 32, "none", 0)
-        guesses = grid.fits(scale * features, labels, 3)(scale * features, grid.first()).argmax(2)
+        guesses = grid.fits(scale * features, labels, 3)(scale * features, grid.coarse()[0]).argmax(2)
         right = (guesses == labels).mean(1)
         assert right.max() == 1.0
 
@@ -78,7 +78,7 @@ def test_the_chosen_head_is_the_same_alone_as_in_the_grid():
     features, labels = problem()
     grid = RateGrid(np.array(RATES), 30, 32, "none", 1)
     fits = grid.fits(features, labels, 3)
-    together = fits(features, grid.first())
+    together = fits(features, grid.coarse()[0])
     assert len(together) == 26
     for chosen in (3, 12, 20):
         assert np.allclose(fits(features, [chosen])[0], together[chosen], atol=1e-5)
@@ -89,7 +89,7 @@ def test_inner_folds_fit_no_patient_that_they_score(tmp_path, make_embeddings, f
     codes = pd.factorize(frame["patient_id"])[0]
     task = open_task([str(make_embeddings(tmp_path, frame, 5 * np.eye(codes.max() + 1)[codes]))], None)
     grid = RateGrid(np.array([1.0, 10.0]), 200, 32, "none", 0)
-    seen = grid.fits(task.features, task.labels, 4)(task.features, grid.first()).argmax(2)
+    seen = grid.fits(task.features, task.labels, 4)(task.features, grid.coarse()[0]).argmax(2)
     assert (seen == task.labels).mean(1).max() > 0.99
     rows = np.arange(len(task.labels))
     _, scores = choose(task, list(_separate(task, [Fold(0, rows, rows[:0])], 4, 0)), grid, 1)
