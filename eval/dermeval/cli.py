@@ -35,6 +35,13 @@ COMMANDS = (
         writes="out",
     ),
     Command(
+        "finetune",
+        "the encoder trained on a target, judged by patient",
+        "dermeval.probes.options:FinetuneOptions",
+        "dermeval.probes.finetune:finetune",
+        writes="out",
+    ),
+    Command(
         "evaluate",
         "a data set's published protocol, with per-group tables",
         "dermeval.probes.options:EvaluateOptions",

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from dermeval.features.pool import PooledEmbeddings, open_pool
+from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.contamination import cannot_tell, contamination_summary
+from dermeval.probes.encoder_table import encoders_report, pools_by_encoder
 from dermeval.probes.evaluate_page import groups_table, html_page, text_page
 from dermeval.probes.groups import attributes, group_scores, values_of
 from dermeval.probes.intervals import interval_json
@@ -56,11 +57,15 @@ def evaluate(options: EvaluateOptions) -> Report:
         InputError: unusable embeddings or output folder, or data that lacks what the protocol needs.
     """
     out = Path(options.out) if options.out else None
+    probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
+    pools = pools_by_encoder(options.embeddings)
+    pool = next(iter(pools.values()))
+    tasks, notes = planned_tasks(pool, options)
+    if len(pools) > 1:
+        made = {probe: make_probe(probe, options.seed) for probe in probes}
+        return encoders_report(pools, tasks, notes, made, options)
     if out:
         require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="experiments")
-    pool = open_pool(options.embeddings)
-    probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
-    tasks, notes = planned_tasks(pool, options)
     plan = [(task, probe, experiment) for task, made in tasks for probe in probes for experiment in made]
     runs = []
     with tqdm(plan, unit="experiment", disable=None) as bar:

@@ -133,9 +133,9 @@ def _question(info: dict[str, Any]) -> dict[str, Any]:
         "temperature": settings.get("temperature"),
         "solver": "lbfgs" if settings.get("solver") == "newton" else settings.get("solver"),
         "class weight": settings.get("class_weight"),
-        "architecture": encoder["name"],
+        "architecture": encoder.get("name"),
         "features": encoder.get("features"),
-        "preprocessing": encoder["preprocessing"],
+        "preprocessing": encoder.get("preprocessing"),
         "method": encoder.get("training", {}).get("method"),
     }
 

@@ -74,8 +74,8 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
     return Curve(points, predictions, notes)
 
 
-def draw_of_each_class(task: Task, fold: Fold, shots: int, seed: Sequence[int]) -> np.ndarray:
-    """Training rows of ``shots`` random patients of each class, or of all where a class has fewer.
+def draw_of_each_class(task: Task, fold: Fold, shots: int | dict[int, int], seed: Sequence[int]) -> np.ndarray:
+    """Training rows of ``shots`` random patients of each class (or so many by class), or of all where there are fewer.
 
     A patient with images of two classes can be drawn for either; only the images of that class then count.
     """
@@ -84,7 +84,9 @@ def draw_of_each_class(task: Task, fold: Fold, shots: int, seed: Sequence[int]) 
     for label in np.unique(labels):
         random = np.random.default_rng([*seed, fold.number, int(label)])
         patients = random.permutation(sorted(set(groups[labels == label])))
-        chosen |= (labels == label) & np.isin(groups, patients[:shots])
+        chosen |= (labels == label) & np.isin(
+            groups, patients[: shots[int(label)] if isinstance(shots, dict) else shots]
+        )
     return fold.train[chosen]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dermeval.statistics.bootstrap import Interval, Scores, cluster_codes, debiased, percentiles, resample
+from dermeval.statistics.bootstrap import Interval, Resampler, Scores, cluster_codes, debiased, percentiles, resample
 from dermeval.statistics.scorer import Scorer
 
 
@@ -84,6 +84,22 @@ def paired_bootstrap(
         for mean, sample in zip(means[1:], drawn[1:], strict=True)
     ]
     return Comparison(scores, deviations, differences, drawn, redrawn)
+
+
+def paired_means(
+    values: Sequence[np.ndarray], groups: np.ndarray, draws: int = 2000, seed: int = 0
+) -> tuple[list[Interval], list[Difference | None], np.ndarray]:
+    """Means of several ``(N,)`` values of the same rows, their differences from the first, and the means drawn."""
+    codes = cluster_codes(groups)
+    sums = np.stack([np.bincount(codes, own) for own in (np.ones(len(codes)), *values)], axis=1)
+    parts = [weights.T @ sums for weights in Resampler(sums[:, :1], draws, seed).blocks()]
+    drawn = np.concatenate(parts).T
+    drawn = drawn[1:] / drawn[0]
+    means = [np.mean(own) for own in values]
+    differences = [
+        paired_difference(mean - means[0], own - drawn[0]) for mean, own in zip(means[1:], drawn[1:], strict=True)
+    ]
+    return [Interval(m, *percentiles(own)) for m, own in zip(means, drawn, strict=True)], [None, *differences], drawn
 
 
 def paired_difference(value: np.ndarray, drawn: np.ndarray) -> Difference:

@@ -126,7 +126,7 @@ def test_float16_is_the_rounded_float32(embed):
 )
 def test_probes_refuse_to_pool_features_made_in_different_ways(embed, capsys, changed, named):
     one, other = embed("one", "random:test_vit"), embed("other", *changed)
-    for command in ("knn", "linear", "evaluate"):
+    for command in ("knn", "linear"):
         assert main([command, str(one), str(other)]) == 2
         assert f"{named} differ" in capsys.readouterr().err
 

@@ -1,0 +1,215 @@
+"""``dermeval finetune``: the encoder itself trained with a linear classifier on top, judged like every probe.
+
+Training images are seen in random crops and flips. A part of the training patients is kept out of them: training stops
+when their balanced accuracy no longer rises, and the weights of their best epoch predict the test images.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator, PartialState
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from dermeval.features.embeddings import Embeddings
+from dermeval.features.encoders import Encoder, open_encoder
+from dermeval.features.pixels import PixelPCA
+from dermeval.features.pool import PooledEmbeddings
+from dermeval.probes.folds import Fold, stratified_group_folds
+from dermeval.probes.judge import Fitted
+from dermeval.probes.linear import balanced_accuracy
+from dermeval.probes.options import FinetuneOptions
+from dermeval.probes.predictions import Predictions, collect
+from dermeval.probes.results import probe_report
+from dermeval.probes.task import Task, task_of
+from dermssl import licences
+from dermssl.backbone.embedding import Pictures, batches_of_pictures, in_batches, normalise_pixels
+from dermssl.commandline import Report
+from dermssl.dataset.dataset import Dataset, open_datasets
+from dermssl.devices import choose_precision
+from dermssl.errors import InputError
+from dermssl.workers import read_batches
+
+WARM_UP = 0.1
+SMALLEST_CROP = 0.5
+"""Share of an image's area that a random training crop holds at least."""
+log = logging.getLogger("dermssl")
+
+
+def finetune(options: FinetuneOptions) -> Report:
+    """Judge an encoder by training it on the target; see `FinetuneOptions`.
+
+    Raises:
+        InputError: an unusable encoder, data set, target, split or output folder, or too few training patients.
+    """
+    datasets = open_datasets(options.data)
+    encoder = open_encoder(options.encoder, options.image_size)
+    if isinstance(encoder.model, PixelPCA):
+        raise InputError(f"--encoder {options.encoder} has no weights to train: give a network")
+    trained_blocks(encoder.model, options)
+    if PartialState().num_processes > 1:
+        raise InputError("finetune runs as one process: start it without a launcher")
+    task = task_of(_rows_as_features(encoder, datasets), options.target)
+    return probe_report(FinetuneProbe(options, encoder, datasets), task, options, [*options.data, options.encoder])
+
+
+def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEmbeddings:
+    """The data sets as a pool whose only feature is the number of the image, so that every probe's task fits."""
+    record, parts, start = encoder.record() | {"dim": encoder.dim}, [], 0
+    for dataset in datasets:
+        entry = {"name": dataset.name, "path": str(dataset.folder), "fingerprint": dataset.fingerprint}
+        entry |= {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
+        notices = licences.merge([dataset.licence, *record.get("licences", [])])
+        rows = np.arange(start, start := start + len(dataset))[:, None]
+        info = {"encoder": record, "datasets": [entry], "licences": notices}
+        parts.append(Embeddings(dataset.folder, info, dataset.table, rows))
+    features = np.concatenate([part.features for part in parts])
+    return PooledEmbeddings(parts, features, pd.concat([part.frame for part in parts], ignore_index=True))
+
+
+def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
+    """The parts of the encoder that are trained: it, its last blocks or stages, or nothing.
+
+    Raises:
+        InputError: the encoder has no blocks or stages to count from the end.
+    """
+    if options.train == "head":
+        return []
+    if options.train == "all":
+        return [model]
+    blocks = getattr(model, "blocks", None) or getattr(model, "stages", None)
+    stages = [getattr(model, f"layer{number}") for number in range(1, 5) if hasattr(model, f"layer{number}")]
+    found = list(blocks) if blocks is not None else stages
+    if not found:
+        raise InputError(f"--train last: {options.encoder} has no blocks to count: use --train all or head")
+    after = [getattr(model, name) for name in ("norm", "fc_norm", "conv_head", "bn2", "head") if hasattr(model, name)]
+    return [*found[-options.last :], *(part for part in after if isinstance(part, nn.Module))]
+
+
+@dataclass(frozen=True)
+class FinetuneProbe:
+    """Trains the encoder anew in every fold, from the same weights."""
+
+    options: FinetuneOptions
+    encoder: Encoder
+    datasets: Sequence[Dataset]
+    name: str = "finetune"
+
+    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
+        """Predictions of the epoch of each fold that scored best on the kept-out training patients."""
+        options, found, best = self.options, [], []
+        with tqdm(total=len(folds) * options.epochs, desc="finetune", unit="epoch", disable=None) as bar:
+            for number, fold in enumerate(folds):
+                probabilities, epoch, score = self._train(task, fold, bar)
+                found.append(probabilities)
+                best.append({"epoch": epoch, "balanced_accuracy": score})
+                log.info("fold %d: best epoch %d, balanced accuracy %.3f on kept-out patients", number, epoch, score)
+                bar.update(options.epochs * (number + 1) - bar.n)
+        names = ("train", "last", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
+        settings = {name: getattr(options, name) for name in names} | {"early_stopping": best}
+        said = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
+        line = f"best epoch of each fold on {options.held_out:.0%} of its training {task.unit}s, kept out: {said}"
+        return Fitted(collect(task, folds, found, options.seed), settings, (), (line,))
+
+    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
+        """The same on few patients; `dermeval finetune` has no few-shot curve."""
+        return self.fit(task, folds).predictions
+
+    def _train(self, task: Task, fold: Fold, bar: tqdm) -> tuple[np.ndarray, int, float]:
+        """Probabilities of the test images, the best epoch, and its score on the kept-out training patients."""
+        options, labels = self.options, task.labels
+        torch.manual_seed(options.seed)
+        parts = max(2, round(1 / options.held_out))
+        where = f"{task.where}, --held-out {options.held_out}"
+        cut = stratified_group_folds(labels[fold.train], task.groups[fold.train], parts, options.seed, where, task.unit)
+        fitted, held = (fold.train[rows] for rows in cut[0])
+        precision = choose_precision("auto", PartialState().device)
+        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        model, optimizer, tuned = self._model(len(task.classes))
+        model, optimizer = accelerator.prepare(model, optimizer)
+        steps = options.epochs * -(-len(fitted) // options.batch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
+        best, epoch, kept = -1.0, 0, {}
+        for number in range(1, options.epochs + 1):
+            model.eval()
+            for part in tuned:
+                part.train()
+            order = np.random.default_rng([options.seed, fold.number, number]).permutation(fitted)
+            for rows, images in self._batches(task, order, accelerator.device, TrainingPictures):
+                truth = torch.from_numpy(labels[rows]).to(images.device)
+                loss = nn.functional.cross_entropy(model(images).float(), truth)
+                if not torch.isfinite(loss):
+                    raise InputError(f"fold {fold.number}: the loss is not finite in epoch {number}: lower --lr")
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                optimizer.step()
+                schedule.step()
+            bar.update()
+            score = balanced_accuracy(labels[held], self._predict(model, task, held, accelerator.device).argmax(1))
+            if score > best:
+                best, epoch, kept = score, number, copy.deepcopy(model.state_dict())
+            if number - epoch >= options.patience:
+                break
+        model.load_state_dict(kept)
+        return self._predict(model, task, fold.test, accelerator.device), epoch, best
+
+    def _model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
+        """The encoder as it was given, with a new classifier; its optimizer; and the parts that are trained."""
+        backbone, head = copy.deepcopy(self.encoder.model), nn.Linear(self.encoder.dim, classes)
+        nn.init.normal_(head.weight, std=0.01)
+        tuned = trained_blocks(backbone, self.options)
+        backbone.requires_grad_(False)
+        weights = list(dict.fromkeys(weight for part in tuned for weight in part.parameters()))
+        for weight in weights:
+            weight.requires_grad_(True)
+        groups = [{"params": head.parameters(), "lr": self.options.head_lr}, {"params": weights, "lr": self.options.lr}]
+        optimizer = torch.optim.AdamW(groups[: 1 + bool(weights)], weight_decay=self.options.weight_decay)
+        return nn.Sequential(backbone, head), optimizer, tuned
+
+    @torch.no_grad()
+    def _predict(self, model: nn.Module, task: Task, rows: np.ndarray, device: torch.device) -> np.ndarray:
+        model.eval()
+        found = [model(images).float().softmax(1).cpu() for _, images in self._batches(task, rows, device, Pictures)]
+        return torch.cat(found).double().numpy()
+
+    def _batches(
+        self, task: Task, rows: np.ndarray, device: torch.device, kind: type[Pictures]
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Rows of the task and their images ``(B, 3, S, S)``, normalised, on the device."""
+        preprocessing = self.encoder.preprocessing
+        pictures = kind([dataset.images for dataset in self.datasets], preprocessing)
+        images = in_batches(task.features[rows, 0], self.options.batch)
+        loader = batches_of_pictures(pictures, images, self.options.workers)
+        for part, (_, batch) in zip(in_batches(rows, self.options.batch), read_batches(loader), strict=True):
+            yield np.array(part), normalise_pixels(batch[:, 0], preprocessing, device)
+
+
+class TrainingPictures(Pictures):
+    """Images in random crops, flips and a little change of light, at the size that the encoder takes."""
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """uint8 ``(1, 3, S, S)``."""
+        size = self.preprocessing["input_size"][-1]
+        changes = (
+            v2.RandomResizedCrop(size, (SMALLEST_CROP, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.ColorJitter(0.2, 0.2, 0.1),
+            v2.PILToTensor(),
+        )
+        return v2.Compose(changes)(image)[None]
+
+
+def _rate(done: float) -> float:
+    """Learning rate as a share of its peak: a linear warm-up, then a cosine to 0."""
+    if done < WARM_UP:
+        return (done + 1e-3) / WARM_UP
+    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))

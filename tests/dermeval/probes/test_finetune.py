@@ -1,0 +1,80 @@
+"""Fine-tuning: the encoder learns the target on training patients alone, and is judged as every probe is."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dermeval.cli import main
+from dermeval.features.encoders import open_encoder
+from dermeval.probes.finetune import FinetuneProbe, trained_blocks
+from dermeval.probes.options import FinetuneOptions
+from dermssl.errors import InputError
+from dermssl.files import read_parquet, write_parquet
+
+FAST = ["--image-size", "32", "--epochs", "4", "--batch", "16", "--lr", "0.01", "--head-lr", "0.01", "--draws", "30"]
+
+
+@pytest.fixture
+def coloured(make_picture_dataset):
+    """Two classes, told apart by colour; 32 patients with an image each, and a fourth of them in test."""
+    random = np.random.default_rng(0)
+    labels = ["red" if number % 2 else "green" for number in range(32)]
+    images = []
+    for label in labels:
+        pixels = random.integers(0, 80, (40, 40, 3), dtype=np.uint8)
+        pixels[..., 0 if label == "red" else 1] += 150
+        images.append(Image.fromarray(pixels))
+    splits = ["test" if number % 8 < 2 else "train" for number in range(32)]
+    return make_picture_dataset("tiny", images, [f"P{number}" for number in range(32)], splits, labels)
+
+
+def finetune(data, out, *options):
+    arguments = ["finetune", "--encoder", "random:test_resnet", "--data", str(data), "--out", str(out), *FAST, *options]
+    assert main(arguments) == 0
+    return json.loads((out / "result.json").read_text())
+
+
+def test_it_learns_the_target_and_compares_with_other_probes(tmp_path, coloured, embed_as, capsys):
+    result = finetune(coloured, tmp_path / "tuned")
+    assert result["levels"]["image"]["scores"]["balanced_accuracy"]["value"] == 1.0
+    assert result["counts"]["scored"] == 8 and result["probe"] == "finetune"
+    assert "kept out: epoch" in capsys.readouterr().out
+    noise = embed_as(coloured, np.random.default_rng(1).normal(size=(32, 4)))
+    assert main(["knn", str(noise), "--k", "3", "--draws", "30", "--out", str(tmp_path / "knn")]) == 0
+    assert main(["compare", str(tmp_path / "knn"), str(tmp_path / "tuned"), "--draws", "30"]) == 0
+
+
+def test_the_test_labels_change_nothing_that_is_predicted(tmp_path, coloured):
+    tables = []
+    for name in ("true", "turned"):
+        if name == "turned":
+            table = read_parquet(coloured / "manifest.parquet", "").to_pandas()
+            test = table["split"] == "test"
+            table.loc[test, "dx"] = table.loc[test, "dx"].to_numpy()[::-1]
+            old = read_parquet(coloured / "manifest.parquet", "")
+            column = old.schema.get_field_index("dx")
+            write_parquet(coloured / "manifest.parquet", old.set_column(column, "dx", [table["dx"].tolist()]))
+        finetune(coloured, tmp_path / name, "--epochs", "2")
+        tables.append(pd.read_parquet(tmp_path / name / "predictions.parquet"))
+    assert tables[0].filter(like="p_").equals(tables[1].filter(like="p_"))
+    assert not tables[0]["y_true"].equals(tables[1]["y_true"])
+
+
+@pytest.mark.parametrize(("train", "names"), [("all", None), ("head", set()), ("last", {"layer3", "layer4"})])
+def test_only_what_was_asked_for_is_trained(train, names):
+    options = FinetuneOptions(encoder="random:resnet10t", data=[], train=train)
+    model, _, _ = FinetuneProbe(options, open_encoder("random:resnet10t", 32), [])._model(3)
+    tuned = {name.split(".")[0] for name, weight in model[0].named_parameters() if weight.requires_grad}
+    everything = {name.split(".")[0] for name, _ in model[0].named_parameters()}
+    assert tuned == (everything if names is None else names)
+    assert all(weight.requires_grad for weight in model[1].parameters())
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path, coloured, capsys):
+    assert main(["finetune", "--encoder", "pixels:4", "--data", str(coloured)]) == 2
+    assert "has no weights to train" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no blocks to count"):
+        trained_blocks(open_encoder("pixels:2", 8).model, FinetuneOptions(encoder="x", data=[], train="last"))
