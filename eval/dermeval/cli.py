@@ -75,6 +75,13 @@ COMMANDS = (
         "dermeval.retrieval.retrieval:retrieval",
     ),
     Command(
+        "export",
+        "embeddings as embedding-atlas, FiftyOne, LanceDB or TensorBoard opens them",
+        "dermeval.retrieval.options:EmbeddingsExportOptions",
+        "dermeval.retrieval.export:export",
+        writes="out",
+    ),
+    Command(
         "serve",
         "similar-case search in the browser, with a JSON API, on this machine",
         "dermeval.web.options:ServeOptions",

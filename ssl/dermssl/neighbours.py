@@ -34,8 +34,11 @@ CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
 ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
 CELLS_VISITED, TRAINED_PER_CELL = 4, 40
-EXACT_ROWS = 20_000
-"""Up to so many rows that pass a filter are compared one by one; the codes would not be faster."""
+EXACT_BYTES = 16 * 2**20
+"""If the vectors of all rows that pass a filter take no more, they are compared one by one: the codes are not faster.
+
+The rows are scattered over a file, so what counts is how much is read from it.
+"""
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
@@ -241,8 +244,9 @@ def search_index(
 
 
 def _few(index: Index) -> int:
+    rows = EXACT_BYTES // (4 * index.vectors.shape[1])
     # A graph is cut apart where most of its nodes may not be visited.
-    return EXACT_ROWS if isinstance(index.codes, faiss.IndexIVF) else max(EXACT_ROWS, len(index) // 4)
+    return rows if isinstance(index.codes, faiss.IndexIVF) else max(rows, len(index) // 4)
 
 
 def _search_effort(codes: Codes, wanted: int, allowed: np.ndarray | None, share: float) -> Any:

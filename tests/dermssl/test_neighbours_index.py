@@ -34,7 +34,9 @@ def brute(vectors, queries, k, allowed=None):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.5, 0.1, 0.01, 0.001])
 def test_filtered_search_finds_the_true_neighbours_at_every_share(clustered, indexes, kind, share, monkeypatch):
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 200)  # so that the larger shares go through the codes
+    monkeypatch.setattr(
+        neighbours, "EXACT_BYTES", 200 * 4 * clustered[0].shape[1]
+    )  # so that the larger shares go through the codes
     vectors, queries = clustered
     allowed = np.random.default_rng(1).random(5000) < share if share < 1 else None
     scores, rows = neighbours.search_index(indexes[kind], queries, 5, allowed)
@@ -47,7 +49,7 @@ def test_filtered_search_finds_the_true_neighbours_at_every_share(clustered, ind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_filter_that_is_far_from_the_query_still_gives_k(clustered, indexes, kind, monkeypatch):
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 50)
+    monkeypatch.setattr(neighbours, "EXACT_BYTES", 50 * 4 * clustered[0].shape[1])
     vectors, queries = clustered
     allowed = np.zeros(5000, dtype=bool)
     allowed[np.argsort(vectors @ neighbours.normalise(queries)[0])[:300]] = True

@@ -85,3 +85,22 @@ class RetrievalOptions:
     """Which images are queries; all others can always be found."""
     draws: PositiveInt = 1000
     """Bootstrap draws of patients for the 95% intervals."""
+
+
+@dataclass
+class EmbeddingsExportOptions:
+    """Write embeddings with pictures and labels for another program. Refused where a licence forbids passing on."""
+
+    to: Literal["atlas", "fiftyone", "lance", "projector"]
+    """atlas: a Parquet file for Apple's embedding-atlas, with a 2-D projection and nearest neighbours. fiftyone: a
+    dataset folder of FiftyOne. projector: TensorBoard's projector. lance: a LanceDB table."""
+    out: str
+    """Folder to write."""
+    source: str = positional()
+    """Embeddings or index folder."""
+    projection: Literal["pca", "umap", "tsne"] = "pca"
+    """The 2-D projection of atlas and fiftyone; umap needs the package umap-learn, tsne needs openTSNE."""
+    neighbours: PositiveInt = 15
+    """Nearest neighbours of each image, for atlas."""
+    overwrite: bool = False
+    """Replace a folder that this command made."""

@@ -1,0 +1,203 @@
+"""``dermeval export``: embeddings with their pictures and labels, as other programs open them.
+
+``atlas``: Apple's embedding-atlas. ``fiftyone``: Voxel51's FiftyOne (dataset type FiftyOneDataset). ``projector``:
+TensorBoard's projector. ``lance``: a LanceDB table. Every folder holds ``export.json`` with licences and provenance.
+"""
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from dermeval.retrieval.build import Source, open_source
+from dermeval.retrieval.options import EmbeddingsExportOptions
+from dermssl import licences, neighbours
+from dermssl.atomic import atomic_folder
+from dermssl.commandline import Report
+from dermssl.errors import InputError
+from dermssl.files import write_json, write_parquet, write_text
+from dermssl.paths import require_new_folder
+
+MARK = "export.json"
+HIDDEN = ("phash", "sha256", "pixel_sha256", "file")
+SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192
+"""Pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
+ROWS_AT_ONCE = 1024
+
+
+def export(options: EmbeddingsExportOptions) -> Report:
+    """Write an embeddings or index folder for another program; see `EmbeddingsExportOptions`.
+
+    Raises:
+        InputError: a licence forbids passing the images on, the images are out of reach, or a package is missing.
+    """
+    out = require_new_folder(Path(options.out), options.overwrite, MARK, [options.source], key="exported_to")
+    source = open_source(options.source)
+    notices = licences.merge([*source.licences, *(dataset.licence for dataset in source.datasets.values())])
+    closed = licences.restricted(notices)
+    if closed:
+        raise InputError(
+            f"{options.source}: the licence of {', '.join(closed)} forbids passing the images on, so they are not "
+            "exported: `dermeval serve` shows them on this machine alone"
+        )
+    lost = sorted({entry["name"] for entry in source.info["datasets"]} - set(source.datasets))
+    if lost:
+        raise InputError(f"{options.source}: the images of {', '.join(lost)} are out of reach: put them back")
+    write, hint = FORMATS[options.to]
+    with atomic_folder(out) as temporary:
+        write(temporary, source, options)
+        info = {"exported_to": options.to, "encoder": source.encoder["path"], "images": len(source)}
+        write_json(temporary / MARK, info | {"synthetic": source.synthetic, "licences": notices})
+    text = [f"{out}: {len(source)} images; open it with", f"  {hint.format(out=out)}", *licences.notice_lines(notices)]
+    return Report("\n".join(text), info | {"out": str(out), "licences": notices})
+
+
+def _columns(source: Source) -> pd.DataFrame:
+    """What is known of each image, one value a cell."""
+    frame = source.frame.drop(columns=list(HIDDEN), errors="ignore")
+    lists = [name for name in frame if frame[name].map(lambda cell: isinstance(cell, (list, np.ndarray))).any()]
+    joined = {name: frame[name].map(lambda cell: ", ".join(map(str, cell)), na_action="ignore") for name in lists}
+    return frame.assign(**joined).dropna(axis=1, how="all").reset_index(drop=True)
+
+
+def _jpegs(source: Source) -> Iterator[bytes]:
+    """The stored JPEGs in row order."""
+    rows = {
+        name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
+        for name, dataset in source.datasets.items()
+    }
+    for name, image_id in zip(source.frame["dataset"], source.frame["image_id"], strict=True):
+        yield bytes(source.datasets[name].images.jpeg(rows[name][image_id]))
+
+
+def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
+    """Unit features ``(N, D)`` in two dimensions, the same at every run."""
+    if kind == "umap":
+        umap = _package("umap", "umap-learn")
+        return umap.UMAP(metric="cosine", random_state=0).fit_transform(unit)
+    if kind == "tsne":
+        return np.asarray(_package("openTSNE", "openTSNE").TSNE(metric="cosine", random_state=0).fit(unit))
+    from sklearn.decomposition import PCA
+
+    return PCA(2, svd_solver="randomized", random_state=0).fit_transform(unit)
+
+
+def _package(name: str, install: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"this needs the package {install}: pip install {install}") from None
+
+
+def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
+    unit = neighbours.normalise(np.asarray(source.features))
+    scores, rows = neighbours.search(unit, unit, options.neighbours + 1)
+    near = []
+    for row, (found, similarity) in enumerate(zip(rows, scores, strict=True)):
+        other = np.flatnonzero(found != row)[: options.neighbours]
+        near.append({"ids": found[other].tolist(), "distances": (1 - similarity[other]).tolist()})
+    x, y = _projected(unit, options.projection).T
+    table = pa.Table.from_pandas(_columns(source).assign(x=x, y=y, neighbors=near), preserve_index=False)
+    pictures = pa.array([{"bytes": jpeg} for jpeg in _jpegs(source)], pa.struct([("bytes", pa.binary())]))
+    write_parquet(folder / "embeddings.parquet", table.append_column("image", pictures))
+
+
+def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
+    """``metadata.json`` and ``samples.json`` without a version: FiftyOne then fills in what it has of its own."""
+    x, y = _projected(neighbours.normalise(np.asarray(source.features)), options.projection).T
+    columns = _columns(source)
+    labels = {target.column for target in source.targets.values()}
+    kept = [name for name in columns if name not in ("split", "dataset")]
+    samples = []
+    (folder / "data").mkdir()
+    for row, jpeg in enumerate(_jpegs(source)):
+        picture = f"data/{row:07d}.jpg"
+        (folder / picture).write_bytes(jpeg)
+        cells = {name: _plain(columns.at[row, name]) for name in kept}
+        known = {name: cell for name, cell in cells.items() if cell is not None}
+        known |= {name: {"_cls": "Classification", "label": str(known[name])} for name in labels & set(known)}
+        tags = [
+            str(cell) for cell in (columns["dataset"].iat[row], columns.get("split", {}).get(row)) if pd.notna(cell)
+        ]
+        place = {"x": float(x[row]), "y": float(y[row]), "embedding": np.asarray(source.features[row]).tolist()}
+        samples.append({"filepath": picture, "tags": tags, **known, **place})
+    name = "-".join(entry["name"] for entry in source.info["datasets"])
+    info = {"encoder": source.encoder["path"], "licences": licences.notice_lines(source.licences)}
+    write_json(folder / "metadata.json", {"name": name, "media_type": "image", "info": info})
+    write_text(folder / "samples.json", json.dumps({"samples": samples}))
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as JSON has it: None where it is missing."""
+    if pd.isna(cell):
+        return None
+    return cell.item() if isinstance(cell, np.generic) else cell
+
+
+def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
+    features = np.ascontiguousarray(source.features, np.float32)
+    features.tofile(folder / "tensors.bytes")
+    columns = _columns(source).astype(object)
+    tabs = columns.where(columns.notna(), "").astype(str).replace(r"[\t\r\n]+", " ", regex=True)
+    tabs.to_csv(folder / "metadata.tsv", sep="\t", index=False, quoting=3, escapechar=" ")
+    side = min(SPRITE_SIDE, MOST_SPRITE_SIDE // math.ceil(math.sqrt(len(source))))
+    config = [
+        "embeddings {",
+        '  tensor_name: "images"',
+        '  tensor_path: "tensors.bytes"',
+        f"  tensor_shape: {len(features)}",
+        f"  tensor_shape: {features.shape[1]}",
+        '  metadata_path: "metadata.tsv"',
+        f'  sprite {{ image_path: "sprite.png" single_image_dim: {side} single_image_dim: {side} }}',
+        "}",
+    ]
+    write_text(folder / "projector_config.pbtxt", "\n".join(config) + "\n")
+    across = math.ceil(math.sqrt(len(source)))
+    sprite = Image.new("RGB", (across * side, across * side))
+    for row, jpeg in enumerate(_jpegs(source)):
+        picture = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((side, side), Image.Resampling.BOX)
+        sprite.paste(picture, (row % across * side, row // across * side))
+    sprite.save(folder / "sprite.png")
+
+
+def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
+    lancedb = _package("lancedb", "lancedb")
+    columns = pa.Table.from_pandas(_columns(source), preserve_index=False)
+    dim = source.encoder["dim"]
+    schema = columns.schema.append(pa.field("vector", pa.list_(pa.float32(), dim))).append(
+        pa.field("jpeg", pa.binary())
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        jpegs = _jpegs(source)
+        for start in range(0, len(source), ROWS_AT_ONCE):
+            part = columns.slice(start, ROWS_AT_ONCE).combine_chunks()
+            features = np.ascontiguousarray(source.features[start : start + ROWS_AT_ONCE], np.float32)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), dim)
+            pictures = pa.array([next(jpegs) for _ in range(part.num_rows)], pa.binary())
+            yield pa.record_batch([*(c.combine_chunks() for c in part.columns), vectors, pictures], schema=schema)
+
+    lancedb.connect(folder).create_table("images", data=batches(), schema=schema)
+
+
+Writer = Callable[[Path, Source, EmbeddingsExportOptions], None]
+FORMATS: dict[str, tuple[Writer, str]] = {
+    "atlas": (_write_atlas, "embedding-atlas {out}/embeddings.parquet --x x --y y --neighbors neighbors --image image"),
+    "fiftyone": (
+        _write_fiftyone,
+        "fiftyone app launch, after: fiftyone datasets create --dataset-dir {out} "
+        "--type fiftyone.types.FiftyOneDataset",
+    ),
+    "lance": (_write_lance, "python -c \"import lancedb; print(lancedb.connect('{out}').open_table('images'))\""),
+    "projector": (_write_projector, "tensorboard --logdir {out}, then PROJECTOR"),
+}
+"""For each format what writes it, and how to open it."""

@@ -1,0 +1,83 @@
+"""Exports hold every image, as the programs that they are made for read them; closed data are refused."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dermeval.retrieval.export import export
+from dermeval.retrieval.options import EmbeddingsExportOptions
+from dermssl.errors import InputError
+from dermssl.neighbours import normalise
+
+
+@pytest.fixture
+def exported(make_dataset, embed_as, draw_skin, tmp_path):
+    """``exported(to, licence)`` -> the folder that 6 images of 3 patients were exported to, and their features."""
+    features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+    def run(to, licence="CC-BY-4.0"):
+        data = make_dataset(
+            "set", [draw_skin(n, 32) for n in range(6)], list("aabbcc"), labels=["x", "y\tz"] * 3, licence=licence
+        )
+        out = tmp_path / to
+        export(EmbeddingsExportOptions(source=str(embed_as(data, features)), to=to, out=str(out)))
+        assert json.loads((out / "export.json").read_text())["licences"][0]["id"] == licence
+        return out, features
+
+    return run
+
+
+def test_the_atlas_table_has_a_place_the_true_neighbours_and_the_picture_of_each_image(exported):
+    out, features = exported("atlas")
+    table = pq.read_table(out / "embeddings.parquet").to_pandas()
+    similarity = normalise(features) @ normalise(features).T
+    np.fill_diagonal(similarity, -2)
+    assert [near["ids"][0] for near in table["neighbors"]] == similarity.argmax(1).tolist()
+    assert np.allclose([1 - near["distances"][0] for near in table["neighbors"]], similarity.max(1))
+    assert np.isfinite(table[["x", "y"]]).all(axis=None) and table["dx"].tolist() == ["x", "y\tz"] * 3
+    assert all(picture["bytes"].startswith(b"\xff\xd8\xff") for picture in table["image"])
+
+
+def test_tensorboard_reads_the_projector_folder(exported):
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    out, features = exported("projector")
+    apps = ProjectorPlugin(base_plugin.TBContext(logdir=str(out))).get_plugin_apps()
+
+    def get(route):
+        return Client(apps[route]).get(f"{route}?run=.&name=images").data
+
+    assert np.allclose(np.frombuffer(get("/tensor"), np.float32).reshape(6, 4), features)
+    lines = get("/metadata").decode().splitlines()
+    assert len(lines) == 7 and len({line.count("\t") for line in lines}) == 1
+    assert get("/sprite_image").startswith(b"\x89PNG")
+    assert json.loads(get("/info"))["embeddings"][0]["sprite"]["singleImageDim"] == [64, 64]
+
+
+def test_the_fiftyone_samples_name_files_that_are_there(exported):
+    out, features = exported("fiftyone")
+    samples = json.loads((out / "samples.json").read_text())["samples"]
+    assert json.loads((out / "metadata.json").read_text())["media_type"] == "image"
+    assert [sample["dx"] for sample in samples] == [{"_cls": "Classification", "label": n} for n in ["x", "y\tz"] * 3]
+    assert np.allclose([sample["embedding"] for sample in samples], features)
+    assert all((out / sample["filepath"]).read_bytes().startswith(b"\xff\xd8\xff") for sample in samples)
+
+
+def test_the_lance_table_is_searched_with_sql(exported):
+    lancedb = pytest.importorskip("lancedb", reason="needs the extra `lance`")
+    out, features = exported("lance")
+    table = lancedb.connect(out).open_table("images")
+    found = table.search(features[0]).where("dx = 'x'", prefilter=True).metric("cosine").limit(3).to_pandas()
+    assert found["image_id"].iloc[0] == "set/0" and set(found["dx"]) == {"x"}
+    assert found["jpeg"].iloc[0].startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize("to", ["atlas", "fiftyone", "lance", "projector"])
+def test_data_that_may_not_be_passed_on_are_refused_with_the_reason(exported, tmp_path, to):
+    with pytest.raises(InputError, match="licence of set forbids passing the images on"):
+        exported(to, licence="PASSION")
+    assert not (tmp_path / to).exists()
