@@ -1,6 +1,7 @@
 """An index as the pages and the API show it: cases, pictures, and the conditions among the hits."""
 
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dermssl.errors import InputError
 
 MAX_CASE_IMAGES = 200
 EXAMPLES = 24
+REMEMBERED_FILTERS = 32
 
 
 class CaseImage(BaseModel):
@@ -76,9 +78,13 @@ class Collection:
         self.frame, self.title = index.frame, index.title
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
         self.target = index.labels[0] if index.labels else None
+        labels = self.frame[self.target].astype("string") if self.target else pd.Series(pd.NA, index=self.frame.index)
+        self.condition_codes, names = pd.factorize(labels, sort=True)
+        self.conditions = list(map(str, names))
+        self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # What several threads will ask for is computed now, before there are any.
-        _ = self.filters, self.base_rates, index.group_codes, index.row_of, index.columns, index.stored_rows
+        _ = self.filters, self._filtered(""), index.group_codes, index.row_of, index.columns, index.stored_rows
 
     def __len__(self) -> int:
         return len(self.frame) if self.served is None else int(self.served.sum())
@@ -106,44 +112,43 @@ class Collection:
 
     def search(self, query: ImageQuery, k: int, where: str = "", min_similarity: float | None = None) -> SearchResult:
         """The ``k`` most similar cases; raises InputError for a filter that is wrong or leaves nothing."""
-        allowed = self.index.passing(where)
-        if self.served is not None:
-            allowed = self.served if allowed is None else allowed & self.served
-            if not allowed.any():
-                raise InputError("no image that is served here passes the filter")
+        allowed, rates = self._filtered(where)
         try:
             found = find(self.index, query, k, allowed=allowed, min_similarity=min_similarity)
         except InputError:
             raise InputError("there is no case of another patient to find") from None
         similarity = found.table["similarity"].tolist()
         hits = [
-            Hit(rank=rank + 1, similarity=round(float(similarity[rank]), 4), **self.image(row).model_dump())
-            for rank, row in enumerate(found.rows)
+            Hit(rank=rank + 1, similarity=round(float(similarity[rank]), 4), **image.model_dump())
+            for rank, image in enumerate(self.images(found.rows))
         ]
-        shares = self._shares(found.rows, allowed)
+        shares = self._shares(found.rows, rates)
         return SearchResult(query=query.name, hits=hits, notes=found.notes, target=self.target, conditions=shares)
 
-    def image(self, row: int) -> CaseImage:
-        """What is known of one row."""
-        record = {name: _plain(value) for name, value in self.frame.iloc[row].to_dict().items()}
-        known = {name: record.get(name) for name in CaseImage.model_fields}
-        known["licence"] = self.licence_of.get(record["dataset"], "unknown")
-        known["labels"] = {name: record[name] for name in self.index.labels if record.get(name) is not None}
-        known["body_site"] = record.get("body_site") or []
-        return CaseImage.model_validate(known)
+    def images(self, rows: np.ndarray | Sequence[int]) -> list[CaseImage]:
+        """What is known of some rows."""
+        found = []
+        for cells in self.frame.iloc[np.asarray(rows, dtype=np.int64)].to_dict("records"):
+            record = {name: _plain(value) for name, value in cells.items()}
+            known = {name: record.get(name) for name in CaseImage.model_fields}
+            known["licence"] = self.licence_of.get(record["dataset"], "unknown")
+            known["labels"] = {name: record[name] for name in self.index.labels if record.get(name) is not None}
+            known["body_site"] = record.get("body_site") or []
+            found.append(CaseImage.model_validate(known))
+        return found
 
     def case(self, case_id: str) -> Case | None:
         """All images of a case, given its id or that of one of its images; None where there is none."""
         if case_id not in self.cases and case_id in self.index.row_of:
             case_id = self.frame["case_id"].iat[self.index.row_of[case_id]]
         rows = [row for row in self.cases.get(case_id, ()) if self._is_served(row)]
-        return Case(case_id=case_id, images=[self.image(row) for row in rows[:MAX_CASE_IMAGES]]) if rows else None
+        return Case(case_id=case_id, images=self.images(rows[:MAX_CASE_IMAGES])) if rows else None
 
     def examples(self) -> list[CaseImage]:
         """Some images to start from, the same at every visit."""
         rows = np.arange(len(self.frame)) if self.served is None else np.flatnonzero(self.served)
         picks = np.random.default_rng(0).permutation(len(rows))[:EXAMPLES]
-        return [self.image(int(row)) for row in np.sort(rows[picks])]
+        return self.images(np.sort(rows[picks]))
 
     @property
     def foot(self) -> list[str]:
@@ -155,28 +160,35 @@ class Collection:
         """Filters for the columns that have at least two values."""
         return filters_of(self.index.columns, self.index.labels)
 
-    @cached_property
-    def base_rates(self) -> pd.Series:
-        """Share of each condition among all cases that are served: one image of each group."""
-        return self._rates(self.served)
+    def _filter(self, where: str) -> tuple[np.ndarray | None, np.ndarray]:
+        """The rows that may be found (None: all), and how often each condition occurs among them.
 
-    def _rates(self, allowed: np.ndarray | None) -> pd.Series:
-        if self.target is None:
-            return pd.Series(dtype=float)
-        rows = slice(None) if allowed is None else allowed
-        labels, groups = self.frame[self.target].astype("string")[rows], self.index.group_codes[rows]
-        return labels[~pd.Series(groups, index=labels.index).duplicated()].value_counts(normalize=True)
+        One image stands for each group, so that a patient with many images counts once.
+        """
+        allowed = self.index.passing(where)
+        if self.served is not None:
+            allowed = self.served if allowed is None else allowed & self.served
+            if not allowed.any():
+                raise InputError("no image that is served here passes the filter")
+        rows = np.arange(len(self.frame)) if allowed is None else np.flatnonzero(allowed)
+        groups = self.index.group_codes
+        first = np.full(groups.max(initial=-1) + 1, -1)
+        first[groups[rows[::-1]]] = rows[::-1]  # of several rows of one group the first is assigned last
+        codes = self.condition_codes[first[first >= 0]]
+        return allowed, np.bincount(codes[codes >= 0], minlength=len(self.conditions)) / max(1, (codes >= 0).sum())
 
-    def _shares(self, rows: np.ndarray, allowed: np.ndarray | None) -> list[ConditionShare]:
-        if self.target is None:
-            return []
-        rates = self.base_rates if allowed is self.served else self._rates(allowed)
-        counts = self.frame[self.target].iloc[rows].astype("string").value_counts()
+    def _shares(self, rows: np.ndarray, rates: np.ndarray) -> list[ConditionShare]:
+        codes = self.condition_codes[rows]
+        counts = np.bincount(codes[codes >= 0], minlength=len(self.conditions))
+        found = [code for code in np.argsort(-counts, kind="stable") if counts[code]]
         return [
             ConditionShare(
-                condition=str(name), hits=count, share=count / counts.sum(), base_rate=float(rates.get(name, 0))
+                condition=self.conditions[code],
+                hits=counts[code],
+                share=counts[code] / counts.sum(),
+                base_rate=rates[code],
             )
-            for name, count in counts.items()
+            for code in found
         ]
 
 

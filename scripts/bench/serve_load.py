@@ -1,0 +1,173 @@
+"""`dermeval serve` under load: answer times of concurrent clients, with and without filters, at 100,000 images.
+
+    python scripts/bench/serve_load.py --work /tmp/serve_load
+
+The images are one small drawn JPEG each, the features are drawn (384 numbers, 2,000 clusters). Clients ask one after
+the other without a pause, so the server is always busy. Each search is by another image of the collection.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dermeval.features.embeddings import write_embeddings
+from dermeval.retrieval.index import index
+from dermeval.retrieval.options import IndexOptions
+from dermssl import licences
+from dermssl.dataset import manifest, store
+from dermssl.dataset.dataset import open_dataset
+from dermssl.files import write_json, write_parquet
+
+FILTERS = ("", "fitzpatrick >= 5 and country == 'Mali'", "age > 97")
+COUNTRIES = ("Guinea", "Madagascar", "Malawi", "Mali", "Togo")
+
+
+def make_index(work: Path, rows: int, dim: int, kind: str) -> Path:
+    """A data set, its embeddings and their index; what is there already is kept."""
+    out = work / f"index-{rows}-{kind}"
+    if out.exists():
+        return out
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"load/{row}" for row in range(rows)],
+            "dataset": "load",
+            "file": [f"{row}.jpg" for row in range(rows)],
+            "sha256": [f"{row:064x}" for row in range(rows)],
+            "pixel_sha256": [f"{row:064x}" for row in range(rows)],
+            "phash": [[0] * 8] * rows,
+            "fitzpatrick": random.integers(1, 7, rows),
+            "age": random.integers(0, 100, rows).astype(float),
+            "country": random.choice(COUNTRIES, rows),
+            "condition": random.choice(["eczema", "fungal", "scabies", "other"], rows),
+            **dict.fromkeys(("width", "height", "stored_width", "stored_height"), 64),
+        }
+    )
+    for column in ("patient_id", "group_id", "case_id"):
+        frame[column] = [f"load/P{row // 3}" for row in range(rows)]
+    data = work / f"data-{rows}"
+    jpeg = store.encode(Image.fromarray(random.integers(100, 200, (64, 64, 3), dtype=np.uint8)))
+    store.write_shard(data / store.shard_name(0), [jpeg] * rows)
+    write_parquet(data / "manifest.parquet", manifest.to_table(frame))
+    target = {"column": "condition", "classes": ["eczema", "fungal", "other", "scabies"], "kind": "multiclass"}
+    info = {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "title": "load",
+        "counts": {},
+        "name": "load",
+        "synthetic": True,
+        "licence": licences.notice("load", "CC0-1.0", "Drawn.", synthetic=True),
+        "group": "patient",
+        "case": "patient",
+        "patient_key": True,
+        "source": "folder",
+        "short_side": 64,
+        "targets": {"condition": target},
+    }
+    write_json(data / "dataset.json", info)
+    centres = random.normal(size=(2000, dim)).astype(np.float32)
+    features = centres[random.integers(0, 2000, rows)] + random.normal(size=(rows, dim)).astype(np.float32)
+    encoder = {"path": "imported:drawn", "fingerprint": "drawn", "preprocessing": {}, "licences": []}
+    write_embeddings(work / f"embeddings-{rows}", features, [open_dataset(data)], encoder, {})
+    index(IndexOptions(sources=[str(work / f"embeddings-{rows}")], out=str(out), type=kind))
+    return out
+
+
+def start(folder: Path, port: int) -> subprocess.Popen:
+    """The server, once it answers."""
+    command = [sys.executable, "-m", "dermeval", "serve", str(folder), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=5)
+            return server
+        except httpx.TransportError:
+            time.sleep(0.5)
+    server.terminate()
+    raise SystemExit("the server did not start")
+
+
+def ask(port: int, clients: int, requests: int, rows: int, where: str) -> tuple[np.ndarray, int]:
+    """Milliseconds of every answer, and how many were not 200."""
+    times: list[float] = []
+    wrong: list[int] = []
+
+    def client(number: int) -> None:
+        random = np.random.default_rng(number)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as connection:
+            for _ in range(requests):
+                params = {"image_id": f"load/{random.integers(rows)}", "k": 12} | ({"where": where} if where else {})
+                begun = time.perf_counter()
+                answer = connection.get("/api/search", params=params)
+                times.append(1000 * (time.perf_counter() - begun))
+                if answer.status_code != 200:
+                    wrong.append(answer.status_code)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return np.array(times), len(wrong)
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--kinds", nargs="+", default=["flat", "scan"])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--port", type=int, default=8791)
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
+    print(f"{options.rows} images x {options.dim}; load {os.getloadavg()[0]:.1f}\n", flush=True)
+    print(
+        "| index | filter | clients | median ms | p95 ms | answers a second | processor ms an answer | errors |\n|---|---|---|---|---|---|---|---|"
+    )
+    for kind in options.kinds:
+        server = start(make_index(options.work, options.rows, options.dim, kind), options.port)
+        try:
+            for clients in options.clients:
+                for where in FILTERS:
+                    begun, used = time.perf_counter(), processor_seconds(server.pid)
+                    times, wrong = ask(options.port, clients, options.requests, options.rows, where)
+                    rate = len(times) / (time.perf_counter() - begun)
+                    used = 1000 * (processor_seconds(server.pid) - used) / len(times)
+                    middle, slow = np.quantile(times, [0.5, 0.95])
+                    cells = [
+                        kind,
+                        where or "none",
+                        clients,
+                        f"{middle:.0f}",
+                        f"{slow:.0f}",
+                        f"{rate:.0f}",
+                        f"{used:.1f}",
+                    ]
+                    line = f"| {' | '.join(map(str, cells))} | {wrong} |"
+                    print(line, flush=True)
+        finally:
+            server.terminate()
+            server.wait(20)
+    print(f"\nload at the end {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
