@@ -139,9 +139,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
     print(f"{options.rows} images x {options.dim}; load {os.getloadavg()[0]:.1f}\n", flush=True)
-    print(
-        "| index | filter | clients | median ms | p95 ms | answers a second | processor ms an answer | errors |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = [
+        "index",
+        "filter",
+        "clients",
+        "median_ms",
+        "p95_ms",
+        "answers_a_second",
+        "processor_ms_an_answer",
+        "errors",
+    ]
+    print("| " + " | ".join(columns).replace("_", " ") + " |\n" + "|---" * len(columns) + "|", flush=True)
     for kind in options.kinds:
         server = start(make_index(options.work, options.rows, options.dim, kind), options.port)
         try:
