@@ -4,12 +4,13 @@
 #   scripts/bench/gpu.sh DATA RAW [OUT]           DATA from `dermssl prepare`, RAW the same images as they came
 #   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU
 #
-# DINO=path/to/dino/main_dino.py also runs that script (github.com/facebookresearch/dino) on RAW. CONFIG is the recipe of
-# the last part, EXTRA its further options.
+# DINO=path/to/dino/main_dino.py also runs that script (github.com/facebookresearch/dino) on RAW and gives the ratio.
+# The last part trains CONFIG, with the further options EXTRA, on SETS (dataset folders; default: DATA) and scores the
+# encoder and its start on each of them.
 set -uo pipefail
 data=$1 raw=$2 out=${3:-gpu_results}
 device=${DEVICE:-cuda} tiny=${TINY:-} python=${PYTHON:-python}
-config=${CONFIG:-configs/simclr_resnet18_small.yaml}
+config=${CONFIG:-configs/simclr_lite0.yaml} sets=(${SETS:-$data})
 cd "$(dirname "$0")/../.."
 mkdir -p "$out"
 export PYTHONPATH=$PWD/ssl:$PWD/eval
@@ -29,10 +30,10 @@ part() { # name, seconds, command: its output goes to a file as it comes; what f
 } >"$out/parts.md"
 
 model=(--model.backbone vit_small_patch16_224 --views.global_size 224 --views.local_size 96 --views.local_count 8)
-batch=128 steps=30 waits='8 16'
+batch=128 steps=30 waits='8 16' rows=1000000 encoder=random:vit_small_patch16_224 start=timm:tf_efficientnet_lite0
 if [ "$tiny" ]; then
   model=(--model.backbone test_vit --views.global_size 32 --views.local_size 16 --views.local_count 2)
-  batch=8 steps=6 waits=1
+  batch=8 steps=6 waits=1 rows=20000 encoder=random:test_vit
 fi
 profile=(scripts/bench/step_profile.py --data "$data" --method dino "${model[@]}" --training.batch $batch)
 speed=(scripts/bench/pretrain_speed.py "$data" "$raw" --device "$device" --methods dino --steps $steps --rounds 1)
@@ -46,12 +47,25 @@ part tests 90 "$python" -m pytest -q tests/dermssl/training/test_gpu.py
 part profile 60 "$python" "${profile[@]}" --device "$device" --waits $waits --report "$out/step_profile.md"
 part speed 120 "$python" "${speed[@]}" --out "$out/pretrain_speed.md"
 if [ "${DINO:-}" ] && [ "$device" = cuda ]; then
-  part dino 60 "$python" "$DINO" --arch vit_small --data_path "$raw" --output_dir "$out/dino" --epochs 1 \
-    --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch --num_workers 8 --local_crops_number 8
+  PYTHONUNBUFFERED=1 part dino 60 "$python" "$DINO" --arch vit_small --data_path "$raw" --output_dir "$out/dino" \
+    --epochs 1 --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch --num_workers 8 \
+    --local_crops_number 8
+  part dino_ratio 10 "$python" scripts/bench/dino_ratio.py "$out/dino.log" "$out/pretrain_speed.md" --batch $batch \
+    --out "$out/dino_ratio.md"
 fi
-encoder=random:vit_small_patch16_224
-if [ "$tiny" ]; then encoder=random:test_vit; fi
 part embed 60 "$python" -m dermeval embed --encoder "$encoder" --data "$data" --out "$out/embeddings" --overwrite
-part best 150 "$python" -m dermssl pretrain --config "$config" --data "$data" --out "$out/best" ${EXTRA:-}
-part best_embed 40 "$python" -m dermeval embed --encoder "$out/best" --data "$data" --out "$out/best_embeddings" --overwrite
+part search 40 "$python" scripts/bench/device_search.py --device "$device" --rows $rows --out "$out/device_search.md"
+part best 120 "$python" -m dermssl pretrain --config "$config" --data "${sets[@]}" --out "$out/best" ${EXTRA:-}
+number=0
+for set in "${sets[@]}"; do
+  number=$((number + 1))
+  for encoder in "$start" "$out/best"; do
+    name=$([ "$encoder" = "$start" ] && echo start || echo trained)_$number
+    part "embed_$name" 30 "$python" -m dermeval embed --encoder "$encoder" --data "$set" --out "$out/$name" --overwrite
+    for probe in knn linear; do
+      part "${probe}_$name" 45 "$python" -m dermeval $probe "$out/$name" --split folds --draws 200 ${TARGET:-} \
+        --json "$out/${probe}_$name.json"
+    done
+  done
+done
 cat "$out/parts.md"

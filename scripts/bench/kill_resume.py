@@ -1,22 +1,25 @@
 """Kill a small pretraining run at random moments, start it again, and compare its weights with an uninterrupted run's.
 
-    python scripts/bench/kill_resume.py [--kills 50] [--methods dino simclr] [--ranks 1] [--seed 0] [--out FILE.md]
+    python scripts/bench/kill_resume.py [--kills 25] [--methods dino simclr] [--ranks 1] [--seed 0] [--out FILE.md]
 
 Each method first runs without interruption. Then the same command is started in a fresh folder, killed (SIGKILL, with
 all ranks and data workers) after a time drawn uniformly from 0 to what the uninterrupted run took, and started again,
 until it is done; then in another fresh folder, until the kills are used up. Drop path is on. Weights, optimizer
-moments, the best encoder and losses must be equal bit by bit; the exit code is 1 where they are not. How long it takes:
-about the kills times half a run's time.
+moments, the best encoder and losses must be equal bit by bit; the exit code is 1 where they are not.
+
+A start is a fork of this process, which has imported all that a run needs; several ranks are several forks. So a kill
+costs a second of one core, and all kills fall on the run itself and none on Python's imports.
 """
 
 import argparse
 import json
 import os
 import random
-import subprocess
+import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -29,25 +32,28 @@ from safetensors.torch import load_file
 
 from dermssl.atomic import TEMPORARY
 from dermssl.cli import main as dermssl
+from dermssl.training import pretrain  # noqa: F401  imported once, for all starts
 
 SETTINGS = {
     "model.backbone": "test_vit",
     "model.drop_path": 0.2,
     "views.global_size": 32,
     "views.local_size": 16,
-    "training.epochs": 60,
+    "training.epochs": 20,
     "training.batch": 8,
     "training.log_every": 1,
-    "training.state_every_epochs": 0.5,
+    "training.state_every_epochs": 1,
     "training.precision": "fp32",
     "optim.warmup_epochs": 1,
     "online.every_epochs": 10,
+    "tracking.projector_images": 0,
     "data.workers": 1,
     "health.on_collapse": "warn",
 }
 METHODS = {
     "dino": {"views.local_count": 1, "dino.out_dim": 32, "dino.hidden_dim": 16, "dino.bottleneck_dim": 8},
     "simclr": {"views.local_count": 0, "simclr.hidden_dim": 16, "simclr.out_dim": 8},
+    "lejepa": {"views.local_count": 1, "lejepa.hidden_dim": 16, "lejepa.out_dim": 8, "lejepa.slices": 16},
 }
 
 
@@ -62,41 +68,78 @@ def make_dataset(folder: Path, images: int = 40) -> Path:
         Image.fromarray(pixels).save(path)
     out = folder / "pictures"
     arguments = ["--root", str(folder / "raw"), "--out", str(out), "--name", "pictures", "--workers", "1"]
-    assert dermssl(["prepare", "--source", "folder", *arguments]) == 0
+    (prepared,) = fork([["prepare", "--source", "folder", *arguments]], folder / "prepare.log")
+    assert prepared.wait() == 0
     return out
 
 
-def start(method: str, data: Path, run: Path, ranks: int) -> subprocess.Popen:
-    """One start of ``dermssl pretrain``: the same command every time."""
+def start(method: str, data: Path, run: Path, ranks: int) -> list[psutil.Process]:
+    """One start of ``dermssl pretrain``, the same command every time: its ranks."""
     options = {"method": method} | SETTINGS | METHODS[method]
     pairs = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"] if ranks > 1 else []
-    command = [sys.executable, "-m", *launcher, "dermssl", "pretrain", "--data", str(data), "--out", str(run), *pairs]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    output = (run.parent / f"{run.name}.log").open("a")
-    return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    command = ["pretrain", "--data", str(data), "--out", str(run), *pairs]
+    return fork([command] * ranks, run.parent / f"{run.name}.log")
 
 
-def kill_after(process: subprocess.Popen, seconds: float) -> list[int]:
+def fork(commands: list[list[str]], log: Path) -> list[psutil.Process]:
+    """A copy of this process for each of ``commands``, which together are the ranks of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank, command in enumerate(commands):
+        pid = os.fork()
+        if pid == 0:
+            _be_rank(command, log, rank, len(commands), port)
+        processes.append(psutil.Process(pid))
+    return processes
+
+
+def _be_rank(command: list[str], log: Path, rank: int, ranks: int, port: int) -> None:
+    """Run ``command`` and end this process."""
+    code = 1
+    try:
+        with log.open("a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        if ranks > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+            os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+        torch.set_num_threads(1)
+        code = dermssl(command)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def kill_after(ranks: list[psutil.Process], seconds: float) -> list[int]:
     """SIGKILL to the run after ``seconds``, and to all that it started: their process ids, none if it ended before.
 
     Raises:
         RuntimeError: it failed.
     """
-    try:
-        code = process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        started = psutil.Process(process.pid)
-        started.suspend()  # it starts nothing more while its children are counted
-        family = [started, *started.children(recursive=True)]
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-        process.wait()
-        return [member.pid for member in family]
-    if code:
-        raise RuntimeError(f"a start ended with exit code {code}: see the run's log")
-    return []
+    end = time.monotonic() + seconds
+    codes = []
+    with suppress(psutil.TimeoutExpired):
+        for rank in ranks:
+            codes.append(rank.wait(timeout=max(0.0, end - time.monotonic())))
+    if len(codes) == len(ranks):
+        if any(codes):
+            raise RuntimeError(f"a start ended with exit codes {codes}: see the run's log")
+        return []
+    family: list[psutil.Process] = []
+    for rank in ranks:
+        with suppress(psutil.NoSuchProcess):
+            rank.suspend()  # it starts nothing more while its children are counted
+            family += [rank, *rank.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    for rank in ranks:
+        rank.wait()
+    return [member.pid for member in family]
 
 
 def moment(run: Path, lines: int, killed: list[int]) -> str:
@@ -172,7 +215,7 @@ def table(results: list[dict]) -> str:
 def main() -> int:
     """Kill, compare, print (or write) the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="per method")
+    parser.add_argument("--kills", type=int, default=25, help="per method")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--ranks", type=int, default=1, help="processes, by torchrun")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
