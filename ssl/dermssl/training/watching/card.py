@@ -12,6 +12,7 @@ import yaml
 
 from dermssl import __version__, licences
 from dermssl.files import write_text
+from dermssl.methods.registry import METHODS
 from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
 
@@ -61,6 +62,7 @@ def write_card(
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
         "",
         *_warnings(options, data),
+        *_contamination(options),
         *(
             []
             if whole
@@ -73,6 +75,7 @@ def write_card(
         f"- started from {Path(options.model.init).name if options.model.init else 'random weights'}",
         f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
         *([f"- energy of the GPUs: {facts['energy_kwh']} kWh"] if facts["energy_kwh"] else []),
+        f"- to reproduce, save what follows as recipe.yaml: `{_command(options, data)}`",
         "",
         "```yaml",
         yaml.safe_dump(_recipe(options), sort_keys=False).strip(),
@@ -93,8 +96,18 @@ def card_of_export(card: str, which: str, step: int) -> str:
     return "\n".join(use if line.startswith("Use: ") else line for line in card.split("\n"))
 
 
+def _command(options: PretrainOptions, data: TrainingData) -> str:
+    """The command that trains this encoder again; `model.init` is a name of this machine's, so it is shortened."""
+    init = f" --model.init {Path(options.model.init).name}" if options.model.init else ""
+    names = " ".join(dataset.name for dataset in data.datasets)
+    return f"dermssl pretrain --config recipe.yaml{init} --data {names} --out checkpoints/again"
+
+
 def _recipe(options: PretrainOptions) -> dict[str, Any]:
-    tree = dataclasses.asdict(options)
+    """All settings but those of other methods and of this machine."""
+    tree = {
+        name: part for name, part in dataclasses.asdict(options).items() if name not in {*METHODS} - {options.method}
+    }
     for key in LOCAL_KEYS:
         *parents, name = key.split(".")
         section = tree
@@ -133,6 +146,15 @@ def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
     return lines
 
 
+def _contamination(options: PretrainOptions) -> list[str]:
+    read = "were trained on" if options.data.splits == "all" else "were not read"
+    return [
+        f"Rows of the split `test` {read}. `ledger.parquet` lists every training image by its hashes, so `dermeval` "
+        "tells which images of any test set were seen.",
+        "",
+    ]
+
+
 def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
     moments = {
         "before training (step 0)": facts["baseline"],
@@ -147,15 +169,16 @@ def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
         ["", "step", *names],
         [[m, scores.get("step", 0), *(f"{scores[n]:.3f}" for n in names)] for m, scores in rows.items()],
     )
+    rank = "RankMe is the effective rank of the features: in how many directions they vary. It says little about use."
     if not data.online:
-        return [*table, "", "No labels: RankMe is the effective rank of the features, which says little about use."]
+        return [*table, "", f"No labels. {rank}"]
     lines = [
         f"`{online.target}` of {online.dataset.name}: {len(online.score):,} images, kept out of pretraining with their "
         f"patients or lesions, {len(online.fit):,} to vote; chance {1 / len(online.classes):.3f}."
         for online in data.online
     ]
     closing = "Online scores are made to watch a run, not to compare encoders: use `dermeval` for that."
-    return [*table, "", *lines, closing]
+    return [*table, "", *lines, rank, closing]
 
 
 def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -165,12 +188,14 @@ def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def _tone_lines(data: TrainingData, times_seen: np.ndarray) -> list[str]:
     """Training images per tone group and Fitzpatrick type, and what is missing in plain words."""
-    counts, types = {}, np.zeros(len(TYPES), int)
+    counts, types, patients = {}, np.zeros(len(TYPES), int), np.zeros(len(TONES), int)
     seen = np.split(times_seen > 0, np.cumsum([len(rows) for rows in data.rows])[:-1])
     for dataset, chosen, trained in zip(data.datasets, data.rows, seen, strict=True):
         rows = chosen[trained]
         groups = pd.Series(dataset.column("tone_group")[rows]).value_counts().reindex(TONES, fill_value=0)
         counts[dataset.name] = [*groups.astype(int), len(rows) - int(groups.sum())]
+        shown = pd.DataFrame({"tone": dataset.column("tone_group")[rows], "group": dataset.column("group_id")[rows]})
+        patients += shown.groupby("tone")["group"].nunique().reindex(TONES, fill_value=0).to_numpy()
         numbers = pd.Series(dataset.column("fitzpatrick")[rows]).dropna().astype(int)
         types += np.bincount(numbers, minlength=len(TYPES) + 1)[1:]
     total = np.sum(list(counts.values()), axis=0)
@@ -178,7 +203,15 @@ def _tone_lines(data: TrainingData, times_seen: np.ndarray) -> list[str]:
         ["training images", *TONES, "unknown"], [[name, *row] for name, row in (*counts.items(), ("all", total))]
     )
     by_type = ", ".join(f"{name} {count}" for name, count in zip(TYPES, types, strict=True))
-    return [*table, "", f"By Fitzpatrick type, where it is recorded: {by_type}.", "", _missing(total)]
+    by_tone = ", ".join(f"{name} {count}" for name, count in zip(TONES, patients, strict=True))
+    return [
+        *table,
+        "",
+        f"Images by Fitzpatrick type, where it is recorded: {by_type}. Patients (lesions or images where patients are "
+        f"unknown): {by_tone}.",
+        "",
+        _missing(total),
+    ]
 
 
 def _missing(total: np.ndarray) -> str:

@@ -38,6 +38,7 @@ class Skin:
         groups = [None if f is None else ("I-II", "III-IV", "V-VI")[(f - 1) // 2] for f in fitzpatrick]
         self.name, self.info, self.times_seen = name, {"synthetic": synthetic}, times_seen
         self.frame = pd.DataFrame({"fitzpatrick": np.array(fitzpatrick, float), "tone_group": groups})
+        self.frame["group_id"] = [f"{name}/{row // 2}" for row in range(len(groups))]
         self.licence = licences.notice(name, licence, "Somebody, 2020.", synthetic)
 
     def column(self, name: str) -> np.ndarray:
@@ -80,6 +81,13 @@ def test_the_card_is_handed_on_so_it_names_no_path_of_this_machine(tmp_path):
     assert "anna" not in text and "started from run1" in text and "backbone: vit_small" in text
 
 
+def test_the_card_says_how_to_train_the_encoder_again_with_its_methods_settings_only(tmp_path):
+    text = card(tmp_path, PASSION, PAD).text
+    command = "dermssl pretrain --config recipe.yaml --model.init run1 --data passion pad --out checkpoints/again"
+    assert command in text and "\ndino:" in text and "\nsimclr:" not in text
+    assert "Rows of the split `test` were not read." in text
+
+
 def test_an_exported_encoder_is_told_apart_from_the_run(tmp_path):
     text = card_of_export(card(tmp_path, PAD).text, "best", 20)
     assert "local-dir:<this folder>'" in text and "the run's `best` at step 20" in text
@@ -105,6 +113,7 @@ def test_skin_types_are_counted_and_what_is_missing_is_said(tmp_path):
     text = card(tmp_path, PASSION).text
     assert "| passion | 0 | 3 | 2 | 1 |" in text
     assert "I 0, II 0, III 1, IV 2, V 1, VI 1" in text
+    assert "unknown): I-II 0, III-IV 2, V-VI 2." in text
     assert "No image is known to show type I-II." in text and "17% of the training images is not recorded" in text
 
 
