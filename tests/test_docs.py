@@ -8,6 +8,7 @@ import pytest
 import dermeval.cli
 import dermssl.cli
 from dermssl.backbone.build import build
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.export import write_encoder
 from dermssl.commandline import Command, _import
 from dermssl.parser import option_names, option_string
@@ -34,7 +35,7 @@ def prepared(tmp_path, monkeypatch) -> Path:
     source = ["--source", "passion", "--root", "raw", "--out", "data/passion", "--workers", "1"]
     assert dermssl.cli.main(["prepare", *source]) == 0
     encoder = Path("checkpoints/run1/encoder")
-    write_encoder(build("test_vit", 32), encoder, "test_vit", 32, [], "test", {})
+    write_encoder(build("test_vit", 32), encoder, "test_vit", preprocessing_at(32), [], "test", {})
     return tmp_path
 
 

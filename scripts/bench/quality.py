@@ -28,6 +28,7 @@ import yaml
 from lightly_loops import lightly_loop
 from torch.utils.data import DataLoader, Dataset
 
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.export import write_encoder
 from dermssl.dataset import dataset as datasets
 from dermssl.views.recipe import ViewOptions
@@ -96,7 +97,7 @@ def train_lightly(options: argparse.Namespace) -> list[float]:
             loop.step(batch_views, epoch)
         seconds.append(processor_seconds() - since)
         folder, training = options.work / f"lightly_{epoch + 1}", {"method": recipe["method"], "splits": "train"}
-        write_encoder(loop.encoder, folder, name, size, [], "lightly", training)
+        write_encoder(loop.encoder, folder, name, preprocessing_at(size), [], "lightly", training)
         print(f"lightly: epoch {epoch + 1} of {options.epochs}, {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
     return seconds
 

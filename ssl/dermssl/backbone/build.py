@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -13,9 +13,23 @@ from dermssl.backbone.load import load_weights, read_weights
 from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
 from dermssl.errors import InputError
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 log = logging.getLogger("dermssl")
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of the three channels, by which an encoder's input of 0 to 1 is normalised."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: Any) -> "Normalisation":
+        """The entries ``mean`` and ``std`` of a timm data config."""
+        return cls(tuple(config["mean"]), tuple(config["std"]))
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""For encoders that start from random weights."""
 
 
 def build(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dermssl.backbone.build import MEAN, STD
+from dermssl.backbone.build import IMAGENET, Normalisation
 from dermssl.workers import make_data_loader, read_batches
 
 BATCH = 128
@@ -28,15 +28,14 @@ Change = Callable[[Image.Image], Image.Image]
 """What makes a further view of an image."""
 
 
-def preprocessing_at(image_size: int) -> dict[str, Any]:
+def preprocessing_at(image_size: int, normalisation: Normalisation = IMAGENET) -> dict[str, Any]:
     """How images are prepared for the encoders that are trained here: a timm data config."""
     return {
         "input_size": (3, image_size, image_size),
         "interpolation": "bicubic",
         "crop_pct": 1.0,
         "crop_mode": "center",
-        "mean": MEAN,
-        "std": STD,
+        **normalisation._asdict(),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.backbone.build import width
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.export import write_encoder
 from dermssl.backbone.load import load as load_encoder
 from dermssl.commandline import Report
@@ -78,7 +79,8 @@ def _write_network(run: Path, which: str, folder: Path) -> None:
     facts |= {"step": saved.record["step"], "network": which}
     notices = facts.pop("licences")
     tag = f"dermssl_{facts['method']}_{which}_step{facts['step']}"
-    write_encoder(model, folder, name, size, notices, tag, facts)
+    preprocessing = preprocessing_at(size, states.normalisation_in(saved.record))
+    write_encoder(model, folder, name, preprocessing, notices, tag, facts)
 
 
 def _heads(run: Path) -> dict:

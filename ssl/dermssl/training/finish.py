@@ -24,6 +24,7 @@ def save(run: Run, progress: Progress) -> None:
     if run.main:
         record = progress.record() | {"data": run.fingerprints, "rows": list(run.sampler.sizes)}
         record |= {"ranks": run.accelerator.num_processes} | run.reproducibility
+        record["normalisation"] = run.normalisation._asdict()
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         if read_status(run.folder) == "running":  # and not another rank's "failed"
             write_status(run.folder, "running", progress.step, run.steps)
@@ -48,8 +49,8 @@ def export_encoder(run: Run, step: int, folder: Path) -> None:
         "splits": options.data.splits,
         "data": run.fingerprints,
     }
-    size, name, tag = options.views.global_size, options.model.backbone, f"dermssl_{options.method}_step{step}"
-    write_encoder(run.method.encoder(), folder, name, size, run.notices, tag, training)
+    name, tag = options.model.backbone, f"dermssl_{options.method}_step{step}"
+    write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, training)
 
 
 def finish(run: Run, progress: Progress) -> None:

@@ -9,7 +9,15 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from dermssl.backbone.build import build, check_sizes, recompute_activations, write_out_attention
+from dermssl.backbone.adapters.registry import translate
+from dermssl.backbone.build import (
+    IMAGENET,
+    Normalisation,
+    build,
+    check_sizes,
+    recompute_activations,
+    write_out_attention,
+)
 from dermssl.backbone.load import load as load_encoder
 from dermssl.backbone.load import load_weights, read_weights
 from dermssl.backbone.low_rank import merge_low_rank
@@ -29,10 +37,10 @@ FEW_VIEWS = 32
 """BatchNorm's statistics of fewer views are mostly noise."""
 
 
-def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
-    """The method of ``options`` with its first weights, on the CPU.
+def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any, Normalisation]:
+    """The method of ``options`` with its first weights, on the CPU, and how its images are normalised.
 
-    A run that goes on has its weights in its state, so the weights that it started from may be gone.
+    A run that goes on has both in its state, so the weights that it started from may be gone.
 
     Raises:
         InputError: the backbone does not exist or cannot take the crops, the batch is too small for its BatchNorm, its
@@ -47,14 +55,17 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> Any:
     method = METHODS[options.method].load()(build_backbone, float(model.drop_path), options.of_method)
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
     check_sizes(student_of(method, options.method), sorted(sizes))
-    resumes = not options.overwrite and states.list_states(Path(options.out) / "state")
-    if model.init and not resumes:
-        load_initial(method, options.method, model, size)
+    normalisation = IMAGENET
+    record = None if options.overwrite else states.newest_record(Path(options.out) / "state")
+    if record:
+        normalisation = states.normalisation_in(record)
+    elif model.init:
+        normalisation = load_initial(method, options.method, model, size)
     if options.keep.distillation:
         method.start = freeze(copy_weights(student_of(method, options.method), build_backbone(0.0)))
     method = _fitted(method, options, accelerator)
     hold_start(backbones_of(method, options.method), options.keep, options.training.seed)
-    return method.to(memory_format=torch.channels_last)
+    return method.to(memory_format=torch.channels_last), normalisation
 
 
 def student_of(method: nn.Module, name: str) -> nn.Module:
@@ -109,8 +120,10 @@ def share_statistics(method: nn.Module, options: PretrainOptions, accelerator: A
     return convert_sync_batchnorm(method) if shared else method
 
 
-def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int) -> None:
+def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int) -> Normalisation:
     """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
+
+    Returns how the images that the weights learned from were normalised.
 
     Args:
         method: registered as ``name``.
@@ -122,45 +135,53 @@ def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int)
         InputError: the weights cannot be had, are not finite, or belong to another backbone.
     """
     init, part = str(options.init), options.init_part
-    weights = _encoder_weights(init, options, size) if part == "encoder" else _state_weights(Path(init), part)
+    found = _encoder_weights(init, options, size) if part == "encoder" else _state_weights(Path(init), part)
+    weights, normalisation = found
     broken = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"model.init {init}: {broken[0]} holds values that are not finite: give other weights")
     try:
         if part == "all":
             method.load_state_dict(weights, strict=True)
-            return
-        for network in backbones_of(method, name):
-            load_weights(network, weights)
+        else:
+            for network in backbones_of(method, name):
+                load_weights(network, weights)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         same = ", the method and its heads" if part == "all" else ""
         raise InputError(f"model.init {init} does not fit model.backbone {options.backbone}{same} ({first})") from None
+    return normalisation
 
 
-def _encoder_weights(init: str, options: ModelOptions, size: int) -> dict[str, Tensor]:
+def _encoder_weights(init: str, options: ModelOptions, size: int) -> tuple[dict[str, Tensor], Normalisation]:
     if init == "timm":
-        return build(options.backbone, size, pretrained=True, patch_size=options.patch_size).state_dict()
+        model: Any = build(options.backbone, size, pretrained=True, patch_size=options.patch_size)
+        return model.state_dict(), Normalisation.of(model.pretrained_cfg)
     path = Path(init)
     if path.is_file():
-        return read_weights(path)
+        translated = translate(read_weights(path))
+        backbone: Any = build(options.backbone, size)
+        known = translated.normalisation or Normalisation.of(backbone.pretrained_cfg)
+        return translated.weights, Normalisation(*known)
     model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)
     if config["architecture"] != options.backbone:
         raise InputError(
             f"model.init {init} is a {config['architecture']}, but model.backbone is {options.backbone}: use the same"
         )
-    return model.state_dict()
+    return model.state_dict(), Normalisation.of(config["pretrained_cfg"])
 
 
-def _state_weights(run: Path, part: str) -> dict[str, Tensor]:
+def _state_weights(run: Path, part: str) -> tuple[dict[str, Tensor], Normalisation]:
     saved = states.newest_state(run / "state")
     if saved is None:
         raise InputError(
             f"model.init {run} has no state/, which model.init_part {part} is read from: give a run folder"
         )
-    if part != "all":
-        return network_weights(run, saved.weights, part)
-    return merge_low_rank({name: value for name, value in saved.weights.items() if not name.startswith("start.")})
+    if part == "all":
+        weights = merge_low_rank({k: value for k, value in saved.weights.items() if not k.startswith("start.")})
+    else:
+        weights = network_weights(run, saved.weights, part)
+    return weights, states.normalisation_in(saved.record)
 
 
 def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dermssl.backbone.build import MEAN, STD
 from dermssl.commandline import Report
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
@@ -208,9 +207,9 @@ def _loader(run: Run, start: int) -> torch.utils.data.DataLoader:
 def _views(run: Run, batches: Waiting, tracker: Tracker | None) -> Iterator[list[Tensor]]:
     """Normalised views of each micro-batch; the first ones are drawn."""
     for crops in batches:
-        views = to_views(crops, run.accelerator.device, MEAN, STD)
+        views = to_views(crops, run.accelerator.device, *run.normalisation)
         if tracker:
-            draw_views(views, tracker)
+            draw_views(run, views, tracker)
             tracker = None
         yield views
 

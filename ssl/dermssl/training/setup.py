@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from dermssl import licences
+from dermssl.backbone.build import Normalisation
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.pretrained import initial_notices
 from dermssl.dataset.dataset import open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
@@ -48,6 +50,7 @@ class Run:
     pool: Pool
     sampler: Sampler
     method: Any
+    normalisation: Normalisation
     optimizer: torch.optim.Optimizer
     buffers: Buffers
     recomputed: Buffers
@@ -69,6 +72,11 @@ class Run:
     def precision(self) -> str:
         """``bf16`` or ``fp32``."""
         return {"bf16": "bf16", "no": "fp32"}[str(self.accelerator.mixed_precision)]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are prepared for the encoder: a timm data config."""
+        return preprocessing_at(self.options.views.global_size, self.normalisation)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -113,7 +121,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
     _check_batch(options, sampler)
     accelerator = _make_accelerator(options)
-    method = make_method(options, accelerator)
+    method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, student_of(method, options.method), options.keep.layer_decay)
     lock = on_first_rank(accelerator, lambda: open_run_folder(options))
     scheduled = _schedules(options, sampler.steps_per_epoch, method)
@@ -127,6 +135,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         pool=pool,
         sampler=sampler,
         method=method,
+        normalisation=normalisation,
         optimizer=make_optimizer(groups, options.optim),
         buffers=Buffers(method),
         recomputed=Buffers(method if options.model.gradient_checkpointing else torch.nn.Identity()),

@@ -7,6 +7,7 @@ weights, optimizer moments and counters, and no generator's state.
 import json
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dermssl.atomic import atomic_folder
+from dermssl.backbone.build import IMAGENET, Normalisation
 from dermssl.errors import InputError
 from dermssl.files import write_json, write_safetensors
 
@@ -81,6 +83,19 @@ def newest_state(folder: Path) -> Saved | None:
     if states:
         raise InputError(f"{folder}: no state can be read: start anew with --overwrite")
     return None
+
+
+def newest_record(folder: Path) -> dict[str, Any] | None:
+    """The record of the newest state that has one, without its weights."""
+    for path in reversed(list_states(folder)):
+        with suppress(OSError, ValueError):
+            return json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return None
+
+
+def normalisation_in(record: dict[str, Any]) -> Normalisation:
+    """How the run of a state normalises images. States without the entry, of an earlier version, had ImageNet's."""
+    return Normalisation.of(record["normalisation"]) if "normalisation" in record else IMAGENET
 
 
 def restore(

@@ -17,7 +17,7 @@ from dermeval.features.embed import choose_precision, in_row_order
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermssl.backbone.build import build as build_backbone
-from dermssl.backbone.embedding import Pictures
+from dermssl.backbone.embedding import Pictures, preprocessing_at
 from dermssl.backbone.export import write_encoder
 from dermssl.cli import main as dermssl
 from dermssl.dataset.dataset import open_dataset
@@ -34,7 +34,7 @@ def data(tmp_path, make_dataset, frame):
 
 def test_features_are_those_of_timms_own_evaluation_pipeline_in_manifest_order(tmp_path, data):
     model = build_backbone("resnet18", 32)
-    write_encoder(model, tmp_path / "run" / "encoder", "resnet18", 32, [], "test", {"splits": "all"})
+    write_encoder(model, tmp_path / "run" / "encoder", "resnet18", preprocessing_at(32), [], "test", {"splits": "all"})
     assert main(["embed", "--encoder", str(tmp_path / "run"), "--data", str(data), "--out", str(tmp_path / "e")]) == 0
 
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'encoder'}", pretrained=True, num_classes=0).eval()
@@ -182,7 +182,7 @@ def test_of_a_very_long_picture_only_the_middle_is_enlarged(tmp_path, monkeypatc
 def test_an_encoder_that_gives_nan_is_refused_with_the_first_image(tmp_path, data, capsys, frame):
     model = build_backbone("resnet18", 32)
     torch.nn.init.constant_(next(model.parameters()), float("nan"))
-    write_encoder(model, tmp_path / "encoder", "resnet18", 32, [], "test", {})
+    write_encoder(model, tmp_path / "encoder", "resnet18", preprocessing_at(32), [], "test", {})
     arguments = ["embed", "--encoder", str(tmp_path / "encoder"), "--data", str(data), "--out", str(tmp_path / "e")]
     assert main(arguments) == 2
     assert frame["image_id"][0] in capsys.readouterr().err

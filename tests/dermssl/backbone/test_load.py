@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dermssl.backbone.build import build
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.export import write_encoder
 from dermssl.backbone.load import load
 from dermssl.errors import InputError
@@ -12,7 +13,7 @@ from dermssl.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path):
-    write_encoder(build("test_vit", 32), tmp_path / "e", "test_vit", 32, [], "test", {"step": 1})
+    write_encoder(build("test_vit", 32), tmp_path / "e", "test_vit", preprocessing_at(32), [], "test", {"step": 1})
     return tmp_path / "e"
 
 
@@ -54,7 +55,7 @@ def test_weights_that_were_cut_or_swapped_are_one_line(folder, tmp_path):
     path.write_bytes(whole[:-100])
     with pytest.raises(InputError, match="holds no weights that can be read"):
         load(folder)
-    write_encoder(build("test_vit2", 32), tmp_path / "other", "test_vit2", 32, [], "test", {})
+    write_encoder(build("test_vit2", 32), tmp_path / "other", "test_vit2", preprocessing_at(32), [], "test", {})
     path.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match="do not fit test_vit") as refusal:
         load(folder)

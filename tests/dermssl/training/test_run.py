@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import SIMCLR, gradients_of_steps, metrics, prepare_pictures, status
 
 from dermssl.atomic import TEMPORARY
-from dermssl.backbone.build import MEAN
+from dermssl.backbone.build import IMAGENET
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.load import load as load_encoder
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
@@ -53,7 +54,7 @@ def test_exported_encoder_is_a_timm_folder_with_the_same_features(run):
     with torch.no_grad():
         assert torch.equal(model(images), theirs(images))
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
-    assert tuple(theirs.pretrained_cfg["mean"]) == MEAN
+    assert tuple(theirs.pretrained_cfg["mean"]) == IMAGENET.mean
 
 
 def test_the_encoder_is_the_teacher_of_the_last_state(run):
@@ -273,7 +274,7 @@ def test_features_that_are_not_finite_end_the_evaluation_in_plain_words(dataset)
             return images.flatten(1).mean(1, keepdim=True) * torch.nan
 
     with pytest.raises(HealthStop, match="features are not finite"):
-        online_features(Broken(), open_dataset(dataset), np.arange(3), 32, "cpu")
+        online_features(Broken(), open_dataset(dataset), np.arange(3), preprocessing_at(32), "cpu")
 
 
 def test_simclr_says_what_accumulation_does_to_negatives(pretrain, dataset, tmp_path, caplog):

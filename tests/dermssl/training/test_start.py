@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
-from tiny_runs import CONVNET, metrics, saved_tensors
+from tiny_runs import CONVNET, arguments, metrics, saved_tensors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from dermssl.backbone.build import Normalisation, recompute_activations, write_out_attention
 from dermssl.backbone.build import build as build_backbone
-from dermssl.backbone.build import recompute_activations, write_out_attention
+from dermssl.backbone.embedding import preprocessing_at
+from dermssl.backbone.export import write_encoder
 from dermssl.backbone.load import load as load_encoder
 from dermssl.backbone.load import load_weights, read_weights
 from dermssl.cli import main
@@ -28,8 +30,6 @@ from dermssl.training.options import ModelOptions
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
-    from tiny_runs import arguments
-
     out = tmp_path_factory.mktemp("runs") / "dino"
     assert main(arguments(dataset, out, training__epochs="1")) == 0
     return out
@@ -270,3 +270,15 @@ def test_without_network_timms_weights_are_refused_in_one_line(pretrain, dataset
     assert len(errors) == 1 and "pretrained weights of 'test_vit' cannot be had" in errors[0]
     assert "--model.init FILE" in errors[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_images_are_normalised_as_for_the_weights_that_a_run_starts_from(dataset, tmp_path):
+    half = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    start, out, exported = tmp_path / "start", tmp_path / "run", tmp_path / "exported"
+    write_encoder(build_backbone("test_vit", 32), start, "test_vit", preprocessing_at(32, half), [], "test", {})
+    command = arguments(dataset, out, training__epochs="1", model__init=str(start))
+    assert main(command) == 0
+    shutil.rmtree(start)  # the state knows it
+    assert main(command) == 0 and main(["export", str(out), "--which", "student", "--out", str(exported)]) == 0
+    for folder in (out / "encoder", exported):
+        assert Normalisation.of(load_encoder(folder)[1]["pretrained_cfg"]) == half

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,9 @@ class Evaluation:
     agree: np.ndarray | None
 
 
-def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: OnlineOptions, device) -> Evaluation:
+def score_encoder(
+    encoder: nn.Module, data: TrainingData, preprocessing: dict[str, Any], options: OnlineOptions, device
+) -> Evaluation:
     """Scores of the encoder as it is now, by `dermeval`'s protocols on kept-out groups of every labelled set.
 
     ``online_knn_balanced_accuracy`` (chance: 1 / classes) and, where lesions or patients have several images,
@@ -49,11 +52,11 @@ def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: On
         HealthStop: features are not finite.
     """
     if data.online:
-        parts = [_score_set(encoder, online, size, options, device) for online in data.online]
+        parts = [_score_set(encoder, online, preprocessing, options, device) for online in data.online]
         return replace(parts[0], scores=_joined([online.dataset.name for online in data.online], parts))
     dataset, rows = data.datasets[0], data.rows[0]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
-    features = online_features(encoder, dataset, rows, size, device)
+    features = online_features(encoder, dataset, rows, preprocessing, device)
     unit = neighbours.normalise(features)
     groups = dataset.column("group_id")[rows]
     chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
@@ -63,9 +66,11 @@ def score_encoder(encoder: nn.Module, data: TrainingData, size: int, options: On
     return Evaluation({RANKME: rankme(features)}, dataset, rows[chosen], nearest, None)
 
 
-def _score_set(encoder: nn.Module, online: OnlineSet, size: int, options: OnlineOptions, device) -> Evaluation:
-    fit = online_features(encoder, online.dataset, online.fit, size, device)
-    score = online_features(encoder, online.dataset, online.score, size, device)
+def _score_set(
+    encoder: nn.Module, online: OnlineSet, preprocessing: dict[str, Any], options: OnlineOptions, device
+) -> Evaluation:
+    fit = online_features(encoder, online.dataset, online.fit, preprocessing, device)
+    score = online_features(encoder, online.dataset, online.score, preprocessing, device)
     votes, rows = neighbours.knn_votes(score, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
     (probabilities,) = votes.values()
@@ -112,15 +117,17 @@ def _nearest_of_others(features: np.ndarray, groups: np.ndarray, query: int) -> 
     return others[neighbours.search(features[query : query + 1], features[others], SHOWN_NEAREST)[1][0]]
 
 
-def online_features(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size: int, device) -> np.ndarray:
-    """Features ``(len(rows), D)`` float32 of stored images, resized and centre-cropped to ``size`` pixels.
+def online_features(
+    encoder: nn.Module, dataset: Dataset, rows: np.ndarray, preprocessing: dict[str, Any], device
+) -> np.ndarray:
+    """Features ``(len(rows), D)`` float32 of stored images, prepared by the timm data config ``preprocessing``.
 
     Raises:
         HealthStop: features are not finite.
     """
     was_training = encoder.training
     encoder.eval()
-    pictures = Pictures([dataset.images], preprocessing_at(size))
+    pictures = Pictures([dataset.images], preprocessing)
     # What `training.compile` made is for the sizes of training only.
     with torch.compiler.set_stance("force_eager"):
         parts = [part[:, 0] for _, part in embed_batches(encoder, pictures, in_batches(rows), torch.device(device))]
@@ -135,12 +142,15 @@ def online_features(encoder: nn.Module, dataset: Dataset, rows: np.ndarray, size
 
 
 @torch.no_grad()
-def patch_components(encoder: nn.Module, images: np.ndarray, device) -> np.ndarray | None:
+def patch_components(
+    encoder: nn.Module, images: np.ndarray, preprocessing: dict[str, Any], device
+) -> np.ndarray | None:
     """The first three principal components of the patch tokens of all images together, as colours.
 
     Args:
         encoder: a vision transformer; of other backbones, whose last maps are a few pixels wide, there is None.
         images: ``(B, S, S, 3)`` uint8.
+        preprocessing: a timm data config, of which ``mean`` and ``std`` are used.
 
     Returns:
         ``(B, h, w, 3)`` from 0 to 1: per component, its 1st to 99th percentile.
@@ -148,7 +158,7 @@ def patch_components(encoder: nn.Module, images: np.ndarray, device) -> np.ndarr
     was_training = encoder.training
     encoder.eval()
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    pixels = normalise_pixels(pixels, preprocessing_at(images.shape[1]), torch.device(device))
+    pixels = normalise_pixels(pixels, preprocessing, torch.device(device))
     tokens = encoder.forward_features(pixels)  # type: ignore[operator]
     encoder.train(was_training)
     if tokens.ndim != 3:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dermssl import licences
-from dermssl.backbone.build import MEAN, STD
 from dermssl.devices import on_first_rank
 from dermssl.parser import flatten
 from dermssl.training.progress import Progress, Scores
@@ -120,10 +119,10 @@ def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
     return lines
 
 
-def draw_views(views: list[Tensor], tracker: Tracker) -> None:
+def draw_views(run: Run, views: list[Tensor], tracker: Tracker) -> None:
     """Show the first views of a run, as the networks get them."""
     shape, device = (1, 1, 3, 1, 1), views[0].device
-    mean, std = (torch.tensor(values, device=device).view(shape) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=device).view(shape) for values in run.normalisation)
     tracker.image("views", view_grid([group * std + mean for group in views]), 0)
 
 
@@ -133,8 +132,8 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     Raises:
         HealthStop: the features are not finite, or their rank has collapsed.
     """
-    size, device = run.options.views.global_size, run.accelerator.device
-    evaluation = score_encoder(run.method.encoder(), run.data, size, run.options.online, device)
+    device = run.accelerator.device
+    evaluation = score_encoder(run.method.encoder(), run.data, run.preprocessing, run.options.online, device)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
     log.info("step %d: %s", progress.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
@@ -161,7 +160,7 @@ def _draw(run: Run, step: int, evaluation: Evaluation, tracker: Tracker) -> None
     if evaluation.nearest.size:
         nearest = [list(pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
         tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), step)
-    maps = patch_components(run.method.encoder(), queries[:SHOWN], run.accelerator.device)
+    maps = patch_components(run.method.encoder(), queries[:SHOWN], run.preprocessing, run.accelerator.device)
     if maps is not None:
         tracker.image("patch_components", component_grid(queries[:SHOWN], maps), step)
 
@@ -174,9 +173,7 @@ def project(run: Run, tracker: Tracker) -> None:
     rows = np.sort(np.random.default_rng(run.options.training.seed).permutation(rows)[:most])
     if not len(rows):
         return
-    features = online_features(
-        run.method.encoder(), dataset, rows, run.options.views.global_size, run.accelerator.device
-    )
+    features = online_features(run.method.encoder(), dataset, rows, run.preprocessing, run.accelerator.device)
     names = [str(name) for name in dataset.column("image_id")[rows]]
     header, labels = ["image"], [[name] for name in names]
     if online:

@@ -7,6 +7,7 @@ from tiny_runs import metrics, prepare_pictures
 from torch import nn
 
 from dermssl import neighbours
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import OnlineSet, TrainingData
 from dermssl.training.watching.online import KNN, MIX, RANKME, RECALL, score_encoder
@@ -51,7 +52,7 @@ def online_set(name: str, lesions: list) -> OnlineSet:
 
 def score(*sets: OnlineSet) -> dict[str, float]:
     data = TrainingData([one.dataset for one in sets], [one.fit for one in sets], sets)
-    return score_encoder(MeanColour(), data, 8, OnlineOptions(k=2), "cpu").scores
+    return score_encoder(MeanColour(), data, preprocessing_at(8), OnlineOptions(k=2), "cpu").scores
 
 
 PAIRS = [None, None, None, None, "l1", "l1", "l2", "l2"]

@@ -14,6 +14,7 @@ from tiny_runs import metrics, status
 
 from dermssl import licences
 from dermssl.backbone.build import build as build_backbone
+from dermssl.backbone.embedding import preprocessing_at
 from dermssl.dataset.dataset import open_dataset
 from dermssl.files import read_json, write_json
 from dermssl.training.watching import trackers
@@ -205,13 +206,14 @@ def test_frames_of_the_neighbour_grid_tell_labels_apart():
 def test_patch_components_tell_the_halves_of_a_picture_apart():
     images = np.zeros((2, 64, 64, 3), np.uint8)
     images[:, :, 32:] = 255
-    maps = patch_components(build_backbone("test_vit", 64), images, "cpu")
+    maps = patch_components(build_backbone("test_vit", 64), images, preprocessing_at(64), "cpu")
     left, right = maps[:, :, : maps.shape[2] // 2, 0], maps[:, :, maps.shape[2] // 2 :, 0]
     assert maps.shape[3] == 3 and abs(left.mean() - right.mean()) > 0.5
 
 
 def test_convnets_have_no_patch_components():
-    assert patch_components(build_backbone("resnet18", 32), np.zeros((2, 32, 32, 3), np.uint8), "cpu") is None
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    assert patch_components(build_backbone("resnet18", 32), images, preprocessing_at(32), "cpu") is None
 
 
 def test_neither_what_is_printed_nor_the_command_line_goes_to_wandb():
