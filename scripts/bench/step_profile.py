@@ -24,7 +24,7 @@ import torch
 from machine import describe
 from torch.utils.flop_counter import FlopCounterMode
 
-from dermssl.backbone.build import MEAN, STD
+from dermssl.backbone.build import IMAGENET
 from dermssl.cli import COMMANDS
 from dermssl.parser import make_parser, parse
 from dermssl.training.optimizer import clip_each
@@ -78,7 +78,7 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
     dataset = ViewDataset(run.pool, options.views, options.training.seed)
     items = next(iter(RankBatches(run.sampler, 0, 1, accumulation=options.training.accumulation)))
     crops = dataset.__getitems__(items)
-    views = to_views(crops, device, MEAN, STD)
+    views = to_views(crops, device, *IMAGENET)
     at, model = run.at(0), run.accelerator.prepare(run.method)
 
     def backward() -> None:
@@ -95,7 +95,7 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
         "images": len(items),
         "flops": counter.get_total_flops(),
         "crops": one_core(lambda: dataset.__getitems__(items), repeats),
-        "normalise": seconds(lambda: to_views(crops, device, MEAN, STD), repeats, device),
+        "normalise": seconds(lambda: to_views(crops, device, *IMAGENET), repeats, device),
         "forward": seconds(lambda: model(views, at), repeats, device),
         "backward": seconds(backward, repeats, device),
         "update": seconds(update, repeats, device),
@@ -111,7 +111,7 @@ def waiting(run: Run, progress: Progress, workers: int, steps: int) -> float:
     dataset = ViewDataset(run.pool, run.options.views, run.options.training.seed)
     loader = make_loader(dataset, batches, workers, pin=device.type == "cuda")
     counted = Waiting(read_batches(loader))
-    views = (to_views(crops, device, MEAN, STD) for crops in counted)
+    views = (to_views(crops, device, *IMAGENET) for crops in counted)
     for step in range(len(batches) // accumulation):
         one_step(run, progress, run.method, views)
         if step == 0:

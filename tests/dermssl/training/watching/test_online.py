@@ -85,7 +85,7 @@ def test_a_score_that_falls_below_the_start_is_told_with_what_to_change():
     first = {KNN: 0.5, f"{RECALL}/pad": 0.3, RANKME: 9.0}
     assert below_start({KNN: 0.6, f"{RECALL}/pad": 0.295, RANKME: 1.0}, first) == []
     (line,) = below_start({KNN: 0.6, f"{RECALL}/pad": 0.2, RANKME: 1.0}, first)
-    assert line.startswith("online_recall_at_1/pad 0.200 is below 0.300 at the start") and "optim.backbone_lr" in line
+    assert line.startswith("online_recall_at_1/pad 0.200 is below 0.300 at the start") and "keep.distillation" in line
     assert below_start({KNN: 0.1}, None) == []
 
 
