@@ -24,7 +24,7 @@ class Licence:
     """False where joining records of one person (within the set or with other data) is forbidden."""
 
 
-_ATTRIBUTE = "Name the source (attribution below) wherever you publish results or derived material."
+_ATTRIBUTE = "Name the source wherever you publish results or derived material."
 _NON_COMMERCIAL = "Non-commercial use only, adapted material (encoders, embeddings) included."
 
 LICENCES = {

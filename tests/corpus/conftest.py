@@ -1,21 +1,22 @@
 """Bad inputs for every command. Each is answered by exit code 2 and one line, and nothing is written or lost.
 
-A test file of this folder names one command: ``COMMAND`` with the ``{folders}`` it reads, and ``READS`` of these. The
-fixture `attack` tries a family of bad inputs and reports all that were answered otherwise.
+A test file of this folder names one command: ``COMMAND`` with the ``{folders}`` it reads, ``READS`` of these, and the
+files of theirs that must be refused when they are ``DAMAGED``, or hold other ``ARRAYS``, ``JSON`` or ``TABLES``.
+Its one test runs once for each family of bad inputs, see `FAMILIES`, and reports all that were answered otherwise.
 """
 
 import contextlib
-import dataclasses
 import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +28,12 @@ from dermeval.cli import COMMANDS as DERMEVAL
 from dermeval.cli import main as dermeval
 from dermssl.cli import COMMANDS as DERMSSL
 from dermssl.cli import main as dermssl
-from dermssl.parser import option_string
+from dermssl.parser import leaves, option_string
 
 SECONDS = 60
 """After which a command counts as hanging."""
 NUMBERS = ("inf", "-inf", "nan", "1e308", "9" * 6000, str(2**63), "²", "", "x\ny", "[" * 3000, "!!python/name:os x")
-VALUES: tuple[Any, ...] = (None, -1.5, "x", [None], {}, 10**30)
+VALUES: tuple[Any, ...] = (None, -1.5, "x", [None], {}, 10**30, "\udcff")
 tried: dict[str, int] = {}
 
 
@@ -63,36 +64,55 @@ def run(program: str, *arguments: str) -> tuple[int, str]:
     return code, error.getvalue()
 
 
-@pytest.fixture(scope="session")
-def house(tmp_path_factory) -> Path:
-    """One small folder of each kind, made by the commands themselves."""
-    torch.set_num_threads(1)
-    top = tmp_path_factory.mktemp("house")
-    knn = f"{top}/emb --target condition --draws 20 --k 3"
-    for line in (
-        f"dermssl synth --out {top}/raw --patients 16 --image-size 32 --duplicates 2 --workers 1",
-        f"dermssl prepare --source passion --root {top}/raw --out {top}/data --workers 1",
-        f"dermeval embed --encoder random:test_vit2 --data {top}/data --out {top}/emb --workers 0 --image-size 32",
-        f"dermeval knn {knn} --out {top}/result",
-        f"dermeval knn {knn} --seed 1 --out {top}/other",
-        f"dermeval index {top}/emb --out {top}/index",
-        f"dermssl pretrain --data {top}/data --out {top}/run {PRETRAIN}",
-        f"dermssl export {top}/run --out {top}/encoder",
-    ):
-        program, *arguments = line.split()
-        code, error = run(program, *arguments)
-        assert code == 0, f"{line}: {error}"
-    shutil.copy(next((top / "raw" / "images").iterdir()), top / "photo.jpg")
-    (top / "mine").mkdir()
-    (top / "mine" / "notes.txt").write_text("not to be lost")
-    return top
-
-
 PRETRAIN = (
     "--model.backbone test_vit --views.global_size 32 --views.local_size 16 --views.local_count 1 --dino.out_dim 32 "
     "--dino.hidden_dim 16 --dino.bottleneck_dim 8 --training.epochs 1 --training.batch 8 --training.precision fp32 "
     "--optim.warmup_epochs 0 --data.workers 0 --health.on_collapse warn"
 )
+KNN = "dermeval knn {emb} --target condition --draws 20 --k 3"
+RECIPES = {
+    "raw": "dermssl synth --patients 16 --image-size 32 --duplicates 2 --workers 1",
+    "data": "dermssl prepare --source passion --root {raw} --workers 1",
+    "emb": "dermeval embed --encoder random:test_vit2 --data {data} --workers 0 --image-size 32",
+    "result": KNN,
+    "other": KNN + " --seed 1",
+    "index": "dermeval index {emb}",
+    "leaks": "dermeval leaks {data} --planted 0 --workers 1",
+    "run": "dermssl pretrain --data {data} " + PRETRAIN,
+    "encoder": "dermssl export {run}",
+}
+"""How each folder of the house is made; the folders in brackets are made before it."""
+
+
+def folders_of(command: str) -> set[str]:
+    """The folders in brackets, and all that they are made of, as they name these."""
+    named = set(re.findall(r"{(\w+)}", command))
+    return named.union(*(folders_of(RECIPES.get(name, "")) for name in named))
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory) -> Callable[[str], Path]:
+    """Makes a small folder by its name, once, with the commands themselves; also ``photo`` and ``mine``."""
+    torch.set_num_threads(1)
+    top = tmp_path_factory.mktemp("house")
+
+    def folder(name: str) -> Path:
+        path = top / ("photo.jpg" if name == "photo" else name)
+        if path.exists():
+            return path
+        if name == "photo":
+            shutil.copy(next((folder("raw") / "images").iterdir()), path)
+        elif name == "mine":
+            path.mkdir()
+            (path / "notes.txt").write_text("not to be lost")
+        else:
+            needed = {need: folder(need) for need in folders_of(RECIPES[name])}
+            program, *arguments = RECIPES[name].format(**needed).split()
+            code, error = run(program, *arguments, "--out", str(path))
+            assert code == 0, f"{name}: {error}"
+        return path
+
+    return folder
 
 
 class Attack:
@@ -104,7 +124,6 @@ class Attack:
         entry = {c.name: c for c in {"dermssl": DERMSSL, "dermeval": DERMEVAL}[self.program]}[self.name]
         module, _, name = entry.options.partition(":")
         self.options = getattr(importlib.import_module(module), name)
-        self.writes = entry.writes == "out"
 
     def path(self, name: str) -> str:
         """A folder of the house by its name."""
@@ -134,17 +153,16 @@ class Attack:
 
     def numbers_of_options(self) -> None:
         """Numbers that no library takes, for every option that is a number."""
-        for name, kind in leaves(self.options):
-            if kind & {int, float}:
-                values = [value for value in NUMBERS if not (str in kind and value in ("", "x\ny"))]
-                for value in values if str not in kind else ["1e999"]:
-                    self.refused(
-                        f"{name} {value[:20]!r}", [*self.line(), f"{option_string(name)}={value}", *self.out()]
-                    )
+        taken = {leaf.name: plain(leaf.kind) for leaf in leaves(self.options) if not leaf.is_positional}
+        numbers = {name: kind for name, kind in taken.items() if kind & {int, float}}
+        for place, (name, kind) in enumerate(numbers.items()):
+            values = [*NUMBERS[place % len(NUMBERS) :], *NUMBERS][: len(NUMBERS) if len(numbers) < 20 else 2]
+            for value in values if str not in kind else ["1e999"]:
+                self.refused(f"{name} {value[:20]!r}", [*self.line(), f"{option_string(name)}={value}", *self.out()])
 
     def out(self, path: str = "out") -> list[str]:
         """``--out`` with a path of the house, where the command has it."""
-        names = [name for name, _ in leaves(self.options)]
+        names = [leaf.name for leaf in leaves(self.options)]
         return ["--out", str(self.top / path)] if "out" in names and "--out" not in self.arguments else []
 
     def names_of_outputs(self) -> None:
@@ -177,19 +195,13 @@ class Attack:
                 self.refused(f"{read} is {name}", [*self.line(**{read: path}), *self.out()])
 
     def damage(self, *required: str) -> None:
-        """Every file of the folders that are read: cut, emptied, of another kind, or gone.
-
-        ``required`` files must be refused when they are damaged; others may go unread.
-        """
-        for read in self.reads:
-            for file in sorted(path for path in (self.top / read).rglob("*") if path.is_file()):
-                name = str(file.relative_to(self.top))
-                for what, spoil in DAMAGES.items():
-                    with restored(file):
-                        spoil(file)
-                        must = name in required and what != "one byte"
-                        self.refused(f"{name}: {what}", [*self.line(), *self.out()], may_succeed=not must)
-                    self.forget_output()
+        """Files that are read: cut, emptied, of another kind, or gone. One changed byte may go unseen."""
+        for name in required:
+            for what, spoil in DAMAGES.items():
+                with restored(self.top / name):
+                    spoil(self.top / name)
+                    self.refused(f"{name}: {what}", [*self.line(), *self.out()], may_succeed=what == "one byte")
+                self.forget_output()
 
     def json_values(self, *names: str) -> None:
         """Every key of JSON files, and of the objects in them, without a value or with one of another type."""
@@ -202,7 +214,7 @@ class Attack:
                 self.forget_output()
 
     def table_columns(self, *names: str) -> None:
-        """Every column of Parquet files, gone or of another type."""
+        """Every column of Parquet files, gone, and of another type, short or empty in turn."""
         for name in names:
             file = self.top / name
             table = pq.read_table(file)
@@ -210,9 +222,9 @@ class Attack:
                 place = table.column_names.index(column)
                 numbers, nothing = pa.array(np.arange(len(table)) * 1.5), pa.nulls(len(table))
                 texts = pa.array([f"<{row}>" for row in range(len(table))])
-                changes = [table.drop_columns(column)]
-                changes += [table.set_column(place, column, values) for values in (numbers, texts, nothing)]
-                for number, changed in enumerate([*changes, table.slice(0, 0), table.slice(0, 3)]):
+                changes = [table.set_column(place, column, values) for values in (numbers, texts, nothing)]
+                changes += [table.slice(0, 0), table.slice(0, 3)]
+                for number, changed in enumerate((table.drop_columns(column), changes[place % len(changes)])):
                     with restored(file):
                         pq.write_table(changed, file)
                         self.refused(f"{name}: {column} {number}", [*self.line(), *self.out()], may_succeed=True)
@@ -250,27 +262,45 @@ class Attack:
         assert not self.wrong, f"{len(self.wrong)} wrong answers:\n" + "\n".join(self.wrong[:40])
 
 
+FAMILIES: dict[str, tuple[str | None, Callable[..., None]]] = {
+    "numbers": (None, Attack.numbers_of_options),
+    "reports": (None, Attack.names_of_reports),
+    "inputs": ("READS", Attack.names_of_inputs),
+    "outputs": ("WRITES", Attack.names_of_outputs),
+    "damage": ("DAMAGED", Attack.damage),
+    "arrays": ("ARRAYS", Attack.arrays),
+    "json": ("JSON", Attack.json_values),
+    "columns": ("TABLES", Attack.table_columns),
+}
+"""Families of bad inputs: the list of the test file that one needs (None: none), and what tries it."""
+
+
+def pytest_generate_tests(metafunc):
+    """One test for each family that the command has inputs for."""
+    if "family" in metafunc.fixturenames:
+        chosen = [name for name, (needs, _) in FAMILIES.items() if not needs or getattr(metafunc.module, needs, ())]
+        metafunc.parametrize("family", chosen)
+
+
 @pytest.fixture
-def attack(request, house, tmp_path) -> Iterator[Attack]:
-    """The attack on the command of this test file; judged at the end of the test."""
+def attack(request, house, tmp_path) -> Iterator[Callable[[str], None]]:
+    """Tries a family of bad inputs on the command of this test file; judged at the end of the test."""
     top = tmp_path / "house"
-    shutil.copytree(house, top)
-    for file in top.rglob("*.json"):
-        file.write_text(file.read_text().replace(str(house), str(top)))
-    attacked = Attack(request.module.COMMAND, request.module.READS, top)
-    yield attacked
+    top.mkdir()
+    for name in {"photo", "mine", *folders_of(request.module.COMMAND)}:
+        made = house(name)
+        (shutil.copytree if made.is_dir() else shutil.copy)(made, top / made.name)
+        for file in (top / made.name).rglob("*.json"):
+            file.write_text(file.read_text().replace(str(made.parent), str(top)))
+    attacked = Attack(request.module.COMMAND, getattr(request.module, "READS", ()), top)
+
+    def tries(family: str) -> None:
+        needs, attempt = FAMILIES[family]
+        names = getattr(request.module, needs) if needs not in (None, "READS", "WRITES") else ()
+        attempt(attacked, *names)
+
+    yield tries
     attacked.judged()
-
-
-def leaves(options: type, prefix: str = "") -> Iterator[tuple[str, set[type]]]:
-    """Dotted names of all options and the plain types that they take."""
-    hints = get_type_hints(options)
-    for field in dataclasses.fields(options):
-        kind = hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from leaves(kind, f"{prefix}{field.name}.")
-        elif not field.metadata.get("positional"):
-            yield prefix + field.name, plain(kind)
 
 
 def plain(kind: Any) -> set[type]:
@@ -328,7 +358,7 @@ def _pipe(file: Path) -> None:
 
 
 def _one_byte(file: Path) -> None:
-    data = bytearray(file.read_bytes())
+    data = bytearray(file.read_bytes() or b"x")
     data[len(data) // 2] ^= 0x55
     file.write_bytes(data)
 
@@ -346,14 +376,14 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 def spoilt_json(value: dict[str, Any], path: tuple = ()) -> Iterator[tuple[str, str]]:
-    """Texts in which one key of a JSON object, at any depth, is gone or has another value."""
+    """Texts in which one key of a JSON object, at any depth, is gone or has one of three other values in turn."""
     here = value
     for key in path:
         here = here[key]
     entries: Any = here.items() if isinstance(here, dict) else enumerate(here[:1])
     for key, old in list(entries):
         name = ".".join(map(str, (*path, key)))
-        for new in (*VALUES, "\udcff"):
+        for new in [VALUES[(len(name) + turn) % len(VALUES)] for turn in range(3)]:
             if new != old:
                 here[key] = new
                 yield f"{name} = {str(new)[:20]!r}", json.dumps(value)

@@ -2,28 +2,11 @@
 
 COMMAND = "dermeval search {index} {photo}"
 READS = ("index",)
+DAMAGED = ("index/index.json", "index/vectors.npy", "index/manifest.parquet")
+ARRAYS = ("index/vectors.npy",)
+JSON = ("index/index.json",)
+TABLES = ("index/manifest.parquet",)
 
 
-def test_numbers_that_no_library_takes_are_refused(attack):
-    attack.numbers_of_options()
-
-
-def test_names_that_no_report_can_have_are_refused(attack):
-    attack.names_of_reports()
-
-
-def test_inputs_that_are_no_such_folder_are_refused(attack):
-    attack.names_of_inputs()
-
-
-def test_a_damaged_index_is_named(attack):
-    attack.damage("index/index.json", "index/manifest.parquet", "index/vectors.npy")
-
-
-def test_an_index_with_foreign_json_is_refused(attack):
-    attack.json_values("index/index.json")
-
-
-def test_an_index_with_foreign_arrays_and_columns_is_refused(attack):
-    attack.arrays("index/vectors.npy")
-    attack.table_columns("index/manifest.parquet")
+def test_bad_input_is_refused(attack, family):
+    attack(family)

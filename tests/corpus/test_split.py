@@ -1,16 +1,11 @@
 """Bad inputs for `dermssl split`; see conftest.py."""
 
-COMMAND = "dermssl split {data} --fractions 0.8 0.2"
+COMMAND = "dermssl split {data} --fractions 0.8 0.2 --replace-official"
 READS = ("data",)
+DAMAGED = ("data/dataset.json", "data/manifest.parquet")
+JSON = ("data/dataset.json",)
+TABLES = ("data/manifest.parquet",)
 
 
-def test_numbers_that_no_library_takes_are_refused(attack):
-    attack.numbers_of_options()
-
-
-def test_names_that_no_report_can_have_are_refused(attack):
-    attack.names_of_reports()
-
-
-def test_inputs_that_are_no_such_folder_are_refused(attack):
-    attack.names_of_inputs()
+def test_bad_input_is_refused(attack, family):
+    attack(family)

@@ -29,16 +29,6 @@ log = logging.getLogger("dermssl")
 Unit = Literal["patient", "case", "lesion", "image"]
 
 
-class TargetInfo(BaseModel):
-    """What must be in one entry of ``targets``, see `dermssl.dataset.targets.Target`."""
-
-    column: str
-    classes: list[str]
-    kind: Literal["multiclass", "binary", "multilabel", "ordinal"] = "multiclass"
-    positive: str | None = None
-    level: Literal["image", "case"] = "image"
-
-
 class DatasetInfo(BaseModel):
     """What must be in ``dataset.json``; what has a default is missing from folders of older versions."""
 
@@ -55,7 +45,7 @@ class DatasetInfo(BaseModel):
     patient_key: StrictBool
     short_side: PositiveInt
     counts: dict[str, int]
-    targets: dict[str, TargetInfo]
+    targets: dict[str, Target]
     overlaps: list[str] = []
     """Other sources known to share images or lesions with this one."""
     split: str = "official"

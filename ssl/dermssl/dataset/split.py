@@ -1,5 +1,6 @@
 """``dermssl split``: a new split, or folds of the training part, by patient, kept in the dataset folder."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dermssl.files import sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
 
 NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
-SIDES = {"train", "val", "test"}
+SIDES = ("train", "val", "test")
 REPAIRED = "split_repaired"
 MOST_STRATA = 100
 IDS = ("image_id", "file", "patient_id", "lesion_id", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
@@ -96,9 +97,9 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
         raise InputError(
             f"{path} was made from another split: {changed[0]} is '{rows['split'][changed[0]]}' there: {again}"
         )
-    wrong = sorted(set(rows[REPAIRED]) - SIDES - {""})
+    wrong = sorted(set(rows[REPAIRED]) - {*SIDES, ""})
     if wrong:
-        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}'; known are {', '.join(sorted(SIDES))} and nothing")
+        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}'; known are {', '.join(SIDES)} and nothing")
     repaired = pd.Series(rows[REPAIRED].to_numpy(), index=frame.index, dtype=object)
     repaired = repaired.where(repaired != "", None)
     check_split(frame.assign(split=repaired), str(path))
@@ -153,8 +154,10 @@ def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: in
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     drawn = np.full(len(sides), np.nan)
     try:
-        for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
-            drawn[rows[held_out]] = number
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strata with fewer rows than folds, which is no harm
+            for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
+                drawn[rows[held_out]] = number
     except ValueError as error:  # no stratum has as many rows as there are folds
         raise InputError(f"--folds {folds}: {shortened(error)}: stratify by a column with fewer values") from None
     return drawn
@@ -172,7 +175,9 @@ def _report(dataset: Dataset, info: dict[str, Any], frame: pd.DataFrame, options
     for name, drawn in (("split", options.fractions or options.apply), ("fold", options.folds)):
         if drawn:
             counted = _count(frame, name)
-            text += [f"  {name}: {data['split' if name == 'split' else 'folds']}", counted.to_string()]
+            units = f"{dataset.info['group']}s"
+            shown = counted.rename(columns={"groups": units}) if units != "images" else counted.drop(columns="groups")
+            text += [f"  {name}: {data['split' if name == 'split' else 'folds']}", shown.to_string()]
             data[f"{name}_counts"] = counted.to_dict(orient="index")
     return Report("\n".join(text), data)
 
@@ -184,4 +189,4 @@ def _count(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     counted = pd.DataFrame({"groups": grouped["group"].nunique(), "images": grouped.size()})
     if frame["stratum"].nunique() <= 12:
         counted = counted.join(pd.crosstab(sides, frame["stratum"]))
-    return counted
+    return counted.sort_index(key=lambda found: [SIDES.index(side) if side in SIDES else int(side) for side in found])

@@ -20,6 +20,12 @@ class Target:
     positive: str | None = None
     level: Literal["image", "case"] = "image"
 
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class stands twice")
+        if self.positive is not None and self.positive not in self.classes:
+            raise ValueError(f"the positive class '{self.positive}' is none of the classes")
+
     def to_json(self) -> dict[str, Any]:
         """The form written to ``dataset.json``."""
         return asdict(self) | {"classes": list(self.classes)}
@@ -27,7 +33,8 @@ class Target:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Target":
         """The inverse of `to_json`."""
-        return Target(**(value | {"classes": tuple(value["classes"])}))
+        known = {name: part for name, part in value.items() if name in Target.__dataclass_fields__}
+        return Target(**known | {"classes": tuple(value["classes"])})
 
 
 def choose_target(targets: dict[str, Target], name: str, where: str) -> Target:

@@ -17,7 +17,7 @@ AGE_NAMES = ("0-4", "5-11", "12-16", "17-29", "30-44", "45-59", "60-74", "75+")
 PER_UNIT_EDGES = (1, 2, 3, 4, 5, 6, 11, np.inf)
 PER_UNIT_NAMES = ("1", "2", "3", "4", "5", "6-10", "11+")
 SPLITS = ("train", "val", "test")
-TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
+TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "fold", "sha256", "pixel_sha256", "phash")
 
 
 def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:

@@ -165,6 +165,7 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> 
         *[f"  read as: {note}" for note in info["notes"]],
         *[f"  no patient id on {unknown} images: each is kept with its case or lesion, else alone"] * bool(unknown),
         *["  problem: " + line for line in count_problems(problems)],
+        *[f"  all {len(problems)} problems are listed in {out / 'problems.csv'}"] * bool(problems),
         *["  " + line for line in licences.notice_lines([info["licence"]])],
     ]
     if not info["patient_key"]:

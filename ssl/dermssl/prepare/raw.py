@@ -23,8 +23,9 @@ PHONE_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}
 REMEDIES = {"HEIF": "install the extra heif (pip install 'dermssl[heif]')", "AVIF": "install a Pillow with AVIF"}
 UNREADABLE_SUFFIXES = {".dcm", ".dng", ".nef", ".cr2", ".arw", ".svs", ".psd"}
 ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+TABLE_SUFFIXES = {".csv", ".tsv", ".tab"}
 OTHER_SUFFIXES = {
-    *(".csv", ".tsv", ".tab", ".txt", ".xlsx"),
+    *(*TABLE_SUFFIXES, ".txt", ".xlsx"),
     *(".md", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py"),
 }
 """Suffixes of files that are not opened to see whether they are images."""
@@ -129,6 +130,11 @@ class RawFolder:
         images = {name for name in members if _suffix(name) in IMAGE_SUFFIXES} - names
         if images:
             self._report(file, f"archive still packed: unpack it ({len(images)} further images)")
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables near the root, whatever they hold."""
+        return [file for file in self._files if _suffix(file) in TABLE_SUFFIXES and file.count("/") <= TABLE_DEPTH]
 
     def find(self, *names: str) -> Path:
         """The table called one of ``names``, see `choose_table`; raises InputError where there is none."""

@@ -23,6 +23,7 @@ def folder(synthetic_dataset, tmp_path):
     [
         ("targets", None, "has no 'targets'"),
         ("targets", {"x": {"column": "y"}}, r"has no 'targets\.x\.classes'"),
+        ("targets", {"x": {"column": "y", "classes": ["a"], "positive": "b"}}, "positive class 'b' is none of"),
         ("licence", "free", "'licence'"),
         ("synthetic", "yes", "'synthetic'"),
         ("short_side", -1, "'short_side'"),

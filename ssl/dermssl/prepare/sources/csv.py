@@ -17,6 +17,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dermssl.dataset.manifest import FIXED
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_yaml
 from dermssl.licences import LICENCES
@@ -27,6 +28,7 @@ from dermssl.prepare.tables import found_classes, read_columns
 from dermssl.prepare.values import READERS
 
 KEYS = ("table", "licence", "citation", "columns", "targets")
+RESERVED = {*FIXED.names, *READERS, "picture"}
 ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
 
 
@@ -63,8 +65,11 @@ def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], 
             raise InputError(
                 f"{path}: `{name}` must be a column of the table (for {', '.join(ID_COLUMNS)} also a list)"
             )
-    if not isinstance(labels, list) or set(map(str, labels)) & set(READERS):
-        raise InputError(f"{path}: `targets` must list columns of the table, none of them called {', '.join(READERS)}")
+    if not isinstance(labels, list):
+        raise InputError(f"{path}: `targets` must list columns of the table")
+    for name in map(str, labels):
+        if name in RESERVED:
+            raise InputError(f"{path}: target '{name}' is the name of a column of the manifest: rename it in the table")
     if str(licence) not in LICENCES:
         raise InputError(f"{path}: unknown licence '{licence}'; {did_you_mean(str(licence), LICENCES)}")
     lists = {name: column if isinstance(column, list) else [column] for name, column in columns.items()}

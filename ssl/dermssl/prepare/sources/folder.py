@@ -25,6 +25,8 @@ def read(raw: RawFolder) -> Rows:
             f"{raw.root} holds no image files (.jpg, .png, ...): give the folder that does with --root. {found}"
         )
     notes: list[str] = []
+    if raw.tables:
+        notes.append(f"images alone; the source 'folder' reads no table ({', '.join(raw.tables[:3])})")
     folders = _below_wrapper([file.split("/")[:-1] for file in files], notes)
     for depth in (0, 1):
         sides = [_side(path[depth]) if len(path) > depth else None for path in folders]
