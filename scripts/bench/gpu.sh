@@ -2,7 +2,7 @@
 # Everything that only a GPU can show, in under 8 minutes: each part has its own time limit and writes its result at once.
 #
 #   scripts/bench/gpu.sh DATA RAW [OUT]           DATA from `dermssl prepare`, RAW the same images as they came
-#   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU
+#   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU; PATIENCE=5 makes all limits longer
 #
 # DINO=path/to/dino/main_dino.py also runs that script (github.com/facebookresearch/dino) on RAW and gives the ratio.
 # The last part trains CONFIG, with the further options EXTRA, on SETS (dataset folders; default: DATA) and scores the
@@ -17,7 +17,7 @@ export PYTHONPATH=$PWD/ssl:$PWD/eval
 if [ "$device" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
 
 part() { # name, seconds, command: its output goes to a file as it comes; what fails or takes too long stops nothing else
-  local name=$1 limit=$2 start=$SECONDS code=0
+  local name=$1 limit=$(($2 * ${PATIENCE:-1})) start=$SECONDS code=0
   shift 2
   timeout --signal=TERM --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
   echo "| $name | $code | $((SECONDS - start)) |" | tee -a "$out/parts.md"

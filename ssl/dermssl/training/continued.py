@@ -21,7 +21,7 @@ def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) 
     The ``backbones`` are the student, which gradients reach, and copies of it.
 
     Raises:
-        InputError: the backbone has fewer layers, or none for adapters.
+        InputError: the backbone has fewer layers, none for adapters, or no BatchNorm.
     """
     for backbone in backbones:
         learns = any(parameter.requires_grad for parameter in backbone.parameters())
@@ -30,8 +30,8 @@ def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) 
             freeze_layers(backbone, options.frozen_layers)
         if options.adapter_rank:
             add_low_rank(backbone, options.adapter_rank, seed)
-        if options.frozen_batch_norm:
-            keep_statistics(backbone.modules())
+        if options.frozen_batch_norm and not keep_statistics(backbone.modules()):
+            raise InputError("keep.frozen_batch_norm: the backbone has no BatchNorm: leave it out")
         if not learns:
             backbone.requires_grad_(False)
 
@@ -47,15 +47,19 @@ def freeze_layers(backbone: nn.Module, count: int) -> None:
     keep_statistics(m for name, m in backbone.named_modules() if layers.get(f"{name}.weight", count) < count)
 
 
-def keep_statistics(modules: Iterable[nn.Module]) -> None:
-    """Let every BatchNorm use its running statistics and never change them; scale and shift still learn."""
+def keep_statistics(modules: Iterable[nn.Module]) -> int:
+    """Let every BatchNorm use its running statistics and never change them; scale and shift still learn.
+
+    Returns the number of them.
+    """
 
     def evaluate(module: nn.Module, _: object) -> None:
         module.eval()
 
-    for module in modules:
-        if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(evaluate)
+    norms = [module for module in modules if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.register_forward_pre_hook(evaluate)
+    return len(norms)
 
 
 class Distilled(nn.Module):

@@ -157,13 +157,14 @@ def test_distillation_holds_the_features_near_the_start(continued):
     assert last["100"] < 0.5 * last["0.0001"]
 
 
-ALL = {"keep__distillation": "1", "keep__layer_decay": "0.7", "keep__frozen_batch_norm": "true"}
+ALL = {"keep__distillation": "1", "keep__layer_decay": "0.7"}
+FROZEN = {"keep__frozen_batch_norm": "true"}
 
 
 @pytest.mark.parametrize(
     "further", [{"keep__frozen_layers": "1"}, {"keep__adapter_rank": "2"}], ids=["layers", "adapters"]
 )
-@pytest.mark.parametrize("base", [VIT, CONV], ids=["dino", "simclr"])
+@pytest.mark.parametrize("base", [VIT, CONV | FROZEN], ids=["dino", "simclr"])
 def test_interrupted_equals_uninterrupted_also_without_the_start(
     base, further, continued, pretrain, dataset, tmp_path, starts, monkeypatch
 ):
@@ -202,12 +203,13 @@ def test_without_a_start_there_is_nothing_to_keep(changes, words, pretrain, data
 
 
 @pytest.mark.parametrize(
-    ("keep", "words"),
+    ("name", "keep", "words"),
     [
-        (KeepOptions(frozen_layers=99), r"keep.frozen_layers 99: the backbone has \d layers"),
-        (KeepOptions(adapter_rank=9999), "no layer for adapters of that rank: lower it"),
+        ("test_vit", KeepOptions(frozen_batch_norm=True), "the backbone has no BatchNorm: leave it out"),
+        ("test_efficientnet", KeepOptions(frozen_layers=99), r"keep.frozen_layers 99: the backbone has \d layers"),
+        ("test_efficientnet", KeepOptions(adapter_rank=9999), "no layer for adapters of that rank: lower it"),
     ],
 )
-def test_more_than_the_backbone_has_is_refused(keep, words):
+def test_more_than_the_backbone_has_is_refused(name, keep, words):
     with pytest.raises(InputError, match=words):
-        hold_start([build_backbone("test_efficientnet", 32)], keep, seed=0)
+        hold_start([build_backbone(name, 32)], keep, seed=0)

@@ -62,7 +62,6 @@ def write_card(
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
         "",
         *_warnings(options, data),
-        *_contamination(options),
         *(
             []
             if whole
@@ -141,18 +140,12 @@ def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
     lines = []
     if any(dataset.info["synthetic"] for dataset in data.datasets):
         lines += ["**Trained on SYNTHETIC pictures**: for trying the software, not for skin.", ""]
+    read = "Test rows were not read."
     if options.data.splits == "all":
-        lines += ["**Test rows were trained on** (`data.splits all`): scores on those test sets are contaminated.", ""]
+        read = "**Test rows were trained on** (`data.splits all`): scores on those test sets are contaminated."
+    seen = "`ledger.parquet` lists every training image by its hashes, so `dermeval` tells which test images were seen."
+    lines += [f"{read} {seen}", ""]
     return lines
-
-
-def _contamination(options: PretrainOptions) -> list[str]:
-    read = "were trained on" if options.data.splits == "all" else "were not read"
-    return [
-        f"Rows of the split `test` {read}. `ledger.parquet` lists every training image by its hashes, so `dermeval` "
-        "tells which images of any test set were seen.",
-        "",
-    ]
 
 
 def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
