@@ -95,6 +95,13 @@ COMMANDS = (
         writes="out",
     ),
     Command(
+        "audit",
+        "near-duplicates, off-topic images and label errors, on one page",
+        "dermeval.leaks.options:AuditOptions",
+        "dermeval.leaks.audit:audit",
+        writes="out",
+    ),
+    Command(
         "review",
         "decide about the pairs of an audit in the browser, one key each",
         "dermeval.leaks.options:ReviewOptions",

@@ -60,3 +60,24 @@ class ReviewOptions:
     """Ask in the terminal."""
     port: NonNegativeInt = 8766
     """Port of the page, on this machine only (0: any free one)."""
+
+
+@dataclass
+class AuditOptions:
+    """Audit a data set: near-duplicates (as `dermeval leaks`), off-topic images and label errors, on one page.
+
+    A command that was killed goes on where it was when it is given again.
+    """
+
+    out: str
+    """Audit folder to write: report.html, leaks/, off_topic.csv, label_errors.csv, audit.json."""
+    folders: list[str] = positional()
+    """Dataset folders made by `dermssl prepare`, or embeddings folders of them. Label errors need embeddings."""
+    target: str | None = None
+    """Label whose errors are looked for (default: the first one of the data set)."""
+    shown: PositiveInt = 48
+    """Images of each kind on the page and in audit.json; the tables rank all."""
+    workers: NonNegativeInt = 0
+    """Processes that compare pixels (0: one per core)."""
+    overwrite: bool = False
+    """Replace an existing audit folder."""

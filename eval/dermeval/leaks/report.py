@@ -6,12 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.leaks.pictures import Picture, jpeg
+from dermeval.leaks.pictures import jpeg
 from dermeval.leaks.records import AuditedImages
 from dermssl import licences, page
 from dermssl.files import write_text
 
 IMAGES = "images"
+LOCAL = (
+    "This folder stays on this machine. It holds pictures of patients under the licences named at the foot of this "
+    "page. Do not send it on or put it on the web."
+)
 
 
 def write_report(
@@ -20,15 +24,11 @@ def write_report(
     """Write ``report.html`` and the pictures of the first ``shown`` pairs into the leaks folder."""
     (folder / IMAGES).mkdir()
     cards = [_card(folder, images, pair) for pair in pairs.head(shown).to_dict("records")]
-    local = (
-        "This folder stays on this machine. It holds pictures of patients under the licences named at the foot of this "
-        "page. Do not send it on or put it on the web."
-    )
     html = page.render(
         "dermeval/leaks/report.html",
         title=lines[0],
         lines=lines[1:],
-        notes=[local, *notes],
+        notes=[LOCAL, *notes],
         cards=cards,
         hidden=len(pairs) - len(cards),
         licences=licences.notice_lines(images.licences),
@@ -39,7 +39,7 @@ def write_report(
 def _card(folder: Path, images: AuditedImages, pair: dict[Any, Any]) -> dict[str, Any]:
     sides = [side_of(images, pair[end]) for end in ("a", "b")]
     for side, end in zip(sides, ("a", "b"), strict=True):
-        side["file"] = _copy(folder, images.pictures[pair[end]], side["image"])
+        side["file"] = copy_picture(folder, images, pair[end])
     return {"sides": sides, "kind": pair["kind"], "facts": facts(pair), "alert": pair["across_splits"]}
 
 
@@ -55,11 +55,11 @@ def side_of(images: AuditedImages, row: int) -> dict[str, str]:
     }
 
 
-def _copy(folder: Path, picture: Picture, image_id: str) -> str:
-    """Put the stored JPEG beside the page, once, under a name that every file system takes."""
-    file = f"{IMAGES}/{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.jpg"
+def copy_picture(folder: Path, images: AuditedImages, row: int) -> str:
+    """Put the stored JPEG beside the page, once, under a name that every file system takes; returns that name."""
+    file = f"{IMAGES}/{hashlib.sha256(images.frame['image_id'].iloc[row].encode()).hexdigest()[:16]}.jpg"
     if not (folder / file).exists():
-        (folder / file).write_bytes(jpeg(picture))
+        (folder / file).write_bytes(jpeg(images.pictures[row]))
     return file
 
 

@@ -1,0 +1,147 @@
+"""``dermeval audit``: near-duplicates, off-topic images and label errors of a data set, on one page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermeval.leaks.label_errors import labels_nearby, self_confidence
+from dermeval.leaks.leaks import leaks
+from dermeval.leaks.off_topic import off_topic_scores, picture_features
+from dermeval.leaks.options import AuditOptions, LeaksOptions
+from dermeval.leaks.records import AuditedImages, open_audited
+from dermeval.leaks.report import IMAGES, LOCAL, copy_picture, side_of
+from dermssl import licences, page
+from dermssl.atomic import locked
+from dermssl.commandline import Report
+from dermssl.errors import InputError, did_you_mean
+from dermssl.files import read_json, write_csv, write_json, write_text
+from dermssl.neighbours import normalise
+from dermssl.paths import require_new_folder
+
+MARK = "audit.json"
+WRITTEN = ("audit.json", "report.html", "off_topic.csv", "label_errors.csv", IMAGES, "leaks", "leaks.unfinished")
+LEAST_OF_CLASS = 2
+"""Groups that a class needs, so that its label can be learnt from other groups."""
+
+
+def audit(options: AuditOptions) -> Report:
+    """Audit dataset folders in three ways; see `AuditOptions`. A killed command goes on when it is given again."""
+    out = Path(options.out)
+    unfinished = (out / MARK).is_file() and not read_json(out / MARK, "dermeval audit").get("finished")
+    require_new_folder(out, options.overwrite or unfinished, MARK, options.folders, "finished", WRITTEN)
+    images = open_audited(options.folders)
+    with locked(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / MARK, {"finished": False})
+        found = _leaks(out, images, options)
+        off_topic = rank_off_topic(images, options.workers)
+        errors, why_not = rank_label_errors(images, options.target)
+        write_csv(out / "off_topic.csv", off_topic.drop(columns="row"))
+        if errors is not None:
+            write_csv(out / "label_errors.csv", errors.drop(columns="row"))
+        data: dict[str, Any] = {"leaks": found, "images": len(images.frame)}
+        data |= {"label_errors": None if errors is None else errors.head(options.shown).to_dict("records")}
+        data |= {"off_topic": off_topic.head(options.shown).to_dict("records"), "why_no_label_errors": why_not}
+        _write_page(out, images, off_topic, errors, data, options.shown)
+        write_json(out / MARK, data | {"finished": True})
+    text = [
+        f"{out}: report.html",
+        f"  near-duplicates   {found['pairs']} pairs, {found['records_in_leak_groups']} records",
+    ]
+    text.append(f"  off-topic         {', '.join(off_topic['image_id'].head(5))} are furthest from the others")
+    text.append(f"  label errors      {why_not or ', '.join(errors['image_id'].head(5)) + ' come first'}")  # type: ignore[index]
+    text.append(
+        "  off_topic.csv and label_errors.csv rank all images: look at the first ones, and stop where they are right"
+    )
+    return Report("\n".join(text), data | {"out": str(out)})
+
+
+def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str, Any]:
+    """The summary of the leak audit in ``out``/leaks; an earlier one of the same images is taken over."""
+    done = out / "leaks" / "summary.json"
+    if done.is_file() and not options.overwrite:
+        summary = read_json(done, "dermeval leaks")
+        if summary.get("datasets") == images.datasets:
+            return summary
+    chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
+    return leaks(chosen).data
+
+
+def rank_off_topic(images: AuditedImages, workers: int = 0) -> pd.DataFrame:
+    """All images, those furthest from the others first: ``rank``, ids, ``score`` (0 to 1), ``row``."""
+    features = picture_features(images.pictures, workers)
+    for one in images.embedded:
+        if len(one.rows) == len(images.frame):
+            vectors = np.empty_like(one.features, dtype=np.float32)
+            vectors[one.rows] = one.features
+            features.append(normalise(vectors - vectors.mean(axis=0)))
+    return _ranked(images, off_topic_scores(features, images.groups), np.arange(len(images.frame)))
+
+
+def _ranked(images: AuditedImages, scores: np.ndarray, rows: np.ndarray, **columns: Any) -> pd.DataFrame:
+    ids = {name: images.frame[name].to_numpy()[rows] for name in ("image_id", "group_id", "dataset")}
+    table = pd.DataFrame({**ids, "score": scores.round(4), **columns, "row": rows})
+    table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    return table
+
+
+def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.DataFrame | None, str]:
+    """All labelled images, the least believed labels first; or None and why they cannot be ranked.
+
+    Columns: ``rank``, ids, ``score`` (1 - probability of the given label), ``label``, ``likelier``, ``nearby`` (labels
+    of the nearest images of other groups), ``row``.
+    """
+    if not images.labels:
+        return None, "not ranked: the data set has no labels"
+    if target is not None and target not in images.labels:
+        raise InputError(f"--target {target}: no such label; {did_you_mean(target, images.labels)}")
+    if not images.embedded:
+        return None, "not ranked: give an embeddings folder (`dermeval embed`), since labels are judged on its features"
+    column, one = target or images.labels[0], images.embedded[0]
+    given = images.frame[column].to_numpy(dtype=object)[one.rows]
+    groups = images.groups[one.rows]
+    used = pd.notna(given)
+    counts = pd.Series(groups[used]).groupby(given[used]).nunique()
+    used &= pd.Series(given).map(counts).fillna(0).to_numpy() >= LEAST_OF_CLASS
+    if len(set(given[used])) < 2:
+        return None, f"not ranked: '{column}' has fewer than two classes with {LEAST_OF_CLASS} groups"
+    codes, names = pd.factorize(given[used], sort=True)
+    features, groups, rows = one.features[used].astype(np.float32), groups[used], one.rows[used]
+    believed = self_confidence(features, codes, groups)
+    nearby = labels_nearby(features, codes, groups, np.arange(len(rows)))
+    words = [
+        ", ".join(f"{count} {name}" for name, count in pd.Series(names[part]).value_counts().items()) for part in nearby
+    ]
+    columns = {"label": names[codes], "likelier": names[believed.argmax(axis=1)], "nearby": words}
+    return _ranked(images, 1 - believed[np.arange(len(codes)), codes], rows, **columns), ""
+
+
+def _write_page(
+    out: Path,
+    images: AuditedImages,
+    off_topic: pd.DataFrame,
+    errors: pd.DataFrame | None,
+    data: dict[str, Any],
+    shown: int,
+) -> None:
+    (out / IMAGES).mkdir(exist_ok=True)
+
+    def cards(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+        rows = [] if table is None else table.head(shown).to_dict("records")
+        return [one | side_of(images, one["row"]) | {"file": copy_picture(out, images, one["row"])} for one in rows]
+
+    found = data["leaks"]
+    html = page.render(
+        "dermeval/leaks/audit.html",
+        title=f"Audit of {', '.join(entry['name'] for entry in images.datasets)}",
+        notes=[LOCAL, *found["notes"]],
+        leaks=found,
+        off_topic=cards(off_topic),
+        errors=cards(errors),
+        why_not=data["why_no_label_errors"],
+        licences=licences.notice_lines(images.licences),
+    )
+    write_text(out / "report.html", html)

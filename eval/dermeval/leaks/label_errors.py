@@ -1,0 +1,47 @@
+"""Images whose label other patients' images speak against.
+
+A logistic regression on frozen features predicts every image from images of other groups. The less it believes in the
+given label, the likelier that is wrong (self-confidence, Northcutt et al. 2021).
+"""
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
+
+from dermssl import neighbours
+
+FOLDS = 5
+MOST_DIMENSIONS = 256
+SHOWN_NEIGHBOURS = 10
+
+
+def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Probabilities ``(N, C)`` of the classes for each image, by a model that saw no image of its group.
+
+    Args:
+        features: ``(N, D)`` of an encoder.
+        labels: class numbers.
+        groups: integer group of each image; what must not be split, such as the patient.
+    """
+    found = np.zeros((len(labels), labels.max() + 1))
+    folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
+    for known, asked in folds.split(features, labels, groups):
+        scaler = StandardScaler().fit(features[known])
+        seen, new = scaler.transform(features[known]), scaler.transform(features[asked])
+        if seen.shape[1] > MOST_DIMENSIONS and len(seen) > MOST_DIMENSIONS:
+            pca = PCA(MOST_DIMENSIONS, random_state=0).fit(seen)
+            seen, new = pca.transform(seen), pca.transform(new)
+        scale = np.sqrt(features.shape[1])
+        model = LogisticRegression(max_iter=300).fit(seen / scale, labels[known])
+        found[np.ix_(asked, model.classes_)] = model.predict_proba(new / scale)
+    return found
+
+
+def labels_nearby(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """The labels of the `SHOWN_NEIGHBOURS` nearest images of other groups, for each of ``rows``."""
+    vectors = neighbours.normalise(features - features.mean(axis=0))
+    own = int(np.bincount(groups).max(initial=1))
+    _, found = neighbours.search(vectors[rows], vectors, SHOWN_NEIGHBOURS + own)
+    return [labels[near[groups[near] != groups[row]][:SHOWN_NEIGHBOURS]] for row, near in zip(rows, found, strict=True)]

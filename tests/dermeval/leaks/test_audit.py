@@ -1,0 +1,79 @@
+"""The three audits on one page: planted off-topic images and planted label errors come first."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from dermeval.leaks.audit import audit
+from dermeval.leaks.label_errors import self_confidence
+from dermeval.leaks.options import AuditOptions
+from dermssl.errors import InputError
+
+
+def text_page() -> Image.Image:
+    page = Image.new("RGB", (96, 96), "white")
+    for line in range(8):
+        ImageDraw.Draw(page).text((4, 4 + 11 * line), "CONSENT FORM 2019", fill="black")
+    return page
+
+
+@pytest.fixture
+def planted(make_dataset, embed_as, draw_skin):
+    """29 images of 15 patients in two classes that features tell apart; 3 has the wrong label; the last is a page."""
+    images = [draw_skin(number) for number in range(29)] + [text_page()]
+    labels = [("eczema", "scabies")[number // 2 % 2] for number in range(30)]
+    features = np.random.default_rng(0).normal(0, 0.3, size=(30, 2))
+    features[:, 0] += np.array([label == "eczema" for label in labels]) * 2.0
+    labels[3] = "eczema"
+    folder = make_dataset("set", images, [f"p{number // 2}" for number in range(30)], labels=labels)
+    return folder, embed_as(folder, features)
+
+
+def run(tmp_path, folder, **options):
+    return audit(AuditOptions(str(tmp_path / "audit"), [str(folder)], workers=1, shown=6, **options))
+
+
+def test_the_page_shows_what_was_planted_first(planted, tmp_path):
+    report = run(tmp_path, planted[1])
+    tables = {name: pd.read_csv(tmp_path / "audit" / f"{name}.csv") for name in ("off_topic", "label_errors")}
+    assert tables["off_topic"]["image_id"].iloc[0] == "set/29" and len(tables["off_topic"]) == 30
+    first = tables["label_errors"].iloc[0]
+    assert (first["image_id"], first["label"], first["likelier"]) == ("set/3", "eczema", "scabies")
+    assert "set/2" not in first["nearby"] and "scabies" in first["nearby"]
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "stays on this machine" in page and "likelier scabies" in page and "http" not in page
+    assert report.data["leaks"]["pairs"] == 0 and (tmp_path / "audit" / "leaks" / "report.html").is_file()
+
+
+def test_without_an_encoder_labels_are_not_judged_and_the_page_says_why(planted, tmp_path):
+    report = run(tmp_path, planted[0])
+    assert report.data["label_errors"] is None and "dermeval embed" in report.text
+    assert not (tmp_path / "audit" / "label_errors.csv").exists()
+
+
+def test_a_killed_audit_takes_over_its_leaks(planted, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dermeval.leaks.audit.rank_off_topic", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, planted[1])
+    monkeypatch.undo()
+    monkeypatch.setattr("dermeval.leaks.audit.leaks", stopped)
+    assert run(tmp_path, planted[1]).data["leaks"]["images"] == 30
+    with pytest.raises(InputError, match="--overwrite"):
+        run(tmp_path, planted[1])
+
+
+def test_an_unknown_target_names_the_nearest(planted, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'dx'"):
+        run(tmp_path, planted[1], target="dxx")
+
+
+def test_a_label_is_never_judged_by_images_of_its_own_group():
+    """Each group has its own feature and label, so only its own images could know the label."""
+    groups = np.arange(40) // 2
+    features, labels = np.eye(20)[groups], groups % 2
+    believed = self_confidence(features, labels, groups)
+    assert believed[np.arange(40), labels].max() < 0.75
