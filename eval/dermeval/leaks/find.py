@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks import certainty
+from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.local_features import MOST_POINTS
 from dermeval.leaks.nominate import MANY_IMAGES, identical_pairs, nominate
 from dermeval.leaks.options import LeaksOptions
@@ -41,16 +42,24 @@ class ScoredPairs(NamedTuple):
         return pd.DataFrame(counts).astype(int).to_dict(orient="index")
 
 
-def find_pairs(images: AuditedImages, options: LeaksOptions, work: Path) -> ScoredPairs:
+def find_pairs(
+    images: AuditedImages, options: LeaksOptions, work: Path, earlier: EarlierAudit | None = None
+) -> ScoredPairs:
     """All candidate pairs of images of different records, compared and scored.
 
-    ``work`` is the folder for what is finished; it may hold that of an earlier start.
+    Args:
+        images: the audited images.
+        options: of the command.
+        work: the folder for what is finished; it may hold that of an earlier start.
+        earlier: an audit that compared some of the images with each other; their pairs are left out.
     """
     points = FEWER_POINTS if len(images.frame) > MANY_IMAGES else MOST_POINTS
     store = describe_images(images.pictures, points, work, options.workers)
     identical = identical_pairs(images)
     nominated = nominate(images, options, store.blocks())
     known = pd.MultiIndex.from_frame(nominated[["a", "b"]]).isin(pd.MultiIndex.from_frame(identical[["a", "b"]]))
+    if earlier is not None:
+        known |= earlier.known[nominated[["a", "b"]].to_numpy(np.int64)].all(axis=1)
     nominated = nominated[~known].reset_index(drop=True)
     log.info("comparing the pixels of %d candidate pairs", len(nominated))
     evidence = compare_pairs(nominated, images.pictures, store, work, options.workers)
@@ -61,14 +70,19 @@ def find_pairs(images: AuditedImages, options: LeaksOptions, work: Path) -> Scor
         pool[rows] = number
     apart = pool[nominated["a"].to_numpy(np.int64)] != pool[nominated["b"].to_numpy(np.int64)]
     kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
-    return scored(nominated[kept].reset_index(drop=True), evidence[kept], identical)
+    return scored(nominated[kept].reset_index(drop=True), evidence[kept], identical, earlier)
 
 
-def scored(nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame) -> ScoredPairs:
-    """Score compared pairs against the background that they give themselves."""
-    start = certainty.layout_start_of(evidence)
+def scored(
+    nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame, earlier: EarlierAudit | None = None
+) -> ScoredPairs:
+    """Score compared pairs against the background that they, and those of an earlier audit, give themselves."""
+    start = certainty.layout_start_of(evidence) if earlier is None else earlier.layout_start
     scores = certainty.world_scores(evidence, start)
-    background = certainty.background_of(scores[~certainty.mirrored_copies(evidence), 1])
+    mirrored = scores[~certainty.mirrored_copies(evidence), 1]
+    background = certainty.background_of(
+        mirrored if earlier is None else np.concatenate([mirrored, earlier.background])
+    )
     best = scores.max(axis=1, initial=0)
     expected = certainty.expected_false(best, background)
     table = nominated.assign(

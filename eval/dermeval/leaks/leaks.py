@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks import certainty, report
-from dermeval.leaks.decisions import kept_pairs, read_decisions, write_decisions, write_results
+from dermeval.leaks.decisions import REJECT, decided, kept_pairs, read_decisions, write_decisions, write_results
+from dermeval.leaks.earlier import VERSION, open_earlier, write_images
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.groups import LARGE, group_table, side
 from dermeval.leaks.options import LeaksOptions
@@ -27,8 +28,6 @@ from dermssl.files import read_json, write_json, write_npy
 from dermssl.paths import require_new_folder
 
 PLAN = "plan.json"
-VERSION = 3
-"""Of the leaks folder; 1 had no scores, 2 no ranking."""
 
 
 def leaks(options: LeaksOptions) -> Report:
@@ -37,14 +36,17 @@ def leaks(options: LeaksOptions) -> Report:
     require_new_folder(out, options.overwrite, "summary.json", options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
     with locked(out):
+        earlier = None if options.since is None else open_earlier(Path(options.since), images, options.every_image)
         work = _work_folder(out, images, options)
-        found = find_pairs(images, options, work)
-        ranking, threshold = confirmed_ranking(found, images, options)
+        found = find_pairs(images, options, work, earlier)
         decisions = read_decisions(out)
+        ranking = rank_pairs(found, options.ranked, images, earlier)
+        ranking, threshold = confirmed_ranking(ranking, decisions, options)
         with atomic_folder(out) as folder:
             pairs = kept_pairs(ranking, decisions)
             write_ranking(folder, ranking)
             groups, split = write_results(folder, images, pairs)
+            write_images(folder, images)
             write_npy(folder / "background.npy", found.background.scores.astype(np.float32))
             data = _summary(images, pairs, groups, split, options)
             data |= {"sources": found.shares_of_sources(threshold)}
@@ -76,12 +78,18 @@ def _work_folder(out: Path, images: AuditedImages, options: LeaksOptions) -> Pat
     return work
 
 
-def confirmed_ranking(found: ScoredPairs, images: AuditedImages, options: LeaksOptions) -> tuple[pd.DataFrame, float]:
-    """The ranking of pairs with its column ``confirmed``, and the threshold from which they are."""
-    table = found.candidates
-    scores, expected = table["score"].to_numpy(), table["expected_false"].to_numpy()
+def confirmed_ranking(
+    ranking: pd.DataFrame, decisions: pd.DataFrame, options: LeaksOptions
+) -> tuple[pd.DataFrame, float]:
+    """The ranking of pairs with its column ``confirmed``, and the threshold from which they are.
+
+    Pairs that a person rejected are known to be false: as many are expected at least.
+    """
+    rejected = np.sort(ranking["score"][decided(ranking, decisions) == REJECT].to_numpy(float))
+    table = ranking[ranking["score"] < IDENTICAL_SCORE]
+    scores, expected = table["score"].to_numpy(float), table["expected_false"].to_numpy(float)
+    expected = np.maximum(expected, len(rejected) - np.searchsorted(rejected, scores))
     _, threshold = certainty.confirmed(scores, expected, options.precision, options.expected_false)
-    ranking = rank_pairs(found, options.ranked, images)
     return ranking.assign(confirmed=ranking["score"] >= min(threshold, IDENTICAL_SCORE)), threshold
 
 

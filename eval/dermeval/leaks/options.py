@@ -19,6 +19,8 @@ class LeaksOptions:
     """Leaks folder to write: ranking.csv, pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html."""
     folders: list[str] = positional()
     """Dataset folders made by `dermssl prepare`; embeddings folders of them add an encoder's neighbours."""
+    since: str | None = None
+    """Leaks folder of an earlier audit: only pairs with an image that it did not have are compared."""
     precision: OpenUnitInterval = 0.98
     """Least share of true near-duplicates among the confirmed pairs; it sets the threshold."""
     expected_false: NonNegativeFloat | None = None

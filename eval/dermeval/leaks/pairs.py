@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dermeval.leaks import certainty
 from dermeval.leaks.certainty import SCENE_CORRELATION
+from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.find import ScoredPairs
 from dermeval.leaks.groups import side
 from dermeval.leaks.records import AuditedImages
@@ -44,19 +46,27 @@ SCHEMA = pa.schema(
 its short side 128 pixels, to the second one (mirrored first where ``mirrored``)."""
 
 
-def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages) -> pd.DataFrame:
+def rank_pairs(
+    found: ScoredPairs, least: int, images: AuditedImages, earlier: EarlierAudit | None = None
+) -> pd.DataFrame:
     """The plausible pairs with their evidence in words and numbers, the strongest first; ``a`` and ``b`` are rows.
 
     Args:
         found: all scored candidates.
         least: pairs that are ranked in any case; those that are rather true than false are always.
         images: the audited images.
+        earlier: an audit whose ranked pairs are taken over.
     """
     count = max(least - len(found.identical), int((found.candidates["false_discovery_rate"] <= 0.5).sum()))
     chosen = found.candidates.sort_values(["score", "a", "b"], ascending=[False, True, True]).head(count)
     identical = found.identical.assign(score=IDENTICAL_SCORE, expected_false=0.0, false_discovery_rate=0.0, kind=SCENE)
     identical["evidence"] = _named(found.identical, ["file", "pixels"])
-    table = pd.concat([identical, _compared(found, chosen[chosen["score"] > 0])], ignore_index=True)
+    parts = [_compared(found, chosen[chosen["score"] > 0]), *([] if earlier is None else [earlier.pairs])]
+    compared = pd.concat(parts, ignore_index=True)
+    scores = compared["score"].to_numpy(float)
+    compared["expected_false"] = certainty.expected_false(scores, found.background)
+    compared["false_discovery_rate"] = certainty.false_discovery_rate(scores, compared["expected_false"].to_numpy())
+    table = pd.concat([identical, compared], ignore_index=True)
     table = table.sort_values(["score", "a", "b"], ascending=[False, True, True], kind="stable", ignore_index=True)
     return _with_records(table, images)
 

@@ -21,12 +21,12 @@ class Picture(NamedTuple):
 
 def pixels(picture: Picture) -> np.ndarray:
     """The stored image, ``(H, W, 3)`` uint8 RGB."""
-    return np.asarray(_store(picture.folder).image(picture.row).convert("RGB"))
+    return np.asarray(store_of(picture.folder).image(picture.row).convert("RGB"))
 
 
 def jpeg(picture: Picture) -> bytes:
     """The stored JPEG."""
-    return bytes(_store(picture.folder).jpeg(picture.row))
+    return bytes(store_of(picture.folder).jpeg(picture.row))
 
 
 def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
@@ -42,5 +42,6 @@ def grey_size(rgb: np.ndarray, short_side: int) -> tuple[int, int]:
 
 
 @functools.cache
-def _store(folder: Path) -> ImageStore:
+def store_of(folder: Path) -> ImageStore:
+    """The image store of a dataset folder, opened once."""
     return ImageStore(folder)

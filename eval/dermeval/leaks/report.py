@@ -76,7 +76,8 @@ def facts(pair: dict[Any, Any]) -> list[str]:
     if pd.notna(pair.get("hash_bits")):
         told.append(f"hashes differ in {pair['hash_bits']:.0f} of 64 bits")
     if pair["expected_false"]:
-        told.append(f"{pair['expected_false']:.2g} pairs expected by chance at this score")
+        few = pair["expected_false"] < 0.01
+        told.append(f"{'fewer than 0.01' if few else format(pair['expected_false'], '.2g')} pairs expected by chance")
     if pd.notna(pair["labels_agree"]) and not pair["labels_agree"]:
         told.append("labels differ")
     return told

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dermeval.leaks import alignment
 from dermeval.leaks.local_features import describe_picture, layout_vectors
 from dermeval.leaks.matching import Local, consensus, local_of
-from dermeval.leaks.pictures import Picture, pixels
+from dermeval.leaks.pictures import Picture, pixels, store_of
 from dermssl import neighbours
 from dermssl.files import write_npy
 from dermssl.processes import process_map
@@ -80,6 +80,8 @@ class CompareTask(NamedTuple):
 
 def describe_images(pictures: Sequence[Picture], points: int, folder: Path, workers: int) -> LocalStore:
     """Describe all images into ``folder``; blocks that are there already are kept."""
+    for cached in (store_of, _local, _block, _structure):
+        cached.cache_clear()  # an earlier audit in this process may have had other images under these paths
     store = LocalStore(folder, len(pictures))
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
     tasks = [DescribeTask(part, points, store.path(number)) for number, part in enumerate(parts)]

@@ -179,3 +179,21 @@ def test_a_killed_audit_goes_on_with_what_it_had_finished(audit, planted, tmp_pa
     monkeypatch.setattr("dermeval.leaks.verify._compare_task", stopped)
     assert audit(planted)[0].data["pairs"] == 3
     assert not (tmp_path / "leaks.unfinished").exists()
+
+
+def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_same(
+    audit, make_dataset, draw_skin, tmp_path
+):
+    images = [draw_skin(n) for n in range(14)]
+    images += [photographed(images[0]), photographed(images[1]), images[2]]
+    groups = [f"p{n}" for n in range(14)] + ["c0", "c1", "c2"]
+    _, before = audit(make_dataset("set", images[:15], groups[:15]), ranked=40)
+    before.rename(tmp_path / "before")
+    folder = make_dataset("set", images, groups)
+    whole, _ = audit(folder, ranked=40)
+    since, out = audit(folder, ranked=40, since=str(tmp_path / "before"))
+    pairs = pd.read_parquet(out / "pairs.parquet")
+    assert set(pairs["group_id_b"]) == {"set/c0", "set/c1", "set/c2"} and whole.data["pairs"] == 3
+    assert since.data["certainty"]["compared"] < whole.data["certainty"]["compared"] / 2
+    with pytest.raises(InputError, match="another --every-image"):
+        audit(folder, since=str(tmp_path / "before"), every_image=True)

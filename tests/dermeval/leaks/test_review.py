@@ -1,12 +1,14 @@
 """Decisions: saved at once, undone, resumed, and what follows for groups."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from dermeval.leaks import terminal
 from dermeval.leaks.decisions import decided, kept_pairs, read_decisions, write_decisions
-from dermeval.leaks.leaks import leaks
+from dermeval.leaks.leaks import confirmed_ranking, leaks
 from dermeval.leaks.options import LeaksOptions, ReviewOptions
 from dermeval.web.review import review
 from dermssl.errors import InputError
@@ -53,6 +55,15 @@ def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypa
     press(monkeypatch, "q")
     report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["without_pair"] == 1 and "does not have" in report.text and len(read_decisions(audited)) == 1
+
+
+def test_rejected_pairs_raise_the_threshold_of_the_next_audit():
+    columns = {"image_id_a": list("abcd"), "image_id_b": list("wxyz"), "score": [6.0, 5.0, 4.0, 3.0]}
+    ranking = pd.DataFrame(columns).assign(expected_false=0.01)
+    options = LeaksOptions("leaks", [], precision=0.8)
+    rejections = pd.DataFrame({"image_id_a": ["c"], "image_id_b": ["y"], "decision": ["reject"]})
+    assert confirmed_ranking(ranking, read_decisions(Path("nowhere")), options)[0]["confirmed"].all()
+    assert confirmed_ranking(ranking, rejections, options)[0]["confirmed"].tolist() == [True, True, False, False]
 
 
 def test_a_damaged_file_of_decisions_is_named(tmp_path):
