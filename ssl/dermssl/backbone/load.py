@@ -71,8 +71,8 @@ class EncoderConfig(BaseModel):
 def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """An exported encoder and its ``config.json``; weights are read strictly, never left random.
 
-    The folder may come from anybody: of the config only a name of timm's own and sizes reach timm, which is asked for
-    no weights.
+    The folder may come from anybody. Of its config, timm gets one of its own names and sizes only, and is not asked for
+    weights.
 
     Raises:
         InputError: the folder is no exported encoder, or its weights do not fit.

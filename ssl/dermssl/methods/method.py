@@ -29,7 +29,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def chance_loss(self, batch: int) -> float:
-        """The loss of a network that tells no two images apart; ``batch`` is the number of images compared."""
+        """The loss of a network that gives all images the same output; ``batch`` is the number of images compared."""
         raise NotImplementedError
 
     def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def feature_spread(features: Tensor) -> Tensor:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Keep the optimizer from changing a network."""
+    """Exclude a network from training."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module

@@ -1,4 +1,4 @@
-"""The methods by name: what each can be told, what it checks, what it recommends, and where its networks are.
+"""The methods by name: the options of each, what it checks, what it recommends, and where its networks are.
 
 A new method is one file with its networks and loss, and one entry here. Nothing here imports torch, since
 ``dermssl pretrain --help`` reads it.

@@ -28,9 +28,9 @@ log = logging.getLogger("dermssl")
 def export(options: ExportOptions) -> Report:
     """Write the chosen encoder with the model card and the ledger, after checking that its weights load.
 
-    The ledger (ids and hashes of the training images) lets `dermeval` tell clean from contaminated test images. Where
-    a licence forbids to pass the data on, or to re-link records, it is not copied, as the folder may be shared:
-    ``config.json`` points at it.
+    By the ledger (ids and hashes of the training images) `dermeval` finds test images that were trained on. Where a
+    licence forbids to pass the data on, or to re-link records, it is not copied, as the folder may be shared:
+    ``config.json`` holds its path.
     """
     run = require_folder(Path(options.run), "config.yaml", "dermssl pretrain")
     out = require_new_folder(Path(options.out), options.overwrite, "config.json", [run], key="dermssl")
@@ -56,7 +56,7 @@ def export(options: ExportOptions) -> Report:
 
 def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
     if not (run / "ledger.parquet").exists():
-        log.warning("warning: %s has no ledger.parquet: what the encoder has seen cannot be told later", run)
+        log.warning("warning: %s has no ledger.parquet: nobody can check later which images the encoder has seen", run)
     elif not licences.restricted(config["dermssl"]["licences"]):
         shutil.copy(run / "ledger.parquet", out / "ledger.parquet")
     else:

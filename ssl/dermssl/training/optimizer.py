@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers and gradient clipping as the papers use them; what undoes a step."""
+"""Parameter groups, optimizers and gradient clipping as the papers use them, and buffers for undoing a step."""
 
 import torch
 from lightly.utils.lars import LARS

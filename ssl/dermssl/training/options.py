@@ -1,4 +1,4 @@
-"""Everything that `dermssl pretrain` can be told: one dataclass for command line, YAML and help. Imports no torch."""
+"""All options of `dermssl pretrain`: one dataclass for command line, YAML and help. Imports no torch."""
 
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal

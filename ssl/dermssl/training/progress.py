@@ -17,7 +17,7 @@ class Progress:
     """How far a run is, what its evaluations gave, and its health.
 
     ``first``, ``last`` and ``best`` are the scores of an evaluation with its ``step``. ``joules`` is what the GPUs took
-    so far, None where that cannot be read. ``resumed`` says whether this process restored a state.
+    so far, None where that cannot be read. ``resumed`` is True after a state was restored.
     """
 
     health: Health
@@ -51,7 +51,7 @@ class Progress:
     def note(self, scores: Scores, labelled: bool) -> None:
         """Remember an evaluation; the first of its scores decides which is the best.
 
-        Without labels that is RankMe, which says nothing of an untrained network: it is then never the best.
+        Without labels that is RankMe, which is meaningless for an untrained network: it is then never the best.
         """
         rank_by = next(iter(scores))
         self.last = {"step": self.step} | scores
@@ -68,7 +68,7 @@ class Progress:
 
 
 def gpu_watts(device: torch.device) -> float | None:
-    """Power draw of a GPU, read through NVML; None on a CPU, and where the driver does not tell."""
+    """Power draw of a GPU, read through NVML; None on a CPU, and where the driver gives none."""
     if device.type != "cuda":
         return None
     try:

@@ -1,1 +1,1 @@
-"""Dataset folder -> batches of augmented views: sampler, crops, photometric changes, loader."""
+"""Dataset folder -> batches of augmented views: sampler, crops, colour, loader."""

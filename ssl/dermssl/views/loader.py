@@ -23,7 +23,7 @@ from dermssl.workers import make_data_loader
 class Pool:
     """Training rows of several stores: pooled row ``i`` is row ``row[i]`` of ``stores[store[i]]``.
 
-    ``partners`` tells which rows are positives of each other, where further views may come from other photographs.
+    ``partners`` says which rows are positives of each other; None where all views of an image show that image.
     """
 
     stores: Sequence[ImageStore]
@@ -40,7 +40,7 @@ class Pool:
 
 
 class Crops(NamedTuple):
-    """One batch as workers hand it over: for global and for local crops ``(V, B, S, S, 3)`` uint8, RGB."""
+    """One batch from a data worker: for global and for local crops ``(V, B, S, S, 3)`` uint8, RGB."""
 
     pixels: list[Tensor]
 
@@ -92,7 +92,7 @@ class ViewDataset(Dataset):
 
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:
-    """One pass over ``batches``; workers inherit nothing random and may be any number."""
+    """One pass over ``batches``; the number of workers changes no view."""
     sampler = batches.sampler
     images = sampler.batch // (batches.ranks * batches.accumulation)
     size = images * sum(3 * view.size**2 for views in dataset.groups for view in views)
@@ -104,7 +104,7 @@ def _as_is(crops: Any) -> Any:
 
 
 def default_workers() -> int:
-    """Data workers per rank when none are asked for: this machine's cores, shared by its ranks, one for training."""
+    """Data workers per rank by default: this machine's cores, shared by its ranks, less one for training."""
     return max(1, available_cores(per_rank=True) - 1)
 
 

@@ -17,7 +17,7 @@ ORDER_STREAM, MIX_STREAM = 1, 2
 
 
 class Item(NamedTuple):
-    """One image in one place of the run: ``row`` of the pooled training rows, at ``position`` of ``epoch``."""
+    """One image of one batch: ``row`` of the pooled training rows, at ``position`` of ``epoch``."""
 
     epoch: int
     position: int

@@ -1,4 +1,4 @@
-"""timm's name of the network that some weights belong to, told by their names and shapes."""
+"""timm's name of the network that some weights belong to, by their names and shapes."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 
 
 def guess_architecture(weights: Weights, layouts: Sequence[str]) -> str | None:
-    """The network of translated ``weights``, or None where names and shapes do not tell it.
+    """The network of translated ``weights``, or None where names and shapes leave it open.
 
     ``layouts`` are the adapters that applied, see `registry.translate`.
     """
@@ -38,7 +38,7 @@ def _transformer(weights: Weights, layouts: Sequence[str]) -> str | None:
     size, side = WIDTHS.get(patches.shape[0]), patches.shape[-1]
     registers = f"_reg{weights['reg_token'].shape[1]}" if "reg_token" in weights else ""
     if "open_clip" in layouts:
-        return None  # whether its activation is OpenAI's approximation or exact, no weight tells
+        return None  # whether its activation is OpenAI's approximation or exact cannot be seen in weights
     if "norm_pre.weight" in weights:
         return f"vit_{size}_patch{side}_clip_quickgelu_224"
     if "pos_embed" not in weights:
