@@ -1,7 +1,7 @@
 """``dermeval linear --split folds`` on an encoder's features: processor time, and the choice against the full grid.
 
-More rows than the folder has are made of its groups, drawn again under new names with noise of 5% of each feature's
-spread, so that 5,922 images can stand for HAM10000's 10,015.
+More rows than the folder has are images of random groups again, in the same groups, with noise of half of each
+feature's spread, so that 5,922 images can stand for HAM10000's 10,015. Copies never stand in another fold.
 
     python scripts/bench/linear_folds.py EMBEDDINGS [--rows 10015] [--full]
 """
@@ -24,16 +24,14 @@ def grown(task: Task, rows: int) -> Task:
     """``task`` with copies of random groups until it has ``rows`` images."""
     random, frame = np.random.default_rng(0), task.frame.reset_index(drop=True)
     members = list(frame.groupby("group_id").indices.values())
-    picked, groups = [np.arange(len(frame))], [frame["group_id"].to_numpy(dtype=object)]
+    picked = [np.arange(len(frame))]
     while sum(map(len, picked)) < rows:
-        own = members[random.integers(len(members))]
-        picked.append(own)
-        groups.append(np.full(len(own), f"copy/{len(groups)}", dtype=object))
+        picked.append(members[random.integers(len(members))])
     index = np.concatenate(picked)[:rows]
-    noise = random.normal(size=(rows, task.features.shape[1])) * task.features.std(0) * 0.05
+    noise = random.normal(size=(rows, task.features.shape[1])) * task.features.std(0) * 0.5
     noise[: len(frame)] = 0
     ids = pd.Series(np.arange(rows)).astype(str)
-    new = frame.iloc[index].reset_index(drop=True).assign(group_id=np.concatenate(groups)[:rows], image_id=ids)
+    new = frame.iloc[index].reset_index(drop=True).assign(image_id=ids)
     seen = dataclasses.replace(task.pool.seen, reasons=None)
     pool = dataclasses.replace(task.pool)
     vars(pool)["seen"] = seen

@@ -148,7 +148,12 @@ def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
 
     parts = iter([tables] if isinstance(tables, pa.Table) else tables)
     first = next(parts)
-    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+    # Streams, since Arrow takes no path whose bytes are not UTF-8.
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("wb") as stream,
+        pq.ParquetWriter(stream, first.schema, compression="zstd") as writer,
+    ):
         for table in itertools.chain([first], parts):
             for batch in table.to_batches():
                 # Batches share row groups, where write_table would begin a new one for every part.
@@ -163,7 +168,7 @@ def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Tab
     """
     import pyarrow.parquet as pq
 
-    with _reading(path, maker), pq.ParquetFile(path) as file:
+    with _reading(path, maker), path.open("rb") as stream, pq.ParquetFile(stream) as file:
         table = file.read()
         table.validate(full=True)  # text that is not UTF-8 would end some later step
         _ = table.schema.pandas_metadata  # JSON, parsed when the table goes to pandas

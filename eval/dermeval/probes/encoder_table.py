@@ -26,6 +26,7 @@ from dermeval.probes.predictions import Predictions
 from dermeval.probes.protocols import Experiment
 from dermeval.probes.recall import recall_hits
 from dermeval.probes.results import FeatureSource, closing_lines
+from dermeval.probes.results_folder import printable
 from dermeval.probes.shots import draw_of_each_class
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, percentiles
@@ -71,7 +72,7 @@ def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
         short = [Path(own[0]).name for own in by_encoder.values()]
     if len(set(short)) < len(short):
         short = [own[0] for own in by_encoder.values()]
-    return {name: _in_order(pool, pools[0]) for name, pool in zip(short, pools, strict=True)}
+    return {printable(name): _in_order(pool, pools[0]) for name, pool in zip(short, pools, strict=True)}
 
 
 def _in_order(pool: PooledEmbeddings, first: PooledEmbeddings) -> PooledEmbeddings:

@@ -132,10 +132,12 @@ def _tables(result: "ProtocolResult", predictions: dict[int, Predictions | None]
         for index, entry in plain.items():
             name = f"{entry['probe']}, {entry['experiment']}"
             figures = _class_figures((predictions or {}).get(index), entry)
-            tables.append(ReportTable(f"{target} by class: {name}", pd.DataFrame(_class_rows(entry)), figures))
+            tables.append(
+                ReportTable(f"{target} by class: {name}", pd.DataFrame(_class_rows(entry), dtype=object), figures)
+            )
             for attribute, levels in entry["groups"].items():
                 figure = _group_figure(levels) if predictions is not None else None
-                rows = pd.DataFrame(_group_rows(levels, result.unit))
+                rows = pd.DataFrame(_group_rows(levels, result.unit), dtype=object)
                 heading = f"{target} by {attribute.replace('_', ' ')}: {name}"
                 tables.append(ReportTable(heading, rows, (figure,) if figure else ()))
     return tables
@@ -162,7 +164,7 @@ def _class_rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
                 for key, name in CLASS_SCORES.items()
                 if label in scored["scores"].get(key, {})
             }
-            rows.append({"class": label, "level": level, f"{level}s": number} | found)
+            rows.append({"class": label, "level": level, "scored": number} | found)
     return rows
 
 

@@ -25,11 +25,11 @@ from dermeval.features.pixels import PixelPCA
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.folds import Fold, stratified_group_folds
 from dermeval.probes.judge import Fitted
-from dermeval.probes.linear import balanced_accuracy
 from dermeval.probes.options import FinetuneOptions
 from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.results import probe_report
 from dermeval.probes.task import Task, task_of
+from dermeval.statistics.metrics import balanced_accuracy
 from dermssl import licences
 from dermssl.backbone.embedding import Pictures, batches_of_pictures, in_batches, normalise_pixels
 from dermssl.commandline import Report

@@ -1,24 +1,27 @@
 """``dermeval knn``: the weighted vote of the nearest neighbours (Caron et al. 2021, section 4.1) and the majority's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dermeval.probes.folds import Fold
+from dermeval.probes.folds import Fold, stratified_group_folds
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.results import probe_report
 from dermeval.probes.task import Task, open_task
 from dermeval.statistics.bootstrap import cluster_codes
+from dermeval.statistics.metrics import balanced_accuracy
 from dermeval.statistics.scorer import Scorer
 from dermssl import neighbours
 from dermssl.commandline import Report
 
 HEADLINE = 20
+INNER = 5
 MAJORITY = math.inf
 """The temperature at which all neighbours weigh the same: the majority vote."""
 
@@ -42,25 +45,42 @@ class KnnProbe:
 
     def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
         """Predictions of the headline k; the table of all k is in ``extra``."""
-        temperature = self.options.temperature
-        ks, headline, clipped = choose_ks(self.options.k, min(len(fold.train) for fold in folds))
-        votes = predict_votes(task, folds, ks, (temperature, MAJORITY), self.options.seed)
+        options, temperature = self.options, self.options.temperature
+        ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))
+        votes = [_votes(task, fold, ks, (temperature, MAJORITY), options) for fold in folds]
+        predictions = {
+            (k, t): collect(task, folds, [own[k, t] for own in votes], options.seed)
+            for k in ks
+            for t in (temperature, MAJORITY)
+        }
         rows = [
             {"k": k}
-            | _main_scores(votes[k, temperature], "", task)
-            | _main_scores(votes[k, MAJORITY], "majority_", task)
+            | _main_scores(predictions[k, temperature], "", task)
+            | _main_scores(predictions[k, MAJORITY], "majority_", task)
             for k in ks
         ]
+        chosen = [_best_k(task, fold, ks, options) if options.choose_k else headline for fold in folds]
+        said = "/".join(map(str, chosen)) if options.choose_k else headline
         table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
-        head = f"image level by k (all else is the weighted vote with k = {headline}, T = {temperature:g})"
-        settings = {"k": headline, "temperature": temperature}
-        return Fitted(votes[headline, temperature], settings, tuple(clipped), (head, table, ""), {"by_k": rows})
+        variant = {"space": options.space, "votes": options.votes, "choose_k": options.choose_k}
+        changed = [f"{name} {value}" for name, value in variant.items() if value not in ("raw", "weighted", False)]
+        how = ", ".join([f"k = {said}", f"T = {temperature:g}", *changed])
+        head = f"image level by k (all else is the weighted vote with {how})"
+        settings = {"k": chosen if options.choose_k else headline, "temperature": temperature}
+        settings |= variant if changed else {}
+        if options.choose_k:
+            best = [own[k, temperature] for own, k in zip(votes, chosen, strict=True)]
+            found = collect(task, folds, best, options.seed)
+        else:
+            found = predictions[headline, temperature]
+        return Fitted(found, settings, tuple(clipped), (head, table, ""), {"by_k": rows})
 
     def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
         """Predictions of the headline k, clipped to the few training images."""
         _, k, _ = choose_ks(self.options.k, min(len(fold.train) for fold in folds))
-        temperature = self.options.temperature
-        return predict_votes(task, folds, [k], [temperature], self.options.seed)[k, temperature]
+        t = self.options.temperature
+        votes = [_votes(task, fold, [k], [t], self.options)[k, t] for fold in folds]
+        return collect(task, folds, votes, self.options.seed)
 
 
 def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:
@@ -71,20 +91,45 @@ def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[st
     return sorted({min(k, train) for k in asked}), headline, notes
 
 
-def predict_votes(
-    task: Task, folds: Sequence[Fold], ks: Sequence[int], temperatures: Sequence[float], seed: int
-) -> dict[tuple[int, float], Predictions]:
-    """The predictions for every k and temperature; the neighbours are searched once, for the largest k."""
-    x, y = task.features, task.labels
-    found = [
-        neighbours.knn_votes(x[fold.test], x[fold.train], y[fold.train], len(task.classes), ks, temperatures)
-        for fold in folds
-    ]
-    return {
-        (k, t): collect(task, folds, [votes.probabilities[k, t] for votes in found], seed)
-        for k in ks
-        for t in temperatures
-    }
+def _votes(
+    task: Task, fold: Fold, ks: Sequence[int], temperatures: Sequence[float], options: KnnOptions
+) -> dict[tuple[int, float], np.ndarray]:
+    """Probabilities of a fold's test images for every k and temperature; the neighbours are searched once."""
+    y, space = task.labels[fold.train], feature_space(task.features[fold.train], options.space)
+    train, test = space(task.features[fold.train]), space(task.features[fold.test])
+    found = neighbours.knn_votes(test, train, y, len(task.classes), ks, temperatures).probabilities
+    if options.votes == "balanced":
+        weight = 1 / np.maximum(np.bincount(y, minlength=len(task.classes)), 1)
+        found = {key: (own * weight) / (own * weight).sum(1, keepdims=True) for key, own in found.items()}
+    return found
+
+
+def feature_space(train: np.ndarray, space: str) -> Callable[[np.ndarray], np.ndarray]:
+    """What is done to features before cosines are taken, measured on the ``train`` features ``(N, D)``.
+
+    ``centred`` takes off their mean. ``whitened`` also turns and scales them to uncorrelated directions of equal
+    variance, where directions of less than a thousandth of the mean variance are not raised further.
+    """
+    if space == "raw":
+        return lambda rows: rows
+    mean = train.mean(0, dtype=np.float64)
+    if space == "centred":
+        return lambda rows: rows - mean
+    variances, directions = np.linalg.eigh(np.cov(train.astype(np.float64) - mean, rowvar=False))
+    scale = 1 / np.sqrt(np.maximum(variances, 1e-3 * variances.mean()))
+    return lambda rows: (rows - mean) @ directions * scale
+
+
+def _best_k(task: Task, fold: Fold, ks: Sequence[int], options: KnnOptions) -> int:
+    """The k of the best balanced accuracy over patient-grouped folds within the training images."""
+    labels, t = task.labels[fold.train], options.temperature
+    parts = stratified_group_folds(labels, task.groups[fold.train], INNER, options.seed, task.where, task.unit)
+    inner = [Fold(number, fold.train[fit], fold.train[held]) for number, (fit, held) in enumerate(parts)]
+    usable = [k for k in ks if k <= min(len(one.train) for one in inner)] or [min(ks)]
+    votes = [_votes(task, one, usable, [t], options) for one in inner]
+    truth = task.labels[np.concatenate([one.test for one in inner])]
+    guesses = {k: np.concatenate([own[k, t].argmax(1) for own in votes]) for k in usable}
+    return max(usable, key=lambda k: balanced_accuracy(truth, guesses[k]))
 
 
 def _main_scores(predictions: Predictions, prefix: str, task: Task) -> dict[str, Any]:

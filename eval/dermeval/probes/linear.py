@@ -14,6 +14,7 @@ from dermeval.probes.options import LinearOptions
 from dermeval.probes.predictions import Predictions, collect
 from dermeval.probes.results import probe_report
 from dermeval.probes.task import Task, open_task
+from dermeval.statistics.metrics import balanced_accuracy
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 
@@ -150,8 +151,3 @@ def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[l
 def _past_best(scores: dict[int, float]) -> bool:
     last = [scores[index] for index in sorted(scores)[-2:]]
     return len(last) == 2 and max(last) < max(scores.values()) - PAST_BEST
-
-
-def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Mean recall of the classes that occur in ``truth``."""
-    return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))

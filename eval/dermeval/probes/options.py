@@ -48,6 +48,12 @@ class KnnOptions(ProbeOptions):
     """Numbers of neighbours; the headline is 20 where it is among them, else the first."""
     temperature: PositiveFloat = 0.07
     """T of the weights exp(cosine / T)."""
+    space: Literal["raw", "centred", "whitened"] = "raw"
+    """What is done to the features first, as measured on train. Whitened, all directions count the same."""
+    votes: Literal["weighted", "balanced"] = "weighted"
+    """balanced: a vote counts by the inverse frequency of its class in train, so that rare classes are found."""
+    choose_k: bool = False
+    """Choose the headline k in each fold by five patient-grouped folds within train."""
     recall: bool = True
     """Also report same-lesion and same-patient recall@1 where their ids repeat."""
 

@@ -52,7 +52,7 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("one results folder is given twice: give each once")
     short = [path.name for path in paths]
-    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    names = [printable(name) for name in (short if len(set(short)) == len(short) else map(str, paths))]
     opened = [_open(path) for path in paths]
     questions = [question for question in opened[0] if all(question in other for other in opened)]
     if not questions:
@@ -66,6 +66,11 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
             results.append(Result(name, [info for info, _ in seeds], [predictions for _, predictions in seeds]))
         compared[question] = [_aligned(result, results[0]) for result in results]
     return compared
+
+
+def printable(name: str) -> str:
+    r"""A file's name as UTF-8 can hold it: a byte that is none of its characters becomes ``\udcff``."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _open(path: Path) -> dict[str, list[Answer]]:

@@ -35,6 +35,11 @@ def from_confusion(confusion: np.ndarray, present: np.ndarray) -> dict[str, np.n
     }
 
 
+def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Mean recall of the classes that occur in ``truth`` ``(N,)``."""
+    return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))
+
+
 def squared_errors(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Brier score of each row, ``(N,)``: squared error summed over classes, halved for two (Brier 1950)."""
     errors = ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1)

@@ -1,6 +1,7 @@
 """Comparison: matched by image id, paired by patient, refused where the questions differ; a page that leaks nothing."""
 
 import json
+import os
 from html.parser import HTMLParser
 
 import numpy as np
@@ -163,3 +164,51 @@ def test_what_differs_in_more_than_its_seed_is_not_averaged(three, seeds, capsys
 
 def _encoder(folder):
     return json.loads((folder / "result.json").read_text())["encoder"]
+
+
+def test_whole_protocols_compare_experiment_by_experiment(tmp_path, make_embeddings, frame, class_features, capsys):
+    folders = []
+    for name, noise in (("a", 0.0), ("b", 5.0)):
+        features = class_features + noise * np.random.default_rng(0).normal(size=class_features.shape)
+        emb = make_embeddings(tmp_path / name, frame, features, fingerprint=name * 64)
+        folders.append(str(tmp_path / "protocols" / name))
+        arguments = ["--probe", "both", "--draws", "40", "--out", folders[-1]]
+        assert main(["evaluate", str(emb), *arguments]) == 0
+    capsys.readouterr()
+    assert main(["compare", *folders, "--out", str(tmp_path / "c"), *FAST]) == 0
+    table = pd.read_csv(tmp_path / "c" / "comparison.csv")
+    assert set(table["experiment"]) == {"condition, knn, split", "condition, linear, split"}
+    stored = json.loads((tmp_path / "protocols" / "b" / "result.json").read_text())["experiments"]
+    for entry in stored:
+        rows = table[table["experiment"] == f"condition, {entry['probe']}, split"].set_index(
+            ["level", "score", "result"]
+        )
+        value = entry["levels"]["case"]["scores"]["macro_f1"]["value"]
+        assert rows.loc[("case", "macro_f1", "b"), "value"] == pytest.approx(value)
+    assert (tmp_path / "c" / "comparison.tex").read_text().count("toprule") == 2
+
+
+def test_a_protocol_and_a_probe_have_nothing_to_compare(
+    tmp_path, three, make_embeddings, frame, class_features, capsys
+):
+    emb = make_embeddings(tmp_path / "p", frame, class_features)
+    assert main(["evaluate", str(emb), "--probe", "knn", "--draws", "20", "--out", str(tmp_path / "protocol")]) == 0
+    assert main(["compare", three[0], str(tmp_path / "protocol")]) == 2
+    assert "no experiment in common" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.1, 2.0])
+def test_probabilities_that_are_none_are_refused(three, tmp_path, capsys, value):
+    path = tmp_path / "results" / "noisy" / "predictions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[3, "p_Eczema"] = value
+    table.to_parquet(path)
+    assert main(["compare", *three]) == 2
+    assert f"a probability of {table.loc[3, 'image_id']} is not from 0 to 1" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_not_utf_8_compares(three, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path / "results") + b"/caf\xe9")
+    (tmp_path / "results" / "noisy").rename(odd)
+    assert main(["compare", three[0], odd, "--out", str(tmp_path / "c"), "--json", str(tmp_path / "j"), *FAST]) == 0
+    assert "caf" in (tmp_path / "c" / "comparison.html").read_text()

@@ -10,9 +10,10 @@ from sklearn.metrics import balanced_accuracy_score
 from dermeval.cli import main
 from dermeval.probes.evaluate import ProtocolResult, make_probe
 from dermeval.probes.evaluate_page import text_page
-from dermeval.probes.groups import group_scores
+from dermeval.probes.groups import attributes, group_scores
 from dermeval.probes.intervals import show
 from dermeval.probes.judge import score_levels
+from dermeval.probes.predictions import Predictions
 from dermeval.probes.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
@@ -240,3 +241,28 @@ def test_a_group_with_fewer_classes_is_scored_but_not_ranked(tmp_path, make_embe
     scored = group_scores(predictions, easy, None, draws=20, seed=0)
     assert {g["value"]: g["status"] for g in scored["groups"]}["two classes"] == "scored"
     assert scored["gap"] is None
+
+
+def test_skin_types_are_also_pooled_in_pairs_and_missing_values_are_a_group_of_their_own(passion):
+    passion.loc[::2, "fitzpatrick"] = np.nan
+    found = attributes(passion)
+    pooled = {"III-IV": {"3", "4"}, "V-VI": {"5", "6"}}
+    for pair, types in pooled.items():
+        assert set(found["fitzpatrick"][found["fitzpatrick_pairs"] == pair]) == types
+    labels = passion["condition"].map(CONDITION.classes.index).to_numpy()
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(passion))
+    predictions = Predictions(passion[["image_id", "group_id"]], labels, probabilities, CONDITION.classes)
+    scored = group_scores(predictions, found["fitzpatrick_pairs"], None, draws=20, seed=0)
+    last = scored["groups"][-1]
+    assert last["value"] == "missing" and last["rows"] == passion["fitzpatrick"].isna().sum()
+    assert "missing" not in (scored["gap"]["best"], scored["gap"]["worst"])
+
+
+def test_the_page_shows_classes_and_explains_every_term(tmp_path, make_embeddings, passion):
+    emb = make_embeddings(tmp_path, passion, features_of(passion), {"condition": CONDITION})
+    assert main(["evaluate", str(emb), "--probe", "knn", "--out", str(tmp_path / "r"), *FAST]) == 0
+    page = (tmp_path / "r" / "report.html").read_text()
+    for shown in ("share of the true class", "1 - specificity", "perfect calibration", "chance", "Eczema, AUROC"):
+        assert shown in page
+    for term in ("insufficient", "gap", "size-matched", "resampled together", "balanced accuracy", "macro F1", "AUROC"):
+        assert term in page[page.index("What the words mean") :]

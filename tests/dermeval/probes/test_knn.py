@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
 from dermeval.probes.folds import Fold, check_disjoint
+from dermeval.probes.knn import feature_space
 from dermeval.probes.predictions import Predictions, by_case, collect, read_predictions
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
@@ -286,3 +287,35 @@ def test_a_fold_that_shares_a_patient_is_an_input_error_naming_it():
     groups = np.array(["p", "p", "q"], dtype=object)
     with pytest.raises(InputError, match=r"\(p\)"):
         check_disjoint(groups, Fold(0, np.array([0]), np.array([1, 2])), "here")
+
+
+def test_balanced_votes_and_whitened_features_find_rare_classes(tmp_path, make_embeddings, make_frame, capsys):
+    frame = make_frame(120, seed=2)
+    random = np.random.default_rng(0)
+    rare = frame["patient_id"].map({name: random.random() < 0.15 for name in frame["patient_id"].unique()})
+    frame["condition"] = np.where(rare, "Scabies", "Eczema")
+    # One strong direction that says nothing, and a weak one that tells the classes apart.
+    features = random.normal(size=(len(frame), 3)) * [30, 1, 1]
+    features[:, 1] += 2.5 * rare
+    emb = make_embeddings(tmp_path, frame, features)
+    scores = {}
+    for name, options in {
+        "plain": [],
+        "whitened": ["--space", "whitened"],
+        "both": ["--space", "whitened", "--votes", "balanced", "--choose-k"],
+    }.items():
+        arguments = ["knn", str(emb), "--split", "folds", "--k", "5", "20", "--json", str(tmp_path / "j.json")]
+        assert main([*arguments, *options, *FAST]) == 0
+        report = json.loads((tmp_path / "j.json").read_text())
+        scores[name] = report["levels"]["image"]["scores"]["balanced_accuracy"]["value"]
+    assert scores["plain"] < scores["whitened"] < scores["both"]
+    assert report["settings"]["votes"] == "balanced" and set(report["settings"]["k"]) <= {5, 20}
+    assert "space whitened, votes balanced, choose_k True" in capsys.readouterr().out
+
+
+def test_whitened_features_are_uncorrelated_on_train_alone():
+    random = np.random.default_rng(0)
+    train = random.normal(size=(400, 5)) @ random.normal(size=(5, 5)) + 3
+    white = feature_space(train, "whitened")(train)
+    assert np.allclose(white.mean(0), 0, atol=1e-9) and np.allclose(np.cov(white, rowvar=False), np.eye(5), atol=0.05)
+    assert np.allclose(feature_space(train, "centred")(train[:2]), train[:2] - train.mean(0))

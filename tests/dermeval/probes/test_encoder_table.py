@@ -1,0 +1,69 @@
+"""Several encoders at once: one table, scored on the same images, each against the first, with ranks."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermeval.cli import main
+from dermeval.statistics.bootstrap import bootstrap_mean
+from dermeval.statistics.comparison import paired_means
+
+FAST = ["--probe", "knn", "--draws", "40", "--folds", "3"]
+
+
+@pytest.fixture
+def folders(tmp_path, make_embeddings, make_frame):
+    """Embeddings of one data set by a good encoder and by noise; the second holds the images in another order."""
+    frame = make_frame(90, seed=1).assign(split=None)
+    random = np.random.default_rng(0)
+    classes = frame["condition"].map(("Eczema", "Fungal", "Others", "Scabies").index).to_numpy()
+    good = 3 * np.eye(4)[classes] + random.normal(size=(len(frame), 4))
+    order = random.permutation(len(frame))
+    one = make_embeddings(tmp_path / "good", frame, good)
+    other = frame.iloc[order].reset_index(drop=True)
+    two = make_embeddings(tmp_path / "noise", other, random.normal(size=good.shape), fingerprint="n" * 64)
+    return [str(one), str(two)]
+
+
+def test_encoders_are_ranked_on_the_same_images(tmp_path, folders, capsys):
+    assert main(["evaluate", *folders, "--out", str(tmp_path / "r"), *FAST]) == 0
+    table = pd.read_csv(tmp_path / "r" / "encoders.csv")
+    columns = dict(list(table.groupby("column", sort=False)))
+    assert list(columns)[:3] == ["knn", "knn, 5 patients per class", "knn, 10% of patients"]
+    assert "knn, skin types V-VI" in columns and list(columns)[-1] == "mean rank"
+    good, noise = (row for _, row in columns["knn"].iterrows())
+    assert good["value"] > noise["value"] + 0.2 and (good["rank"], noise["rank"]) == (1, 2)
+    assert noise["difference"] == pytest.approx(noise["value"] - good["value"]) and noise["difference_high"] < 0
+    assert noise["p"] == pytest.approx(2 / 41) and np.isnan(good["difference"])
+    assert columns["mean rank"]["value"].iloc[0] < 1.5
+    out, page = capsys.readouterr().out, (tmp_path / "r" / "report.html").read_text()
+    assert "2 encoders, each on the same images" in out and "not corrected" in " ".join(page.split())
+    assert (tmp_path / "r" / "encoders.tex").read_text().count(r"\toprule") == 3
+
+
+def test_one_encoder_alone_scores_as_it_does_in_the_table(tmp_path, folders):
+    assert main(["evaluate", *folders, "--json", str(tmp_path / "all.json"), *FAST]) == 0
+    assert main(["evaluate", folders[1], "--json", str(tmp_path / "one.json"), *FAST]) == 0
+    rows = json.loads((tmp_path / "all.json").read_text())["rows"]
+    alone = json.loads((tmp_path / "one.json").read_text())["experiments"][0]["levels"]["image"]["scores"]
+    shown = next(row for row in rows if row["column"] == "knn" and row["rank"] == 2)
+    assert shown["value"] == pytest.approx(alone["balanced_accuracy"]["value"])
+
+
+def test_encoders_of_other_images_are_refused(tmp_path, folders, make_embeddings, make_frame, capsys):
+    frame = make_frame(20, seed=1).assign(split=None)
+    fewer = make_embeddings(tmp_path / "fewer", frame, np.ones((len(frame), 4)), fingerprint="o" * 64)
+    assert main(["evaluate", folders[0], str(fewer), *FAST]) == 2
+    assert "embed the same data with each" in capsys.readouterr().err
+
+
+def test_paired_means_are_those_of_the_plain_bootstrap():
+    random = np.random.default_rng(0)
+    values, groups = random.random((2, 50)), random.integers(12, size=50)
+    means, (none, difference), drawn = paired_means(list(values), groups, 200, 3)
+    alone = bootstrap_mean(values[0], groups, 200, 3)
+    assert (means[0].value, means[0].low, means[0].high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert none is None and difference.value == pytest.approx(values[1].mean() - values[0].mean())
+    assert drawn.shape == (2, 200)
