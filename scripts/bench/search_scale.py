@@ -70,16 +70,46 @@ def row(name: str, share: float, times: np.ndarray, recall: float, size: float) 
     )
 
 
+def plot(results: Path, picture: Path) -> None:
+    """Draw the first table of a results file: the 95th percentile of the processor time by the share that passes."""
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[tuple[float, float]]] = {}
+    started = False
+    for line in results.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[1].endswith("%"):
+            started = True
+            name = cells[0].partition(" (built")[0]
+            lines.setdefault(name, []).append((float(cells[1].rstrip("%")), float(cells[5])))
+        elif started:
+            break
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.axhline(50, color="0.6", linestyle="--", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="rows that pass the filter, %", ylabel="processor ms a query, p95")
+    axes.legend(fontsize=8)
+    figure.savefig(picture, metadata={"Date": None})
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, or draw it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/search_scale"))
+    parser.add_argument(
+        "--plot", type=Path, nargs=2, metavar=("RESULTS", "PICTURE"), help="draw a table, measure nothing"
+    )
     parser.add_argument("--features", type=Path, help="features.npy of an embeddings folder")
     parser.add_argument("--kinds", nargs="+", default=["scan", "ivfpq"])
     options = parser.parse_args()
+    if options.plot:
+        plot(*options.plot)
+        return
     options.work.mkdir(parents=True, exist_ok=True)
     path = options.work / "vectors.npy"
     make = repeated(path, options.rows, options.features) if options.features else None

@@ -86,7 +86,7 @@ def start(folder: Path, port: int) -> subprocess.Popen:
     """The server, once it answers."""
     command = [sys.executable, "-m", "dermeval", "serve", str(folder), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         try:
             httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=5)

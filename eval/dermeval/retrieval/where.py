@@ -231,30 +231,3 @@ def _check_text(name: str, value: str, known: pa.Array) -> None:
         short = len(known) <= MAX_LISTED
         near = did_you_mean(value, known.drop_null().to_pylist()) if short else "see manifest.parquet"
         raise InputError(f"--where: no image has {name} '{value}'; {near}")
-
-
-def sql_where(where: Where, table: pa.Table) -> str:
-    """The filter in SQL (of DataFusion, which LanceDB uses), after the checks of `passing_rows`."""
-    passing_rows(where, table)
-    return _sql(where.condition, {field.name for field in table.schema if pa.types.is_list(field.type)})
-
-
-def _sql(condition: Condition, lists: set[str]) -> str:
-    if isinstance(condition, Joined):
-        parts = [f"({_sql(part, lists)})" for part in condition.parts]
-        return f"NOT {parts[0]}" if condition.word == "not" else f" {condition.word.upper()} ".join(parts)
-    column, op = f"`{condition.column}`", condition.op
-    if op in NEGATED:
-        return f"NOT ({_sql(Term(condition.column, NEGATED[op], condition.values), lists)})"
-    if op == "is":
-        return f"{column} IS NULL"
-    values = ", ".join(_sql_value(value) for value in condition.values)
-    if condition.column in lists:
-        return f"array_has_any({column}, [{values}])"
-    return f"{column} {op} {values}" if op in ORDERS else f"{column} IN ({values})"
-
-
-def _sql_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)

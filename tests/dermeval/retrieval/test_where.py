@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dermeval.retrieval.where import explain_empty, parse_where, passing_rows, sql_where
+from dermeval.retrieval.where import explain_empty, parse_where, passing_rows
 from dermssl.errors import InputError
 
 TABLE = pa.table(
@@ -97,9 +97,3 @@ def test_an_empty_result_says_how_many_rows_each_condition_leaves():
     where = parse_where("fitzpatrick >= 5 and country == 'Guinea'")
     assert not passing_rows(where, TABLE).any()
     assert "fitzpatrick >= 5 leaves 2; country == 'Guinea' leaves 2" in explain_empty(where, TABLE)
-
-
-def test_sql_quotes_text_and_asks_lists_for_any_of_their_values():
-    table = pa.table({"site": [["o'arm"]], "country": ["a"]})
-    where = parse_where("\"o'arm\" in site and not (country in ('a',))")
-    assert sql_where(where, table) == "(array_has_any(`site`, ['o''arm'])) AND (NOT (`country` IN ('a')))"

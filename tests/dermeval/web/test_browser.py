@@ -151,8 +151,13 @@ def test_no_page_is_wider_than_its_screen(address, open_browser, photo, width):
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [360, 1200])
+def serious_findings(driver, axe):
+    driver.execute_script(axe.read_text())
+    found = driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
+    return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(360, True), (1200, False)])
 def test_axe_finds_nothing_serious(address, open_browser, photo, dark, width):
     packaged = pytest.importorskip("axe_core_python", reason="needs axe-core-python").__path__[0]
     axe = Path(os.environ.get("AXE", f"{packaged}/axe.min.js"))
@@ -161,8 +166,8 @@ def test_axe_finds_nothing_serious(address, open_browser, photo, dark, width):
     driver.execute_script("document.querySelector('details').open = true")
     driver.find_element(By.ID, "go").click()
     wait(driver, "#found")
-    driver.execute_script(axe.read_text())
-    found = driver.execute_async_script("axe.run().then(arguments[0])")
-    serious = [(v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
-    assert not serious
+    assert serious_findings(driver, axe) == []
+    for page in ("", "case?id=set/p1", "similar?image_id=set/4", "case?id=none"):
+        driver.get(address + page)
+        assert serious_findings(driver, axe) == [], page
     assert driver.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") == dark
