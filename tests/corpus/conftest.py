@@ -156,7 +156,7 @@ class Attack:
         taken = {leaf.name: plain(leaf.kind) for leaf in leaves(self.options) if not leaf.is_positional}
         numbers = {name: kind for name, kind in taken.items() if kind & {int, float}}
         for place, (name, kind) in enumerate(numbers.items()):
-            values = [*NUMBERS[place % len(NUMBERS) :], *NUMBERS][: len(NUMBERS) if len(numbers) < 20 else 2]
+            values = [*NUMBERS[place % len(NUMBERS) :], *NUMBERS][: len(NUMBERS) if len(numbers) < 20 else 1]
             for value in values if str not in kind else ["1e999"]:
                 self.refused(f"{name} {value[:20]!r}", [*self.line(), f"{option_string(name)}={value}", *self.out()])
 

@@ -3,7 +3,7 @@
 COMMAND = "dermssl prepare --source passion --root {raw} --workers 1"
 READS = ("raw",)
 WRITES = True
-DAMAGED = ("raw/SYNTHETIC.json",)
+DAMAGED = ("raw/label.csv",)
 
 
 def test_bad_input_is_refused(attack, family):
