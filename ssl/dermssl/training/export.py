@@ -14,7 +14,7 @@ from dermssl.backbone.load import load as load_encoder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_yaml, write_json, write_safetensors, write_text
-from dermssl.paths import require_folder, require_new_folder
+from dermssl.paths import inside, require_file, require_folder, require_new_folder
 from dermssl.training import states
 from dermssl.training.networks import load_network
 from dermssl.training.options import ExportOptions
@@ -43,7 +43,7 @@ def export(options: ExportOptions) -> Report:
             write_safetensors(temporary / "heads.safetensors", _heads(run))
         model, config = load_encoder(temporary)
         if (run / "MODEL_CARD.md").exists():
-            card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+            card = inside(run, "MODEL_CARD.md").read_text(encoding="utf-8")
             write_text(temporary / "README.md", card_of_export(card, options.which, config["dermssl"]["step"]))
         _hand_on_ledger(run, temporary, config)
     text = [
@@ -58,7 +58,7 @@ def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
     if not (run / "ledger.parquet").exists():
         log.warning("warning: %s has no ledger.parquet: nobody can check later which images the encoder has seen", run)
     elif not licences.restricted(config["dermssl"]["licences"]):
-        shutil.copy(run / "ledger.parquet", out / "ledger.parquet")
+        shutil.copyfile(require_file(inside(run, "ledger.parquet"), "dermssl pretrain"), out / "ledger.parquet")
     else:
         config["dermssl"]["ledger"] = str((run / "ledger.parquet").resolve())
         write_json(out / "config.json", config)
@@ -67,7 +67,8 @@ def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
 def _copy_encoder(run: Path, name: str, folder: Path) -> None:
     if not (run / name).is_dir():
         raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
-    shutil.copytree(run / name, folder, dirs_exist_ok=True)
+    for part in ("config.json", "model.safetensors"):
+        shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), folder / part)
 
 
 def _write_network(run: Path, which: str, folder: Path) -> None:

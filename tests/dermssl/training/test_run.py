@@ -145,6 +145,15 @@ def test_export_carries_the_ledger_where_the_licence_lets_it_and_else_points_at_
     assert not (tmp_path / "unlinked" / "ledger.parquet").exists(), "hashes of the images would link its records"
 
 
+def test_export_follows_no_link_out_of_the_run(run, tmp_path, capsys):
+    """A run folder that was received from others may hold links to files of this machine."""
+    received = shutil.copytree(run, tmp_path / "received")
+    weights = (received / "encoder" / "model.safetensors").rename(tmp_path / "elsewhere")
+    (received / "encoder" / "model.safetensors").symlink_to(weights)
+    assert main(["export", str(received), "--out", str(tmp_path / "out")]) == 2
+    assert "is a link out of its folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp_path, caplog):
     twin = prepare_pictures(tmp_path, "twin", 60, seed=0)
     options = SIMCLR | {"training.epochs": "1", "data.weights": "equal"}
