@@ -7,4 +7,5 @@ source scripts/install.sh dev
 .venv/bin/ruff check ssl eval tests scripts
 .venv/bin/ruff format --check ssl eval tests scripts
 .venv/bin/mypy
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest "$@"
+# Two at a time, each file by one process, since files share what their fixtures make.
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
