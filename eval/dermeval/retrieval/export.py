@@ -191,7 +191,7 @@ def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions)
 
 Writer = Callable[[Path, Source, EmbeddingsExportOptions], None]
 FORMATS: dict[str, tuple[Writer, str]] = {
-    "atlas": (_write_atlas, "embedding-atlas {out}/embeddings.parquet --x x --y y --neighbors neighbors --image image"),
+    "atlas": (_write_atlas, "embedding-atlas {out}/embeddings.parquet --x x --y y --neighbors neighbors"),
     "fiftyone": (
         _write_fiftyone,
         "fiftyone app launch, after: fiftyone datasets create --dataset-dir {out} "
