@@ -13,7 +13,7 @@ from dermssl.describe.describe import file_name
 from dermssl.describe.plots import draw_page
 from dermssl.describe.tables import MISSING, all_tables, with_units
 from dermssl.plotting import as_svg
-from dermssl.prepare.sources import get_source
+from dermssl.prepare.sources import get_source, read_source
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def passion_tables(shared_data, tmp_path_factory):
     for subject in pd.read_csv(root / "label.csv")["subject_id"]:
         (root / "images" / f"{subject}_1.jpg").touch()
     source = get_source("passion")
-    return all_tables(source.read(root).frame.assign(image_id=lambda f: f["file"]), source.targets, "patient")
+    return all_tables(read_source(source, root).frame.assign(image_id=lambda f: f["file"]), source.targets, "patient")
 
 
 def test_passion_has_the_published_number_of_patients_per_country(passion_tables):
@@ -67,7 +67,7 @@ def test_passion_split_and_missing_body_sites_are_counted(passion_tables):
 def test_real_sets_are_counted_as_their_own_tables_say(shared_data, name, table, target, unit):
     raw = pd.read_csv(shared_data / name / table)
     source = get_source(name)
-    frame = source.read(shared_data / name).frame
+    frame = read_source(source, shared_data / name).frame
     counted = all_tables(frame.assign(image_id=frame["file"]), source.targets, unit[:-1])[
         f"{unit} and images per {target}"
     ]
