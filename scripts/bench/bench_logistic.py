@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from dermeval.probes.grids import GRID_ENDS, GRID_TOLERANCE
-from dermeval.probes.logistic import fit_path
+from dermeval.probes.logistic import LogisticSolver
 
 CLASSES, DIM = 7, 384
 
@@ -47,7 +47,7 @@ def main() -> None:
         z, y = StandardScaler().fit_transform(x[train]), labels[train]
         with machine.peak_memory() as peak:
             cost, path = machine.timed(
-                lambda z=z, y=y: fit_path(z, y, CLASSES, cs, tolerance=GRID_TOLERANCE, dtype=torch.float32)
+                lambda z=z, y=y: LogisticSolver(z, y, CLASSES, tolerance=GRID_TOLERANCE, dtype=torch.float32).fit(cs)
             )
         ours = ours.plus(cost)
         for index in range(0, len(cs), options.loop_every):

@@ -217,11 +217,3 @@ def write_safetensors(path: Path, tensors: "dict[str, Tensor]") -> None:
     except SafetensorError as error:
         full = "No space" in str(error)
         raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from None
-
-
-def read_safetensors(path: Path, maker: str) -> "dict[str, Tensor]":
-    """Read the tensors that the command ``maker`` wrote; raises InputError naming file and remedy."""
-    from safetensors.torch import load_file
-
-    with _reading(path, maker):
-        return load_file(path)

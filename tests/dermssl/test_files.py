@@ -244,14 +244,13 @@ def test_arrays_that_are_no_features_are_refused(tmp_path, array):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 40, 120, -1])
-@pytest.mark.parametrize("name", ["a.npy", "a.parquet", "a.safetensors"])
+@pytest.mark.parametrize("name", ["a.npy", "a.parquet"])
 def test_a_file_cut_at_any_byte_is_one_line(tmp_path, name, kept):
     path = tmp_path / name
     files.write_npy(tmp_path / "a.npy", np.ones((9, 9), np.float32))
     files.write_parquet(tmp_path / "a.parquet", pa.table({"a": [1, 2]}))
-    files.write_safetensors(tmp_path / "a.safetensors", {"a": torch.ones(9, 9)})
     path.write_bytes(path.read_bytes()[:kept])
-    read = {"a.npy": files.read_npy, "a.parquet": files.read_parquet, "a.safetensors": files.read_safetensors}[name]
+    read = {"a.npy": files.read_npy, "a.parquet": files.read_parquet}[name]
     with pytest.raises(InputError, match=rf"{name} is damaged .*make it again with `maker`") as refusal:
         read(path, "maker")
     assert len(str(refusal.value)) < 600
@@ -266,7 +265,7 @@ def test_a_table_without_a_column_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "read",
-    [files.read_json, files.read_parquet, files.read_npy, files.read_safetensors, lambda p, _: files.read_yaml(p)],
+    [files.read_json, files.read_parquet, files.read_npy, lambda p, _: files.read_yaml(p)],
 )
 def test_a_pipe_is_not_waited_for(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")

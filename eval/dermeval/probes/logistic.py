@@ -40,16 +40,8 @@ class LogisticPath:
         return torch.softmax(torch.from_numpy(logits), 2).numpy()
 
 
-def fit_path(
-    features: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    cs: np.ndarray,
-    sample_weight: np.ndarray | None = None,
-    tolerance: float = TOLERANCE,
-    dtype: torch.dtype = torch.float64,
-) -> LogisticPath:
-    """Fit one model per inverse penalty in ``cs`` ``(P,)``.
+class LogisticSolver:
+    """Fits one model for each penalty on the same data, each from the nearest penalty that it has solved.
 
     Args:
         features: ``(N, D)``; standardise them first, as one penalty serves all.
@@ -59,11 +51,6 @@ def fit_path(
         tolerance: mean cross-entropy (nats) that a step must promise for the fit to go on.
         dtype: of the passes over the data; float32 is twice as fast and good for tolerances from 1e-6 up.
     """
-    return LogisticSolver(features, labels, classes, sample_weight, tolerance, dtype).fit(cs)
-
-
-class LogisticSolver:
-    """Fits further penalties on the same data, from what it has solved; the arguments are those of `fit_path`."""
 
     def __init__(
         self,

@@ -39,8 +39,3 @@ def perceptual_hashes(image: Image.Image) -> np.ndarray:
     flat = low.reshape(8, -1)
     bits = flat > np.median(flat, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).ravel()
-
-
-def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Number of differing bits between uint64 hashes, with broadcasting."""
-    return np.bitwise_count(np.bitwise_xor(a, b))

@@ -17,7 +17,7 @@ from dermeval.probes import logistic
 from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.grids import GRID_TOLERANCE, PenaltyGrid
 from dermeval.probes.linear import Inner, choose, inner_folds
-from dermeval.probes.logistic import fit_path
+from dermeval.probes.logistic import LogisticSolver
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 
@@ -47,7 +47,7 @@ def test_every_penalty_reaches_scikit_learns_optimum(classes, balanced):
     features, labels = problem(classes)
     weight = len(labels) / (classes * np.bincount(labels)[labels]) if balanced else np.ones(len(labels))
     cs = np.logspace(-5, 2, 8)
-    path = fit_path(features, labels, classes, cs, weight)
+    path = LogisticSolver(features, labels, classes, weight).fit(cs)
     probabilities = path.probabilities(features)
     for index, c in enumerate(cs):
         model = LogisticRegression(C=c, tol=1e-9, max_iter=50_000).fit(features, labels, sample_weight=weight)
@@ -62,7 +62,7 @@ def test_every_penalty_reaches_scikit_learns_optimum(classes, balanced):
 def test_more_features_than_images_and_separable_classes_converge():
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(40, 100)), np.arange(40) % 3
-    path = fit_path(features, labels, 3, np.array([1.0]))
+    path = LogisticSolver(features, labels, 3).fit(np.array([1.0]))
     model = LogisticRegression(C=1.0, tol=1e-9, max_iter=50_000).fit(features, labels)
     assert np.abs(path.probabilities(features)[0] - model.predict_proba(features)).max() < 1e-3
 
@@ -70,21 +70,21 @@ def test_more_features_than_images_and_separable_classes_converge():
 def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch, caplog):
     monkeypatch.setattr(logistic, "MAX_STEPS", 2)
     monkeypatch.setattr(logistic, "ROUND", 2)
-    fit_path(*problem(3), 3, np.array([1e-6, 100.0]))
+    LogisticSolver(*problem(3), 3).fit(np.array([1e-6, 100.0]))
     assert "of 2 logistic regressions" in caplog.text and "still improved after 2 steps" in caplog.text
 
 
 def test_float32_passes_rank_penalties_as_float64_does():
     features, labels = problem(4)
     cs = np.logspace(-4, 1, 6)
-    exact = fit_path(features, labels, 4, cs)
-    quick = fit_path(features, labels, 4, cs, tolerance=GRID_TOLERANCE, dtype=torch.float32)
+    exact = LogisticSolver(features, labels, 4).fit(cs)
+    quick = LogisticSolver(features, labels, 4, tolerance=GRID_TOLERANCE, dtype=torch.float32).fit(cs)
     assert np.abs(exact.probabilities(features) - quick.probabilities(features)).max() < 2e-2
 
 
 def test_a_class_without_training_images_gets_probability_zero():
     features, labels = problem(2)
-    path = fit_path(features, 2 * labels, 3, np.array([0.1]))
+    path = LogisticSolver(features, 2 * labels, 3).fit(np.array([0.1]))
     probabilities = path.probabilities(features)[0]
     assert (probabilities[:, 1] == 0).all() and np.allclose(probabilities.sum(1), 1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from dermssl.dataset.hashes import hamming, perceptual_hashes, pixel_hash
+from dermssl.dataset.hashes import perceptual_hashes, pixel_hash
 
 
 @pytest.fixture
@@ -29,24 +29,20 @@ def test_one_changed_pixel_or_another_shape_changes_the_pixel_hash(photo):
 
 def test_the_first_perceptual_hash_survives_resizing_and_resaving(photo):
     smaller = photo.resize((120, 86), Image.Resampling.BILINEAR)
-    assert hamming(perceptual_hashes(photo)[0], perceptual_hashes(smaller)[0]) <= 4
+    assert np.bitwise_count(perceptual_hashes(photo)[0] ^ perceptual_hashes(smaller)[0]) <= 4
 
 
 def test_a_flipped_or_turned_copy_matches_one_of_the_eight(photo):
     eight = perceptual_hashes(photo)
     assert len(set(eight.tolist())) == 8
     for copy in (ImageOps.mirror(photo), ImageOps.flip(photo), photo.rotate(90, expand=True), photo.rotate(180)):
-        assert hamming(eight, perceptual_hashes(copy)[0]).min() <= 2
-        assert hamming(eight[0], perceptual_hashes(copy)[0]) > 10
+        assert np.bitwise_count(eight ^ perceptual_hashes(copy)[0]).min() <= 2
+        assert np.bitwise_count(eight[0] ^ perceptual_hashes(copy)[0]) > 10
 
 
 def test_strangers_differ_in_about_half_of_the_bits():
     random = np.random.default_rng(1)
     strangers = [Image.fromarray(random.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(20)]
     hashes = np.array([perceptual_hashes(image)[0] for image in strangers])
-    distances = hamming(hashes[:, None], hashes[None])[np.triu_indices(20, 1)]
+    distances = np.bitwise_count(hashes[:, None] ^ hashes[None])[np.triu_indices(20, 1)]
     assert 28 < distances.mean() < 36 and distances.min() > 10
-
-
-def test_hamming_counts_differing_bits():
-    assert hamming(np.uint64(0b1011), np.array([0b1011, 0b0010, 2**63], np.uint64)).tolist() == [0, 2, 4]
