@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in under 8 minutes: each part has its own time limit and writes its result at once.
+# Everything that only a GPU can show. Each part has its own time limit and writes its result at once. The whole ends after
+# TOTAL seconds (default 470): a part that begins late gets what is left, and none begins after that.
 #
 #   scripts/bench/gpu.sh DATA RAW [OUT]           DATA from `dermssl prepare`, RAW the same images as they came
 #   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU; PATIENCE=5 makes all limits longer
@@ -10,7 +11,7 @@
 set -uo pipefail
 data=$1 raw=$2 out=${3:-gpu_results}
 device=${DEVICE:-cuda} tiny=${TINY:-} python=${PYTHON:-python}
-config=${CONFIG:-configs/simclr_lite0.yaml} sets=(${SETS:-$data})
+total=${TOTAL:-470} config=${CONFIG:-configs/simclr_lite0.yaml} sets=(${SETS:-$data})
 cd "$(dirname "$0")/../.."
 mkdir -p "$out"
 export PYTHONPATH=$PWD/ssl:$PWD/eval
@@ -19,6 +20,8 @@ if [ "$device" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
 part() { # name, seconds, command: its output goes to a file as it comes; what fails or takes too long stops nothing else
   local name=$1 limit=$(($2 * ${PATIENCE:-1})) start=$SECONDS code=0
   shift 2
+  if [ $((total - SECONDS)) -lt "$limit" ]; then limit=$((total - SECONDS)); fi
+  if [ "$limit" -le 0 ]; then echo "| $name | not begun | |" | tee -a "$out/parts.md"; return; fi
   timeout --signal=TERM --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
   echo "| $name | $code | $((SECONDS - start)) |" | tee -a "$out/parts.md"
 }
