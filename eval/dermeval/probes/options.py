@@ -23,7 +23,7 @@ class JudgeOptions:
     seed: NonNegativeInt = 0
     """Seed of folds and bootstrap."""
     out: str | None = None
-    """Results folder to write: result.json, predictions.parquet, and shots.png with --shots."""
+    """Results folder to write: result.json, predictions.parquet, and plots where the command draws some."""
     overwrite: bool = False
     """Replace an existing results folder."""
 

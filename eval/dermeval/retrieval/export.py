@@ -4,6 +4,7 @@
 TensorBoard's projector. ``lance``: a LanceDB table. Every folder holds ``export.json`` with licences and provenance.
 """
 
+import importlib
 import io
 import json
 import math
@@ -90,8 +91,6 @@ def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _package(name: str, install: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -100,8 +100,7 @@ class DinoOptions:
 
     def check(self, views: ViewOptions) -> None:
         """DINO compares a student's view with another view of the teacher's."""
-        if views.global_count + views.local_count < 2:
-            raise ValueError("method dino needs two views: raise views.global_count or views.local_count")
+        _need_two_views("dino", views)
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
         """Sinkhorn targets depend on the images that one forward pass holds."""
@@ -137,6 +136,11 @@ class DinoOptions:
                 Choice("dino.warmup_teacher_epochs", 30.0, "as published, where the temperature ends at 0.07"),
             ]
         return choices + (_dino_convnet(setting.tier) if setting.convnet else [])
+
+
+def _need_two_views(method: str, views: ViewOptions) -> None:
+    if views.global_count + views.local_count < 2:
+        raise ValueError(f"method {method} needs two views: raise views.global_count or views.local_count")
 
 
 def _dino_convnet(tier: int) -> list[Choice]:
@@ -217,8 +221,7 @@ class LejepaOptions:
 
     def check(self, views: ViewOptions) -> None:
         """LeJEPA compares a view with the mean of the global ones."""
-        if views.global_count + views.local_count < 2:
-            raise ValueError("method lejepa needs two views: raise views.global_count or views.local_count")
+        _need_two_views("lejepa", views)
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
         """The Gaussian term is taken over the images of one forward pass."""

@@ -68,17 +68,7 @@ def write_card(
             else [f"**Stopped** by the health check at step {facts['steps']} of {facts['planned_steps']}.", ""]
         ),
         "## Recipe, hardware, time, energy",
-        f"- {facts['steps']} steps of {options.training.batch} images, {facts['images']:,} images to draw from, each "
-        f"seen {times_seen.min()} to {times_seen.max()} times, seed {options.training.seed}"
-        + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
-        f"- started from {Path(options.model.init).name if options.model.init else 'random weights'}",
-        f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
-        *([f"- energy of the GPUs: {facts['energy_kwh']} kWh"] if facts["energy_kwh"] else []),
-        f"- to reproduce, save what follows as recipe.yaml: `{_command(options, data)}`",
-        "",
-        "```yaml",
-        yaml.safe_dump(_recipe(options), sort_keys=False).strip(),
-        "```",
+        *_recipe_lines(options, data, times_seen, facts),
         "## Scores",
         *_score_lines(data, facts),
         "",
@@ -95,8 +85,26 @@ def card_of_export(card: str, which: str, step: int) -> str:
     return "\n".join(use if line.startswith("Use: ") else line for line in card.split("\n"))
 
 
+def _recipe_lines(
+    options: PretrainOptions, data: TrainingData, times_seen: np.ndarray, facts: dict[str, Any]
+) -> list[str]:
+    return [
+        f"- {facts['steps']} steps of {options.training.batch} images, {facts['images']:,} images to draw from, each "
+        f"seen {times_seen.min()} to {times_seen.max()} times, seed {options.training.seed}"
+        + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
+        f"- started from {Path(options.model.init).name if options.model.init else 'random weights'}",
+        f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
+        *([f"- energy of the GPUs: {facts['energy_kwh']} kWh"] if facts["energy_kwh"] else []),
+        f"- to reproduce, save what follows as recipe.yaml: `{_command(options, data)}`",
+        "",
+        "```yaml",
+        yaml.safe_dump(_recipe(options), sort_keys=False).strip(),
+        "```",
+    ]
+
+
 def _command(options: PretrainOptions, data: TrainingData) -> str:
-    """The command that trains this encoder again; `model.init` is a name of this machine's, so it is shortened."""
+    """The command that trains this encoder again; of `model.init` only the last part, as the path is this machine's."""
     init = f" --model.init {Path(options.model.init).name}" if options.model.init else ""
     names = " ".join(dataset.name for dataset in data.datasets)
     return f"dermssl pretrain --config recipe.yaml{init} --data {names} --out checkpoints/again"
