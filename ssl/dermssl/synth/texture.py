@@ -1,7 +1,7 @@
-"""Tileable noise, made once per process, and the patch of skin under a camera that samples it."""
+"""Tileable noise, of its own for every patient, and the patch of skin under a camera that samples it."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -10,15 +10,23 @@ TILE = 512
 """Side of a tile in samples; tiles repeat without a seam."""
 
 Texture = Literal["clouds", "grain", "lines"]
+TEXTURES: tuple[Texture, ...] = ("clouds", "grain", "lines")
+
+
+@lru_cache(3)
+def tile(texture: Texture, origin: tuple[float, float]) -> np.ndarray:
+    """The noise tile of the patient at ``origin``, ``(TILE, TILE)`` float32, mean 0 and standard deviation 1.
+
+    Patients share no tile: two photos of one tile would be two photos of one skin, which the leak audit finds.
+    """
+    random = np.random.default_rng([TEXTURES.index(texture), *(int(2**32 * part) for part in origin)])
+    noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((TILE, TILE))) * _amplitude(texture), s=(TILE, TILE))
+    return (noise / noise.std()).astype(np.float32)
 
 
 @cache
-def tile(texture: Texture) -> np.ndarray:
-    """One noise tile, ``(TILE, TILE)`` float32, mean 0 and standard deviation 1; the same in every process.
-
-    ``clouds`` is fractal (1/f^2), ``grain`` fine and blotchy, ``lines`` the criss-cross of skin furrows and hairs.
-    """
-    random = np.random.default_rng([512, ("clouds", "grain", "lines").index(texture)])
+def _amplitude(texture: Texture) -> np.ndarray:
+    """Of each frequency. ``clouds`` is fractal (1/f^2), ``grain`` fine and blotchy, ``lines`` are furrows and hairs."""
     fy, fx = np.meshgrid(np.fft.fftfreq(TILE) * TILE, np.fft.rfftfreq(TILE) * TILE, indexing="ij")
     frequency, direction = np.hypot(fx, fy), np.arctan2(fy, fx)
     if texture == "clouds":
@@ -29,16 +37,15 @@ def tile(texture: Texture) -> np.ndarray:
         lobes = sum(np.exp(-((np.sin(direction - angle) / 0.16) ** 2)) for angle in (0.5, 1.9))
         amplitude = lobes * np.exp(-(((frequency - 40) / 20) ** 2))
     amplitude[0, 0] = 0
-    noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((TILE, TILE))) * amplitude, s=(TILE, TILE))
-    return (noise / noise.std()).astype(np.float32)
+    return amplitude
 
 
 @dataclass(frozen=True)
 class Plane:
     """The skin under each pixel of a photo: coordinates in centimetres, fixed to the patient.
 
-    ``x`` and ``y`` are ``(H, W)`` float32; ``pixel`` is the width of a pixel in cm; ``origin`` shifts the noise so
-    that every patient has skin of their own, and two photos of one patient show the same.
+    ``x`` and ``y`` are ``(H, W)`` float32; ``pixel`` is the width of a pixel in cm; ``origin`` is of the
+    patient: two photos of one patient show the same skin, and no two patients do.
     """
 
     x: np.ndarray
@@ -64,7 +71,7 @@ class Plane:
     def noise(self, texture: Texture, size: float, layer: int = 0) -> np.ndarray:
         """Noise ``(H, W)`` whose tile is ``size`` cm wide; each ``layer`` is independent of the others."""
         shift = 0.37 * layer + self.origin[0], 0.61 * layer + self.origin[1]
-        return _bilinear(tile(texture), self.x / size + shift[0], self.y / size + shift[1])
+        return _bilinear(tile(texture, self.origin), self.x / size + shift[0], self.y / size + shift[1])
 
     def warped(self, amount: float) -> "Plane":
         """The plane shaken by up to about ``amount`` cm, which makes drawn outlines organic."""

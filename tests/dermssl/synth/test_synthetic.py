@@ -12,6 +12,7 @@ from dermssl.dataset.hashes import perceptual_hashes
 from dermssl.synth.copies import KINDS
 from dermssl.synth.patients import draw_photo_counts, invent_patients
 from dermssl.synth.photo import draw_person, draw_photo
+from dermssl.synth.texture import tile
 
 
 def _bytes_of(folder):
@@ -111,6 +112,12 @@ def test_photos_of_one_patient_share_skin_but_not_the_view():
     photos = [draw_photo(person, 64, np.random.default_rng([1, n])) for n in range(4)]
     assert len({photo.tobytes() for photo in photos}) == 4
     assert {max(photo.size) for photo in photos} == {64} and {min(photo.size) for photo in photos} == {48}
+
+
+def test_no_shift_of_one_patients_texture_is_another_patients():
+    one, other = (np.fft.rfft2(tile("lines", (float(number), 7.5))) for number in (1, 2))
+    same, different = (np.fft.irfft2(one * spectrum.conj()).max() / one.size for spectrum in (one, other))
+    assert different < 0.2 * same
 
 
 def test_dark_skin_is_drawn_darker_than_light_skin():
