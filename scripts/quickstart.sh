@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on a fresh clone: synthetic skin images in; a trained encoder, its scores, similar cases and a leak
-# audit out. Everything lands in quickstart/ (about 6 minutes on 2 cores after installation).
+# audit out. Everything lands in quickstart/ (20 minutes on 2 cores without bf16, after installation).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/install.sh

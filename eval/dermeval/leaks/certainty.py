@@ -118,6 +118,27 @@ def confirmed(
     return kept, float(scores[kept].min()) if kept.any() else float("inf")
 
 
+def would_be_confirmed(
+    scores: np.ndarray,
+    ranked: np.ndarray,
+    kept: np.ndarray,
+    background: Background,
+    precision: float,
+    most_false: float | None,
+) -> np.ndarray:
+    """Whether one more pair of each of ``scores`` (N,) would be confirmed beside the ranked pairs.
+
+    Args:
+        scores: of pairs that are not ranked, such as planted copies.
+        ranked: scores of the ranked pairs, ``(P,)``.
+        kept: which of them are confirmed, ``(P,)``.
+        background, precision, most_false: as for `confirmed`.
+    """
+    allowed = most_false if most_false is not None else (1 - precision) * (kept.sum() + 1)
+    clear = scores > ranked[~kept].max(initial=0)
+    return (scores >= ranked[kept].min(initial=np.inf)) | (clear & (expected_false(scores, background) <= allowed))
+
+
 def false_match_ratios(scores: np.ndarray, groups: dict[str, np.ndarray], least: int = 50) -> dict[str, dict]:
     """How much more often background pairs of one group score high than those of all groups.
 

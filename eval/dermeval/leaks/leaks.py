@@ -133,7 +133,10 @@ def _certainty(
 ) -> dict[str, Any]:
     """How the threshold came about, and what it misses and lets through."""
     planted = scores_of_planted(images.pictures, options.planted, found.layout_start, options.workers)
-    reached = planted["score"] >= threshold
+    scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
+    reached = certainty.would_be_confirmed(
+        planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false
+    )
     background = found.background.scores
     expected = ranking["expected_false"][ranking["confirmed"]]
     return {
@@ -146,7 +149,10 @@ def _certainty(
         "planted": {
             "copies": len(planted),
             "recall": float(reached.mean()) if len(planted) else None,
-            "by_kind": {str(kind): float(part.mean()) for kind, part in reached.groupby(planted["kind"], sort=False)},
+            "by_kind": {
+                str(kind): float(part.mean())
+                for kind, part in pd.Series(reached).groupby(planted["kind"].to_numpy(), sort=False)
+            },
         },
         "false_match_ratio": certainty.false_match_ratios(
             certainty.world_scores(found.evidence, found.layout_start)[:, 1], _strata_of_pairs(images, found.candidates)
@@ -217,7 +223,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
         lines.append(f"large groups      {data['large_leak_groups']} of more than {LARGE} records: look at these first")
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
-        lines.append(f"planted copies    {100 * sure['planted']['recall']:.0f}% reach the threshold ({by_kind})")
+        lines.append(f"planted copies    {100 * sure['planted']['recall']:.0f}% would be confirmed ({by_kind})")
     if sure["false_match_ratio"]:
         ratios = ", ".join(f"{name} {entry['ratio']:g}" for name, entry in sure["false_match_ratio"].items())
         lines.append(f"false matches     relative to all background pairs: {ratios}")

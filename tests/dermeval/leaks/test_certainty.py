@@ -11,6 +11,7 @@ from dermeval.leaks.certainty import (
     layout_start_of,
     mirrored_copies,
     world_scores,
+    would_be_confirmed,
 )
 from dermeval.leaks.verify import EVIDENCE
 
@@ -89,6 +90,15 @@ def test_without_any_pair_nothing_is_confirmed():
         scores, expected_false(scores, background_of(world_scores(made)[~mirrored_copies(made), 1])), 0.95, None
     )
     assert not kept.any() and threshold == float("inf")
+
+
+def test_a_copy_between_the_background_and_the_confirmed_pairs_would_be_confirmed_too():
+    background = background_of(np.linspace(0, 2, 500))
+    ranked, kept = np.array([9.0, 8.0, 1.9]), np.array([True, True, False])
+    copies = np.array([8.5, 6.0, 1.95, 1.0])
+    assert would_be_confirmed(copies, ranked, kept, background, 0.98, None).tolist() == [True, True, False, False]
+    rejected = np.array([9.0, 8.0, 7.0])
+    assert would_be_confirmed(copies, rejected, kept, background, 0.98, None).tolist() == [True, False, False, False]
 
 
 def test_rates_never_fall_as_scores_fall():
