@@ -31,23 +31,25 @@ class Unfinished:
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
         self.folder, self.plan = folder, plan
+        self.is_ours = False
 
     def begin(self) -> int:
-        """The number of finished rows; those of another plan are deleted, and a warning says so."""
+        """The number of finished rows; 0, with a warning, where they belong to another plan."""
         if (self.folder / MARK).is_file():
             before = read_json(self.folder / MARK, "dermeval embed")
             differing = [key for key in self.plan if before.get(key) != self.plan[key]]
             if differing:
                 log.warning("%s was begun with other %s: starting anew", self.folder, ", ".join(differing))
-                shutil.rmtree(self.folder)
-        if not (self.folder / MARK).is_file():
+            self.is_ours = not differing
+        return sum(len(block) for block in self._blocks()) if self.is_ours else 0
+
+    def add(self, start: int, features: np.ndarray) -> None:
+        """Keep the finished rows from ``start`` on, ``(b, V, D)``; the first rows replace those of another plan."""
+        if not self.is_ours:
             # Whole or not at all: a folder without a plan would be taken for somebody else's.
             with atomic_folder(self.folder) as temporary:
                 write_json(temporary / MARK, self.plan)
-        return sum(len(block) for block in self._blocks())
-
-    def add(self, start: int, features: np.ndarray) -> None:
-        """Keep the finished rows from ``start`` on, ``(b, V, D)``."""
+            self.is_ours = True
         write_npy(self._path(start), features)
 
     def features(self, view: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from dermeval.cli import main
 from dermeval.features import embed
@@ -119,6 +120,13 @@ def test_a_run_killed_while_it_writes_its_plan_goes_on(tmp_path, command, monkey
         patched.setattr("dermeval.features.unfinished.write_json", lambda *_: (_ for _ in ()).throw(Killed))
         main(command(tmp_path / "e"))
     assert main(command(tmp_path / "e")) == 0
+
+
+def test_a_run_refused_before_its_first_block_ends_leaves_nothing(tmp_path, command, monkeypatch, capsys):
+    monkeypatch.setattr(Encoder, "__call__", lambda self, images: torch.full((len(images), 512), torch.nan))
+    assert main(command(tmp_path / "e")) == 2
+    assert "NaN or infinity" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*e*.unfinished"))
 
 
 def test_a_full_disk_is_one_line(tmp_path, command, monkeypatch, capsys):
