@@ -17,10 +17,7 @@ from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean, tell
 from dermssl.files import read_json, write_json
 from dermssl.parser import hidden_options, make_parser, parse
-from dermssl.paths import require_output_file
-
-REPORT_MARK = "report_of"
-"""The key of a JSON report (``--json``) that names the command which wrote it."""
+from dermssl.paths import REPORT_MARK, require_output_file
 
 
 class Report(NamedTuple):

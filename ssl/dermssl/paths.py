@@ -3,21 +3,21 @@
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from dermssl.atomic import TEMPORARY
 from dermssl.errors import InputError, shortened
 
+REPORT_MARK = "report_of"
+"""The key of a JSON report (``--json``) that names the command which wrote it."""
 LONGEST_NAME = 200
 """Bytes of a name that a user may give: file systems take 255, and temporary names are longer than their target's."""
-WRITTEN = (
-    *("*.json", "*.csv", "*.parquet", "*.npy", "*.arrow", "*.faiss", "*.safetensors"),
-    *("*.html", "*.tex", "*.png", "README.md", "images"),
-)
-"""What our commands write into folders. A folder that holds anything else is not replaced."""
+HIDDEN = (".*.lock", f".*{TEMPORARY}")
+"""Locks, and what a killed command left."""
 
 
 def require_file(path: Path, maker: str) -> Path:
@@ -50,29 +50,30 @@ def inside(folder: Path, name: str) -> Path:
 def require_new_folder(
     path: Path,
     overwrite: bool,
-    mark: str,
+    written: Sequence[str],
     inputs: Iterable[str | Path | None] = (),
     key: str | None = None,
-    written: Sequence[str] = WRITTEN,
+    value: str | None = None,
 ) -> Path:
     """``path`` if it may be written: absent, an empty folder, or one to replace because ``overwrite`` was asked for.
 
     Args:
         path: the folder.
         overwrite: whether a folder that is there may be replaced.
-        mark: a file that the same command puts into every folder it makes; only a folder that holds it is replaced.
+        written: patterns of the files that the command writes, such as ``images/*.jpg``. Only a folder that holds the
+            first of them is replaced, and none that holds anything else (but a report of ``--json``).
         inputs: what the command reads; a folder that is, holds or lies in one of these is not replaced.
-        key: where other programs have files of the name ``mark`` too, a key that ours has (JSON).
-        written: patterns of what the command writes; a folder that holds anything else is not replaced.
+        key: where others have files of the first name too, a key that this command's has (JSON).
+        value: where other commands have that key too, what stands under it.
     """
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{path} is a file: choose another --out")
-    names = [] if mode is None else [entry.name for entry in path.iterdir()]
-    names = sorted(name for name in names if not name.endswith((TEMPORARY, ".lock")))
-    if not names:
+    if mode is None or all(_is_named(entry.name, HIDDEN) for entry in path.iterdir()):
         return path
-    if not ((path / mark).is_file() and (key is None or _has_key(path / mark, key))):
+    mark = written[0]
+    held = json_object(path / mark)
+    if not (path / mark).is_file() or (key is not None and (key not in held or value not in (None, held[key]))):
         raise InputError(
             f"{path} already exists and holds no {mark} of this command, so it is not replaced, even with --overwrite: "
             "choose another --out"
@@ -80,7 +81,8 @@ def require_new_folder(
     require_apart(path, inputs)
     if not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
-    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in written)]
+    others = sorted(name for name in _files_below(path) if not _is_named(name, written))
+    others = [name for name in others if not (name.endswith(".json") and REPORT_MARK in json_object(path / name))]
     if others:
         raise InputError(
             f"{path} also holds {shortened(', '.join(others), 200)}, which this command did not write, so it is not "
@@ -100,10 +102,28 @@ def require_apart(path: Path, inputs: Iterable[str | Path | None]) -> None:
             raise InputError(f"{path} is, holds or lies in {given}, which is read: choose another --out")
 
 
-def _has_key(file: Path, key: str) -> bool:
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        return key in json.loads(file.read_text(encoding="utf-8"))
-    return False
+def _files_below(folder: Path) -> Iterator[str]:
+    """Relative paths of all that is no folder, but for what `HIDDEN` names."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if (path.is_symlink() or not path.is_dir()) and not any(_is_named(part, HIDDEN) for part in name.parts):
+            yield name.as_posix()
+
+
+def _is_named(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def json_object(file: Path, *below: str) -> dict[str, Any]:
+    """The JSON object in ``file``, or the one under the keys ``below``; an empty one where there is none."""
+    if not file.is_file():
+        return {}
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        value = json.loads(file.read_text(encoding="utf-8"))
+        for key in below:
+            value = value[key]
+        return value if isinstance(value, dict) else {}
+    return {}
 
 
 def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -> Path:

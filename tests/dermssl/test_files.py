@@ -83,26 +83,42 @@ def test_a_folder_of_another_kind_is_not_taken(tmp_path):
         paths.require_folder(tmp_path, "dataset.json", "dermssl prepare")
 
 
+WRITTEN = ("dataset.json", "images/*.jpg")
+
+
 def test_only_a_folder_that_the_same_command_made_is_replaced_and_only_when_asked(tmp_path):
     out = tmp_path / "out"
-    assert paths.require_new_folder(out, False, "dataset.json") == out
+    assert paths.require_new_folder(out, False, WRITTEN) == out
     out.mkdir()
-    assert paths.require_new_folder(out, False, "dataset.json") == out, "an empty folder may be filled"
-    (out / "photo.jpg").touch()
+    assert paths.require_new_folder(out, False, WRITTEN) == out, "an empty folder may be filled"
+    (out / "poetry.lock").touch()
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"holds no dataset\.json of this command, so it is not replaced"):
-            paths.require_new_folder(out, overwrite, "dataset.json")
-    (out / "dataset.json").write_text("{}")
+            paths.require_new_folder(out, overwrite, WRITTEN)
+    (out / "poetry.lock").unlink()
+    (out / "dataset.json").write_text('{"probe": "knn"}')
     with pytest.raises(InputError, match="add --overwrite"):
-        paths.require_new_folder(out, False, "dataset.json")
-    with pytest.raises(InputError, match=r"also holds photo\.jpg, which this command did not write"):
-        paths.require_new_folder(out, True, "dataset.json")
+        paths.require_new_folder(out, False, WRITTEN)
     with pytest.raises(InputError, match="is a file"):
-        paths.require_new_folder(out / "photo.jpg", True, "dataset.json")
-    (out / "photo.jpg").unlink()
-    assert paths.require_new_folder(out, True, "dataset.json") == out
-    with pytest.raises(InputError, match="of this command"):
-        paths.require_new_folder(out, True, "dataset.json", key="schema_version")
+        paths.require_new_folder(out / "dataset.json", True, WRITTEN)
+    for wrong in ({"key": "schema_version"}, {"key": "probe", "value": "linear"}):
+        with pytest.raises(InputError, match="of this command"):
+            paths.require_new_folder(out, True, WRITTEN, **wrong)
+    assert paths.require_new_folder(out, True, WRITTEN, key="probe", value="knn") == out
+
+
+@pytest.mark.parametrize("file", ["notes.json", "images/notes.txt", "sub/images.csv", ".env", "link"])
+def test_a_folder_that_holds_a_file_of_the_user_is_not_replaced(tmp_path, file):
+    files.write_json(tmp_path / "dataset.json", {})
+    files.write_json(tmp_path / "report.json", {"report_of": "dermssl prepare"})
+    for ours in ("images/1.jpg", ".dataset.json.abc-1.partial", ".out.lock"):
+        (tmp_path / ours).parent.mkdir(exist_ok=True)
+        (tmp_path / ours).touch()
+    assert paths.require_new_folder(tmp_path, True, WRITTEN) == tmp_path
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).symlink_to(tmp_path) if file == "link" else (tmp_path / file).touch()
+    with pytest.raises(InputError, match=f"also holds {file}, which this command did not write"):
+        paths.require_new_folder(tmp_path, True, WRITTEN)
 
 
 @pytest.mark.parametrize("read", ["out", "out/sub", ".", "link"])
@@ -112,7 +128,7 @@ def test_a_folder_that_is_read_is_never_replaced(tmp_path, read):
     (out / "mark").touch()
     (tmp_path / "link").symlink_to(out)
     with pytest.raises(InputError, match="which is read"):
-        paths.require_new_folder(out, True, "mark", [None, "timm:vit", tmp_path / read])
+        paths.require_new_folder(out, True, ["mark"], [None, "timm:vit", tmp_path / read])
 
 
 def test_files_get_the_permissions_that_the_umask_gives(tmp_path):

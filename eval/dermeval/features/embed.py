@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from tqdm import tqdm
 
-from dermeval.features.embeddings import write_embeddings
+from dermeval.features.embeddings import WRITTEN, write_embeddings
 from dermeval.features.encoders import Encoder, open_encoder, with_origin
 from dermeval.features.options import EmbedOptions
 from dermeval.features.pixels import PixelPCA, fit_rows
@@ -45,7 +45,7 @@ def embed(options: EmbedOptions) -> Report | None:
         InputError: an unusable encoder, dataset folder, output folder or precision.
     """
     out = Path(options.out)
-    require_new_folder(out, options.overwrite, "embedding.json", [*options.data, options.encoder])
+    require_new_folder(out, options.overwrite, WRITTEN, [*options.data, options.encoder], key="precision")
     unfinished = folder_of(out)
     if len(set(options.views)) < len(options.views):
         raise InputError(f"--views {' '.join(options.views)}: a view is given twice")

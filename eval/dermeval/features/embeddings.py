@@ -24,6 +24,7 @@ from dermssl.paths import require_folder
 
 MAKER = "dermeval embed"
 INFO = "embedding.json"
+WRITTEN = (INFO, "features.npy", "features.*.npy", "manifest.parquet")
 log = logging.getLogger("dermssl")
 
 

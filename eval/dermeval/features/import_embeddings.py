@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dermeval.features.embeddings import INFO, write_embeddings
+from dermeval.features.embeddings import WRITTEN, write_embeddings
 from dermeval.features.options import ImportOptions
 from dermssl import licences
 from dermssl.commandline import Report
@@ -33,7 +33,7 @@ def import_embeddings(options: ImportOptions) -> Report:
     """
     out, path = Path(options.out), Path(options.features)
     given = [options.features, *([options.ids] if options.ids else []), *options.data]
-    require_new_folder(out, options.overwrite, INFO, given)
+    require_new_folder(out, options.overwrite, WRITTEN, given, key="imported_from")
     datasets = open_datasets(options.data)
     features, ids = _read_features(path)
     if options.ids:
@@ -65,7 +65,8 @@ def import_embeddings(options: ImportOptions) -> Report:
             )
         order.append(rows[number][found])
         parts.append(replace(dataset, table=dataset.table.take(pa.array(found))))
-    info = write_embeddings(out, features[np.concatenate(order)], [part for part in parts if len(part)], encoder, {})
+    extra = {"imported_from": str(path.resolve())}
+    info = write_embeddings(out, features[np.concatenate(order)], [part for part in parts if len(part)], encoder, extra)
     text = [f"{len(ids)} images with {features.shape[1]} features each ({features.dtype}), {name} -> {out}"]
     return Report("\n".join(text + licences.notice_lines(info["licences"])), info | {"out": str(out)})
 

@@ -20,7 +20,7 @@ log = logging.getLogger("dermssl")
 def folder_of(out: Path) -> Path:
     """``<out>.unfinished``; raises InputError where something else bears that name."""
     path = out.resolve()
-    return require_new_folder(path.with_name(f"{path.name}.unfinished"), overwrite=True, mark=MARK)
+    return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (MARK, "rows-*.npy"))
 
 
 class Unfinished:

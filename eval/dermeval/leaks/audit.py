@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
-from dermeval.leaks.leaks import leaks
+from dermeval.leaks.leaks import PICTURE, leaks
+from dermeval.leaks.leaks import WRITTEN as LEAKS
 from dermeval.leaks.off_topic import off_topic_scores, picture_features
 from dermeval.leaks.options import AuditOptions, LeaksOptions
 from dermeval.leaks.records import AuditedImages, open_audited
@@ -21,7 +22,10 @@ from dermssl.neighbours import normalise
 from dermssl.paths import require_new_folder
 
 MARK = "audit.json"
-WRITTEN = ("audit.json", "report.html", "off_topic.csv", "label_errors.csv", IMAGES, "leaks", "leaks.unfinished")
+WRITTEN = (
+    *("audit.json", "report.html", "off_topic.csv", "label_errors.csv", PICTURE, "leaks.unfinished/*"),
+    *(f"leaks/{name}" for name in LEAKS),
+)
 LEAST_OF_CLASS = 2
 """Groups that a class needs, so that its label can be learnt from other groups."""
 
@@ -30,7 +34,7 @@ def audit(options: AuditOptions) -> Report:
     """Audit dataset folders in three ways; see `AuditOptions`. A killed command goes on when it is given again."""
     out = Path(options.out)
     unfinished = (out / MARK).is_file() and not read_json(out / MARK, "dermeval audit").get("finished")
-    require_new_folder(out, options.overwrite or unfinished, MARK, options.folders, "finished", WRITTEN)
+    require_new_folder(out, options.overwrite or unfinished, WRITTEN, options.folders, key="finished")
     images = open_audited(options.folders)
     with locked(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -28,12 +28,18 @@ from dermssl.files import read_json, write_json, write_npy
 from dermssl.paths import require_new_folder
 
 PLAN = "plan.json"
+PICTURE = "images/" + 16 * "[0-9a-f]" + ".jpg"
+WRITTEN = (
+    *("summary.json", "pairs.parquet", "ranking.parquet", "images.parquet", "background.npy"),
+    *("groups.csv", "ranking.csv", "split_repaired.csv", "decisions.csv", "report.html", PICTURE),
+)
+"""Files of a leaks folder."""
 
 
 def leaks(options: LeaksOptions) -> Report:
     """Audit dataset folders; see `LeaksOptions`."""
     out = Path(options.out)
-    require_new_folder(out, options.overwrite, "summary.json", options.folders, key="pairs_by_evidence")
+    require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
     with locked(out):
         earlier = None if options.since is None else open_earlier(Path(options.since), images, options.every_image)
@@ -70,7 +76,7 @@ def _work_folder(out: Path, images: AuditedImages, options: LeaksOptions) -> Pat
     """``<out>.unfinished``: what a killed command had finished, if it was on the same images; else empty."""
     path = out.resolve()
     work = path.with_name(f"{path.name}.unfinished")
-    require_new_folder(work, True, PLAN, options.folders)
+    require_new_folder(work, True, (PLAN, "local-*.npy", "pairs-*.npy"), options.folders)
     plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
     if (work / PLAN).is_file() and read_json(work / PLAN, "dermeval leaks") != plan:
         shutil.rmtree(work)

@@ -36,7 +36,13 @@ def compare(options: CompareOptions) -> Report:
     """
     out = Path(options.out) if options.out else None
     if out:
-        require_new_folder(out, options.overwrite, "comparison.json", options.results, key="rows")
+        require_new_folder(
+            out,
+            options.overwrite,
+            ("comparison.json", "comparison.csv", "comparison.tex", "comparison.html"),
+            options.results,
+            key="rows",
+        )
     questions = open_results(options.results)
     rows, redrawn = [], 0
     for question, results in questions.items():

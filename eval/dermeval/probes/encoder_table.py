@@ -99,7 +99,13 @@ def encoders_report(
     """The table of encoders on the first experiment of each target, written and printed; see `EvaluateOptions`."""
     out, names = Path(options.out) if options.out else None, list(pools)
     if out:
-        require_new_folder(out, options.overwrite, "encoders.json", options.embeddings, key="rows")
+        require_new_folder(
+            out,
+            options.overwrite,
+            ("encoders.json", "encoders.csv", "encoders.tex", "report.html"),
+            options.embeddings,
+            key="rows",
+        )
     rows: list[dict[str, Any]] = []
     lead = [f"{len(names)} encoders, each on the same images; differences are against {names[0]}"]
     for task, (experiment, *_) in planned:

@@ -50,6 +50,9 @@ class ExperimentRun:
     predictions: dict[str, Predictions]
 
 
+WRITTEN = ("result.json", "predictions.parquet", "groups.csv", "report.html")
+
+
 def evaluate(options: EvaluateOptions) -> Report:
     """Run a protocol; see `EvaluateOptions`.
 
@@ -65,7 +68,7 @@ def evaluate(options: EvaluateOptions) -> Report:
         made = {probe: make_probe(probe, options.seed) for probe in probes}
         return encoders_report(pools, tasks, notes, made, options)
     if out:
-        require_new_folder(out, options.overwrite, "result.json", options.embeddings, key="experiments")
+        require_new_folder(out, options.overwrite, WRITTEN, options.embeddings, key="experiments")
     plan = [(task, probe, experiment) for task, made in tasks for probe in probes for experiment in made]
     runs = []
     with tqdm(plan, unit="experiment", disable=None) as bar:

@@ -100,7 +100,14 @@ def probe_report(
     """
     out = Path(options.out) if options.out else None
     if out:
-        require_new_folder(out, options.overwrite, "result.json", inputs, key="probe")
+        require_new_folder(
+            out,
+            options.overwrite,
+            ("result.json", "predictions.parquet", "shots.png"),
+            inputs,
+            key="probe",
+            value=probe.name,
+        )
     folds = make_folds(task, options.split, options.folds, options.seed)
     judged = judge(probe, task, folds, options.draws, options.seed)
     curve = few_shot_curve(task, folds, options, probe) if isinstance(options, ProbeOptions) and options.shots else None

@@ -27,6 +27,17 @@ from dermssl.files import write_json, write_parquet, write_text
 from dermssl.paths import require_new_folder
 
 MARK = "export.json"
+WRITTEN = (
+    MARK,
+    "embeddings.parquet",
+    "data/*.jpg",
+    "metadata.*",
+    "samples.json",
+    "tensors.bytes",
+    "projector_config.pbtxt",
+    "sprite.png",
+    "images.lance/*",
+)
 HIDDEN = ("phash", "sha256", "pixel_sha256", "file")
 SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192
 """Pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
@@ -39,7 +50,7 @@ def export(options: EmbeddingsExportOptions) -> Report:
     Raises:
         InputError: a licence forbids passing the images on, the images are out of reach, or a package is missing.
     """
-    out = require_new_folder(Path(options.out), options.overwrite, MARK, [options.source], key="exported_to")
+    out = require_new_folder(Path(options.out), options.overwrite, WRITTEN, [options.source], key="exported_to")
     source = open_source(options.source)
     notices = licences.merge([*source.licences, *(dataset.licence for dataset in source.datasets.values())])
     closed = licences.restricted(notices)

@@ -9,6 +9,8 @@ from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.paths import require_new_folder
 
+WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet")
+
 
 def index(options: IndexOptions) -> Report:
     """Build an index, append to one, or remove images from one; see `IndexOptions`."""
@@ -18,7 +20,7 @@ def index(options: IndexOptions) -> Report:
         )
     out = Path(options.out)
     if options.sources:
-        require_new_folder(out, options.overwrite, "index.json", options.sources, key="recall")
+        require_new_folder(out, options.overwrite, WRITTEN, options.sources, key="recall")
         return build(out, [open_source(folder) for folder in options.sources], options.type, options.memory)
     if options.type != "auto" or options.overwrite:
         raise InputError("--append and --remove keep the type of the index at --out: leave out --type and --overwrite")

@@ -19,7 +19,7 @@ from dermssl.describe.options import DescribeOptions
 from dermssl.describe.tables import all_tables
 from dermssl.files import write_csv, write_json, write_text
 from dermssl.page import Section, render
-from dermssl.paths import require_new_folder
+from dermssl.paths import json_object, require_new_folder
 
 DPI = 110
 
@@ -29,7 +29,13 @@ def describe(options: DescribeOptions) -> Report:
     dataset = open_dataset(options.folder)
     out = Path(options.out) if options.out else None
     if out:
-        require_new_folder(out, options.overwrite, "tables.json", [options.folder], key="fingerprint")
+        written = [
+            "tables.json",
+            "plots.png",
+            "describe.html",
+            *map(file_name, json_object(out / "tables.json", "tables")),
+        ]
+        require_new_folder(out, options.overwrite, written, [options.folder], key="fingerprint")
     tables = all_tables(dataset.frame(), dataset.targets, dataset.info["group"])
     lead, remarks = _lead(dataset), _remarks(dataset)
     notice = licences.notice_lines([dataset.licence])
@@ -58,7 +64,6 @@ def _remarks(dataset: Dataset) -> list[str]:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-
     named = table.rename_axis(table.index.name or "what")
     named.index = named.index.astype(str)
     return json.loads(named.reset_index().to_json(orient="records"))

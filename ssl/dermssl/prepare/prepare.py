@@ -29,7 +29,7 @@ from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SIDES = ("train", "val", "test", "none")
-WRITTEN = ("manifest.parquet", "dataset.json", "problems.csv", "images-*.arrow", *PROGRESS_FILES)
+WRITTEN = ("dataset.json", "manifest.parquet", "problems.csv", "images-*.arrow", *PROGRESS_FILES)
 """Files of a dataset folder."""
 
 
@@ -39,9 +39,7 @@ def prepare(options: PrepareOptions) -> Report:
     for option, folder in (("--root", options.root), ("--follow", options.follow)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"{folder} is not a folder: give the raw data set with {option}")
-    require_new_folder(
-        out, options.overwrite, "dataset.json", [root, options.follow], key="schema_version", written=WRITTEN
-    )
+    require_new_folder(out, options.overwrite, WRITTEN, [root, options.follow], key="schema_version")
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth") if (root / SYNTHETIC_MARK).exists() else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):

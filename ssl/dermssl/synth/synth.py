@@ -17,7 +17,7 @@ from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import sha256_file, write_csv, write_json
-from dermssl.paths import require_new_folder
+from dermssl.paths import json_object, require_new_folder
 from dermssl.prepare.tables import read_table
 from dermssl.prepare.values import fitzpatrick
 from dermssl.processes import process_map
@@ -27,8 +27,8 @@ from dermssl.synth.patients import draw_photo_counts, draw_splits, invent_patien
 from dermssl.synth.photo import draw_person, draw_photo
 
 DEFAULT_PATIENTS = 400
-WRITTEN = ("label.csv", "PASSION_split.csv", "images", "truth.csv", "SYNTHETIC.json")
-"""What the folder holds."""
+MARK, MARK_OF_OLD = "SYNTHETIC.json", ("label.csv", "PASSION_split.csv", "images/*.jpg", "truth.csv")
+"""The file that names all others, and what a folder holds where an older version named none."""
 PATIENTS, PHOTOS, COPIES = range(3)
 """Streams of random numbers, so that one more patient or copy shifts nothing else."""
 
@@ -48,7 +48,9 @@ class Sitter(NamedTuple):
 
 def synth(options: SynthOptions) -> Report:
     """Draw a set; see `SynthOptions`. Raises InputError before anything is written."""
-    out = require_new_folder(Path(options.out), options.overwrite, "SYNTHETIC.json", [options.labels], written=WRITTEN)
+    out = Path(options.out)
+    written = [MARK, *(json_object(out / MARK, "files") or MARK_OF_OLD)]
+    require_new_folder(out, options.overwrite, written, [options.labels])
     labels, splits = _patients(options)
     photos = draw_photo_counts(labels["country"], np.random.default_rng([options.seed, PHOTOS]))
     extra, extra_splits, copies = plan_copies(
@@ -61,7 +63,7 @@ def synth(options: SynthOptions) -> Report:
         for name, table in (("label", labels), ("PASSION_split", splits), ("truth", _truth(copies))):
             write_csv(folder / f"{name}.csv", table)
         mark = _mark(options, labels, int(photos.sum()), copies, folder)
-        write_json(folder / "SYNTHETIC.json", mark)
+        write_json(folder / MARK, mark)
     return _report(out, mark, labels, splits, copies)
 
 

@@ -18,9 +18,11 @@ from dermssl.paths import inside, require_file, require_folder, require_new_fold
 from dermssl.training import states
 from dermssl.training.networks import load_network
 from dermssl.training.options import ExportOptions
+from dermssl.training.run_folder import holds_run
 from dermssl.training.watching.card import card_of_export
 
 FOLDERS = {"last": "encoder", "best": "best"}
+WRITTEN = ("config.json", "model.safetensors", "heads.safetensors", "README.md", "ledger.parquet")
 
 log = logging.getLogger("dermssl")
 
@@ -33,7 +35,9 @@ def export(options: ExportOptions) -> Report:
     ``config.json`` holds its path.
     """
     run = require_folder(Path(options.run), "config.yaml", "dermssl pretrain")
-    out = require_new_folder(Path(options.out), options.overwrite, "config.json", [run], key="dermssl")
+    out = require_new_folder(Path(options.out), options.overwrite, WRITTEN, [run], key="dermssl")
+    if holds_run(out.absolute().parent):
+        raise InputError(f"{out} lies in a run folder, which `dermssl pretrain` writes: choose another --out")
     with atomic_folder(out) as temporary:
         if options.which in FOLDERS:
             _copy_encoder(run, FOLDERS[options.which], temporary)

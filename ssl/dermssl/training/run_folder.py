@@ -12,7 +12,7 @@ from dermssl.atomic import TEMPORARY, remove_leftovers, take_lock
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_yaml, write_json, write_yaml
 from dermssl.parser import flatten, option_names
-from dermssl.paths import require_apart
+from dermssl.paths import require_new_folder
 from dermssl.training.options import DataOptions, PretrainOptions
 
 log = logging.getLogger("dermssl")
@@ -30,6 +30,11 @@ MAY_DIFFER = (
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
 CONFIG, LOCK = "config.yaml", ".lock"
+WRITTEN = (
+    *(CONFIG, "status.json", "metrics.jsonl", "tracking.json", "ledger.parquet", "MODEL_CARD.md", "views.png"),
+    *("neighbours.png", "patch_components.png", "state/step_*/*", "best/*", "encoder/*", "tensorboard/*", LOCK),
+)
+"""Files of a run folder."""
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
@@ -72,13 +77,13 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     folder = Path(options.out)
     if folder.is_file():
         raise InputError(f"{folder} is a file: choose another --out")
-    is_run, config = _holds_run(folder), dataclasses.asdict(options)
+    is_run, config = holds_run(folder), dataclasses.asdict(options)
     if is_run and not options.overwrite:
         _refuse_other_config(folder, config)
     elif folder.exists() and not is_run and not all(_is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     if options.overwrite and folder.exists():
-        require_apart(folder, [*options.data.folders, options.model.init])
+        require_new_folder(folder, True, WRITTEN, [*options.data.folders, options.model.init])
     folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / LOCK, folder)
     if options.overwrite:
@@ -103,7 +108,7 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _holds_run(folder: Path) -> bool:
+def holds_run(folder: Path) -> bool:
     """Whether its config.yaml is one of `dermssl pretrain`, and not some other program's."""
     path = folder / CONFIG
     sections = {"method", "model", "views", "optim", "training"}
