@@ -76,8 +76,8 @@ def _limit(file: Path) -> float:
 def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map(function, items)`` that runs in ``workers`` processes (0: one per core) and keeps the order.
 
-    One worker means this process. When the block is left by an exception, work not yet begun is dropped. The workers
-    end with this process, however it ends.
+    One worker means this process. The workers end at once with an exception in the block,
+    and with this process, however it ends.
 
     Raises:
         InputError: the system killed a worker.
@@ -96,6 +96,8 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.kill()
             raise
 
 
