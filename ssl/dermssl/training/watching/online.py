@@ -29,6 +29,7 @@ class Evaluation:
 
     ``scores``: `best` is kept by the first. ``queries`` (Q,) and ``nearest`` (Q, k) are rows of ``dataset``, each query
     with the most similar images of other groups; ``agree`` (Q, k) says where labels are equal, None without labels.
+    ``scored``: the number of labelled images that were scored, of the smallest set.
     """
 
     scores: dict[str, float]
@@ -36,6 +37,7 @@ class Evaluation:
     queries: np.ndarray
     nearest: np.ndarray
     agree: np.ndarray | None
+    scored: int = 0
 
 
 def score_encoder(
@@ -53,7 +55,8 @@ def score_encoder(
     """
     if data.online:
         parts = [_score_set(encoder, online, preprocessing, options, device) for online in data.online]
-        return replace(parts[0], scores=_joined([online.dataset.name for online in data.online], parts))
+        scores = _joined([online.dataset.name for online in data.online], parts)
+        return replace(parts[0], scores=scores, scored=min(part.scored for part in parts))
     dataset, rows = data.datasets[0], data.rows[0]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
     features = online_features(encoder, dataset, rows, preprocessing, device)
@@ -81,7 +84,8 @@ def _score_set(
     chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
     nearest = online.fit[rows[chosen, :SHOWN_NEAREST]]
     agree = online.labels[nearest] == truth[chosen, None]
-    return Evaluation(scores | {RANKME: rankme(fit)}, online.dataset, online.score[chosen], nearest, agree)
+    scores |= {RANKME: rankme(fit)}
+    return Evaluation(scores, online.dataset, online.score[chosen], nearest, agree, len(online.score))
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:

@@ -33,8 +33,6 @@ from dermssl.views.sampler import Sampler
 log = logging.getLogger("dermssl")
 
 THUMBNAIL = 48
-NOISE = 0.01
-"""A score may fall by so much before a line says so."""
 UNEVEN = 10
 """Ratio of set sizes from which a line says what pooling by size does."""
 WASTED = 0.05
@@ -138,19 +136,20 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     tracker.log(progress.step, scores)
     log.info("step %d: %s", progress.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     _draw(run, progress.step, evaluation, tracker)
-    for line in below_start(scores, progress.first):
+    for line in below_start(scores, progress.first, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)
     progress.health.observe_rank(progress.step, scores["online_rankme"])
     return scores
 
 
-def below_start(scores: Scores, first: Scores | None) -> list[str]:
-    """One line for each score that is more than `NOISE` below that of step 0, with the settings to change."""
+def below_start(scores: Scores, first: Scores | None, images: int) -> list[str]:
+    """One line for each score below that of step 0 by more than the standard error of a share of ``images``."""
+    error = 0.5 / math.sqrt(max(images, 1))
     return [
-        f"{name} {value:.3f} is below {first[name]:.3f} at the start: training loses what the weights held; lower "
-        "optim.lr, or raise keep.distillation"
+        f"{name} {value:.3f} is below {first[name]:.3f} at the start, by more than its standard error on {images} "
+        "images: training loses what the weights held; lower optim.lr, or raise keep.distillation"
         for name, value in scores.items()
-        if first and value < first.get(name, -1.0) - NOISE and name.startswith((KNN, RECALL))
+        if first and value < first.get(name, -1.0) - error and name.startswith((KNN, RECALL))
     ]
 
 

@@ -81,12 +81,12 @@ def test_recall_at_1_leaves_out_rows_without_an_id():
     assert queries.tolist() == [0, 1] and hits.all()
 
 
-def test_a_score_that_falls_below_the_start_is_told_with_what_to_change():
+def test_a_score_that_falls_below_the_start_by_more_than_noise_is_told_with_what_to_change():
     first = {KNN: 0.5, f"{RECALL}/pad": 0.3, RANKME: 9.0}
-    assert below_start({KNN: 0.6, f"{RECALL}/pad": 0.295, RANKME: 1.0}, first) == []
-    (line,) = below_start({KNN: 0.6, f"{RECALL}/pad": 0.2, RANKME: 1.0}, first)
+    assert below_start({KNN: 0.6, f"{RECALL}/pad": 0.27, RANKME: 1.0}, first, images=200) == []
+    (line,) = below_start({KNN: 0.6, f"{RECALL}/pad": 0.2, RANKME: 1.0}, first, images=200)
     assert line.startswith("online_recall_at_1/pad 0.200 is below 0.300 at the start") and "keep.distillation" in line
-    assert below_start({KNN: 0.1}, None) == []
+    assert below_start({KNN: 0.1}, None, images=200) == []
 
 
 def test_both_labelled_sets_of_a_pool_are_watched(pretrain, dataset, tmp_path, caplog):
