@@ -9,6 +9,6 @@ stamp=".venv/.installed-${1:-run}-$(cat setup.cfg constraints.txt | cksum | cut 
 if [ ! -e "$stamp" ]; then
     [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
     echo "installing into .venv (about 6 GB, a few minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[serve${1:+,$1}]"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[serve,weights${1:+,$1}]"
     touch "$stamp"
 fi

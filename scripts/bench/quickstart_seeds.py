@@ -2,9 +2,9 @@
 
     python scripts/bench/quickstart_seeds.py quickstart/data --seeds 0 1 2
 
-Trains configs/quickstart.yaml with each seed, and compares each encoder with an untrained one of the same seed: 5 folds
-by patient over all patients, paired bootstrap of patients. The last rows are the means over the seeds, as
-`dermeval compare` takes them. Prints a Markdown table for scripts/bench/results/.
+Trains configs/quickstart.yaml with each seed, and compares each encoder with its start (ImageNet's EfficientNet-lite0,
+frozen): 5 folds by patient over all patients, paired bootstrap of patients. The last rows are the means over the seeds,
+as `dermeval compare` takes them. Prints a Markdown table for scripts/bench/results/.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-NAMES, PROBES = ("untrained", "trained"), ("knn", "linear")
+NAMES, PROBES = ("start", "trained"), ("knn", "linear")
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,13 +28,13 @@ def command(package: str, *arguments: str | Path) -> None:
 
 
 def judge_seed(data: Path, seed: int, work: Path) -> float:
-    """Train one seed, judge it and an untrained encoder of the same seed; returns the minutes of pretraining."""
+    """Train one seed, judge it and its start; returns the minutes of pretraining."""
     run, config = work / f"run{seed}", ROOT / "configs" / "quickstart.yaml"
     arguments = ["--config", config, "--data", data, "--out", run, "--training.seed", str(seed)]
     command("dermssl", "pretrain", *arguments, "--json", work / "pretrain.json")
-    for name, encoder in zip(NAMES, (f"random:resnet18@{seed}", run), strict=True):
+    for name, encoder in zip(NAMES, ("timm:tf_efficientnet_lite0", run), strict=True):
         features = work / f"{name}{seed}"
-        command("dermeval", "embed", "--encoder", encoder, "--image-size", "64", "--data", data, "--out", features)
+        command("dermeval", "embed", "--encoder", encoder, "--image-size", "96", "--data", data, "--out", features)
         for probe in PROBES:
             out = work / probe / name / str(seed)
             command("dermeval", probe, features, "--target", "condition", "--split", "folds", "--out", out)
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="dataset folder that scripts/quickstart.sh prepared")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    print("| seed | probe | untrained | trained | difference [95%], paired by patient | p | pretraining, min |")
+    print("| seed | probe | start | trained | difference [95%], paired by patient | p | pretraining, min |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
