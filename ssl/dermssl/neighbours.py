@@ -4,7 +4,7 @@ Used by the online evaluation during training and by every probe, index and audi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,6 +34,7 @@ CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
 ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
 CELLS_VISITED, TRAINED_PER_CELL = 4, 40
+RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
 """If the vectors of all rows that pass a filter take no more, they are compared one by one: the codes are not faster.
 
@@ -309,22 +310,27 @@ def held_out_rows(total: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(total)[:queries]
 
 
-def measured_recall(index: Index, queries: np.ndarray, depths: tuple[int, ...] = (1, 10, 100)) -> dict[str, Any]:
-    """Recall@k against exact search, with some rows of the index as queries: see `held_out_rows`.
-
-    A query finds itself without effort, so its own row does not count. Ties do: what is compared is the similarity of
-    the last true neighbour, to 1e-5.
-    """
+def measured_recall(index: Index, queries: np.ndarray, depths: Sequence[int] = RECALL_DEPTHS) -> dict[str, Any]:
+    """Recall@k against exact search, with some rows of the index as queries: see `held_out_rows`."""
     depths = tuple(depth for depth in depths if depth < len(index))
     if index.codes is None or not len(queries) or not depths:
         return {"queries": len(queries), "at": {str(depth): 1.0 for depth in depths}}
     probes = np.ascontiguousarray(index.vectors[np.sort(queries)])
     exact, _ = search(probes, index.vectors, max(depths) + 1)
-    recalls = {}
-    for depth in depths:
-        found, _ = search_index(index, probes, depth + 1)
-        recalls[str(depth)] = float(((found >= exact[:, depth : depth + 1] - 1e-5).sum(axis=1) - 1).mean() / depth)
-    return {"queries": len(queries), "at": recalls}
+    return recall_against(exact, {depth: search_index(index, probes, depth + 1)[0] for depth in depths})
+
+
+def recall_against(exact: np.ndarray, found: Mapping[int, np.ndarray]) -> dict[str, Any]:
+    """Recall@k of the similarities ``found`` ``(Q, k + 1)`` for each k; ``exact`` ``(Q, K)`` are the true ones.
+
+    A query is a row of the index and finds itself without effort, so its own row does not count. Ties do: what is
+    compared is the similarity of the last true neighbour, to 1e-5.
+    """
+    at = {
+        str(k): float(((scores >= exact[:, k : k + 1] - 1e-5).sum(axis=1) - 1).mean() / k)
+        for k, scores in found.items()
+    }
+    return {"queries": len(exact), "at": at}
 
 
 def write_codes(path: Path, codes: Codes) -> None:

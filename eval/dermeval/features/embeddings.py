@@ -1,7 +1,7 @@
 """An embeddings folder, written and opened: features, the manifest rows they belong to, and where they are from."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
+from dermssl.neighbours import BLOCK_ROWS
 from dermssl.paths import require_folder
 
 MAKER = "dermeval embed"
@@ -74,6 +75,11 @@ class EmbeddedRows:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    def blocks(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Manifest rows and their features, a block at a time."""
+        for start in range(0, len(self), BLOCK_ROWS):
+            yield self.table.slice(start, BLOCK_ROWS), self.features[start : start + BLOCK_ROWS]  # type: ignore[attr-defined]
 
     @property
     def encoder(self) -> dict[str, Any]:

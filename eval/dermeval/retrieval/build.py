@@ -1,7 +1,7 @@
 """Embeddings folders -> index folder, and more of them into a finished index."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ def build(out: Path, parts: Sequence[Source], kind: str, memory: float | None = 
     return _write(out, parts, *_choose(kind, sum(map(len, parts)), parts[0].encoder["dim"], memory))
 
 
-def rebuild(kept: SearchIndex) -> Report:
-    """Write an index anew from the rows that are kept of it; nothing of the others stays, in codes or elsewhere."""
-    return _write(kept.folder, [kept], kept.info["type"], kept.info["reason"])
+def rebuild(index: SearchIndex, kept: np.ndarray) -> Report:
+    """Write an index anew with its rows ``kept`` ``(N,)`` bool; nothing of the others stays, in codes or elsewhere."""
+    return _write(index.folder, [index], index.info["type"], index.info["reason"], kept=kept)
 
 
 def append(out: Path, added: Sequence[Source]) -> Report:
@@ -54,7 +54,7 @@ def append(out: Path, added: Sequence[Source]) -> Report:
         old = open_index(out)
         parts = [old, *added]
         _check_parts(parts)
-        return _write(out, parts, old.info["type"], old.info["reason"], old.entries.codes)
+        return _write(out, parts, old.info["type"], old.info["reason"], grows=True)
 
 
 def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str, str]:
@@ -115,23 +115,26 @@ def _provenance(parts: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, parts: Sequence[Source], kind: str, reason: str, codes: neighbours.Codes | None = None) -> Report:
-    """Write the index of all parts; ``codes`` are those of the first part, which the others are added to."""
-    table = pa.concat_tables([part.table for part in parts], promote_options="default")
+def _write(
+    out: Path, parts: Sequence[Source], kind: str, reason: str, kept: np.ndarray | None = None, grows: bool = False
+) -> Report:
+    """Write the index of all parts.
+
+    Args:
+        out: index folder, which may be there.
+        parts: what it is made of.
+        kind: its type.
+        reason: why it has this type.
+        kept: which rows of the only part are written, ``(N,)`` bool (None: all).
+        grows: whether the first part is the index at ``out``, whose codes are kept.
+    """
     info = {"schema_version": SCHEMA_VERSION, "metric": "cosine", **_provenance(parts), "type": kind, "reason": reason}
+    info["images"] = sum(map(len, parts)) if kept is None else int(kept.sum())
     with atomic_folder(out) as temporary:
-        vectors = _write_vectors(temporary / "vectors.npy", parts)
-        held_out = neighbours.held_out_rows(len(vectors))
-        if codes is None:
-            codes = neighbours.build_codes(vectors, kind, held_out)  # type: ignore[arg-type]
-        else:
-            neighbours.add_codes(codes, vectors[len(parts[0]) :])
-        if codes is not None:
-            neighbours.write_codes(temporary / "index.faiss", codes)
-        info["images"] = table.num_rows
-        info["recall"] = neighbours.measured_recall(neighbours.Index(vectors, codes), held_out)
-        info["files"] = {file.name: fingerprint(file) for file in sorted(temporary.iterdir())}
-        write_parquet(temporary / "manifest.parquet", table)
+        write = _write_lance if kind == "lance" else _write_faiss
+        info["recall"] = write(temporary, parts, info, kept, grows)
+        files = sorted(file for file in temporary.rglob("*") if file.is_file() and file.name != "manifest.parquet")
+        info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
         write_json(temporary / MARK, info)
     text = [
         f"{out}: {info['images']} images of {', '.join(entry['name'] for entry in info['datasets'])}; "
@@ -143,16 +146,55 @@ def _write(out: Path, parts: Sequence[Source], kind: str, reason: str, codes: ne
     return Report("\n".join(text), info | {"out": str(out)})
 
 
-def _write_vectors(path: Path, parts: Sequence[Source]) -> np.ndarray:
-    """Write the unit vectors of all parts to one file, a block at a time, and return it memory-mapped."""
-    shape = (sum(map(len, parts)), parts[0].encoder["dim"])
-    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+def _write_faiss(
+    folder: Path, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None, grows: bool
+) -> dict[str, Any]:
+    """Write manifest, vectors and codes; returns the measured recall."""
+    shape = (info["images"], info["encoder"]["dim"])
+    vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+    tables, row = [], 0
+    for table, unit in _blocks(parts, kept):
+        tables.append(table)
+        vectors[row : row + len(unit)] = unit
+        row += len(unit)
+    vectors.flush()
+    write_parquet(folder / "manifest.parquet", pa.concat_tables(tables, promote_options="default"))
+    held_out = neighbours.held_out_rows(len(vectors))
+    if grows and parts[0].entries.codes is not None:  # type: ignore[union-attr]
+        codes = parts[0].entries.codes  # type: ignore[union-attr]
+        neighbours.add_codes(codes, vectors[len(parts[0]) :])
+    else:
+        codes = neighbours.build_codes(vectors, info["type"], held_out)
+    if codes is not None:
+        neighbours.write_codes(folder / "index.faiss", codes)
+    return neighbours.measured_recall(neighbours.Index(vectors, codes), held_out)
+
+
+def _write_lance(
+    folder: Path, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None, grows: bool
+) -> dict[str, Any]:
+    """Write the table; returns the measured recall."""
+    from dermeval.retrieval import lance
+
+    schemas = [lance.manifest_schema(part) for part in parts]
+    schema = pa.unify_schemas(schemas, promote_options="default")
+    if grows and schema.equals(schemas[0]):
+        lance.grow_table(folder, parts[0].folder, _blocks(parts[1:], kept))
+    else:
+        lance.write_table(folder, _blocks(parts, kept), schema, info["encoder"]["dim"])
+    return lance.table_recall(lance.LanceIndex(folder, info))
+
+
+def _blocks(parts: Sequence[Source], kept: np.ndarray | None) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Manifest rows and unit vectors of all parts, or of the rows ``kept`` of the only one, a block at a time."""
     row = 0
     for part in parts:
-        for start in range(0, len(part), neighbours.BLOCK_ROWS):
-            block = np.asarray(part.features[start : start + neighbours.BLOCK_ROWS])
-            # Vectors of an index have unit length; to scale them again would change their last bits.
-            vectors[row : row + len(block)] = block if isinstance(part, SearchIndex) else neighbours.normalise(block)
-            row += len(block)
-    vectors.flush()
-    return vectors
+        # Vectors of an index have unit length; to scale them again would change their last bits.
+        indexed = isinstance(part, SearchIndex)
+        for table, features in part.blocks():
+            unit = features if indexed else neighbours.normalise(features)
+            if kept is not None:
+                chosen = kept[row : row + len(unit)]
+                row += len(unit)
+                table, unit = table.filter(pa.array(chosen)), unit[chosen]
+            yield table, unit

@@ -4,7 +4,6 @@
 TensorBoard's projector. ``lance``: a LanceDB table. Every folder holds ``export.json`` with licences and provenance.
 """
 
-import importlib
 import io
 import json
 import math
@@ -18,6 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dermeval.retrieval.build import Source, open_source
+from dermeval.retrieval.lance import require_package
 from dermeval.retrieval.options import EmbeddingsExportOptions
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder
@@ -92,20 +92,13 @@ def _jpegs(source: Source) -> Iterator[bytes]:
 def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
     """Unit features ``(N, D)`` in two dimensions, the same at every run."""
     if kind == "umap":
-        umap = _package("umap", "umap-learn")
+        umap = require_package("umap", "umap-learn")
         return umap.UMAP(metric="cosine", random_state=0).fit_transform(unit)
     if kind == "tsne":
-        return np.asarray(_package("openTSNE", "openTSNE").TSNE(metric="cosine", random_state=0).fit(unit))
+        return np.asarray(require_package("openTSNE", "openTSNE").TSNE(metric="cosine", random_state=0).fit(unit))
     from sklearn.decomposition import PCA
 
     return PCA(2, svd_solver="randomized", random_state=0).fit_transform(unit)
-
-
-def _package(name: str, install: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(f"this needs the package {install}: pip install {install}") from None
 
 
 def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
@@ -180,7 +173,7 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
 
 
 def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
-    lancedb = _package("lancedb", "lancedb")
+    lancedb = require_package("lancedb", "lancedb")
     columns = pa.Table.from_pandas(_columns(source), preserve_index=False)
     dim = source.encoder["dim"]
     schema = columns.schema.append(pa.field("vector", pa.list_(pa.float32(), dim))).append(

@@ -1,10 +1,11 @@
 """An index folder: unit vectors, the codes that search them faster, manifest rows, and their provenance.
 
 ``vectors.npy`` (N, D; float32, unit length) is memory-mapped. ``index.faiss`` holds the codes; an exact index has none.
-Row ``i`` of all of them is row ``i`` of ``manifest.parquet``.
+Row ``i`` of all of them is row ``i`` of ``manifest.parquet``. An index of the type ``lance`` has one table instead.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from dermeval.features.embeddings import DatasetEntry, EmbeddedRows, EncoderEntry
@@ -42,7 +44,7 @@ class IndexInfo(BaseModel):
     """What ``index.json`` must hold."""
 
     schema_version: Literal[2]
-    type: neighbours.IndexType
+    type: Literal["flat", "scan", "ivfpq", "hnsw", "lance"]
     metric: Literal["cosine"]
     reason: str
     images: int
@@ -75,7 +77,12 @@ class SearchIndex(EmbeddedRows):
     @cached_property
     def group_codes(self) -> np.ndarray:
         """The group of each row as an integer ``(N,)``."""
-        return pd.factorize(self.frame["group_id"])[0]
+        return self._groups[0]
+
+    @cached_property
+    def _groups(self) -> tuple[np.ndarray, dict[str, int]]:
+        codes, names = pd.factorize(self.frame["group_id"])
+        return codes, {name: code for code, name in enumerate(names)}
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -103,9 +110,10 @@ class SearchIndex(EmbeddedRows):
     @cached_property
     def columns(self) -> pa.Table:
         """The manifest that filters ask: labels and splits as the dataset folders hold them now."""
-        return pa.Table.from_pandas(self.frame.drop(columns="phash", errors="ignore"), preserve_index=False)
+        plain = self.frame.drop(columns="phash", errors="ignore")
+        return pa.Table.from_pandas(plain, preserve_index=False).combine_chunks()
 
-    def passing(self, where: str | None) -> np.ndarray | None:
+    def mask(self, where: str | None) -> np.ndarray | None:
         """The rows that pass a filter, ``(N,)`` bool, or None for all; raises InputError where none does."""
         if not where or not where.strip():
             return None
@@ -115,11 +123,58 @@ class SearchIndex(EmbeddedRows):
             raise InputError(explain_empty(parsed, self.columns))
         return passed
 
+    def passing(self, where: str | None) -> Any:
+        """A filter as `nearest` takes it, checked as `mask` does."""
+        return self.mask(where)
+
+    def records(self, rows: np.ndarray | Sequence[int]) -> list[dict[str, Any]]:
+        """Some rows of the manifest as plain values."""
+        return self.columns.take(pa.array(rows, pa.int64())).to_pylist()
+
+    def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of the manifest that have one of the ``values`` in a column, as plain values."""
+        if column == "image_id":
+            return self.records([self.row_of[value] for value in values if value in self.row_of])
+        return self.records(np.flatnonzero(pc.is_in(self.columns[column], value_set=pa.array(values))))
+
+    def vector(self, image_id: str) -> np.ndarray:
+        """The unit vector ``(D,)`` of an image."""
+        return np.array(self.entries.vectors[self.row_of[image_id]])
+
+    def nearest(
+        self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """The manifest rows of the ``k`` images most similar to ``feature`` ``(D,)``, with ``similarity``, best first.
+
+        Args:
+            feature: of any length.
+            k: there are fewer only where fewer exist.
+            passing: what `passing` gave.
+            column: ``image_id`` or ``group_id``.
+            left_out: values of the column whose images are not found.
+        """
+        own = np.array([self.row_of[value] for value in left_out] if column == "image_id" else [], np.int64)
+        if column == "group_id" and len(left_out):
+            codes = [self._groups[1][value] for value in left_out]
+            own = np.flatnonzero(np.isin(self.group_codes, codes))
+        found = neighbours.search_index(self.entries, feature[None], k + len(own), passing)
+        similarity, rows = (part[0][~np.isin(found[1][0], own)][:k] for part in found)
+        return [
+            record | {"similarity": float(value)} for record, value in zip(self.records(rows), similarity, strict=True)
+        ]
+
 
 def open_index(folder: str | Path) -> SearchIndex:
     """Open a folder made by ``dermeval index``; raises InputError where it is not one, is damaged, or was altered."""
     path = require_folder(Path(folder), MARK, MAKER)
     info = read_json(inside(path, MARK), MAKER, IndexInfo)
+    for name, recorded in info["files"].items():
+        if fingerprint(require_file(inside(path, name), MAKER)) != recorded:
+            raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")
+    if info["type"] == "lance":
+        from dermeval.retrieval.lance import LanceIndex  # lancedb is an extra
+
+        return LanceIndex(path, info)
     table = read_parquet(inside(path, "manifest.parquet"), MAKER, NEEDED_COLUMNS)
     vectors = read_npy(inside(path, "vectors.npy"), MAKER, dimensions=2)
     if vectors.dtype != np.float32 or vectors.shape != (table.num_rows, info["encoder"]["dim"]):
@@ -127,17 +182,18 @@ def open_index(folder: str | Path) -> SearchIndex:
             f"{path}: vectors.npy is {vectors.dtype} {vectors.shape} for {table.num_rows} rows of the manifest and "
             f"{info['encoder']['dim']} dimensions: make it again with `{MAKER}`"
         )
-    coded = "index.faiss" in info["files"]
-    for name in ("vectors.npy", "index.faiss") if coded else ("vectors.npy",):
-        if fingerprint(require_file(inside(path, name), MAKER)) != info["files"].get(name):
-            raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")
-    codes = neighbours.read_codes(path / "index.faiss", MAKER, vectors) if coded else None
+    codes = neighbours.read_codes(path / "index.faiss", MAKER, vectors) if has_codes(info) else None
     return SearchIndex(path, info, table, neighbours.Index(vectors, codes))
+
+
+def has_codes(info: dict[str, Any]) -> bool:
+    """Whether a search compares the query with codes first; few images need none."""
+    return info["type"] != "flat" and info["images"] >= neighbours.LEAST_CODED_ROWS
 
 
 def recall_line(info: dict[str, Any]) -> str:
     """How exact the index is, in one line."""
-    if "index.faiss" not in info["files"]:
+    if not has_codes(info):
         return "exact search (recall 1)"
     shown = ", ".join(f"recall@{depth} {value:.4f}" for depth, value in info["recall"]["at"].items())
     return f"{shown} against exact search, measured with {info['recall']['queries']} of its images"

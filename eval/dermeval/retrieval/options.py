@@ -27,10 +27,11 @@ class IndexOptions:
     index_only: bool = False
     """With --remove: keep the images in the folders that the index was made from. Without it, such a folder that is not
     named by --also is an error, so that none is forgotten."""
-    type: Literal["auto", "flat", "scan", "ivfpq", "hnsw"] = "auto"
+    type: Literal["auto", "flat", "scan", "ivfpq", "hnsw", "lance"] = "auto"
     """flat is exact. scan compares the query with compressed vectors and ranks the best exactly: a sixteenth of the
-    memory, for up to 20 million images. ivfpq compares it with an eighth of them. hnsw searches a graph. All but flat
-    state their measured recall. auto chooses by the number of images and --memory, and says why."""
+    memory, for up to 20 million images. ivfpq compares it with an eighth of them. hnsw searches a graph. lance keeps
+    vectors and manifest on the disk (needs the extra `lance`). All but flat state their measured recall. auto chooses
+    among flat, scan and ivfpq by the number of images and --memory, and says why."""
     memory: PositiveFloat | None = None
     """Memory that the index may use, in GiB, for --type auto (default: half of this machine's)."""
     overwrite: bool = False

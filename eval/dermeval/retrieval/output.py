@@ -67,11 +67,10 @@ def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[Fou
 def _tiles(index: SearchIndex, query: ImageQuery, found: FoundCases) -> sheet.Block:
     """The pictures of one query and its hits, with their captions."""
     hits = [_tile(index, row) for row in found.table.to_dict("records")]
-    known = index.row_of.get(query.name)
     if query.photo is not None:
         return sheet.Block(sheet.Tile(query.photo.image, ["query", Path(query.name).name]), hits)
-    own = None if known is None else _tile(index, index.frame.iloc[known].to_dict() | {"rank": None})
-    return sheet.Block(own, hits)
+    own = next((record for record in query.own if record["image_id"] == query.name), None)
+    return sheet.Block(_tile(index, own | {"rank": None}) if own else None, hits)
 
 
 def _tile(index: SearchIndex, row: dict[str, Any]) -> sheet.Tile:

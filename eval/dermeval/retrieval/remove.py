@@ -8,7 +8,6 @@ The index comes last, since it knows the other folders: a command that was kille
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from dermeval.features.embeddings import INFO, EmbeddedRows, array_hashes, open_
 from dermeval.features.ledger import seen_images
 from dermeval.retrieval.build import rebuild
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
-from dermssl import neighbours
 from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
@@ -170,8 +168,7 @@ def _remove_from(holder: Holder, going: np.ndarray) -> None:
     if isinstance(holder, Dataset):
         _from_dataset(holder, kept, set(holder.table.filter(pa.array(going))["file"].to_pylist()))
     elif isinstance(holder, SearchIndex):
-        entries = neighbours.Index(holder.entries.vectors[kept])
-        rebuild(replace(holder, table=holder.table.take(pa.array(kept)), entries=entries))
+        rebuild(holder, ~going)
     else:
         _from_embeddings(holder, kept)
         shutil.rmtree(holder.folder.with_name(f"{holder.folder.name}.unfinished"), ignore_errors=True)

@@ -21,10 +21,10 @@ def search(options: SearchOptions) -> Report:
     """Search an index; see `SearchOptions`."""
     _check(options)
     index = open_index(options.index)
-    allowed = index.passing(options.where)
+    passing = index.passing(options.where)
     queries = _queries(index, options)
     found = [
-        find(index, query, options.k, options.include_own, options.per_image, allowed, options.min_similarity)
+        find(index, query, options.k, options.include_own, options.per_image, passing, options.min_similarity)
         for query in queries
     ]
     written = output.write(index, queries, found, Path(options.out)) if options.out else None

@@ -168,6 +168,26 @@ def passing_rows(where: Where, table: pa.Table) -> np.ndarray:
     return _mask(where.condition, table).fill_null(False).to_numpy(zero_copy_only=False)
 
 
+def to_sql(condition: Condition, schema: pa.Schema) -> str:
+    """A filter that `passing_rows` accepts as DataFusion's SQL, for a table of the given schema."""
+    if isinstance(condition, Joined):
+        parts = [f"({to_sql(part, schema)})" for part in condition.parts]
+        return f"NOT {parts[0]}" if condition.word == "not" else f" {condition.word.upper()} ".join(parts)
+    name = f"`{condition.column}`"
+    if condition.op in NEGATED:
+        return f"NOT ({to_sql(Term(condition.column, NEGATED[condition.op], condition.values), schema)})"
+    if condition.op == "is":
+        return f"{name} IS NULL"
+    values = [_sql_value(value) for value in condition.values]
+    if pa.types.is_list(schema.field(condition.column).type):
+        return f"array_has_any({name}, [{', '.join(values)}])"
+    return f"{name} IN ({', '.join(values)})" if condition.op in ("==", "in") else f"{name} {condition.op} {values[0]}"
+
+
+def _sql_value(value: Any) -> str:
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value).lower()
+
+
 def explain_empty(where: Where, table: pa.Table) -> str:
     """How many rows each condition of a filter leaves, for a filter that leaves none."""
     counts = [f"{part} leaves {passing_rows(Where('', part), table).sum()}" for part in comparisons(where.condition)]

@@ -1,5 +1,6 @@
 """An index as the pages and the API show it: cases, pictures, and the conditions among the hits."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -71,14 +72,15 @@ class Case(BaseModel):
 
 
 class Collection:
-    """Searches in one index, over the rows ``served`` (None: all). Nothing here shows a path of this machine."""
+    """Searches in one index, over the rows that pass ``where``. Nothing here shows a path of this machine."""
 
-    def __init__(self, index: SearchIndex, k: int, served: np.ndarray | None = None) -> None:
-        self.index, self.k, self.served = index, k, served
+    def __init__(self, index: SearchIndex, k: int, where: str | None = None) -> None:
+        self.index, self.k, self.where, self.served = index, k, where or "", index.mask(where)
         self.frame, self.title = index.frame, index.title
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
         self.target = index.labels[0] if index.labels else None
-        labels = self.frame[self.target].astype("string") if self.target else pd.Series(pd.NA, index=self.frame.index)
+        labels = self.frame[self.target] if self.target else pd.Series(None, self.frame.index, object)
+        labels = labels.map(lambda cell: str(_plain(cell)), na_action="ignore")
         self.condition_codes, names = pd.factorize(labels, sort=True)
         self.conditions = list(map(str, names))
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
@@ -112,43 +114,40 @@ class Collection:
 
     def search(self, query: ImageQuery, k: int, where: str = "", min_similarity: float | None = None) -> SearchResult:
         """The ``k`` most similar cases; raises InputError for a filter that is wrong or leaves nothing."""
-        allowed, rates = self._filtered(where)
+        passing, rates = self._filtered(where)
         try:
-            found = find(self.index, query, k, allowed=allowed, min_similarity=min_similarity)
+            found = find(self.index, query, k, passing=passing, min_similarity=min_similarity)
         except InputError:
             raise InputError("there is no case of another patient to find") from None
-        similarity = found.table["similarity"].tolist()
         hits = [
-            Hit(rank=rank + 1, similarity=round(float(similarity[rank]), 4), **image.model_dump())
-            for rank, image in enumerate(self.images(found.rows))
+            Hit(rank=rank + 1, similarity=round(hit["similarity"], 4), **self._known(hit))
+            for rank, hit in enumerate(found.hits)
         ]
-        shares = self._shares(found.rows, rates)
+        shares = self._shares(found.hits, rates)
         return SearchResult(query=query.name, hits=hits, notes=found.notes, target=self.target, conditions=shares)
 
-    def images(self, rows: np.ndarray | Sequence[int]) -> list[CaseImage]:
-        """What is known of some rows."""
-        found = []
-        for cells in self.frame.iloc[np.asarray(rows, dtype=np.int64)].to_dict("records"):
-            record = {name: _plain(value) for name, value in cells.items()}
-            known = {name: record.get(name) for name in CaseImage.model_fields}
-            known["licence"] = self.licence_of.get(record["dataset"], "unknown")
-            known["labels"] = {name: record[name] for name in self.index.labels if record.get(name) is not None}
-            known["body_site"] = record.get("body_site") or []
-            found.append(CaseImage.model_validate(known))
-        return found
+    def images(self, records: Sequence[dict[str, Any]]) -> list[CaseImage]:
+        """What is known of some rows of the manifest."""
+        return [CaseImage(**self._known(record)) for record in records]
+
+    def _known(self, record: dict[str, Any]) -> dict[str, Any]:
+        known = {name: _plain(record.get(name)) for name in CaseImage.model_fields}
+        known["licence"] = self.licence_of.get(record["dataset"], "unknown")
+        known["labels"] = {name: _plain(record[name]) for name in self.index.labels if record.get(name) is not None}
+        return known | {"body_site": record.get("body_site") or []}
 
     def case(self, case_id: str) -> Case | None:
         """All images of a case, given its id or that of one of its images; None where there is none."""
         if case_id not in self.cases and case_id in self.index.row_of:
             case_id = self.frame["case_id"].iat[self.index.row_of[case_id]]
         rows = [row for row in self.cases.get(case_id, ()) if self._is_served(row)]
-        return Case(case_id=case_id, images=self.images(rows[:MAX_CASE_IMAGES])) if rows else None
+        return Case(case_id=case_id, images=self.images(self.index.records(rows[:MAX_CASE_IMAGES]))) if rows else None
 
     def examples(self) -> list[CaseImage]:
         """Some images to start from, the same at every visit."""
         rows = np.arange(len(self.frame)) if self.served is None else np.flatnonzero(self.served)
         picks = np.random.default_rng(0).permutation(len(rows))[:EXAMPLES]
-        return self.images(np.sort(rows[picks]))
+        return self.images(self.index.records(np.sort(rows[picks])))
 
     @property
     def foot(self) -> list[str]:
@@ -160,43 +159,35 @@ class Collection:
         """Filters for the columns that have at least two values."""
         return filters_of(self.index.columns, self.index.labels)
 
-    def _filter(self, where: str) -> tuple[np.ndarray | None, np.ndarray]:
-        """The rows that may be found (None: all), and how often each condition occurs among them.
+    def _filter(self, where: str) -> tuple[Any, np.ndarray]:
+        """The filter for the index (None: all rows), and how often each condition occurs among the rows that pass.
 
         One image stands for each group, so that a patient with many images counts once.
         """
-        allowed = self.index.passing(where)
-        if self.served is not None:
-            allowed = self.served if allowed is None else allowed & self.served
-            if not allowed.any():
-                raise InputError("no image that is served here passes the filter")
-        rows = np.arange(len(self.frame)) if allowed is None else np.flatnonzero(allowed)
+        both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
+        passed = self.index.mask(both)
+        rows = np.arange(len(self.frame)) if passed is None else np.flatnonzero(passed)
         groups = self.index.group_codes
         first = np.full(groups.max(initial=-1) + 1, -1)
         first[groups[rows[::-1]]] = rows[::-1]  # of several rows of one group the first is assigned last
         codes = self.condition_codes[first[first >= 0]]
-        return allowed, np.bincount(codes[codes >= 0], minlength=len(self.conditions)) / max(1, (codes >= 0).sum())
+        rates = np.bincount(codes[codes >= 0], minlength=len(self.conditions)) / max(1, (codes >= 0).sum())
+        return self.index.passing(both), rates
 
-    def _shares(self, rows: np.ndarray, rates: np.ndarray) -> list[ConditionShare]:
-        codes = self.condition_codes[rows]
-        counts = np.bincount(codes[codes >= 0], minlength=len(self.conditions))
-        found = [code for code in np.argsort(-counts, kind="stable") if counts[code]]
+    def _shares(self, hits: Sequence[dict[str, Any]], rates: np.ndarray) -> list[ConditionShare]:
+        labels = [hit[self.target] for hit in hits if self.target and hit[self.target] is not None]
+        counts = Counter(map(str, map(_plain, labels)))
         return [
             ConditionShare(
-                condition=self.conditions[code],
-                hits=counts[code],
-                share=counts[code] / counts.sum(),
-                base_rate=rates[code],
+                condition=condition,
+                hits=number,
+                share=number / len(labels),
+                base_rate=rates[self.conditions.index(condition)],
             )
-            for code in found
+            for condition, number in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
         ]
 
 
 def _plain(value: Any) -> Any:
-    """A cell of the manifest as JSON has it: None where it is missing."""
-    if isinstance(value, (list, np.ndarray)):
-        return [_plain(item) for item in value]
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-        return None
-    value = value.item() if isinstance(value, np.generic) else value
+    """A number as JSON has it: whole numbers without a fraction."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

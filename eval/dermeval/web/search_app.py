@@ -46,7 +46,7 @@ def search_pages(searches: Searches) -> APIRouter:
     @routes.get("/similar")
     async def similar(request: Request, image_id: Id, asked: Annotated[Asked, Query()]) -> str:
         result = await searches.from_image(image_id, with_filters(request, asked))
-        (query,), given = collection.images([collection.index.row_of[image_id]]), dict(request.query_params)
+        (query,), given = collection.images(collection.index.lookup("image_id", [image_id])), dict(request.query_params)
         return page("search.html", given=given, result=result, query=query, picture=None, kept=_kept(given))
 
     @routes.post("/similar")

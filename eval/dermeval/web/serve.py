@@ -28,7 +28,7 @@ def serve(options: ServeOptions) -> Report:
     if options.k > MAX_CASES:
         raise InputError(f"--k {options.k}: at most {MAX_CASES}")
     token = choose_token(options.host, index.notices, options.token)
-    collection = Collection(index, options.k, index.passing(options.where))
+    collection = Collection(index, options.k, options.where)
     with listen(options.host, options.port) as sock:
         app = search_app(collection, *_encoder(index, options.encoder), token)
         log.info("similar cases of %s: open %s (Ctrl-C ends it)", options.index, address_of(sock, options.host, token))

@@ -14,13 +14,13 @@ from dermssl.neighbours import normalise
 
 
 @pytest.fixture
-def folders(make_dataset, embed_as, draw_skin, tmp_path):
+def folders(request, make_dataset, embed_as, draw_skin, tmp_path):
     """12 images of 4 patients: dataset, embeddings and index folder, and what they hold of patient p1."""
     features = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
     data = make_dataset("set", [draw_skin(n, 32) for n in range(12)], [f"p{n // 3}" for n in range(12)])
     (data / "problems.csv").write_text("file,problem,action\n3.jpg,EXIF block broken,kept\n9.jpg,grey,kept\n")
     embeddings, out = embed_as(data, features), tmp_path / "index"
-    index(IndexOptions(sources=[str(embeddings)], out=str(out)))
+    index(IndexOptions(sources=[str(embeddings)], out=str(out), type=getattr(request, "param", "flat")))
     unfinished = embeddings.with_name(embeddings.name + ".unfinished")
     unfinished.mkdir()
     np.save(unfinished / "rows-000000000.npy", features)
@@ -45,6 +45,7 @@ def files_with(root, secret):
     return [path for path in root.rglob("*") if path.is_file() and secret in path.read_bytes()]
 
 
+@pytest.mark.parametrize("folders", ["flat", "lance"], indirect=True)
 def test_no_byte_of_a_removed_patient_is_left_and_the_others_are_as_they_were(folders, remove, tmp_path):
     data, embeddings, out, secrets = folders
     assert all(files_with(tmp_path, secret) for secret in secrets)

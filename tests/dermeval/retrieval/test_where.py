@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dermeval.retrieval.where import explain_empty, parse_where, passing_rows
+from dermeval.retrieval.where import explain_empty, parse_where, passing_rows, to_sql
 from dermssl.errors import InputError
 
 TABLE = pa.table(
@@ -17,6 +17,13 @@ TABLE = pa.table(
         "phash": pa.array([[1] * 8] * 5, pa.list_(pa.uint64(), 8)),
     }
 )
+
+
+@pytest.fixture(scope="module")
+def lance_table(tmp_path_factory):
+    """The same table on a disk, with the numbers of its rows."""
+    database = pytest.importorskip("lancedb").connect(tmp_path_factory.mktemp("lance"))
+    return database.create_table("images", data=TABLE.append_column("row", pa.array(range(5))))
 
 
 @pytest.mark.parametrize(
@@ -42,8 +49,11 @@ TABLE = pa.table(
         ("(fitzpatrick == 1 or fitzpatrick == 6) and (age < 5)", [0]),
     ],
 )
-def test_a_filter_passes_the_rows_it_names(text, rows):
-    assert np.flatnonzero(passing_rows(parse_where(text), TABLE)).tolist() == rows
+def test_a_filter_passes_the_rows_it_names_and_so_does_its_sql(text, rows, lance_table):
+    parsed = parse_where(text)
+    assert np.flatnonzero(passing_rows(parsed, TABLE)).tolist() == rows
+    found = lance_table.search().where(to_sql(parsed.condition, TABLE.schema)).select(["row"]).to_arrow()
+    assert sorted(found["row"].to_pylist()) == rows
 
 
 @pytest.mark.parametrize(

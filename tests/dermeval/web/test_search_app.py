@@ -153,8 +153,8 @@ def test_an_image_is_the_stored_one_and_no_other_file(client, tmp_path):
 
 def test_a_filter_on_serving_holds_for_every_page(make_index, tiny_features):
     found = make_index()
-    served = (found.frame["dx"] == "eczema").to_numpy()
-    with TestClient(search_app(Collection(found, 3, served), tiny_features, ""), base_url="http://localhost") as client:
+    app = search_app(Collection(found, 3, "dx == 'eczema'"), tiny_features, "")
+    with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/api/health").json()["images"] == 4
         assert client.get("/image", params={"id": "set/1"}).status_code == 404
         assert client.get("/api/search", params={"image_id": "set/1"}).status_code == 404

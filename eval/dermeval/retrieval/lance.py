@@ -1,0 +1,265 @@
+"""The index type ``lance``: vectors and manifest in one LanceDB table on a disk, of which a search reads what it needs.
+
+The codes are RaBitQ's, one bit for each dimension, in cells (Gao & Long 2024); the best are ranked by exact vectors.
+Labels and splits are those of the day when the images were indexed. What asks for the whole manifest (``serve``,
+``--remove``, a merge) reads it into memory.
+"""
+
+import importlib
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dermeval.features.embeddings import EmbeddedRows
+from dermeval.retrieval.index_folder import MAKER, SearchIndex
+from dermeval.retrieval.where import comparisons, explain_empty, parse_where, passing_rows, to_sql
+from dermssl import neighbours
+from dermssl.dataset.targets import Target
+from dermssl.errors import InputError, shortened
+
+TABLE, VECTOR = "images", "dermeval_vector"
+LOOKED_UP = ("image_id", "group_id", "sha256", "pixel_sha256")
+"""Columns with an index of their own."""
+CELL_ROWS, LEAST_CELLS = 8192, 256
+"""Vectors of a cell, and cells that are visited at least; beyond these an eighth of all."""
+CANDIDATES, CANDIDATES_PER_HIT = 1000, 20
+"""Vectors that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
+
+MEASURED_QUERIES = 100
+
+
+class LanceIndex(SearchIndex):
+    """An index whose rows stay on the disk."""
+
+    lance: Any
+
+    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+        with _answers(folder):
+            vars(self).update(folder=folder, info=info, lance=_database(folder).open_table(TABLE))
+            fields = {field.name: str(field.type) for field in self.lance.schema}
+        kind = f"fixed_size_list<item: float>[{info['encoder']['dim']}]"
+        if (
+            fields.get(VECTOR) != kind
+            or not {*LOOKED_UP, "dataset", "case_id"} <= set(fields)
+            or len(self) != info["images"]
+        ):
+            raise InputError(
+                f"{folder}: its table is not the one that index.json tells of: make it again with `{MAKER}`"
+            )
+
+    def __len__(self) -> int:
+        return self.lance.count_rows()
+
+    @cached_property
+    def manifest_columns(self) -> list[str]:
+        """All columns but the vectors."""
+        return [name for name in self.lance.schema.names if name != VECTOR]
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, a block at a time; the order is always the same."""
+        with _answers(self.folder):
+            yield from self.lance.search().select(list(columns)).to_batches(neighbours.BLOCK_ROWS)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The manifest, in memory."""
+        return pa.Table.from_batches(self.scan(self.manifest_columns))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The manifest, in memory."""
+        return self.table.to_pandas()
+
+    @cached_property
+    def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
+        """For each data set the targets of the day when it was indexed."""
+        return {
+            entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
+            for entry in self.info["datasets"]
+        }
+
+    @property
+    def features(self) -> np.ndarray:
+        """The unit vectors ``(N, D)``, in memory."""
+        return np.concatenate([_vectors(batch) for batch in self.scan([VECTOR])])
+
+    def blocks(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Manifest rows and unit vectors, a block at a time."""
+        for batch in self.scan([*self.manifest_columns, VECTOR]):
+            yield pa.Table.from_batches([batch]).drop_columns(VECTOR), _vectors(batch)
+
+    def passing(self, where: str | None) -> str | None:
+        """A filter as SQL, checked by the columns that it names."""
+        if not where or not where.strip():
+            return None
+        parsed = parse_where(where)
+        asked = {term.column for term in comparisons(parsed.condition)} & set(self.manifest_columns)
+        table = pa.Table.from_batches(self.scan(sorted(asked) or ["image_id"]))
+        table = pa.Table.from_arrays(
+            [table[name].combine_chunks() if name in asked else pa.nulls(len(table)) for name in self.manifest_columns],
+            self.manifest_columns,
+        )
+        if not passing_rows(parsed, table).any():
+            raise InputError(explain_empty(parsed, table))
+        return to_sql(parsed.condition, self.lance.schema)
+
+    def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of the manifest that have one of the ``values`` in a column, as plain values."""
+        found: list[dict[str, Any]] = []
+        columns = [name for name in self.manifest_columns if name != "phash"]
+        for start in range(0, len(values), 1000):
+            chosen = f"{column} IN ({_quoted(values[start : start + 1000])})"
+            with _answers(self.folder):
+                found += self.lance.search().where(chosen).select(columns).to_arrow().to_pylist()
+        return found
+
+    def vector(self, image_id: str) -> np.ndarray:
+        """The unit vector ``(D,)`` of an image."""
+        with _answers(self.folder):
+            found = self.lance.search().where(f"image_id IN ({_quoted([image_id])})").select([VECTOR]).to_arrow()
+        return _vectors(found.combine_chunks().to_batches()[0])[0]
+
+    def nearest(
+        self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """As `SearchIndex.nearest`; ``passing`` is SQL. The codes see only rows that pass."""
+        parts = [f"({passing})"] if passing else []
+        parts += [f"{column} NOT IN ({_quoted(left_out)})"] if left_out else []
+        columns = [*(name for name in self.manifest_columns if name != "phash"), "_distance"]
+        cells = max(LEAST_CELLS, len(self) // CELL_ROWS // 8)
+        hits: list[dict[str, Any]] = []
+        for exact in (False, True):  # where the cells visited hold fewer than k, all rows are compared
+            search = (
+                self.lance.search(neighbours.normalise(feature[None])[0], VECTOR).distance_type("dot").select(columns)
+            )
+            search = search.limit(k).where(" AND ".join(parts), prefilter=True) if parts else search.limit(k)
+            search = search.nprobes(cells).refine_factor(max(CANDIDATES_PER_HIT, -(-CANDIDATES // k)))
+            with _answers(self.folder):
+                hits = (search.bypass_vector_index() if exact else search).to_arrow().to_pylist()
+            if len(hits) == k:
+                break
+        return [hit | {"similarity": 1 - hit.pop("_distance")} for hit in hits]
+
+
+def manifest_schema(part: EmbeddedRows) -> pa.Schema:
+    """The manifest's columns, without the vectors of a table."""
+    schema = part.lance.schema if isinstance(part, LanceIndex) else part.table.schema
+    return pa.schema([field for field in schema if field.name != VECTOR])
+
+
+def write_table(folder: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]], schema: pa.Schema, dim: int) -> None:
+    """Write the table of an index into ``folder``: manifest rows of ``schema`` with unit vectors ``(n, dim)``."""
+    schema = schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim)))
+    table = _database(folder).create_table(TABLE, schema=schema)
+    _add(table, blocks)
+    for column in LOOKED_UP:
+        table.create_index(column, config=_index("BTree"))
+    if table.count_rows() >= neighbours.LEAST_CODED_ROWS:
+        kind = "IvfFlat" if dim % 8 else "IvfRq"  # RaBitQ's codes are whole bytes
+        table.create_index(VECTOR, config=_index(kind, distance_type="dot", sample_rate=64))
+    _tidy(table)
+
+
+def grow_table(folder: Path, old: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:
+    """Write the table of the index ``old`` with more rows into ``folder``.
+
+    LanceDB never changes a file that it has written, so both folders share these.
+    """
+    shutil.copytree(old / f"{TABLE}.lance", folder / f"{TABLE}.lance", copy_function=_link)
+    _add(_database(folder).open_table(TABLE), blocks)
+
+
+def table_recall(index: LanceIndex) -> dict[str, Any]:
+    """Recall@k against exact search, as `neighbours.measured_recall` gives it."""
+    depths = [depth for depth in neighbours.RECALL_DEPTHS if depth < len(index)]
+    chosen = np.zeros(len(index), bool)
+    chosen[neighbours.held_out_rows(len(index))[:MEASURED_QUERIES]] = True
+    if len(index) < neighbours.LEAST_CODED_ROWS:
+        return {"queries": int(chosen.sum()), "at": {str(depth): 1.0 for depth in depths}}
+    parts, row = [], 0
+    for batch in index.scan([VECTOR]):
+        parts.append(_vectors(batch)[chosen[row : row + len(batch)]])
+        row += len(batch)
+    probes = np.concatenate(parts)
+    exact = np.full((len(probes), max(depths) + 1), -np.inf, np.float32)
+    for batch in index.scan([VECTOR]):
+        scores = np.hstack([exact, probes @ _vectors(batch).T])
+        exact = -np.sort(np.partition(-scores, max(depths), axis=1)[:, : max(depths) + 1])
+    found = {}
+    for depth in depths:
+        hits = [index.nearest(probe, depth + 1, None, "image_id", []) for probe in probes]
+        found[depth] = np.array([[hit["similarity"] for hit in near] for near in hits])
+    return neighbours.recall_against(exact, found)
+
+
+def _index(kind: str, **settings: Any) -> Any:
+    return getattr(require_package("lancedb.index", "lancedb"), kind)(**settings)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def _tidy(table: Any) -> None:
+    """Bring the indexes up to date and delete all files of earlier versions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of readers, of which a new folder has none
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+
+def _add(table: Any, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:
+    """Append blocks one by one: LanceDB cannot write from a generator that reads from LanceDB itself."""
+    for rows, unit in blocks:
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1])
+        named = {name: rows[name].combine_chunks() for name in rows.column_names} | {VECTOR: vectors}
+        arrays = [
+            named[field.name].cast(field.type) if field.name in named else pa.nulls(len(unit), field.type)
+            for field in table.schema
+        ]
+        table.add(pa.Table.from_arrays(arrays, schema=table.schema))
+    _tidy(table)
+
+
+def _vectors(batch: pa.RecordBatch) -> np.ndarray:
+    column = batch.column(VECTOR)
+    return column.flatten().to_numpy().reshape(len(batch), -1)
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+
+
+def _database(folder: Path) -> Any:
+    return require_package("lancedb", "lancedb").connect(folder)
+
+
+def require_package(name: str, install: str) -> Any:
+    """An optional package; raises InputError that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"this needs the package {install}: pip install {install}") from None
+
+
+@contextmanager
+def _answers(folder: Path) -> Iterator[None]:
+    """Raise InputError where LanceDB fails."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder} is damaged ({shortened(error)}): make it again with `{MAKER}`") from None
