@@ -14,13 +14,15 @@ from dermssl.files import read_json, read_npy, write_json, write_npy
 from dermssl.paths import require_new_folder
 
 MARK = "plan.json"
+FINISHED = ("rows-*.npy", "fit-*.parquet")
+"""What is kept in such folders: rows of features, fits of probes."""
 log = logging.getLogger("dermssl")
 
 
-def folder_of(out: Path) -> Path:
+def folder_of(out: Path, mark: str = MARK) -> Path:
     """``<out>.unfinished``; raises InputError where something else bears that name."""
     path = out.resolve()
-    return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (MARK, "rows-*.npy"))
+    return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, *FINISHED))
 
 
 class Unfinished:

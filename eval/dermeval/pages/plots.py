@@ -15,12 +15,13 @@ LEVELS = {"image": BLUE, "case": VERMILION}
 
 
 class Bar(NamedTuple):
-    """One dot with its interval."""
+    """One dot with its interval; a ring where the interval is too narrow."""
 
     label: str
     value: float
     low: float
     high: float
+    narrow: bool = False
 
 
 def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False, same_axis: bool = False) -> str:
@@ -36,7 +37,8 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
             for height, bar in enumerate(bars):
                 colour = VERMILION if zero and (bar.low > 0 or bar.high < 0) else BLUE
                 axis.plot([bar.low, bar.high], [height, height], color=colour, linewidth=2, solid_capstyle="round")
-                axis.plot(bar.value, height, "o", color=colour, markersize=6)
+                face = "white" if bar.narrow else colour
+                axis.plot(bar.value, height, "o", color=colour, markerfacecolor=face, markersize=6)
             if zero:
                 axis.axvline(0, color=INK, linewidth=0.8)
             axis.set_title(title)

@@ -14,7 +14,7 @@ from dermeval.features.ledger import Seen
 from dermeval.features.options import HASH_BITS
 from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.predictions import Predictions
-from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, Resampler, cluster_codes, percentiles
+from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, Resampler, cluster_codes, percentiles, too_narrow
 from dermssl.errors import InputError
 
 SIDES = ("clean", "contaminated")
@@ -78,8 +78,9 @@ def _drawn(
     drawn = np.concatenate([balanced(weights) for weights in Resampler(support, draws, seed).blocks()])
     gap = drawn[:, 1] - drawn[:, 0]
     both = int((support.reshape(shape[0], -1, 2).sum(1) > 0).all(1).sum())
-    scores = [Interval(point[number], *percentiles(drawn[:, number])) for number in (0, 1)]
-    return scores, Interval(point[1] - point[0], *percentiles(gap)), both
+    narrow = [too_narrow("balanced_accuracy", point[number], support[:, number::2]) for number in (0, 1)]
+    scores = [Interval(point[number], *percentiles(drawn[:, number]), narrow[number]) for number in (0, 1)]
+    return scores, Interval(point[1] - point[0], *percentiles(gap), any(narrow)), both
 
 
 def cannot_tell(source: str) -> str:

@@ -11,17 +11,20 @@ from tqdm import tqdm
 
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.contamination import cannot_tell, contamination_summary
+from dermeval.probes.encoder_table import WRITTEN as ENCODER_FILES
 from dermeval.probes.encoder_table import encoders_report, pools_by_encoder
 from dermeval.probes.evaluate_page import groups_table, html_page, text_page
 from dermeval.probes.groups import attributes, group_scores, values_of
 from dermeval.probes.intervals import interval_json
 from dermeval.probes.judge import Probe, judge
+from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.knn import HEADLINE, KnnProbe
 from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
-from dermeval.probes.results import FeatureSource, result_json
+from dermeval.probes.report import FeatureSource
+from dermeval.probes.results import result_json
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.comparison import paired_bootstrap
 from dermssl.atomic import atomic_folder
@@ -29,6 +32,8 @@ from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import write_csv, write_json, write_parquet, write_text
 from dermssl.paths import require_new_folder
+
+WRITTEN = ("result.json", "predictions.parquet", "groups.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,6 @@ class ExperimentRun:
     predictions: dict[str, Predictions]
 
 
-WRITTEN = ("result.json", "predictions.parquet", "groups.csv", "report.html")
-
-
 def evaluate(options: EvaluateOptions) -> Report:
     """Run a protocol; see `EvaluateOptions`.
 
@@ -60,21 +62,25 @@ def evaluate(options: EvaluateOptions) -> Report:
         InputError: unusable embeddings or output folder, or data that lacks what the protocol needs.
     """
     out = Path(options.out) if options.out else None
-    probes = ("knn", "linear") if options.probe == "both" else (options.probe,)
     pools = pools_by_encoder(options.embeddings)
     pool = next(iter(pools.values()))
     tasks, notes = planned_tasks(pool, options)
-    if len(pools) > 1:
-        made = {probe: make_probe(probe, options.seed) for probe in probes}
-        return encoders_report(pools, tasks, notes, made, options)
     if out:
-        require_new_folder(out, options.overwrite, WRITTEN, options.embeddings, key="experiments")
+        written, key = (ENCODER_FILES, "rows") if len(pools) > 1 else (WRITTEN, "experiments")
+        require_new_folder(out, options.overwrite, written, options.embeddings, key=key)
+    kept = KeptFits(out)
+    names = ("knn", "linear") if options.probe == "both" else (options.probe,)
+    probes = [KeptProbe(make_probe(name, options.seed), kept) for name in names]
+    if len(pools) > 1:
+        report = encoders_report(pools, tasks, notes, probes, options)
+        kept.remove()
+        return report
     plan = [(task, probe, experiment) for task, made in tasks for probe in probes for experiment in made]
     runs = []
     with tqdm(plan, unit="experiment", disable=None) as bar:
         for task, probe, experiment in bar:
-            bar.set_description(f"{task.name}, {probe}, {experiment.name}")
-            runs.append(_run(task, make_probe(probe, options.seed), experiment, options))
+            bar.set_description(f"{task.name}, {probe.name}, {experiment.name}")
+            runs.append(_run(task, probe, experiment, options))
     result = ProtocolResult(
         **vars(FeatureSource.of(pool)),
         protocol=options.protocol,
@@ -85,6 +91,7 @@ def evaluate(options: EvaluateOptions) -> Report:
     )
     if out:
         _write(out, result, runs)
+        kept.remove()
     return Report(text_page(result), result_json(result))
 
 

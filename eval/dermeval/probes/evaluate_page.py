@@ -8,15 +8,13 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from dermeval.pages import plots
-from dermeval.pages.tables import ReportTable, tables_as_sections, tables_as_text
+from dermeval.pages.tables import ReportTable, tables_as_text
 from dermeval.probes.contamination import sides_table
-from dermeval.probes.groups import RARE, is_ranked
+from dermeval.probes.groups import is_ranked
 from dermeval.probes.intervals import show
 from dermeval.probes.predictions import Predictions
-from dermeval.probes.results import closing_lines
-from dermeval.statistics.bootstrap import MIN_PATIENTS
+from dermeval.probes.report import PROTOCOL, report_page, report_text
 from dermeval.statistics.metrics import BINS, confidence_bins
-from dermssl import page
 
 if TYPE_CHECKING:
     from dermeval.probes.evaluate import ProtocolResult
@@ -33,54 +31,17 @@ SHOWN = (
 )
 SHIFTED = ("balanced_accuracy", "macro_f1", "positive_f1")
 CLASS_SCORES = {"recall": "recall", "precision": "precision", "auroc_per_class": "AUROC"}
-TERMS = {
-    "probe": "A simple classifier on the encoder's frozen features. It judges the features, not itself.",
-    "knn": "Weighted vote of the 20 most similar training images (cosine, weights exp(s / 0.07)).",
-    "linear": "Logistic regression; folds within the training {unit}s choose its penalty.",
-    "folds": "The {unit}s are cut into parts. Each part is scored by a probe that was trained on the others.",
-    "image level, case level": "Each image scored alone; or the mean probability of all images of one case.",
-    "majority vote": "The case gets the class that most of its images were given.",
-    "[low, high]": "95% interval, from resampling whole {unit}s. The true score of similar {unit}s lies outside in "
-    "about 1 of 20 such intervals.",
-    "balanced accuracy": "The mean of the recall of each class, so that rare classes count as much as frequent ones.",
-    "recall, precision": "Of the images of a class, the share that is recognised; of those predicted to be of "
-    "the class, the share that is.",
-    "macro F1": "The harmonic mean of precision and recall of each class, averaged over classes.",
-    "AUROC": "The probability that an image of the class scores higher for it than an image of another; 0.5 is chance.",
-    "sensitivity at 90 specificity": "The recall of the positive class when 10% of the others are taken for it.",
-    "p": "Probability of so large a difference, or a larger one, if there were none (two-sided, paired by {unit}).",
-    "clean, contaminated": "Not seen in pretraining; or seen itself, as a copy, or by its {unit} or lesion.",
-    "resampled together, independently": "Whether {unit}s with images on both sides come and go together in a draw.",
-    "unseen, size-matched": "Trained without that group and scored on it; the control is trained on as many {unit}s of "
-    "all groups, so that the difference is not one of size.",
-    "insufficient": f"Fewer than {MIN_PATIENTS} {{unit}}s: not scored.",
-    "one class": "All images of the group have one label, so there is nothing to tell apart.",
-    "missing": "Images for which the value is not known.",
-    "gap": "The best group's score minus the worst's. Only groups that hold every class are ranked. As the largest of "
-    "several differences it errs on the large side.",
-    "interval too narrow": f"A class with under {RARE} {{unit}}s hardly varies between resamples, so the true interval "
-    "is wider than the one shown.",
-}
 
 
 def text_page(result: "ProtocolResult") -> str:
     """All experiments as aligned tables, then groups, notes and licences."""
-    lines = [*_lead(result), *tables_as_text(_tables(result)), *closing_lines(result, _notes(result))]
-    return "\n".join(lines)
+    return report_text([*_lead(result), *tables_as_text(_tables(result))], result, _notes(result))
 
 
 def html_page(result: "ProtocolResult", predictions: Sequence[Predictions | None] = ()) -> str:
     """The same tables as one page, with plots of groups, and of classes from each experiment's ``predictions``."""
-    terms = {term: meaning.replace("{unit}", result.unit) for term, meaning in TERMS.items()}
     tables = _tables(result, dict(enumerate(predictions)))
-    tables.append(ReportTable("What the words mean", pd.DataFrame(), terms=terms))
-    return page.render(
-        title=f"Protocol {result.protocol}",
-        lead=_lead(result),
-        sections=tables_as_sections(tables),
-        notes=_notes(result),
-        foot=closing_lines(result),
-    )
+    return report_page(f"Protocol {result.protocol}", _lead(result), tables, result, _notes(result), PROTOCOL)
 
 
 def groups_table(result: "ProtocolResult") -> pd.DataFrame:
@@ -93,9 +54,9 @@ def groups_table(result: "ProtocolResult") -> pd.DataFrame:
                 keys |= {"level": level, "attribute": attribute}
                 keys |= {key: group[key] for key in ("value", "patients", "rows", "classes", "status")}
                 scored = {name: value for name, value in group.items() if isinstance(value, dict)}
-                for name, value in (scored or {"": dict.fromkeys(("value", "low", "high"))}).items():
-                    rows.append(keys | {"score": name, "estimate": value["value"]})
-                    rows[-1] |= {"low": value["low"], "high": value["high"]}
+                for name, value in (scored or {"": {}}).items():
+                    ends = {key: value.get(key) for key in ("low", "high")} | {"narrow": "narrow" in value}
+                    rows.append(keys | {"score": name, "estimate": value.get("value")} | ends)
     return pd.DataFrame(rows)
 
 
@@ -200,8 +161,6 @@ def _group_rows(levels: dict[str, Any], unit: str) -> list[dict[str, Any]]:
             row["classes"] = group["classes"]
             for name in ("balanced_accuracy", "macro_f1"):
                 row[name] = show(group[name]) if name in group else group["status"]
-            if group.get("rare_classes") and group["status"] == "scored":
-                row["interval"] = f"too narrow: {group['rare_classes']} classes with under {RARE} {unit}s"
             rows.append(row)
         if scored["gap"]:
             gap, left = scored["gap"], [g["value"] for g in scored["groups"] if not is_ranked(g, most)]
@@ -239,7 +198,7 @@ def _group_figure(levels: dict[str, Any]) -> str | None:
     panels = []
     for level, scored in levels.items():
         bars = [
-            plots.Bar(group["value"], *(group["balanced_accuracy"][key] for key in ("value", "low", "high")))
+            plots.Bar(group["value"], **group["balanced_accuracy"])
             for group in scored["groups"]
             if group["status"] == "scored"
         ]

@@ -8,6 +8,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from dermeval.features.pixels import PixelPCA
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.folds import Fold, stratified_group_folds
 from dermeval.probes.judge import Fitted
+from dermeval.probes.kept import KeptFits, fit_key
 from dermeval.probes.options import FinetuneOptions
-from dermeval.probes.predictions import Predictions, collect
+from dermeval.probes.predictions import collect
 from dermeval.probes.results import probe_report
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.metrics import balanced_accuracy
@@ -58,7 +60,8 @@ def finetune(options: FinetuneOptions) -> Report:
     if PartialState().num_processes > 1:
         raise InputError("finetune runs as one process: start it without a launcher")
     task = task_of(_rows_as_features(encoder, datasets), options.target)
-    return probe_report(FinetuneProbe(options, encoder, datasets), task, options, [*options.data, options.encoder])
+    probe = FinetuneProbe(options, encoder, datasets, KeptFits(options.out))
+    return probe_report(probe, task, options, [*options.data, options.encoder])
 
 
 def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEmbeddings:
@@ -101,30 +104,30 @@ class FinetuneProbe:
     options: FinetuneOptions
     encoder: Encoder
     datasets: Sequence[Dataset]
+    kept: KeptFits
     name: str = "finetune"
 
-    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
+    def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
         """Predictions of the epoch of each fold that scored best on the kept-out training patients."""
         options, found, best = self.options, [], []
-        with tqdm(total=len(folds) * options.epochs, desc="finetune", unit="epoch", disable=None) as bar:
+        images = np.cumsum([0, *(options.epochs * len(fold.train) for fold in folds)])
+        with tqdm(total=images[-1], desc="finetune", unit="image", disable=None) as bar:
             for number, fold in enumerate(folds):
-                probabilities, epoch, score = self._train(task, fold, bar)
+                key = fit_key(self, task, [fold], shots)
+                probabilities, said = self.kept.get(key, partial(self._train, task, fold, bar))
                 found.append(probabilities)
-                best.append({"epoch": epoch, "balanced_accuracy": score})
+                best.append(said)
+                epoch, score = said["epoch"], said["balanced_accuracy"]
                 log.info("fold %d: best epoch %d, balanced accuracy %.3f on kept-out patients", number, epoch, score)
-                bar.update(options.epochs * (number + 1) - bar.n)
+                bar.update(images[number + 1] - bar.n)
         names = ("train", "last", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
         settings = {name: getattr(options, name) for name in names} | {"early_stopping": best}
-        said = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
-        line = f"best epoch of each fold on {options.held_out:.0%} of its training {task.unit}s, kept out: {said}"
+        epochs = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
+        line = f"best epoch of each fold on {options.held_out:.0%} of its training {task.unit}s, kept out: {epochs}"
         return Fitted(collect(task, folds, found, options.seed), settings, (), (line,))
 
-    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
-        """The same on few patients; `dermeval finetune` has no few-shot curve."""
-        return self.fit(task, folds).predictions
-
-    def _train(self, task: Task, fold: Fold, bar: tqdm) -> tuple[np.ndarray, int, float]:
-        """Probabilities of the test images, the best epoch, and its score on the kept-out training patients."""
+    def _train(self, task: Task, fold: Fold, bar: tqdm) -> tuple[np.ndarray, dict[str, Any]]:
+        """Probabilities of the test images; the best epoch, and its score on the kept-out training patients."""
         options, labels = self.options, task.labels
         torch.manual_seed(options.seed)
         parts = max(2, round(1 / options.held_out))
@@ -152,14 +155,16 @@ class FinetuneProbe:
                 accelerator.backward(loss)
                 optimizer.step()
                 schedule.step()
-            bar.update()
+                bar.update(len(rows))
             score = balanced_accuracy(labels[held], self._predict(model, task, held, accelerator.device).argmax(1))
+            bar.update(len(held))
             if score > best:
                 best, epoch, kept = score, number, copy.deepcopy(model.state_dict())
             if number - epoch >= options.patience:
                 break
         model.load_state_dict(kept)
-        return self._predict(model, task, fold.test, accelerator.device), epoch, best
+        found = self._predict(model, task, fold.test, accelerator.device)
+        return found, {"epoch": epoch, "balanced_accuracy": best}
 
     def _model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
         """The encoder as it was given, with a new classifier; its optimizer; and the parts that are trained."""

@@ -10,6 +10,7 @@ from dermeval.probes.predictions import Predictions
 from dermeval.probes.protocols import age_bands
 from dermeval.statistics.bootstrap import (
     MIN_PATIENTS,
+    RARE,
     Interval,
     cluster_codes,
     debiased,
@@ -21,8 +22,6 @@ from dermeval.statistics.scorer import Scorer
 
 LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
-RARE = 5
-"""A class with fewer patients hardly varies between draws, so that intervals over classes come out too narrow."""
 TONES = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-VI"}
 """Pairs of Fitzpatrick types, as the literature pools them."""
 MISSING = "missing"
@@ -86,7 +85,8 @@ def group_scores(
             scorer = Scorer(inside.truth, inside.probabilities, cluster_codes(inside.groups), positive)
             (drawn,), _ = resample([scorer], draws, seed + index)
             point = {name: score for name, score in scorer.point().items() if np.ndim(score) == 0}
-            row |= {name: interval_json(interval_of(name, score, drawn[name])) for name, score in point.items()}
+            support = scorer.support
+            row |= {name: interval_json(interval_of(name, own, drawn[name], support)) for name, own in point.items()}
             sampled[value] = {name: debiased(name, score, drawn[name])[1] for name, score in point.items()}
         rows.append(row)
     gaps = _gaps(rows, sampled, len(np.unique(predictions.truth)))
@@ -109,6 +109,8 @@ def _gaps(rows: list[dict[str, Any]], sampled: dict[str, dict[str, np.ndarray]],
         order = sorted(ranked, key=lambda row: sign * row[name]["value"])
         worst, best = order[0], order[-1]
         drawn = sign * (sampled[best["value"]][name] - sampled[worst["value"]][name])
-        interval = Interval(np.float64(sign * (best[name]["value"] - worst[name]["value"])), *percentiles(drawn))
+        value = np.float64(sign * (best[name]["value"] - worst[name]["value"]))
+        narrow = "narrow" in best[name] or "narrow" in worst[name]
+        interval = Interval(value, *percentiles(drawn), narrow)
         gaps[name] = {"best": best["value"], "worst": worst["value"]} | interval_json(interval)
     return gaps

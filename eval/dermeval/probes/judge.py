@@ -1,7 +1,6 @@
 """One orchestration for every probe: fit it in folds, score it at image and at case level, say what to doubt.
 
-`knn`, `linear`, `finetune` and `evaluate` call `judge`. A further probe needs a name, `fit`, and `few` for its few-shot
-curve.
+`knn`, `linear`, `finetune` and `evaluate` call `judge`. A further probe needs a name, options with a seed, and `fit`.
 """
 
 import dataclasses
@@ -44,11 +43,12 @@ class Probe(Protocol):
     def name(self) -> str:
         """As ``result.json`` calls it."""
 
-    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
-        """Fit on each fold's ``train`` rows and predict its ``test`` rows."""
+    @property
+    def options(self) -> Any:
+        """Those of its command."""
 
-    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
-        """`fit` on folds whose training sides hold ``shots`` patients of each class."""
+    def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
+        """Fit on each fold's ``train`` rows, which hold ``shots`` patients of each class, and predict its ``test``."""
 
 
 @dataclass(frozen=True)

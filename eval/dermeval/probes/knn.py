@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,10 @@ class KnnProbe:
     options: KnnOptions
     name: str = "knn"
 
-    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
-        """Predictions of the headline k; the table of all k is in ``extra``."""
+    def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
+        """Predictions of the headline k; the table of all k is in ``extra``. From ``shots`` patients no k is chosen."""
         options, temperature = self.options, self.options.temperature
+        options = options if shots is None else replace(options, choose_k=False)
         ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))
         votes = [_votes(task, fold, ks, (temperature, MAJORITY), options) for fold in folds]
         predictions = {
@@ -74,13 +75,6 @@ class KnnProbe:
         else:
             found = predictions[headline, temperature]
         return Fitted(found, settings, tuple(clipped), (head, table, ""), {"by_k": rows})
-
-    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
-        """Predictions of the headline k, clipped to the few training images."""
-        _, k, _ = choose_ks(self.options.k, min(len(fold.train) for fold in folds))
-        t = self.options.temperature
-        votes = [_votes(task, fold, [k], [t], self.options)[k, t] for fold in folds]
-        return collect(task, folds, votes, self.options.seed)
 
 
 def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:

@@ -52,12 +52,20 @@ class LinearProbe:
     options: LinearOptions
     name: str = "linear"
 
-    def fit(self, task: Task, folds: Sequence[Fold]) -> Fitted:
-        """Predictions of every fold, with the chosen classifiers as settings."""
+    def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
+        """Predictions of every fold, with the chosen classifiers as settings.
+
+        There are no more inner folds than ``shots``; with one patient of each class there is nothing to choose by.
+        """
         options = self.options
         grid = make_grid(options, len(task.labels))
-        plan = inner_folds(task, folds, options.inner_folds, options.seed)
-        chosen, scores = choose(task, plan, grid, len(folds))
+        if shots is None:
+            plan = inner_folds(task, folds, options.inner_folds, options.seed)
+        elif shots > 1:
+            plan = list(_separate(task, folds, min(options.inner_folds, shots), options.seed))
+        else:
+            plan = []
+        chosen, scores = choose(task, plan, grid, len(folds)) if plan else ([grid.unchosen] * len(folds), [])
         predictions = self._refit(task, folds, grid, chosen)
         number = sum(0 in inner.held for inner in plan)
         settings = grid.settings(chosen) | {
@@ -70,15 +78,6 @@ class LinearProbe:
         if options.shots and min(options.shots) == 1:
             notes.append(f"--shots 1 leaves no {task.unit} to choose by: {grid.say([grid.unchosen])} is taken")
         return Fitted(predictions, settings, tuple(notes), (said,))
-
-    def few(self, task: Task, folds: Sequence[Fold], shots: int) -> Predictions:
-        """Predictions of a few-shot draw; no more inner folds than patients per class."""
-        grid = make_grid(self.options, len(task.labels))
-        number = min(self.options.inner_folds, shots)
-        chosen = [grid.unchosen] * len(folds)
-        if number > 1:
-            chosen, _ = choose(task, list(_separate(task, folds, number, self.options.seed)), grid, len(folds))
-        return self._refit(task, folds, grid, chosen)
 
     def _refit(self, task: Task, folds: Sequence[Fold], grid: Grid, chosen: Sequence[int]) -> Predictions:
         found = []

@@ -8,16 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.contamination import contamination_lines
 from dermeval.probes.folds import make_folds
 from dermeval.probes.intervals import show
 from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
+from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.recall import same_id_recall
+from dermeval.probes.report import FeatureSource, report_text
 from dermeval.probes.shots import curve_text, few_shot_curve
-from dermeval.probes.task import Task, unit_of
-from dermssl import licences
+from dermeval.probes.task import Task
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.files import write_json, write_parquet
@@ -25,38 +25,7 @@ from dermssl.paths import require_new_folder
 
 OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
 """Keys of ``result.json`` that are left out where there is nothing to say."""
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """What every report says of where its features come from, and under which licences."""
-
-    encoder: dict[str, Any]
-    datasets: list[dict[str, Any]]
-    licences: list[dict[str, Any]]
-    synthetic: bool
-
-    @property
-    def unit(self) -> str:
-        """What a group is, in the singular."""
-        return unit_of(self.datasets)
-
-    @property
-    def names(self) -> str:
-        """The data sets."""
-        return ", ".join(entry["name"] for entry in self.datasets)
-
-    @property
-    def encoder_line(self) -> str:
-        """Which encoder made the features."""
-        return f"encoder: {self.encoder['path']} (fingerprint {self.encoder['fingerprint'][:12]})"
-
-    @staticmethod
-    def of(pool: PooledEmbeddings) -> "FeatureSource":
-        """That of the pooled embeddings folders."""
-        keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
-        datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
-        return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in pool.licences))
+WRITTEN = ("result.json", "predictions.parquet", "shots.png")
 
 
 @dataclass(frozen=True)
@@ -100,14 +69,9 @@ def probe_report(
     """
     out = Path(options.out) if options.out else None
     if out:
-        require_new_folder(
-            out,
-            options.overwrite,
-            ("result.json", "predictions.parquet", "shots.png"),
-            inputs,
-            key="probe",
-            value=probe.name,
-        )
+        require_new_folder(out, options.overwrite, WRITTEN, inputs, "probe", probe.name)
+    kept = KeptFits(out)
+    probe = KeptProbe(probe, kept)
     folds = make_folds(task, options.split, options.folds, options.seed)
     judged = judge(probe, task, folds, options.draws, options.seed)
     curve = few_shot_curve(task, folds, options, probe) if isinstance(options, ProbeOptions) and options.shots else None
@@ -147,11 +111,12 @@ def probe_report(
             write_parquet(temporary / "predictions.parquet", table)
             if curve:
                 curve.draw(temporary / "shots.png", data)
-    return Report("\n".join(_text(result, task, judged)), data)
+        kept.remove()
+    return Report(report_text(_text(result, task, judged), result, result.notes), data)
 
 
 def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
-    """Headline, scores at both levels, recall per class, what the probe says, notes, licences."""
+    """Headline, scores at both levels, recall per class, what the probe says, and what the encoder has seen."""
     counts, split, fitted = result.counts, result.protocol["split"], result.counts["fitted"]
     folds = f"{result.protocol['folds']} folds by {task.unit}"
     how = folds if split == "folds" else f"fit on train, scored once on test; {task.split_origin}"
@@ -174,8 +139,7 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
             f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images"
         )
     text += curve_text(result.shots or [], task.unit)
-    text += contamination_lines(result.contamination, split, task.unit)
-    return [*text, *closing_lines(result, result.notes)]
+    return text + contamination_lines(result.contamination, split, task.unit)
 
 
 def score_tables(levels: dict[str, Level]) -> list[str]:
@@ -188,18 +152,3 @@ def score_tables(levels: dict[str, Level]) -> list[str]:
         recalls[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
         recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
     return [pd.DataFrame(scores).to_string(), "", pd.DataFrame(recalls).to_string()]
-
-
-def closing_lines(source: FeatureSource, notes: Sequence[str] = ()) -> list[str]:
-    """Notes, data warnings and licence lines that close every report."""
-    text = ["", *[f"note: {note}" for note in notes]]
-    if source.synthetic:
-        text.append("SYNTHETIC data: these scores say nothing about patients")
-    text += [
-        f"{entry['name']} has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
-        for entry in source.datasets
-        if not entry["patient_key"]
-    ]
-    if source.encoder.get("training", {}).get("splits") == "all":
-        text.append("the encoder was pretrained on all splits, test images included")
-    return [*text, *licences.notice_lines(source.licences)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from tqdm import tqdm
 
 from dermeval.pages.plots import few_shot_plot
 from dermeval.probes.folds import Fold
@@ -62,13 +63,13 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
     points, predictions = [], {}
     for shots in asked:
         runs, fitted = [], 0.0
-        for draw in range(options.shot_draws):
+        for draw in tqdm(range(options.shot_draws), f"{shots} per class", unit="draw", disable=None, leave=False):
             drawn = [
                 Fold(fold.number, draw_of_each_class(task, fold, shots, [options.seed, draw]), fold.test)
                 for fold in folds
             ]
             fitted += np.mean([len(fold.train) for fold in drawn]) / options.shot_draws
-            runs.append(probe.few(task, drawn, shots))
+            runs.append(probe.fit(task, drawn, shots).predictions)
         predictions[shots] = runs
         points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted), **_score(task, runs, options)})
     return Curve(points, predictions, notes)

@@ -1,7 +1,8 @@
 """The patient bootstrap: whole clusters (``group_id``) are drawn with replacement, within strata of class.
 
 A cluster's stratum is its most frequent class. A draw that loses a class is drawn again, and counted.
-Intervals are percentile intervals (Efron & Tibshirani 1993, chapter 13).
+Intervals are percentile intervals (Efron & Tibshirani 1993, chapter 13). Where too few patients are behind a score they
+are too narrow, and marked so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from dermeval.statistics.scorer import Scorer
 from dermssl.errors import InputError
@@ -18,7 +20,13 @@ BLOCK = 64
 MAX_REDRAWS = 1000
 MIN_PATIENTS = 15
 """Groups with fewer patients are called insufficient and not scored."""
+RARE = 5
+"""A class with fewer patients hardly varies between draws. With 5 patients in a class, an interval of balanced accuracy
+covers the truth in about 9 of 10 samples, with 2 patients in 6 to 8 (simulated; 250 samples each)."""
 LEVEL = 0.95
+
+BY_ROWS = ("accuracy", "weighted_f1", "brier", "ece")
+"""Scores that count every row alike, so that a rare class hardly matters."""
 
 Scores = dict[str, np.ndarray]
 """By name: ``()`` or ``(C,)`` each of a sample, with a leading axis of draws where it is resampled."""
@@ -26,11 +34,12 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its 95% interval; per-class scores hold ``(C,)`` arrays."""
+    """A score with its 95% interval; per-class scores hold ``(C,)`` arrays. ``narrow``: the interval is too narrow."""
 
     value: np.ndarray | np.floating
     low: np.ndarray
     high: np.ndarray
+    narrow: np.ndarray | np.bool_ | bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,9 @@ class Resampler:
         Raises:
             InputError: a class is so rare that nearly every draw loses it.
         """
-        for start in range(0, self.draws, BLOCK):
+        # Short loops show no bar.
+        starts = tqdm(range(0, self.draws, BLOCK), "bootstrap", unit="block", disable=None, leave=False, delay=3)
+        for start in starts:
             weights = self._draw(min(BLOCK, self.draws - start))
             for _ in range(MAX_REDRAWS):
                 lost = ((self.support.T @ weights)[self.present] == 0).any(0)
@@ -121,10 +132,23 @@ def debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarra
     return np.maximum(0.0, 2 * point - drawn.mean(0)), np.maximum(0.0, 2 * point - drawn)
 
 
-def interval_of(name: str, point: np.ndarray, drawn: np.ndarray) -> Interval:
-    """The `debiased` score ``name`` with the percentile interval of its draws."""
+def interval_of(name: str, point: np.ndarray, drawn: np.ndarray, support: np.ndarray) -> Interval:
+    """The `debiased` score ``name`` with the percentile interval of its draws; ``support`` is a Scorer's."""
     value, drawn = debiased(name, point, drawn)
-    return Interval(value, *percentiles(drawn))
+    return Interval(value, *percentiles(drawn), too_narrow(name, point, support))
+
+
+def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray | np.bool_:
+    """Whether the interval of the score ``name`` is too narrow, ``()``, or ``(C,)`` for a per-class ``point``.
+
+    It is with fewer than `MIN_PATIENTS` patients, and with fewer than `RARE` of a class that the score depends on: of
+    the class itself, or of any class that a macro average or a binary score counts alike.
+    """
+    patients = (support > 0).sum(0)
+    rare = ((patients > 0) & (patients < RARE)) | (len(support) < MIN_PATIENTS)
+    if np.ndim(point):
+        return rare
+    return rare[patients > 0].all() if name in BY_ROWS else rare.any()
 
 
 def bootstrap(
@@ -138,7 +162,7 @@ def bootstrap(
     """All scores of ``probabilities`` ``(N, C)`` with intervals by patient; see `Scorer` for the arguments."""
     scorer = Scorer(truth, probabilities, cluster_codes(groups), positive)
     (sampled,), redrawn = resample([scorer], draws, seed)
-    scores = {name: interval_of(name, value, sampled[name]) for name, value in scorer.point().items()}
+    scores = {name: interval_of(name, value, sampled[name], scorer.support) for name, value in scorer.point().items()}
     return Bootstrap(scores, len(scorer.sums), draws, redrawn)
 
 
@@ -166,6 +190,7 @@ def bootstrap_runs(
             name,
             np.mean([point[name] for point in points], axis=0),
             np.einsum("br,br...->b...", shares, np.stack([run[name] for run in sampled], axis=1)),
+            scorers[0].support,
         )
         for name in points[0]
     }
@@ -178,4 +203,4 @@ def bootstrap_mean(
     codes = cluster_codes(groups)
     sums = np.stack([np.bincount(codes, values), np.bincount(codes)], axis=1)
     drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, 1:], draws, seed).blocks()])
-    return Interval(np.mean(values), *percentiles(drawn[:, 0] / drawn[:, 1]))
+    return Interval(np.mean(values), *percentiles(drawn[:, 0] / drawn[:, 1]), len(sums) < MIN_PATIENTS)

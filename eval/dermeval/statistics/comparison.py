@@ -10,11 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dermeval.statistics.bootstrap import Interval, Resampler, Scores, cluster_codes, debiased, percentiles, resample
+from dermeval.statistics.bootstrap import (
+    MIN_PATIENTS,
+    Interval,
+    Resampler,
+    Scores,
+    cluster_codes,
+    debiased,
+    percentiles,
+    resample,
+    too_narrow,
+)
 from dermeval.statistics.scorer import Scorer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference(Interval):
     """``value`` is this minus the first, with its 95% interval and two-sided p; per-class ones are ``(C,)``."""
 
@@ -75,12 +85,13 @@ def paired_bootstrap(
         means.append(mean)
         drawn.append(sample)
         deviations.append(spread)
+    narrow = {name: too_narrow(name, value, scorers[0].support) for name, value in points[0].items()}
     scores = [
-        {name: Interval(mean[name], *percentiles(sample[name])) for name in mean}
+        {name: Interval(mean[name], *percentiles(sample[name]), narrow[name]) for name in mean}
         for mean, sample in zip(means, drawn, strict=True)
     ]
     differences = [
-        {name: paired_difference(mean[name] - means[0][name], sample[name] - drawn[0][name]) for name in mean}
+        {name: _difference(mean[name] - means[0][name], sample[name] - drawn[0][name], narrow[name]) for name in mean}
         for mean, sample in zip(means[1:], drawn[1:], strict=True)
     ]
     return Comparison(scores, deviations, differences, drawn, redrawn)
@@ -95,13 +106,14 @@ def paired_means(
     parts = [weights.T @ sums for weights in Resampler(sums[:, :1], draws, seed).blocks()]
     drawn = np.concatenate(parts).T
     drawn = drawn[1:] / drawn[0]
-    means = [np.mean(own) for own in values]
+    means, narrow = [np.mean(own) for own in values], len(sums) < MIN_PATIENTS
     differences = [
-        paired_difference(mean - means[0], own - drawn[0]) for mean, own in zip(means[1:], drawn[1:], strict=True)
+        _difference(mean - means[0], own - drawn[0], narrow) for mean, own in zip(means[1:], drawn[1:], strict=True)
     ]
-    return [Interval(m, *percentiles(own)) for m, own in zip(means, drawn, strict=True)], [None, *differences], drawn
+    scores = [Interval(mean, *percentiles(own), narrow) for mean, own in zip(means, drawn, strict=True)]
+    return scores, [None, *differences], drawn
 
 
-def paired_difference(value: np.ndarray, drawn: np.ndarray) -> Difference:
+def _difference(value: np.ndarray, drawn: np.ndarray, narrow: np.ndarray | np.bool_ | bool) -> Difference:
     """A difference of the sample with the interval and the p of its draws."""
-    return Difference(value, *percentiles(drawn), two_sided_p(drawn))
+    return Difference(value, *percentiles(drawn), narrow, p=two_sided_p(drawn))

@@ -256,5 +256,21 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth_where_classes_have_p
         guess = np.where(random.random(70) < rights[truth], truth, (truth + 1) % 3)
         interval = bootstrap(truth, np.eye(3)[guess], np.arange(70), draws=200, seed=seed).scores["balanced_accuracy"]
         covered.append(interval.low <= rights.mean() <= interval.high)
+        assert not interval.narrow
     # 200 runs of a 95% interval cover 188 to 195 times in two thirds of all cases; small samples cost a little.
     assert 0.88 <= np.mean(covered) <= 1
+
+
+def test_an_interval_that_a_class_of_few_patients_leaves_too_narrow_is_marked():
+    random, rights = np.random.default_rng(2), np.array([0.5, 0.7, 0.9])
+    covered = []
+    for seed in range(100):
+        truth = np.repeat([0, 1, 2], [2, 20, 40])
+        guess = np.where(random.random(62) < rights[truth], truth, (truth + 1) % 3)
+        scores = bootstrap(truth, np.eye(3)[guess], np.arange(62), draws=100, seed=seed).scores
+        covered.append(scores["balanced_accuracy"].low <= rights.mean() <= scores["balanced_accuracy"].high)
+    assert np.mean(covered) < 0.8
+    assert scores["balanced_accuracy"].narrow and scores["macro_auroc"].narrow and not scores["accuracy"].narrow
+    assert scores["recall"].narrow.tolist() == [True, False, False]
+    few = bootstrap(truth[::5], np.eye(3)[guess[::5]], np.arange(13), draws=10).scores
+    assert few["accuracy"].narrow, "of 13 patients every interval is marked"

@@ -1,0 +1,118 @@
+"""What a killed probe had finished, kept beside its output until the whole is written."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dermeval.features.unfinished import folder_of
+from dermeval.probes.folds import Fold
+from dermeval.probes.judge import Fitted, Probe
+from dermeval.probes.predictions import collect
+from dermeval.probes.task import Task
+from dermssl import __version__
+from dermssl.atomic import atomic_folder
+from dermssl.errors import InputError
+from dermssl.files import read_parquet, write_json, write_parquet
+
+MARK = "fits.json"
+FREE = ("embeddings", "data", "encoder", "out", "overwrite", "draws", "shots", "workers")
+"""Options that do not change a fit, or that the task holds."""
+log = logging.getLogger("dermssl")
+
+
+class KeptFits:
+    """Arrays ``(N, C)`` with what is said of them, in ``<out>.unfinished``, each under a hash of all it depends on.
+
+    Without ``out`` nothing is kept.
+    """
+
+    def __init__(self, out: str | Path | None) -> None:
+        self.out = Path(out) if out else None
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where; InputError where something else bears the name."""
+        return folder_of(self.out, MARK) if self.out else None
+
+    def get(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Any]]:
+        """What was kept under ``key``, else what ``make`` returns, which is then kept."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"fit-{key}.parquet"
+        if path.is_file():
+            try:
+                table = read_parquet(path, "dermeval evaluate")
+                return np.column_stack([column.to_numpy() for column in table.columns]), _said(table)
+            except (InputError, KeyError, ValueError):
+                log.warning("%s is damaged: what it held is fitted again", path)
+        array, said = make()
+        if not self.folder.is_dir():
+            # Whole or not at all: a folder without its mark would be taken for somebody else's.
+            with atomic_folder(self.folder) as temporary:
+                write_json(temporary / MARK, {})
+        table = pa.table({str(number): column for number, column in enumerate(array.T)})
+        write_parquet(path, table.replace_schema_metadata({"said": json.dumps(said)}))
+        return array, said
+
+    def remove(self) -> None:
+        """Delete all that was kept, as the result is written."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _said(table: pa.Table) -> dict[str, Any]:
+    return json.loads(table.schema.metadata[b"said"])
+
+
+def fit_key(probe: Probe, task: Task, folds: Sequence[Fold], shots: int | None = None) -> str:
+    """A hash of all that a fit depends on: probe and options, features, labels, and the rows of the folds."""
+    options = {name: value for name, value in vars(probe.options).items() if name not in FREE}
+    sources = [part.info for part in task.pool.parts]
+    text = json.dumps([__version__, probe.name, options, shots, task.name, task.classes, sources], sort_keys=True)
+    found = hashlib.sha256(text.encode())
+    for array in (task.labels, *(rows for fold in folds for rows in (fold.train, fold.test))):
+        found.update(np.asarray(array, np.int64).tobytes() + b"|")
+    found.update("\n".join(task.frame["image_id"]).encode(errors="backslashreplace"))
+    return found.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class KeptProbe:
+    """A probe whose finished fits are kept, and read back where a killed command had made them."""
+
+    probe: Probe
+    kept: KeptFits
+
+    @property
+    def name(self) -> str:
+        """That of the probe."""
+        return self.probe.name
+
+    @property
+    def options(self) -> Any:
+        """Those of the probe."""
+        return self.probe.options
+
+    def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
+        """As the probe does it."""
+
+        def make() -> tuple[np.ndarray, dict[str, Any]]:
+            fitted = self.probe.fit(task, folds, shots)
+            said = {name: getattr(fitted, name) for name in ("settings", "notes", "lines", "extra")}
+            return fitted.predictions.probabilities, said
+
+        sorted_rows, said = self.kept.get(fit_key(self.probe, task, folds, shots), make)
+        rows = np.concatenate([fold.test for fold in folds])
+        ranks = np.argsort(np.argsort(rows, kind="stable"), kind="stable")
+        parts = np.split(sorted_rows[ranks], np.cumsum([len(fold.test) for fold in folds])[:-1])
+        predictions = collect(task, folds, parts, self.options.seed)
+        return Fitted(predictions, said["settings"], tuple(said["notes"]), tuple(said["lines"]), said["extra"])
