@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dermssl.atomic import locked
-from dermssl.errors import InputError, did_you_mean, tell
+from dermssl.errors import InputError, did_you_mean, plain_text, tell
 from dermssl.files import read_json, write_json
 from dermssl.parser import hidden_options, make_parser, parse
 from dermssl.paths import REPORT_MARK, require_output_file
@@ -101,7 +101,7 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
     with locked(Path(written)) if written else nullcontext():
         report = _import(command.run)(options)
     if report is not None:
-        print(report.text)
+        print(plain_text(report.text))
         if json_file is not None:
             write_json(Path(json_file), {REPORT_MARK: title} | report.data)
     return 0

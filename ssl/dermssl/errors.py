@@ -58,9 +58,14 @@ class Interrupted(Exception):
     exit_code = 1
 
 
+def plain_text(text: str) -> str:
+    """``text`` without characters that a terminal would obey, which names in others' data may hold."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def shortened(text: object, most: int = 300) -> str:
     """``text`` in one line of at most ``most`` characters."""
-    line = " ".join(str(text).split())
+    line = plain_text(" ".join(str(text).split()))
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

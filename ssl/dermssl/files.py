@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,9 @@ def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Tab
         table = file.read()
         table.validate(full=True)  # text that is not UTF-8 would end some later step
         _ = table.schema.pandas_metadata  # JSON, parsed when the table goes to pandas
+    twice, number = Counter(table.column_names).most_common(1)[0] if table.column_names else ("", 0)
+    if number > 1:
+        raise InputError(f"{path} has {number} columns '{shortened(twice)}': make it again with `{maker}`")
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise InputError(f"{path} has no column '{missing[0]}': make it again with `{maker}`")

@@ -7,6 +7,7 @@ keeps them until they are closed.
 
 import io
 import re
+import warnings
 from typing import Any
 
 from matplotlib import rc_context
@@ -47,7 +48,8 @@ PLOT_STYLE: dict[Any, Any] = {
 def as_svg(figure: Figure) -> str:
     """The figure as an ``<svg>`` element. Its ink and rules take the colours of the page, light or dark."""
     buffer = io.StringIO()
-    with rc_context(PLOT_STYLE):
+    with rc_context(PLOT_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's own fonts draw the text
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

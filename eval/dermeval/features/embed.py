@@ -113,7 +113,11 @@ def _run(
     start, hidden = time.perf_counter(), None if state.is_main_process else True
     with tqdm(total=total, initial=done, desc="embed", unit="image", disable=hidden) as bar:
         for block, batches in zip(todo, mine, strict=True):
-            parts = gather_object(list(itertools.islice(found, len(batches))))
+            own = []
+            for part in itertools.islice(found, len(batches)):
+                own.append(part)
+                bar.update(min(ranks * len(part[0]), block.stop - bar.n))
+            parts = gather_object(own)
             rows, features = (np.concatenate(column) for column in zip(*parts, strict=True))
             features = in_row_order(rows, features, block)
             with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinity, which is refused below
@@ -127,7 +131,7 @@ def _run(
                 )
             if state.is_main_process:
                 written.add(block.start, features)
-            bar.update(len(block))
+            bar.update(block.stop - bar.n)
     return total - done, time.perf_counter() - start
 
 

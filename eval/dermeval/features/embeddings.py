@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, Field, PositiveInt, StrictBool
 
+from dermeval.features.options import View
 from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.dataset.dataset import Dataset, open_dataset
@@ -25,7 +26,7 @@ from dermssl.paths import require_folder
 
 MAKER = "dermeval embed"
 INFO = "embedding.json"
-WRITTEN = (INFO, "features.npy", "features.*.npy", "manifest.parquet")
+WRITTEN = (INFO, "manifest.parquet", "features.npy", *(f"features.{view}.npy" for view in get_args(View)))
 log = logging.getLogger("dermssl")
 
 

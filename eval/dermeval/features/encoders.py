@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,9 @@ def _from_file(spec: str, path: Path, name: str | None, image_size: int | None) 
 
 def _pixels(spec: str, name: str, image_size: int | None) -> Encoder:
     number, seed = _split_seed(spec, name)
-    if not number.isdigit() or int(number) < 1:
-        raise InputError(f"--encoder {spec}: give the number of components, for example pixels:128")
     size = image_size or PIXELS_IMAGE_SIZE
+    if not re.fullmatch("[0-9]{1,7}", number) or not 1 <= int(number) <= 3 * size**2:
+        raise InputError(f"--encoder {spec}: give 1 to {3 * size**2} components, for example pixels:128")
     plain = {"input_size": (3, size, size), "crop_pct": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     origin = {"path": spec, "name": spec, "licences": [], "training": {}}
     return Encoder(PixelPCA(int(number), size, seed), _preprocessing(plain, None), origin)
@@ -161,8 +162,8 @@ def _pixels(spec: str, name: str, image_size: int | None) -> Encoder:
 
 def _split_seed(spec: str, name: str) -> tuple[str, int]:
     name, at, seed = name.partition("@")
-    if at and not seed.isdigit():
-        raise InputError(f"--encoder {spec}: the seed after @ must be a whole number, for example @0")
+    if at and not re.fullmatch("[0-9]{1,9}", seed):
+        raise InputError(f"--encoder {spec}: the seed after @ must be a whole number below 10^9, for example @0")
     return name, int(seed or 0)
 
 

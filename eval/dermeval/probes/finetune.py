@@ -7,7 +7,7 @@ when their balanced accuracy no longer rises, and the weights of their best epoc
 import copy
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -104,7 +104,7 @@ class FinetuneProbe:
     options: FinetuneOptions
     encoder: Encoder
     datasets: Sequence[Dataset]
-    kept: KeptFits
+    kept: KeptFits = field(default_factory=partial(KeptFits, None))
     name: str = "finetune"
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:

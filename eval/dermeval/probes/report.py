@@ -25,7 +25,7 @@ TERMS = {
     "[low, high]": "95% interval, from resampling whole {unit}s. The true score of similar {unit}s lies outside in "
     "about 1 of 20 such intervals.",
     NARROW: f"The true interval is wider: fewer than {RARE} {{unit}}s of a class, or {MIN_PATIENTS} in all, hardly "
-    "vary between resamples. Plots show such a score as a ring.",
+    "vary between resamples, and a class of which none or all are recognised does not vary at all. Plots show a ring.",
     "balanced accuracy": "The mean of the recall of each class, so that rare classes count as much as frequent ones.",
     "recall, precision": "Of the images of a class, the share that is recognised; of those predicted to be of "
     "the class, the share that is.",

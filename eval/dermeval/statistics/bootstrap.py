@@ -2,7 +2,7 @@
 
 A cluster's stratum is its most frequent class. A draw that loses a class is drawn again, and counted.
 Intervals are percentile intervals (Efron & Tibshirani 1993, chapter 13). Where too few patients are behind a score they
-are too narrow, and marked so.
+are too narrow, and marked so; so are those of no width, as of a class that is never recognised.
 """
 
 from collections.abc import Iterator, Sequence
@@ -135,7 +135,8 @@ def debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarra
 def interval_of(name: str, point: np.ndarray, drawn: np.ndarray, support: np.ndarray) -> Interval:
     """The `debiased` score ``name`` with the percentile interval of its draws; ``support`` is a Scorer's."""
     value, drawn = debiased(name, point, drawn)
-    return Interval(value, *percentiles(drawn), too_narrow(name, point, support))
+    low, high = percentiles(drawn)
+    return Interval(value, low, high, too_narrow(name, point, support) | (low == high))
 
 
 def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray | np.bool_:

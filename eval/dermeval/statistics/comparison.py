@@ -87,7 +87,7 @@ def paired_bootstrap(
         deviations.append(spread)
     narrow = {name: too_narrow(name, value, scorers[0].support) for name, value in points[0].items()}
     scores = [
-        {name: Interval(mean[name], *percentiles(sample[name]), narrow[name]) for name in mean}
+        {name: _score(mean[name], sample[name], narrow[name]) for name in mean}
         for mean, sample in zip(means, drawn, strict=True)
     ]
     differences = [
@@ -110,8 +110,13 @@ def paired_means(
     differences = [
         _difference(mean - means[0], own - drawn[0], narrow) for mean, own in zip(means[1:], drawn[1:], strict=True)
     ]
-    scores = [Interval(mean, *percentiles(own), narrow) for mean, own in zip(means, drawn, strict=True)]
+    scores = [_score(mean, own, narrow) for mean, own in zip(means, drawn, strict=True)]
     return scores, [None, *differences], drawn
+
+
+def _score(value: np.ndarray, drawn: np.ndarray, narrow: np.ndarray | np.bool_ | bool) -> Interval:
+    low, high = percentiles(drawn)
+    return Interval(value, low, high, narrow | (low == high))
 
 
 def _difference(value: np.ndarray, drawn: np.ndarray, narrow: np.ndarray | np.bool_ | bool) -> Difference:

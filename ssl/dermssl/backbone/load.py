@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,7 @@ class Preprocessing(BaseModel):
 
     input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    crop_pct: Annotated[float, Field(gt=0, le=2)] = 1.0
+    crop_pct: Annotated[float, Field(ge=0.1, le=2)] = 1.0
     crop_mode: Literal["center", "squash", "border"] = "center"
     mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
@@ -84,6 +85,11 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise InputError(f"{folder}/config.json: timm has no model '{name}': export the encoder again")
     weights = read_weights(folder / "model.safetensors")
     try:
+        # A far larger network than the weights are of would cost minutes and memory before it is seen not to fit.
+        with suppress(NotImplementedError), torch.device("meta"):
+            empty = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
+            if sum(value.numel() for value in empty.state_dict().values()) != sum(map(torch.numel, weights.values())):
+                raise ValueError("the network has another number of weights")
         model = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
