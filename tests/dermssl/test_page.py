@@ -1,6 +1,7 @@
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from dermssl.errors import plain_text, shortened
 from dermssl.page import Section, render, templates
 from dermssl.plotting import INK, PLOT_STYLE, as_svg
 
@@ -17,6 +18,11 @@ def test_a_column_of_numbers_is_set_to_the_right_and_a_column_of_words_to_the_le
     section = Section("s", columns=["name", "score"], rows=[["a", "0.5 [0.4, 0.6]"], ["b", "insufficient"]])
     assert section.numeric == [False, True]
     assert '<td class="number">insufficient</td>' in render(title="t", sections=[section])
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    assert plain_text("a\x1b[31m\n\tb\x9b") == "a\N{REPLACEMENT CHARACTER}[31m\n\tb\N{REPLACEMENT CHARACTER}"
+    assert shortened("a\x1b\nb") == "a\N{REPLACEMENT CHARACTER} b"
 
 
 def test_a_page_of_its_own_layout_shares_head_and_style():

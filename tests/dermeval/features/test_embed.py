@@ -119,6 +119,10 @@ def test_pooled_data_sets_keep_their_order(tmp_path, make_dataset, frame):
         ("timm:resnet18@nowhere.pth", "nowhere.pth is not a file"),
         ("pixels:many", "for example pixels:128"),
         ("pixels:4000", "fewer components"),
+        ("pixels:99999999999999", "1 to 4800 components"),
+        ("pixels:\u00b2", "for example pixels:128"),
+        ("random:test_vit@" + "9" * 40, "whole number"),
+        ("random:test_vit@\u00b2", "whole number"),
         ("random:vit_tiny_patch16_224", "divisible by patch size"),
     ],
 )
@@ -194,6 +198,10 @@ def test_an_existing_folder_is_kept_unless_overwrite_is_given(tmp_path, data, ca
     assert main(arguments) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
+    for mine in ("features.mine.npy", "notes.json", "poetry.lock"):
+        (tmp_path / "e" / mine).write_text("mine")
+        assert main([*arguments, "--overwrite"]) == 2 and mine in capsys.readouterr().err
+        (tmp_path / "e" / mine).unlink()
 
 
 def test_bf16_on_a_device_without_it_is_refused(monkeypatch):

@@ -1,7 +1,11 @@
 """Features of another program: matched by id, checked, and then an embeddings folder like any other."""
 
+import json
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dermeval.cli import main
@@ -102,6 +106,23 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(tmp_path, bring, f
     assert bring(*change(features, frame["image_id"].tolist())) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert words in error[-1] and "Traceback" not in "".join(error) and not (tmp_path / "e").exists()
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, data, features, frame, capsys):
+    columns = [pa.array(frame["image_id"]), pa.array(features[:, 0]), pa.array(features[:, 1])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["image_id", "x", "x"]), tmp_path / "f.parquet")
+    arguments = [str(tmp_path / "f.parquet"), "--data", str(data), "--out", str(tmp_path / "e")]
+    assert main(["import-embeddings", *arguments]) == 2
+    assert "2 columns 'x'" in capsys.readouterr().err
+
+
+def test_a_folder_of_embed_is_not_replaced(tmp_path, bring, features, frame, capsys):
+    assert bring(features, frame["image_id"]) == 0 and bring(features, frame["image_id"], "--overwrite") == 0
+    info = json.loads((tmp_path / "e" / "embedding.json").read_text())
+    del info["imported"]
+    (tmp_path / "e" / "embedding.json").write_text(json.dumps(info))
+    assert bring(features, frame["image_id"], "--overwrite") == 2
+    assert "not replaced" in capsys.readouterr().err
 
 
 def test_an_unknown_licence_names_the_nearest(bring, features, frame, capsys):

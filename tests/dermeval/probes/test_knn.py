@@ -275,6 +275,16 @@ def test_features_of_two_encoders_are_not_pooled(tmp_path, make_embeddings, fram
     assert "give it once" in capsys.readouterr().err
 
 
+def test_only_the_result_of_the_same_command_is_replaced(tmp_path, make_embeddings, frame, class_features, capsys):
+    emb, out = str(make_embeddings(tmp_path / "e", frame, class_features)), tmp_path / "r"
+    arguments = [emb, "--draws", "5", "--out", str(out), "--overwrite"]
+    assert main(["knn", *arguments]) == 0 and main(["knn", *arguments]) == 0
+    assert main(["linear", *arguments]) == 2 and main(["evaluate", *arguments]) == 2
+    (out / "mine.csv").write_text("mine")
+    assert main(["knn", *arguments]) == 2 and (out / "mine.csv").exists()
+    assert "mine.csv" in capsys.readouterr().err
+
+
 def test_pooled_folders_are_judged_together(tmp_path, make_embeddings, frame, class_features):
     one = make_embeddings(tmp_path / "1", frame, class_features)
     other = frame.assign(**{c: "other/" + frame[c].str[4:] for c in ("image_id", "group_id", "case_id", "patient_id")})

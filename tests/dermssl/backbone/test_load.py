@@ -60,6 +60,9 @@ def test_weights_that_were_cut_or_swapped_are_one_line(folder, tmp_path):
     with pytest.raises(InputError, match="do not fit test_vit") as refusal:
         load(folder)
     assert "\n" not in str(refusal.value)
+    change(folder, architecture="vit_giant_patch14_dinov2")  # minutes and gigabytes, were it built
+    with pytest.raises(InputError, match="another number of weights"):
+        load(folder)
 
 
 def test_an_image_size_that_the_patches_do_not_divide_is_one_line(folder):
