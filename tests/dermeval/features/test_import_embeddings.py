@@ -119,7 +119,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path, data, features, frame, ca
 def test_a_folder_of_embed_is_not_replaced(tmp_path, bring, features, frame, capsys):
     assert bring(features, frame["image_id"]) == 0 and bring(features, frame["image_id"], "--overwrite") == 0
     info = json.loads((tmp_path / "e" / "embedding.json").read_text())
-    del info["imported"]
+    del info["imported_from"]
     (tmp_path / "e" / "embedding.json").write_text(json.dumps(info))
     assert bring(features, frame["image_id"], "--overwrite") == 2
     assert "not replaced" in capsys.readouterr().err
