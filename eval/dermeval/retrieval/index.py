@@ -9,7 +9,7 @@ from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.paths import require_new_folder
 
-WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet")
+WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet", "images.lance/*")
 
 
 def index(options: IndexOptions) -> Report:

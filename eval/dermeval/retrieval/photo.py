@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,16 @@ def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Enc
 
     from dermeval.features.encoders import open_encoder
     from dermssl.backbone.embedding import Pictures, encode_batch
+    from dermssl.backbone.pretrained import hub_unasked
 
     if recorded["path"].startswith("imported:"):
         raise InputError(f"{recorded['path']}: its features were made by another program: search by image id")
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
-    path = path or recorded["path"]
-    encoder = open_encoder(path, recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls"))
+    # An index may come from somebody else: no hub is asked for weights that only its own record names.
+    with nullcontext() if path else hub_unasked():
+        path = path or recorded["path"]
+        encoder = open_encoder(path, recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls"))
     if encoder.record()["fingerprint"] != recorded["fingerprint"]:
         raise InputError(
             f"{path} is not, or no longer, the encoder that made the index: run `dermeval embed` and `dermeval index` "

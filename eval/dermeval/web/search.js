@@ -64,7 +64,7 @@ async function search(event) {
       return;
     }
     results.innerHTML = await answer.text(); // made and escaped by the server's own template
-    say("", "Done.");
+    say("", "");
     find("found").focus({preventScroll: true});
     results.scrollIntoView();
   } catch {

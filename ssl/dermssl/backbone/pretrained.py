@@ -102,11 +102,19 @@ def hub_access(name: str) -> Iterator[None]:
     if not constants.HF_HUB_OFFLINE and _hub_answers():
         yield
         return
-    if cfg.hf_hub_id and _cached(cfg) is None:
+    if _cached(cfg) is None:
+        asked = "the model hub was not asked" if constants.HF_HUB_OFFLINE else "the model hub does not answer"
         raise InputError(
-            f"pretrained weights of '{name}' cannot be had: the model hub does not answer and none are cached: "
-            f"get the file where there is a network and give it, {remedy(name)}"
+            f"pretrained weights of '{name}' cannot be had: {asked} and none are cached: give `--encoder timm:{name}` "
+            f"where there is a network, or get the file there and give it, {remedy(name)}"
         )
+    with hub_unasked():
+        yield
+
+
+@contextmanager
+def hub_unasked() -> Iterator[None]:
+    """While it lasts, no model hub is asked for weights; those that are cached can be read."""
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
@@ -121,6 +129,8 @@ def remedy(name: str) -> str:
 
 
 def _cached(cfg: Any) -> str | None:
+    if not cfg.hf_hub_id:
+        return None
     names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     found = (huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in names)
     return next((path for path in found if isinstance(path, str)), None)

@@ -103,3 +103,18 @@ def test_several_crops_rank_by_their_mean_similarity(photos, tmp_path):
     unit = normalise(np.load(embeddings / "features.npy"))
     mean = {f"set/{i}": (seen @ unit[i]).mean() for i in (0, 1, 2, 3, 6, 7)}
     assert [hit["image_id"] for hit in hits] == sorted(mean, key=lambda name: -mean[name])
+
+
+def test_an_index_from_somebody_else_cannot_make_us_ask_a_model_hub(photos, tmp_path, monkeypatch):
+    from dermssl.backbone import pretrained
+
+    asked = []
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: asked.append(1) or False)
+    monkeypatch.setattr(pretrained, "_cached", lambda cfg: None)
+    recorded = open_index(photos[0]).encoder | {"path": "timm:resnet18"}
+    with pytest.raises(InputError, match="the model hub was not asked"):
+        open_photo_encoder(recorded)
+    assert not asked
+    with pytest.raises(InputError, match="does not answer"):
+        open_photo_encoder(recorded, "timm:resnet18")
+    assert asked
