@@ -133,24 +133,6 @@ def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.n
     return queries, codes[nearest] == codes[queries]
 
 
-def near_hashes(queries: np.ndarray, gallery: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of 64-bit hashes that differ in at most ``bits`` bits.
-
-    Args:
-        queries: ``(Q,)`` uint64.
-        gallery: ``(N,)`` uint64.
-        bits: largest Hamming distance.
-
-    Returns:
-        Query rows, gallery rows and distances, each ``(P,)``. Memory grows with the pairs found, not with Q x N.
-    """
-    index = faiss.IndexBinaryFlat(64)
-    index.add(np.ascontiguousarray(gallery, dtype=np.uint64).view(np.uint8).reshape(-1, 8))
-    codes = np.ascontiguousarray(queries, dtype=np.uint64).view(np.uint8).reshape(-1, 8)
-    limits, distances, rows = index.range_search(codes, bits + 1)
-    return np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64))), rows, distances.astype(np.int64)
-
-
 def near_images(
     queries: np.ndarray, gallery: np.ndarray, bits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -164,10 +146,14 @@ def near_images(
     Returns:
         Query rows, gallery rows, which of the gallery image's 8 views it is, and distances, each ``(P,)``. A pair
         comes once for each of its views that is near. Pictures without structure, like all their like, are left out.
+        Memory grows with the pairs found, not with Q x N.
     """
     ours, theirs = (np.flatnonzero(np.bitwise_count(part[:, 0]) >= LEAST_BITS_SET) for part in (queries, gallery))
-    query, found, distance = near_hashes(queries[ours, 0], gallery[theirs].ravel(), bits)
-    return ours[query], theirs[found // 8], found % 8, distance
+    index = faiss.IndexBinaryFlat(64)
+    index.add(np.ascontiguousarray(gallery[theirs]).view(np.uint8).reshape(-1, 8))
+    limits, distances, found = index.range_search(np.ascontiguousarray(queries[ours, :1]).view(np.uint8), bits + 1)
+    query = np.repeat(ours, np.diff(limits.astype(np.int64)))
+    return query, theirs[found // 8], found % 8, distances.astype(np.int64)
 
 
 @dataclass(frozen=True)
