@@ -8,10 +8,11 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
+from pydantic import BaseModel
 
 from dermssl import licences
 from dermssl.atomic import publish_folder
@@ -33,6 +34,15 @@ WRITTEN = ("dataset.json", "manifest.parquet", "problems.csv", "images-*.arrow",
 """Files of a dataset folder."""
 
 
+class SyntheticMark(BaseModel):
+    """What must be in the mark of `dermssl synth`."""
+
+    version: str
+    labels: Literal["real", "invented"]
+    files: dict[str, str]
+    """SHA-256 of each file by its path; the marks of older versions lack it."""
+
+
 def prepare(options: PrepareOptions) -> Report:
     """Prepare one data set; see `PrepareOptions`. Raises InputError before anything is written."""
     source, root, out = get_source(options.source), Path(options.root), Path(options.out).resolve()
@@ -40,7 +50,9 @@ def prepare(options: PrepareOptions) -> Report:
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"{folder} is not a folder: give the raw data set with {option}")
     require_new_folder(out, options.overwrite, WRITTEN, [root, options.follow], key="schema_version")
-    mark = read_json(root / SYNTHETIC_MARK, "dermssl synth") if (root / SYNTHETIC_MARK).exists() else None
+    mark = (
+        read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if (root / SYNTHETIC_MARK).exists() else None
+    )
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise InputError(
@@ -81,14 +93,9 @@ def prepare(options: PrepareOptions) -> Report:
 
 def _check_mark(root: Path, mark: dict, files: Iterable[str]) -> None:
     """Raise InputError unless the mark of `dermssl synth` names every table and every one of ``files``, by hash."""
-    named = mark.get("files")
-    if not isinstance(named, dict):
-        raise InputError(
-            f"{root / SYNTHETIC_MARK} names no files, as an older version wrote it: run `dermssl synth` again"
-        )
     tables = [path for path in root.rglob("*") if path.suffix.lower() in (".csv", ".tsv", ".tab")]
     for file in [*(path.relative_to(root).as_posix() for path in tables), *files]:
-        if named.get(file) != sha256_file(root / file):
+        if mark["files"].get(file) != sha256_file(root / file):
             raise InputError(
                 f"{root / SYNTHETIC_MARK} marks other data as synthetic, not {file}: delete it if these data are real, "
                 f"else run `dermssl synth` again"

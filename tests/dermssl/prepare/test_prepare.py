@@ -382,10 +382,13 @@ def test_a_mark_that_was_left_beside_other_data_is_refused(marked, prepare, tmp_
     assert outcome.code == 2 and "marks other data" in outcome.err and not (tmp_path / "data").exists()
 
 
-def test_a_mark_that_names_no_files_is_refused(marked, prepare):
-    (marked / "SYNTHETIC.json").write_text(json.dumps({"version": "0", "labels": "invented"}))
+@pytest.mark.parametrize("key", ["files", "labels", "version"])
+def test_a_mark_without_one_of_its_keys_is_refused(marked, prepare, key):
+    mark = json.loads((marked / "SYNTHETIC.json").read_text())
+    del mark[key]
+    (marked / "SYNTHETIC.json").write_text(json.dumps(mark))
     outcome = prepare(marked, source="passion")
-    assert outcome.code == 2 and "run `dermssl synth` again" in outcome.err
+    assert outcome.code == 2 and f"has no '{key}': make it again with `dermssl synth`" in outcome.err
 
 
 def test_part_of_a_synthetic_set_is_still_synthetic(marked, prepare, tmp_path):
