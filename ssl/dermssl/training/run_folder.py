@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import shutil
 import socket
 import time
@@ -122,10 +123,17 @@ def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
     differing = [
         f"{key} ({before[key]} -> {now[key]})"
         for key in option_names(PretrainOptions)
-        if before[key] != now[key] and not key.startswith(MAY_DIFFER)
+        if before[key] != now[key] and not key.startswith(MAY_DIFFER) and not _is_one_file(before[key], now[key])
     ]
     if differing:
         raise InputError(
             f"{folder} holds a run with another config: {', '.join(differing)}; "
-            "choose another --out, or start anew with --overwrite"
+            "choose another --out, or delete this run and start anew with --overwrite"
         )
+
+
+def _is_one_file(one: Any, other: Any) -> bool:
+    """Whether two values are paths of the same file or folder, such as ``x`` and ``./x``."""
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    return os.path.exists(one) and os.path.realpath(one) == os.path.realpath(other)
