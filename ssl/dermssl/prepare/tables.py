@@ -14,7 +14,6 @@ from dermssl.prepare.problems import Problem
 from dermssl.prepare.source import Rows
 from dermssl.prepare.values import READERS, clean, read_number
 
-SUFFIXES = ("", ".csv", ".tsv", ".tab", ".txt")
 CHUNK = 20_000
 
 
@@ -38,8 +37,8 @@ def choose_table(files: Iterable[str], *names: str) -> str | None:
 
 
 def _stem(file: str) -> str:
-    path = Path(file)
-    return re.sub(r"[\s_.-]+", "_", (path.stem if path.suffix.lower() in SUFFIXES else path.name).casefold())
+    name = re.sub(r"(\.(csv|tsv|tab|txt))+$", "", Path(file).name.casefold())  # Windows makes x.csv.txt of x.csv
+    return re.sub(r"[\s_.-]+", "_", name)
 
 
 def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:

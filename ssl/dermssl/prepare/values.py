@@ -30,7 +30,9 @@ MODALITY = _words(
     clinical="clinical macroscopic macro close-up smartphone photo photograph",
     dermoscopic="dermoscopic dermoscopy dermatoscopic dermatoscopy",
 )
-SPLIT = _words(train="train training", val="val valid validation dev", test="test testing")
+SPLIT = _words(
+    train="train training", val="val valid validation dev eval evaluation", test="test testing holdout hold-out"
+)
 ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 
 

@@ -180,7 +180,7 @@ def test_folders_called_train_and_test_are_the_split_and_not_the_classes(raw, pa
     assert any("Test, Train" in note for note in records.notes) and any("naevus, wart" in n for n in records.notes)
 
 
-@pytest.mark.parametrize("names", [("training_set", "validation", "test set"), ("TRAIN", "valid", "testing")])
+@pytest.mark.parametrize("names", [("training_set", "validation", "test set"), ("1_train", "evaluation", "03_holdout")])
 def test_split_folders_are_known_by_their_usual_names(raw, names):
     found, _ = _labelled(raw({}, [f"{name}/x{number}.jpg" for number, name in enumerate(names)]))
     assert sorted(found) == [("test",), ("train",), ("val",)]

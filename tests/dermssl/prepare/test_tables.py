@@ -81,6 +81,7 @@ def test_a_table_is_found_in_any_case_and_up_to_two_folders_down(tmp_path):
         "ground truth.csv",
         "GroundTruth_v2.csv",
         "GroundTruth (1).csv",
+        "GroundTruth.csv.txt",
     ],
 )
 def test_a_table_is_found_under_the_usual_variants_of_its_name(tmp_path, name):

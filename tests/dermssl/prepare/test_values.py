@@ -73,5 +73,5 @@ def test_values_that_cannot_be_read_are_counted_per_column_and_kept_as_missing()
 
 
 def test_a_split_of_another_name_is_bad_input():
-    with pytest.raises(InputError, match="'part' holds 'holdout'"):
-        read_columns(pd.DataFrame({"part": ["train", "holdout"]}, dtype=object), split="part")
+    with pytest.raises(InputError, match="'part' holds 'spare'"):
+        read_columns(pd.DataFrame({"part": ["train", "spare"]}, dtype=object), split="part")

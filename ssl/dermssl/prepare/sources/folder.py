@@ -60,8 +60,8 @@ def _below_wrapper(folders: list[list[str]], notes: list[str]) -> list[list[str]
 
 
 def _side(folder: str) -> str | None:
-    """``train``, ``val`` or ``test`` for a folder called so, also ``training_set`` and the like."""
-    return SPLIT.get(re.sub(r"[ _-]?(set|data|images|imgs|split)$", "", folder.lower()))
+    """``train``, ``val`` or ``test`` for a folder called so, also ``training_set``, ``1_train`` and the like."""
+    return SPLIT.get(re.sub(r"^\d+[ ._-]*|[ _-]?(set|data|images|imgs|split)?[ _-]?\d*$", "", folder.lower()))
 
 
 SOURCE = Source(
