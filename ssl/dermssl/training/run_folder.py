@@ -136,4 +136,4 @@ def _is_one_file(one: Any, other: Any) -> bool:
     """Whether two values are paths of the same file or folder, such as ``x`` and ``./x``."""
     if not (isinstance(one, str) and isinstance(other, str)):
         return False
-    return os.path.exists(one) and os.path.realpath(one) == os.path.realpath(other)
+    return Path(one).exists() and os.path.realpath(one) == os.path.realpath(other)
