@@ -16,10 +16,10 @@ from dermeval.features.options import View
 from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.dataset.dataset import Dataset, open_dataset
-from dermssl.dataset.manifest import FIXED
+from dermssl.dataset.manifest import read_manifest
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_npy, read_parquet, sha256_file, write_json, write_npy, write_parquet
+from dermssl.files import read_json, read_npy, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
 from dermssl.neighbours import BLOCK_ROWS
 from dermssl.paths import require_folder
@@ -178,7 +178,7 @@ def open_embeddings(folder: str | Path) -> Embeddings:
     """
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(path / INFO, MAKER, EmbeddingInfo)
-    table = read_parquet(path / "manifest.parquet", MAKER, [field.name for field in FIXED])
+    table = read_manifest(path / "manifest.parquet", MAKER)
     return Embeddings(path, info, table, _read_features(path / "features.npy", info, table))
 
 

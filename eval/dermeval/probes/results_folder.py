@@ -3,17 +3,94 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import pandas as pd
+from pydantic import BaseModel, Field, model_validator
 
+from dermeval.features.embeddings import EncoderEntry
 from dermeval.probes.predictions import KEYS, PREFIX, Predictions, predictions_of, read_predictions
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet
+from dermssl.licences import Notice
 from dermssl.paths import require_folder
 
 MAKER = "dermeval knn --out`, `linear --out` or `evaluate --out"
 SHARED = ("encoder", "datasets", "licences", "synthetic")
+
+
+class JudgedInfo(BaseModel):
+    """What is judged, in a ``result.json`` or in an experiment of one."""
+
+    probe: str
+    target: str
+    classes: Annotated[list[str], Field(min_length=2)]
+    positive: str | None
+    notes: list[str]
+
+    @model_validator(mode="after")
+    def _positive_is_a_class(self) -> Self:
+        if self.positive not in (None, *self.classes):
+            raise ValueError("'positive' is no class")
+        return self
+
+
+class ExperimentInfo(JudgedInfo):
+    """An experiment of a protocol."""
+
+    experiment: str
+    scored: int
+    scored_groups: int
+    fitted: list[int]
+
+
+class JudgedDataset(BaseModel):
+    """One of the data sets."""
+
+    name: str
+    group: str
+    patient_key: bool
+
+
+class SourceInfo(BaseModel):
+    """Where the features are from."""
+
+    encoder: EncoderEntry
+    datasets: Annotated[list[JudgedDataset], Field(min_length=1)]
+    licences: list[Notice]
+    synthetic: bool
+
+
+class ProtocolInfo(SourceInfo):
+    """What is read of the ``result.json`` of `dermeval evaluate`."""
+
+    seed: int
+    experiments: list[ExperimentInfo]
+
+
+class ScoredCounts(BaseModel):
+    """How much was scored."""
+
+    scored: int
+    scored_groups: int
+
+
+class HowSplit(BaseModel):
+    """Which images were scored."""
+
+    split: str
+    folds: int | None
+    seed: int
+
+
+class ResultInfo(SourceInfo, JudgedInfo):
+    """What is read of the ``result.json`` of `dermeval knn`, `linear` and `finetune`."""
+
+    protocol: HowSplit
+    settings: dict[str, Any]
+    counts: ScoredCounts
+
+
 Answer = tuple[dict[str, Any], Predictions]
 
 
@@ -81,14 +158,12 @@ def _open(path: Path) -> dict[str, list[Answer]]:
 
 
 def _read(path: Path) -> dict[str, Answer]:
-    info = read_json(require_folder(path, "result.json", MAKER) / "result.json", MAKER)
-    try:
-        if "levels" in info:
-            _question(info | {"folder": str(path)})
-            return {"": (info | {"folder": str(path)}, read_predictions(path, info["classes"]))}
+    file = require_folder(path, "result.json", MAKER) / "result.json"
+    is_protocol = "experiments" in read_json(file, MAKER)
+    info = read_json(file, MAKER, ProtocolInfo if is_protocol else ResultInfo)
+    if is_protocol:
         return _read_protocol(path, info)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}/result.json is not as `{MAKER}` writes it ({error}): make it again") from None
+    return {"": (info | {"folder": str(path)}, read_predictions(path, info["classes"]))}
 
 
 def _read_protocol(path: Path, info: dict[str, Any]) -> dict[str, Answer]:

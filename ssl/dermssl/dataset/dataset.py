@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, PositiveInt, StrictBool
 
-from dermssl.dataset.manifest import FIXED, SCHEMA_VERSION, check, read_split_origin
+from dermssl.dataset.manifest import SCHEMA_VERSION, read_manifest, read_split_origin
 from dermssl.dataset.store import ImageStore
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_parquet, sha256_file
+from dermssl.files import read_json, sha256_file
 from dermssl.licences import Notice
 from dermssl.paths import inside, require_folder
 
@@ -106,11 +106,7 @@ def open_dataset(folder: str | Path) -> Dataset:
             f"{path}: schema version {info.get('schema_version')}, this dermssl reads {SCHEMA_VERSION}: "
             f"run `{MAKER}` again"
         )
-    table = read_parquet(inside(path, "manifest.parquet"), MAKER, FIXED.names)
-    try:
-        check(table)
-    except InputError as error:
-        raise InputError(f"{path / 'manifest.parquet'}: {error}: run `{MAKER}` again") from None
+    table = read_manifest(inside(path, "manifest.parquet"), MAKER)
     info |= read_split_origin(table)
     for name, target in info["targets"].items():
         if target["column"] not in table.column_names:

@@ -12,6 +12,7 @@ and for ordinary sizes a lossless change of format. ``phash`` is of the stored i
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dermssl.errors import InputError
+from dermssl.files import read_parquet
 
 SCHEMA_VERSION = 2
 """2: ``pixel_sha256`` of large JPEGs is of the reduced picture, no longer of every pixel.
@@ -126,6 +128,16 @@ def _free_column(values: pd.Series) -> pa.Array:
     if kinds <= {int, np.int64, float, np.float64}:
         return pa.array(cleaned, type=pa.float64())
     return pa.array([None if value is None else str(value) for value in cleaned], type=pa.string())
+
+
+def read_manifest(path: Path, maker: str) -> pa.Table:
+    """The manifest that the command ``maker`` wrote, `check`ed; raises InputError that names the file."""
+    table = read_parquet(path, maker, FIXED.names)
+    try:
+        check(table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}: run `{maker}` again") from None
+    return table
 
 
 def check(table: pa.Table) -> None:

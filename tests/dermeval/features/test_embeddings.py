@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dermeval.features.embeddings import open_embeddings
@@ -73,3 +74,8 @@ def test_a_manifest_without_a_column_is_named(folder):
     write_parquet(folder / "manifest.parquet", table.drop_columns(["group_id"]))
     with pytest.raises(InputError, match=r"manifest.parquet.*group_id"):
         open_embeddings(folder)
+    place = table.column_names.index("dataset")
+    for values in (pa.nulls(len(table)), pa.array([[1]] * len(table))):
+        write_parquet(folder / "manifest.parquet", table.set_column(place, "dataset", values))
+        with pytest.raises(InputError, match=r"manifest.parquet.*column dataset is of type"):
+            open_embeddings(folder)

@@ -111,6 +111,24 @@ def test_results_with_other_labels_are_refused(tmp_path, three, capsys):
     assert table.loc[0, "image_id"] in capsys.readouterr().err
 
 
+def test_a_result_of_another_kind_is_named_by_its_key(three, tmp_path, capsys):
+    path = tmp_path / "results" / "noisy" / "result.json"
+    stored = json.loads(path.read_text())
+    changes = {
+        "datasets.0": {"datasets": [{}]},
+        "licences.0": {"licences": [None]},
+        "protocol.seed": {"protocol": {"split": "folds", "folds": 5}},
+        "counts": {"counts": 3},
+        "classes": {"classes": ["Eczema"]},
+        "'positive' is no class": {"positive": "none of them"},
+    }
+    for key, change in changes.items():
+        path.write_text(json.dumps(stored | change))
+        assert main(["compare", *three]) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and key in error[0] and str(path) in error[0]
+
+
 @pytest.mark.parametrize(("pick", "words"), [([0], "at least two"), ([0, 0], "given twice")])
 def test_one_folder_or_one_twice_is_refused(three, capsys, pick, words):
     assert main(["compare", *(three[index] for index in pick)]) == 2
