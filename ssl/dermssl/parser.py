@@ -99,6 +99,7 @@ class Parser(ArgumentParser):
             (r"Does not validate .* Errors: - (Expected|Not of type) (.*?) - .* Given value: ", r"\1 \2. Got value: "),
             (r"Not of type (\w+): .*?(\S+?)(?: does not conform.*|$)", r"expected \1. Got value: \2"),
             (r"Expected a <class '(\w+)'>", r"expected \1"),
+            (r"Exceeds the limit \(\d+ digits\).*", "the number has too many digits"),
         ):
             message = re.sub(pattern, plain, message)
         message = re.sub(r"expected (\w+)\. Got", lambda kind: f"expected {KINDS.get(kind[1], kind[1])}. Got", message)
