@@ -37,6 +37,16 @@ FEW_VIEWS = 32
 """BatchNorm's statistics of fewer views are mostly noise."""
 
 
+def init_of(options: ModelOptions) -> str | None:
+    """``model.init``, where ``timm:NAME`` and ``timm:NAME@FILE`` mean what they mean for `dermeval embed --encoder`."""
+    if not options.init or not options.init.startswith("timm:"):
+        return options.init
+    name, _, file = options.init.removeprefix("timm:").partition("@")
+    if name != options.backbone:
+        raise InputError(f"model.init {options.init}: model.backbone is {options.backbone}: use the same")
+    return file or "timm"
+
+
 def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any, Normalisation]:
     """The method of ``options`` with its first weights, on the CPU, and how its images are normalised.
 

@@ -53,7 +53,7 @@ class ModelOptions:
     """Side of a vision transformer's patches, pixels (default: as its name says); 8 leaves enough of them at 64 px."""
     init: str | None = None
     """Start from these weights: a run folder, an exported encoder, a file (`.safetensors`, or a `.pth` of others), or
-    `timm` for timm's pretrained weights."""
+    `timm` (also `timm:NAME`) for timm's pretrained weights."""
     init_part: Literal["encoder", "student", "teacher", "all"] = "encoder"
     """What `init` gives: the exported encoder; the student's or teacher's backbone of a run's newest state; or `all` of
     that state, heads and centre too. Heads start anew except with `all`."""

@@ -19,7 +19,7 @@ from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.training import states
-from dermssl.training.networks import make_method, student_of
+from dermssl.training.networks import init_of, make_method, student_of
 from dermssl.training.optimizer import Buffers, make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
@@ -112,7 +112,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     Raises:
         InputError: bad options or data, before anything is written.
     """
-    training = options.training
+    training, options.model.init = options.training, init_of(options.model)
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, training.seed)
     check_trackers(options.tracking.trackers, licences.restricted(dataset.licence for dataset in datasets))

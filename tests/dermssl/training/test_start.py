@@ -24,7 +24,7 @@ from dermssl.backbone.load import load_weights, read_weights
 from dermssl.cli import main
 from dermssl.errors import InputError
 from dermssl.methods.registry import METHODS, DinoOptions
-from dermssl.training.networks import load_initial
+from dermssl.training.networks import init_of, load_initial
 from dermssl.training.options import ModelOptions
 
 
@@ -282,3 +282,11 @@ def test_images_are_normalised_as_for_the_weights_that_a_run_starts_from(dataset
     assert main(command) == 0 and main(["export", str(out), "--which", "student", "--out", str(exported)]) == 0
     for folder in (out / "encoder", exported):
         assert Normalisation.of(load_encoder(folder)[1]["pretrained_cfg"]) == half
+
+
+def test_init_takes_the_words_that_the_encoder_of_embed_takes():
+    given = {None: None, "timm": "timm", "run": "run", "timm:test_vit": "timm", "timm:test_vit@a@b.pth": "a@b.pth"}
+    for init, meant in given.items():
+        assert init_of(ModelOptions(backbone="test_vit", init=init)) == meant
+    with pytest.raises(InputError, match=r"timm:resnet18: model\.backbone is test_vit: use the same"):
+        init_of(ModelOptions(backbone="test_vit", init="timm:resnet18"))
