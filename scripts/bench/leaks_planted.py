@@ -1,98 +1,101 @@
-"""Plants copies of real images under new patient ids and measures what ``dermeval leaks`` finds of them.
+"""Plants copies of real images and measures what the leak audit finds of each kind, beside a perceptual hash.
 
-    python scripts/bench/leaks_planted.py --source pad_ufes_20 --root RAW --work DIR [--encoder random:resnet18]
+    python -m pip install imagehash               # optional
+    python scripts/bench/leaks_planted.py DATA --work DIR [--images 300] [--each 8]
 
-Every kind of copy is made of other images, so that a kind's recall is its own. Results are in results/leaks_planted.md.
+Images of different groups are drawn from a dataset folder, so every pair that was not planted counts as false. Each
+kind of copy (`dermeval.leaks.planted.KINDS`) is made of other images, at severities from 0 to 1. The whole
+audit runs: candidates, comparison, threshold. Results are in results/leaks_planted.md.
 """
 
 import argparse
-import shutil
-import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from PIL import Image, ImageEnhance
+from PIL import Image
+from sklearn.metrics import average_precision_score
 
-from dermeval.cli import main as dermeval
+from dermeval.leaks.find import find_pairs
+from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.planted import KINDS, copy_of
+from dermeval.leaks.records import open_audited
 from dermssl.cli import main as dermssl
-
-TABLES = {
-    "pad_ufes_20": ("metadata.csv", "patient_id", "img_id"),
-    "ham10000": ("HAM10000_metadata.csv", "lesion_id", "image_id"),
-}
+from dermssl.dataset.dataset import open_dataset
 
 
-def rephotograph(image: Image.Image, degrees: float, crop: float, light: float) -> Image.Image:
-    """A picture of the picture: turned, without its border, in another light, enlarged back to its size."""
-    turned = image.rotate(degrees, Image.Resampling.BICUBIC)
-    left, top = round(image.width * crop), round(image.height * crop)
-    inner = turned.crop((left, top, image.width - left, image.height - top))
-    return ImageEnhance.Brightness(inner.resize(image.size, Image.Resampling.BICUBIC)).enhance(light)
+def plant(data: str, out: Path, images: int, each: int, seed: int) -> pd.DataFrame:
+    """Write originals and copies as PNG; one row per copy: ``original``, ``copy`` (stems), ``kind``, ``severity``."""
+    dataset = open_dataset(data)
+    frame = dataset.frame().drop_duplicates("group_id").sample(images, random_state=seed)
+    (out / "raw" / "skin").mkdir(parents=True)
+    pictures = [np.asarray(dataset.images.image(int(row))) for row in frame.index]
+    rows = []
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(out / "raw" / "skin" / f"o{number:04d}.png")
+    for number in range(each * len(KINDS)):
+        kind, severity = list(KINDS)[number % len(KINDS)], (number // len(KINDS) + 0.5) / each
+        copy = copy_of(pictures[number], kind, severity, number)
+        Image.fromarray(copy).save(out / "raw" / "skin" / f"c{number:04d}.png")
+        rows.append({"original": f"o{number:04d}", "copy": f"c{number:04d}", "kind": kind, "severity": severity})
+    return pd.DataFrame(rows)
 
 
-KINDS: dict[str, tuple[Callable[[Image.Image], Image.Image], int]] = {
-    "re-saved q60": (lambda image: image, 60),
-    "half size": (lambda image: image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC), 85),
-    "flipped": (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 85),
-    "quarter turn": (lambda image: image.transpose(Image.Transpose.ROTATE_90), 85),
-    "re-photographed 8 deg, crop 10%": (lambda image: rephotograph(image, 8, 0.05, 1.15), 80),
-    "re-photographed -12 deg, crop 20%": (lambda image: rephotograph(image, -12, 0.10, 0.85), 70),
-    "re-photographed 5 deg, crop 30%, flipped": (
-        lambda image: rephotograph(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 5, 0.15, 1.2),
-        80,
-    ),
-}
-
-
-def plant(source: str, root: Path, out: Path, each: int, seed: int) -> None:
-    """A copy of the raw set in ``out`` with ``each`` planted copies per kind, and ``truth.csv``."""
-    name, group, image = TABLES[source]
-    table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
-    files = {path.stem: path for path in root.rglob("*.jpg")}
-    chosen = (
-        table[table[image].map(lambda i: Path(i).stem in files)]
-        .drop_duplicates(group)
-        .sample(each * len(KINDS), random_state=seed)
-    )
-    rows, truth = [], []
-    shutil.copytree(root, out)
-    (out / "planted").mkdir()
-    for number, row in enumerate(chosen.to_dict("records")):
-        kind = list(KINDS)[number // each]
-        change, quality = KINDS[kind]
-        change(Image.open(files[Path(row[image]).stem]).convert("RGB")).save(
-            out / "planted" / f"COPY_{number:04d}.jpg", quality=quality
-        )
-        rows.append(row | {group: f"COPY_{number:04d}", image: f"COPY_{number:04d}.jpg"})
-        truth.append({"subject_id": row[group], "duplicate_subject_id": f"COPY_{number:04d}", "kind": kind})
-    pd.concat([table, pd.DataFrame(rows)]).to_csv(out / name, index=False)
-    pd.DataFrame(truth).to_csv(out / "truth.csv", index=False)
+def hash_scores(folder: Path, names: list[str]) -> np.ndarray | None:
+    """64 minus the distance of imagehash's pHash for all pairs ``(N, N)``; None where it is not installed."""
+    try:
+        import imagehash
+    except ImportError as error:
+        print(f"imagehash is left out: {error}")
+        return None
+    bits = np.stack([imagehash.phash(Image.open(folder / f"{name}.png")).hash.ravel() for name in names])
+    return 64 - (bits[:, None] != bits[None]).sum(axis=2)
 
 
 def main() -> None:
-    """Plant, prepare, embed and audit; the last command prints the scores."""
+    """Plant, prepare, audit, and print a table per kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=TABLES, required=True)
-    parser.add_argument("--root", type=Path, required=True, help="raw data set")
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for everything made on the way; must not exist"
-    )
-    parser.add_argument("--encoder", default="random:resnet18", help="as for dermeval embed")
-    parser.add_argument("--image-size", default="64", help="as for dermeval embed")
-    parser.add_argument("--views", nargs="*", default=[], help="as for dermeval embed")
-    parser.add_argument("--each", type=int, default=15, help="planted copies per kind")
+    parser.add_argument("data", help="dataset folder")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way; must not exist")
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--each", type=int, default=8, help="copies per kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    raw, data, embeddings, audit = (str(options.work / name) for name in ("raw", "data", "embeddings", "leaks"))
-    plant(options.source, options.root, Path(raw), options.each, options.seed)
-    encoder = ["--encoder", options.encoder, "--image-size", options.image_size]
-    encoder += ["--views", *options.views] if options.views else []
-    sys.exit(
-        dermssl(["prepare", "--source", options.source, "--root", raw, "--out", data])
-        or dermeval(["embed", *encoder, "--data", data, "--out", embeddings])
-        or dermeval(["leaks", embeddings, "--out", audit, "--truth", f"{raw}/truth.csv"])
-    )
+    truth = plant(options.data, options.work, options.images, options.each, options.seed)
+    data, audit = str(options.work / "data"), options.work / "audit"
+    if dermssl(["prepare", "--source", "folder", "--root", str(options.work / "raw"), "--out", data]):
+        raise SystemExit(2)
+    audit.mkdir()
+    images, start = open_audited([data], every_image=True), time.process_time()
+    found = find_pairs(images, LeaksOptions(out="", folders=[data], workers=1), audit)
+    print(f"{len(images.frame)} images, {len(found.candidates)} pairs compared, {time.process_time() - start:.0f} s")
+    names = [image_id.rsplit("/", 1)[1] for image_id in images.frame["image_id"]]
+    rows, count = {name: row for row, name in enumerate(names)}, len(names)
+    scores, confirmed = np.zeros((count, count)), np.zeros((count, count), bool)
+    a, b = found.candidates[["a", "b"]].to_numpy(np.int64).T
+    scores[a, b], confirmed[a, b] = found.candidates["score"], found.candidates["false_discovery_rate"] <= 0.05
+    same = found.identical[["a", "b"]].to_numpy(np.int64).T
+    scores[same[0], same[1]], confirmed[same[0], same[1]] = np.inf, True
+    planted = np.sort([[rows[one.original], rows[one.copy]] for one in truth.itertuples()], axis=1)
+    true = np.zeros((count, count), bool)
+    true[planted[:, 0], planted[:, 1]] = True
+    above = np.triu(np.ones((count, count), bool), 1)
+    false = above & ~true
+    print(f"confirmed {confirmed.sum()} pairs, {(confirmed & false).sum()} of them not planted")
+    for i, j in np.argwhere(confirmed & false):
+        print(f"  not planted: {names[i]} {names[j]} score {scores[i, j]:.2f}")
+    hashed = hash_scores(options.work / "raw" / "skin", names)
+    for kind in [*KINDS, "all"]:
+        chosen = planted[(truth["kind"] == kind).to_numpy() | (kind == "all")]
+        line = f"{kind:18s} recall {confirmed[chosen[:, 0], chosen[:, 1]].mean():.2f}"
+        for name, table in (("audit", scores), ("pHash", hashed)):
+            if table is not None:
+                ours, others = table[chosen[:, 0], chosen[:, 1]], table[false]
+                values = np.nan_to_num(np.concatenate([ours, others]), posinf=99)
+                ap = average_precision_score(np.arange(len(values)) < len(ours), values)
+                line += f"  {name}: AP {ap:.3f}, above all false {(ours > others.max()).mean():.2f}"
+        print(line)
 
 
 if __name__ == "__main__":
