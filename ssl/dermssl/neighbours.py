@@ -33,7 +33,7 @@ LEAST_CODED_ROWS = 1000
 CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
 ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
-CELLS_VISITED, TRAINED_PER_CELL = 4, 40
+CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 40, 64
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
 """If the vectors of all rows that pass a filter take no more, they are compared one by one: the codes are not faster.
@@ -272,12 +272,17 @@ def _search_rows(
 
 
 def build_cells(vectors: Sequence[np.ndarray]) -> Codes:
-    """Many short vectors, given in blocks ``(b, D)``, in cells of some 256 and 8 bits a number, for `search_cells`."""
+    """Many short vectors, given in blocks ``(b, D)``, in cells of some 256, for `search_cells`.
+
+    Where there are many, they are shortened to 64 dimensions (PCA) of 8 bits each.
+    """
     total, dim = sum(map(len, vectors)), vectors[0].shape[1]
     cells = max(1, min(MOST_CELLS, total // ROWS_PER_CELL))
     coarse = "_HNSW32" if cells > LEAST_GRAPH_CELLS else ""
-    codes = faiss.index_factory(dim, f"IVF{cells}{coarse},SQ8")
-    codes.cp.niter, codes.nprobe = 6, CELLS_VISITED
+    shortened = f"PCA{SHORTENED}," if dim > SHORTENED and cells > 16 else ""
+    codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},SQ8")
+    inner = faiss.extract_index_ivf(codes)
+    inner.cp.niter, inner.nprobe = 6, CELLS_VISITED
     step = max(1, total // (TRAINED_PER_CELL * cells))
     codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in vectors]))
     for block in vectors:

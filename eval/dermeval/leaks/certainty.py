@@ -10,6 +10,7 @@ Elias & Gygi 2007).
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import chi2
 
 CORRELATION_WEIGHT, LAYOUT_WEIGHT = 4.0, 2.0
 LAYOUT_RANK = 20
@@ -19,6 +20,10 @@ LEAST_INLIERS = 2
 EVIDENT_INLIERS, EVIDENT_CORRELATION = 10, 0.5
 """A mirrored pair above both is a mirrored copy, not background."""
 TAIL_RANKS = (5, 10, 20, 50, 100)
+CONFIDENCE, LEAST_BOUND_RANK = 0.95, 10
+"""Of the upper bound on the number of false pairs, and the shortest tail that it is taken from."""
+USUAL_MEAN = 0.3
+"""The mean of the tail in a set too small to show its own: PAD-UFES-20 has 0.2 to 0.35."""
 SCENE_CORRELATION = 0.4
 """Aligned structure that correlates so well is of one scene; below it is another photograph of the same lesion."""
 
@@ -43,6 +48,21 @@ class Background(NamedTuple):
         for rank, start, mean in self.tails:
             expected.append(np.where(score >= start, rank * np.exp(-(score - start) / mean), 0.0))
         return np.max(expected, axis=0)
+
+    def most_above(self, score: np.ndarray) -> np.ndarray:
+        """The upper bound, with `CONFIDENCE`, of the number of pairs of the other world that reach each score.
+
+        It is the exact bound of a Poisson count; where none is counted, that of the tails, whose means are uncertain
+        too. The largest of those counts.
+        """
+        score = np.atleast_1d(score)
+        counted = np.searchsorted(-self.scores, -score, side="right")
+        bound = chi2.ppf(CONFIDENCE, 2 * counted + 2) / 2
+        beyond = np.full(len(score), np.nan)
+        for rank, start, mean in self.tails[self.tails[:, 0] >= LEAST_BOUND_RANK]:
+            most, longest = chi2.ppf(CONFIDENCE, 2 * rank + 2) / 2, mean * 2 * rank / chi2.ppf(1 - CONFIDENCE, 2 * rank)
+            beyond = np.fmax(beyond, most * np.exp(-(score - start) / longest))
+        return np.where(counted == 0, np.fmin(beyond, bound), bound)
 
 
 def world_scores(evidence: np.ndarray, layout_start: float = np.inf) -> np.ndarray:
@@ -83,6 +103,10 @@ def background_of(mirrored: np.ndarray) -> Background:
             # Ties make short tails; a mean below a twentieth is not believed.
             mean = max(float((scores[:rank] - scores[rank]).mean()), 0.05)
             tails.append((rank, float(scores[rank]), mean))
+    if len(scores) and not any(rank >= LEAST_BOUND_RANK for rank, _, _ in tails):
+        # Hardly any pair of this small set reaches anything by chance: the tail starts at 0.
+        mean = float(scores[:LEAST_BOUND_RANK].mean())
+        tails.append((LEAST_BOUND_RANK, 0.0, max(mean, USUAL_MEAN)))
     return Background(scores, np.array(tails).reshape(-1, 3))
 
 
@@ -91,29 +115,35 @@ def expected_false(scores: np.ndarray, background: Background) -> np.ndarray:
     return 2 * background.expected_above(scores)
 
 
-def false_discovery_rate(scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def most_false(scores: np.ndarray, background: Background) -> np.ndarray:
+    """The upper bound of `expected_false`: the mirrored pairs that reach each score, and the bound of the others."""
+    mirrored = np.searchsorted(-background.scores, -scores, side="right")
+    return np.maximum(mirrored + background.most_above(scores), expected_false(scores, background))
+
+
+def false_discovery_rate(scores: np.ndarray, false: np.ndarray) -> np.ndarray:
     """The least share of false pairs among those that score as high, over all thresholds that keep a pair, ``(P,)``."""
     order = np.argsort(-scores, kind="stable")
     found = np.searchsorted(-scores[order], -scores[order], side="right")
-    share = expected[order] / np.maximum(found, 1)
+    share = false[order] / np.maximum(found, 1)
     rates = np.empty(len(scores))
     rates[order] = np.minimum(np.minimum.accumulate(share[::-1])[::-1], 1.0)
     return rates
 
 
 def confirmed(
-    scores: np.ndarray, expected: np.ndarray, precision: float, most_false: float | None
+    scores: np.ndarray, expected: np.ndarray, most: np.ndarray, precision: float, allowed: float | None
 ) -> tuple[np.ndarray, float]:
     """Which pairs ``(P,)`` are confirmed, and the threshold: the lowest score that keeps the wanted precision.
 
     Args:
         scores: one per pair.
         expected: of `expected_false`.
+        most: of `most_false`, with which the precision is kept.
         precision: least share of true pairs among the confirmed.
-        most_false: instead of it, the expected number of false pairs.
+        allowed: instead of it, the expected number of false pairs.
     """
-    rates = false_discovery_rate(scores, expected)
-    kept = (expected <= most_false) if most_false is not None else (rates <= 1 - precision)
+    kept = (false_discovery_rate(scores, most) <= 1 - precision) if allowed is None else (expected <= allowed)
     kept &= scores > 0
     return kept, float(scores[kept].min()) if kept.any() else float("inf")
 
@@ -124,7 +154,7 @@ def would_be_confirmed(
     kept: np.ndarray,
     background: Background,
     precision: float,
-    most_false: float | None,
+    allowed: float | None,
 ) -> np.ndarray:
     """Whether one more pair of each of ``scores`` (N,) would be confirmed beside the ranked pairs.
 
@@ -132,11 +162,14 @@ def would_be_confirmed(
         scores: of pairs that are not ranked, such as planted copies.
         ranked: scores of the ranked pairs, ``(P,)``.
         kept: which of them are confirmed, ``(P,)``.
-        background, precision, most_false: as for `confirmed`.
+        background, precision, allowed: as for `confirmed`.
     """
-    allowed = most_false if most_false is not None else (1 - precision) * (kept.sum() + 1)
+    if allowed is None:
+        sure = most_false(scores, background) <= (1 - precision) * (kept.sum() + 1)
+    else:
+        sure = expected_false(scores, background) <= allowed
     clear = scores > ranked[~kept].max(initial=0)
-    return (scores >= ranked[kept].min(initial=np.inf)) | (clear & (expected_false(scores, background) <= allowed))
+    return (scores >= ranked[kept].min(initial=np.inf)) | (clear & sure)
 
 
 def false_match_ratios(scores: np.ndarray, groups: dict[str, np.ndarray], least: int = 50) -> dict[str, dict]:

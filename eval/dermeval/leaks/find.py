@@ -10,21 +10,23 @@ import pandas as pd
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.local_features import MOST_POINTS
-from dermeval.leaks.nominate import MANY_IMAGES, identical_pairs, nominate
+from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import compare_appearance, compare_pairs, describe_images
 
-FEWER_POINTS = 300
+MANY_IMAGES, FEWER_POINTS = 20_000, 300
 """Most local features of an image where there are `MANY_IMAGES`."""
+LIKELY = 0.5
+"""False-discovery rate up to which the two images of a pair are compared with what the other one resembles."""
 log = logging.getLogger("dermssl")
 
 
 class ScoredPairs(NamedTuple):
     """Scored candidate pairs with their evidence, pairs of identical images, and the background.
 
-    ``candidates`` has a row per pair (columns of `nominate.united`, and ``score``, ``world``, ``expected_false``,
-    ``false_discovery_rate``); ``evidence`` (`verify.EVIDENCE`) the same rows.
+    ``candidates`` has a row per pair: columns of `nominate.united`, ``score``, ``world``, ``false_discovery_rate``.
+    ``evidence`` (`verify.EVIDENCE`) has the same rows.
     """
 
     candidates: pd.DataFrame
@@ -61,16 +63,34 @@ def find_pairs(
     if earlier is not None:
         known |= earlier.known[nominated[["a", "b"]].to_numpy(np.int64)].all(axis=1)
     nominated = nominated[~known].reset_index(drop=True)
-    log.info("comparing the pixels of %d candidate pairs", len(nominated))
-    evidence = compare_pairs(nominated, images.pictures, store, work, options.workers)
-    compare_appearance(evidence, nominated[["a", "b"]].to_numpy(np.int64), store.blocks())
     # Sets that forbid re-linking meet others by copies only.
     pool = np.zeros(len(images.frame), np.int64)
     for number, rows in enumerate(pools(images).values()):
         pool[rows] = number
-    apart = pool[nominated["a"].to_numpy(np.int64)] != pool[nominated["b"].to_numpy(np.int64)]
-    kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
-    return scored(nominated[kept].reset_index(drop=True), evidence[kept], identical, earlier)
+
+    def compare(pairs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+        ends = pairs[["a", "b"]].to_numpy(np.int64)
+        log.info("comparing the pixels of %d candidate pairs", len(pairs))
+        evidence = compare_pairs(pairs, images.pictures, store, work, options.workers)
+        compare_appearance(evidence, ends, store.blocks())
+        apart = pool[ends[:, 0]] != pool[ends[:, 1]]
+        kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
+        return pairs[kept].reset_index(drop=True), evidence[kept]
+
+    table, evidence = compare(nominated)
+    found = scored(table, evidence, identical, earlier)
+    likely = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY][["a", "b"]].to_numpy(np.int64)
+    compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
+    ends = linked_pairs(likely, compared, images.groups, pool)
+    if earlier is not None:
+        ends = ends[~earlier.known[ends].all(axis=1)]
+    if not len(ends):
+        return found
+    linked = pd.DataFrame(ends, columns=["a", "b"]).assign(linked=True, upright=-1, mirrored=-1, hash_bits=np.nan)
+    more, further = compare(linked)
+    both = pd.concat([table.assign(linked=False), more], ignore_index=True)
+    both[found.sources] = both[found.sources].fillna(False).astype(bool)
+    return scored(both, np.concatenate([evidence, further]), identical, earlier)
 
 
 def scored(
@@ -84,12 +104,10 @@ def scored(
         mirrored if earlier is None else np.concatenate([mirrored, earlier.background])
     )
     best = scores.max(axis=1, initial=0)
-    expected = certainty.expected_false(best, background)
     table = nominated.assign(
         score=best,
         world=scores.argmax(axis=1) if len(scores) else 0,
-        expected_false=expected,
-        false_discovery_rate=certainty.false_discovery_rate(best, expected),
+        false_discovery_rate=certainty.false_discovery_rate(best, certainty.most_false(best, background)),
     )
     sources = [name for name in nominated if name not in ("a", "b", "upright", "mirrored", "hash_bits")]
     return ScoredPairs(table, evidence, identical, background, start, sources)

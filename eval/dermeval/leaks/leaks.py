@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks import certainty, report
-from dermeval.leaks.decisions import REJECT, decided, kept_pairs, read_decisions, write_decisions, write_results
+from dermeval.leaks.decisions import ACCEPT, REJECT, decided, kept_pairs, read_decisions, write_decisions, write_results
 from dermeval.leaks.earlier import VERSION, open_earlier, write_images
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.groups import LARGE, group_table, side
@@ -89,13 +89,20 @@ def confirmed_ranking(
 ) -> tuple[pd.DataFrame, float]:
     """The ranking of pairs with its column ``confirmed``, and the threshold from which they are.
 
-    Pairs that a person rejected are known to be false: as many are expected at least.
+    What a person decided is known: of the pairs above a score at least the rejected ones are false, and at most those
+    that were not accepted.
     """
-    rejected = np.sort(ranking["score"][decided(ranking, decisions) == REJECT].to_numpy(float))
     table = ranking[ranking["score"] < IDENTICAL_SCORE]
-    scores, expected = table["score"].to_numpy(float), table["expected_false"].to_numpy(float)
-    expected = np.maximum(expected, len(rejected) - np.searchsorted(rejected, scores))
-    _, threshold = certainty.confirmed(scores, expected, options.precision, options.expected_false)
+    verdict, scores = decided(table, decisions), table["score"].to_numpy(float)
+
+    def above(part: np.ndarray) -> np.ndarray:
+        return len(part) - np.searchsorted(np.sort(part), scores)
+
+    known, open_ones = above(scores[verdict == REJECT]), above(scores[verdict != ACCEPT])
+    expected, most = (
+        np.clip(table[name].to_numpy(float), known, open_ones) for name in ("expected_false", "most_false")
+    )
+    _, threshold = certainty.confirmed(scores, expected, most, options.precision, options.expected_false)
     return ranking.assign(confirmed=ranking["score"] >= min(threshold, IDENTICAL_SCORE)), threshold
 
 

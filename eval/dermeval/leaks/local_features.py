@@ -8,8 +8,9 @@ import numpy as np
 
 from dermeval.leaks.pictures import grey_picture
 
-SHORT_SIDE = 224
-"""Short side, in pixels, of the pictures on which keypoints are found; smaller ones are enlarged at most twice."""
+SHORT_SIDE, ENLARGED_TO = 224, 160
+"""Most pixels of the short side of the pictures on which keypoints are found, and least ones: smaller pictures are
+enlarged."""
 MOST_POINTS = 500
 CONTRAST, EDGE = 0.02, 12.0
 THUMBNAIL = 16
@@ -43,7 +44,7 @@ def describe_picture(rgb: np.ndarray, points: int = MOST_POINTS) -> np.ndarray:
         points: most keypoints that are kept, the strongest first.
     """
     record = np.zeros((), record_type(points))
-    grey = grey_picture(rgb, SHORT_SIDE)
+    grey = grey_picture(rgb, min(SHORT_SIDE, max(ENLARGED_TO, min(rgb.shape[:2]))))
     record["size"] = grey.shape[1], grey.shape[0]
     found, descriptors = keypoints(grey, points)
     record["count"] = len(found)

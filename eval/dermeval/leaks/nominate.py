@@ -26,10 +26,13 @@ COPIES_SEARCHED = 3
 """Of more images with the same pixels, only so many look for others: they would only find each other."""
 LARGEST_CLUSTER = 50
 """Of more identical images than this, each is paired with one other instead of with all."""
-MANY_IMAGES = 20_000
-VOTING, VOTING_MANY = 200, 100
-"""Local features of an image that vote for candidates; fewer where there are `MANY_IMAGES`."""
-FEATURES_FOUND = 16
+SURE, SURE_BY_FEATURES = 1, 4
+"""Images that each one nominates by a source, whether or not they stand out; see `within_budget`."""
+VOTING, FEATURES_FOUND = 200, 16
+"""Local features of an image that vote for candidates, and nearest ones of other images that each votes for."""
+TURNS = 12
+"""Votes of a pair are counted together where they ask for the same turn, in steps of 30 degrees, and the same size, in
+steps of a factor of 2."""
 
 
 def nominate(images: AuditedImages, options: LeaksOptions, blocks: Sequence[np.ndarray]) -> pd.DataFrame:
@@ -55,15 +58,14 @@ def _within(
     """Candidates among the images ``rows``, by source."""
     groups, part, half = images.groups[rows], _chosen(blocks, rows), max(1, options.neighbours // 2)
     colour = neighbours.normalise(np.concatenate([block["colour"] for block in part]))
-    yield "colour", _renumbered(nearest_pairs(colour, colour, groups, half), rows)
+    yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows)
     thumbnails = np.concatenate([block["thumbnail"] for block in part])
     plain = oriented(thumbnails, 0)
-    for orientation in (0, 4):
-        table = nearest_pairs(oriented(thumbnails, orientation), plain, groups, half, orientation)
-        yield "thumbnail", _renumbered(table, rows)
-    votes = Votes(part, VOTING_MANY if len(rows) > MANY_IMAGES else VOTING)
-    for mirrored in (False, True):
-        yield "local features", _renumbered(votes.pairs(groups, options.neighbours, mirrored), rows)
+    turned = [nearest_pairs(oriented(thumbnails, number), plain, groups, half, number) for number in (0, 4)]
+    yield "thumbnail", within_budget(turned, rows)
+    votes = Votes(part)
+    worlds = [votes.pairs(groups, options.neighbours, mirrored) for mirrored in (False, True)]
+    yield "local features", within_budget(worlds, rows, SURE_BY_FEATURES)
     for one in images.embedded:
         inside = np.isin(one.rows, rows)
         ours = one.rows[inside]
@@ -71,12 +73,25 @@ def _within(
             continue
         mean = np.mean(one.features[inside], axis=0, dtype=np.float64).astype(np.float32)
         plain = neighbours.normalise(one.features[inside] - mean)
-        for queries in (plain, *(neighbours.normalise(view[inside] - mean) for view in one.views.values())):
-            table = nearest_pairs(queries, plain, images.groups[ours], options.neighbours)
-            yield one.name, _renumbered(table, ours)
+        views = [plain, *(neighbours.normalise(view[inside] - mean) for view in one.views.values())]
+        tables = [nearest_pairs(view, plain, images.groups[ours], options.neighbours) for view in views]
+        yield one.name, within_budget(tables, ours)
 
 
-def _renumbered(table: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, sure: int = SURE) -> pd.DataFrame:
+    """The nominations of one source that are worth comparing, with ``a`` < ``b`` as numbers of all images.
+
+    Half of the budget is for the first ``sure`` ones of each image. The other half, as many, is for those of the others
+    that stand out most from the background.
+
+    Args:
+        tables: of `nearest_pairs` or `Votes.pairs`, one per view or orientation.
+        rows: the number of each image that the tables count.
+        sure: images that each one nominates whether or not they stand out.
+    """
+    both = pd.concat(tables, ignore_index=True)
+    first = both["rank"] < sure
+    table = pd.concat([both[first], both[~first].nlargest(sure * len(rows), "normalised")])
     ends = np.sort(rows[table[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
     return table.assign(a=ends[:, 0], b=ends[:, 1])
 
@@ -98,13 +113,13 @@ def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     ``upright`` and ``mirrored`` are orientations (0-3 and 4-7) from which an alignment may start, -1 where none is
     known. ``hash_bits`` is null where no hash was near.
     """
-    columns = ["a", "b", "first", "orientation", "hash_bits"]
+    columns = ["a", "b", "rank", "orientation", "hash_bits"]
     both = pd.concat([table.reindex(columns=columns).assign(source=source) for source, table in tables])
     pairs = both[["a", "b"]].drop_duplicates().sort_values(["a", "b"], ignore_index=True)
     keys = pd.MultiIndex.from_frame(pairs)
     for source, part in both.groupby("source", sort=False):
         pairs[source] = keys.isin(pd.MultiIndex.from_frame(part[["a", "b"]]))
-    starts = both[(both["orientation"] >= 0) & ((both["source"] == "hash") | (both["first"] == True))]  # noqa: E712
+    starts = both[(both["orientation"] >= 0) & ((both["source"] == "hash") | (both["rank"] == 0))]
     for name, mirrored in (("upright", False), ("mirrored", True)):
         chosen = starts[(starts["orientation"] >= 4) == mirrored].drop_duplicates(["a", "b"]).set_index(["a", "b"])
         pairs[name] = chosen["orientation"].reindex(keys).fillna(-1).to_numpy(np.int8)
@@ -113,12 +128,29 @@ def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     return pairs
 
 
+def linked_pairs(likely: np.ndarray, compared: np.ndarray, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Pairs ``(P, 2)`` of images that are both likely near-duplicates of a third one and were not compared yet.
+
+    Args:
+        likely: pairs ``(L, 2)`` that are rather near-duplicates than not.
+        compared: all pairs that were compared, ``(C, 2)``, first < second.
+        groups: integer record of each image; pairs of one record are left out.
+        pool: integer pool of each image (`records.pools`); pairs of two pools are left out.
+    """
+    ends = pd.DataFrame(np.concatenate([likely, likely[:, ::-1]]), columns=["one", "other"])
+    around = [sorted(part) for part in ends.groupby("one")["other"].agg(set) if 1 < len(part) <= LARGEST_CLUSTER]
+    pairs = {pair for part in around for pair in combinations(part, 2)} - set(map(tuple, compared.tolist()))
+    found = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+    a, b = found.T
+    return found[(groups[a] != groups[b]) & (pool[a] == pool[b])]
+
+
 def nearest_pairs(
     queries: np.ndarray, gallery: np.ndarray, groups: np.ndarray, nearest: int, orientation: int = -1
 ) -> pd.DataFrame:
-    """The ``nearest`` images of other records of each image: ``a`` < ``b``, ``normalised``, ``first``, ``orientation``.
+    """The ``nearest`` images of other records of each image: ``a`` < ``b``, ``normalised``, ``rank``, ``orientation``.
 
-    ``first`` says whether one is the other's very nearest.
+    ``rank`` counts from 0, the nearest one; of the ranks of both images in each other's list the smaller one stands.
 
     Args:
         queries: unit vectors ``(N, D)`` of the images that look for others.
@@ -140,11 +172,11 @@ def nearest_pairs(
             "a": np.minimum(image, found),
             "b": np.maximum(image, found),
             "normalised": similarity[image, column] - (level[image] + level[found]) / 2,
-            "first": rank[image, column] == 0,
+            "rank": rank[image, column],
             "orientation": np.int8(orientation),
         }
     )
-    return table.sort_values("normalised", ascending=False, kind="stable").drop_duplicates(["a", "b"])
+    return table.sort_values("rank", kind="stable").drop_duplicates(["a", "b"])
 
 
 def oriented(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
@@ -210,50 +242,60 @@ def _linked_to_one(cluster: np.ndarray, groups: np.ndarray) -> list[tuple[int, i
 
 
 class Votes:
-    """The strongest ``per_image`` local features of all images, ready to be searched.
+    """The strongest `VOTING` local features of all images, ready to be searched.
 
     Each feature of an image votes for the images of the features nearest to it, the more the nearer they are than the
-    last one found (after Jegou et al. 2010, improving bag-of-features).
+    last one found (after Jegou et al. 2010, improving bag-of-features). Only votes that ask for the same turn and size
+    count together (weak geometric consistency, Jegou et al. 2008).
     """
 
-    def __init__(self, blocks: Sequence[np.ndarray], per_image: int) -> None:
-        self.blocks, self.per_image = blocks, per_image
-        counts = np.concatenate([np.minimum(block["count"], per_image) for block in blocks])
+    def __init__(self, blocks: Sequence[np.ndarray]) -> None:
+        self.blocks = blocks
+        counts = np.concatenate([np.minimum(block["count"], VOTING) for block in blocks])
         self.image = np.repeat(np.arange(len(counts)), counts)
-        self.cells = neighbours.build_cells([self._features(block) for block in blocks])
+        points = np.concatenate([self._strongest(block, "points") for block in blocks])
+        self.angle, self.size = points[:, 3], np.log2(points[:, 2])
+        self.cells = neighbours.build_cells([self._strongest(block, "descriptors") for block in blocks])
 
-    def _features(self, block: np.ndarray) -> np.ndarray:
-        return np.concatenate([one["descriptors"][: min(int(one["count"]), self.per_image)] for one in block])
+    def _strongest(self, block: np.ndarray, name: str) -> np.ndarray:
+        return np.concatenate([one[name][: min(int(one["count"]), VOTING)] for one in block])
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
-        """The ``nearest`` images of other records with most votes: columns ``a`` < ``b``, ``normalised``.
+        """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.
 
         ``groups`` ``(N,)`` are integer records; ``mirrored``: the image that looks for others is mirrored.
         """
         tables, start = [], 0
         for block in self.blocks:
-            tables.append(self._block_pairs(block, start, groups, nearest, mirrored))
-            start += len(block)
-        return pd.concat(tables).groupby(["a", "b"], as_index=False)["normalised"].max()
+            features = self._strongest(block, "descriptors")
+            tables.append(self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored))
+            start += len(features)
+        return pd.concat(tables).groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
 
-    def _block_pairs(
-        self, block: np.ndarray, start: int, groups: np.ndarray, nearest: int, mirrored: bool
+    def _votes(
+        self, features: np.ndarray, asking: np.ndarray, groups: np.ndarray, nearest: int, mirrored: bool
     ) -> pd.DataFrame:
-        features = self._features(block)
-        asking = np.repeat(start + np.arange(len(block)), np.minimum(block["count"], self.per_image))[:, None]
+        """Votes of the ``features`` with the numbers ``asking``, which are all those of some images."""
         features = features[:, MIRRORED_BINS] if mirrored else features
         distance, found = neighbours.search_cells(self.cells, features, FEATURES_FOUND)
         distance = np.sqrt(np.maximum(distance, 0))
         weight = np.maximum(0, 1 - distance / np.maximum(distance[:, -1:], 1e-6))
-        other = self.image[found]
-        counted = (found >= 0) & (groups[other] != groups[asking])
-        asking = np.broadcast_to(asking, other.shape)
-        votes = pd.DataFrame({"image": asking[counted], "other": other[counted], "votes": weight[counted]})
-        votes = votes.groupby(["image", "other"], as_index=False)["votes"].sum()
+        asking = np.broadcast_to(asking[:, None], found.shape)
+        counted = (found >= 0) & (weight > 0) & (groups[self.image[found]] != groups[self.image[asking]])
+        asking, found = asking[counted], found[counted]
+        named = {"image": self.image[asking], "other": self.image[found], "votes": weight[counted]}
+        angle = np.pi - self.angle[asking] if mirrored else self.angle[asking]
+        turn, size = (self.angle[found] - angle) * (TURNS / (2 * np.pi)), self.size[found] - self.size[asking]
+        counts = []
+        for shift in (0.0, 0.5):  # a turn that one set of steps cuts apart, the other one holds together
+            steps = pd.DataFrame(named | {"turn": np.floor(turn + shift) % TURNS, "size": np.floor(size + shift)})
+            counts.append(steps.groupby(["image", "other", "turn", "size"])["votes"].sum())
+        votes = pd.concat(counts).groupby(level=["image", "other"]).max().reset_index()
         votes = votes.sort_values(["image", "votes"], ascending=[True, False], kind="stable")
-        rank = votes.groupby("image").cumcount()
-        far = votes[(rank >= nearest) & (rank < nearest + BACKGROUND)].groupby("image")["votes"].mean()
-        votes = votes[(rank < nearest) & (votes["votes"] > 0)]
+        votes["rank"] = votes.groupby("image").cumcount()
+        far = votes[(votes["rank"] >= nearest) & (votes["rank"] < nearest + BACKGROUND)]
+        far = far.groupby("image")["votes"].mean()
+        votes = votes[votes["rank"] < nearest]
         ends = np.sort(votes[["image", "other"]].to_numpy(np.int64), axis=1).reshape(-1, 2)
         above = votes["votes"].to_numpy() - far.reindex(votes["image"]).fillna(0).to_numpy()
-        return pd.DataFrame({"a": ends[:, 0], "b": ends[:, 1], "normalised": above})
+        return pd.DataFrame({"a": ends[:, 0], "b": ends[:, 1], "normalised": above, "rank": votes["rank"].to_numpy()})

@@ -21,8 +21,8 @@ class LeaksOptions:
     """Dataset folders made by `dermssl prepare`; embeddings folders of them add an encoder's neighbours."""
     since: str | None = None
     """Leaks folder of an earlier audit: only pairs with an image that it did not have are compared."""
-    precision: OpenUnitInterval = 0.98
-    """Least share of true near-duplicates among the confirmed pairs; it sets the threshold."""
+    precision: OpenUnitInterval = 0.95
+    """Least share of true near-duplicates among the confirmed pairs, with 95% confidence; it sets the threshold."""
     expected_false: NonNegativeFloat | None = None
     """Instead of --precision: how many false pairs may be expected among the confirmed."""
     neighbours: PositiveInt = 20

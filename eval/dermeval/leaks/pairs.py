@@ -59,13 +59,15 @@ def rank_pairs(
     """
     count = max(least - len(found.identical), int((found.candidates["false_discovery_rate"] <= 0.5).sum()))
     chosen = found.candidates.sort_values(["score", "a", "b"], ascending=[False, True, True]).head(count)
-    identical = found.identical.assign(score=IDENTICAL_SCORE, expected_false=0.0, false_discovery_rate=0.0, kind=SCENE)
+    sure = {"expected_false": 0.0, "most_false": 0.0, "false_discovery_rate": 0.0}
+    identical = found.identical.assign(score=IDENTICAL_SCORE, kind=SCENE, **sure)
     identical["evidence"] = _named(found.identical, ["file", "pixels"])
     parts = [_compared(found, chosen[chosen["score"] > 0]), *([] if earlier is None else [earlier.pairs])]
     compared = pd.concat(parts, ignore_index=True)
     scores = compared["score"].to_numpy(float)
     compared["expected_false"] = certainty.expected_false(scores, found.background)
-    compared["false_discovery_rate"] = certainty.false_discovery_rate(scores, compared["expected_false"].to_numpy())
+    compared["most_false"] = certainty.most_false(scores, found.background)
+    compared["false_discovery_rate"] = certainty.false_discovery_rate(scores, compared["most_false"].to_numpy())
     table = pd.concat([identical, compared], ignore_index=True)
     table = table.sort_values(["score", "a", "b"], ascending=[False, True, True], kind="stable", ignore_index=True)
     return _with_records(table, images)
@@ -84,7 +86,7 @@ def _compared(found: ScoredPairs, chosen: pd.DataFrame) -> pd.DataFrame:
     linear = matrix[:, :, :2]
     known = np.abs(linear).sum(axis=(1, 2)) > 0
     turn = np.arctan2(linear[:, 1, 0] - linear[:, 0, 1], linear[:, 0, 0] + linear[:, 1, 1])
-    table = chosen[["a", "b", "score", "expected_false", "false_discovery_rate", "hash_bits"]].reset_index(drop=True)
+    table = chosen[["a", "b", "score", "hash_bits"]].reset_index(drop=True)
     for name in ("inliers", "matches", "correlation", "overlap"):
         table[name] = evidence[name][take, world]
     return table.assign(

@@ -10,7 +10,16 @@ from PIL import Image, ImageEnhance
 from dermeval.leaks.alignment import align, correlate, oriented_start, structure
 from dermeval.leaks.local_features import MIRRORED_BINS, describe_picture, keypoints, mirrored_points
 from dermeval.leaks.matching import consensus, local_of
-from dermeval.leaks.nominate import LARGEST_CLUSTER, Votes, hash_pairs, nearest_pairs, pairs_of_equal, united
+from dermeval.leaks.nominate import (
+    LARGEST_CLUSTER,
+    Votes,
+    hash_pairs,
+    linked_pairs,
+    nearest_pairs,
+    pairs_of_equal,
+    united,
+    within_budget,
+)
 from dermeval.leaks.verify import compare_pictures
 from dermssl.dataset.hashes import perceptual_hashes
 
@@ -181,10 +190,29 @@ def test_sources_are_united_and_each_pair_says_which_found_it():
     assert 0 < (pairs["upright"] == 0).sum() <= 40 and (pairs["mirrored"] == -1).all()
 
 
+def test_a_source_nominates_the_first_of_each_image_and_of_the_others_the_strongest():
+    vectors = np.random.default_rng(1).normal(size=(60, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    table = nearest_pairs(vectors, vectors, np.arange(60), 10)
+    kept = within_budget([table], np.arange(60) + 100, sure=1)
+    assert (kept[["a", "b"]].to_numpy() >= 100).all() and (kept["rank"] == 0).sum() == (table["rank"] == 0).sum()
+    others = kept[kept["rank"] > 0]
+    assert len(others) == 60 and others["normalised"].min() >= table["normalised"][table["rank"] > 0].nlargest(60).min()
+
+
+def test_what_resembles_one_image_is_compared_with_each_other():
+    likely = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
+    compared = np.array([[0, 1], [0, 2], [1, 2], [2, 3], [3, 4]])
+    found = linked_pairs(likely, compared, groups=np.array([0, 1, 2, 1, 4]), pool=np.array([0, 0, 0, 0, 1]))
+    assert not len(found)
+    found = linked_pairs(likely, compared, groups=np.arange(5), pool=np.zeros(5, int))
+    assert found.tolist() == [[1, 3], [2, 4]]
+
+
 def test_local_features_vote_for_a_part_of_the_picture_and_for_its_mirror_image(draw_skin):
     images = [rgb(draw_skin(n, 128)) for n in range(12)]
     images += [images[0][20:100, 30:110], np.ascontiguousarray(images[1][:, ::-1])]
-    votes = Votes([np.stack([describe_picture(image) for image in images])], per_image=100)
+    votes = Votes([np.stack([describe_picture(image) for image in images])])
     upright, mirrored = (
         votes.pairs(np.arange(14), 3, mirror).sort_values("normalised", ascending=False) for mirror in (False, True)
     )

@@ -59,11 +59,20 @@ def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypa
 
 def test_rejected_pairs_raise_the_threshold_of_the_next_audit():
     columns = {"image_id_a": list("abcd"), "image_id_b": list("wxyz"), "score": [6.0, 5.0, 4.0, 3.0]}
-    ranking = pd.DataFrame(columns).assign(expected_false=0.01)
+    ranking = pd.DataFrame(columns).assign(expected_false=0.01, most_false=0.01)
     options = LeaksOptions("leaks", [], precision=0.8)
     rejections = pd.DataFrame({"image_id_a": ["c"], "image_id_b": ["y"], "decision": ["reject"]})
     assert confirmed_ranking(ranking, read_decisions(Path("nowhere")), options)[0]["confirmed"].all()
     assert confirmed_ranking(ranking, rejections, options)[0]["confirmed"].tolist() == [True, True, False, False]
+
+
+def test_accepted_pairs_lower_the_threshold_of_the_next_audit():
+    columns = {"image_id_a": list("abc"), "image_id_b": list("wxy"), "score": [6.0, 5.0, 4.0]}
+    ranking = pd.DataFrame(columns).assign(expected_false=1.0, most_false=1.0)
+    options = LeaksOptions("leaks", [], precision=0.8)
+    accepted = pd.DataFrame({"image_id_a": list("ab"), "image_id_b": list("wx"), "decision": "accept"})
+    assert not confirmed_ranking(ranking, read_decisions(Path("nowhere")), options)[0]["confirmed"].any()
+    assert confirmed_ranking(ranking, accepted, options)[0]["confirmed"].tolist() == [True, True, False]
 
 
 def test_a_damaged_file_of_decisions_is_named(tmp_path):
