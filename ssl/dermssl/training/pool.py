@@ -87,8 +87,11 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
     for dataset in datasets:
         split = dataset.column("split")
         wanted = np.ones(len(dataset), bool) if splits == "all" else pd.isna(split) | (split == "train")
-        wanted &= ~np.isin(dataset.column("group_id"), list(kept_out))
-        rows.append(np.flatnonzero(wanted))
+        scored = wanted & np.isin(dataset.column("group_id"), list(kept_out))
+        if scored.any():
+            held = f"{scored.sum()} of {wanted.sum()} training images of {dataset.name}"
+            log.info("%s are kept out of training: the online evaluation scores them", held)
+        rows.append(np.flatnonzero(wanted & ~scored))
     rows = _drop_copies(datasets, rows, splits, online)
     for dataset, chosen in zip(datasets, rows, strict=True):
         if not len(chosen):

@@ -158,6 +158,9 @@ def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
     if optim.warmup_epochs >= options.training.epochs:
         epochs = f"optim.warmup_epochs is {optim.warmup_epochs:g} of {options.training.epochs} epochs"
         remarks.append(f"the learning rate only rises: {epochs}")
+    if optim.freeze_backbone_epochs >= options.training.epochs:
+        epochs = f"optim.freeze_backbone_epochs is {optim.freeze_backbone_epochs:g} of {options.training.epochs} epochs"
+        remarks.append(f"the backbone never moves, so the encoder stays as it starts: {epochs}")
     if batch < 64:
         remarks.append(f"batches of {batch} images are small for self-supervision: 64 or more learn better")
     for remark in remarks:

@@ -163,6 +163,7 @@ def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp
     ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pandas()
     assert ledger["pixel_sha256"].is_unique
     assert any("copies of others" in message for message in caplog.messages)
+    assert any(re.search(r"\d+ of \d+ training images of twin are kept out", message) for message in caplog.messages)
 
 
 def test_a_copy_in_another_set_of_an_image_that_is_scored_on_is_not_trained_on(dataset, tmp_path):
@@ -188,10 +189,11 @@ def test_continued_pretraining_starts_from_the_earlier_encoder(run, pretrain, da
     assert first == pytest.approx(last[max(last)], rel=1e-4)
 
 
-def test_freezing_the_backbone_leaves_it_alone(run, pretrain, dataset, tmp_path):
+def test_freezing_the_backbone_leaves_it_alone_and_says_so(run, pretrain, dataset, tmp_path, caplog):
     out = tmp_path / "frozen"
     code = pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__freeze_backbone_epochs="1")
     assert code == 0
+    assert any("the backbone never moves" in message for message in caplog.messages)
     before, after = (load_encoder(folder / "encoder")[0].state_dict() for folder in (run, out))
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
