@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import InvalidStateError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -95,6 +95,10 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
                 "a worker process was killed, as happens when memory is full: free some memory, or give fewer --workers"
             ) from None
         except BaseException:
+            # Python 3.11's pool fails on futures that are cancelled when its workers are killed (mended in 3.12).
+            threading.excepthook = lambda failure: (
+                None if failure.exc_type is InvalidStateError else threading.__excepthook__(failure)
+            )
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.kill()

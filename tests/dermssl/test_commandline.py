@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -273,3 +274,18 @@ def test_help_shows_common_options_first_and_the_section_of_the_chosen_method_on
     assert "--simclr.temperature" not in text
     assert "--simclr.temperature" in shown("--method", "simclr") and "--simclr" in shown("--method=simclr")
     assert parse(make_parser("prog try", Many), Many, ["--simclr.temperature", "2"])[0].simclr.temperature == 2
+
+
+def test_a_second_sigterm_does_not_disturb_the_cleaning_up_after_the_first(monkeypatch, capsys):
+    cleaned = []
+
+    def work(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
+
+    monkeypatch.setattr("dermssl.commandline._import", {"Many": Many, "work": work}.get)
+    assert main("prog", "A program.", [Command("try", "try it", "Many", "work")], ["try"]) == 1
+    assert cleaned and "Traceback" not in capsys.readouterr().err
