@@ -172,7 +172,7 @@ def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Tab
     with _reading(path, maker), path.open("rb") as stream, pq.ParquetFile(stream) as file:
         table = file.read()
         table.validate(full=True)  # text that is not UTF-8 would end some later step
-        _ = table.schema.pandas_metadata  # JSON, parsed when the table goes to pandas
+        table.slice(0, 0).to_pandas()  # reads the JSON that pandas keeps in the file, with its names of types
     twice, number = Counter(table.column_names).most_common(1)[0] if table.column_names else ("", 0)
     if number > 1:
         raise InputError(f"{path} has {number} columns '{shortened(twice)}': make it again with `{maker}`")

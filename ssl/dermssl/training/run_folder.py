@@ -33,7 +33,16 @@ MAY_DIFFER = (
 CONFIG, LOCK = "config.yaml", ".lock"
 WRITTEN = (
     *(CONFIG, "status.json", "metrics.jsonl", "tracking.json", "ledger.parquet", "MODEL_CARD.md", "views.png"),
-    *("neighbours.png", "patch_components.png", "state/step_*/*", "best/*", "encoder/*", "tensorboard/*", LOCK),
+    *(
+        "neighbours.png",
+        "patch_components.png",
+        "state/step_*/*",
+        "best/*",
+        "encoder/*",
+        "tensorboard",
+        "tensorboard/*",
+        LOCK,
+    ),
 )
 """Files of a run folder."""
 
