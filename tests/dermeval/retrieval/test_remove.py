@@ -16,6 +16,8 @@ from dermssl.neighbours import normalise
 @pytest.fixture
 def folders(request, make_dataset, embed_as, draw_skin, tmp_path):
     """12 images of 4 patients: dataset, embeddings and index folder, and what they hold of patient p1."""
+    if getattr(request, "param", "flat") == "lance":
+        pytest.importorskip("lancedb")
     features = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
     data = make_dataset("set", [draw_skin(n, 32) for n in range(12)], [f"p{n // 3}" for n in range(12)])
     (data / "problems.csv").write_text("file,problem,action\n3.jpg,EXIF block broken,kept\n9.jpg,grey,kept\n")
