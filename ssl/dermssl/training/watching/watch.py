@@ -147,7 +147,7 @@ def below_start(scores: Scores, first: Scores | None, images: int) -> list[str]:
     error = 0.5 / math.sqrt(max(images, 1))
     return [
         f"{name} {value:.3f} is below {first[name]:.3f} at the start, by more than its standard error on {images} "
-        "images: training loses what the weights held; lower optim.lr, or raise keep.distillation"
+        "images: lower optim.lr or, where the run starts from pretrained weights, raise keep.distillation"
         for name, value in scores.items()
         if first and value < first.get(name, -1.0) - error and name.startswith((KNN, RECALL))
     ]
