@@ -108,6 +108,7 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
 def end_with_parent() -> None:
     """Let this worker end when its parent has ended, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when NumPy is loaded: workers fill the cores by themselves
     parent = multiprocessing.parent_process()
     assert parent is not None
 
