@@ -1,7 +1,6 @@
 """The end of scripts/quickstart.sh: what was learned, in words on the screen and with pictures in report.html."""
 
 import base64
-import json
 import sys
 import webbrowser
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dermeval.pages.plots import Bar, interval_plot
-from dermssl.files import write_text
+from dermssl.files import read_json, write_text
 from dermssl.page import Section, render
 from dermssl.plotting import BLUE, PLOT_STYLE, as_svg
 
@@ -38,7 +37,7 @@ NEXT = """next, with real data:
 
 def read(path: Path) -> dict[str, Any]:
     """A report that a command wrote with --json."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, "scripts/quickstart.sh")
 
 
 def scores_of(folder: Path, probe: str) -> dict[str, dict[str, Any]]:
@@ -94,11 +93,11 @@ def pair_pictures(folder: Path) -> list[str]:
 
 def score_plot(scores: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Both probes of all encoders with their intervals, as SVG."""
-    bars = {
-        probe: [Bar(ENCODERS[name], row["value"], row["low"], row["high"]) for name in ENCODERS for row in [rows[name]]]
-        for probe, rows in scores.items()
-    }
-    return interval_plot([(PROBES[probe], column) for probe, column in bars.items()], same_axis=True)
+    panels = []
+    for probe, rows in scores.items():
+        bars = [Bar(title, *(rows[name][key] for key in ("value", "low", "high"))) for name, title in ENCODERS.items()]
+        panels.append((PROBES[probe], bars))
+    return interval_plot(panels, same_axis=True)
 
 
 def write_page(folder: Path, words: dict[str, str], scores: dict[str, dict[str, dict[str, Any]]]) -> None:
