@@ -86,7 +86,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; raises InputError where the port is taken or no port."""
     try:
         sock = socket.create_server((host, port), family=socket.getaddrinfo(host, None)[0][0], backlog=512)
-        # Connections inherit it. Without it the end of an answer waits 40 ms for the client's acknowledgement.
+        # Connections inherit it: an answer's last packet is not held back until the client acknowledges the one before.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
     except (OSError, OverflowError) as error:
