@@ -95,14 +95,17 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
                 "a worker process was killed, as happens when memory is full: free some memory, or give fewer --workers"
             ) from None
         except BaseException:
-            # Python 3.11's pool fails on futures that are cancelled when its workers are killed (mended in 3.12).
-            threading.excepthook = lambda failure: (
-                None if failure.exc_type is InvalidStateError else threading.__excepthook__(failure)
-            )
+            threading.excepthook = _without_cancelled_futures
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.kill()
             raise
+
+
+def _without_cancelled_futures(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing of the pool's thread: it fails on cancelled futures when the workers are killed (Python 3.11.7)."""
+    if failure.exc_type is not InvalidStateError:
+        threading.__excepthook__(failure)
 
 
 def end_with_parent() -> None:

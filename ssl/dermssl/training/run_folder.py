@@ -32,17 +32,10 @@ MAY_DIFFER = (
 
 CONFIG, LOCK = "config.yaml", ".lock"
 WRITTEN = (
-    *(CONFIG, "status.json", "metrics.jsonl", "tracking.json", "ledger.parquet", "MODEL_CARD.md", "views.png"),
-    *(
-        "neighbours.png",
-        "patch_components.png",
-        "state/step_*/*",
-        "best/*",
-        "encoder/*",
-        "tensorboard",
-        "tensorboard/*",
-        LOCK,
-    ),
+    *(CONFIG, LOCK, "status.json", "metrics.jsonl", "tracking.json", "ledger.parquet", "MODEL_CARD.md"),
+    *("views.png", "neighbours.png", "patch_components.png"),
+    *("state/step_*/*", "best/*", "encoder/*", "tensorboard/*"),
+    "tensorboard",  # as a link to a folder elsewhere
 )
 """Files of a run folder."""
 

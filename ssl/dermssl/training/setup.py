@@ -112,7 +112,8 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     Raises:
         InputError: bad options or data, before anything is written.
     """
-    training, options.model.init = options.training, init_of(options.model)
+    training = options.training
+    options.model.init = init_of(options.model)
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, training.seed)
     check_trackers(options.tracking.trackers, licences.restricted(dataset.licence for dataset in datasets))
