@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dermssl.backbone.build import width
 from dermssl.methods import schedules
-from dermssl.methods.method import Method, Stats, copy_weights, feature_spread, freeze
+from dermssl.methods.method import Method, Stats, copy_weights, feature_spread, freeze, place_among_ranks
 from dermssl.methods.registry import DinoOptions
 
 SINKHORN_ITERATIONS = 3
@@ -42,15 +42,24 @@ class Dino(Method):
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Cross-entropy of every student view with the teacher's output for every other global view."""
         with torch.no_grad():
-            features = self.teacher(views[0].flatten(0, 1))
-            teacher = self.teacher_head(features)
-        student = self.student_head(torch.cat([self.student(group.flatten(0, 1)) for group in views]))
+            seen = self.teacher(views[0].flatten(0, 1))
+        learned = torch.cat([self.student(group.flatten(0, 1)) for group in views])
+        return self.compare(learned, seen, views[0].shape[1], at)
+
+    def compare(self, learned: Tensor, seen: Tensor, batch: int, at: dict[str, float]) -> tuple[Tensor, Stats]:
+        """The loss between the student's features of all views (S * B, D) and the teacher's of global ones (T * B, D).
+
+        ``batch`` is B, the number of images. Also returns the statistics.
+        """
+        with torch.no_grad():
+            teacher = self.teacher_head(seen)
+        student = self.student_head(learned)
         with torch.autocast(student.device.type, enabled=False):
-            by_view = (-1, views[0].shape[1], self.options.out_dim)
+            by_view = (-1, batch, self.options.out_dim)
             loss, targets = self.loss(
                 student.float().view(by_view), teacher.float().view(by_view), at["teacher_temperature"]
             )
-            return loss, self._stats(loss.detach(), targets, features)
+            return loss, self._stats(loss.detach(), targets, seen)
 
     @torch.no_grad()
     def _stats(self, loss: Tensor, targets: Tensor, features: Tensor) -> Stats:
@@ -137,14 +146,15 @@ class DinoLoss(nn.Module):
             The loss, and the targets P_t ``(T, B, K)``.
         """
         assert student.dtype == teacher.dtype == torch.float32
-        targets = self._targets(teacher, temperature)
+        targets = self.targets(teacher, temperature)
         log_p = functional.log_softmax(student / self.options.student_temperature, dim=-1)
         pairs = -torch.einsum("tbk,sbk->ts", targets, log_p)
         pairs.fill_diagonal_(0)
         return pairs.sum() / ((pairs.numel() - len(pairs.diagonal())) * student.shape[1]), targets
 
     @torch.no_grad()
-    def _targets(self, teacher: Tensor, temperature: float) -> Tensor:
+    def targets(self, teacher: Tensor, temperature: float) -> Tensor:
+        """What the student learns from the teacher's outputs ``(T, B, K)``: probabilities of the same shape."""
         if self.options.centering == "sinkhorn":
             return sinkhorn(teacher.flatten(0, 1) / temperature).view_as(teacher)
         total = teacher.sum(dim=(0, 1))
@@ -175,7 +185,8 @@ def sinkhorn(logits: Tensor) -> Tensor:
     """
     count = torch.tensor(float(len(logits)), device=logits.device)
     # In float64, as the smallest scores of a sharp teacher are below float32's range.
-    scores = torch.exp((logits - over_ranks(logits.max(), dist.ReduceOp.MAX)).double())
+    largest = logits.max() if len(logits) else logits.new_tensor(-math.inf)
+    scores = torch.exp((logits - over_ranks(largest, dist.ReduceOp.MAX)).double())
     scores /= over_ranks(scores.sum())
     for _ in range(SINKHORN_ITERATIONS):
         scores /= over_ranks(scores.sum(dim=0, keepdim=True)) * scores.shape[1]
@@ -185,6 +196,6 @@ def sinkhorn(logits: Tensor) -> Tensor:
 
 def over_ranks(value: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
     """``value`` reduced over all ranks, in place; as it is where there is one rank."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if place_among_ranks()[1] > 1:
         dist.all_reduce(value, operation)
     return value

@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import MLP
 
 from dermssl.backbone.build import width
-from dermssl.methods.method import Method, Stats, feature_spread
+from dermssl.methods.method import Method, Stats, feature_spread, place_among_ranks
 from dermssl.methods.registry import LejepaOptions
 
 LARGEST, KNOTS = 5.0, 17
@@ -81,12 +80,10 @@ def sigreg(projections: Tensor, slices: int, seed: int) -> Tensor:
     angles = (projections @ (directions / directions.norm(dim=0))).unsqueeze(-1) * t
     real, imaginary = (_mean_over_ranks(part(angles).mean(dim=1)) for part in (torch.cos, torch.sin))
     error = ((real - gauss).square() + imaginary.square()) * gauss
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return torch.trapezoid(error, t).mean() * projections.shape[1] * ranks
+    return torch.trapezoid(error, t).mean() * projections.shape[1] * place_among_ranks()[1]
 
 
 def _mean_over_ranks(value: Tensor) -> Tensor:
     """With its gradient."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return all_reduce(value) / dist.get_world_size()
-    return value
+    ranks = place_among_ranks()[1]
+    return all_reduce(value) / ranks if ranks > 1 else value

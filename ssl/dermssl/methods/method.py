@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,8 @@ class Method(nn.Module):
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Views (``(V, B, 3, S, S)`` each: global crops, then local ones) -> mean loss in float32, and statistics.
 
-        ``at`` holds this step's value of each of the method's `schedules`.
+        ``at`` holds this step's value of each of the method's `schedules`. A method of several losses reports the one
+        that `chance_loss` speaks of as the statistic ``loss``.
         """
         raise NotImplementedError
 
@@ -44,6 +46,13 @@ class Method(nn.Module):
 
     def skip_update(self) -> None:
         """Runs instead of the two above after a step that was not finite: forget what `forward` remembered."""
+
+
+def place_among_ranks() -> tuple[int, int]:
+    """This rank and the number of ranks; 0 and 1 where there is one process."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def feature_spread(features: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ A new method is one file with its networks and loss, and one entry here. Nothing
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from dermssl.errors import InputError
 from dermssl.views.recipe import ViewOptions
 
 TIERS = (10_000, 20_000, 100_000)
@@ -69,7 +70,7 @@ class MethodOptions(Protocol):
 class DinoOptions:
     """DINO: self-distillation of a student towards its own moving average (Caron et al. 2021)."""
 
-    RARE: ClassVar = ("hidden_dim", "bottleneck_dim", "student_temperature", "center_momentum")
+    RARE: ClassVar[tuple[str, ...]] = ("hidden_dim", "bottleneck_dim", "student_temperature", "center_momentum")
     out_dim: PositiveInt = 65536
     """Prototypes K of the head; 1024-4096 for fewer than 20,000 images."""
     hidden_dim: PositiveInt = 2048
@@ -156,6 +157,43 @@ def _dino_convnet(tier: int) -> list[Choice]:
             Choice("views.local_count", 0, "small crops of a lesion's picture show bare skin (ResNet-18)"),
         ]
     return choices
+
+
+@dataclass
+class Dinov2Options(DinoOptions):
+    """DINOv2: DINO, and masked patches that the student predicts (iBOT), and spread features (Oquab et al. 2023)."""
+
+    RARE: ClassVar = (*DinoOptions.RARE, "masked_images", "mask_share", "koleo_weight")
+    centering: Literal["mean", "sinkhorn"] = "sinkhorn"
+    """As for DINO: `mean` subtracts a moving centre, `sinkhorn` shares the prototypes evenly among a batch."""
+    patch_weight: NonNegativeFloat = 1.0
+    """Weight of the patch loss (iBOT, Zhou et al. 2022)."""
+    koleo_weight: NonNegativeFloat = 0.1
+    """Weight of KoLeo, which spreads the class tokens of a batch (Sablayrolles et al. 2019)."""
+    masked_images: ClosedUnitInterval = 0.5
+    """Share of the student's global crops that are masked."""
+    mask_share: list[float] = field(default_factory=lambda: [0.1, 0.5])
+    """Smallest and largest share of the patches that are masked in such a crop."""
+
+    def check(self, views: ViewOptions) -> None:
+        """As DINO; the shares of masked patches are in order."""
+        _need_two_views("dinov2", views)
+        if len(self.mask_share) != 2 or not 0 < self.mask_share[0] <= self.mask_share[1] < 1:
+            raise ValueError(f"dinov2.mask_share must be two numbers, 0 < low <= high < 1, not {self.mask_share}")
+
+    def remarks(self, micro_batch: int, batch: int) -> list[str]:
+        """KoLeo looks for each image's nearest one in the same forward pass."""
+        if micro_batch < 2 and self.koleo_weight:
+            raise ValueError("dinov2 needs at least 2 images per micro-batch for KoLeo: raise training.batch")
+        return super().remarks(micro_batch, batch)
+
+    @staticmethod
+    def recommend(setting: Setting) -> list[Choice]:
+        """What was measured for DINO on few images; the weights of the three losses are the published ones."""
+        if setting.convnet:
+            raise InputError("method dinov2 masks patches: choose a vision transformer (vit_...), or --method dino")
+        choices = DinoOptions.recommend(setting)
+        return [choice._replace(key=choice.key.replace("dino.", "dinov2.")) for choice in choices]
 
 
 @dataclass
@@ -267,6 +305,13 @@ METHODS = {
     "dino": Registered(
         DinoOptions,
         "dermssl.methods.dino:Dino",
+        {"student": "student", "teacher": "teacher"},
+        epochs=(400, 300, 200, 100),
+        batch=(128, 256, 256, 1024),
+    ),
+    "dinov2": Registered(
+        Dinov2Options,
+        "dermssl.methods.dinov2:Dinov2",
         {"student": "student", "teacher": "teacher"},
         epochs=(400, 300, 200, 100),
         batch=(128, 256, 256, 1024),

@@ -82,5 +82,5 @@ class Distilled(nn.Module):
             start = self.method.start.eval()(views[0].flatten(0, 1))
         with torch.autocast(start.device.type, enabled=False):
             distance = 1 - functional.cosine_similarity(self.features[0].float(), start.float()).mean()
-            stats = stats | {"loss": loss.detach(), "start_distance": distance.detach()}
+            stats = {"loss": loss.detach(), **stats, "start_distance": distance.detach()}
             return loss + self.weight * distance, stats

@@ -143,7 +143,8 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         scheduled=scheduled,
         workers=default_workers() if options.data.workers < 0 else options.data.workers,
     )
-    progress = Progress(Health(options.health, method.chance_loss(options.micro_batch), run.steps))
+    chance = method.chance_loss(options.micro_batch)
+    progress = Progress(Health(options.health, chance, run.steps, method=options.method))
     _restore(run, progress)
     return run, progress
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_runs import CONVNET, ROOT, arguments, metrics, status, stop_after
+from tiny_runs import CONVNET, DINOV2, ROOT, arguments, metrics, status, stop_after
 
 from dermssl.backbone.build import IMAGENET
 from dermssl.views.loader import Crops, to_views
@@ -47,7 +47,7 @@ def test_views_are_those_of_the_cpu():
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [MOVING, CONVNETS], ids=["dino, ViT", "simclr, ResNet"])
+@pytest.mark.parametrize("changes", [MOVING, MOVING | DINOV2, CONVNETS], ids=["dino", "dinov2", "simclr, ResNet"])
 def test_a_run_that_was_stopped_goes_on(pretrain, dataset, tmp_path, monkeypatch, changes):
     changes = changes | {"optim__lr": "0.05", "data__workers": "1"}  # moments that are lost change losses by 4 to 10%
     assert pretrain(dataset, tmp_path / "whole", **changes) == 0
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_goes_on(pretrain, dataset, tmp_path, monkeypatch
 
 
 @needs_bf16
-@pytest.mark.parametrize("changes", [{}, CONVNET], ids=["dino, ViT", "simclr, ResNet"])
+@pytest.mark.parametrize("changes", [{}, DINOV2, CONVNET], ids=["dino", "dinov2", "simclr, ResNet"])
 def test_bf16_is_what_a_gpu_computes_in(pretrain, dataset, tmp_path, caplog, changes):
     caplog.set_level("INFO", logger="dermssl")
     assert pretrain(dataset, tmp_path / "run", **changes, training__precision="auto") == 0

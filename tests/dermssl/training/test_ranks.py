@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from tiny_runs import HELD, SIMCLR, arguments, metrics, start, status, stop_after
+from tiny_runs import DINOV2, HELD, SIMCLR, arguments, metrics, start, status, stop_after
 
 from dermssl.cli import main
 
@@ -24,7 +24,7 @@ WEIGHTS = {"rtol": 0, "atol": 1e-6}
 
 def options(method: str) -> dict[str, str]:
     simclr = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {"simclr__batch_norm": "false"}
-    return PARITY | (simclr if method == "simclr" else {})
+    return PARITY | {"dino": {}, "dinov2": DINOV2, "simclr": simclr}[method]
 
 
 def run_ranks(dataset, out, ranks, **changes) -> str:
@@ -93,7 +93,7 @@ def two_ranks(dataset, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("method", ["dino", "simclr"])
+@pytest.mark.parametrize("method", ["dinov2", "simclr"])
 def test_two_ranks_follow_one(one_rank, two_ranks, method):
     one, (two, output) = one_rank(method), two_ranks(method)
     assert "2 rank(s) on cpu" in output and output.count("done: ") == 1
@@ -104,15 +104,15 @@ def test_two_ranks_follow_one(one_rank, two_ranks, method):
 
 
 def test_networks_are_unwrapped_before_two_ranks_part(two_ranks, dataset):
-    run, output = two_ranks("dino")
+    run, output = two_ranks("dinov2")
     program = (str(run.parent / "parting.py"),)
-    again = run_ranks(dataset, run, 2, program=program, **options("dino"))
+    again = run_ranks(dataset, run, 2, program=program, **options("dinov2"))
     assert "already done: " in again
     for said in (output, again):
         assert said.count("wrapped networks at parting: 0") == 2
 
 
-@pytest.mark.parametrize("method", ["dino", "simclr"])
+@pytest.mark.parametrize("method", ["dinov2", "simclr"])
 def test_two_ranks_end_with_the_weights_of_one(one_rank, two_ranks, method):
     one, two = (load_file(last_state(run) / "model.safetensors") for run in (one_rank(method), two_ranks(method)[0]))
     assert one.keys() == two.keys()

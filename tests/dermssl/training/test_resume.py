@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
+from tiny_runs import DINOV2, HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
 from dermssl.training import pretrain as loop
 from dermssl.training import states
@@ -46,6 +46,21 @@ def test_interrupted_equals_uninterrupted_bit_by_bit(whole, pretrain, dataset, t
     assert_same_weights(tmp_path / "run", whole)
     assert metrics(tmp_path / "run") == metrics(whole)
     assert metrics(tmp_path / "run", "online_rankme") == metrics(whole, "online_rankme")
+
+
+def test_dinov2_resumes_bit_by_bit_with_recomputed_activations_and_its_encoder_is_an_ordinary_one(
+    pretrain, dataset, tmp_path, monkeypatch
+):
+    changes = DINOV2 | {"training__epochs": "1", "training__accumulation": "2", "optim__warmup_epochs": "0"}
+    changes |= {"model__gradient_checkpointing": "true", "model__backbone": "test_vit2"}
+    assert pretrain(dataset, tmp_path / "whole", **changes) == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert pretrain(dataset, tmp_path / "run", **changes) == 1
+    assert pretrain(dataset, tmp_path / "run", **changes) == 0
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    assert saved_tensors(tmp_path / "run")["mask_token"].any()
+    assert "mask_token" not in load_file(tmp_path / "run" / "encoder" / "model.safetensors")
 
 
 @pytest.mark.parametrize(

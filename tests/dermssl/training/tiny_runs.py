@@ -38,6 +38,7 @@ TINY = {
     "health.on_collapse": "warn",
 }
 SIMCLR = {"method": "simclr", "views.local_count": "0", "simclr.hidden_dim": "16", "simclr.out_dim": "8"}
+DINOV2 = {"method": "dinov2", "dinov2__out_dim": "32", "dinov2__hidden_dim": "16", "dinov2__bottleneck_dim": "8"}
 CONVNET = {key.replace(".", "__"): value for key, value in SIMCLR.items()} | {
     "model__backbone": "resnet18",
     "model__drop_path": "0",

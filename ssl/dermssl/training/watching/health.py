@@ -27,19 +27,20 @@ SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
 
 REMEDIES = {
     "uniform output": "the loss stays at chance level with uniform outputs: "
-    "lower dino.warmup_teacher_temperature (0.02) or dino.out_dim, take dino.centering sinkhorn, or raise optim.lr",
-    "one code": "the teacher gives every image the same output: raise dino.teacher_temperature, "
-    "lower dino.center_momentum, or lower optim.lr",
+    "lower {method}.warmup_teacher_temperature (0.02) or {method}.out_dim, take {method}.centering sinkhorn, or raise "
+    "optim.lr",
+    "one code": "the teacher gives every image the same output: raise {method}.teacher_temperature, "
+    "lower {method}.center_momentum, or lower optim.lr",
     "feature collapse": "all images get nearly the same features: lower optim.lr, lengthen optim.warmup_epochs, "
     "or use larger batches",
     "rank collapse": "the features lie along one line, or in a quarter of the directions of the start (RankMe): "
-    "lower optim.lr, use larger batches, or with DINO take dino.centering sinkhorn",
+    "lower optim.lr, use larger batches, or with DINO take its centering sinkhorn",
     "divergence": "the loss rises far above chance level and its start: lower optim.lr or optim.clip",
     "exploding gradient": "the gradient is huge: lower optim.lr, or limit it with optim.clip 3",
     "vanished gradient": "the gradient is zero, so nothing can be learned any more: lower optim.lr, "
     "or start from other weights (model.init)",
     "learning rate of zero": "the learning rate is too small to move anything: raise optim.lr",
-    "teacher stands still": "the teacher's momentum (EMA) is 1, so it never follows the student: lower dino.momentum",
+    "teacher stands still": "the teacher's momentum (EMA) is 1: it never follows the student: lower {method}.momentum",
     "not learning": "the loss is at chance level after a quarter of the run, or after half no lower than at first: "
     "raise optim.lr or training.epochs, or weaken the views",
 }
@@ -54,6 +55,7 @@ class Health:
         options: what to do, and how many readings in a row count.
         chance: loss of a network that gives all images the same output (`Method.chance_loss`).
         steps: length of the run.
+        method: name of the method, whose section holds the setting to change.
     """
 
     options: HealthOptions
@@ -63,6 +65,7 @@ class Health:
     skipped_in_a_row: int = 0
     skipped: int = 0
     first: dict[str, float] = field(default_factory=dict)
+    method: str = "dino"
 
     def state(self) -> dict:
         """Counters for the resumable state."""
@@ -148,7 +151,7 @@ class Health:
         return {symptom for symptom, present in signs.items() if present}
 
     def _act(self, step: int, symptom: str) -> None:
-        message = f"step {step}: {symptom}: {REMEDIES[symptom]}"
+        message = f"step {step}: {symptom}: {REMEDIES[symptom].format(method=self.method)}"
         if self.options.on_collapse == "stop":
             raise HealthStop(message + " (--health.on_collapse warn goes on)")
         log.warning("warning: %s", message)
