@@ -34,6 +34,7 @@ from dermeval.probes.task import Task, task_of
 from dermeval.statistics.metrics import balanced_accuracy
 from dermssl import licences
 from dermssl.backbone.embedding import Pictures, batches_of_pictures, in_batches, normalise_pixels
+from dermssl.backbone.low_rank import add_low_rank
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision
@@ -56,11 +57,11 @@ def finetune(options: FinetuneOptions) -> Report:
     encoder = open_encoder(options.encoder, options.image_size)
     if isinstance(encoder.model, PixelPCA):
         raise InputError(f"--encoder {options.encoder} has no weights to train: give a network")
-    trained_blocks(encoder.model, options)
+    probe = FinetuneProbe(options, encoder, datasets, KeptFits(options.out))
+    probe.new_model(2)  # refuses what has no blocks or layers to train
     if PartialState().num_processes > 1:
         raise InputError("finetune runs as one process: start it without a launcher")
     task = task_of(_rows_as_features(encoder, datasets), options.target)
-    probe = FinetuneProbe(options, encoder, datasets, KeptFits(options.out))
     return probe_report(probe, task, options, [*options.data, options.encoder])
 
 
@@ -79,12 +80,12 @@ def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEm
 
 
 def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
-    """The parts of the encoder that are trained: it, its last blocks or stages, or nothing.
+    """The parts of the encoder whose own weights are trained: it, its last blocks or stages, or nothing.
 
     Raises:
         InputError: the encoder has no blocks or stages to count from the end.
     """
-    if options.train == "head":
+    if options.train in ("head", "adapters"):
         return []
     if options.train == "all":
         return [model]
@@ -92,7 +93,7 @@ def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
     stages = [getattr(model, f"layer{number}") for number in range(1, 5) if hasattr(model, f"layer{number}")]
     found = list(blocks) if blocks is not None else stages
     if not found:
-        raise InputError(f"--train last: {options.encoder} has no blocks to count: use --train all or head")
+        raise InputError(f"--train last: {options.encoder} has no blocks to count: use --train all, adapters or head")
     after = [getattr(model, name) for name in ("norm", "fc_norm", "conv_head", "bn2", "head") if hasattr(model, name)]
     return [*found[-options.last :], *(part for part in after if isinstance(part, nn.Module))]
 
@@ -120,7 +121,18 @@ class FinetuneProbe:
                 epoch, score = said["epoch"], said["balanced_accuracy"]
                 log.info("fold %d: best epoch %d, balanced accuracy %.3f on kept-out patients", number, epoch, score)
                 bar.update(images[number + 1] - bar.n)
-        names = ("train", "last", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
+        names = (
+            "train",
+            "last",
+            "adapter_rank",
+            "epochs",
+            "patience",
+            "batch",
+            "lr",
+            "head_lr",
+            "weight_decay",
+            "held_out",
+        )
         settings = {name: getattr(options, name) for name in names} | {"early_stopping": best}
         epochs = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
         line = f"best epoch of each fold on {options.held_out:.0%} of its training {task.unit}s, kept out: {epochs}"
@@ -136,7 +148,7 @@ class FinetuneProbe:
         fitted, held = (fold.train[rows] for rows in cut[0])
         precision = choose_precision("auto", PartialState().device)
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
-        model, optimizer, tuned = self._model(len(task.classes))
+        model, optimizer, tuned = self.new_model(len(task.classes))
         model, optimizer = accelerator.prepare(model, optimizer)
         steps = options.epochs * -(-len(fitted) // options.batch)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
@@ -166,17 +178,23 @@ class FinetuneProbe:
         found = self._predict(model, task, fold.test, accelerator.device)
         return found, {"epoch": epoch, "balanced_accuracy": best}
 
-    def _model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
-        """The encoder as it was given, with a new classifier; its optimizer; and the parts that are trained."""
-        backbone, head = copy.deepcopy(self.encoder.model), nn.Linear(self.encoder.dim, classes)
+    def new_model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
+        """The encoder as it was given, with a new classifier; its optimizer; and the parts to set to training mode.
+
+        With adapters there is no such part: batch statistics stay as they are.
+        """
+        options, backbone = self.options, copy.deepcopy(self.encoder.model)
+        head = nn.Linear(self.encoder.dim, classes)
         nn.init.normal_(head.weight, std=0.01)
-        tuned = trained_blocks(backbone, self.options)
-        backbone.requires_grad_(False)
-        weights = list(dict.fromkeys(weight for part in tuned for weight in part.parameters()))
-        for weight in weights:
-            weight.requires_grad_(True)
-        groups = [{"params": head.parameters(), "lr": self.options.head_lr}, {"params": weights, "lr": self.options.lr}]
-        optimizer = torch.optim.AdamW(groups[: 1 + bool(weights)], weight_decay=self.options.weight_decay)
+        tuned = trained_blocks(backbone, options)
+        backbone.requires_grad_(options.train == "adapters")
+        for part in tuned:
+            part.requires_grad_(True)
+        if options.train == "adapters":
+            add_low_rank(backbone, options.adapter_rank, options.seed, "--adapter-rank")
+        weights = [weight for weight in backbone.parameters() if weight.requires_grad]
+        groups = [{"params": head.parameters(), "lr": options.head_lr}, {"params": weights, "lr": options.lr}]
+        optimizer = torch.optim.AdamW(groups[: 1 + bool(weights)], weight_decay=options.weight_decay)
         return nn.Sequential(backbone, head), optimizer, tuned
 
     @torch.no_grad()

@@ -82,7 +82,7 @@ class LinearOptions(ProbeOptions):
 
 @dataclass
 class FinetuneOptions(JudgeOptions):
-    """Train the encoder itself, or its last blocks, with a linear classifier on top.
+    """Train the encoder itself, its last blocks, or adapters in it, with a linear classifier on top.
 
     Training stops early by patients that are kept out of the training images, never by test images.
     """
@@ -91,10 +91,13 @@ class FinetuneOptions(JudgeOptions):
     """Run folder, exported encoder folder, timm:NAME, a file of weights, timm:NAME@FILE, or random:NAME[@seed]."""
     data: list[str] = field(kw_only=True)
     """Dataset folders made by `dermssl prepare`; several are pooled."""
-    train: Literal["all", "last", "head"] = "all"
-    """What is trained beside the classifier: all weights, the last blocks (see --last), or nothing."""
+    train: Literal["all", "last", "adapters", "head"] = "all"
+    """What is trained beside the classifier: all weights, the last blocks (see --last), low-rank adapters (LoRA) in
+    every layer, which take a larger --lr (1e-3), or nothing."""
     last: PositiveInt = 2
     """Blocks (or stages) from the end that --train last trains."""
+    adapter_rank: PositiveInt = 8
+    """Rank of the adapters of --train adapters."""
     epochs: PositiveInt = 20
     """Passes over the training images at most."""
     patience: PositiveInt = 4

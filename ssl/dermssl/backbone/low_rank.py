@@ -21,11 +21,11 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).view_as(weight)
 
 
-def add_low_rank(backbone: nn.Module, rank: int, seed: int) -> None:
+def add_low_rank(backbone: nn.Module, rank: int, seed: int, option: str) -> None:
     """Freeze the backbone and give an adapter to every linear layer and ungrouped convolution that moves.
 
     Raises:
-        InputError: no such layer is larger than the adapter would be.
+        InputError: no such layer is larger than the adapter would be; ``option`` is what gave the rank.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = [
@@ -36,7 +36,7 @@ def add_low_rank(backbone: nn.Module, rank: int, seed: int) -> None:
         and rank < min(len(layer.weight), layer.weight[0].numel())
     ]
     if not layers:
-        raise InputError(f"keep.adapter_rank {rank}: the backbone has no layer for adapters of that rank: lower it")
+        raise InputError(f"{option} {rank}: the backbone has no layer for adapters of that rank: lower it")
     backbone.requires_grad_(False)
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, generator))

@@ -29,7 +29,7 @@ def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) 
         if options.frozen_layers:
             freeze_layers(backbone, options.frozen_layers)
         if options.adapter_rank:
-            add_low_rank(backbone, options.adapter_rank, seed)
+            add_low_rank(backbone, options.adapter_rank, seed, "keep.adapter_rank")
         if options.frozen_batch_norm and not keep_statistics(backbone.modules()):
             raise InputError("keep.frozen_batch_norm: the backbone has no BatchNorm: leave it out")
         if not learns:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from dermeval.cli import main
@@ -66,15 +67,40 @@ def test_the_test_labels_change_nothing_that_is_predicted(tmp_path, coloured):
 @pytest.mark.parametrize(("train", "names"), [("all", None), ("head", set()), ("last", {"layer3", "layer4"})])
 def test_only_what_was_asked_for_is_trained(train, names):
     options = FinetuneOptions(encoder="random:resnet10t", data=[], train=train)
-    model, _, _ = FinetuneProbe(options, open_encoder("random:resnet10t", 32), [])._model(3)
+    model, _, _ = FinetuneProbe(options, open_encoder("random:resnet10t", 32), []).new_model(3)
     tuned = {name.split(".")[0] for name, weight in model[0].named_parameters() if weight.requires_grad}
     everything = {name.split(".")[0] for name, _ in model[0].named_parameters()}
     assert tuned == (everything if names is None else names)
     assert all(weight.requires_grad for weight in model[1].parameters())
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_adapters_start_as_the_encoder_and_only_they_and_the_classifier_learn(name):
+    options = FinetuneOptions(encoder=f"random:{name}", data=[], train="adapters", adapter_rank=2)
+    encoder = open_encoder(options.encoder, 32)
+    model, optimizer, _ = FinetuneProbe(options, encoder, []).new_model(3)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    torch.testing.assert_close(model[0](images), encoder.model(images))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+    optimizer.step()
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved - {"1.weight", "1.bias"}
+    assert all(key.startswith("1.") or key.endswith((".0.up", ".0.down")) for key in moved)
+
+
+def test_adapters_learn_the_target(tmp_path, coloured):
+    result = finetune(coloured, tmp_path / "tuned", "--train", "adapters", "--adapter-rank", "4", "--head-lr", "0.1")
+    assert result["levels"]["image"]["scores"]["balanced_accuracy"]["value"] == 1.0
+    assert (result["settings"]["train"], result["settings"]["adapter_rank"]) == ("adapters", 4)
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path, coloured, capsys):
     assert main(["finetune", "--encoder", "pixels:4", "--data", str(coloured)]) == 2
     assert "has no weights to train" in capsys.readouterr().err
+    adapters = ["--train", "adapters", "--adapter-rank", "4000"]
+    assert main(["finetune", "--encoder", "random:test_resnet", "--data", str(coloured), *adapters]) == 2
+    assert "--adapter-rank 4000: the backbone has no layer" in capsys.readouterr().err
     with pytest.raises(InputError, match="no blocks to count"):
         trained_blocks(open_encoder("pixels:2", 8).model, FinetuneOptions(encoder="x", data=[], train="last"))
