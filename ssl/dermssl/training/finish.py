@@ -17,6 +17,7 @@ from dermssl.training.progress import JOULES_PER_KWH, Progress, hardware
 from dermssl.training.run_folder import read_status, write_status
 from dermssl.training.setup import Run
 from dermssl.training.watching.card import write_card
+from dermssl.training.watching.online import headline
 
 
 def save(run: Run, progress: Progress) -> None:
@@ -131,5 +132,5 @@ def report(run: Run, progress: Progress, word: str) -> Report:
     ]
     for name in ("baseline", "best"):
         if data[name]:
-            text.append(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in data[name].items()))
+            text.append(f"  {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in headline(data[name]).items()))
     return Report("\n".join(text + ["  " + line for line in licences.notice_lines(run.notices)]), data)

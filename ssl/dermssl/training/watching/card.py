@@ -15,6 +15,7 @@ from dermssl.files import write_text
 from dermssl.methods.registry import METHODS
 from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
+from dermssl.training.watching.online import BY_TONE, LEAST_PATIENTS, headline, scored_tones
 
 TONES = ("I-II", "III-IV", "V-VI")
 TYPES = ("I", "II", "III", "IV", "V", "VI")
@@ -162,14 +163,12 @@ def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
         "best (`best/` of the run)": facts["best"],
         "last" if facts["steps"] < facts["planned_steps"] else "end (`encoder/` of the run)": facts["last"],
     }
-    rows = {moment: scores for moment, scores in moments.items() if scores}
-    if not rows:
+    moments = {moment: scores for moment, scores in moments.items() if scores}
+    if not moments:
         return ["None measured."]
-    names = [name for name in next(iter(rows.values())) if name != "step"]
-    table = _table(
-        ["", "step", *names],
-        [[m, scores.get("step", 0), *(f"{scores[n]:.3f}" for n in names)] for m, scores in rows.items()],
-    )
+    names = [name for name in headline(next(iter(moments.values()))) if name != "step"]
+    rows = [[m, scores.get("step", 0), *(f"{scores[n]:.3f}" for n in names)] for m, scores in moments.items()]
+    table = _table(["", "step", *names], rows)
     rank = "RankMe is the effective rank of the features: in how many directions they vary. It says little about use."
     if not data.online:
         return [*table, "", f"No labels. {rank}"]
@@ -179,7 +178,29 @@ def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
         for online in data.online
     ]
     closing = "Online scores are made to watch a run, not to compare encoders: use `dermeval` for that."
-    return [*table, "", *lines, rank, closing]
+    return [*table, "", *lines, rank, closing, "", *_tone_scores(data, moments)]
+
+
+def _tone_scores(data: TrainingData, moments: dict[str, dict[str, float]]) -> list[str]:
+    """The kNN score within each group of skin types, with the images and patients that it rests on."""
+    rows = []
+    for online in data.online:
+        name, groups = online.dataset.name, online.dataset.column("group_id")[online.score]
+        for tone, inside in scored_tones(online, least=1).items():
+            found = [scores.get(f"{BY_TONE}/{name}/{tone}") for scores in moments.values()]
+            classes = len(set(online.labels[online.score[inside]]))
+            counts = [len(inside), len(set(groups[inside])), f"{classes} of {len(online.classes)}"]
+            rows.append([name, tone, *counts, *("not scored" if one is None else f"{one:.3f}" for one in found)])
+    if not rows:
+        return ["Scores by skin type: none, as the skin type of no scored image is recorded."]
+    return [
+        "By skin type (Fitzpatrick), kNN balanced accuracy over the classes that a group has:",
+        "",
+        *_table(["", "type", "images", "patients", "classes", *moments], rows),
+        "",
+        f"Patients are lesions or images where patients are unknown. Groups of fewer than {LEAST_PATIENTS}, or of one "
+        "class, are not scored. Groups with other classes do not compare. `dermeval` gives intervals.",
+    ]
 
 
 def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:

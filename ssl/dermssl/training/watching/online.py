@@ -19,6 +19,9 @@ from dermssl.training.pool import OnlineSet, TrainingData
 
 MIX, KNN, RECALL, RANKME = "online_mix", "online_knn_balanced_accuracy", "online_recall_at_1", "online_rankme"
 """Names of the scores."""
+BY_TONE = "online_by_tone"
+LEAST_PATIENTS = 15
+"""Patients (lesions or images where those are unknown) of a group of skin types that is scored, as in `dermeval`."""
 SHOWN, SHOWN_NEAREST = 8, 6
 """Queries of the neighbour grid, and neighbours of each."""
 
@@ -48,7 +51,8 @@ def score_encoder(
     ``online_knn_balanced_accuracy`` (chance: 1 / classes) and, where lesions or patients have several images,
     ``online_recall_at_1`` are means over the sets; ``NAME/SET`` are those of each set, where there are several.
     ``online_mix`` is the mean of both over all sets. ``online_rankme`` is the effective rank of the first set's
-    features. The encoder is returned to the mode that it was in.
+    features. ``online_by_tone/SET/GROUP`` is the kNN score within a group of skin types (`scored_tones`). The encoder
+    is returned to the mode that it was in.
 
     Raises:
         HealthStop: features are not finite.
@@ -73,19 +77,36 @@ def _score_set(
     encoder: nn.Module, online: OnlineSet, preprocessing: dict[str, Any], options: OnlineOptions, device
 ) -> Evaluation:
     fit = online_features(encoder, online.dataset, online.fit, preprocessing, device)
-    score = online_features(encoder, online.dataset, online.score, preprocessing, device)
-    votes, rows = neighbours.knn_votes(score, fit, online.labels[online.fit], len(online.classes), [options.k])
+    asked = online_features(encoder, online.dataset, online.score, preprocessing, device)
+    votes, rows = neighbours.knn_votes(asked, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
     (probabilities,) = votes.values()
-    scores = {KNN: float(balanced_accuracy_score(truth, probabilities.argmax(axis=1)))}
-    recall = _recall(online, np.concatenate([score, fit]), np.concatenate([online.score, online.fit]))
+    voted = probabilities.argmax(axis=1)
+    scores = {KNN: float(balanced_accuracy_score(truth, voted))}
+    recall = _recall(online, np.concatenate([asked, fit]), np.concatenate([online.score, online.fit]))
     scores |= {} if recall is None else {RECALL: recall}
     # The first image of each class, then the second of each: rare classes are seen too.
     chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
     nearest = online.fit[rows[chosen, :SHOWN_NEAREST]]
     agree = online.labels[nearest] == truth[chosen, None]
     scores |= {RANKME: rankme(fit)}
+    for tone, inside in scored_tones(online).items():
+        if len(set(truth[inside])) > 1:
+            score = float(balanced_accuracy_score(truth[inside], voted[inside]))
+            scores[f"{BY_TONE}/{online.dataset.name}/{tone}"] = score
     return Evaluation(scores, online.dataset, online.score[chosen], nearest, agree, len(online.score))
+
+
+def scored_tones(online: OnlineSet, least: int = LEAST_PATIENTS) -> dict[str, np.ndarray]:
+    """Which of the kept-out images ``online.score`` show each group of skin types that has ``least`` patients."""
+    tones, groups = (online.dataset.column(name)[online.score] for name in ("tone_group", "group_id"))
+    found = {tone: np.flatnonzero(tones == tone) for tone in sorted(set(tones[pd.notna(tones)]))}
+    return {tone: inside for tone, inside in found.items() if len(set(groups[inside])) >= least}
+
+
+def headline(scores: dict[str, float]) -> dict[str, float]:
+    """The scores without those of groups of skin types."""
+    return {name: value for name, value in scores.items() if not name.startswith(BY_TONE)}
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
@@ -113,6 +134,8 @@ def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, floa
     if len(parts) > 1:
         for name, part in zip(names, parts, strict=True):
             scores |= {f"{score}/{name}": part.scores[score] for score in (KNN, RECALL) if score in part.scores}
+    for part in parts:
+        scores |= {name: value for name, value in part.scores.items() if name.startswith(BY_TONE)}
     return scores
 
 

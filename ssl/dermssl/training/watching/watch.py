@@ -20,6 +20,7 @@ from dermssl.training.watching.online import (
     RECALL,
     SHOWN,
     Evaluation,
+    headline,
     online_features,
     patch_components,
     pictures_of,
@@ -134,7 +135,8 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     evaluation = score_encoder(run.method.encoder(), run.data, run.preprocessing, run.options.online, device)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
-    log.info("step %d: %s", progress.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    told = ", ".join(f"{name} {value:.3f}" for name, value in headline(scores).items())
+    log.info("step %d: %s", progress.step, told)
     _draw(run, progress.step, evaluation, tracker)
     for line in below_start(scores, progress.first, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)

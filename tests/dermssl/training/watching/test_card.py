@@ -45,11 +45,11 @@ class Skin:
         return self.frame[name].to_numpy()
 
 
-def card(tmp_path, *datasets: Skin, labelled: bool = True) -> ModelCard:
+def card(tmp_path, *datasets: Skin, labelled: bool = True, online: list[OnlineSet] | None = None) -> ModelCard:
     rows = [np.arange(len(dataset.frame)) for dataset in datasets]
     labels = np.zeros(2, int)
-    online = [OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels)] if labelled else []
-    data = TrainingData(datasets, rows, online)
+    first = [OnlineSet(datasets[0], "condition", ("a", "b"), rows[0][:1], rows[0][1:2], labels)] if labelled else []
+    data = TrainingData(datasets, rows, first if online is None else online)
     model = ModelOptions(init="/anna/run1")
     options = PretrainOptions(out="/anna/x", data=DataOptions(folders=["/anna/data"]), model=model)
     seen = np.repeat([dataset.times_seen for dataset in datasets], [len(chosen) for chosen in rows])
@@ -105,7 +105,7 @@ def test_scores_stand_beside_those_before_training(tmp_path):
     assert "| before training (step 0) | 0 | 0.500 | 3.000 |" in text
     assert "| best (`best/` of the run) | 20 | 0.750 | 5.000 |" in text
     assert "| end (`encoder/` of the run) | 30 |" in text
-    assert "chance 0.500" in text
+    assert "chance 0.500" in text and "| passion | III-IV | 1 | 1 | 1 of 2 | not scored |" in text
     assert "1.5 minutes" in text and "2 steps were not finite" in text
 
 
@@ -115,6 +115,17 @@ def test_skin_types_are_counted_and_what_is_missing_is_said(tmp_path):
     assert "I 0, II 0, III 1, IV 2, V 1, VI 1" in text
     assert "unknown): I-II 0, III-IV 2, V-VI 2." in text
     assert "No image is known to show type I-II." in text and "17% of the training images is not recorded" in text
+
+
+def test_scores_by_skin_type_stand_with_the_images_and_patients_they_rest_on(tmp_path, monkeypatch):
+    many, few = Skin("passion", [5] * 40 + [1] * 4, "PASSION"), Skin("ham", [None] * 2, "CC-BY-NC-4.0")
+    rows = np.arange(44)
+    online = [OnlineSet(skin, "dx", ("a", "b", "c"), r[:0], r, r % 2) for skin, r in ((many, rows), (few, rows[:2]))]
+    monkeypatch.setitem(FACTS, "last", FACTS["last"] | {"online_by_tone/passion/V-VI": 0.61})
+    text = card(tmp_path, many, few, online=online).text
+    assert "| passion | I-II | 4 | 2 | 2 of 3 | not scored | not scored | not scored |" in text
+    assert "| passion | V-VI | 40 | 20 | 2 of 3 | not scored | not scored | 0.610 |" in text
+    assert "| end (`encoder/` of the run) | 30 | 0.700 | 5.500 |" in text
 
 
 def test_rare_types_are_named(tmp_path):

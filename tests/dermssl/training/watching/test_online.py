@@ -1,5 +1,7 @@
 """Online scores watch every labelled set: kNN and recall@1 of kept-out groups, their mix, the start as floor."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from dermssl import neighbours
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import OnlineSet, TrainingData
-from dermssl.training.watching.online import KNN, MIX, RANKME, RECALL, score_encoder
+from dermssl.training.watching.online import KNN, MIX, RANKME, RECALL, headline, score_encoder, scored_tones
 from dermssl.training.watching.watch import below_start
 
 
@@ -32,11 +34,12 @@ class Images:
 class Skin:
     """What an evaluation asks of a data set."""
 
-    def __init__(self, name: str, greys: list[int], lesions: list) -> None:
-        self.name, self.images, self.lesions = name, Images(greys), np.array(lesions, dtype=object)
+    def __init__(self, name: str, greys: list[int], lesions: list, tones: list) -> None:
+        self.name, self.images = name, Images(greys)
+        self.columns = {"lesion_id": lesions, "tone_group": tones, "group_id": [f"p{row // 2}" for row in range(8)]}
 
     def column(self, name: str) -> np.ndarray:
-        return self.lesions if name == "lesion_id" else np.full(len(self.lesions), None)
+        return np.array(self.columns.get(name, [None] * 8), dtype=object)
 
 
 class MeanColour(nn.Module):
@@ -44,9 +47,9 @@ class MeanColour(nn.Module):
         return images.mean(dim=(2, 3))
 
 
-def online_set(name: str, lesions: list) -> OnlineSet:
+def online_set(name: str, lesions: list, tones: Sequence = (None,) * 8) -> OnlineSet:
     """Rows 0-3 vote, rows 4-7 are scored; dark is class 0, bright class 1; a lesion's images are nearest in grey."""
-    skin = Skin(name, [10, 60, 190, 240, 20, 22, 200, 204], lesions)
+    skin = Skin(name, [10, 60, 190, 240, 20, 22, 200, 204], lesions, list(tones))
     return OnlineSet(skin, "dx", ("a", "b"), np.arange(4), np.arange(4, 8), np.array([0, 0, 1, 1] * 2))
 
 
@@ -61,6 +64,17 @@ APART = [None, None, None, None, "l1", "l2", "l1", "l2"]
 
 def test_one_set_without_repeated_lesions_is_scored_by_knn_alone():
     assert list(score(online_set("a", [None] * 8))) == [KNN, RANKME]
+
+
+def test_groups_of_skin_types_are_scored_where_they_have_enough_patients(monkeypatch):
+    tones = [None] * 4 + ["I-II", "I-II", "V-VI", "V-VI"]
+    one = online_set("a", [None] * 8, tones)
+    one.labels[[5, 7]] = 1, 0  # a bright label on a dark picture, and a dark one on a bright picture
+    assert list(score(one)) == [KNN, RANKME]  # 15 patients are too many for this set
+    monkeypatch.setattr("dermssl.training.watching.online.scored_tones", lambda online: scored_tones(online, least=1))
+    found = score(one, online_set("b", [None] * 8))
+    assert found["online_by_tone/a/I-II"] == found["online_by_tone/a/V-VI"] == 0.5
+    assert not [name for name in headline(found) if "tone" in name]
 
 
 def test_recall_asks_whether_the_nearest_other_image_is_of_the_same_lesion():
