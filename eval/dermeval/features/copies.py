@@ -29,26 +29,25 @@ def copy_correlation(one: Image.Image, other: Image.Image, view: int) -> float:
 
     The largest over displacements of up to `MOST_SHIFT` pixels of `SIDE`.
     """
-    fixed, moving = _structure(one, 0), _structure(other, view)
-    inner = slice(MOST_SHIFT, SIDE - MOST_SHIFT)
-    shifts = range(-MOST_SHIFT, MOST_SHIFT + 1)
-    found = [np.roll(moving, (down, right), (0, 1)) for down in shifts for right in shifts]
-    return max(_block_correlation(fixed[inner, inner], one[inner, inner]) for one in found)
+    side = (SIDE - 2 * MOST_SHIFT) // BLOCK * BLOCK
+    shifted = np.lib.stride_tricks.sliding_window_view(_structure(other, view), (side, side))
+    shifted = _blocks(shifted[: 2 * MOST_SHIFT + 1, : 2 * MOST_SHIFT + 1])
+    fixed = _blocks(_structure(one, 0)[MOST_SHIFT:, MOST_SHIFT:][:side, :side])
+    norms = np.linalg.norm(fixed, axis=-1) * np.linalg.norm(shifted, axis=-1)
+    products = np.einsum("bp,yxbp->yxb", fixed, shifted)
+    return float(np.median(products / np.maximum(norms, 1e-9), axis=-1).max())
 
 
 def _structure(image: Image.Image, view: int) -> np.ndarray:
     """A square grey picture without its coarse light and shade, ``(S, S)``, turned as the hash's ``view`` is."""
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0), np.float64)
+    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0), np.float32)
     turned = np.rot90(grey if view < 4 else grey[:, ::-1], view % 4)
     return ndimage.gaussian_filter(turned, 0.8) - ndimage.gaussian_filter(turned, 2.0)
 
 
-def _block_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    count = len(one) // BLOCK
-    a, b = (
-        part[: count * BLOCK, : count * BLOCK].reshape(count, BLOCK, count, BLOCK).swapaxes(1, 2).reshape(count**2, -1)
-        for part in (one, other)
-    )
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.median((a * b).sum(1) / np.maximum(norms, 1e-9)))
+def _blocks(pictures: np.ndarray) -> np.ndarray:
+    """Square blocks of pictures ``(..., S, S)`` as rows of mean 0, ``(..., blocks, pixels)``."""
+    *many, side, _ = pictures.shape
+    split = pictures.reshape(*many, side // BLOCK, BLOCK, side // BLOCK, BLOCK).swapaxes(-3, -2)
+    rows = split.reshape(*many, -1, BLOCK**2)
+    return rows - rows.mean(-1, keepdims=True)

@@ -6,9 +6,10 @@ squared norm of the weights, intercepts free; a binary task has one weight vecto
 All penalties share each pass over the data as one matrix product. They are fitted by L-BFGS (Nocedal & Wright 2006,
 algorithm 7.4) from the solution of the nearest penalty that is known, in coordinates in which the Hessian there is
 close to the identity. The Hessian of the mean loss is the mean over images of (diag(p) - pp') x (zz'). Its two factors
-are averaged apart, as in K-FAC (Martens & Grosse 2015), so that it is diagonal in their eigenvectors. Fits that have
-not converged after `ROUND` steps go on in coordinates that are measured where they have got to: without this, weak
-penalties on the features of a real encoder need many hundreds of steps.
+are averaged apart, as in K-FAC (Martens & Grosse 2015), so that it is diagonal in their eigenvectors. Those of the
+features are found once, as that takes most of the time; fits that have not converged after `ROUND` steps go on in
+those found where they have got to. Without this, weak penalties on the features of a real encoder need many hundreds
+of steps.
 """
 
 import logging
@@ -73,6 +74,7 @@ class LogisticSolver:
         frequencies = torch.zeros(self.x.shape[1] + 1, len(present), dtype=torch.float64)
         frequencies[-1] = shares.log()
         self.solved: dict[float, torch.Tensor] = {0.0: frequencies}
+        self.axes = _Axes(self.x, self.w)
 
     def fit(self, cs: np.ndarray) -> LogisticPath:
         """The optimum for every inverse penalty in ``cs`` ``(P,)``."""
@@ -95,11 +97,12 @@ class LogisticSolver:
         penalty = (2.0 if len(self.present) == 2 else 1.0) / (cs * self.total)
         going = torch.arange(len(cs))
         for _ in range(0, MAX_STEPS, ROUND):
-            problem = _Coordinates(self.x, self.labels, self.w, theta[going], penalty[going])
+            problem = _Coordinates(self.axes, self.labels, self.w, theta[going], penalty[going])
             theta[going], done = _lbfgs(problem, self.tolerance)
             going = going[~done]
             if not len(going):
                 return theta
+            self.axes = _Axes(self.x, problem.rows)
         log.warning(
             "warning: %d of %d logistic regressions (C from %.3g) still improved after %d steps: check the features, "
             "or use fewer weak penalties",
@@ -111,32 +114,39 @@ class LogisticSolver:
         return theta
 
 
+class _Axes:
+    """Features ``z`` ``(N, D + 1)`` in the eigenvectors of their covariance under weights ``(N,)``; the last is 1."""
+
+    def __init__(self, x: torch.Tensor, rows: torch.Tensor) -> None:
+        rows = rows / rows.sum()
+        self.mean = (rows @ x).double()
+        centred = x - self.mean.to(x.dtype)
+        self.basis = torch.linalg.eigh(centred.T @ (centred * rows[:, None]))[1].double()
+        self.z = torch.cat([centred @ self.basis.to(x.dtype), torch.ones(len(x), 1, dtype=x.dtype)], 1)
+
+
 class _Coordinates:
     """The objective around ``theta`` ``(P, D + 1, C)``, in coordinates ``u`` ``(P, D + 1, C - 1)``."""
 
     def __init__(
-        self, x: torch.Tensor, labels: torch.Tensor, w: torch.Tensor, theta: torch.Tensor, penalty: torch.Tensor
+        self, axes: _Axes, labels: torch.Tensor, w: torch.Tensor, theta: torch.Tensor, penalty: torch.Tensor
     ) -> None:
         self.labels, self.w, self.classes = labels, w, theta.shape[2]
-        p = torch.softmax(torch.einsum("nd,pdc->pnc", x, theta[:, :-1].to(x.dtype)) + theta[:, None, -1].to(x.dtype), 2)
+        self.mean, self.basis, self.z = axes.mean, axes.basis, axes.z
+        turned = torch.cat([self.basis.T @ theta[:, :-1], theta[:, -1:] + self.mean @ theta[:, None, :-1]], 1)
+        p = torch.softmax(torch.einsum("nd,pdc->pnc", self.z, turned.to(self.z.dtype)), 2)
         weighted = p * w[:, None]
         between = torch.diag_embed(weighted.sum(1)) - p.mT @ weighted
         # An image counts by how undecided the models still are about it.
-        rows = (w * (1 - (p * p).sum(2))).clamp_min(1e-12).mean(0)
-        rows = rows / rows.sum()
-        self.mean = (rows @ x).double()
-        centred = x - self.mean.to(x.dtype)
-        variances, self.basis = torch.linalg.eigh((centred.T @ (centred * rows[:, None])).double())
-        self.z = torch.cat([centred @ self.basis.to(x.dtype), torch.ones(len(x), 1, dtype=x.dtype)], 1)
+        self.rows = (w * (1 - (p * p).sum(2))).clamp_min(1e-12).mean(0)
+        variances = ((self.rows / self.rows.sum()) @ self.z.square()).double()
         # The direction in which all classes rise alike changes no probability and is left out.
         spread, contrasts = torch.linalg.eigh(between.double())
         self.contrasts = contrasts[:, :, 1:].mT
-        variances = torch.cat([variances.clamp_min(0), torch.ones(1, dtype=torch.float64)])
         curvature = variances[:, None] * spread[:, None, 1:].clamp_min(1e-12)
         self.penalty = penalty[:, None, None].repeat(1, len(variances), 1)
         self.penalty[:, -1] = 0
         self.scale = (curvature + self.penalty).clamp_min(1e-14).rsqrt()
-        turned = torch.cat([self.basis.T @ theta[:, :-1], theta[:, -1:] + self.mean @ theta[:, None, :-1]], 1)
         self.start = (turned @ self.contrasts.mT) / self.scale
 
     def restore(self, u: torch.Tensor) -> torch.Tensor:
