@@ -73,9 +73,10 @@ def _limit(file: Path) -> float:
 
 
 @contextmanager
-def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map(function, items)`` that runs in ``workers`` processes (0: one per core) and keeps the order.
 
+    Each gets ``chunk`` items at a time, whose results come together: 1 where an item takes seconds.
     One worker means this process. The workers end at once with an exception in the block,
     and with this process, however it ends.
 
@@ -89,7 +90,7 @@ def process_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
-            yield functools.partial(pool.map, chunksize=8)
+            yield functools.partial(pool.map, chunksize=chunk)
         except BrokenProcessPool:
             raise InputError(
                 "a worker process was killed, as happens when memory is full: free some memory, or give fewer --workers"

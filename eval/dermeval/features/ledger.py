@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from tqdm import tqdm
 
 from dermeval.features.copies import same_picture
 from dermeval.features.options import HASH_BITS
@@ -115,7 +116,8 @@ def _by_ledger(
     known, possible = reasons.any(axis=1).to_numpy(), np.zeros(len(frame), bool)
     read_ours, read_theirs = _reader(ours), _reader(theirs)
     rows, others, views = _near_hashes(frame, ledger)
-    for row, other, view in zip(rows, others, views, strict=True):
+    pairs = list(zip(rows, others, views, strict=True))
+    for row, other, view in tqdm(pairs, "possible copies", unit="pair", disable=None, leave=False, delay=3):
         if known[row] or found["hash"][row]:
             continue
         one = read_ours(frame["dataset"].iloc[row], frame["image_id"].iloc[row])

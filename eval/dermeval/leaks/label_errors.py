@@ -4,11 +4,14 @@ A logistic regression on frozen features predicts every image from images of oth
 given label, the likelier that is wrong (self-confidence, Northcutt et al. 2021).
 """
 
+import warnings
+
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 
 from dermssl import neighbours
 
@@ -27,7 +30,10 @@ def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     """
     found = np.zeros((len(labels), labels.max() + 1))
     folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
-    for known, asked in folds.split(features, labels, groups):
+    with warnings.catch_warnings():  # scikit-learn remarks on rare classes, which have few images to be wrong
+        warnings.simplefilter("ignore", UserWarning)
+        parts = list(folds.split(features, labels, groups))
+    for known, asked in tqdm(parts, desc="label errors", unit="fold", disable=None, leave=False):
         scaler = StandardScaler().fit(features[known])
         seen, new = scaler.transform(features[known]), scaler.transform(features[asked])
         if seen.shape[1] > MOST_DIMENSIONS and len(seen) > MOST_DIMENSIONS:

@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from dermeval.leaks.local_features import MIRRORED_BINS
 from dermeval.leaks.options import LeaksOptions
@@ -266,7 +267,8 @@ class Votes:
         ``groups`` ``(N,)`` are integer records; ``mirrored``: the image that looks for others is mirrored.
         """
         tables, start = [], 0
-        for block in self.blocks:
+        name = "find candidates, mirrored" if mirrored else "find candidates"
+        for block in tqdm(self.blocks, name, unit="block", disable=None, leave=False):
             features = self._strongest(block, "descriptors")
             tables.append(self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored))
             start += len(features)

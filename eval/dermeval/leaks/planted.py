@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
+from tqdm import tqdm
 
 from dermeval.leaks import alignment, certainty
 from dermeval.leaks.local_features import describe_picture
@@ -142,7 +143,8 @@ def scores_of_planted(pictures: list[Picture], count: int, layout_start: float, 
         for number, row in enumerate(rows)
     ]
     with process_map(workers if len(tasks) > 32 else 1) as run:
-        evidence = np.array(list(run(_planted_evidence, tasks)), EVIDENCE)
+        done = tqdm(run(_planted_evidence, tasks), "planted copies", len(tasks), unit="copy", disable=None, leave=False)
+        evidence = np.array(list(done), EVIDENCE)
     scores = certainty.world_scores(evidence, layout_start).max(axis=1, initial=0)
     return pd.DataFrame(tasks, columns=PlantTask._fields)[["kind", "severity"]].assign(score=scores)
 

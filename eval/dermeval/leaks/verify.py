@@ -134,7 +134,7 @@ def _run(function, tasks: list, sizes: list[int], workers: int, label: str, unit
     with tqdm(total=sum(sizes), initial=done, desc=label, unit=unit, disable=None) as bar:
         if not waiting:
             return
-        with process_map(workers) as run:
+        with process_map(workers, chunk=1) as run:
             for number, _ in zip(waiting, run(function, [tasks[number] for number in waiting]), strict=True):
                 bar.update(sizes[number])
 
