@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import read_yaml
@@ -85,11 +85,19 @@ def option_string(name: str) -> str:
     return "--" + (name if "." in name else name.replace("_", "-"))
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """No default is shown of an option that has none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        return text if action.default is not None else text.replace(", default: %(default)s", "")
+
+
 class Parser(ArgumentParser):
     """Argument parser whose errors are one line and never guess at abbreviations."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what argparse would print and exit with, as an InputError of one line without names of Python types."""

@@ -99,9 +99,16 @@ class PenaltyGrid:
         return {"solver": "lbfgs", "c": [float(self.cs[index]) for index in chosen], "c_grid": grid}
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
-        """Choices at an end of the grid."""
-        ends = sorted({index for index in chosen if index in (0, len(self.cs) - 1)}) if len(self.cs) > 1 else []
-        return [f"C = {self.cs[index]:.3g} lies at the end of the grid" for index in ends]
+        """Choices at an end of the grid, and what they mean."""
+        if len(self.cs) == 1:
+            return []
+        meaning = {
+            0: "the strongest penalty: the features say little about the target; compare with `dermeval knn`",
+            len(self.cs) - 1: "hardly a penalty: the inner folds are too few or too small to choose by, or all choices "
+            "score alike; trust the interval, not the point, and compare with `dermeval knn`",
+        }
+        ends = [index for index in meaning if index in chosen]
+        return [f"C = {self.cs[index]:.3g} lies at the end of the grid, {meaning[index]}" for index in ends]
 
     def say(self, chosen: Sequence[int]) -> str:
         """The choice in words."""

@@ -26,10 +26,16 @@ def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str
 
 
 def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[str, Any]]:
-    """Recall@1 for lesions and patients of each data set of ``pool``, with intervals by group."""
+    """Recall@1 for lesions and patients of each data set of ``pool``, with intervals by group.
+
+    ``contaminated`` counts the queries that the encoder saw in pretraining; None where that is not known.
+    """
     found = []
+    seen = pool.seen.flags(pool.frame["image_id"])
     groups = pool.frame["group_id"].to_numpy(dtype=object)
     for dataset, kind, queries, hits in recall_hits(pool.features, pool.frame):
         interval = bootstrap_mean(hits.astype(float), groups[queries], draws, seed)
-        found.append({"kind": kind, "dataset": dataset, "queries": len(queries)} | interval_json(interval))
+        contaminated = None if seen.isna().all() else int(seen.iloc[queries].sum())
+        entry = {"kind": kind, "dataset": dataset, "queries": len(queries), "contaminated": contaminated}
+        found.append(entry | interval_json(interval))
     return found

@@ -39,7 +39,7 @@ def choose_panel(name: str, table: pd.DataFrame) -> Callable[[Axes], None] | Non
     if name == "missing values":
         return partial(_shares, table=table)
     if " per split and " in name:
-        return partial(_stacked_shares, table=table.drop(columns="all"))
+        return partial(_stacked_shares, table=table)
     if "all" in table.columns and len(table) * len(table.columns) > 24:
         return partial(_heatmap, table=table.drop(columns="all"))
     if "all" in table.columns:
@@ -72,8 +72,11 @@ def _stacked(axis: Axes, table: pd.DataFrame) -> None:
 
 
 def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
-    """Class shares of each split as horizontal bars: equal lengths would be a perfectly stratified split."""
-    shares = 100 * table.div(table.sum(axis=1).replace(0, 1), axis=0)
+    """Class shares of each split as horizontal bars: equal lengths would be a perfectly stratified split.
+
+    Who has several classes counts in each, so that a bar may be longer than 100%.
+    """
+    shares = 100 * table.drop(columns="all").div(table["all"].replace(0, 1), axis=0)
     left = np.zeros(len(shares))
     for number, (name, values) in enumerate(shares.items()):
         colour = GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
@@ -83,7 +86,9 @@ def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
         axis.bar_label(bars, labels, label_type="center", fontsize=8, color=ink, fontweight="bold")
         left += values.to_numpy(dtype=float)
     axis.set_yticks(np.arange(len(shares)), [str(value) for value in shares.index])
-    axis.set(xlabel="share of the split, %", xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5))
+    longest = float(left.max(initial=100))
+    several = " (some have several classes)" if longest > 100.01 else ""
+    axis.set(xlabel=f"share of the split, %{several}", xlim=(0, longest), ylim=(len(shares) - 0.5, -0.5))
     _legend(axis, len(shares.columns))
 
 
