@@ -146,6 +146,7 @@ def test_help_shows_every_option_with_its_default(run):
     assert code == 0
     for shown in ("--training.epochs", "Passes over the data.", "default: 3", "(also --epochs)", "[required]"):
         assert shown in out
+    assert "default: null" not in out
 
 
 def test_an_unknown_command_names_the_nearest(dermssl):

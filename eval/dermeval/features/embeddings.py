@@ -22,7 +22,7 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
 from dermssl.neighbours import BLOCK_ROWS
-from dermssl.paths import require_folder
+from dermssl.paths import inside, require_folder
 
 MAKER = "dermeval embed"
 INFO = "embedding.json"
@@ -167,7 +167,7 @@ class Embeddings(EmbeddedRows):
             InputError: a file of them is missing or damaged, has other rows, or is not finite.
         """
         names = self.info.get("views", [])
-        return {name: _read_features(self.folder / f"features.{name}.npy", self.info, self.table) for name in names}
+        return {name: _read_features(self.folder, f"features.{name}.npy", self.info, self.table) for name in names}
 
 
 def open_embeddings(folder: str | Path) -> Embeddings:
@@ -177,12 +177,13 @@ def open_embeddings(folder: str | Path) -> Embeddings:
         InputError: not such a folder, damaged, features that are not those of its manifest and encoder, or not finite.
     """
     path = require_folder(Path(folder), INFO, MAKER)
-    info = read_json(path / INFO, MAKER, EmbeddingInfo)
-    table = read_manifest(path / "manifest.parquet", MAKER)
-    return Embeddings(path, info, table, _read_features(path / "features.npy", info, table))
+    info = read_json(inside(path, INFO), MAKER, EmbeddingInfo)
+    table = read_manifest(inside(path, "manifest.parquet"), MAKER)
+    return Embeddings(path, info, table, _read_features(path, "features.npy", info, table))
 
 
-def _read_features(path: Path, info: dict[str, Any], table: pa.Table) -> np.ndarray:
+def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Table) -> np.ndarray:
+    path = inside(folder, name)
     features, again = read_npy(path, MAKER), f"run `{MAKER}` again"
     dim, kind = info["encoder"]["dim"], info.get("dtype", "float32")
     if features.shape != (table.num_rows, dim) or features.dtype != kind:

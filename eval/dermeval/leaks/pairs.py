@@ -15,6 +15,7 @@ from dermeval.leaks.groups import side
 from dermeval.leaks.records import AuditedImages
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_csv, write_parquet
+from dermssl.paths import inside
 
 IDENTICAL_SCORE = 20.0
 SCENE, LESION = "same scene", "same lesion, other photograph"
@@ -145,7 +146,7 @@ def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
     Raises:
         InputError: an image is no longer in its data set.
     """
-    pairs = read_parquet(folder / "ranking.parquet", "dermeval leaks", SCHEMA.names).to_pandas()
+    pairs = read_parquet(inside(folder, "ranking.parquet"), "dermeval leaks", SCHEMA.names).to_pandas()
     rows = pd.Series(images.frame.index, index=images.frame["image_id"])
     for end in ("a", "b"):
         found = rows.reindex(pairs[f"image_id_{end}"])

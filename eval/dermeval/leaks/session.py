@@ -24,7 +24,7 @@ from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import open_audited
 from dermssl.errors import InputError
 from dermssl.files import read_json, write_json
-from dermssl.paths import require_folder
+from dermssl.paths import inside, require_folder
 
 
 class ReviewSession:
@@ -35,7 +35,7 @@ class ReviewSession:
 
     def __init__(self, folder: Path) -> None:
         self.folder = require_folder(folder, "summary.json", "dermeval leaks")
-        self.summary = read_json(folder / "summary.json", "dermeval leaks")
+        self.summary = read_json(inside(folder, "summary.json"), "dermeval leaks")
         if not (folder / "ranking.parquet").is_file():
             raise InputError(f"{folder} is of an older version: audit again with `dermeval leaks`")
         self.images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])

@@ -13,6 +13,7 @@ from dermeval.probes.folds import Fold
 from dermeval.probes.task import Task
 from dermssl.errors import InputError
 from dermssl.files import read_parquet
+from dermssl.paths import inside
 
 PREFIX = "p_"
 """Columns of ``predictions.parquet`` that hold the probability of a class: ``p_<class>``."""
@@ -63,7 +64,7 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
     Raises:
         InputError: a column is missing, a label is no class, or a probability is not a number from 0 to 1.
     """
-    path, maker = folder / "predictions.parquet", "dermeval knn` or `dermeval linear"
+    path, maker = inside(folder, "predictions.parquet"), "dermeval knn` or `dermeval linear"
     columns = [PREFIX + name for name in classes]
     table = read_parquet(path, maker, [*KEYS, "y_true", *columns]).to_pandas()
     if "shots" in table:

@@ -135,10 +135,9 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         *judged.fitted.lines,
     ]
     for recall in result.recall_at_1 or []:
-        seen = f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
-        text.append(
-            f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {recall['queries']} images{seen}"
-        )
+        over = f"{recall['queries']} images"
+        over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
+        text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
     text += curve_text(result.shots or [], task.unit)
     return text + contamination_lines(result.contamination, split, task.unit)
 

@@ -13,7 +13,7 @@ from dermeval.probes.predictions import KEYS, PREFIX, Predictions, predictions_o
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet
 from dermssl.licences import Notice
-from dermssl.paths import require_folder
+from dermssl.paths import inside, require_folder
 
 MAKER = "dermeval knn --out`, `linear --out` or `evaluate --out"
 SHARED = ("encoder", "datasets", "licences", "synthetic")
@@ -158,7 +158,7 @@ def _open(path: Path) -> dict[str, list[Answer]]:
 
 
 def _read(path: Path) -> dict[str, Answer]:
-    file = require_folder(path, "result.json", MAKER) / "result.json"
+    file = inside(require_folder(path, "result.json", MAKER), "result.json")
     is_protocol = "experiments" in read_json(file, MAKER)
     info = read_json(file, MAKER, ProtocolInfo if is_protocol else ResultInfo)
     if is_protocol:
@@ -167,7 +167,7 @@ def _read(path: Path) -> dict[str, Answer]:
 
 
 def _read_protocol(path: Path, info: dict[str, Any]) -> dict[str, Answer]:
-    file, found = path / "predictions.parquet", {}
+    file, found = inside(path, "predictions.parquet"), {}
     table = read_parquet(file, MAKER, [*KEYS, "y_true", "target", "probe", "experiment", "training"]).to_pandas()
     for entry in info["experiments"]:
         rows = table[table["training"].isin(["all", "without"])]

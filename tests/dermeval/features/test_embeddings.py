@@ -43,6 +43,14 @@ def test_features_of_another_shape_type_or_encoder_are_refused(folder, change, w
     assert "features.npy" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["embedding.json", "manifest.parquet", "features.npy"])
+def test_a_file_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is a link out of its folder"):
+        open_embeddings(folder)
+
+
 def test_a_folder_of_an_older_version_has_no_hash_and_opens(folder):
     info = json.loads((folder / "embedding.json").read_text())
     (folder / "embedding.json").write_text(json.dumps({k: v for k, v in info.items() if k != "sha256"}))

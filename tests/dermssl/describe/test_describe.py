@@ -5,12 +5,13 @@ import shutil
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dermssl.cli import main
 from dermssl.dataset.targets import Target
 from dermssl.describe.describe import file_name
-from dermssl.describe.plots import draw_page
+from dermssl.describe.plots import choose_panel, draw_page
 from dermssl.describe.tables import MISSING, all_tables, with_units
 from dermssl.plotting import as_svg
 from dermssl.prepare.sources import get_source, read_source
@@ -102,6 +103,14 @@ def test_a_patient_counts_once_in_each_row_and_once_in_all(small):
     assert table.loc["arm"].to_dict() == {"wart": 2, "naevus": 1, "scar": 0, MISSING: 0, "all": 2}
     assert table.loc["leg", "all"] == 1
     assert table.loc[MISSING].to_dict() == {"wart": 0, "naevus": 0, "scar": 0, MISSING: 1, "all": 1}
+
+
+def test_shares_of_a_split_are_of_its_patients_who_may_have_several_classes(small):
+    table = all_tables(small, TARGETS, "patient")["patients per split and diagnosis"]
+    axis = Figure().subplots()
+    choose_panel("patients per split and diagnosis", table)(axis)
+    longest = {bar.get_y(): bar.get_x() + bar.get_width() for bar in axis.patches}
+    assert sorted(longest.values()) == [100, 200] and "some have several classes" in axis.get_xlabel()
 
 
 def test_images_are_counted_per_centre_and_label_beside_patients(small):
