@@ -2,8 +2,9 @@
 
     python scripts/bench/serve_load.py --work /tmp/serve_load
 
-The images are one small drawn JPEG each, the features are drawn (384 numbers, 2,000 clusters). Clients ask one after
-the other without a pause, so the server is always busy. Each search is by another image of the collection.
+The images are one small drawn JPEG each, the features are those of `search_scale.py`. Clients ask one after the other
+without a pause, so the server is always busy. Each search is by another image of the collection. Before that, each
+server gets 1,000 malformed requests (those of `tests/dermeval/web/test_abuse.py`).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import httpx
 import numpy as np
 import pandas as pd
 from PIL import Image
+from search_scale import drawn, repeated
 
 from dermeval.features.embeddings import write_embeddings
 from dermeval.retrieval.index import index
@@ -27,13 +29,16 @@ from dermssl.dataset import manifest, store
 from dermssl.dataset.dataset import open_dataset
 from dermssl.files import write_json, write_parquet
 
+sys.path.append(str(Path(__file__).parents[2] / "tests/dermeval/web"))
+from test_abuse import malformed, send_raw
+
 FILTERS = ("", "fitzpatrick >= 5 and country == 'Mali'", "age > 97")
 COUNTRIES = ("Guinea", "Madagascar", "Malawi", "Mali", "Togo")
 
 
-def make_index(work: Path, rows: int, dim: int, kind: str) -> Path:
-    """A data set, its embeddings and their index; what is there already is kept."""
-    out = work / f"index-{rows}-{kind}"
+def make_embeddings(work: Path, rows: int, dim: int, real: Path | None = None) -> Path:
+    """A data set and its embeddings, drawn or ``real`` features repeated; what is there already is kept."""
+    out = work / f"embeddings-{rows}"
     if out.exists():
         return out
     random = np.random.default_rng(0)
@@ -49,13 +54,13 @@ def make_index(work: Path, rows: int, dim: int, kind: str) -> Path:
             "age": random.integers(0, 100, rows).astype(float),
             "country": random.choice(COUNTRIES, rows),
             "condition": random.choice(["eczema", "fungal", "scabies", "other"], rows),
-            **dict.fromkeys(("width", "height", "stored_width", "stored_height"), 64),
+            **dict.fromkeys(("width", "height", "stored_width", "stored_height"), 16),
         }
     )
     for column in ("patient_id", "group_id", "case_id"):
         frame[column] = [f"load/P{row // 3}" for row in range(rows)]
     data = work / f"data-{rows}"
-    jpeg = store.encode(Image.fromarray(random.integers(100, 200, (64, 64, 3), dtype=np.uint8)))
+    jpeg = store.encode(Image.fromarray(random.integers(100, 200, (16, 16, 3), dtype=np.uint8)))
     store.write_shard(data / store.shard_name(0), [jpeg] * rows)
     write_parquet(data / "manifest.parquet", manifest.to_table(frame))
     target = {"column": "condition", "classes": ["eczema", "fungal", "other", "scabies"], "kind": "multiclass"}
@@ -70,15 +75,21 @@ def make_index(work: Path, rows: int, dim: int, kind: str) -> Path:
         "case": "patient",
         "patient_key": True,
         "source": "folder",
-        "short_side": 64,
+        "short_side": 16,
         "targets": {"condition": target},
     }
     write_json(data / "dataset.json", info)
-    centres = random.normal(size=(2000, dim)).astype(np.float32)
-    features = centres[random.integers(0, 2000, rows)] + random.normal(size=(rows, dim)).astype(np.float32)
+    features = repeated(work / "vectors.npy", rows, real) if real else drawn(work / "vectors.npy", rows, dim)
     encoder = {"path": "imported:drawn", "fingerprint": "drawn", "preprocessing": {}, "licences": []}
-    write_embeddings(work / f"embeddings-{rows}", features, [open_dataset(data)], encoder, {})
-    index(IndexOptions(sources=[str(work / f"embeddings-{rows}")], out=str(out), type=kind))
+    write_embeddings(out, features, [open_dataset(data)], encoder, {})
+    return out
+
+
+def make_index(work: Path, rows: int, dim: int, kind: str, real: Path | None = None) -> Path:
+    """The index of these embeddings; what is there already is kept."""
+    out = work / f"index-{rows}-{kind}"
+    if not out.exists():
+        index(IndexOptions(sources=[str(make_embeddings(work, rows, dim, real))], out=str(out), type=kind))
     return out
 
 
@@ -135,6 +146,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["flat", "scan"])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--malformed", type=int, default=1000, help="malformed requests that each server gets first")
     parser.add_argument("--port", type=int, default=8791)
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
@@ -153,6 +165,8 @@ def main() -> None:
     for kind in options.kinds:
         server = start(make_index(options.work, options.rows, options.dim, kind), options.port)
         try:
+            for number in range(options.malformed):
+                send_raw(options.port, malformed(number))
             for clients in options.clients:
                 for where in FILTERS:
                     begun, used = time.perf_counter(), processor_seconds(server.pid)

@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from dermeval.features.embeddings import EmbeddedRows
 from dermeval.retrieval.index_folder import MAKER, SearchIndex
@@ -26,6 +29,7 @@ from dermeval.retrieval.where import comparisons, explain_empty, parse_where, pa
 from dermssl import neighbours
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, shortened
+from dermssl.paths import inside
 
 TABLE, VECTOR = "images", "dermeval_vector"
 LOOKED_UP = ("image_id", "group_id", "sha256", "pixel_sha256")
@@ -34,7 +38,8 @@ CELL_ROWS, LEAST_CELLS = 8192, 256
 """Vectors of a cell, and cells that are visited at least; beyond these an eighth of all."""
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 20
 """Vectors that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
-
+BASE_PATHS = 18
+"""The field of a table's manifest that names other folders with rows of the table."""
 MEASURED_QUERIES = 100
 
 
@@ -44,6 +49,7 @@ class LanceIndex(SearchIndex):
     lance: Any
 
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+        _check_self_contained(folder)
         with _answers(folder):
             vars(self).update(folder=folder, info=info, lance=_database(folder).open_table(TABLE))
             fields = {field.name: str(field.type) for field in self.lance.schema}
@@ -200,6 +206,25 @@ def table_recall(index: LanceIndex) -> dict[str, Any]:
         hits = [index.nearest(probe, depth + 1, None, "image_id", []) for probe in probes]
         found[depth] = np.array([[hit["similarity"] for hit in near] for near in hits])
     return neighbours.recall_against(exact, found)
+
+
+def _check_self_contained(folder: Path) -> None:
+    """Raise InputError where the table would read files that are not in the folder, which may be another's."""
+    for file in [folder / f"{TABLE}.lance", *(folder / f"{TABLE}.lance").rglob("*")]:
+        inside(folder, str(file.relative_to(folder)))
+        if file.suffix == ".manifest" and BASE_PATHS in _manifest_fields(file):
+            raise InputError(f"{file}: the rows of this table are in another folder: make it again with `{MAKER}`")
+
+
+def _manifest_fields(path: Path) -> set[int]:
+    """The fields of the Manifest message (Lance's table.proto): its place stands in the last 16 bytes of the file."""
+    content = path.read_bytes()
+    start = int.from_bytes(content[-16:-8], "little") + 4
+    manifest = content[start : start + int.from_bytes(content[start - 4 : start], "little")]
+    try:
+        return {field.field_number for field in UnknownFieldSet(Empty.FromString(manifest))}
+    except DecodeError:
+        raise InputError(f"{path} is damaged: make it again with `{MAKER}`") from None
 
 
 def _index(kind: str, **settings: Any) -> Any:

@@ -1,8 +1,12 @@
 """The index type lance: its hits are those of exact search, and it grows by new files alone."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
+from dermeval.retrieval import lance
 from dermeval.retrieval.find import find, indexed_query
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
@@ -10,7 +14,7 @@ from dermeval.retrieval.options import IndexOptions
 from dermssl import neighbours
 from dermssl.errors import InputError
 
-pytest.importorskip("lancedb")
+lancedb = pytest.importorskip("lancedb")
 
 
 @pytest.fixture
@@ -51,9 +55,26 @@ def answers(folder):
 
 
 def test_the_hits_are_those_of_exact_search(make):
-    lance = make("lance")
-    assert answers(lance) == answers(make("flat"))
-    assert open_index(lance).info["recall"]["at"] == {"1": 1.0, "10": 1.0, "100": 1.0}
+    folder = make("lance")
+    assert answers(folder) == answers(make("flat"))
+    assert open_index(folder).info["recall"]["at"] == {"1": 1.0, "10": 1.0, "100": 1.0}
+
+
+def test_an_append_that_is_interrupted_leaves_the_index_as_it_was(make, parts, monkeypatch):
+    folder = make("lance", parts[:1])
+
+    def interrupted(table):
+        assert table.count_rows() == 120
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lance, "_tidy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index(IndexOptions(out=str(folder), append=parts[1:]))
+    assert len(open_index(folder)) == 60
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+    index(IndexOptions(out=str(folder), append=parts[1:]))
+    assert len(open_index(folder)) == 120
 
 
 def test_appended_and_merged_indexes_answer_like_one_built_at_once(make, parts):
@@ -87,3 +108,17 @@ def test_a_damaged_table_is_named(make):
             open_index(folder)
         file.write_bytes(content)
     assert len(open_index(folder)) == 120
+
+
+def test_a_received_table_whose_rows_lie_elsewhere_is_not_read(make, tmp_path):
+    folder = make("lance")
+    cloned, linked = tmp_path / "cloned", tmp_path / "linked"
+    lancedb.connect(cloned).clone_table("images", str(folder / "images.lance"), is_shallow=True)
+    shutil.copytree(folder, linked)
+    shutil.rmtree(linked / "images.lance" / "data")
+    (linked / "images.lance" / "data").symlink_to(folder / "images.lance" / "data")
+    for received, told in ((cloned, "rows of this table are in another folder"), (linked, "link out of its folder")):
+        info = json.loads((folder / "index.json").read_text())
+        (received / "index.json").write_text(json.dumps(info | {"files": {}}))
+        with pytest.raises(InputError, match=told):
+            open_index(received)
