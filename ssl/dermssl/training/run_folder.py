@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
+
 from dermssl.atomic import TEMPORARY, remove_leftovers, take_lock
+from dermssl.backbone.pretrained import LEDGER, find_ledger
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_yaml, write_json, write_yaml
+from dermssl.files import read_json, read_parquet, read_yaml, write_json, write_parquet, write_yaml
 from dermssl.parser import flatten, option_names
 from dermssl.paths import require_new_folder
 from dermssl.training.options import DataOptions, PretrainOptions
+from dermssl.training.pool import COLUMNS
 
 log = logging.getLogger("dermssl")
 
@@ -30,9 +34,9 @@ MAY_DIFFER = (
 )
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG, LOCK, START_LEDGER = "config.yaml", ".lock", "start_ledger.parquet"
 WRITTEN = (
-    *(CONFIG, LOCK, "status.json", "metrics.jsonl", "tracking.json", "ledger.parquet", "MODEL_CARD.md"),
+    *(CONFIG, LOCK, "status.json", "metrics.jsonl", "tracking.json", LEDGER, START_LEDGER, "MODEL_CARD.md"),
     *("views.png", "neighbours.png", "patch_components.png"),
     *("state/step_*/*", "best/*", "encoder/*", "tensorboard/*"),
     "tensorboard",  # as a link to a folder elsewhere
@@ -87,11 +91,14 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     if options.overwrite and folder.exists():
         require_new_folder(folder, True, WRITTEN, [*options.data.folders, options.model.init])
+    before = _ledger_before(options.model.init) if options.overwrite or not is_run else None
     folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / LOCK, folder)
     if options.overwrite:
         _empty(folder)
     if options.overwrite or not is_run:
+        if before is not None:
+            write_parquet(folder / START_LEDGER, before)
         write_yaml(folder / CONFIG, config)
     elif not any((folder / "state").glob("step_*")):
         log.info("the run in %s was interrupted before its first state: it starts from step 0", folder)
@@ -99,9 +106,27 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     return lock
 
 
+def _ledger_before(init: str | None) -> pa.Table | None:
+    """The ledger of the encoder that the run starts from, which has seen those images too.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if init is None or not Path(init).is_dir():
+        return None
+    path = find_ledger(Path(init))
+    if path is None:
+        log.warning("warning: model.init %s has no %s: which images it has seen will not be known later", init, LEDGER)
+        return None
+    table, names = read_parquet(path, "dermssl pretrain"), [*COLUMNS, "times_seen"]
+    if not set(names) <= set(table.column_names):
+        raise InputError(f"{path} is no ledger of `dermssl pretrain`: restore it, or move it away")
+    return table.select(names)
+
+
 def _is_ours(path: Path) -> bool:
     """Whether it is a leftover of a start that was killed before the folder was a run's."""
-    return path.name == LOCK or path.name.endswith(TEMPORARY)
+    return path.name in (LOCK, START_LEDGER) or path.name.endswith(TEMPORARY)
 
 
 def _empty(folder: Path) -> None:

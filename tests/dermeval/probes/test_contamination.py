@@ -16,6 +16,7 @@ from dermeval.probes.contamination import clean_and_contaminated
 from dermeval.probes.predictions import Predictions
 from dermeval.probes.task import open_task
 from dermssl.files import sha256_file, write_json, write_parquet
+from dermssl.licences import notice
 
 LEDGER = ["image_id", "dataset", "patient_id", "lesion_id", "group_id", "sha256", "pixel_sha256", "phash"]
 FAST = ["--draws", "40", "--recall", "false"]
@@ -220,6 +221,15 @@ def test_weights_that_changed_since_are_not_judged_by_their_ledger(tmp_path, emb
     assert open_task([str(embeddings)], None).pool.seen.reasons.to_numpy().any()
     (tmp_path / "run" / "encoder" / "model.safetensors").write_bytes(b"trained on")
     assert "has changed" in open_task([str(embeddings)], None).pool.seen.source
+
+
+def test_what_the_start_of_a_run_was_trained_on_is_not_known(tmp_path, embeddings):
+    info = json.loads((embeddings / "embedding.json").read_text())
+    info["encoder"]["licences"] = [notice("weights resnet18", "unknown", "", False)]
+    write_json(embeddings / "embedding.json", info)
+    _write_ledger(tmp_path / "run", open_embeddings(embeddings).frame)
+    seen = open_task([str(embeddings)], None).pool.seen
+    assert seen.source.endswith("; what its start, weights resnet18, was trained on is not recorded")
 
 
 def test_evaluate_shows_both_sides_in_text_and_page(tmp_path, embeddings, capsys):

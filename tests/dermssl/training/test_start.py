@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -131,15 +133,26 @@ def test_a_run_can_go_on_from_all_of_another(run, pretrain, dataset, tmp_path):
     assert metrics(tmp_path / "next", "online_rankme")[0] == pytest.approx(last[max(last)], rel=1e-4)
 
 
-def test_a_run_goes_on_without_the_weights_that_it_started_from(run, pretrain, dataset, tmp_path, monkeypatch):
+def test_a_run_goes_on_without_the_weights_that_it_started_from_and_knows_what_they_have_seen(
+    run, pretrain, dataset, tmp_path, monkeypatch
+):
     earlier = tmp_path / "earlier"
     shutil.copytree(run, earlier)
+    seen = pq.read_table(earlier / "ledger.parquet").slice(0, 2)
+    names = pa.array(["other/1", "other/2"])
+    pq.write_table(seen.set_column(seen.column_names.index("image_id"), "image_id", names), earlier / "ledger.parquet")
     changes = {"training__epochs": "1", "model__init": str(earlier)}
     with monkeypatch.context() as patch:
         patch.setattr("dermssl.training.pretrain.finish", lambda *_: 1 / 0)
         assert pretrain(dataset, tmp_path / "run", **changes) == 1
     shutil.rmtree(earlier)
     assert pretrain(dataset, tmp_path / "run", **changes) == 0
+    ids = pq.read_table(tmp_path / "run" / "ledger.parquet")["image_id"].to_pylist()
+    assert ids[-2:] == ["other/1", "other/2"] and len(ids) > 20
+    assert (
+        "Those of the run that this one started from stand there too"
+        in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    )
 
 
 def test_another_patch_size_is_exported_with_the_encoder(pretrain, dataset, tmp_path):
@@ -259,7 +272,11 @@ def test_timms_weights_reach_both_backbones_and_the_step_before_training_is_scor
         scores = metrics(tmp_path / "run", name)
         assert min(scores) == 0 and scores[0] == pytest.approx(record["baseline"][name], rel=1e-5)
         assert scores[0] == pytest.approx(scores[max(scores)], rel=1e-3), "the backbone was frozen"
-    assert "| before training (step 0) | 0 |" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert (
+        "| before training (step 0) | 0 |" in card and "started from the pretrained weights of test_vit (timm " in card
+    )
+    assert "(weights test_vit) may have seen test images" in card
 
 
 def test_without_network_timms_weights_are_refused_in_one_line(pretrain, dataset, tmp_path, capsys, monkeypatch):

@@ -11,10 +11,12 @@ import pandas as pd
 import yaml
 
 from dermssl import __version__, licences
+from dermssl.backbone.pretrained import describe_weights, unrecorded_starts
 from dermssl.files import write_text
 from dermssl.methods.registry import METHODS
 from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
+from dermssl.training.run_folder import START_LEDGER
 from dermssl.training.watching.online import BY_TONE, LEAST_PATIENTS, headline, scored_tones
 
 TONES = ("I-II", "III-IV", "V-VI")
@@ -62,7 +64,7 @@ def write_card(
         *([] if commercial else ["**Non-commercial use only**, because of the data below.", ""]),
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
         "",
-        *_warnings(options, data),
+        *_warnings(options, data, notices, (folder / START_LEDGER).is_file()),
         *(
             []
             if whole
@@ -93,7 +95,7 @@ def _recipe_lines(
         f"- {facts['steps']} steps of {options.training.batch} images, {facts['images']:,} images to draw from, each "
         f"seen {times_seen.min()} to {times_seen.max()} times, seed {options.training.seed}"
         + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
-        f"- started from {Path(options.model.init).name if options.model.init else 'random weights'}",
+        f"- started from {_start(options)}",
         f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
         *([f"- energy of the GPUs: {facts['energy_kwh']} kWh"] if facts["energy_kwh"] else []),
         f"- to reproduce, save what follows as recipe.yaml: `{_command(options, data)}`",
@@ -102,6 +104,12 @@ def _recipe_lines(
         yaml.safe_dump(_recipe(options), sort_keys=False).strip(),
         "```",
     ]
+
+
+def _start(options: PretrainOptions) -> str:
+    if options.model.init == "timm":
+        return f"the pretrained weights of {options.model.backbone} ({describe_weights(options.model.backbone)})"
+    return Path(options.model.init).name if options.model.init else "random weights"
 
 
 def _command(options: PretrainOptions, data: TrainingData) -> str:
@@ -145,7 +153,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
+def _warnings(options: PretrainOptions, data: TrainingData, notices: list[dict], start_known: bool) -> list[str]:
     lines = []
     if any(dataset.info["synthetic"] for dataset in data.datasets):
         lines += ["**Trained on SYNTHETIC pictures**: for trying the software, not for skin.", ""]
@@ -153,6 +161,10 @@ def _warnings(options: PretrainOptions, data: TrainingData) -> list[str]:
     if options.data.splits == "all":
         read = "**Test rows were trained on** (`data.splits all`): scores on those test sets are contaminated."
     seen = "`ledger.parquet` lists every training image by its hashes, so `dermeval` tells which test images were seen."
+    if start_known:
+        seen += " Those of the run that this one started from stand there too."
+    if starts := unrecorded_starts(notices):
+        seen += f" The start ({', '.join(starts)}) may have seen test images: what it was trained on is not recorded."
     lines += [f"{read} {seen}", ""]
     return lines
 
