@@ -17,7 +17,7 @@ def dino_speed(log: str, batch: int) -> float:
     Raises:
         SystemExit: the script got no further than its first steps, which hold the start of CUDA and of the workers.
     """
-    times = [float(value) for value in re.findall(r"\btime: ([\d.]+)", log)]
+    times = [float(value) for value in re.findall(r"\btime: (\d+\.\d+)", log)]
     if len(times) < 4:
         raise SystemExit(f"dino's script printed {len(times)} lines with a time: give it longer")
     return batch / times[-1]

@@ -4,22 +4,24 @@
 #
 #   scripts/bench/gpu.sh DATA RAW [OUT]           DATA from `dermssl prepare`, RAW the same images as they came
 #   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU; PATIENCE=5 makes all limits longer
+#   PARTS="tests profile" scripts/bench/gpu.sh    runs only these
 #
 # DINO=path/to/dino/main_dino.py also runs that script (github.com/facebookresearch/dino) on RAW and gives the ratio.
-# The last part trains CONFIG, with the further options EXTRA, on SETS (dataset folders; default: DATA) and scores the
-# encoder and its start on each of them.
+# The last part trains and scores the recipes of RECIPES, with the further options EXTRA, on SETS (dataset folders;
+# default: DATA), LANES at a time.
 set -uo pipefail
 data=$1 raw=$2 out=${3:-gpu_results}
-device=${DEVICE:-cuda} tiny=${TINY:-} python=${PYTHON:-python}
-total=${TOTAL:-470} config=${CONFIG:-configs/simclr_lite0.yaml} sets=(${SETS:-$data})
+device=${DEVICE:-cuda} tiny=${TINY:-} python=${PYTHON:-python} lanes=${LANES:-4}
+total=${TOTAL:-470} recipes=${RECIPES:-scripts/bench/recipes/keep.yaml} sets=(${SETS:-$data})
 cd "$(dirname "$0")/../.."
 mkdir -p "$out"
-export PYTHONPATH=$PWD/ssl:$PWD/eval
+export PYTHONPATH=$PWD/ssl:$PWD/eval${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 if [ "$device" = cpu ]; then export ACCELERATE_USE_CPU=true; fi
 
 part() { # name, seconds, command: its output goes to a file as it comes; what fails or takes too long stops nothing else
   local name=$1 limit=$(($2 * ${PATIENCE:-1})) start=$SECONDS code=0
   shift 2
+  case " ${PARTS:-$name} " in *" $name "*) ;; *) return ;; esac
   if [ $((total - SECONDS)) -lt "$limit" ]; then limit=$((total - SECONDS)); fi
   if [ "$limit" -le 0 ]; then echo "| $name | not begun | |" | tee -a "$out/parts.md"; return; fi
   timeout --signal=TERM --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
@@ -32,8 +34,9 @@ part() { # name, seconds, command: its output goes to a file as it comes; what f
   printf '\n| part | exit code (124: time limit) | s |\n|---|---|---|\n'
 } >"$out/parts.md"
 
+cores=$(nproc)
 model=(--model.backbone vit_small_patch16_224 --views.global_size 224 --views.local_size 96 --views.local_count 8)
-batch=128 steps=30 waits='8 16' rows=1000000 encoder=random:vit_small_patch16_224 start=timm:tf_efficientnet_lite0
+batch=128 steps=30 waits='8 16' rows=1000000 encoder=random:vit_small_patch16_224
 if [ "$tiny" ]; then
   model=(--model.backbone test_vit --views.global_size 32 --views.local_size 16 --views.local_count 2)
   batch=8 steps=6 waits=1 rows=20000 encoder=random:test_vit
@@ -43,32 +46,27 @@ speed=(scripts/bench/pretrain_speed.py "$data" "$raw" --device "$device" --metho
 if [ "$tiny" ]; then
   speed+=(--backbone test_vit --size 32 --local 16 --locals 2 --batch 8 --workers 1)
 else
-  speed+=(--backbone vit_small_patch16_224 --size 224 --local 96 --locals 8 --batch $batch --workers 8)
+  speed+=(--backbone vit_small_patch16_224 --size 224 --local 96 --locals 8 --batch $batch --workers "$cores")
 fi
 
-part tests 90 "$python" -m pytest -q tests/dermssl/training/test_gpu.py
+part tests 120 "$python" -m pytest -q -n 4 tests/dermssl/training/test_gpu.py
 part profile 60 "$python" "${profile[@]}" --device "$device" --waits $waits --report "$out/step_profile.md"
 part speed 120 "$python" "${speed[@]}" --out "$out/pretrain_speed.md"
 if [ "${DINO:-}" ] && [ "$device" = cuda ]; then
-  PYTHONUNBUFFERED=1 part dino 60 "$python" "$DINO" --arch vit_small --data_path "$raw" --output_dir "$out/dino" \
-    --epochs 1 --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch --num_workers 8 \
-    --local_crops_number 8
+  # Its list of choices asks a hub for further models, which this run does not take.
+  offline='import os, runpy, sys, torch
+sys.argv.pop(0)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+torch.hub.list = lambda *_, **__: []
+runpy.run_path(sys.argv[0], run_name="__main__")'
+  part dino 90 "$python" -c "$offline" "$DINO" --arch vit_small --data_path "$raw" --output_dir "$out/dino" \
+    --epochs 1 --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch --num_workers "$cores" \
+    --local_crops_number 8 --out_dim 2048
   part dino_ratio 10 "$python" scripts/bench/dino_ratio.py "$out/dino.log" "$out/pretrain_speed.md" --batch $batch \
     --out "$out/dino_ratio.md"
 fi
 part embed 60 "$python" -m dermeval embed --encoder "$encoder" --data "$data" --out "$out/embeddings" --overwrite
 part search 40 "$python" scripts/bench/device_search.py --device "$device" --rows $rows --out "$out/device_search.md"
-part best 120 "$python" -m dermssl pretrain --config "$config" --data "${sets[@]}" --out "$out/best" ${EXTRA:-}
-number=0
-for set in "${sets[@]}"; do
-  number=$((number + 1))
-  for encoder in "$start" "$out/best"; do
-    name=$([ "$encoder" = "$start" ] && echo start || echo trained)_$number
-    part "embed_$name" 30 "$python" -m dermeval embed --encoder "$encoder" --data "$set" --out "$out/$name" --overwrite
-    for probe in knn linear; do
-      part "${probe}_$name" 45 "$python" -m dermeval $probe "$out/$name" --split folds --draws 200 ${TARGET:-} \
-        --json "$out/${probe}_$name.json"
-    done
-  done
-done
+part recipes 470 "$python" scripts/bench/recipes.py "$recipes" --data "${sets[@]}" --work "$out/recipes" --lanes "$lanes" \
+  --out "$out/recipes.md" ${EXTRA:-}
 cat "$out/parts.md"

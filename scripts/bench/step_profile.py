@@ -89,11 +89,8 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
         run.optimizer.step()
         run.method.after_update(at)
 
-    with FlopCounterMode(display=False) as counter:
-        backward()
-    return {
+    parts = {
         "images": len(items),
-        "flops": counter.get_total_flops(),
         "crops": one_core(lambda: dataset.__getitems__(items), repeats),
         "normalise": seconds(lambda: to_views(crops, device, *IMAGENET), repeats, device),
         "forward": seconds(lambda: model(views, at), repeats, device),
@@ -102,6 +99,10 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
         "step": seconds(lambda: one_step(run, progress, model, itertools.repeat(views)), repeats, device),
         "product": product_rate(run, repeats),
     }
+    # Last, since a first pass that is counted would keep torch.compile from compiling.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        backward()
+    return parts | {"flops": counter.get_total_flops()}
 
 
 def waiting(run: Run, progress: Progress, workers: int, steps: int) -> float:
