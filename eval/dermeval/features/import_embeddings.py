@@ -43,7 +43,7 @@ def import_embeddings(options: ImportOptions) -> Report:
     if len(ids) != len(features):
         raise InputError(f"{options.ids or path}: {len(ids)} ids for {len(features)} rows of features: give one each")
     rows = _match(ids, datasets, options.ids or options.features)
-    name = options.name or path.stem
+    name = options.name or out.name
     encoder = {
         "path": f"imported:{name}",
         "name": name,

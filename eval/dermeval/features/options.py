@@ -66,7 +66,7 @@ class ImportOptions:
     """Table (CSV or Parquet) with a column image_id or file, a row for each row of features in the same order. Not
     needed where the features file has such a column itself."""
     name: str | None = None
-    """What to call the encoder in reports (default: the name of the features file)."""
+    """What to call the encoder in reports (default: the name of the folder at --out)."""
     licence: str = "unknown"
     """Licence of the encoder's weights, for instance Apache-2.0 or CC-BY-NC-4.0; it travels with the features."""
     overwrite: bool = False

@@ -1,5 +1,6 @@
 """A report as tables under headings, which text and page show alike."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,7 +33,12 @@ def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
     """The sections of a page."""
     sections = []
     for table in tables:
-        rows = table.frame.fillna("").astype(str).to_numpy().tolist()
+        rows = table.frame.fillna("").astype(str).map(_whole_intervals).to_numpy().tolist()
         columns = [str(name).replace("_", " ") for name in table.frame.columns]
         sections.append(Section(table.heading, table.sentences, columns, rows, table.figures, table.terms))
     return sections
+
+
+def _whole_intervals(cell: str) -> str:
+    """The cell, with no-break spaces in ``[low, high]``."""
+    return re.sub(r"\[.*?\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)

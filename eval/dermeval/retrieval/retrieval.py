@@ -166,14 +166,15 @@ def _shown(score: dict[str, float] | None) -> str:
 
 
 def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
+    units = "/".join(sorted({f"{entry['group']}s" for entry in judged.source.info["datasets"]}))
     junk = "only the query left out" if judged.relevance in IDS else "own patient left out"
     text = [
         f"{Path(part['folder']).name} ({part['encoder']}): relevant is the same {judged.relevance}, {junk}; "
-        f"{part['queries']} queries of {part['patients']} patients or lesions",
+        f"{part['queries']} queries of {part['patients']} {units}",
         *[f"  {name:<12} {_shown(score)}" for name, score in part["scores"].items()],
     ]
     for row in part["groups"]:
         name, score = list(row.items())[-1]
         group = f"{row['column']} {row['value']}"
-        text.append(f"  {name} {group:<28} {_shown(score)}, {row['queries']} queries of {row['patients']}")
+        text.append(f"  {name} {group:<28} {_shown(score)}, {row['queries']} queries of {row['patients']} {units}")
     return text

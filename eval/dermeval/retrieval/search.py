@@ -81,6 +81,7 @@ def _aligned(table: pd.DataFrame) -> str:
     if not len(table):
         return "  none"
     shown = table.dropna(axis=1, how="all")
-    if "fitzpatrick" in shown:
-        shown = shown.assign(fitzpatrick=shown["fitzpatrick"].map("{:.0f}".format, na_action="ignore"))
-    return shown.to_string(index=False, na_rep="-", float_format="{:.4f}".format)
+    whole = {
+        name: shown[name].map("{:g}".format, na_action="ignore") for name in ("fitzpatrick", "age") if name in shown
+    }
+    return shown.assign(**whole).to_string(index=False, na_rep="-", float_format="{:.4f}".format)
