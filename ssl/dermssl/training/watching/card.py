@@ -61,7 +61,7 @@ def write_card(
         USE.format(part="/encoder" if whole else "/best"),
         "",
         "## Data and licences",
-        *([] if commercial else ["**Non-commercial use only**, because of the data below.", ""]),
+        *([] if commercial else ["**Non-commercial use only**, because of the licences below.", ""]),
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
         "",
         *_warnings(options, data, notices, (folder / START_LEDGER).is_file()),
