@@ -5,10 +5,13 @@
 
 The YAML file lists recipes: ``name``, ``config`` (and ``options`` to `dermssl pretrain`) or ``encoder`` (scored as it
 is), ``image_size`` of the scores, ``linear: true`` where the linear probe counts too. Further options go to every
-`pretrain`. Scores: kNN and linear balanced accuracy in 5 folds of groups over all images; recall@1 of each image whose
-lesion has another image; the same for queries of the test rows alone, whose lesions no run has seen. A score is kept in
-``DIR/scores.jsonl`` as it comes, and the same command goes on after a cut. The page gives the mean and the range over
-the seeds; a paired difference to the first recipe is the mean over seeds, its 95% interval a bootstrap over groups.
+`pretrain`.
+
+Scores are the balanced accuracy of kNN and linear probe in 5 folds of groups over all images, and recall@1 of each
+image whose lesion has another image. A further column has the queries of the test rows alone, whose lesions no run has
+seen. A score is kept in ``DIR/scores.jsonl`` as it comes, and the same command goes on after a cut. The page gives the
+mean and the range over the seeds. A paired difference to the first recipe is the mean over seeds; its 95% interval is a
+bootstrap over groups.
 """
 
 import argparse

@@ -4,10 +4,15 @@
         [--device cuda] [--waits 8 16] [--repeats 5] [--report page.md]
         [--model.backbone vit_small_patch16_224 --training.batch 64 ...]
 
-Further options go to `dermssl pretrain`. Measured one after the other, each the median of the repeats: the CPU work of
-a batch's crops on one core; moving and normalising it; forward, backward and update on views that already lie on the
-device (the ceiling: no data work at all); and the rate of a large square matrix product in the training precision, of
-which the step's arithmetic (counted by PyTorch) reaches a share. Wall-clock, so let nothing else run.
+Further options go to `dermssl pretrain`. Measured one after the other, each the median of the repeats:
+
+- the CPU work of a batch's crops on one core;
+- moving and normalising it;
+- forward, backward and update on views that already lie on the device (the ceiling: no data work at all);
+- a large square matrix product in the training precision. PyTorch counts the step's arithmetic, and the page says which
+  share of the product's rate the step reaches.
+
+Figures are wall-clock, so let nothing else run.
 """
 
 import argparse

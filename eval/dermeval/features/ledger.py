@@ -28,9 +28,9 @@ COLUMNS = ("image_id", "dataset", "sha256", "pixel_sha256", "phash", "patient_id
 class Seen:
     """Why each image counts as seen: bool columns `REASONS` by ``image_id``; None where that is not known.
 
-    ``source`` is the ledger, or the reason why there is none. ``suspected`` are the ids of images that no reason hits,
-    whose hash is within `HASH_BITS` of a seen image's, and whose pixels could not be compared with it: possible copies,
-    which do not count.
+    ``source`` is the ledger, or the reason why there is none. ``suspected`` are the ids of possible copies, which
+    do not count: no reason hits them, their hash is within `HASH_BITS` of a seen image's, and their pixels could not be
+    compared with it.
     """
 
     reasons: pd.DataFrame | None

@@ -11,8 +11,8 @@ from dermssl import neighbours
 from dermssl.processes import process_map
 
 NEAREST, SHARE = 10, 0.02
-"""An image is compared with so many of its nearest ones, or this share of all where that is more: the images of one
-off-topic kind, which resemble each other, must not hide each other."""
+"""An image is compared with so many of its nearest ones, or this share of all where that is more. Images of one
+off-topic kind resemble each other and must not hide each other."""
 MOST_OF_OWN_GROUP = 50
 
 

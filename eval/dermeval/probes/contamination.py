@@ -1,8 +1,7 @@
 """Scores of clean images (not seen in pretraining) and of contaminated ones apart, and their difference.
 
 Images of the two sides differ, so nothing is paired by image. Patients are drawn whole, within strata of class and
-side: where no patient has images on both sides this draws the sides independently, else a patient's images on both
-come and go together.
+side. A patient's images on both sides come and go together; where no patient has such, the sides are independent.
 """
 
 from typing import Any

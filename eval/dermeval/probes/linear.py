@@ -90,8 +90,9 @@ class LinearProbe:
 def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> list[Inner]:
     """The fits by which each outer fold chooses its classifier; none of them sees that fold's test rows.
 
-    From `SHARED_FROM` outer folds on, the inner folds of a fold are the other folds: the fit without folds i and j
-    predicts j for i and i for j, which halves the fits. Else the training rows are cut into ``number`` grouped folds.
+    From `SHARED_FROM` outer folds on, the inner folds of a fold are the other folds. The fit without folds i and j then
+    predicts j for i and i for j, which halves the fits. With fewer outer folds the training rows are cut into
+    ``number`` grouped folds.
     """
     if len(folds) < max(SHARED_FROM, number) or sum(len(fold.test) for fold in folds) != len(task.labels):
         return list(_separate(task, folds, number, seed))

@@ -4,12 +4,13 @@ The objective is scikit-learn's (``LogisticRegression``): C x the weighted sum o
 squared norm of the weights, intercepts free; a binary task has one weight vector.
 
 All penalties share each pass over the data as one matrix product. They are fitted by L-BFGS (Nocedal & Wright 2006,
-algorithm 7.4) from the solution of the nearest penalty that is known, in coordinates in which the Hessian there is
-close to the identity. The Hessian of the mean loss is the mean over images of (diag(p) - pp') x (zz'). Its two factors
-are averaged apart, as in K-FAC (Martens & Grosse 2015), so that it is diagonal in their eigenvectors. Those of the
-features are found once, as that takes most of the time; fits that have not converged after `ROUND` steps go on in
-those found where they have got to. Without this, weak penalties on the features of a real encoder need many hundreds
-of steps.
+algorithm 7.4), each from the solution of the nearest penalty that is known.
+
+The coordinates are those in which the Hessian of the mean loss is close to the identity. It is the mean over images of
+(diag(p) - pp') x (zz'). Its two factors are averaged apart, as in K-FAC (Martens & Grosse 2015), so that it is diagonal
+in their eigenvectors. The eigenvectors of the features take most of the time, so they are found once, and again only
+for fits that have not converged after `ROUND` steps. Without these coordinates, weak penalties on the features of a
+real encoder need many hundreds of steps.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """The experiments that a data set's protocol consists of, as rows to fit and rows to score.
 
-PASSION (Gottfrois et al., MICCAI 2024): TRAIN/TEST as published; grouped folds on TRAIN; generalisation to a centre
-(Madagascar, Guinea, East Africa) or an age group (up to 16, above) that was not in training, each against a sample
-of all of TRAIN of the same number of patients. TEST is scored, never chosen on.
+PASSION (Gottfrois et al., MICCAI 2024): TRAIN/TEST as published; grouped folds on TRAIN; and generalisation to a
+centre (Madagascar, Guinea, East Africa) or an age group (up to 16, above) that was not in training. Beside each of these
+stands a sample of all of TRAIN with as many patients. TEST is scored, never chosen on.
 """
 
 from collections.abc import Sequence
@@ -70,8 +70,8 @@ def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[
 def train_folds(task: Task, folds: int, seed: int) -> Experiment:
     """Grouped folds over the rows of split train.
 
-    The splitter numbers the train rows 0, 1, ...; they are translated back to rows of the task, since those
-    positions are no row numbers as soon as test rows lie in between.
+    The splitter numbers the train rows 0, 1, ... They are translated back to rows of the task, as test rows may lie in
+    between.
     """
     rows = np.flatnonzero(task.frame["split"].isin(["train", "val"]))
     parts = stratified_group_folds(task.labels[rows], task.groups[rows], folds, seed, task.where)

@@ -1,8 +1,8 @@
 """Linear heads trained by stochastic gradient descent, all settings of a grid together.
 
-The linear evaluation of DINOv2 (Oquab et al. 2023, appendix B.3, and its ``eval/linear.py``): momentum 0.9, no weight
-decay, a cosine to 0, weights from N(0, 0.01), one head per learning rate and form of the features. Every head sees
-the same batches, so one batched product serves them all.
+This is DINOv2's linear evaluation (Oquab et al. 2023, appendix B.3, and its ``eval/linear.py``): momentum 0.9, no
+weight decay, a cosine to 0, weights from N(0, 0.01). There is one head per learning rate and form of the features.
+Every head sees the same batches, so one batched product serves them all.
 """
 
 from collections.abc import Iterator

@@ -142,8 +142,8 @@ def interval_of(name: str, point: np.ndarray, drawn: np.ndarray, support: np.nda
 def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray | np.bool_:
     """Whether the interval of the score ``name`` is too narrow, ``()``, or ``(C,)`` for a per-class ``point``.
 
-    It is with fewer than `MIN_PATIENTS` patients, and with fewer than `RARE` of a class that the score depends on: of
-    the class itself, or of any class that a macro average or a binary score counts alike.
+    It is with fewer than `MIN_PATIENTS` patients, and with fewer than `RARE` of a class that the score depends on. A
+    class's own score depends on that class, a macro average or a binary score on all of them.
     """
     patients = (support > 0).sum(0)
     rare = ((patients > 0) & (patients < RARE)) | (len(support) < MIN_PATIENTS)

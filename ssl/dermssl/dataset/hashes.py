@@ -29,8 +29,8 @@ def perceptual_hashes(image: Image.Image) -> np.ndarray:
     """DCT hashes of the 8 flips and quarter turns, ``(8,)`` uint64; entry 0 is the image as it stands.
 
     A re-saved, resized, flipped or turned copy has entry 0 within a few bits of one of the other image's eight.
-    pHash after Zauner (2010): 32x32 grey, DCT-II, the 8x8 lowest frequencies without the constant's row and column
-    offset, thresholded at their median.
+    This is the pHash of Zauner (2010): a 32x32 grey picture, DCT-II, and the 8x8 lowest frequencies after the constant
+    row and column, each compared with their median.
     """
     grey = image.convert("L").resize((PHASH_SIZE, PHASH_SIZE), Image.Resampling.BOX, reducing_gap=2.0)
     pixels = np.asarray(grey, dtype=np.float64)

@@ -18,8 +18,8 @@ def match_files(raw: RawFolder, rows: Rows) -> Rows:
     """Join the rows to files, reporting both kinds of loss.
 
     ``file`` of a row is a path, below the root or from another one, or a bare name, with any image extension or
-    none. A row is matched by its whole path; else by its name, of several files the one with the longest common
-    end of the path; else, where all files of that name are copies of each other, with the first of them.
+    none. A row is matched by its whole path, else by its name. Of several files of that name it takes the one whose
+    path shares the longest end, or the first where all are copies of each other.
 
     Raises:
         InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
