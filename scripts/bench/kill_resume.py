@@ -2,9 +2,9 @@
 
     python scripts/bench/kill_resume.py [--kills 25] [--methods dino simclr] [--ranks 1] [--seed 0] [--out FILE.md]
 
-Each method first runs without interruption. Then the same command is started in a fresh folder and killed (SIGKILL, with
-all ranks and data workers) after a time drawn uniformly from 0 to what the uninterrupted run took. It is started again
-until it is done, then in another fresh folder, until the kills are used up. Drop path is on. Weights, optimizer
+Each method first runs without interruption. Then the same command is started in a fresh folder and killed (SIGKILL,
+with all ranks and data workers) after a time drawn uniformly from 0 to what the uninterrupted run took. It is started
+again until it is done, then in another fresh folder, until the kills are used up. Drop path is on. Weights, optimizer
 moments, the best encoder and losses must be equal bit by bit; the exit code is 1 where they are not.
 
 A start is a fork of this process, which has imported all that a run needs; several ranks are several forks. So a kill

@@ -16,9 +16,9 @@ MOST_SHIFT = 3
 COPY_CORRELATION = 0.25
 """Correlation from which two pictures are copies.
 
-Measured at 256 px: HAM10000 has 3,541 pairs of different lesions with hashes within 8 bits. One of them is one photograph
-under two names and has 0.90; no other has more than 0.17. Of 60 images each of HAM10000 and PAD-UFES-20, saved again
-(JPEG 60), halved, turned or mirrored, none has less than 0.33."""
+Measured at 256 px: HAM10000 has 3,541 pairs of different lesions with hashes within 8 bits. One of them is one
+photograph under two names and has 0.90; no other has more than 0.17. Of 60 images each of HAM10000 and PAD-UFES-20,
+saved again (JPEG 60), halved, turned or mirrored, none has less than 0.33."""
 
 
 def same_picture(one: Image.Image, other: Image.Image, view: int) -> bool:

@@ -1,8 +1,8 @@
 """The experiments that a data set's protocol consists of, as rows to fit and rows to score.
 
 PASSION (Gottfrois et al., MICCAI 2024): TRAIN/TEST as published; grouped folds on TRAIN; and generalisation to a
-centre (Madagascar, Guinea, East Africa) or an age group (up to 16, above) that was not in training. Beside each of these
-stands a sample of all of TRAIN with as many patients. TEST is scored, never chosen on.
+centre (Madagascar, Guinea, East Africa) or an age group (up to 16, above) that was not in training. Beside each of
+these stands a sample of all of TRAIN with as many patients. TEST is scored, never chosen on.
 """
 
 from collections.abc import Sequence
