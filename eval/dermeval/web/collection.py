@@ -78,11 +78,7 @@ class Collection:
         self.index, self.k, self.where, self.served = index, k, where or "", index.mask(where)
         self.frame, self.title = index.frame, index.title
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
-        self.target = index.labels[0] if index.labels else None
-        labels = self.frame[self.target] if self.target else pd.Series(None, self.frame.index, object)
-        labels = labels.map(lambda cell: str(_plain(cell)), na_action="ignore")
-        self.condition_codes, names = pd.factorize(labels, sort=True)
-        self.conditions = list(map(str, names))
+        self.labelled = {name: self._factorized(name) for name in index.labels}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # What several threads will ask for is computed now, before there are any.
@@ -119,12 +115,12 @@ class Collection:
             found = find(self.index, query, k, passing=passing, min_similarity=min_similarity)
         except InputError:
             raise InputError("there is no case of another patient to find") from None
+        target, shares = self._shares(found.hits, rates)
         hits = [
             Hit(rank=rank + 1, similarity=round(hit["similarity"], 4), **self._known(hit))
             for rank, hit in enumerate(found.hits)
         ]
-        shares = self._shares(found.hits, rates)
-        return SearchResult(query=query.name, hits=hits, notes=found.notes, target=self.target, conditions=shares)
+        return SearchResult(query=query.name, hits=hits, notes=found.notes, target=target, conditions=shares)
 
     def images(self, records: Sequence[dict[str, Any]]) -> list[CaseImage]:
         """What is known of some rows of the manifest."""
@@ -159,8 +155,13 @@ class Collection:
         """Filters for the columns that have at least two values."""
         return filters_of(self.index.columns, self.index.labels)
 
-    def _filter(self, where: str) -> tuple[Any, np.ndarray]:
-        """The filter for the index (None: all rows), and how often each condition occurs among the rows that pass.
+    def _factorized(self, target: str) -> tuple[np.ndarray, list[str]]:
+        """The condition of each row as an integer ``(N,)``, negative where it has none, and what these are called."""
+        codes, names = pd.factorize(self.frame[target].map(_text, na_action="ignore"), sort=True)
+        return codes, list(map(str, names))
+
+    def _filter(self, where: str) -> tuple[Any, dict[str, np.ndarray]]:
+        """The filter for the index (None: all rows), and for each target how often each condition occurs among them.
 
         One image stands for each group, so that a patient with many images counts once.
         """
@@ -170,22 +171,36 @@ class Collection:
         groups = self.index.group_codes
         first = np.full(groups.max(initial=-1) + 1, -1)
         first[groups[rows[::-1]]] = rows[::-1]  # of several rows of one group the first is assigned last
-        codes = self.condition_codes[first[first >= 0]]
-        rates = np.bincount(codes[codes >= 0], minlength=len(self.conditions)) / max(1, (codes >= 0).sum())
+        rates = {}
+        for target, (codes, names) in self.labelled.items():
+            known = codes[first[first >= 0]]
+            known = known[known >= 0]
+            rates[target] = np.bincount(known, minlength=len(names)) / max(1, len(known))
         return self.index.passing(both), rates
 
-    def _shares(self, hits: Sequence[dict[str, Any]], rates: np.ndarray) -> list[ConditionShare]:
-        labels = [hit[self.target] for hit in hits if self.target and hit[self.target] is not None]
-        counts = Counter(map(str, map(_plain, labels)))
-        return [
+    def _shares(
+        self, hits: Sequence[dict[str, Any]], rates: dict[str, np.ndarray]
+    ) -> tuple[str | None, list[ConditionShare]]:
+        """The target that most hits have, and how often each of its conditions is among them."""
+        counts = {name: Counter(_text(hit[name]) for hit in hits if hit[name] is not None) for name in self.labelled}
+        target = max(counts, key=lambda name: counts[name].total(), default=None)
+        if target is None:
+            return None, []
+        names, found = self.labelled[target][1], counts[target]
+        shares = [
             ConditionShare(
                 condition=condition,
                 hits=number,
-                share=number / len(labels),
-                base_rate=rates[self.conditions.index(condition)],
+                share=number / found.total(),
+                base_rate=rates[target][names.index(condition)],
             )
-            for condition, number in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+            for condition, number in sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))
         ]
+        return target, shares
+
+
+def _text(value: Any) -> str:
+    return str(_plain(value))
 
 
 def _plain(value: Any) -> Any:

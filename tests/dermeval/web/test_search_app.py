@@ -10,6 +10,7 @@ pytest.importorskip("httpx", reason="the test client needs httpx")
 
 from fastapi.testclient import TestClient
 
+from dermeval.retrieval.find import indexed_query
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.search import search
 from dermeval.web.collection import Collection
@@ -137,6 +138,14 @@ def test_conditions_are_counted_against_their_base_rate(client):
     assert {row["condition"] for row in found["conditions"]} <= {"eczema", "scabies", "fungal <b>"}
     # One image stands for each patient: the first, which is eczema in this collection.
     assert {row["base_rate"] for row in found["conditions"]} <= {0.0, 1.0}
+
+
+def test_the_conditions_are_those_of_the_target_that_most_hits_have(make_index):
+    """An index of several data sets has a column for the target of each."""
+    index = make_index()
+    vars(index)["labels"] = ["lesion_id", *index.labels]  # no image has a lesion here
+    found = Collection(index, 3).search(indexed_query(index, "set/0"), 3)
+    assert found.target == index.labels[1] and sum(row.hits for row in found.conditions) == 3
 
 
 def test_text_from_the_data_is_escaped(client):
