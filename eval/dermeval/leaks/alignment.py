@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dermeval.leaks.pictures import grey_picture
+from dermeval.leaks.pictures import grey_picture, without_letters
 
 SHORT_SIDE = 128
 BLOCK = 16
@@ -40,7 +40,7 @@ def structure(rgb: np.ndarray) -> np.ndarray:
 
     Light, colour and the large form of a lesion drop out, and the rim of a dermatoscope does not drown the rest.
     """
-    grey = grey_picture(rgb, SHORT_SIDE).astype(np.float32)
+    grey = grey_picture(without_letters(rgb), SHORT_SIDE).astype(np.float32)
     details = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 4.0)
     contrast = np.sqrt(cv2.GaussianBlur(details**2, (0, 0), 6.0))
     return details / (contrast + FLAT)

@@ -6,7 +6,7 @@ Skin has little contrast. The picture is therefore brought to one size and its l
 import cv2
 import numpy as np
 
-from dermeval.leaks.pictures import grey_picture
+from dermeval.leaks.pictures import grey_picture, without_letters
 
 SHORT_SIDE, ENLARGED_TO = 224, 160
 """Most pixels of the short side of the pictures on which keypoints are found, and least ones: smaller pictures are
@@ -43,7 +43,7 @@ def describe_picture(rgb: np.ndarray, points: int = MOST_POINTS) -> np.ndarray:
         rgb: ``(H, W, 3)`` uint8.
         points: most keypoints that are kept, the strongest first.
     """
-    record = np.zeros((), record_type(points))
+    record, rgb = np.zeros((), record_type(points)), without_letters(rgb)
     grey = grey_picture(rgb, min(SHORT_SIDE, max(ENLARGED_TO, min(rgb.shape[:2]))))
     record["size"] = grey.shape[1], grey.shape[0]
     found, descriptors = keypoints(grey, points)

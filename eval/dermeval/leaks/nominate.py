@@ -27,8 +27,8 @@ COPIES_SEARCHED = 3
 """Of more images with the same pixels, only so many look for others: they would only find each other."""
 LARGEST_CLUSTER = 50
 """Of more identical images than this, each is paired with one other instead of with all."""
-SURE, SURE_BY_FEATURES = 1, 4
-"""Images that each one nominates by a source, whether or not they stand out; see `within_budget`."""
+SURE, SURE_BY_FEATURES = 20, 5
+"""The first twentieth of an image's neighbours by a source, or fifth by local features, is nominated in any case."""
 VOTING, FEATURES_FOUND = 200, 16
 """Local features of an image that vote for candidates, and nearest ones of other images that each votes for."""
 TURNS = 12
@@ -58,15 +58,16 @@ def _within(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Candidates among the images ``rows``, by source."""
     groups, part, half = images.groups[rows], _chosen(blocks, rows), max(1, options.neighbours // 2)
+    sure, sure_by_features = (max(1, options.neighbours // share) for share in (SURE, SURE_BY_FEATURES))
     colour = neighbours.normalise(np.concatenate([block["colour"] for block in part]))
-    yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows)
+    yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows, sure)
     thumbnails = np.concatenate([block["thumbnail"] for block in part])
     plain = oriented(thumbnails, 0)
     turned = [nearest_pairs(oriented(thumbnails, number), plain, groups, half, number) for number in (0, 4)]
-    yield "thumbnail", within_budget(turned, rows)
+    yield "thumbnail", within_budget(turned, rows, sure)
     votes = Votes(part)
     worlds = [votes.pairs(groups, options.neighbours, mirrored) for mirrored in (False, True)]
-    yield "local features", within_budget(worlds, rows, SURE_BY_FEATURES)
+    yield "local features", within_budget(worlds, rows, sure_by_features)
     for one in images.embedded:
         inside = np.isin(one.rows, rows)
         ours = one.rows[inside]
@@ -76,10 +77,10 @@ def _within(
         plain = neighbours.normalise(one.features[inside] - mean)
         views = [plain, *(neighbours.normalise(view[inside] - mean) for view in one.views.values())]
         tables = [nearest_pairs(view, plain, images.groups[ours], options.neighbours) for view in views]
-        yield one.name, within_budget(tables, ours)
+        yield one.name, within_budget(tables, ours, sure)
 
 
-def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, sure: int = SURE) -> pd.DataFrame:
+def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, sure: int) -> pd.DataFrame:
     """The nominations of one source that are worth comparing, with ``a`` < ``b`` as numbers of all images.
 
     Half of the budget is for the first ``sure`` ones of each image. The other half, as many, is for those of the others

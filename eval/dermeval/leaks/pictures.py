@@ -10,6 +10,9 @@ import numpy as np
 from dermssl.dataset.store import ImageStore
 
 MOST_ENLARGED = 2.0
+LETTERS_FROM, LETTERS_RISE, LETTERS_STROKE, LETTERS_SHARE = 205, 45, 0.02, 0.03
+"""White letters across a picture: every colour is at least so bright, and so much brighter than what is around; the
+strokes are so wide, as a share of the short side; and they cover at least this share of the picture."""
 
 
 class Picture(NamedTuple):
@@ -39,6 +42,22 @@ def grey_size(rgb: np.ndarray, short_side: int) -> tuple[int, int]:
     """Width and height of `grey_picture`."""
     scale = min(short_side / min(rgb.shape[:2]), MOST_ENLARGED)
     return max(8, round(rgb.shape[1] * scale)), max(8, round(rgb.shape[0] * scale))
+
+
+def without_letters(rgb: np.ndarray) -> np.ndarray:
+    """The picture ``(H, W, 3)`` uint8 with a watermark of white letters filled from around it; mostly ``rgb`` itself.
+
+    Letters hide the picture's own local features, and two pictures with one watermark would resemble each other.
+    """
+    side, darkest = min(rgb.shape[:2]), rgb.min(axis=2)
+    around, stroke = np.ones((side // 14 * 2 + 1,) * 2, np.uint8), np.ones((max(2, round(LETTERS_STROKE * side)),) * 2)
+    risen = cv2.morphologyEx(darkest, cv2.MORPH_TOPHAT, around) > LETTERS_RISE
+    letters = ((darkest > LETTERS_FROM) & risen).astype(np.uint8)
+    letters = cv2.morphologyEx(letters, cv2.MORPH_OPEN, stroke.astype(np.uint8))
+    if letters.mean() < LETTERS_SHARE:
+        return rgb
+    edge = np.ones((side // 23 | 1,) * 2, np.uint8)
+    return cv2.inpaint(np.ascontiguousarray(rgb), cv2.dilate(letters, edge), 3, cv2.INPAINT_TELEA)
 
 
 @functools.cache

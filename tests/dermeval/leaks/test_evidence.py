@@ -20,6 +20,7 @@ from dermeval.leaks.nominate import (
     united,
     within_budget,
 )
+from dermeval.leaks.planted import copy_of
 from dermeval.leaks.verify import compare_pictures
 from dermssl.dataset.hashes import perceptual_hashes
 
@@ -62,6 +63,14 @@ def test_other_pictures_do_not_match(draw_skin):
     for a, b in combinations(range(10, 15), 2):
         found = compare(draw_skin(a, 128), draw_skin(b, 128))
         assert found["inliers"] < 8 and found["correlation"] < 0.35
+
+
+def test_white_letters_hide_no_copy_and_make_no_other_pictures_alike(draw_skin):
+    pictures = [rgb(draw_skin(number, 160)) for number in (1, 2)]
+    marked = [copy_of(picture, "watermark", 0.9, 0) for picture in pictures]
+    true, false = (compare(*(Image.fromarray(one) for one in pair)) for pair in ((pictures[0], marked[0]), marked))
+    assert true["inliers"] > 20 and true["correlation"] > 0.3
+    assert false["inliers"] < 8 and false["correlation"] < 0.35
 
 
 @pytest.mark.parametrize("number", range(8))
