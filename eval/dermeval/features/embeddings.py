@@ -113,6 +113,14 @@ class EmbeddedRows:
         return found
 
     @cached_property
+    def stored_rows(self) -> dict[str, dict[str, int]]:
+        """For each data set within reach, the row of its image store that holds each image_id."""
+        return {
+            name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
+            for name, dataset in self.datasets.items()
+        }
+
+    @cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
         """For each embedded data set the targets that it declares now, else those of the embedding."""
         declared = {}

@@ -81,12 +81,8 @@ def _columns(source: Source) -> pd.DataFrame:
 
 def _jpegs(source: Source) -> Iterator[bytes]:
     """The stored JPEGs in row order."""
-    rows = {
-        name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
-        for name, dataset in source.datasets.items()
-    }
     for name, image_id in zip(source.frame["dataset"], source.frame["image_id"], strict=True):
-        yield bytes(source.datasets[name].images.jpeg(rows[name][image_id]))
+        yield bytes(source.datasets[name].images.jpeg(source.stored_rows[name][image_id]))
 
 
 def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
@@ -192,8 +188,7 @@ def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions)
     lancedb.connect(folder).create_table("images", data=batches(), schema=schema)
 
 
-Writer = Callable[[Path, Source, EmbeddingsExportOptions], None]
-FORMATS: dict[str, tuple[Writer, str]] = {
+FORMATS: dict[str, tuple[Callable[[Path, Source, EmbeddingsExportOptions], None], str]] = {
     "atlas": (_write_atlas, "embedding-atlas {out}/embeddings.parquet --x x --y y --neighbors neighbors"),
     "fiftyone": (
         _write_fiftyone,

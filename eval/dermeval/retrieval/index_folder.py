@@ -75,12 +75,8 @@ class SearchIndex(EmbeddedRows):
         return licences.merge([*self.licences, *(dataset.licence for dataset in self.datasets.values())])
 
     @cached_property
-    def group_codes(self) -> np.ndarray:
-        """The group of each row as an integer ``(N,)``."""
-        return self._groups[0]
-
-    @cached_property
-    def _groups(self) -> tuple[np.ndarray, dict[str, int]]:
+    def groups(self) -> tuple[np.ndarray, dict[str, int]]:
+        """The group of each row as an integer ``(N,)``, and the integer of each group."""
         codes, names = pd.factorize(self.frame["group_id"])
         return codes, {name: code for code, name in enumerate(names)}
 
@@ -88,14 +84,6 @@ class SearchIndex(EmbeddedRows):
     def row_of(self) -> dict[str, int]:
         """The row of each image_id."""
         return {image_id: row for row, image_id in enumerate(self.frame["image_id"])}
-
-    @cached_property
-    def stored_rows(self) -> dict[str, dict[str, int]]:
-        """For each data set within reach, the row of its image store that holds each image_id."""
-        return {
-            name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
-            for name, dataset in self.datasets.items()
-        }
 
     @cached_property
     def labels(self) -> list[str]:
@@ -155,8 +143,7 @@ class SearchIndex(EmbeddedRows):
         """
         own = np.array([self.row_of[value] for value in left_out] if column == "image_id" else [], np.int64)
         if column == "group_id" and len(left_out):
-            codes = [self._groups[1][value] for value in left_out]
-            own = np.flatnonzero(np.isin(self.group_codes, codes))
+            own = np.flatnonzero(np.isin(self.groups[0], [self.groups[1][value] for value in left_out]))
         found = neighbours.search_index(self.entries, feature[None], k + len(own), passing)
         similarity, rows = (part[0][~np.isin(found[1][0], own)][:k] for part in found)
         return [

@@ -39,7 +39,7 @@ CELL_ROWS, LEAST_CELLS = 8192, 256
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 20
 """Vectors that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
 BASE_PATHS = 18
-"""The field of a table's manifest that names other folders with rows of the table."""
+"""The field of the message Manifest (Lance's table.proto) that names other folders with rows of the table."""
 MEASURED_QUERIES = 100
 
 
@@ -168,11 +168,12 @@ def write_table(folder: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]], sch
     schema = schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim)))
     table = _database(folder).create_table(TABLE, schema=schema)
     _add(table, blocks)
+    indexes = require_package("lancedb.index", "lancedb")
     for column in LOOKED_UP:
-        table.create_index(column, config=_index("BTree"))
+        table.create_index(column, config=indexes.BTree())
     if table.count_rows() >= neighbours.LEAST_CODED_ROWS:
-        kind = "IvfFlat" if dim % 8 else "IvfRq"  # RaBitQ's codes are whole bytes
-        table.create_index(VECTOR, config=_index(kind, distance_type="dot", sample_rate=64))
+        codes = indexes.IvfFlat if dim % 8 else indexes.IvfRq  # RaBitQ's codes are whole bytes
+        table.create_index(VECTOR, config=codes(distance_type="dot", sample_rate=64))
     _tidy(table)
 
 
@@ -212,23 +213,16 @@ def _check_self_contained(folder: Path) -> None:
     """Raise InputError where the table would read files that are not in the folder, which may be another's."""
     for file in [folder / f"{TABLE}.lance", *(folder / f"{TABLE}.lance").rglob("*")]:
         inside(folder, str(file.relative_to(folder)))
-        if file.suffix == ".manifest" and BASE_PATHS in _manifest_fields(file):
-            raise InputError(f"{file}: the rows of this table are in another folder: make it again with `{MAKER}`")
-
-
-def _manifest_fields(path: Path) -> set[int]:
-    """The fields of the Manifest message (Lance's table.proto): its place stands in the last 16 bytes of the file."""
-    content = path.read_bytes()
-    start = int.from_bytes(content[-16:-8], "little") + 4
-    manifest = content[start : start + int.from_bytes(content[start - 4 : start], "little")]
-    try:
-        return {field.field_number for field in UnknownFieldSet(Empty.FromString(manifest))}
-    except DecodeError:
-        raise InputError(f"{path} is damaged: make it again with `{MAKER}`") from None
-
-
-def _index(kind: str, **settings: Any) -> Any:
-    return getattr(require_package("lancedb.index", "lancedb"), kind)(**settings)
+        if file.suffix == ".manifest":
+            content = file.read_bytes()
+            start = int.from_bytes(content[-16:-8], "little") + 4
+            message = content[start : start + int.from_bytes(content[start - 4 : start], "little")]
+            try:
+                fields = UnknownFieldSet(Empty.FromString(message))
+            except DecodeError:
+                raise InputError(f"{file} is damaged: make it again with `{MAKER}`") from None
+            if any(field.field_number == BASE_PATHS for field in fields):
+                raise InputError(f"{file}: the rows of this table are in another folder: make it again with `{MAKER}`")
 
 
 def _link(source: str, target: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from dermeval.retrieval.find import ImageQuery, find, indexed_query
+from dermeval.retrieval.find import ImageQuery, find
 from dermeval.retrieval.index_folder import SearchIndex
 from dermeval.web.filters import FilterField, filters_of
 from dermssl import licences
@@ -75,29 +75,24 @@ class Collection:
     """Searches in one index, over the rows that pass ``where``. Nothing here shows a path of this machine."""
 
     def __init__(self, index: SearchIndex, k: int, where: str | None = None) -> None:
-        self.index, self.k, self.where, self.served = index, k, where or "", index.mask(where)
+        self.index, self.k, self.where = index, k, where or ""
         self.frame, self.title = index.frame, index.title
+        served = index.mask(where)
+        self.served = np.ones(len(self.frame), bool) if served is None else served
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
         self.labelled = {name: self._factorized(name) for name in index.labels}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # What several threads will ask for is computed now, before there are any.
-        _ = self.filters, self._filtered(""), index.group_codes, index.row_of, index.columns, index.stored_rows
+        _ = self.filters, self._filtered(""), index.groups, index.row_of, index.columns, index.stored_rows
 
     def __len__(self) -> int:
-        return len(self.frame) if self.served is None else int(self.served.sum())
+        return int(self.served.sum())
 
     def row(self, image_id: str) -> int | None:
         """The row of an image that is served; None where there is none of that id."""
         row = self.index.row_of.get(image_id)
-        return row if row is not None and self._is_served(row) else None
-
-    def _is_served(self, row: int) -> bool:
-        return self.served is None or bool(self.served[row])
-
-    def query(self, image_id: str) -> ImageQuery | None:
-        """An image as the query; None where there is none of that id."""
-        return None if self.row(image_id) is None else indexed_query(self.index, image_id)
+        return row if row is not None and self.served[row] else None
 
     def picture(self, image_id: str) -> bytes | None:
         """The stored JPEG of an image; None where there is none of that id."""
@@ -136,12 +131,12 @@ class Collection:
         """All images of a case, given its id or that of one of its images; None where there is none."""
         if case_id not in self.cases and case_id in self.index.row_of:
             case_id = self.frame["case_id"].iat[self.index.row_of[case_id]]
-        rows = [row for row in self.cases.get(case_id, ()) if self._is_served(row)]
+        rows = [row for row in self.cases.get(case_id, ()) if self.served[row]]
         return Case(case_id=case_id, images=self.images(self.index.records(rows[:MAX_CASE_IMAGES]))) if rows else None
 
     def examples(self) -> list[CaseImage]:
         """Some images to start from, the same at every visit."""
-        rows = np.arange(len(self.frame)) if self.served is None else np.flatnonzero(self.served)
+        rows = np.flatnonzero(self.served)
         picks = np.random.default_rng(0).permutation(len(rows))[:EXAMPLES]
         return self.images(self.index.records(np.sort(rows[picks])))
 
@@ -167,8 +162,8 @@ class Collection:
         """
         both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
         passed = self.index.mask(both)
-        rows = np.arange(len(self.frame)) if passed is None else np.flatnonzero(passed)
-        groups = self.index.group_codes
+        rows = np.flatnonzero(self.served if passed is None else passed)
+        groups = self.index.groups[0]
         first = np.full(groups.max(initial=-1) + 1, -1)
         first[groups[rows[::-1]]] = rows[::-1]  # of several rows of one group the first is assigned last
         rates = {}

@@ -23,12 +23,11 @@ def search_app(collection: Collection, encode: Encoder | None, no_photos: str, t
     app, searches = make_app(collection.title, token), Searches(collection, encode, no_photos)
     app.include_router(api_routes(searches))
     app.include_router(search_pages(searches))
-    app.include_router(file_routes(collection))
     return app
 
 
 def search_pages(searches: Searches) -> APIRouter:
-    """The start page, the results of a search, and the page of one case."""
+    """The start page, the results of a search, the page of one case, the stored images and the script."""
     routes, collection = APIRouter(include_in_schema=False, default_response_class=HTMLResponse), searches.collection
 
     def page(name: str, **values: Any) -> str:
@@ -61,13 +60,6 @@ def search_pages(searches: Searches) -> APIRouter:
         if found is None:
             raise HTTPException(404, "There is no case of that id in this collection.")
         return page("case.html", case=found)
-
-    return routes
-
-
-def file_routes(collection: Collection) -> APIRouter:
-    """The stored images, and the script of the search page."""
-    routes = APIRouter(include_in_schema=False)
 
     @routes.get("/image")
     async def image(id: Id) -> Response:

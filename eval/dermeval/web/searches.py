@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dermeval.retrieval.find import ImageQuery, photo_query
+from dermeval.retrieval.find import ImageQuery, indexed_query, photo_query
 from dermeval.retrieval.photo import Box, Encoder, Photo, decode_photo, photo_feature
 from dermeval.web.collection import Collection, SearchResult
 from dermeval.web.options import MAX_CASES
@@ -40,10 +40,9 @@ class Searches:
 
     async def from_image(self, image_id: str, asked: Asked) -> SearchResult:
         """Cases similar to an image of the collection; 404 where there is none of that id."""
-        query = self.collection.query(image_id)
-        if query is None:
+        if self.collection.row(image_id) is None:
             raise HTTPException(404, "no image of that id in this collection")
-        return await self._search(query, asked)
+        return await self._search(indexed_query(self.collection.index, image_id), asked)
 
     async def from_photo(self, request: Request, crop: str, asked: Asked) -> tuple[Photo, SearchResult]:
         """The photo in the body of a request, as it was compared, and the cases similar to it."""

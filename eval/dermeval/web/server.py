@@ -32,23 +32,20 @@ def make_app(title: str, token: str | None = None) -> FastAPI:
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.add_middleware(Guard, token=token)
 
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: Any) -> Response:
+    async def on_error(request: Request, error: Any) -> Response:
+        match error:
+            case InputError():
+                return error_answer(request, 400, str(error))
+            case QueueFull():
+                told = "too many searches at once: try again in a moment"
+                return error_answer(request, 503, told, {"retry-after": "2"})
+            case RequestValidationError():
+                first = error.errors()[0]
+                return error_answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
         return error_answer(request, error.status_code, str(error.detail), error.headers)
 
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(request: Request, error: Any) -> Response:
-        first = error.errors()[0]
-        return error_answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
-
-    @app.exception_handler(InputError)
-    async def on_input_error(request: Request, error: Any) -> Response:
-        return error_answer(request, 400, str(error))
-
-    @app.exception_handler(QueueFull)
-    async def on_full_queue(request: Request, error: Any) -> Response:
-        return error_answer(request, 503, "too many searches at once: try again in a moment", {"retry-after": "2"})
-
+    for kind in (HTTPException, RequestValidationError, InputError, QueueFull):
+        app.add_exception_handler(kind, on_error)
     return app
 
 
