@@ -26,23 +26,22 @@ KEPT_IN: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
     "tables.json": lambda info: [info["licence"]],
 }
 """Where each kind of folder keeps its notices, see `dermssl.licences.notice`."""
+LIMITS = {"commercial use": "commercial", "passing it on": "redistribution", "re-linking of records": "relinking"}
 
 
 def licence(options: LicenceOptions) -> Report:
     """The licence, duties and limits of everything that went into one folder."""
     folder = Path(options.folder)
     notices = read_notices(folder)
-    limits = {
-        "commercial use": all(entry["commercial"] for entry in notices),
-        "passing it on": all(entry["redistribution"] for entry in notices),
-        "re-linking of records": all(entry["relinking"] for entry in notices),
-    }
-    text = [str(folder), *["  " + line for line in licences.notice_lines(notices)]]
-    if notices:
-        text += [f"  {what}: {'allowed' if allowed else 'NOT allowed'}" for what, allowed in limits.items()]
-    else:
-        limits = dict.fromkeys(limits, False)
-        text.append("  no licence is recorded: find out the terms before you use, publish or pass on any of it")
+    open_ones = ", ".join(entry["dataset"] for entry in notices if entry["id"] == "unknown")
+    text, limits = [str(folder), *["  " + line for line in licences.notice_lines(notices)]], {}
+    for what, key in LIMITS.items():
+        forbidden = any(not entry[key] for entry in notices if entry["id"] != "unknown")
+        limits[what] = bool(notices) and not forbidden and not open_ones
+        verdict = "NOT allowed" if forbidden else f"not known, as no licence of {open_ones} is recorded"
+        text.append(f"  {what}: {verdict if forbidden or open_ones else 'allowed'}")
+    if not notices:
+        text[1:] = ["  no licence is recorded: find out the terms before you use, publish or pass on any of it"]
     return Report("\n".join(text), {"folder": str(folder), "licences": notices, "allowed": limits})
 
 

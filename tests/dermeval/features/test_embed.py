@@ -164,7 +164,7 @@ def test_the_licence_of_a_files_weights_is_unknown_and_spreads(tmp_path, data, c
     assert main(["embed", "--encoder", str(tmp_path / "w.pth"), "--data", str(data), "--out", out, *SMALL]) == 0
     assert [entry["id"] for entry in open_embeddings(out).licences] == ["CC-BY-4.0", "unknown"]
     assert dermssl(["licence", out]) == 0
-    assert "commercial use: NOT allowed" in capsys.readouterr().out
+    assert "commercial use: not known, as no licence of weights w.pth is recorded" in capsys.readouterr().out
 
 
 def test_of_a_very_long_picture_only_the_middle_is_enlarged(tmp_path, monkeypatch, make_dataset, make_frame):
