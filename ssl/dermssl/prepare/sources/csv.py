@@ -34,7 +34,11 @@ ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
 
 def read(raw: RawFolder) -> Rows:
     """The table that ``columns.yaml`` describes, joined to the images by path or name."""
-    path = raw.find("columns.yaml", "columns.yml")
+    try:
+        path = raw.find("columns.yaml", "columns.yml")
+    except InputError as error:
+        example = "`table: labels.csv` and `columns: {file: image_name, patient_id: subject}`"
+        raise InputError(f"{error}, or write it: it says what your table's columns are, as {example}") from None
     layout = read_yaml(path)
     columns, labels = _checked(layout, path)
     table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels])
