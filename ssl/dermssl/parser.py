@@ -34,6 +34,9 @@ KINDS = {
 LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e15}
 """Largest values of options: seeds above 32 bits and endless numbers end in errors of the libraries that get them."""
 
+MOST_KEYS = 1000
+"""Keys of a config."""
+
 
 class Leaf(NamedTuple):
     """One option: its dotted name, and the dataclass field and type behind it."""
@@ -248,7 +251,10 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
     """The YAML of ``path`` as dotted keys, each known and of the right type."""
     valid = option_names(options_type)
     longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
-    flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
+    try:
+        flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
+    except RecursionError:
+        raise InputError(f"{path} has sections without end: leave out references (`*name`)") from None
     for key, value in flat.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
@@ -266,9 +272,11 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys."""
+    """A nested mapping by dotted keys; RecursionError for one of endless depth or width."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if len(flat) > MOST_KEYS:  # YAML's references can make a tree without end
+            raise RecursionError
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

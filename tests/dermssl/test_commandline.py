@@ -210,7 +210,7 @@ def test_a_second_config_is_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["a: {" * 3000, "training: [1]", "? [1]\n: 2", "out: !!binary x", "1: 2", "out: {a: 1}"]
+    "text", ["a: {" * 3000, "training: [1]", "? [1]\n: 2", "out: !!binary x", "1: 2", "out: {a: 1}", "a: &x {b: *x}"]
 )
 def test_no_config_is_a_traceback(run, tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)

@@ -23,6 +23,7 @@ from dermssl.backbone.load import load, load_weights, read_weights
 from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
+from dermssl.views.recipe import LARGEST_CROP
 
 NAME_IT = "give it as timm:NAME@FILE, for instance timm:vit_base_patch16_clip_quickgelu_224@FILE"
 log = logging.getLogger("dermssl")
@@ -70,6 +71,8 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
         InputError: no such folder, architecture, weights or seed, or a size or ``features`` that it cannot give.
     """
     kind, _, name = spec.partition(":")
+    if image_size and image_size > LARGEST_CROP:
+        raise InputError(f"--image-size {image_size}: give at most {LARGEST_CROP} pixels")
     if kind == "timm" and "@" in name:
         name, _, file = name.partition("@")
         encoder = _from_file(spec, Path(file), name, image_size)

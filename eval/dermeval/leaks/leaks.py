@@ -20,7 +20,7 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.pairs import IDENTICAL_SCORE, LESION, SCENE, rank_pairs, write_ranking
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.truth import score_against_truth
+from dermeval.leaks.truth import planted_records, score_against_truth
 from dermssl import licences
 from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
@@ -41,11 +41,12 @@ def leaks(options: LeaksOptions) -> Report:
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
+    planted = None if options.truth is None else planted_records(Path(options.truth), images)
     with locked(out):
+        decisions = read_decisions(out)
         earlier = None if options.since is None else open_earlier(Path(options.since), images, options.every_image)
         work = _work_folder(out, images, options)
         found = find_pairs(images, options, work, earlier)
-        decisions = read_decisions(out)
         ranking = rank_pairs(found, options.ranked, images, earlier)
         ranking, threshold = confirmed_ranking(ranking, decisions, options)
         with atomic_folder(out) as folder:
@@ -57,8 +58,8 @@ def leaks(options: LeaksOptions) -> Report:
             data = _summary(images, pairs, groups, split, options)
             data |= {"sources": found.shares_of_sources(threshold)}
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
-            if options.truth is not None:
-                data["truth"] = score_against_truth(Path(options.truth), images, pairs)
+            if planted is not None:
+                data["truth"] = score_against_truth(planted, pairs)
             write_json(folder / "summary.json", data)
             lines = _lines(data)
             if len(decisions):

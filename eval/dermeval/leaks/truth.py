@@ -12,15 +12,10 @@ from dermssl.prepare.tables import read_table
 COLUMNS = ("subject_id", "duplicate_subject_id", "kind")
 
 
-def score_against_truth(path: Path, images: AuditedImages, pairs: pd.DataFrame) -> dict[str, Any]:
-    """Recall of the planted pairs of records, by kind, and precision of the pairs of records found.
-
-    Raises:
-        InputError: no such file, or it does not fit the audited records.
-    """
-    planted = _planted(path, images)
+def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
+    """Recall of the `planted_records`, by kind, and precision of the pairs of records found."""
     found = {frozenset(pair) for pair in zip(pairs["group_id_a"], pairs["group_id_b"], strict=True)}
-    planted["found"] = planted["pair"].isin(found)
+    planted = planted.assign(found=planted["pair"].isin(found))
     known = set(planted["pair"])
     return {
         "planted": len(planted),
@@ -34,8 +29,12 @@ def score_against_truth(path: Path, images: AuditedImages, pairs: pd.DataFrame) 
     }
 
 
-def _planted(path: Path, images: AuditedImages) -> pd.DataFrame:
-    """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``."""
+def planted_records(path: Path, images: AuditedImages) -> pd.DataFrame:
+    """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``.
+
+    Raises:
+        InputError: no such file, or it does not fit the audited records.
+    """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")
     table = read_table(path, COLUMNS)

@@ -74,6 +74,9 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
 
 def predictions_of(table: pd.DataFrame, classes: tuple[str, ...], path: Path, maker: str) -> Predictions:
     """The rows of ``predictions.parquet`` as predictions; see `read_predictions`."""
+    blank = [name for name in KEYS if table[name].isna().any()]
+    if blank:
+        raise InputError(f"{path}: a row has no {blank[0]}: make it again with `{maker}`")
     truth = table["y_true"].map({name: index for index, name in enumerate(classes)})
     if truth.isna().any():
         raise InputError(f"{path}: '{table['y_true'][truth.isna()].iloc[0]}' is no class: make it again with `{maker}`")

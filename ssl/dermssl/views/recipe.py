@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+LARGEST_CROP = 4096
+"""Pixels of a side; what is far larger asks for more memory than there is."""
+
 
 @dataclass
 class ViewOptions:
@@ -57,6 +60,8 @@ class ViewOptions:
     def __post_init__(self) -> None:
         """Set `local_size` where it is 0. Raises ValueError with the key that is out of range."""
         self.local_size = self.local_size or max(1, round(self.global_size * 3 / 7 / 16)) * 16
+        if self.global_size > LARGEST_CROP:
+            raise ValueError(f"views.global_size {self.global_size}: give at most {LARGEST_CROP} pixels")
         if self.local_count and self.local_size > self.global_size:
             raise ValueError(
                 f"views.local_size {self.local_size} is above views.global_size {self.global_size}: lower it, or leave "
