@@ -71,8 +71,11 @@ def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
 def _copy_encoder(run: Path, name: str, folder: Path) -> None:
     if not (run / name).is_dir():
         raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
-    for part in ("config.json", "model.safetensors"):
-        shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), folder / part)
+    parts = ("config.json", "model.safetensors")
+    files = [require_file(inside(run, f"{name}/{part}"), "dermssl pretrain") for part in parts]
+    load_encoder(run / name)  # damaged weights are told by the run's own path
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
 
 
 def _write_network(run: Path, which: str, folder: Path) -> None:
