@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.leaks.decisions import OF_IMAGES, decided, read_decisions
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.leaks import PICTURE, leaks
 from dermeval.leaks.leaks import WRITTEN as LEAKS
@@ -24,6 +25,7 @@ from dermssl.paths import require_new_folder
 MARK = "audit.json"
 WRITTEN = (
     *("audit.json", "report.html", "off_topic.csv", "label_errors.csv", PICTURE, "leaks.unfinished/*"),
+    *("off_topic_decisions.csv", "label_errors_decisions.csv"),
     *(f"leaks/{name}" for name in LEAKS),
 )
 LEAST_OF_CLASS = 2
@@ -42,9 +44,10 @@ def audit(options: AuditOptions) -> Report:
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)
         errors, why_not = rank_label_errors(images, options.target)
-        write_csv(out / "off_topic.csv", off_topic.drop(columns="row"))
-        if errors is not None:
-            write_csv(out / "label_errors.csv", errors.drop(columns="row"))
+        for name, table in (("off_topic", off_topic), ("label_errors", errors)):
+            if table is not None:
+                decisions = read_decisions(out / f"{name}_decisions.csv", OF_IMAGES)
+                write_csv(out / f"{name}.csv", table.drop(columns="row").assign(decision=decided(table, decisions)))
         data: dict[str, Any] = {"leaks": found, "images": len(images.frame)}
         data |= {"label_errors": None if errors is None else errors.head(options.shown).to_dict("records")}
         data |= {"off_topic": off_topic.head(options.shown).to_dict("records"), "why_no_label_errors": why_not}
@@ -59,6 +62,7 @@ def audit(options: AuditOptions) -> Report:
     text.append(
         "  off_topic.csv and label_errors.csv rank all images: look at the first ones, and stop where they are right"
     )
+    text.append(f"  decide about all three with `dermeval review {out}`")
     return Report("\n".join(text), data | {"out": str(out)})
 
 

@@ -1,4 +1,4 @@
-"""``decisions.csv``: what a person decided about pairs, saved at once, and what follows for pairs, groups and split."""
+"""What a person decided about pairs, saved at once in ``decisions.csv``, and what follows for groups and split."""
 
 from pathlib import Path
 
@@ -13,40 +13,35 @@ from dermssl.files import write_csv
 
 FILE = "decisions.csv"
 ACCEPT, REJECT, UNSURE = DECISIONS = ("accept", "reject", "unsure")
-COLUMNS = ["image_id_a", "image_id_b", "decision"]
+COLUMNS, OF_IMAGES = ["image_id_a", "image_id_b", "decision"], ["image_id", "decision"]
 STOP_AFTER = 58
-"""Rejections in a row after which one is 95% sure that fewer than 5% of what is left are near-duplicates."""
+"""Rejections in a row after which one is 95% sure that fewer than 5% of the rest are what is looked for."""
 
 
-def read_decisions(folder: Path) -> pd.DataFrame:
-    """The decisions of a leaks folder, the last one of each pair; empty where none was made yet.
+def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
+    """The decisions in a file, the last one of each pair or image; empty where none was made yet.
 
     Raises:
         InputError: the file is damaged.
     """
-    path = folder / FILE
     if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS, dtype=object)
+        return pd.DataFrame(columns=columns, dtype=object)
     try:
-        table = pd.read_csv(path, dtype=str)[COLUMNS]
+        table = pd.read_csv(path, dtype=str)[columns]
     except (KeyError, ValueError, UnicodeDecodeError):
-        raise InputError(f"{path} is damaged: it needs the columns {', '.join(COLUMNS)}; mend or remove it") from None
+        raise InputError(f"{path} is damaged: it needs the columns {', '.join(columns)}; mend or remove it") from None
     wrong = np.flatnonzero(~table["decision"].isin(DECISIONS))
     if len(wrong):
         raise InputError(f"{path}, row {wrong[0] + 2}: a decision is one of {', '.join(DECISIONS)}: mend or remove it")
-    return table.drop_duplicates(COLUMNS[:2], keep="last", ignore_index=True)
+    return table.drop_duplicates(columns[:-1], keep="last", ignore_index=True)
 
 
-def write_decisions(folder: Path, decisions: pd.DataFrame) -> None:
-    """Save all decisions."""
-    write_csv(folder / FILE, decisions[COLUMNS])
-
-
-def decided(pairs: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
-    """The decision about each pair, ``(P,)``; null where there is none."""
-    known = decisions.set_index(COLUMNS[:2])["decision"]
-    keys = pd.MultiIndex.from_frame(pairs[COLUMNS[:2]])
-    return pd.Series(known.reindex(keys).to_numpy(dtype=object), index=pairs.index, dtype=object)
+def decided(table: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
+    """The decision about each pair or image, ``(P,)``; null where there is none."""
+    keys = [name for name in decisions if name != "decision"]
+    known = pd.Series(decisions["decision"].to_numpy(object), index=pd.MultiIndex.from_frame(decisions[keys]))
+    found = known.reindex(pd.MultiIndex.from_frame(table[keys]))
+    return pd.Series(found.to_numpy(dtype=object), index=table.index, dtype=object)
 
 
 def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.features.ledger import seen_images
 from dermeval.leaks import certainty, report
-from dermeval.leaks.decisions import ACCEPT, REJECT, decided, kept_pairs, read_decisions, write_decisions, write_results
+from dermeval.leaks.decisions import ACCEPT, FILE, REJECT, decided, kept_pairs, read_decisions, write_results
 from dermeval.leaks.earlier import VERSION, open_earlier, write_images
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.groups import LARGE, group_table, side
@@ -24,14 +25,15 @@ from dermeval.leaks.truth import planted_records, score_against_truth
 from dermssl import licences
 from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
-from dermssl.files import read_json, write_json, write_npy
+from dermssl.dataset.dataset import open_dataset
+from dermssl.files import read_json, write_csv, write_json, write_npy
 from dermssl.paths import require_new_folder
 
-PLAN = "plan.json"
+PLAN, SEEN = "plan.json", "pretrained_on.csv"
 PICTURE = "images/" + 16 * "[0-9a-f]" + ".jpg"
 WRITTEN = (
     *("summary.json", "pairs.parquet", "ranking.parquet", "images.parquet", "background.npy"),
-    *("groups.csv", "ranking.csv", "split_repaired.csv", "decisions.csv", "report.html", PICTURE),
+    *("groups.csv", "ranking.csv", "split_repaired.csv", "decisions.csv", "report.html", SEEN, PICTURE),
 )
 """Files of a leaks folder."""
 
@@ -43,7 +45,7 @@ def leaks(options: LeaksOptions) -> Report:
     images = open_audited(options.folders, options.every_image)
     planted = None if options.truth is None else planted_records(Path(options.truth), images)
     with locked(out):
-        decisions = read_decisions(out)
+        decisions = read_decisions(out / FILE)
         earlier = None if options.since is None else open_earlier(Path(options.since), images, options.every_image)
         work = _work_folder(out, images, options)
         found = find_pairs(images, options, work, earlier)
@@ -58,12 +60,13 @@ def leaks(options: LeaksOptions) -> Report:
             data = _summary(images, pairs, groups, split, options)
             data |= {"sources": found.shares_of_sources(threshold)}
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
+            data["pretraining"] = _seen(folder, images)
             if planted is not None:
                 data["truth"] = score_against_truth(planted, pairs)
             write_json(folder / "summary.json", data)
             lines = _lines(data)
             if len(decisions):
-                write_decisions(folder, decisions)
+                write_csv(folder / FILE, decisions)
             report.write_report(folder, images, pairs, lines, data["notes"], options.shown)
         shutil.rmtree(work)
     text = [f"{out}: {lines[0]}", *[f"  {line}" for line in lines[1:]]]
@@ -174,6 +177,26 @@ def _certainty(
     }
 
 
+def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
+    """How many images of each split each encoder saw in pretraining; which ones is written to ``pretrained_on.csv``."""
+    entries, tables = [], []
+    known = {entry["name"]: open_dataset(entry["path"]) for entry in images.datasets}
+    for one in images.embedded:
+        frame = images.frame.iloc[one.rows]
+        seen = seen_images(one.encoder, frame, known)
+        entry = {"encoder": one.encoder["path"], "source": seen.source, "known": seen.reasons is not None}
+        if seen.reasons is not None:
+            flags, split = seen.reasons.any(axis=1).to_numpy(), frame["split"].fillna("none")
+            counts = pd.crosstab(split.to_numpy(), flags).reindex(columns=[False, True], fill_value=0)
+            entry["splits"] = {name: [int(row[True]), int(row.sum())] for name, row in counts.iterrows()}
+            table = seen.reasons[flags].reset_index(names="image_id")
+            tables.append(table.assign(encoder=one.encoder["path"], split=frame["split"].to_numpy()[flags]))
+        entries.append(entry)
+    if tables:
+        write_csv(folder / SEEN, pd.concat(tables, ignore_index=True))
+    return entries
+
+
 def _strata_of_pairs(images: AuditedImages, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Per data set and Fitzpatrick type the pairs within it."""
     ends = table[["a", "b"]].to_numpy(np.int64)
@@ -218,7 +241,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
         f"{name} {100 * before['share']:.1f}% -> {100 * after.get(name, {'share': 0})['share']:.1f}%"
         for name, before in data["split"].items()
     )
-    threshold = "none reached" if sure["threshold"] is None else f"score >= {sure['threshold']:.2f}"
+    threshold = "no pair reaches it" if sure["threshold"] is None else f"score >= {sure['threshold']:.2f}"
     lines = [
         f"{data['records_in_leak_groups']} of {data['records']} records share near-duplicate images "
         f"({data['pairs']} pairs of {data['images']} images)",
@@ -237,10 +260,16 @@ def _lines(data: dict[str, Any]) -> list[str]:
         lines.append(f"large groups      {data['large_leak_groups']} of more than {LARGE} records: look at these first")
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
-        lines.append(f"planted copies    {100 * sure['planted']['recall']:.0f}% would be confirmed ({by_kind})")
+        share = f"{100 * sure['planted']['recall']:.0f}%"
+        lines.append(f"planted copies    {share} of copies added to the data would be confirmed ({by_kind})")
     if sure["false_match_ratio"]:
         ratios = ", ".join(f"{name} {entry['ratio']:g}" for name, entry in sure["false_match_ratio"].items())
         lines.append(f"false matches     relative to all background pairs: {ratios}")
+    for entry in data["pretraining"]:
+        counts = "; ".join(f"{name} {seen} of {all_}" for name, (seen, all_) in entry.get("splits", {}).items())
+        lines.append(
+            f"pretraining       images that {entry['encoder']} saw: {counts or 'not known'} ({entry['source']})"
+        )
     if "truth" not in data:
         return lines
     scored = data["truth"]

@@ -48,16 +48,17 @@ class LeaksOptions:
 
 @dataclass
 class ReviewOptions:
-    """Decide about the pairs of an audit in the browser, or in the terminal, one key each.
+    """Decide about what an audit found in the browser, or in the terminal, one key each.
 
-    The keys are a accept, r reject, u unsure, z undo; b blinks in the browser, q quits in the terminal. Every decision
-    is saved at once in decisions.csv, and the same command goes on later. At the end pairs.parquet, groups.csv and
-    split_repaired.csv are written anew. The confirmed pairs come first, then those below the threshold. After 58
-    rejections in a row one is 95% sure that fewer than 5% of the rest are near-duplicates, so the review may end.
+    Pairs of a leaks folder; of an audit folder off-topic images and label errors too. The keys are a accept, r reject,
+    u unsure, z undo; b blinks in the browser, q quits in the terminal. Every decision is saved at once, and the same
+    command goes on later. At the end the tables are written anew. The confirmed pairs come first, then those below the
+    threshold. After 58 rejections in a row one is 95% sure that fewer than 5% of the rest are what is looked for, so
+    the review may end.
     """
 
     folder: str = positional()
-    """Leaks folder made by `dermeval leaks`."""
+    """Folder made by `dermeval leaks` or `dermeval audit`."""
     terminal: bool = False
     """Ask in the terminal."""
     port: NonNegativeInt = 8766

@@ -18,6 +18,7 @@ class Embedded(NamedTuple):
     """Features ``(n, D)`` of the images ``rows`` (n,) by one encoder, and those of further views of them."""
 
     name: str
+    encoder: dict[str, Any]
     rows: np.ndarray
     features: np.ndarray
     views: dict[str, np.ndarray]
@@ -99,6 +100,7 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
         found.append(
             Embedded(
                 "embedding" if len(by_encoder) == 1 else f"embedding {number}",
+                sets[0].encoder,
                 np.concatenate([rows[one.table["image_id"].to_pylist()].to_numpy() for one in sets]),
                 np.concatenate([one.features for one in sets]),
                 {name: np.concatenate([one.views[name] for one in sets]) for name in views},

@@ -1,4 +1,4 @@
-"""A review under way: the ranked pairs of an audit, what was decided about them, and which pair comes next."""
+"""A review under way: the ranked pairs or images of an audit, what was decided about them, and which one comes next."""
 
 from pathlib import Path
 from typing import Any
@@ -11,84 +11,176 @@ from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import (
     COLUMNS,
     DECISIONS,
+    FILE,
+    OF_IMAGES,
     REJECT,
     STOP_AFTER,
     decided,
     kept_pairs,
     read_decisions,
-    write_decisions,
     write_results,
 )
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
-from dermeval.leaks.records import open_audited
+from dermeval.leaks.records import AuditedImages, open_audited
+from dermeval.leaks.report import facts, kind_in_words
 from dermssl.errors import InputError
-from dermssl.files import read_json, write_json
+from dermssl.files import read_json, write_csv, write_json
 from dermssl.paths import inside, require_folder
+from dermssl.prepare.tables import read_table
 
 
 class ReviewSession:
-    """Asks about the pairs of a leaks folder, the strongest first, and saves each decision at once.
+    """Asks about the rows of a ranked table, the first one first, and saves each decision at once.
 
-    Pairs below the threshold are asked about too, after the confirmed ones, until enough in a row were rejected.
+    Args:
+        path: the file of decisions, with the ``columns``.
+        images: the audited images.
+        table: the pairs or images that are asked about.
+        columns: those that name a row, then ``decision``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = require_folder(folder, "summary.json", "dermeval leaks")
-        self.summary = read_json(inside(folder, "summary.json"), "dermeval leaks")
-        if not (folder / "ranking.parquet").is_file():
-            raise InputError(f"{folder} is of an older version: audit again with `dermeval leaks`")
-        self.images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
-        self.pairs = read_ranking(folder, self.images)
-        self.decisions = read_decisions(folder)
-        self.gone = len(self.decisions) - int(decided(self.pairs, self.decisions).notna().sum())
+    title, looked_for = "", ""
+    """What is reviewed, and what an accepted row is."""
+
+    def __init__(self, path: Path, images: AuditedImages, table: pd.DataFrame, columns: list[str]) -> None:
+        self.path, self.images, self.table, self.columns = path, images, table, columns
+        self.decisions = read_decisions(path, columns)
+        self.gone = len(self.decisions) - int(decided(table, self.decisions).notna().sum())
 
     def waiting(self) -> list[int]:
-        """The pairs that nobody has decided about, in the order in which they are asked."""
-        return np.flatnonzero(decided(self.pairs, self.decisions).isna()).tolist()
+        """The rows that nobody has decided about, in the order in which they are asked."""
+        return np.flatnonzero(decided(self.table, self.decisions).isna()).tolist()
 
     def enough(self) -> bool:
         """Whether the last decisions were `STOP_AFTER` rejections."""
         return len(self.decisions) >= STOP_AFTER and bool((self.decisions["decision"][-STOP_AFTER:] == REJECT).all())
 
-    def decide(self, pair: int, decision: str) -> None:
-        """Save a decision about one pair; it takes the place of an earlier one."""
-        ids = self.pairs.loc[pair, COLUMNS[:2]].tolist()
-        others = self.decisions[(self.decisions[COLUMNS[:2]] != ids).any(axis=1)]
-        row = pd.DataFrame([[*ids, decision]], columns=COLUMNS)
-        self.decisions = pd.concat([others, row], ignore_index=True) if len(others) else row
-        write_decisions(self.folder, self.decisions)
+    def decide(self, row: int, decision: str) -> None:
+        """Save a decision about one row; it takes the place of an earlier one."""
+        ids = self.table.loc[row, self.columns[:-1]].tolist()
+        others = self.decisions[(self.decisions[self.columns[:-1]] != ids).any(axis=1)]
+        added = pd.DataFrame([[*ids, decision]], columns=self.columns)
+        self.decisions = pd.concat([others, added], ignore_index=True) if len(others) else added
+        write_csv(self.path, self.decisions)
 
     def undo(self) -> int | None:
-        """Take the last decision back; returns its pair."""
+        """Take the last decision back; returns its row."""
         if not len(self.decisions):
             return None
-        ids = self.decisions.iloc[-1][COLUMNS[:2]].tolist()
+        ids = self.decisions.iloc[-1][self.columns[:-1]].tolist()
         self.decisions = self.decisions.iloc[:-1]
-        write_decisions(self.folder, self.decisions)
-        found = np.flatnonzero((self.pairs[COLUMNS[:2]] == ids).all(axis=1))
+        write_csv(self.path, self.decisions)
+        found = np.flatnonzero((self.table[self.columns[:-1]] == ids).all(axis=1))
         return int(found[0]) if len(found) else None
 
     def counts(self) -> dict[str, int]:
         """How often each decision was taken."""
         return {name: int((self.decisions["decision"] == name).sum()) for name in DECISIONS}
 
-    def write(self) -> int:
-        """Write what follows: pairs.parquet, groups.csv, split_repaired.csv; returns the number of leak groups."""
-        groups, _ = write_results(self.folder, self.images, kept_pairs(self.pairs, self.decisions))
-        write_json(self.folder / "summary.json", self.summary | {"decisions": self.counts()})
-        return int(groups.max(initial=0))
+    def rows_of(self, row: int) -> list[int]:
+        """The images of a row of the table, as rows of `AuditedImages`."""
+        raise NotImplementedError
 
-    def pictures(self, pair: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The first picture, the second one, and the second one laid on the first, ``(H, W, 3)`` uint8 each."""
-        row: dict[Any, Any] = self.pairs.loc[pair].to_dict()
-        first, second = (pixels(self.images.pictures[row[end]]) for end in ("a", "b"))
+    def told(self, row: int) -> tuple[str, list[str]]:
+        """What is asked about a row, and what was measured, in words."""
+        raise NotImplementedError
+
+    def pictures(self, row: int) -> list[np.ndarray]:
+        """The pictures of a row, ``(H, W, 3)`` uint8 each."""
+        return [pixels(self.images.pictures[image]) for image in self.rows_of(row)]
+
+    def write(self) -> str:
+        """Write what follows from the decisions; returns what was written, in words."""
+        raise NotImplementedError
+
+
+class PairReview(ReviewSession):
+    """The pairs of a leaks folder; those below the threshold are asked about after the confirmed ones."""
+
+    title, looked_for = "near-duplicates", "near-duplicates"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = require_folder(folder, "summary.json", "dermeval leaks")
+        self.summary = read_json(inside(folder, "summary.json"), "dermeval leaks")
+        if not (folder / "ranking.parquet").is_file():
+            raise InputError(f"{folder} is of an older version: audit again with `dermeval leaks`")
+        images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
+        super().__init__(folder / FILE, images, read_ranking(folder, images), COLUMNS)
+
+    def rows_of(self, row: int) -> list[int]:
+        """The two images of a pair."""
+        return [int(self.table.at[row, end]) for end in ("a", "b")]
+
+    def told(self, row: int) -> tuple[str, list[str]]:
+        """The kind of the pair, and its evidence."""
+        pair: dict[Any, Any] = self.table.loc[row].to_dict()
+        return kind_in_words(pair), facts(pair)
+
+    def pictures(self, row: int) -> list[np.ndarray]:
+        """The first picture, the second one, and the second one laid on the first."""
+        first, second = super().pictures(row)
+        given, mirrored = self.table.at[row, "matrix"], self.table.at[row, "mirrored"]
         size = first.shape[1::-1]
-        if row["matrix"] is None:
-            return first, second, cv2.resize(second, size, interpolation=cv2.INTER_AREA)
+        if given is None:
+            return [first, second, cv2.resize(second, size, interpolation=cv2.INTER_AREA)]
         ours, theirs = (picture.shape[1] / grey_size(picture, SHORT_SIDE)[0] for picture in (first, second))
-        matrix = np.asarray(row["matrix"], np.float64).reshape(2, 3) * theirs
+        matrix = np.asarray(given, np.float64).reshape(2, 3) * theirs
         matrix[:, :2] /= ours
-        moving = np.ascontiguousarray(second[:, ::-1]) if row["mirrored"] else second
+        moving = np.ascontiguousarray(second[:, ::-1]) if mirrored else second
         laid = cv2.warpAffine(moving, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return first, second, laid
+        return [first, second, laid]
+
+    def write(self) -> str:
+        """Write pairs.parquet, groups.csv and split_repaired.csv anew."""
+        groups, _ = write_results(self.folder, self.images, kept_pairs(self.table, self.decisions))
+        write_json(self.folder / "summary.json", self.summary | {"decisions": self.counts()})
+        many = groups.max(initial=0)
+        return f"{many} leak groups; pairs.parquet, groups.csv and split_repaired.csv are written anew"
+
+
+class ImageReview(ReviewSession):
+    """The ranked images of one table of an audit folder: ``off_topic.csv`` or ``label_errors.csv``."""
+
+    def __init__(self, folder: Path, name: str, images: AuditedImages) -> None:
+        self.file, self.title = (
+            inside(folder, f"{name}.csv"),
+            name.replace("_", " ").replace("off topic", "off-topic images"),
+        )
+        self.looked_for = self.title
+        table = read_table(self.file, ["rank", "image_id", "score"])
+        rows = pd.Series(images.frame.index, index=images.frame["image_id"])
+        table["row"] = rows.reindex(table["image_id"]).to_numpy()
+        if table["row"].isna().any():
+            lost = table.loc[table["row"].isna(), "image_id"].iloc[0]
+            raise InputError(f"{self.file}: image {lost} is not in the data set: audit again with `dermeval audit`")
+        super().__init__(inside(folder, f"{name}_decisions.csv"), images, table, OF_IMAGES)
+
+    def rows_of(self, row: int) -> list[int]:
+        """The image."""
+        return [int(self.table.at[row, "row"])]
+
+    def told(self, row: int) -> tuple[str, list[str]]:
+        """The question, and what the rank rests on."""
+        image = self.table.loc[row]
+        if "likelier" not in image:
+            return "Is this image off-topic?", [f"distance from the other images: {image['score']}"]
+        measured = [f"likelier {image['likelier']}", f"labels of the nearest images of others: {image['nearby']}"]
+        return f"Is the label {image['label']} wrong?", measured
+
+    def write(self) -> str:
+        """Write the decisions into the table."""
+        table = self.table.drop(columns="row").assign(decision=decided(self.table, self.decisions))
+        write_csv(self.file, table)
+        return f"{self.file.name} has the decisions"
+
+
+def open_review(folder: Path) -> list[ReviewSession]:
+    """What may be reviewed in a leaks folder (pairs), or in an audit folder (pairs, off-topic images, label errors)."""
+    if not (folder / "audit.json").is_file():
+        return [PairReview(folder)]
+    if not read_json(inside(folder, "audit.json"), "dermeval audit").get("finished"):
+        raise InputError(f"{folder} is not finished: give `dermeval audit` the same command again")
+    pairs = PairReview(folder / "leaks")
+    tables = [name for name in ("off_topic", "label_errors") if (folder / f"{name}.csv").is_file()]
+    return [pairs, *(ImageReview(folder, name, pairs.images) for name in tables)]

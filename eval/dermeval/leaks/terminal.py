@@ -1,4 +1,4 @@
-"""A review in the terminal: one key a pair, with a picture of the two beside each other in a file."""
+"""A review in the terminal: one key a pair or image, with its picture in a file."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from dermeval.leaks.decisions import ACCEPT, REJECT, STOP_AFTER, UNSURE
-from dermeval.leaks.report import facts
+from dermeval.leaks.report import side_of
 from dermeval.leaks.session import ReviewSession
 
 KEYS = {"a": ACCEPT, "r": REJECT, "u": UNSURE}
@@ -16,8 +16,9 @@ PICTURE = "review.png"
 
 
 def review_in_terminal(session: ReviewSession, key: Callable[[], str] | None = None) -> None:
-    """Ask about the waiting pairs until all are decided, enough in a row are rejected, or the person quits."""
+    """Ask about the waiting rows until all are decided, enough in a row are rejected, or the person quits."""
     key = key or read_key
+    print(f"\n{session.title}: {len(session.waiting())} to decide")
     while (waiting := session.waiting()) and not session.enough():
         _show(session, waiting[0], len(waiting))
         pressed = key()
@@ -28,18 +29,19 @@ def review_in_terminal(session: ReviewSession, key: Callable[[], str] | None = N
         elif pressed in KEYS:
             session.decide(waiting[0], KEYS[pressed])
     if session.enough():
-        print(f"{STOP_AFTER} rejections in a row: 95% sure that fewer than 5% of the rest are near-duplicates.")
-    (session.folder / PICTURE).unlink(missing_ok=True)
+        print(f"{STOP_AFTER} rejections in a row: 95% sure that fewer than 5% of the rest are {session.looked_for}.")
+    (session.path.parent / PICTURE).unlink(missing_ok=True)
 
 
-def _show(session: ReviewSession, pair: int, waiting: int) -> None:
-    first, _, laid = session.pictures(pair)
-    both = np.hstack([first, laid, cv2.addWeighted(first, 0.5, laid, 0.5, 0)])
-    cv2.imwrite(str(session.folder / PICTURE), both[:, :, ::-1])
-    row = session.pairs.loc[pair].to_dict()
-    ends = [f"{row[f'image_id_{end}']} (record {row[f'group_id_{end}']})" for end in ("a", "b")]
-    print(f"\n{waiting} left: {row['kind']}\n  {ends[0]}\n  {ends[1]}")
-    print("".join(f"  {fact}\n" for fact in facts(row)) + f"  picture: {session.folder / PICTURE}")
+def _show(session: ReviewSession, row: int, waiting: int) -> None:
+    first, *others = session.pictures(row)
+    both = np.hstack([first, others[1], cv2.addWeighted(first, 0.5, others[1], 0.5, 0)]) if others else first
+    picture = session.path.parent / PICTURE
+    cv2.imwrite(str(picture), both[:, :, ::-1])
+    asked, measured = session.told(row)
+    sides = [side_of(session.images, image) for image in session.rows_of(row)]
+    ends = "".join(f"  {side['image']} (record {side['group']})\n" for side in sides)
+    print(f"\n{waiting} left: {asked}\n{ends}" + "".join(f"  {fact}\n" for fact in measured) + f"  picture: {picture}")
     print("  a accept, r reject, u unsure, z undo, q quit: ", end="", flush=True)
 
 

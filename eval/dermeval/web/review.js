@@ -28,23 +28,42 @@ function caption(id, side) {
   find(id).replaceChildren(...lines.flatMap((line) => [document.createTextNode(line), document.createElement("br")]));
 }
 
+function showParts(state) {
+  find("parts").hidden = state.parts.length < 2;
+  find("parts").replaceChildren(...state.parts.map((title, number) => {
+    const button = document.createElement("button");
+    button.textContent = title;
+    button.setAttribute("aria-pressed", String(number === state.part));
+    button.addEventListener("click", () => ask("/api/pair?part=" + number));
+    return button;
+  }));
+}
+
 function show(state) {
   shown = state;
+  showParts(state);
   const decided = state.ranked - state.waiting, counts = state.counts;
   find("progress").max = Math.max(1, state.ranked);
   find("progress").value = decided;
   find("counts").textContent = counts.accept + " accepted, " + counts.reject + " rejected, " + counts.unsure
     + " unsure, " + state.waiting + " left";
   find("enough").hidden = !state.enough;
+  find("rest").textContent = state.looked_for;
   find("pair").hidden = state.pair === null;
   find("done").hidden = state.pair !== null;
   if (state.pair === null) { find("heading").textContent = "Done"; return; }
-  find("heading").textContent = "Pair " + state.rank + " of " + state.ranked
+  const single = state.sides.length === 1;
+  for (const part of document.querySelectorAll(".two")) { part.hidden = single; }
+  document.querySelector(".stage").classList.toggle("single", single);
+  find("heading").textContent = (single ? "Image " : "Pair ") + state.rank + " of " + state.ranked
     + (state.confirmed ? "" : ", below the threshold") + (state.decision ? " (decided: " + state.decision + ")" : "");
-  const address = (part) => "/picture?pair=" + state.pair + "&part=" + part;
-  find("first").src = find("under").src = address("first");
-  find("second").src = address("second");
-  find("laid").src = address("laid");
+  const address = (part) => "/picture?part=" + state.part + "&pair=" + state.pair + "&which=" + part;
+  find("first").src = address("first");
+  if (!single) {
+    find("under").src = address("first");
+    find("second").src = address("second");
+    find("laid").src = address("laid");
+  }
   state.sides.forEach((side, number) => caption("side" + number, side));
   find("kind").textContent = state.kind;
   find("facts").replaceChildren(...state.facts.map((fact) => {
@@ -73,8 +92,8 @@ async function ask(address, body) {
 
 function press(key) {
   if (key === "b") { blink(); }
-  if (key === "z") { ask("/api/undo", {}); }
-  if (key in keys && shown && shown.pair !== null) { ask("/api/decide", {pair: shown.pair, decision: keys[key]}); }
+  if (key === "z" && shown) { ask("/api/undo", {part: shown.part}); }
+  if (key in keys && shown && shown.pair !== null) { ask("/api/decide", {part: shown.part, pair: shown.pair, decision: keys[key]}); }
 }
 
 document.addEventListener("keydown", (event) => {
@@ -85,4 +104,4 @@ for (const button of document.querySelectorAll("[data-key]")) {
 }
 find("overlay").addEventListener("input", (event) => { setOverlay(event.target.value); });
 setOverlay(50);
-ask("/api/pair");
+ask("/api/pair?part=" + (Number(location.hash.slice(1)) || 0));

@@ -1,10 +1,10 @@
-"""``dermeval review``: a person decides about the pairs of an audit, in the browser or in the terminal."""
+"""``dermeval review``: a person decides about what an audit ranks, in the browser or in the terminal."""
 
 import logging
 from pathlib import Path
 
 from dermeval.leaks.options import ReviewOptions
-from dermeval.leaks.session import ReviewSession
+from dermeval.leaks.session import open_review
 from dermeval.leaks.terminal import review_in_terminal
 from dermeval.web.review_app import review_app
 from dermeval.web.server import address_of, listen, run_app
@@ -16,19 +16,25 @@ log = logging.getLogger("dermssl")
 
 
 def review(options: ReviewOptions) -> Report:
-    """Decide about the pairs of a leaks folder until all are decided or the person ends it; see `ReviewOptions`."""
+    """Decide about what an audit ranks until all is decided or the person ends it; see `ReviewOptions`."""
     folder = Path(options.folder)
     with locked(folder):
-        session = ReviewSession(folder)
+        sessions = open_review(folder)
         if options.terminal:
-            review_in_terminal(session)
+            for session in sessions:
+                review_in_terminal(session)
         else:
             with listen(HOST, options.port) as sock:
                 log.info("review of %s: open %s (Ctrl-C ends it)", folder, address_of(sock, HOST, None))
-                run_app(review_app(session), sock)
-        groups, counts = session.write(), session.counts()
-    text = [f"{folder}: {', '.join(f'{count} {name}' for name, count in counts.items())}"]
-    text.append(f"  {groups} leak groups; pairs.parquet, groups.csv and split_repaired.csv are written anew")
-    if session.gone:
-        text.append(f"  {session.gone} decisions are about pairs that this audit does not have; they have no effect")
-    return Report("\n".join(text), {"folder": str(folder), "decisions": counts, "without_pair": session.gone})
+                run_app(review_app(folder.name, sessions), sock)
+        written = [session.write() for session in sessions]
+    text = [str(folder)]
+    for session, line in zip(sessions, written, strict=True):
+        text.append(f"  {session.title}: {', '.join(f'{count} {name}' for name, count in session.counts().items())}")
+        text.append(f"    {line}")
+        if session.gone:
+            text.append(
+                f"    {session.gone} decisions are about rows that this audit does not have: they have no effect"
+            )
+    data = {"folder": str(folder), "decisions": sessions[0].counts(), "without_pair": sessions[0].gone}
+    return Report("\n".join(text), data | {"images": {one.title: one.counts() for one in sessions[1:]}})

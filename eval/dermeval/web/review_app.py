@@ -1,34 +1,45 @@
-"""The review page: two pictures aligned, one key a decision. The session saves each decision at once."""
+"""The review page: two pictures aligned, or one, and one key a decision. Each decision is saved at once."""
 
+from collections.abc import Sequence
 from importlib import resources
 from threading import Lock
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import cv2
-from fastapi import FastAPI, HTTPException, Query, Response
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from dermeval.leaks.decisions import STOP_AFTER, decided
-from dermeval.leaks.report import facts, side_of
+from dermeval.leaks.report import side_of
 from dermeval.leaks.session import ReviewSession
 from dermeval.web.server import make_app
 from dermssl import licences
 from dermssl.page import render
 
-PARTS = {"first": 0, "second": 1, "laid": 2}
+PARTS = ("first", "second", "laid")
 
 
 class Decision(BaseModel):
-    """What a person decided about the pair of one row of the ranking."""
+    """What a person decided about one row of a ranking; ``part`` counts what is reviewed."""
 
+    part: int = 0
     pair: int
     decision: Literal["accept", "reject", "unsure"]
 
 
-class PairShown(BaseModel):
-    """What the page shows. ``pair`` is None when every pair is decided."""
+class Undo(BaseModel):
+    """Which part's last decision is taken back."""
 
+    part: int = 0
+
+
+class RowShown(BaseModel):
+    """What the page shows. ``pair`` is None when every row of the part is decided; ``parts`` names all parts."""
+
+    part: int
+    parts: list[str]
+    looked_for: str
     pair: int | None
     rank: int = 0
     waiting: int
@@ -42,29 +53,40 @@ class PairShown(BaseModel):
     sides: list[dict[str, str]] = []
 
 
-def review_app(session: ReviewSession) -> FastAPI:
-    """The app of one session; requests take turns."""
-    title = f"Review of {session.folder.name}"
+def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
+    """The app of the sessions of one folder, its parts; requests take turns."""
+    title = f"Review of {name}"
     app, turn = make_app(title), Lock()
 
-    def shown(pair: int | None) -> PairShown:
-        waiting = session.waiting()
-        pair = waiting[0] if pair is None and waiting else pair
-        state: dict[str, Any] = {"waiting": len(waiting), "ranked": len(session.pairs), "counts": session.counts()}
-        state["enough"] = session.enough()
-        if pair is None:
-            return PairShown(pair=None, **state)
-        if not 0 <= pair < len(session.pairs):
+    def session_of(part: int) -> ReviewSession:
+        if not 0 <= part < len(sessions):
+            raise HTTPException(404, "this audit has no part of that number")
+        return sessions[part]
+
+    def row_of(part: int, row: int) -> int:
+        if not 0 <= row < len(session_of(part).table):
             raise HTTPException(404, "this audit has no pair of that number")
-        row: dict[Any, Any] = session.pairs.loc[pair].to_dict()
-        verdict = decided(session.pairs.loc[[pair]], session.decisions).iloc[0]
-        sides = [side_of(session.images, row[end]) for end in ("a", "b")]
-        state |= {"kind": row["kind"], "confirmed": row["confirmed"], "facts": facts(row), "sides": sides}
-        return PairShown(pair=pair, rank=pair + 1, decision=verdict if isinstance(verdict, str) else None, **state)
+        return row
+
+    def shown(part: int, row: int | None) -> RowShown:
+        session = session_of(part)
+        waiting = session.waiting()
+        row = waiting[0] if row is None and waiting else row
+        state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
+        state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
+        state |= {"looked_for": session.looked_for}
+        if row is None:
+            return RowShown(pair=None, **state)
+        verdict = decided(session.table.loc[[row_of(part, row)]], session.decisions).iloc[0]
+        asked, measured = session.told(row)
+        sides = [side_of(session.images, image) for image in session.rows_of(row)]
+        state |= {"kind": asked, "confirmed": bool(session.table.get("confirmed", {}).get(row, True))}
+        state |= {"facts": measured, "sides": sides, "decision": verdict if isinstance(verdict, str) else None}
+        return RowShown(pair=row, rank=row + 1, **state)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:
-        notices = licences.notice_lines(session.images.licences)
+        notices = licences.notice_lines(sessions[0].images.licences)
         return render("dermeval/web/review.html", title=title, stop_after=STOP_AFTER, licences=notices)
 
     @app.get("/review.js", include_in_schema=False)
@@ -73,32 +95,31 @@ def review_app(session: ReviewSession) -> FastAPI:
         return Response(source, media_type="text/javascript; charset=utf-8")
 
     @app.get("/picture", include_in_schema=False)
-    def picture(pair: int, part: Annotated[str, Query(pattern="^(first|second|laid)$")]) -> Response:
-        if not 0 <= pair < len(session.pairs):
-            raise HTTPException(404, "this audit has no pair of that number")
+    def picture(pair: int, which: Literal["first", "second", "laid"], part: int = 0) -> Response:
         with turn:
-            rgb = session.pictures(pair)[PARTS[part]]
+            rgb = dict(zip(PARTS, session_of(part).pictures(row_of(part, pair)), strict=False)).get(which)
+        if rgb is None:
+            raise HTTPException(404, "there is one picture only")
         _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         return Response(data.tobytes(), media_type="image/jpeg")
 
     @app.get("/api/pair")
-    def pair_shown(pair: int | None = None) -> PairShown:
-        """One pair of the ranking; without a number the next one that waits."""
+    def pair_shown(pair: int | None = None, part: int = 0) -> RowShown:
+        """One row of a ranking; without a number the next one that waits."""
         with turn:
-            return shown(pair)
+            return shown(part, pair)
 
     @app.post("/api/decide")
-    def decide(given: Decision) -> PairShown:
-        """Save one decision; answers with the next pair that waits."""
+    def decide(given: Decision) -> RowShown:
+        """Save one decision; answers with the next row that waits."""
         with turn:
-            shown(given.pair)
-            session.decide(given.pair, given.decision)
-            return shown(None)
+            session_of(given.part).decide(row_of(given.part, given.pair), given.decision)
+            return shown(given.part, None)
 
     @app.post("/api/undo")
-    def undo(given: dict[str, str]) -> PairShown:
-        """Take the last decision back; answers with its pair. The JSON body keeps forms of other sites out."""
+    def undo(given: Undo) -> RowShown:
+        """Take the last decision back; answers with its row. The JSON body keeps forms of other sites out."""
         with turn:
-            return shown(session.undo())
+            return shown(given.part, session_of(given.part).undo())
 
     return app

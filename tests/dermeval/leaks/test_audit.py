@@ -5,9 +5,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from dermeval.leaks import terminal
 from dermeval.leaks.audit import audit
 from dermeval.leaks.label_errors import self_confidence
-from dermeval.leaks.options import AuditOptions
+from dermeval.leaks.options import AuditOptions, ReviewOptions
+from dermeval.leaks.session import open_review
+from dermeval.web.review import review
 from dermssl.errors import InputError
 
 
@@ -64,6 +67,28 @@ def test_a_killed_audit_takes_over_its_leaks(planted, tmp_path, monkeypatch):
     assert run(tmp_path, planted[1]).data["leaks"]["images"] == 30
     with pytest.raises(InputError, match="--overwrite"):
         run(tmp_path, planted[1])
+
+
+def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_path, monkeypatch):
+    run(tmp_path, planted[1])
+    folder = tmp_path / "audit"
+    _, off_topic, errors = open_review(folder)
+    assert (off_topic.title, errors.title) == ("off-topic images", "label errors")
+    assert errors.told(0)[0] == "Is the label eczema wrong?" and len(off_topic.pictures(0)) == 1
+    off_topic.decide(0, "accept")
+    errors.decide(0, "reject")
+    errors.undo()
+    keys = iter("q" + "u" + "q" + "a" + "q")
+    monkeypatch.setattr(terminal, "read_key", lambda: next(keys))
+    report = review(ReviewOptions(str(folder), terminal=True))
+    assert report.data["images"]["off-topic images"] == {"accept": 1, "reject": 0, "unsure": 1}
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("off_topic", "label_errors")}
+    assert tables["off_topic"]["decision"].tolist()[:2] == ["accept", "unsure"]
+    assert (
+        tables["label_errors"]["decision"].iloc[0] == "accept" and tables["label_errors"]["decision"][1:].isna().all()
+    )
+    run(tmp_path, planted[1], overwrite=True)
+    assert pd.read_csv(folder / "off_topic.csv")["decision"][0] == "accept"
 
 
 def test_an_unknown_target_names_the_nearest(planted, tmp_path):

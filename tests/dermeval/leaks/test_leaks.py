@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
+from dermeval.features.ledger import Seen
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
 from dermssl.dataset.hashes import perceptual_hashes
@@ -135,12 +136,27 @@ def test_a_data_set_without_pictures_within_reach_is_refused(audit, planted, tmp
         audit(planted)
 
 
-def test_embeddings_of_two_encoders_both_nominate(audit, make_dataset, embed_as, draw_skin):
+def test_embeddings_of_two_encoders_both_nominate_and_are_asked_what_they_were_trained_on(
+    audit, make_dataset, embed_as, draw_skin, monkeypatch
+):
+    def seen(encoder, frame, _):
+        hit = pd.DataFrame({"file": frame["image_id"].to_numpy() == "set/3"}, index=frame["image_id"])
+        return Seen(hit, "ledger") if encoder["path"] == "one" else Seen(None, "no ledger")
+
+    monkeypatch.setattr("dermeval.leaks.leaks.seen_images", seen)
     folder = make_dataset("set", [draw_skin(n) for n in range(8)], [f"p{n}" for n in range(8)])
     random = np.random.default_rng(0)
     folders = [embed_as(folder, random.normal(size=(8, 4)), encoder=name) for name in ("one", "two")]
-    sources = audit(*folders)[0].data["sources"]
+    report, out = audit(*folders)
+    sources = report.data["sources"]
     assert sources["embedding 1"]["nominated"] and sources["embedding 2"]["nominated"]
+    one, two = report.data["pretraining"]
+    assert (
+        sum(seen for seen, _ in one["splits"].values()) == 1
+        and not two["known"]
+        and "two saw: not known" in report.text
+    )
+    assert pd.read_csv(out / "pretrained_on.csv")["image_id"].tolist() == ["set/3"]
 
 
 def test_a_data_set_needs_no_encoder(audit, planted, tmp_path):

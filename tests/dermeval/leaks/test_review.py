@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dermeval.leaks import terminal
-from dermeval.leaks.decisions import decided, kept_pairs, read_decisions, write_decisions
+from dermeval.leaks.decisions import FILE, decided, kept_pairs, read_decisions
 from dermeval.leaks.leaks import confirmed_ranking, leaks
 from dermeval.leaks.options import LeaksOptions, ReviewOptions
 from dermeval.web.review import review
@@ -35,7 +35,7 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
     assert {"set/c0", "set/c1"} <= set(before["group_id_b"])
     press(monkeypatch, "rzr" + "a" * (len(before) - 1))
     review(ReviewOptions(str(audited), terminal=True))
-    decisions = read_decisions(audited)
+    decisions = read_decisions(audited / FILE)
     assert decisions["decision"].tolist() == ["reject"] + ["accept"] * (len(before) - 1)
     assert "set/c0" not in set(pd.read_csv(audited / "groups.csv")["group_id"])
     assert "set/c1" in set(pd.read_csv(audited / "groups.csv")["group_id"])
@@ -51,10 +51,12 @@ def test_a_review_goes_on_where_it_was(audited, monkeypatch):
 
 def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypatch):
     row = {"image_id_a": "set/x", "image_id_b": "set/y", "decision": "reject"}
-    write_decisions(audited, pd.DataFrame([row]))
+    pd.DataFrame([row]).to_csv(audited / FILE, index=False)
     press(monkeypatch, "q")
     report = review(ReviewOptions(str(audited), terminal=True))
-    assert report.data["without_pair"] == 1 and "does not have" in report.text and len(read_decisions(audited)) == 1
+    assert (
+        report.data["without_pair"] == 1 and "does not have" in report.text and len(read_decisions(audited / FILE)) == 1
+    )
 
 
 def test_rejected_pairs_raise_the_threshold_of_the_next_audit():
@@ -78,7 +80,7 @@ def test_accepted_pairs_lower_the_threshold_of_the_next_audit():
 def test_a_damaged_file_of_decisions_is_named(tmp_path):
     (tmp_path / "decisions.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="needs the columns"):
-        read_decisions(tmp_path)
+        read_decisions(tmp_path / FILE)
 
 
 def test_accepted_pairs_need_no_second_one_and_rejected_ones_go():

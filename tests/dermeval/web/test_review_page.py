@@ -9,7 +9,7 @@ from PIL import Image
 
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
-from dermeval.leaks.session import ReviewSession
+from dermeval.leaks.session import PairReview
 from dermeval.web.review_app import review_app
 
 
@@ -20,12 +20,12 @@ def session(make_dataset, draw_skin, tmp_path):
     images.append(images[0].transpose(Image.Transpose.ROTATE_90))
     folder = make_dataset("set", images, ["p0", "p1", "p2", "p3", "p4", "c<0>"])
     leaks(LeaksOptions(str(tmp_path / "leaks"), [str(folder)], planted=0, workers=1, neighbours=3))
-    return ReviewSession(tmp_path / "leaks")
+    return PairReview(tmp_path / "leaks")
 
 
 @pytest.fixture
 def client(session):
-    with TestClient(review_app(session), base_url="http://127.0.0.1") as client:
+    with TestClient(review_app("leaks", [session]), base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -48,7 +48,7 @@ def test_the_strongest_pair_comes_first_with_its_evidence_in_words(client):
 
 def test_the_second_picture_is_laid_on_the_first(client):
     def picture(part):
-        data = client.get("/picture", params={"pair": 0, "part": part}).content
+        data = client.get("/picture", params={"pair": 0, "which": part}).content
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(float)
 
     first, second, laid = (picture(part) for part in ("first", "second", "laid"))
@@ -74,8 +74,8 @@ def test_the_page_says_when_enough_were_rejected_in_a_row(client, monkeypatch):
         ("/api/decide", {"pair": 99, "decision": "accept"}, 404),
         ("/api/decide", {"pair": -1, "decision": "accept"}, 404),
         ("/api/decide", {"pair": 0, "decision": "perhaps"}, 422),
-        ("/picture?pair=99&part=first", None, 404),
-        ("/picture?pair=0&part=../../x", None, 422),
+        ("/picture?pair=99&which=first", None, 404),
+        ("/picture?pair=0&which=../../x", None, 422),
     ],
 )
 def test_a_wrong_pair_or_decision_is_refused_and_nothing_is_saved(client, session, address, given, status):
