@@ -39,15 +39,17 @@ def audit(options: AuditOptions) -> Report:
     require_new_folder(out, options.overwrite or unfinished, WRITTEN, options.folders, key="finished")
     images = open_audited(options.folders)
     with locked(out):
+        names = ("off_topic", "label_errors")
+        decisions = {name: read_decisions(out / f"{name}_decisions.csv", OF_IMAGES) for name in names}
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / MARK, {"finished": False})
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)
         errors, why_not = rank_label_errors(images, options.target)
-        for name, table in (("off_topic", off_topic), ("label_errors", errors)):
+        for name, table in zip(names, (off_topic, errors), strict=True):
             if table is not None:
-                decisions = read_decisions(out / f"{name}_decisions.csv", OF_IMAGES)
-                write_csv(out / f"{name}.csv", table.drop(columns="row").assign(decision=decided(table, decisions)))
+                verdict = decided(table, decisions[name])
+                write_csv(out / f"{name}.csv", table.drop(columns="row").assign(decision=verdict))
         data: dict[str, Any] = {"leaks": found, "images": len(images.frame)}
         data |= {"label_errors": None if errors is None else errors.head(options.shown).to_dict("records")}
         data |= {"off_topic": off_topic.head(options.shown).to_dict("records"), "why_no_label_errors": why_not}
