@@ -96,6 +96,14 @@ def publish_folder(temporary: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there, in one step; `locked` clears away what a kill leaves of it."""
+    if folder.exists():
+        temporary = _temporary(folder)
+        folder.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _exchange(one: Path, other: Path) -> bool:
     """Let two paths change places in one step; False where the system or the file system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None

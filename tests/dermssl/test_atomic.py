@@ -113,3 +113,15 @@ def test_a_file_of_a_dead_process_is_removed_and_that_of_a_live_one_is_kept(tmp_
     with atomic.atomic_file(tmp_path / "a[1].json") as temporary:
         temporary.touch()
     assert names(tmp_path) == sorted([live.name, far.name, "a[1].json"])
+
+
+def test_a_folder_whose_removal_was_killed_is_gone_under_its_name_and_cleared_at_the_next_start(tmp_path, monkeypatch):
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "plan.json").write_text("{}")
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
+        atomic.remove_folder(tmp_path / "out.unfinished")
+    assert not (tmp_path / "out.unfinished").exists() and len(list(tmp_path.iterdir())) == 1
+    with atomic.locked(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())

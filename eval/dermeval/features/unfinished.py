@@ -1,14 +1,13 @@
 """Rows that a killed ``dermeval embed`` had finished, kept beside the output until the whole is written."""
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dermssl.atomic import atomic_folder
+from dermssl.atomic import atomic_folder, remove_folder
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, write_json, write_npy
 from dermssl.paths import require_new_folder
@@ -60,7 +59,7 @@ class Unfinished:
 
     def remove(self) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.folder)
+        remove_folder(self.folder)
 
     def _path(self, start: int) -> Path:
         return self.folder / f"rows-{start:09d}.npy"

@@ -4,7 +4,6 @@ Evidence is given per pair of images. It says that two pictures show one scene o
 shown.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.truth import planted_records, score_against_truth
 from dermssl import licences
-from dermssl.atomic import atomic_folder, locked
+from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
 from dermssl.files import read_json, write_csv, write_json, write_npy
@@ -68,7 +67,7 @@ def leaks(options: LeaksOptions) -> Report:
             if len(decisions):
                 write_csv(folder / FILE, decisions)
             report.write_report(folder, images, pairs, lines, data["notes"], options.shown)
-        shutil.rmtree(work)
+        remove_folder(work)
     text = [f"{out}: {lines[0]}", *[f"  {line}" for line in lines[1:]]]
     text += [f"  note: {note}" for note in data["notes"]] + [
         f"  {line}" for line in licences.notice_lines(images.licences)
@@ -83,7 +82,7 @@ def _work_folder(out: Path, images: AuditedImages, options: LeaksOptions) -> Pat
     require_new_folder(work, True, (PLAN, "local-*.npy", "pairs-*.npy"), options.folders)
     plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
     if (work / PLAN).is_file() and read_json(work / PLAN, "dermeval leaks") != plan:
-        shutil.rmtree(work)
+        remove_folder(work)
     write_json(work / PLAN, plan)
     return work
 

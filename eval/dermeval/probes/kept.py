@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from dermeval.probes.judge import Fitted, Probe
 from dermeval.probes.predictions import collect
 from dermeval.probes.task import Task
 from dermssl import __version__
-from dermssl.atomic import atomic_folder
+from dermssl.atomic import atomic_folder, remove_folder
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_json, write_parquet
 
@@ -66,7 +65,7 @@ class KeptFits:
     def remove(self) -> None:
         """Delete all that was kept, as the result is written."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
 
 def _said(table: pa.Table) -> dict[str, Any]:

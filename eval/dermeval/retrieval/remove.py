@@ -19,7 +19,7 @@ from dermeval.features.embeddings import INFO, EmbeddedRows, array_hashes, open_
 from dermeval.features.ledger import seen_images
 from dermeval.retrieval.build import rebuild
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
-from dermssl.atomic import atomic_folder, locked
+from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.store import shard_name, write_shard
@@ -171,7 +171,7 @@ def _remove_from(holder: Holder, going: np.ndarray) -> None:
         rebuild(holder, ~going)
     else:
         _from_embeddings(holder, kept)
-        shutil.rmtree(holder.folder.with_name(f"{holder.folder.name}.unfinished"), ignore_errors=True)
+        remove_folder(holder.folder.with_name(f"{holder.folder.name}.unfinished"))
 
 
 def _copy_others(folder: Path, temporary: Path, written: set[str]) -> None:
