@@ -40,7 +40,7 @@ def _card(folder: Path, images: AuditedImages, pair: dict[Any, Any]) -> dict[str
     sides = [side_of(images, pair[end]) for end in ("a", "b")]
     for side, end in zip(sides, ("a", "b"), strict=True):
         side["file"] = copy_picture(folder, images, pair[end])
-    return {"sides": sides, "kind": kind_in_words(pair), "facts": facts(pair), "alert": pair["across_splits"]}
+    return {"sides": sides, "kind": pair["kind"], "facts": facts(pair), "alert": pair["across_splits"]}
 
 
 def side_of(images: AuditedImages, row: int) -> dict[str, str]:
@@ -61,11 +61,6 @@ def copy_picture(folder: Path, images: AuditedImages, row: int) -> str:
     if not (folder / file).exists():
         (folder / file).write_bytes(jpeg(images.pictures[row]))
     return file
-
-
-def kind_in_words(pair: dict[Any, Any]) -> str:
-    """The kind of a pair; below the threshold it is only what the pair would be."""
-    return pair["kind"] if pair["confirmed"] else f"not confirmed; if they are near-duplicates: {pair['kind']}"
 
 
 def facts(pair: dict[Any, Any]) -> list[str]:

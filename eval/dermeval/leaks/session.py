@@ -23,7 +23,7 @@ from dermeval.leaks.decisions import (
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.report import facts, kind_in_words
+from dermeval.leaks.report import facts
 from dermssl.errors import InputError
 from dermssl.files import read_json, write_csv, write_json
 from dermssl.paths import inside, require_folder
@@ -40,8 +40,8 @@ class ReviewSession:
         columns: those that name a row, then ``decision``.
     """
 
-    title, looked_for = "", ""
-    """What is reviewed, and what an accepted row is."""
+    title = ""
+    """What is looked for."""
 
     def __init__(self, path: Path, images: AuditedImages, table: pd.DataFrame, columns: list[str]) -> None:
         self.path, self.images, self.table, self.columns = path, images, table, columns
@@ -98,7 +98,7 @@ class ReviewSession:
 class PairReview(ReviewSession):
     """The pairs of a leaks folder; those below the threshold are asked about after the confirmed ones."""
 
-    title, looked_for = "near-duplicates", "near-duplicates"
+    title = "near-duplicates"
 
     def __init__(self, folder: Path) -> None:
         self.folder = require_folder(folder, "summary.json", "dermeval leaks")
@@ -113,9 +113,10 @@ class PairReview(ReviewSession):
         return [int(self.table.at[row, end]) for end in ("a", "b")]
 
     def told(self, row: int) -> tuple[str, list[str]]:
-        """The kind of the pair, and its evidence."""
+        """The kind of the pair, which is a guess below the threshold, and its evidence."""
         pair: dict[Any, Any] = self.table.loc[row].to_dict()
-        return kind_in_words(pair), facts(pair)
+        unsure = "" if pair["confirmed"] else "not confirmed; if they are near-duplicates: "
+        return unsure + pair["kind"], facts(pair)
 
     def pictures(self, row: int) -> list[np.ndarray]:
         """The first picture, the second one, and the second one laid on the first."""
@@ -143,11 +144,8 @@ class ImageReview(ReviewSession):
     """The ranked images of one table of an audit folder: ``off_topic.csv`` or ``label_errors.csv``."""
 
     def __init__(self, folder: Path, name: str, images: AuditedImages) -> None:
-        self.file, self.title = (
-            inside(folder, f"{name}.csv"),
-            name.replace("_", " ").replace("off topic", "off-topic images"),
-        )
-        self.looked_for = self.title
+        self.file = inside(folder, f"{name}.csv")
+        self.title = {"off_topic": "off-topic images", "label_errors": "label errors"}[name]
         table = read_table(self.file, ["rank", "image_id", "score"])
         rows = pd.Series(images.frame.index, index=images.frame["image_id"])
         table["row"] = rows.reindex(table["image_id"]).to_numpy()
@@ -181,6 +179,6 @@ def open_review(folder: Path) -> list[ReviewSession]:
         return [PairReview(folder)]
     if not read_json(inside(folder, "audit.json"), "dermeval audit").get("finished"):
         raise InputError(f"{folder} is not finished: give `dermeval audit` the same command again")
-    pairs = PairReview(folder / "leaks")
+    pairs = PairReview(inside(folder, "leaks"))
     tables = [name for name in ("off_topic", "label_errors") if (folder / f"{name}.csv").is_file()]
     return [pairs, *(ImageReview(folder, name, pairs.images) for name in tables)]

@@ -29,7 +29,7 @@ def review_in_terminal(session: ReviewSession, key: Callable[[], str] | None = N
         elif pressed in KEYS:
             session.decide(waiting[0], KEYS[pressed])
     if session.enough():
-        print(f"{STOP_AFTER} rejections in a row: 95% sure that fewer than 5% of the rest are {session.looked_for}.")
+        print(f"{STOP_AFTER} rejections in a row: 95% sure that fewer than 5% of the rest are {session.title}.")
     (session.path.parent / PICTURE).unlink(missing_ok=True)
 
 

@@ -48,7 +48,7 @@ function show(state) {
   find("counts").textContent = counts.accept + " accepted, " + counts.reject + " rejected, " + counts.unsure
     + " unsure, " + state.waiting + " left";
   find("enough").hidden = !state.enough;
-  find("rest").textContent = state.looked_for;
+  find("rest").textContent = state.parts[state.part];
   find("pair").hidden = state.pair === null;
   find("done").hidden = state.pair !== null;
   if (state.pair === null) { find("heading").textContent = "Done"; return; }

@@ -39,7 +39,6 @@ class RowShown(BaseModel):
 
     part: int
     parts: list[str]
-    looked_for: str
     pair: int | None
     rank: int = 0
     waiting: int
@@ -74,7 +73,6 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
         row = waiting[0] if row is None and waiting else row
         state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
         state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
-        state |= {"looked_for": session.looked_for}
         if row is None:
             return RowShown(pair=None, **state)
         verdict = decided(session.table.loc[[row_of(part, row)]], session.decisions).iloc[0]
