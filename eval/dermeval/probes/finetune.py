@@ -114,7 +114,8 @@ class FinetuneProbe:
         images = np.cumsum([0, *(options.epochs * len(fold.train) for fold in folds)])
         with tqdm(total=images[-1], desc="finetune", unit="image", disable=None) as bar:
             for number, fold in enumerate(folds):
-                key = fit_key(self, task, [fold], shots)
+                # Not the key of the whole probe, which has one fold with an official split.
+                key = f"fold-{fit_key(self, task, [fold], shots)}"
                 probabilities, said = self.kept.get(key, partial(self._train, task, fold, bar))
                 found.append(probabilities)
                 best.append(said)

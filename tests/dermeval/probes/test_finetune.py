@@ -48,6 +48,23 @@ def test_it_learns_the_target_and_compares_with_other_probes(tmp_path, coloured,
     assert main(["compare", str(tmp_path / "knn"), str(tmp_path / "tuned"), "--draws", "30"]) == 0
 
 
+def test_a_command_killed_after_its_only_fold_goes_on_without_training_again(tmp_path, coloured, monkeypatch):
+    trained, train = [], FinetuneProbe._train
+
+    def counted(self, *arguments):
+        trained.append(1)
+        return train(self, *arguments)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FinetuneProbe, "_train", counted)
+    with monkeypatch.context() as patched, pytest.raises(AssertionError):
+        patched.setattr("dermeval.probes.finetune.collect", killed)
+        finetune(coloured, tmp_path / "tuned")
+    assert finetune(coloured, tmp_path / "tuned")["counts"]["scored"] == 8 and len(trained) == 1
+
+
 def test_the_test_labels_change_nothing_that_is_predicted(tmp_path, coloured):
     tables = []
     for name in ("true", "turned"):
