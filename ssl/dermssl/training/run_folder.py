@@ -89,7 +89,7 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         _refuse_other_config(folder, config)
     elif folder.exists() and not is_run and not all(_is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
-    if options.overwrite and folder.exists():
+    if options.overwrite and is_run:
         require_new_folder(folder, True, WRITTEN, [*options.data.folders, options.model.init])
     before = _ledger_before(options.model.init) if options.overwrite or not is_run else None
     folder.mkdir(parents=True, exist_ok=True)

@@ -248,10 +248,11 @@ def test_an_overwrite_that_was_killed_is_made_up_for(dataset, tmp_path, pretrain
     assert any(elsewhere.iterdir()), "what a link points at is somebody's"
 
 
-def test_a_start_that_was_killed_with_nothing_but_its_lock_is_made_up_for(dataset, tmp_path, pretrain):
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+def test_a_start_that_was_killed_with_nothing_but_its_lock_is_made_up_for(dataset, tmp_path, pretrain, overwrite):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()
-    assert pretrain(dataset, tmp_path / "run", training__epochs="1") == 0
+    assert pretrain(dataset, tmp_path / "run", training__epochs="1", overwrite=overwrite) == 0
 
 
 def test_going_on_with_other_roundings_is_said(pretrain, dataset, tmp_path, monkeypatch, caplog):
