@@ -127,7 +127,7 @@ def hub_access(name: str) -> Iterator[None]:
     if _cached(cfg) is None:
         asked = "the model hub was not asked" if constants.HF_HUB_OFFLINE else "the model hub does not answer"
         raise InputError(
-            f"pretrained weights of '{name}' cannot be had: {asked} and none are cached: give `--encoder timm:{name}` "
+            f"pretrained weights of '{name}' cannot be had: {asked} and none are cached: run this command "
             f"where there is a network, or get the file there and give it, {remedy(name)}"
         )
     with hub_unasked():
