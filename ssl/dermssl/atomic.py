@@ -99,9 +99,10 @@ def publish_folder(temporary: Path, path: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder, if it is there, in one step; `locked` clears away what a kill leaves of it."""
     if folder.exists():
-        temporary = _temporary(folder)
-        folder.rename(temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
+        with locked(folder):
+            temporary = _temporary(folder)
+            folder.rename(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
