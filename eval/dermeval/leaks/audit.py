@@ -71,10 +71,11 @@ def audit(options: AuditOptions) -> Report:
 def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str, Any]:
     """The summary of the leak audit in ``out``/leaks; an earlier one of the same images is taken over."""
     done = out / "leaks" / "summary.json"
-    if done.is_file() and not options.overwrite:
-        summary = read_json(done, "dermeval leaks")
-        if summary.get("datasets") == images.datasets:
-            return summary
+    with locked(done.parent):  # clears away what a kill left
+        if done.is_file() and not options.overwrite:
+            summary = read_json(done, "dermeval leaks")
+            if summary.get("datasets") == images.datasets:
+                return summary
     chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
     return leaks(chosen).data
 

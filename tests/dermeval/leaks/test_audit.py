@@ -64,7 +64,9 @@ def test_a_killed_audit_takes_over_its_leaks(planted, tmp_path, monkeypatch):
         run(tmp_path, planted[1])
     monkeypatch.undo()
     monkeypatch.setattr("dermeval.leaks.audit.leaks", stopped)
+    (tmp_path / "audit" / ".leaks.unfinished.0a1b2c-1.partial").mkdir()
     assert run(tmp_path, planted[1]).data["leaks"]["images"] == 30
+    assert not list((tmp_path / "audit").glob(".*")), "what a kill left is cleared away"
     with pytest.raises(InputError, match="--overwrite"):
         run(tmp_path, planted[1])
 
