@@ -52,7 +52,7 @@ class DatasetEntry(BaseModel):
     group: str
     case: str
     patient_key: StrictBool
-    targets: dict[str, dict[str, Any]]
+    targets: dict[str, Target]
 
 
 class EmbeddingInfo(BaseModel):

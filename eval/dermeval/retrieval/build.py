@@ -54,7 +54,9 @@ def append(out: Path, added: Sequence[Source]) -> Report:
         old = open_index(out)
         parts = [old, *added]
         _check_parts(parts)
-        return _write(out, parts, old.info["type"], old.info["reason"], grows=True)
+        reason = old.info["reason"]
+        reason = reason if reason.startswith(("chosen", "as for")) else f"as for the first {reason}"
+        return _write(out, parts, old.info["type"], reason, grows=True)
 
 
 def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str, str]:
@@ -133,7 +135,7 @@ def _write(
     with atomic_folder(out) as temporary:
         write = _write_lance if kind == "lance" else _write_faiss
         info["recall"] = write(temporary, parts, info, kept, grows)
-        files = sorted(file for file in temporary.rglob("*") if file.is_file() and file.name != "manifest.parquet")
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
         info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
         write_json(temporary / MARK, info)
     text = [

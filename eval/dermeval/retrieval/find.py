@@ -18,6 +18,10 @@ from dermssl.errors import InputError
 SHOWN_COLUMNS = ("fitzpatrick", "tone_group", "sex", "age", "country", "body_site", "split")
 
 
+class NothingElse(InputError):
+    """The index holds nothing but the query's own group."""
+
+
 @dataclass(frozen=True)
 class ImageQuery:
     """What is searched for: its feature ``(D,)``, its own records in the index (none for a new photo), and its name."""
@@ -67,7 +71,7 @@ def find(
         min_similarity: lowest cosine of a hit.
 
     Raises:
-        InputError: the index holds nothing but the query's own group.
+        NothingElse: the index holds nothing but the query's own group.
     """
     column = "image_id" if include_own else "group_id"
     own = list(dict.fromkeys(record[column] for record in query.own))
@@ -83,9 +87,10 @@ def find(
         fetch *= 4
     notes = _notes(index, query, include_own)
     if not hits and passing is None:
-        raise InputError(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
+        raise NothingElse(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
     if len(hits) < k:
-        notes.append(f"k is {k}, but only {len(hits)} other {'images' if per_image else 'groups'} are there")
+        what = "images" if per_image else "patients (or lesions)"
+        notes.append(f"k is {k}, but only {len(hits)} other {what} can be found")
     if min_similarity is not None:
         close = [hit for hit in hits if hit["similarity"] >= min_similarity]
         notes.append(f"{len(close)} of the {len(hits)} nearest are at least {min_similarity:g} similar")

@@ -155,6 +155,9 @@ def open_index(folder: str | Path) -> SearchIndex:
     """Open a folder made by ``dermeval index``; raises InputError where it is not one, is damaged, or was altered."""
     path = require_folder(Path(folder), MARK, MAKER)
     info = read_json(inside(path, MARK), MAKER, IndexInfo)
+    needed = set() if info["type"] == "lance" else {"vectors.npy", *(["index.faiss"] if has_codes(info) else [])}
+    if not needed <= set(info["files"]):
+        raise InputError(f"{path / MARK}: files lacks {min(needed - set(info['files']))}: make it again with `{MAKER}`")
     for name, recorded in info["files"].items():
         if fingerprint(require_file(inside(path, name), MAKER)) != recorded:
             raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")
@@ -163,13 +166,20 @@ def open_index(folder: str | Path) -> SearchIndex:
 
         return LanceIndex(path, info)
     table = read_parquet(inside(path, "manifest.parquet"), MAKER, NEEDED_COLUMNS)
+    named = {entry["name"] for entry in info["datasets"]}
+    foreign = set(table["dataset"].unique().to_pylist()) - named
+    if foreign:
+        raise InputError(
+            f"{path / 'manifest.parquet'}: dataset holds {foreign.pop()!r}, which {MARK} does not list: make it again "
+            f"with `{MAKER}`"
+        )
     vectors = read_npy(inside(path, "vectors.npy"), MAKER, dimensions=2)
     if vectors.dtype != np.float32 or vectors.shape != (table.num_rows, info["encoder"]["dim"]):
         raise InputError(
             f"{path}: vectors.npy is {vectors.dtype} {vectors.shape} for {table.num_rows} rows of the manifest and "
             f"{info['encoder']['dim']} dimensions: make it again with `{MAKER}`"
         )
-    codes = neighbours.read_codes(path / "index.faiss", MAKER, vectors) if has_codes(info) else None
+    codes = neighbours.read_codes(inside(path, "index.faiss"), MAKER, vectors) if has_codes(info) else None
     return SearchIndex(path, info, table, neighbours.Index(vectors, codes))
 
 

@@ -139,6 +139,7 @@ class LanceIndex(SearchIndex):
         self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
     ) -> list[dict[str, Any]]:
         """As `SearchIndex.nearest`; ``passing`` is SQL. The codes see only rows that pass."""
+        k = min(k, len(self))
         parts = [f"({passing})"] if passing else []
         parts += [f"{column} NOT IN ({_quoted(left_out)})"] if left_out else []
         columns = [*(name for name in self.manifest_columns if name != "phash"), "_distance"]

@@ -57,8 +57,8 @@ class SearchOptions:
     min_similarity: float | None = None
     """Show only cases at least this similar: a cosine, from -1 to 1."""
     crops: PositiveInt = 1
-    """Crops of a photo that are compared, from 1 to 10, by their mean similarity: the whole photo, its mirror image,
-    then parts of it. More crops help where the lesion is a small part of the photo."""
+    """Crops of a photo whose mean feature is compared, from 1 to 10: the whole photo, its mirror image, then parts of
+    it. More crops help where the lesion is a small part of the photo. Similarities with crops are a little higher."""
     include_own: bool = False
     """Also show other images of the query's own patient (or lesion, where the data set has no patient key)."""
     per_image: bool = False

@@ -92,7 +92,7 @@ def crops(image: Image.Image, number: int) -> Iterator[Image.Image]:
 def photo_feature(encode: Encoder, photo: Photo, number: int = 1) -> np.ndarray:
     """The feature ``(D,)`` of a photo: the mean of the unit features of its crops.
 
-    Its cosine with an indexed image ranks the images by their mean similarity to the crops.
+    Its cosine with an indexed image ranks the images by their mean similarity to the crops, and is a little above it.
     """
     features = encode(list(crops(photo.image, number)))
     return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).mean(0)

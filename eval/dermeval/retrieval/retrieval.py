@@ -61,7 +61,9 @@ def _relevance(source: Source, asked: str | None) -> str:
             raise InputError(f"{source.folder} has no target: give --relevance lesion or patient")
         return next(iter(source.targets))
     if asked not in IDS and asked not in source.targets:
-        raise InputError(f"--relevance {asked}: {did_you_mean(asked, [*IDS, *source.targets])}")
+        raise InputError(
+            f"{source.folder} has no target '{asked}' to judge by: {did_you_mean(asked, [*IDS, *source.targets])}"
+        )
     return asked
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from dermssl.errors import InputError, did_you_mean
 
 MAX_LENGTH = 2000
-MAX_NESTING = 50
+MAX_NESTING = 20
 MAX_LISTED = 5000
 """In columns with more distinct values (ids) the nearest one is not looked for."""
 SYMBOLS: dict[type[ast.cmpop], str] = dict(
@@ -104,6 +104,8 @@ def _condition(node: ast.expr, depth: int = 0) -> Condition:
         case ast.BoolOp(op=op, values=values):
             word = "and" if isinstance(op, ast.And) else "or"
             return Joined(word, tuple(_condition(value, depth + 1) for value in values))
+        case ast.UnaryOp(op=ast.Not(), operand=ast.UnaryOp(op=ast.Not(), operand=operand)):
+            return _condition(operand, depth + 1)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return Joined("not", (_condition(operand, depth + 1),))
         case ast.Compare(left=left, ops=ops, comparators=comparators):
@@ -138,6 +140,8 @@ def _column(node: ast.expr) -> str | None:
 
 def _value(node: ast.expr) -> Any:
     match node:
+        case ast.Constant(value=str() as text) if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError("a text holds half a character")
         case ast.Constant(value=None | bool() | int() | float() | str()):
             return node.value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
@@ -179,6 +183,8 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
     if condition.op == "is":
         return f"{name} IS NULL"
     values = [_sql_value(value) for value in condition.values]
+    if pa.types.is_integer(schema.field(condition.column).type):
+        name, values = f"CAST({name} AS DOUBLE)", [repr(float(value)) for value in condition.values]
     if pa.types.is_list(schema.field(condition.column).type):
         return f"array_has_any({name}, [{', '.join(values)}])"
     return f"{name} IN ({', '.join(values)})" if condition.op in ("==", "in") else f"{name} {condition.op} {values[0]}"
@@ -215,7 +221,7 @@ def _compared(test: Term, table: pa.Table) -> pa.Array:
     holds_lists = pa.types.is_list(column.type)
     values = column.flatten() if holds_lists else column
     _check_values(test, column, values)
-    scalars = [pa.scalar(value, values.type if pa.types.is_floating(values.type) else None) for value in test.values]
+    scalars = [_scalar(value, values.type) for value in test.values]
     if test.op in ORDERS:
         return ORDERS[test.op](values, scalars[0])
     equal = functools.reduce(pc.or_kleene, (pc.equal(values, scalar) for scalar in scalars))
@@ -224,6 +230,11 @@ def _compared(test: Term, table: pa.Table) -> pa.Array:
     found = np.zeros(len(column), dtype=bool)
     found[pc.list_parent_indices(column).filter(equal.fill_null(False)).to_numpy()] = True
     return pa.array(found, mask=column.is_null().to_numpy(zero_copy_only=False))
+
+
+def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
+    """A value as a column of floats holds it, since 0.1 and 16777217 have no exact float32."""
+    return pa.scalar(kind.to_pandas_dtype()(value), kind) if pa.types.is_floating(kind) else pa.scalar(value)
 
 
 def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:

@@ -1,5 +1,6 @@
 """An index as the pages and the API show it: cases, pictures, and the conditions among the hits."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -9,12 +10,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from dermeval.retrieval.find import ImageQuery, find
+from dermeval.retrieval.find import ImageQuery, NothingElse, find
 from dermeval.retrieval.index_folder import SearchIndex
 from dermeval.web.filters import FilterField, filters_of
 from dermssl import licences
 from dermssl.errors import InputError
 
+log = logging.getLogger("dermssl")
 MAX_CASE_IMAGES = 200
 EXAMPLES = 24
 REMEMBERED_FILTERS = 32
@@ -108,8 +110,11 @@ class Collection:
         passing, rates = self._filtered(where)
         try:
             found = find(self.index, query, k, passing=passing, min_similarity=min_similarity)
-        except InputError:
+        except NothingElse:
             raise InputError("there is no case of another patient to find") from None
+        except InputError as error:  # it may name a path
+            log.warning("%s", error)
+            raise InputError("this search has no answer: the server's log says why") from None
         target, shares = self._shares(found.hits, rates)
         hits = [
             Hit(rank=rank + 1, similarity=round(hit["similarity"], 4), **self._known(hit))

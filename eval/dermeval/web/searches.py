@@ -25,9 +25,11 @@ BLANK = BeforeValidator(lambda value: None if value == "" else value)
 class Asked(BaseModel):
     """What a search may be limited by."""
 
-    k: Annotated[int | None, BLANK, Field(ge=1, le=MAX_CASES, description="number of cases")] = None
+    k: Annotated[Annotated[int, Field(ge=1, le=MAX_CASES)] | None, BLANK, Field(description="number of cases")] = None
     where: Annotated[str, Field(max_length=2000, description="filter, as in docs/search.md")] = ""
-    min_similarity: Annotated[float | None, BLANK, Field(ge=-1, le=1, description="lowest cosine similarity")] = None
+    min_similarity: Annotated[
+        Annotated[float, Field(ge=-1, le=1)] | None, BLANK, Field(description="lowest cosine similarity")
+    ] = None
 
 
 class Searches:

@@ -1,6 +1,9 @@
 """Similar-case search against brute force: ranking, own-patient exclusion, collapse, and what it says of mistakes."""
 
+import json
+
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -55,7 +58,7 @@ def test_per_image_shows_every_image_of_other_patients(cases):
 def test_k_above_the_number_of_patients_is_clipped_and_said(cases):
     report = search(SearchOptions(index=str(cases[0]), image_id=["set/0"], k=10))
     assert len(hits_of(report)) == 3
-    assert any("only 3 other groups" in note for note in report.data["queries"][0]["notes"])
+    assert any("only 3 other patients" in note for note in report.data["queries"][0]["notes"])
 
 
 def test_collapse_fetches_on_until_k_patients_are_found(make_dataset, embed_as, draw_skin, tmp_path):
@@ -132,6 +135,35 @@ def test_a_damaged_vector_file_is_named(cases):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"vectors\.npy is damaged or of another index"):
+        open_index(cases[0])
+
+
+def rewrite_mark(index, change) -> None:
+    info = json.loads((index / "index.json").read_text())
+    change(info)
+    (index / "index.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: info["files"].clear(), "files lacks vectors.npy"),
+        (lambda info: info["datasets"][0].update(name="other"), "dataset holds 'set'"),
+        (lambda info: info["datasets"][0].update(targets={"condition": {}}), "targets"),
+        (lambda info: info["datasets"][0].update(targets={"x": {"column": "x", "classes": ["a", "a"]}}), "targets"),
+    ],
+)
+def test_a_received_index_that_tells_of_other_files_or_data_is_refused(cases, change, message):
+    rewrite_mark(cases[0], change)
+    with pytest.raises(InputError, match=message):
+        open_index(cases[0])
+
+
+def test_a_manifest_of_other_rows_is_refused(cases):
+    file = cases[0] / "manifest.parquet"
+    table = parquet.read_table(file)
+    parquet.write_table(table.take(list(range(len(table)))[::-1]), file)
+    with pytest.raises(InputError, match="damaged or of another index"):
         open_index(cases[0])
 
 

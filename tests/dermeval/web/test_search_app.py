@@ -30,6 +30,12 @@ def shown(page: str) -> list[str]:
     return [unquote(name) for name in re.findall(r'<img src="/image\?id=([^"]+)"', page)]
 
 
+def test_a_form_may_leave_its_numbers_blank(client):
+    for place in ("/api/search", "/similar"):
+        assert client.get(place, params={"image_id": "set/4", "k": "", "min_similarity": ""}).status_code == 200
+    assert client.get("/api/search", params={"image_id": "set/4", "k": "0"}).status_code == 422
+
+
 def test_the_api_gives_the_hits_of_the_search_command(client):
     hits = search(SearchOptions(index=client.folder, image_id=["set/4"], k=3)).data["queries"][0]["hits"]
     found = client.get("/api/search", params={"image_id": "set/4", "k": 3}).json()
