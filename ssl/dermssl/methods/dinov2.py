@@ -2,7 +2,8 @@
 
 The student sees global crops with masked patches and the teacher whole ones. The student learns the teacher's output
 for the class token across crops (DINO), and for each masked patch in the same crop (iBOT, Zhou et al. 2022,
-https://arxiv.org/abs/2111.07832). KoLeo (Sablayrolles et al. 2019) spreads the class tokens of different images.
+https://arxiv.org/abs/2111.07832). KoLeo (Sablayrolles et al. 2019) spreads the class tokens
+of different images, of each global crop by itself; here the images of all ranks are compared.
 """
 
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class Dinov2(Dino):
         with torch.autocast(crops.device.type, enabled=False):
             weights = mask_weights(mask).to(crops.device, non_blocking=True)
             patch = self.patch_loss(student.float(), teacher.float(), weights, at["teacher_temperature"])
-            koleo = self.koleo(from_all_ranks(masked[:batch].float()))
+            koleo = sum(self.koleo(from_all_ranks(crop.float())) for crop in masked.split(batch))
             stats = {"loss": loss.detach(), **stats, "patch_loss": patch.detach(), "koleo": koleo.detach()}
             return loss + self.options.patch_weight * patch + self.options.koleo_weight * koleo, stats
 
@@ -160,7 +161,7 @@ def block_masks(images: int, side: int, options: Dinov2Options, seed: list[int])
     ``options.mask_share``; a mask may have fewer where no further block fits.
     """
     random = np.random.default_rng(seed)
-    count = max(1, int(images * options.masked_images))
+    count = max(1, int(images * options.masked_images)) if options.masked_images else 0
     edges = np.linspace(options.mask_share[0], options.mask_share[1], count + 1) * side * side
     wanted = np.maximum(1, random.uniform(edges[:-1], edges[1:]).astype(int))
     masks, line = np.zeros((count, side, side), bool), np.arange(side)

@@ -44,6 +44,7 @@ def test_masks_cover_the_asked_share_of_half_the_images_as_lightlys_do():
 
 
 def test_masks_are_blocks():
+    assert not block_masks(20, 14, replace(SMALL, masked_images=0.0), [0]).any()
     for mask in block_masks(20, 14, replace(SMALL, masked_images=1.0), [0]):
         alone = [
             (row, column)
@@ -83,7 +84,7 @@ def tokens_of(backbone, images: torch.Tensor, mask: torch.Tensor | None = None, 
     return tokens[:, 0], tokens[:, 1:]
 
 
-def test_the_loss_is_dinos_and_the_masked_patches_and_koleo_of_the_first_crops():
+def test_the_loss_is_dinos_and_the_masked_patches_and_koleo_of_each_global_crop():
     model, crops = make(replace(SMALL, patch_weight=0.7, koleo_weight=0.3)), views()
     loss, stats = model(crops, AT)
     mask = torch.from_numpy(block_masks(6, 4, SMALL, [11, 0, 3])).flatten(1)
@@ -96,9 +97,9 @@ def test_the_loss_is_dinos_and_the_masked_patches_and_koleo_of_the_first_crops()
         patches = PatchLoss(SMALL)(
             plain.student_patch_head(guessed[mask]), plain.teacher_patch_head(whole[mask]), mask_weights(mask), 0.04
         )
-    unit = masked[:3].numpy() / np.linalg.norm(masked[:3], axis=1, keepdims=True)
-    distances = np.linalg.norm(unit[:, None] - unit[None], axis=-1) + 9 * np.eye(3)
-    koleo = -np.log(distances.min(axis=1)).mean()
+    unit = masked.numpy().reshape(2, 3, -1) / np.linalg.norm(masked, axis=1).reshape(2, 3, 1)
+    distances = np.linalg.norm(unit[:, :, None] - unit[:, None], axis=-1) + 9 * np.eye(3)
+    koleo = -np.log(distances.min(axis=2)).mean(axis=1).sum()
     expected = {"loss": dino.item(), "patch_loss": patches.item(), "koleo": koleo}
     assert {name: stats[name].item() for name in expected} == pytest.approx(expected, rel=1e-4)
     assert loss.item() == pytest.approx(dino.item() + 0.7 * patches.item() + 0.3 * koleo, rel=1e-4)
@@ -146,7 +147,7 @@ def test_patch_loss_and_koleo_are_computed_in_float32_inside_autocast():
         part.register_forward_pre_hook(lambda _, inputs: seen.append((torch.is_autocast_enabled("cpu"), inputs)))
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = model(views(), AT)
-    assert len(seen) == 3 and not any(enabled for enabled, _ in seen)
+    assert len(seen) == 4 and not any(enabled for enabled, _ in seen)
     assert {t.dtype for _, inputs in seen for t in inputs if isinstance(t, torch.Tensor)} == {torch.float32}
     assert loss.dtype == torch.float32
 
