@@ -12,8 +12,8 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet, write_parquet
 from dermssl.paths import require_folder
 
-VERSION = 3
-"""Of the leaks folder; 1 had no scores, 2 no ranking."""
+VERSION = 4
+"""Of the leaks folder; 1 had no scores, 2 no ranking, 3 saw white letters as part of the picture."""
 FILE = "images.parquet"
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
 TAKEN_OVER += ["scale", "mirrored", "matrix"]

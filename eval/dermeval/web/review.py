@@ -18,7 +18,9 @@ log = logging.getLogger("dermssl")
 def review(options: ReviewOptions) -> Report:
     """Decide about what an audit ranks until all is decided or the person ends it; see `ReviewOptions`."""
     folder = Path(options.folder)
-    with locked(folder):
+    # The pairs of an audit lie in a leaks folder of its own, which can be reviewed by itself.
+    inner = folder / "leaks" if (folder / "audit.json").is_file() else folder
+    with locked(folder), locked(inner):
         sessions = open_review(folder)
         if options.terminal:
             for session in sessions:
