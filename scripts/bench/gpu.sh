@@ -4,7 +4,7 @@
 #
 #   scripts/bench/gpu.sh DATA RAW [OUT]           DATA from `dermssl prepare`, RAW the same images as they came
 #   DEVICE=cpu TINY=1 scripts/bench/gpu.sh ...    tries the script itself on a CPU; PATIENCE=5 makes all limits longer
-#   PARTS="tests profile" scripts/bench/gpu.sh    runs only these
+#   PARTS="tests profile" scripts/bench/gpu.sh DATA RAW    runs only these
 #
 # DINO=path/to/dino/main_dino.py also runs that script (github.com/facebookresearch/dino) on RAW and gives the ratio.
 # The last part trains and scores the recipes of RECIPES, with the further options EXTRA, on SETS (dataset folders;

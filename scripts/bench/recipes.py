@@ -70,7 +70,7 @@ class Jobs:
                 check=True, stdout=stream, stderr=stream, env=environment,
             )  # fmt: skip
 
-    def run(self, recipe: dict[str, Any], seed: int) -> None:
+    def run(self, recipe: dict[str, Any], seed: int) -> bool:
         """Train one recipe with one seed and score it. A failure is told, and the other recipes go on."""
         place, log = self.options.work / f"{recipe['name']}_{seed}", self.options.work / f"{recipe['name']}_{seed}.log"
         sets = [data for data in self.options.data if (recipe["name"], seed, Path(data).name) not in self.done]
@@ -80,6 +80,8 @@ class Jobs:
                 self.score(recipe, seed, place, log, data, seconds)
         except subprocess.CalledProcessError:
             print(f"{place.name} failed: {log.read_text().splitlines()[-1:]}", file=sys.stderr, flush=True)
+            return False
+        return True
 
     def train(self, recipe: dict[str, Any], seed: int, place: Path, log: Path) -> float:
         """Wall-clock seconds of the whole run, other lanes beside it; nothing where the recipe is an encoder."""
@@ -130,7 +132,8 @@ def page(scores: pd.DataFrame) -> str:
     for data, rows in scores.groupby("set", sort=False):
         columns = [column for column in COLUMNS if column in rows]
         first = rows[rows["name"] == rows["name"].iloc[0]]
-        lines += [f"## {data}", "", "| recipe | seeds | s | " + " | ".join([*columns, "unseen, difference"]) + " |"]
+        compared = f"unseen, difference from {rows['name'].iloc[0]}"
+        lines += [f"## {data}", "", "| recipe | seeds | s | " + " | ".join([*columns, compared]) + " |"]
         lines.append("|---" * (len(columns) + 4) + "|")
         for name, of_recipe in rows.groupby("name", sort=False):
             cells = [_cell(of_recipe[column].dropna()) for column in columns]
@@ -163,10 +166,9 @@ def main() -> None:
     machine = describe()
     recipes = [r for r in yaml.safe_load(options.recipes.read_text()) if not options.only or r["name"] in options.only]
     jobs = Jobs(options, further)
+    asked = [(r, seed) for r in recipes for seed in (options.seeds if "config" in r else options.seeds[:1])]
     with ThreadPoolExecutor(options.lanes) as lanes:
-        for recipe in recipes:
-            for seed in options.seeds if "config" in recipe else options.seeds[:1]:
-                lanes.submit(jobs.run, recipe, seed)
+        done = list(lanes.map(jobs.run, *zip(*asked, strict=True)))
     scores = pd.DataFrame(map(json.loads, jobs.scores.read_text().splitlines()))
     order = {recipe["name"]: place for place, recipe in enumerate(recipes)}
     scores = scores[scores["name"].isin(order)].sort_values(["name", "seed"], key=lambda c: c.map(order).fillna(c))
@@ -176,6 +178,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
+    sys.exit(0 if all(done) else 1)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def count(config: Path) -> Parts:
     model = METHODS[method].load()(lambda drop: build_backbone(name, size, drop), 0.0, options)
     groups = [torch.zeros(2, 2, 3, size, size)] + ([torch.zeros(locals_, 2, 3, local, local)] if locals_ else [])
     with FlopCounterMode(display=False) as counter:
-        loss, _ = model(groups, {"teacher_temperature": 0.04})
+        loss, _ = model(groups, {name: float(values[0]) for name, values in model.schedules(2, 1).items()})
         loss.backward()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Parts(counter.get_total_flops() / 2, trained * GRADIENT_BYTES)

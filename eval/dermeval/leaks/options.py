@@ -27,7 +27,7 @@ class LeaksOptions:
     """Instead of --precision: how many false pairs may be expected among the confirmed."""
     neighbours: PositiveInt = 20
     """Images that each image may nominate as candidates by its local features or its embedding; half as many by its
-    colours and its thumbnail. More find weaker pairs, and the time grows as their number."""
+    colours and its thumbnail. More find weaker pairs: 80 take twice the time of 20."""
     hash_bits: NonNegativeInt = HASH_BITS
     """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""
     every_image: bool = False

@@ -93,7 +93,7 @@ def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
             recommend(asked, 1000)
         return
     parser = make_parser("dermssl pretrain", PretrainOptions, COMMAND.aliases)
-    for images in COUNTS[::2]:
+    for images in (40, 10_000, 10_001, 100_000, 2_000_000):
         choices = recommend(asked, images)
         (tmp_path / "recipe.yaml").write_text(as_yaml(asked, images, choices))
         given = ["--data", "data/x", "--out", "checkpoints/x", "--config", str(tmp_path / "recipe.yaml")]
