@@ -128,7 +128,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, da
 def rising(monkeypatch):
     """The encoder of every evaluation is better than the one before."""
     scores = iter(range(1, 100))
-    monkeypatch.setattr(online, "balanced_accuracy_score", lambda *_: next(scores) / 100)
+    monkeypatch.setattr(online, "_mean_recall", lambda *_: next(scores) / 100)
 
 
 def best(run: Path) -> tuple[int, bytes]:
@@ -165,7 +165,7 @@ def test_a_best_encoder_of_after_the_state_is_not_called_the_best_of_before(
         assert pretrain(dataset, tmp_path / "run") == 1
     assert best(tmp_path / "run")[0] == 6
     (tmp_path / "run" / "state" / "step_00000006" / "model.safetensors").write_bytes(b"torn")
-    monkeypatch.setattr(online, "balanced_accuracy_score", lambda *_: 0.001)
+    monkeypatch.setattr(online, "_mean_recall", lambda *_: 0.001)
     assert pretrain(dataset, tmp_path / "run") == 0
     assert any("best/ does not hold the best encoder" in message for message in caplog.messages)
     record = json.loads((sorted((tmp_path / "run" / "state").iterdir())[-1] / "state.json").read_text())
