@@ -146,6 +146,10 @@ class SearchIndex(EmbeddedRows):
             own = np.flatnonzero(np.isin(self.groups[0], [self.groups[1][value] for value in left_out]))
         found = neighbours.search_index(self.entries, feature[None], k + len(own), passing)
         similarity, rows = (part[0][~np.isin(found[1][0], own)][:k] for part in found)
+        if (rows < 0).any() or not np.isfinite(similarity).all():
+            raise InputError(
+                f"{self.folder}: vectors.npy holds values that are no numbers: make it again with `{MAKER}`"
+            )
         return [
             record | {"similarity": float(value)} for record, value in zip(self.records(rows), similarity, strict=True)
         ]

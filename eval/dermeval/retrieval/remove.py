@@ -56,13 +56,15 @@ def remove(out: Path, ids: Sequence[str], also: Sequence[str], index_only: bool)
         kept, lost = _recorded(index, ids, named)
         if kept and not index_only:
             raise InputError(
-                f"nothing was removed: {' and '.join(kept)}, of which the index was made, also hold the images: add "
+                f"nothing was removed: the index was made of {' and '.join(kept)}, where the images are too: add "
                 f"--also {' '.join(kept)} to remove them there too, or --index-only to keep them there"
             )
         notes = [f"KEPT in {folder}: --also names no such folder" for folder in kept]
         notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost] + _trained_on(index, ids)
         removed = _remove_all(holders, ids)
-    text = [f"{number} images removed from {folder}" for folder, number in removed.items()]
+    text = [
+        f"{number} {'image' if number == 1 else 'images'} removed from {folder}" for folder, number in removed.items()
+    ]
     data = {"removed": removed, "kept": kept, "out_of_reach": lost, "notes": notes}
     return Report("\n".join(text + notes), data)
 

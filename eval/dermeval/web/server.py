@@ -51,6 +51,7 @@ def make_app(title: str, token: str | None = None) -> FastAPI:
 
 def error_answer(request: Request, status: int, detail: str, headers: Any = None) -> Response:
     """One sentence, as JSON to programs and as a page to people."""
+    detail = detail.replace("--where", "the filter", 1)  # a browser has no options
     if request.url.path.startswith("/api") or request.headers.get("x-fragment"):
         return JSONResponse({"detail": detail}, status, headers)
     lead = [detail, "Go back, or open the start page of this address."]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dermeval.retrieval.index import index
-from dermeval.retrieval.index_folder import open_index
+from dermeval.retrieval.index_folder import fingerprint, open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
 from dermeval.retrieval.sheet import sheet_foot
@@ -157,6 +157,15 @@ def test_a_received_index_that_tells_of_other_files_or_data_is_refused(cases, ch
     rewrite_mark(cases[0], change)
     with pytest.raises(InputError, match=message):
         open_index(cases[0])
+
+
+def test_vectors_that_are_no_numbers_are_refused(cases):
+    vectors = np.load(cases[0] / "vectors.npy")
+    vectors[3] = np.nan
+    np.save(cases[0] / "vectors.npy", vectors)
+    rewrite_mark(cases[0], lambda info: info["files"].update({"vectors.npy": fingerprint(cases[0] / "vectors.npy")}))
+    with pytest.raises(InputError, match="no numbers"):
+        search(SearchOptions(index=str(cases[0]), image_id=["set/3"]))
 
 
 def test_a_manifest_of_other_rows_is_refused(cases):
