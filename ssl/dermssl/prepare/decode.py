@@ -90,7 +90,19 @@ def open_image(data: bytes) -> Image.Image:
         raise DecodeError(f"decompression bomb: {image.width} x {image.height} pixels")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise DecodeError(f"too long and narrow: {image.width} x {image.height} pixels")
+    if image.format == "PNG":
+        _check_sums(data)
     return image
+
+
+def _check_sums(png: bytes) -> None:
+    """Raise DecodeError where a checksum is wrong; decoding does not look at that of the last pixels."""
+    try:
+        Image.open(io.BytesIO(png)).verify()
+    except SyntaxError:
+        raise DecodeError("truncated or damaged") from None
+    except Exception:  # whatever else is wrong, decoding tells
+        return
 
 
 def reduction(image: Image.Image, short_side: int) -> int:
