@@ -13,8 +13,9 @@ from dermeval.web.api import Crop, Id, api_routes
 from dermeval.web.collection import Collection
 from dermeval.web.filters import where_of
 from dermeval.web.searches import MAX_UPLOAD_BYTES, Asked, Searches
-from dermeval.web.server import make_app
+from dermeval.web.server import in_a_browser, make_app
 from dermssl.dataset.store import encode as encode_jpeg
+from dermssl.errors import InputError
 from dermssl.page import render
 
 
@@ -31,20 +32,27 @@ def search_pages(searches: Searches) -> APIRouter:
     routes, collection = APIRouter(include_in_schema=False, default_response_class=HTMLResponse), searches.collection
 
     def page(name: str, **values: Any) -> str:
-        limits = {"no_photos": searches.no_photos, "max_mib": MAX_UPLOAD_BYTES // 2**20}
-        return render(f"dermeval/web/{name}", title=collection.title, collection=collection, **limits, **values)
+        values = {"no_photos": searches.no_photos, "max_mib": MAX_UPLOAD_BYTES // 2**20, "problem": ""} | values
+        return render(f"dermeval/web/{name}", title=collection.title, collection=collection, **values)
 
     def with_filters(request: Request, asked: Asked) -> Asked:
         where = where_of(collection.filters, request.query_params, asked.where)
         return asked.model_copy(update={"where": where})
 
+    def start_page(request: Request, problem: str = "") -> str:
+        given = dict(request.query_params)
+        return page("search.html", given=given, result=None, examples=collection.examples(), problem=problem)
+
     @routes.get("/")
     async def start(request: Request) -> str:
-        return page("search.html", given=dict(request.query_params), result=None, examples=collection.examples())
+        return start_page(request)
 
     @routes.get("/similar")
-    async def similar(request: Request, image_id: Id, asked: Annotated[Asked, Query()]) -> str:
-        result = await searches.from_image(image_id, with_filters(request, asked))
+    async def similar(request: Request, image_id: Id, asked: Annotated[Asked, Query()]) -> Any:
+        try:
+            result = await searches.from_image(image_id, with_filters(request, asked))
+        except InputError as error:  # the form stays, so that its filter can be mended
+            return HTMLResponse(start_page(request, in_a_browser(str(error))), 400)
         (query,), given = collection.images(collection.index.lookup("image_id", [image_id])), dict(request.query_params)
         return page("search.html", given=given, result=result, query=query, picture=None, kept=_kept(given))
 

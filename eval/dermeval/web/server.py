@@ -51,11 +51,16 @@ def make_app(title: str, token: str | None = None) -> FastAPI:
 
 def error_answer(request: Request, status: int, detail: str, headers: Any = None) -> Response:
     """One sentence, as JSON to programs and as a page to people."""
-    detail = detail.replace("--where", "the filter", 1)  # a browser has no options
+    detail = in_a_browser(detail)
     if request.url.path.startswith("/api") or request.headers.get("x-fragment"):
         return JSONResponse({"detail": detail}, status, headers)
     lead = [detail, "Go back, or open the start page of this address."]
     return HTMLResponse(render(title="This did not work", lead=lead), status, headers)
+
+
+def in_a_browser(message: str) -> str:
+    """A message in which the command's option has the name that a form gives it."""
+    return message.replace("--where", "the filter", 1)
 
 
 def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None) -> str | None:

@@ -36,6 +36,12 @@ def test_a_form_may_leave_its_numbers_blank(client):
     assert client.get("/api/search", params={"image_id": "set/4", "k": "0"}).status_code == 422
 
 
+def test_a_mistake_in_a_filter_leaves_the_form_as_it_was(client):
+    answer = client.get("/similar", params={"image_id": "set/4", "where": "sexx == 'male'", "k": 2})
+    assert answer.status_code == 400
+    assert "the filter: no column" in answer.text and 'value="sexx == &#39;male&#39;"' in answer.text
+
+
 def test_the_api_gives_the_hits_of_the_search_command(client):
     hits = search(SearchOptions(index=client.folder, image_id=["set/4"], k=3)).data["queries"][0]["hits"]
     found = client.get("/api/search", params={"image_id": "set/4", "k": 3}).json()
