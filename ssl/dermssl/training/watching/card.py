@@ -50,7 +50,6 @@ def write_card(
         facts: as `dermssl.training.finish.run_facts` gives them.
     """
     whole = facts["steps"] == facts["planned_steps"]
-    commercial = all(entry["commercial"] for entry in notices)
     parts = [
         "---",
         yaml.safe_dump(_header(options, data, notices), sort_keys=False).strip(),
@@ -61,7 +60,7 @@ def write_card(
         USE.format(part="/encoder" if whole else "/best"),
         "",
         "## Data and licences",
-        *([] if commercial else ["**Non-commercial use only**, because of the licences below.", ""]),
+        *_commercial_use(notices),
         *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
         "",
         *_warnings(options, data, notices, (folder / START_LEDGER).is_file()),
@@ -131,6 +130,16 @@ def _recipe(options: PretrainOptions) -> dict[str, Any]:
             section = section[parent]
         del section[name]
     return tree
+
+
+def _commercial_use(notices: list[dict[str, Any]]) -> list[str]:
+    """What the licences say of commercial use, where it is not allowed or not known."""
+    forbidding = {entry["id"] for entry in notices if not entry["commercial"]}
+    if not forbidding:
+        return []
+    if forbidding == {"unknown"}:
+        return ["**Whether commercial use is allowed is not known**: a licence below is not recorded.", ""]
+    return ["**Non-commercial use only**, because of the licences below.", ""]
 
 
 def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -> dict[str, Any]:

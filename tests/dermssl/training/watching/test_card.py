@@ -76,6 +76,11 @@ def test_pooled_licences_are_other_and_duties_are_listed(tmp_path):
     assert "Somebody, 2020." in page.text
 
 
+def test_a_licence_that_is_not_recorded_is_not_called_non_commercial(tmp_path):
+    text = card(tmp_path, PAD, Skin("found", [2], "unknown")).text
+    assert "**Whether commercial use is allowed is not known**" in text and "Non-commercial use only" not in text
+
+
 def test_the_card_is_handed_on_so_it_names_no_path_of_this_machine(tmp_path):
     text = card(tmp_path, PAD).text
     assert "anna" not in text and "started from run1" in text and "backbone: vit_small" in text
