@@ -51,10 +51,10 @@ class ReviewOptions:
     """Decide about what an audit found in the browser, or in the terminal, one key each.
 
     Pairs of a leaks folder; of an audit folder off-topic images and label errors too. The keys are a accept, r reject,
-    u unsure, z undo; b blinks in the browser, q quits in the terminal. Every decision is saved at once, and the same
-    command goes on later. At the end the tables are written anew. The confirmed pairs come first, then those below the
-    threshold. After 58 rejections in a row one is 95% sure that fewer than 5% of the rest are what is looked for, so
-    the review may end.
+    u unsure, z undo; b blinks in the browser, q ends a part in the terminal. Every decision is saved at once, and the
+    same command goes on later. At the end the tables are written anew. The confirmed pairs come first, then those below
+    the threshold. After 58 rejections in a row one is 95% sure that fewer than 5% of the rest are what is looked for,
+    so the review may end.
     """
 
     folder: str = positional()

@@ -42,7 +42,7 @@ def _show(session: ReviewSession, row: int, waiting: int) -> None:
     sides = [side_of(session.images, image) for image in session.rows_of(row)]
     ends = "".join(f"  {side['image']} (record {side['group']})\n" for side in sides)
     print(f"\n{waiting} left: {asked}\n{ends}" + "".join(f"  {fact}\n" for fact in measured) + f"  picture: {picture}")
-    print("  a accept, r reject, u unsure, z undo, q quit: ", end="", flush=True)
+    print("  a accept, r reject, u unsure, z undo, q end of this part: ", end="", flush=True)
 
 
 def read_key() -> str:

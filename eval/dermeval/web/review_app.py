@@ -17,7 +17,7 @@ from dermeval.web.server import make_app
 from dermssl import licences
 from dermssl.page import render
 
-PARTS = ("first", "second", "laid")
+PICTURES = ("first", "second", "laid")
 
 
 class Decision(BaseModel):
@@ -52,35 +52,41 @@ class RowShown(BaseModel):
     sides: list[dict[str, str]] = []
 
 
+def session_of(sessions: Sequence[ReviewSession], part: int) -> ReviewSession:
+    """The session of a part; 404 where there is none of that number."""
+    if not 0 <= part < len(sessions):
+        raise HTTPException(404, "this audit has no part of that number")
+    return sessions[part]
+
+
+def row_of(sessions: Sequence[ReviewSession], part: int, row: int) -> int:
+    """A row of a part's ranking; 404 where there is none of that number."""
+    if not 0 <= row < len(session_of(sessions, part).table):
+        raise HTTPException(404, "this audit has no row of that number")
+    return row
+
+
+def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> RowShown:
+    """What the page shows of a row; without a number of the next one that waits."""
+    session = session_of(sessions, part)
+    waiting = session.waiting()
+    row = waiting[0] if row is None and waiting else row
+    state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
+    state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
+    if row is None:
+        return RowShown(pair=None, **state)
+    verdict = decided(session.table.loc[[row_of(sessions, part, row)]], session.decisions).iloc[0]
+    asked, measured = session.told(row)
+    sides = [side_of(session.images, image) for image in session.rows_of(row)]
+    state |= {"kind": asked, "confirmed": bool(session.table.get("confirmed", {}).get(row, True))}
+    state |= {"facts": measured, "sides": sides, "decision": verdict if isinstance(verdict, str) else None}
+    return RowShown(pair=row, rank=row + 1, **state)
+
+
 def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
     """The app of the sessions of one folder, its parts; requests take turns."""
     title = f"Review of {name}"
     app, turn = make_app(title), Lock()
-
-    def session_of(part: int) -> ReviewSession:
-        if not 0 <= part < len(sessions):
-            raise HTTPException(404, "this audit has no part of that number")
-        return sessions[part]
-
-    def row_of(part: int, row: int) -> int:
-        if not 0 <= row < len(session_of(part).table):
-            raise HTTPException(404, "this audit has no pair of that number")
-        return row
-
-    def shown(part: int, row: int | None) -> RowShown:
-        session = session_of(part)
-        waiting = session.waiting()
-        row = waiting[0] if row is None and waiting else row
-        state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
-        state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
-        if row is None:
-            return RowShown(pair=None, **state)
-        verdict = decided(session.table.loc[[row_of(part, row)]], session.decisions).iloc[0]
-        asked, measured = session.told(row)
-        sides = [side_of(session.images, image) for image in session.rows_of(row)]
-        state |= {"kind": asked, "confirmed": bool(session.table.get("confirmed", {}).get(row, True))}
-        state |= {"facts": measured, "sides": sides, "decision": verdict if isinstance(verdict, str) else None}
-        return RowShown(pair=row, rank=row + 1, **state)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:
@@ -95,7 +101,9 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
     @app.get("/picture", include_in_schema=False)
     def picture(pair: int, which: Literal["first", "second", "laid"], part: int = 0) -> Response:
         with turn:
-            rgb = dict(zip(PARTS, session_of(part).pictures(row_of(part, pair)), strict=False)).get(which)
+            rgb = dict(
+                zip(PICTURES, session_of(sessions, part).pictures(row_of(sessions, part, pair)), strict=False)
+            ).get(which)
         if rgb is None:
             raise HTTPException(404, "there is one picture only")
         _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
@@ -105,19 +113,19 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
     def pair_shown(pair: int | None = None, part: int = 0) -> RowShown:
         """One row of a ranking; without a number the next one that waits."""
         with turn:
-            return shown(part, pair)
+            return row_shown(sessions, part, pair)
 
     @app.post("/api/decide")
     def decide(given: Decision) -> RowShown:
         """Save one decision; answers with the next row that waits."""
         with turn:
-            session_of(given.part).decide(row_of(given.part, given.pair), given.decision)
-            return shown(given.part, None)
+            session_of(sessions, given.part).decide(row_of(sessions, given.part, given.pair), given.decision)
+            return row_shown(sessions, given.part, None)
 
     @app.post("/api/undo")
     def undo(given: Undo) -> RowShown:
         """Take the last decision back; answers with its row. The JSON body keeps forms of other sites out."""
         with turn:
-            return shown(given.part, session_of(given.part).undo())
+            return row_shown(sessions, given.part, session_of(sessions, given.part).undo())
 
     return app
