@@ -16,9 +16,9 @@ from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.readout import check_readable, features_width, read_features
-from dermssl.backbone.adapters.architecture import guess_architecture
-from dermssl.backbone.adapters.registry import translate
+from dermssl.backbone.architecture import guess_architecture
 from dermssl.backbone.build import build, check_sizes
+from dermssl.backbone.layouts import translate
 from dermssl.backbone.load import load, load_weights, read_weights
 from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
 from dermssl.errors import InputError

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from dermssl.backbone.adapters.architecture import guess_architecture
-from dermssl.backbone.adapters.registry import Translated, translate
+from dermssl.backbone.architecture import guess_architecture
+from dermssl.backbone.layouts import Translated, translate
 from dermssl.errors import InputError
 from dermssl.files import read_json
 from dermssl.licences import Notice

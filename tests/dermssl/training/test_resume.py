@@ -16,7 +16,7 @@ from safetensors.torch import load, load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import DINOV2, HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
 
-from dermssl.backbone.adapters.registry import translate
+from dermssl.backbone.layouts import translate
 from dermssl.training import pretrain as loop
 from dermssl.training import states
 from dermssl.training.watching import online

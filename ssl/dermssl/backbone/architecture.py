@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import timm
 
-from dermssl.backbone.adapters import efficientnet_lite
-from dermssl.backbone.adapters.adapter import Weights
+from dermssl.backbone.layouts import LITE0, Weights
 
 WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -21,7 +20,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 def guess_architecture(weights: Weights, layouts: Sequence[str]) -> str | None:
     """The network of translated ``weights``, or None where names and shapes leave it open.
 
-    ``layouts`` are the adapters that applied, see `registry.translate`.
+    ``layouts`` are those that applied, see `dermssl.backbone.layouts.translate`.
     """
     name = None
     if "patch_embed.proj.weight" in weights:
@@ -29,7 +28,7 @@ def guess_architecture(weights: Weights, layouts: Sequence[str]) -> str | None:
     elif "layer4.0.conv1.weight" in weights:
         name = _resnet(weights)
     elif "conv_stem.weight" in weights and "EfficientNet-lite0" in layouts:
-        name = efficientnet_lite.ARCHITECTURE
+        name = LITE0
     return name if name and timm.is_model(name) else None
 
 

@@ -1,1 +1,0 @@
-"""Weights that other projects released, by timm's names: one file for each layout, see `registry`."""
