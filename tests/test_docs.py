@@ -10,7 +10,7 @@ import dermssl.cli
 from dermssl.backbone.build import build
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.export import write_encoder
-from dermssl.commandline import Command, _import
+from dermssl.commandline import Command, options_class
 from dermssl.parser import option_names, option_string
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +68,8 @@ def commands_in(text: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-def options_of(command: Command) -> set[str]:
-    names = {option_string(name) for name in option_names(_import(command.options))}
+def options_of(program: str, command: Command) -> set[str]:
+    names = {option_string(name) for name in option_names(options_class(program, command))}
     return names | set(command.aliases) | FOR_EVERY_COMMAND
 
 
@@ -77,7 +77,7 @@ def options_of(command: Command) -> set[str]:
 def test_commands_and_their_options_exist(page):
     for program, command, options in commands_in(page.read_text(encoding="utf-8")):
         assert command in PROGRAMS[program], f"{page.name}: `{program} {command}` is no command"
-        unknown = set(options) - options_of(PROGRAMS[program][command])
+        unknown = set(options) - options_of(program, PROGRAMS[program][command])
         assert not unknown, f"{page.name}: `{program} {command}` has no {sorted(unknown)}"
 
 

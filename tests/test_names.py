@@ -4,6 +4,9 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import dermeval.cli
+import dermssl.cli
+
 ROOT = Path(__file__).parents[1]
 EVERYWHERE = {"build", "load", "read", "write", "main"}
 """Short names whose module says what they are of."""
@@ -17,13 +20,8 @@ CLASHES = {
 
 
 def commands() -> set[str]:
-    """Functions that run a command: ``package.room.module:function`` in a table of commands."""
-    found = set()
-    for cli in ROOT.glob("*/derm*/cli.py"):
-        for node in ast.walk(ast.parse(cli.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and ":" in node.value:
-                found.add(node.value.rpartition(":")[2])
-    return found
+    """Functions that run a command: they bear its name."""
+    return {command.name.replace("-", "_") for command in (*dermssl.cli.COMMANDS, *dermeval.cli.COMMANDS)}
 
 
 def public_names() -> dict[str, list[str]]:

@@ -36,7 +36,7 @@ def count(config: Path) -> Parts:
     views, method = ViewOptions(**recipe.get("views", {})), recipe.get("method", "dino")
     size, local, locals_ = views.global_size, views.local_size, views.local_count
     name = recipe.get("model", {}).get("backbone", "vit_small_patch16_224")
-    options = METHODS[method].options(**recipe.get(method, {}))
+    options = METHODS[method](**recipe.get(method, {}))
     model = METHODS[method].load()(lambda drop: build_backbone(name, size, drop), 0.0, options)
     groups = [torch.zeros(2, 2, 3, size, size)] + ([torch.zeros(locals_, 2, 3, local, local)] if locals_ else [])
     with FlopCounterMode(display=False) as counter:

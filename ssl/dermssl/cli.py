@@ -7,65 +7,22 @@ from dermssl.commandline import Command
 
 COMMANDS = (
     Command(
-        "sources",
-        "known data sets: licence, patient key, how to get each",
-        "dermssl.prepare.options:SourcesOptions",
-        "dermssl.prepare.sources.sources:sources",
+        "sources", "known data sets: licence, patient key, how to get each", "prepare.sources.sources", "SourcesOptions"
     ),
-    Command(
-        "prepare",
-        "raw data set -> dataset folder",
-        "dermssl.prepare.options:PrepareOptions",
-        "dermssl.prepare.prepare:prepare",
-        writes="out",
-    ),
-    Command(
-        "describe",
-        "tables and plots of a dataset folder",
-        "dermssl.describe.options:DescribeOptions",
-        "dermssl.describe.describe:describe",
-        writes="out",
-    ),
-    Command(
-        "split",
-        "draw a split or folds by patient",
-        "dermssl.dataset.options:SplitOptions",
-        "dermssl.dataset.split:split",
-        writes="folder",
-    ),
-    Command(
-        "licence",
-        "what the licences of a folder allow and ask",
-        "dermssl.dataset.options:LicenceOptions",
-        "dermssl.dataset.licence:licence",
-    ),
-    Command(
-        "synth",
-        "a synthetic stand-in in PASSION's layout",
-        "dermssl.synth.options:SynthOptions",
-        "dermssl.synth.synth:synth",
-        writes="out",
-    ),
+    Command("prepare", "raw data set -> dataset folder", "prepare.prepare", "PrepareOptions", "out"),
+    Command("describe", "tables and plots of a dataset folder", "describe.describe", "DescribeOptions", "out"),
+    Command("split", "draw a split or folds by patient", "dataset.split", "SplitOptions", "folder"),
+    Command("licence", "what the licences of a folder allow and ask", "dataset.licence", "LicenceOptions"),
+    Command("synth", "a synthetic stand-in in PASSION's layout", "synth.synth", "SynthOptions", "out"),
     Command(
         "pretrain",
         "dataset folders -> run folder with an encoder",
-        "dermssl.training.options:PretrainOptions",
-        "dermssl.training.pretrain:pretrain",
-        {"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
+        "training.pretrain",
+        "PretrainOptions",
+        aliases={"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
     ),
-    Command(
-        "recipe",
-        "a config for this data, with the reason for each setting",
-        "dermssl.training.options:RecipeOptions",
-        "dermssl.training.recipe:recipe",
-    ),
-    Command(
-        "export",
-        "a run's encoder as a timm folder",
-        "dermssl.training.options:ExportOptions",
-        "dermssl.training.export:export",
-        writes="out",
-    ),
+    Command("recipe", "a config for this data, with the reason for each setting", "training.recipe", "RecipeOptions"),
+    Command("export", "a run's encoder as a timm folder", "training.export", "ExportOptions", "out"),
 )
 
 

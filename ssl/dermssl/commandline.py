@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -28,15 +28,19 @@ class Report(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One subcommand. ``options`` and ``run`` are "module:name", imported only when the command is used."""
+    """One subcommand, whose code is imported only when it is used.
+
+    ``module`` of the program's package holds a function of the command's name. ``options`` is the name of a dataclass
+    in the file ``options`` of the module's room. ``writes`` is the option that names the folder which the command
+    writes: it is locked while the command runs.
+    """
 
     name: str
     summary: str
+    module: str
     options: str
-    run: str
-    aliases: Mapping[str, str] = MappingProxyType({})
     writes: str | None = None
-    """The option that names the folder which the command writes; it is locked while the command runs."""
+    aliases: Mapping[str, str] = MappingProxyType({})
 
 
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
@@ -89,7 +93,7 @@ def _dispatch(program: str, summary: str, commands: dict[str, Command], argument
 
 
 def _run(program: str, command: Command, arguments: list[str]) -> int:
-    title, options_type = f"{program} {command.name}", _import(command.options)
+    title, options_type = f"{program} {command.name}", options_class(program, command)
     if {"-h", "--help", "--help-all"} & set(arguments):
         hidden = set() if "--help-all" in arguments else hidden_options(options_type, arguments)
         make_parser(title, options_type, command.aliases, hidden).print_help()
@@ -104,7 +108,7 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         if written and Path(json_file).resolve() == Path(written).resolve():
             raise InputError(f"--json {json_file} is the folder that the command writes: give another name")
     with locked(Path(written)) if written else nullcontext():
-        report = _import(command.run)(options)
+        report = _function(program, command)(options)
     if report is not None:
         print(plain_text(report.text))
         if json_file is not None:
@@ -112,9 +116,13 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
     return 0
 
 
-def _import(reference: str) -> Any:
-    module, name = reference.split(":")
-    return getattr(importlib.import_module(module), name)
+def options_class(program: str, command: Command) -> type:
+    """The dataclass of a command's options."""
+    return getattr(importlib.import_module(f"{program}.{command.module.split('.')[0]}.options"), command.options)
+
+
+def _function(program: str, command: Command) -> Callable[[Any], Report | None]:
+    return getattr(importlib.import_module(f"{program}.{command.module}"), command.name.replace("-", "_"))
 
 
 def is_report(path: Path) -> bool:

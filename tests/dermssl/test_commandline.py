@@ -56,11 +56,17 @@ def echo(options):
     return Report(repr(options), {"out": options.out, "epochs": options.training.epochs})
 
 
+def replace_code(monkeypatch, options, function):
+    """Give the command under test these options and this function."""
+    monkeypatch.setattr("dermssl.commandline.options_class", lambda *_: options)
+    monkeypatch.setattr("dermssl.commandline._function", lambda *_: function)
+
+
 @pytest.fixture
 def run(capsys, monkeypatch):
     """Run ``prog try ARGUMENTS``; gives the exit code, the options it got, and the error."""
-    command = Command("try", "try it", "here:Options", "here:echo", aliases={"--epochs": "--training.epochs"})
-    monkeypatch.setattr("dermssl.commandline._import", lambda name: {"here:Options": Options, "here:echo": echo}[name])
+    command = Command("try", "try it", "echo", "Options", aliases={"--epochs": "--training.epochs"})
+    replace_code(monkeypatch, Options, echo)
 
     def call(*arguments):
         code = main("prog", "A program.", [command], ["try", *map(str, arguments)])
@@ -263,8 +269,8 @@ class Many:
 
 
 def test_help_shows_common_options_first_and_the_section_of_the_chosen_method_only(monkeypatch, capsys):
-    monkeypatch.setattr("dermssl.commandline._import", {"Many": Many, "echo": repr}.get)
-    command = Command("try", "try it", "Many", "echo")
+    replace_code(monkeypatch, Many, repr)
+    command = Command("try", "try it", "echo", "Many")
 
     def shown(*arguments):
         assert main("prog", "A program.", [command], ["try", *arguments, "--help"]) == 0
@@ -287,6 +293,6 @@ def test_a_second_sigterm_does_not_disturb_the_cleaning_up_after_the_first(monke
             os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append(True)
 
-    monkeypatch.setattr("dermssl.commandline._import", {"Many": Many, "work": work}.get)
-    assert main("prog", "A program.", [Command("try", "try it", "Many", "work")], ["try"]) == 1
+    replace_code(monkeypatch, Many, work)
+    assert main("prog", "A program.", [Command("try", "try it", "work", "Many")], ["try"]) == 1
     assert cleaned and "Traceback" not in capsys.readouterr().err

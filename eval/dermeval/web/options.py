@@ -29,3 +29,22 @@ class ServeOptions:
     """Port to listen on (0: any free one)."""
     token: str | None = None
     """Secret that a browser must know where others can reach --host (default: a new one each time)."""
+
+
+@dataclass
+class ReviewOptions:
+    """Decide about what an audit found in the browser, or in the terminal, one key each.
+
+    Pairs of a leaks folder; of an audit folder off-topic images and label errors too. The keys are a accept, r reject,
+    u unsure, z undo; b blinks in the browser, q ends a part in the terminal. Every decision is saved at once, and the
+    same command goes on later. At the end the tables are written anew. The confirmed pairs come first, then those below
+    the threshold. After 58 rejections in a row one is 95% sure that fewer than 5% of the rest are what is looked for,
+    so the review may end.
+    """
+
+    folder: str = positional()
+    """Folder made by `dermeval leaks` or `dermeval audit`."""
+    terminal: bool = False
+    """Ask in the terminal."""
+    port: NonNegativeInt = 8766
+    """Port of the page, on this machine only (0: any free one)."""

@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from dermeval.leaks.options import ReviewOptions
 from dermeval.leaks.session import open_review
 from dermeval.leaks.terminal import review_in_terminal
+from dermeval.web.options import ReviewOptions
 from dermeval.web.review_app import review_app
 from dermeval.web.server import address_of, listen, run_app
 from dermssl.atomic import locked

@@ -1,13 +1,13 @@
 """The methods by name: the options of each, what it checks, what it recommends, and where its networks are.
 
-A new method is one file with its networks and loss, and one entry here. Nothing here imports torch, since
+A new method is one file with its networks and loss, and a class of options here. Nothing here imports torch, since
 ``dermssl pretrain --help`` reads it.
 """
 
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -31,18 +31,14 @@ class Choice(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a recommendation depends on; ``convnet`` is False for transformers."""
+    """What a recommendation depends on. ``tier`` is that of `tier_of`; ``convnet`` is False for transformers."""
 
     images: int
+    tier: int
     epochs: int
     batch: int
     convnet: bool
     optimizer: str
-
-    @property
-    def tier(self) -> int:
-        """The column of a recommendation that holds for so many images."""
-        return tier_of(self.images)
 
 
 def tier_of(images: int) -> int:
@@ -50,27 +46,55 @@ def tier_of(images: int) -> int:
     return sum(images > most for most in TIERS)
 
 
-class MethodOptions(Protocol):
-    """A method's section of the config: a dataclass with these three functions, and the names of its rare options."""
+class MethodOptions:
+    """A method's section of the config, and what is known of the method without its networks.
 
-    RARE: tuple[str, ...]
+    ``network`` is the method's class as "module:name". ``backbones`` names the attribute of each of its backbones: the
+    ``student``, which gradients reach, and perhaps a ``teacher``. ``epochs`` and ``batch`` are recommended per tier.
+    ``RARE`` are the options that only ``--help-all`` explains.
+    """
+
+    name: ClassVar[str]
+    network: ClassVar[str]
+    backbones: ClassVar[Mapping[str, str]]
+    epochs: ClassVar[tuple[int, int, int, int]]
+    batch: ClassVar[tuple[int, int, int, int]]
+    RARE: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def load(cls) -> type:
+        """The method's class; importing it imports torch."""
+        module, name = cls.network.split(":")
+        return getattr(importlib.import_module(module), name)
 
     def check(self, views: ViewOptions) -> None:
         """Raise ValueError where the method cannot work with these views."""
+        if views.global_count + views.local_count < 2:
+            raise ValueError(f"method {self.name} needs two views: raise views.global_count or views.local_count")
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
-        """Warnings about the number of images that one forward pass compares, in one sentence each."""
+        """Warnings about the number of images that one forward pass compares, in one sentence each.
 
-    @staticmethod
-    def recommend(setting: Setting) -> list[Choice]:
+        Raises ValueError where the method cannot work with so few.
+        """
+        return []
+
+    @classmethod
+    def recommend(cls, setting: Setting) -> list[Choice]:
         """Settings for this number of images, each with its reason."""
+        raise NotImplementedError
 
 
 @dataclass
-class DinoOptions:
+class DinoOptions(MethodOptions):
     """DINO: self-distillation of a student towards its own moving average (Caron et al. 2021)."""
 
+    name = "dino"
+    network = "dermssl.methods.dino:Dino"
+    backbones: ClassVar = {"student": "student", "teacher": "teacher"}
+    epochs, batch = (400, 300, 200, 100), (128, 256, 256, 1024)
     RARE: ClassVar[tuple[str, ...]] = ("hidden_dim", "bottleneck_dim", "student_temperature", "center_momentum")
+
     out_dim: PositiveInt = 65536
     """Prototypes K of the head; 1024-4096 for fewer than 20,000 images."""
     hidden_dim: PositiveInt = 2048
@@ -99,10 +123,6 @@ class DinoOptions:
     freeze_last_layer_epochs: NonNegativeFloat = 1.0
     """Epochs during which the last layer of the head does not move."""
 
-    def check(self, views: ViewOptions) -> None:
-        """DINO compares a student's view with another view of the teacher's."""
-        _need_two_views("dino", views)
-
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
         """Sinkhorn targets depend on the images that one forward pass holds."""
         if self.centering == "sinkhorn" and micro_batch < batch:
@@ -111,59 +131,56 @@ class DinoOptions:
             ]
         return []
 
-    @staticmethod
-    def recommend(setting: Setting) -> list[Choice]:
+    @classmethod
+    def recommend(cls, setting: Setting) -> list[Choice]:
         """The published recipe from 100,000 images on; below, what was measured on few images."""
+        name, few = cls.name, setting.tier < len(TIERS)
         steps = max(1, setting.images // setting.batch) * setting.epochs
         momentum = round(min(PUBLISHED_MOMENTUM, max(LEAST_MOMENTUM, 1 - 1 / (LAG_SHARE * steps))), 4)
         prototypes = min((2048, 2048, 4096, 65536)[setting.tier], power_of_two(setting.images))
         choices = [
-            Choice("dino.out_dim", prototypes, "more prototypes than images never settle (published 65,536)"),
-            Choice("dino.momentum", momentum, f"the teacher lags {1 / (1 - momentum):.0f} of {steps:,} steps behind"),
+            Choice(f"{name}.out_dim", prototypes, "more prototypes than images never settle (published 65,536)"),
+            Choice(f"{name}.momentum", momentum, f"the teacher is {1 / (1 - momentum):.0f} of {steps:,} steps behind"),
         ]
-        if setting.tier < len(TIERS):
+        if few:
             temperature = 0.015 if setting.tier == 0 else 0.02
             sharp = "a sharper teacher keeps the loss off ln(out_dim) in short runs (published 0.04)"
             choices += [
-                Choice("dino.centering", "sinkhorn", "the mean centre collapsed within 300 steps on 5,000 images"),
-                Choice("dino.warmup_teacher_temperature", temperature, sharp),
-                Choice("dino.teacher_temperature", temperature, "as above; published up to 0.07 for long runs"),
+                Choice(f"{name}.centering", "sinkhorn", "the mean centre collapsed within 300 steps on 5,000 images"),
+                Choice(f"{name}.warmup_teacher_temperature", temperature, sharp),
+                Choice(f"{name}.teacher_temperature", temperature, "as above; published up to 0.07 for long runs"),
             ]
         else:
             choices += [
-                Choice("dino.centering", "mean", "as published, for long runs on a million images"),
-                Choice("dino.warmup_teacher_temperature", 0.04, "as published"),
-                Choice("dino.teacher_temperature", 0.07, "as published, for long runs"),
-                Choice("dino.warmup_teacher_epochs", 30.0, "as published, where the temperature ends at 0.07"),
+                Choice(f"{name}.centering", "mean", "as published, for long runs on a million images"),
+                Choice(f"{name}.warmup_teacher_temperature", 0.04, "as published"),
+                Choice(f"{name}.teacher_temperature", 0.07, "as published, for long runs"),
+                Choice(f"{name}.warmup_teacher_epochs", 30.0, "as published, where the temperature ends at 0.07"),
             ]
-        return choices + (_dino_convnet(setting.tier) if setting.convnet else [])
-
-
-def _need_two_views(method: str, views: ViewOptions) -> None:
-    if views.global_count + views.local_count < 2:
-        raise ValueError(f"method {method} needs two views: raise views.global_count or views.local_count")
-
-
-def _dino_convnet(tier: int) -> list[Choice]:
-    rate = 0.004 if tier < len(TIERS) else 0.002
-    choices = [
-        Choice("optim.lr", rate, "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
-        Choice("optim.weight_decay", 0.0001, "for convnets; the published 0.04 is for ViT"),
-        Choice("optim.weight_decay_end", 0.01, "for convnets; the published 0.4 is for ViT"),
-    ]
-    if tier < len(TIERS):
-        choices += [
-            Choice("dino.batch_norm", True, "keeps the outputs of different images apart in short runs (ResNet-18)"),
-            Choice("views.local_count", 0, "small crops of a lesion's picture show bare skin (ResNet-18)"),
-        ]
-    return choices
+        if setting.convnet:
+            rate = 0.004 if few else 0.002
+            apart = "keeps the outputs of different images apart in short runs (ResNet-18)"
+            choices += [
+                Choice("optim.lr", rate, "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
+                Choice("optim.weight_decay", 0.0001, "for convnets; the published 0.04 is for ViT"),
+                Choice("optim.weight_decay_end", 0.01, "for convnets; the published 0.4 is for ViT"),
+            ]
+            if few:
+                choices += [
+                    Choice(f"{name}.batch_norm", True, apart),
+                    Choice("views.local_count", 0, "small crops of a lesion's picture show bare skin (ResNet-18)"),
+                ]
+        return choices
 
 
 @dataclass
 class Dinov2Options(DinoOptions):
     """DINOv2: DINO, and masked patches that the student predicts (iBOT), and spread features (Oquab et al. 2023)."""
 
-    RARE: ClassVar = (*DinoOptions.RARE, "masked_images", "mask_share", "koleo_weight")
+    name = "dinov2"
+    network = "dermssl.methods.dinov2:Dinov2"
+    RARE = (*DinoOptions.RARE, "masked_images", "mask_share", "koleo_weight")
+
     centering: Literal["mean", "sinkhorn"] = "sinkhorn"
     """As for DINO: `mean` subtracts a moving centre, `sinkhorn` shares the prototypes evenly among a batch."""
     patch_weight: NonNegativeFloat = 1.0
@@ -177,7 +194,7 @@ class Dinov2Options(DinoOptions):
 
     def check(self, views: ViewOptions) -> None:
         """As DINO; the shares of masked patches are in order."""
-        _need_two_views("dinov2", views)
+        super().check(views)
         if len(self.mask_share) != 2 or not 0 < self.mask_share[0] <= self.mask_share[1] < 1:
             raise ValueError(f"dinov2.mask_share must be two numbers, 0 < low <= high < 1, not {self.mask_share}")
 
@@ -187,20 +204,24 @@ class Dinov2Options(DinoOptions):
             raise ValueError("dinov2 needs at least 2 images per micro-batch for KoLeo: raise training.batch")
         return super().remarks(micro_batch, batch)
 
-    @staticmethod
-    def recommend(setting: Setting) -> list[Choice]:
+    @classmethod
+    def recommend(cls, setting: Setting) -> list[Choice]:
         """What was measured for DINO on few images; the weights of the three losses are the published ones."""
         if setting.convnet:
             raise InputError("method dinov2 masks patches: choose a vision transformer (vit_...), or --method dino")
-        choices = DinoOptions.recommend(setting)
-        return [choice._replace(key=choice.key.replace("dino.", "dinov2.")) for choice in choices]
+        return super().recommend(setting)
 
 
 @dataclass
-class SimclrOptions:
+class SimclrOptions(MethodOptions):
     """SimCLR: contrast of two views against all other images of the batch (Chen et al. 2020)."""
 
-    RARE: ClassVar = ("hidden_dim", "out_dim")
+    name = "simclr"
+    network = "dermssl.methods.simclr:Simclr"
+    backbones: ClassVar = {"student": "backbone"}
+    epochs, batch = (200, 200, 100, 100), (256, 256, 256, 1024)
+    RARE = ("hidden_dim", "out_dim")
+
     temperature: PositiveFloat = 0.1
     """Temperature of NT-Xent (published: 0.1 for large batches, 0.5 for small ones)."""
     hidden_dim: PositiveInt = 2048
@@ -225,8 +246,8 @@ class SimclrOptions:
             return [f"simclr compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"]
         return []
 
-    @staticmethod
-    def recommend(setting: Setting) -> list[Choice]:
+    @classmethod
+    def recommend(cls, setting: Setting) -> list[Choice]:
         """Published with LARS; measured with AdamW on 5,354 images."""
         lars = setting.optimizer == "lars"
         temperature = 0.2 if setting.tier < len(TIERS) else 0.1
@@ -244,10 +265,15 @@ class SimclrOptions:
 
 
 @dataclass
-class LejepaOptions:
+class LejepaOptions(MethodOptions):
     """LeJEPA: views agree and features are spread like a Gaussian (Balestriero and LeCun 2025)."""
 
-    RARE: ClassVar = ("hidden_dim", "slices")
+    name = "lejepa"
+    network = "dermssl.methods.lejepa:Lejepa"
+    backbones: ClassVar = {"student": "backbone"}
+    epochs, batch = (200, 200, 100, 100), (128, 128, 256, 256)
+    RARE = ("hidden_dim", "slices")
+
     weight: ClosedUnitInterval = 0.05
     """Weight of the Gaussian term; the agreement of views has the rest (published: 0.05)."""
     out_dim: PositiveInt = 128
@@ -257,18 +283,14 @@ class LejepaOptions:
     slices: PositiveInt = 1024
     """Random directions per step along which the projections are compared with a Gaussian."""
 
-    def check(self, views: ViewOptions) -> None:
-        """LeJEPA compares a view with the mean of the global ones."""
-        _need_two_views("lejepa", views)
-
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
         """The Gaussian term is taken over the images of one forward pass."""
         if micro_batch < batch:
             return [f"lejepa spreads the {micro_batch} images of a micro-batch, not the whole batch of {batch}"]
         return []
 
-    @staticmethod
-    def recommend(setting: Setting) -> list[Choice]:
+    @classmethod
+    def recommend(cls, setting: Setting) -> list[Choice]:
         """As published, with AdamW and one learning rate for all sizes of data; not measured on skin."""
         decay = 0.0005 if setting.convnet else 0.05
         return [
@@ -284,50 +306,6 @@ def power_of_two(number: int) -> int:
     return 2 ** max(0, number.bit_length() - 1)
 
 
-@dataclass(frozen=True)
-class Registered:
-    """One method. ``backbones`` names the attribute of each backbone: the ``student``, which gradients reach, and
-    perhaps a ``teacher``. ``epochs`` and ``batch`` are recommended per tier."""
-
-    options: Any
-    network: str
-    backbones: Mapping[str, str]
-    epochs: tuple[int, int, int, int]
-    batch: tuple[int, int, int, int]
-
-    def load(self) -> type:
-        """The method's class; importing it imports torch."""
-        module, name = self.network.split(":")
-        return getattr(importlib.import_module(module), name)
-
-
-METHODS = {
-    "dino": Registered(
-        DinoOptions,
-        "dermssl.methods.dino:Dino",
-        {"student": "student", "teacher": "teacher"},
-        epochs=(400, 300, 200, 100),
-        batch=(128, 256, 256, 1024),
-    ),
-    "dinov2": Registered(
-        Dinov2Options,
-        "dermssl.methods.dinov2:Dinov2",
-        {"student": "student", "teacher": "teacher"},
-        epochs=(400, 300, 200, 100),
-        batch=(128, 256, 256, 1024),
-    ),
-    "simclr": Registered(
-        SimclrOptions,
-        "dermssl.methods.simclr:Simclr",
-        {"student": "backbone"},
-        epochs=(200, 200, 100, 100),
-        batch=(256, 256, 256, 1024),
-    ),
-    "lejepa": Registered(
-        LejepaOptions,
-        "dermssl.methods.lejepa:Lejepa",
-        {"student": "backbone"},
-        epochs=(200, 200, 100, 100),
-        batch=(128, 128, 256, 256),
-    ),
+METHODS: dict[str, Any] = {
+    options.name: options for options in (DinoOptions, Dinov2Options, SimclrOptions, LejepaOptions)
 }

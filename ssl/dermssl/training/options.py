@@ -242,7 +242,7 @@ RARE = (
     *("training.compile", "training.keep_states", "training.log_every", "training.sync_batch_norm"),
     *("online.fraction", "online.k", "online.max_images", "health.patience"),
     *("tracking.project", "tracking.projector_images"),
-    *(f"{name}.{rare}" for name, entry in METHODS.items() for rare in entry.options.RARE),
+    *(f"{name}.{rare}" for name, options in METHODS.items() for rare in options.RARE),
 )
 """Options that only ``--help-all`` explains."""
 
@@ -256,7 +256,7 @@ if TYPE_CHECKING:
 else:
     PretrainOptions = make_dataclass(
         "PretrainOptions",
-        [(name, entry.options, field(default_factory=entry.options)) for name, entry in METHODS.items()],
+        [(name, options, field(default_factory=options)) for name, options in METHODS.items()],
         bases=(_Options,),
         namespace={
             "__doc__": _Options.__doc__,

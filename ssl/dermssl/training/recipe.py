@@ -46,9 +46,9 @@ def recipe(options: RecipeOptions) -> Report:
 
 def recommend(options: RecipeOptions, images: int) -> list[Choice]:
     """Settings for ``images`` training images, with the epochs and the batch of the options where they are given."""
-    entry, tier = METHODS[options.method], tier_of(images)
-    batch = options.batch or min(entry.batch[tier], power_of_two(images // FEWEST_STEPS))
-    epochs = options.epochs or entry.epochs[tier]
+    method, tier = METHODS[options.method], tier_of(images)
+    batch = options.batch or min(method.batch[tier], power_of_two(images // FEWEST_STEPS))
+    epochs = options.epochs or method.epochs[tier]
     warmup = min(LONGEST_WARMUP, round(epochs * WARMUP_SHARE, 1))
     common = [
         Choice("training.batch", batch, f"{images // batch:,} steps per epoch; 64 images and more learn better"),
@@ -57,8 +57,8 @@ def recommend(options: RecipeOptions, images: int) -> list[Choice]:
     ]
     if options.optimizer != "adamw":
         common.append(Choice("optim.name", options.optimizer, "as asked"))
-    setting = Setting(images, epochs, batch, not is_vit(options.backbone), options.optimizer)
-    return common + entry.options.recommend(setting)
+    setting = Setting(images, tier, epochs, batch, not is_vit(options.backbone), options.optimizer)
+    return common + method.recommend(setting)
 
 
 def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:

@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 from dermeval.leaks import terminal
 from dermeval.leaks.audit import audit
 from dermeval.leaks.label_errors import self_confidence
-from dermeval.leaks.options import AuditOptions, ReviewOptions
+from dermeval.leaks.options import AuditOptions
 from dermeval.leaks.session import open_review
+from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
 from dermssl.errors import InputError
 

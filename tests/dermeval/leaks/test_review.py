@@ -9,7 +9,8 @@ from PIL import Image
 from dermeval.leaks import terminal
 from dermeval.leaks.decisions import FILE, decided, kept_pairs, read_decisions
 from dermeval.leaks.leaks import confirmed_ranking, leaks
-from dermeval.leaks.options import LeaksOptions, ReviewOptions
+from dermeval.leaks.options import LeaksOptions
+from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
 from dermssl.errors import InputError
 

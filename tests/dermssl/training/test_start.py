@@ -43,7 +43,7 @@ def state(run):
 
 
 def method(name: str = "dino", size: int = 32):
-    options = DinoOptions(out_dim=32, hidden_dim=16, bottleneck_dim=8) if name == "dino" else METHODS[name].options()
+    options = DinoOptions(out_dim=32, hidden_dim=16, bottleneck_dim=8) if name == "dino" else METHODS[name]()
     return METHODS[name].load()(lambda drop: build_backbone("test_vit", size, drop), 0.0, options)
 
 
