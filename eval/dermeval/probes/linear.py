@@ -117,34 +117,35 @@ def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[l
     """The best classifier of each outer fold and its balanced accuracy over pooled out-of-fold predictions.
 
     The grid's coarse classifiers are scored step by step, until two in a row fall `PAST_BEST` below the best; then
-    those around the best. Of equals the mildest is taken.
+    those around the best, finely fitted, and the choice is among these. Of equals the mildest is taken.
     """
     tried: list[dict[int, float]] = [{} for _ in range(folds)]
     fits: dict[int, Predict] = {}
 
-    def score(asked: Sequence[Sequence[int]], step: str) -> None:
+    def score(asked: Sequence[Sequence[int]], step: str, fine: bool = False) -> None:
         guesses: list[dict[int, list[np.ndarray]]] = [{} for _ in range(folds)]
         for number, inner in enumerate(tqdm(plan, desc=f"inner folds, {step}", unit="fit", disable=None, leave=False)):
             for outer, held in inner.held.items():
-                new = [index for index in asked[outer] if index not in tried[outer]]
-                if new and number not in fits:
+                if not asked[outer]:
+                    continue
+                if number not in fits:
                     fits[number] = grid.fits(task.features[inner.train], task.labels[inner.train], len(task.classes))
-                if new:
-                    for index, guess in zip(new, fits[number](task.features[held], new).argmax(2), strict=True):
-                        guesses[outer].setdefault(index, []).append(guess)
+                probabilities = fits[number](task.features[held], asked[outer], fine)
+                for index, guess in zip(asked[outer], probabilities.argmax(2), strict=True):
+                    guesses[outer].setdefault(index, []).append(guess)
         for outer in range(folds):
             truth = task.labels[np.concatenate([inner.held[outer] for inner in plan if outer in inner.held])]
             for index, parts in guesses[outer].items():
                 tried[outer][index] = balanced_accuracy(truth, np.concatenate(parts))
 
-    def best(outer: int) -> int:
-        return max(sorted(tried[outer]), key=tried[outer].__getitem__)
-
     coarse = grid.coarse()
     for number, step in enumerate(coarse):
         score([[] if _past_best(scores) else step for scores in tried], f"coarse {number + 1} of {len(coarse)}")
-    score([grid.around(best(outer)) for outer in range(folds)], "around the best")
-    chosen = [best(outer) for outer in range(folds)]
+    finalists = [grid.around(scores) for scores in tried]
+    score(finalists, "around the best", fine=True)
+    chosen = [
+        max(among or sorted(scores), key=scores.__getitem__) for among, scores in zip(finalists, tried, strict=True)
+    ]
     return chosen, [scores[index] for scores, index in zip(tried, chosen, strict=True)]
 
 

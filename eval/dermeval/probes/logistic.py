@@ -75,16 +75,19 @@ class LogisticSolver:
         frequencies = torch.zeros(self.x.shape[1] + 1, len(present), dtype=torch.float64)
         frequencies[-1] = shares.log()
         self.solved: dict[float, torch.Tensor] = {0.0: frequencies}
+        self.reached: dict[float, float] = {}
         self.axes = _Axes(self.x, self.w)
 
-    def fit(self, cs: np.ndarray) -> LogisticPath:
-        """The optimum for every inverse penalty in ``cs`` ``(P,)``."""
-        new = [c for c in map(float, cs) if c not in self.solved]
+    def fit(self, cs: np.ndarray, tolerance: float | None = None) -> LogisticPath:
+        """The optimum for every inverse penalty in ``cs`` ``(P,)``, to ``tolerance`` (default: the solver's)."""
+        tolerance = tolerance or self.tolerance
+        new = [c for c in map(float, cs) if self.reached.get(c, np.inf) > tolerance]
         if new:
             known = np.array(list(self.solved))
             nearest = [known[np.abs(np.log((known + 1e-30) / c)).argmin()] for c in new]
-            theta = self._minimise(torch.tensor(new).double(), torch.stack([self.solved[near] for near in nearest]))
-            self.solved |= dict(zip(new, theta, strict=True))
+            start = torch.stack([self.solved[near] for near in nearest])
+            self.solved |= dict(zip(new, self._minimise(torch.tensor(new).double(), start, tolerance), strict=True))
+            self.reached |= dict.fromkeys(new, tolerance)
         found = torch.stack([self.solved[float(c)] for c in cs]).numpy()
         path = LogisticPath(
             np.zeros((len(cs), found.shape[1] - 1, self.classes)), np.full((len(cs), self.classes), -np.inf)
@@ -92,14 +95,14 @@ class LogisticSolver:
         path.weights[:, :, self.present], path.intercepts[:, self.present] = found[:, :-1], found[:, -1]
         return path
 
-    def _minimise(self, cs: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    def _minimise(self, cs: torch.Tensor, theta: torch.Tensor, tolerance: float) -> torch.Tensor:
         """Rounds of batched L-BFGS on coefficients ``(P, D + 1, C)``, whose last row is the intercept."""
         # Two penalised softmax columns +-v/2 stand for scikit-learn's single v of a binary task: twice the penalty.
         penalty = (2.0 if len(self.present) == 2 else 1.0) / (cs * self.total)
         going = torch.arange(len(cs))
         for _ in range(0, MAX_STEPS, ROUND):
             problem = _Coordinates(self.axes, self.labels, self.w, theta[going], penalty[going])
-            theta[going], done = _lbfgs(problem, self.tolerance)
+            theta[going], done = _lbfgs(problem, tolerance)
             going = going[~done]
             if not len(going):
                 return theta

@@ -82,6 +82,23 @@ def test_float32_passes_rank_penalties_as_float64_does():
     assert np.abs(exact.probabilities(features) - quick.probabilities(features)).max() < 2e-2
 
 
+def test_a_quick_fit_goes_on_to_a_finer_tolerance_where_it_stopped():
+    features, labels = problem(4)
+    cs = np.logspace(-4, 1, 6)
+    solver = LogisticSolver(features, labels, 4, tolerance=1e-3)
+    quick, fine = solver.fit(cs), solver.fit(cs, 1e-9)
+    exact = LogisticSolver(features, labels, 4, tolerance=1e-9).fit(cs).probabilities(features)
+    assert (
+        np.abs(quick.probabilities(features) - exact).max() > 1e-3 > np.abs(fine.probabilities(features) - exact).max()
+    )
+    assert np.array_equal(solver.fit(cs).weights, fine.weights), "a finer fit is kept"
+
+
+def test_the_choice_is_among_finely_fitted_penalties_near_the_best():
+    grid = PenaltyGrid(np.logspace(-6, 5, 45), "none")
+    assert grid.around({10: 0.40, 15: 0.44, 20: 0.4396, 25: 0.41}) == [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+
+
 def test_a_class_without_training_images_gets_probability_zero():
     features, labels = problem(2)
     path = LogisticSolver(features, 2 * labels, 3).fit(np.array([0.1]))
