@@ -28,9 +28,10 @@ COARSE = 9
 
 
 class Predict(Protocol):
-    """Features ``(N, D)`` and some classifiers of a grid, ``fine`` or not -> probabilities ``(len(which), N, C)``."""
+    """Some classifiers of a grid, fitted."""
 
-    def __call__(self, rows: np.ndarray, which: Sequence[int], fine: bool = False) -> np.ndarray: ...
+    def __call__(self, rows: np.ndarray, which: Sequence[int], fine: bool = False) -> np.ndarray:
+        """Class probabilities ``(len(which), N, C)`` of features ``(N, D)``."""
 
 
 def make_grid(options: LinearOptions, images: int) -> "PenaltyGrid | RateGrid":
