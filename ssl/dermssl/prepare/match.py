@@ -27,14 +27,16 @@ def match_files(raw: RawFolder, rows: Rows) -> Rows:
     wanted = [name if isinstance(name, str) else None for name in rows.frame["file"]]
     index, problems = _Index(raw.images), rows.problems
     files = [name and index.exact(name) for name in wanted]
-    taken = {file for file in files if file}
+    taken, told = {file for file in files if file}, set[str]()
     for row, name in enumerate(wanted):
         if not files[row]:
-            files[row], problem = _by_name(raw, name, index, taken)
+            found, problem = _by_name(raw, name, index, taken)
+            files[row] = None if problem else found[0]
             problems += [Problem(name or "(blank)", problem, "left out")] if problem else []
+            told.update(found)
     matched = rows.frame.assign(file=files)
     matched = matched[matched["file"].notna()]
-    problems += _without_a_row(raw, set(matched["file"]))
+    problems += _without_a_row(raw, set(matched["file"]), told)
     _check_second_rows(matched, raw.root)
     doubled = matched["file"].duplicated()
     problems += [Problem(file, "second row for the same file", "first row kept") for file in matched["file"][doubled]]
@@ -42,25 +44,25 @@ def match_files(raw: RawFolder, rows: Rows) -> Rows:
     return rows
 
 
-def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str]) -> tuple[str | None, str]:
-    """The file that a row means by its name alone, and what is wrong where there is none."""
+def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str]) -> tuple[list[str], str]:
+    """The files that a row can mean by its name alone, and why none of them is taken ("": the first is)."""
     if not name:
-        return None, "row without a file name"
+        return [], "row without a file name"
     named = [file for file in index.named(name) if file not in taken]
     if not named:
-        return None, "named in the table but there is no such file"
+        return [], "named in the table but there is no such file"
     nearest = index.nearest(name, named)
     if len(nearest) == 1 or raw.same_bytes(*nearest):
-        return nearest[0], ""
-    return None, f"several files of that name ({len(named)})"
+        return nearest[:1], ""
+    return nearest, "several different files have that name: keep one"
 
 
-def _without_a_row(raw: RawFolder, matched: set[str]) -> Iterator[Problem]:
+def _without_a_row(raw: RawFolder, matched: set[str], told: set[str]) -> Iterator[Problem]:
     of_name = defaultdict(list)
     for file in sorted(matched):
         of_name[PurePosixPath(file).name.casefold()].append(file)
     for file in raw.images:
-        if file not in matched:
+        if file not in matched and file not in told:
             same = of_name[PurePosixPath(file).name.casefold()]
             original = next((other for other in same if raw.same_bytes(file, other)), None)
             if original:
@@ -87,7 +89,11 @@ class _Index:
         for file in files:
             key = _key(file)
             self._by_path[file if key in self._by_path else key] = file
-            for name in {_last(key), _last(key).casefold()}:
+            last = _last(key)
+            # An image by its content (x.jpe) is also known by its name without that suffix.
+            known = PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES
+            names = {last} if known else {last, PurePosixPath(last).stem}
+            for name in names | {name.casefold() for name in names}:
                 self._by_name[name].append(file)
 
     def exact(self, name: str) -> str | None:
@@ -117,8 +123,9 @@ def common_start(paths: Sequence[Sequence[str]]) -> list[str]:
 def _key(name: str) -> str:
     """A path without image extension, in one Unicode form: archives made on a Mac decompose accents."""
     path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./"))
-    known = path.suffix.lower() in {*IMAGE_SUFFIXES, *PHONE_SUFFIXES}
-    return (path.with_suffix("") if known else path).as_posix()
+    while path.suffix.lower() in {*IMAGE_SUFFIXES, *PHONE_SUFFIXES}:  # Windows makes x.jpg.jpg of x.jpg
+        path = path.with_suffix("")
+    return path.as_posix()
 
 
 def _last(key: str) -> str:

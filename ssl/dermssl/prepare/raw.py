@@ -16,7 +16,7 @@ import pandas as pd
 from dermssl.errors import InputError
 from dermssl.prepare.decode import FORMATS, MAX_BYTES
 from dermssl.prepare.problems import Problem
-from dermssl.prepare.tables import choose_table, read_table
+from dermssl.prepare.tables import choose_tables, read_table
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 PHONE_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}
@@ -24,13 +24,14 @@ REMEDIES = {"HEIF": "install the extra heif (pip install 'dermssl[heif]')", "AVI
 UNREADABLE_SUFFIXES = {".dcm", ".dng", ".nef", ".cr2", ".arw", ".svs", ".psd"}
 ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 TABLE_SUFFIXES = {".csv", ".tsv", ".tab"}
+SHEET_SUFFIXES = {".xlsx", ".xls", ".ods", ".numbers", ".parquet"}
 OTHER_SUFFIXES = {
-    *(*TABLE_SUFFIXES, ".txt", ".xlsx"),
+    *(*TABLE_SUFFIXES, *SHEET_SUFFIXES, ".txt"),
     *(".md", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py"),
 }
 """Suffixes of files that are not opened to see whether they are images."""
 FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
-TABLE_DEPTH = 2
+TABLE_DEPTH = 3
 """Folders below the root in which tables are looked for."""
 
 
@@ -42,6 +43,7 @@ class RawFolder:
         self.allowed = [folder.resolve() for folder in (root, follow) if folder]
         self.problems: list[Problem] = []
         self._digests: dict[str, str] = {}
+        self._told: set[str] = set()
 
     @cached_property
     def images(self) -> list[str]:
@@ -137,19 +139,36 @@ class RawFolder:
         return [file for file in self._files if _suffix(file) in TABLE_SUFFIXES and file.count("/") <= TABLE_DEPTH]
 
     def find(self, *names: str) -> Path:
-        """The table called one of ``names``, see `choose_table`; raises InputError where there is none."""
-        near = [file for file in self._files if file.count("/") <= TABLE_DEPTH]
-        found = choose_table([file for file in near if _suffix(file) not in IMAGE_SUFFIXES], *names)
+        """The table called one of ``names``, see `choose_tables`; others of its name are reported.
+
+        Raises:
+            InputError: there is none.
+        """
+        near = [file for file in self._files if file.count("/") <= TABLE_DEPTH and _suffix(file) not in IMAGE_SUFFIXES]
+        found = choose_tables(near, *names)
+        for other in found[1:]:
+            if other not in self._told and not self.same_bytes(found[0], other):
+                self._told.add(other)
+                self._report(other, f"another table that may be meant: {found[0]} is read")
         if found:
-            return self.root / found
+            return self.root / found[0]
         shown = " or ".join(name if "." in name else f"{name}.csv" for name in names)
         packed = [file for file in near if _suffix(file) in ARCHIVE_SUFFIXES]
-        remedy = f"; unpack {', '.join(packed[:5])} first" if packed else ""
+        sheets = [file for file in near if _suffix(file) in SHEET_SUFFIXES]
+        remedy = f"; unpack {', '.join(packed[:5])} first" * bool(packed)
+        remedy += f"; save {', '.join(sheets[:5])} as CSV" * bool(sheets)
+        others = [file for file in near if _suffix(file) in TABLE_SUFFIXES]
+        remedy += f"; its tables are {', '.join(others[:5])}" * bool(others and not remedy)
         raise InputError(f"{self.root} holds no {shown}: give the folder that does with --root{remedy}")
 
     def table(self, *names: str, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:
         """The table called one of ``names``, see `find` and `read_table`."""
-        return read_table(self.find(*names), required, only)
+        path = self.find(*names)
+        table = read_table(path, required, only)
+        if table.attrs["short"]:
+            problem = f"rows with fewer fields than the header ({table.attrs['short']}): is the file cut off?"
+            self._report(path.relative_to(self.root).as_posix(), problem, "the missing fields are blank")
+        return table
 
     def copies(self, files: Iterable[str]) -> list[list[str]]:
         """Those of ``files`` that are byte for byte the same, two or more together, in their order."""

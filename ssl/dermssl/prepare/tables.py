@@ -1,5 +1,7 @@
 """The tables that come with data sets, in whatever dialect of CSV they were saved, and the reading of their columns."""
 
+import codecs
+import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,23 +19,22 @@ from dermssl.prepare.values import READERS, clean, read_number
 CHUNK = 20_000
 
 
-def choose_table(files: Iterable[str], *names: str) -> str | None:
-    """The file that is the table called one of ``names``; the first name counts most, then the shortest path.
+def choose_tables(files: Iterable[str], *names: str) -> list[str]:
+    """The files that may be the table called one of ``names``, the best first.
 
-    A name is found in any case, with any suffix of a table or none, with ``-``, ``_`` or a space between its words.
-    Where no file has the name itself, it may have a version behind it (``_v2``, `` (1)``): the highest is taken.
+    The first name counts most, then the shortest path. A name is found in any case, with any suffix of a table or none,
+    with ``-``, ``_`` or a space between its words. A file of the name itself comes before those with a version behind
+    it (``_v2``, `` (1)``), of which the highest comes first.
     """
-    stems = {file: _stem(file) for file in files}
-    for name in map(_stem, names):
-        exact = [file for file, stem in stems.items() if stem == name]
-        if exact:
-            return min(exact, key=lambda file: (file.count("/"), file))
-    for name in map(_stem, names):
-        version = re.compile(re.escape(name) + r"_?(?:v|\(|copy|final)*_?(\d*)(?:_\d+)*\)?")
-        found = {file: match for file, stem in stems.items() if (match := version.fullmatch(stem))}
-        if found:
-            return max(found, key=lambda file: (int(found[file][1] or 0), -file.count("/"), file))
-    return None
+    found = []
+    for place, name in enumerate(map(_stem, names)):
+        version = re.compile(re.escape(name) + r"_?(?:v|\(|copy|final|rev|version)*_?(\d*)(?:_\d+)*\)?")
+        for file in files:
+            stem = _stem(file)
+            if match := version.fullmatch(stem):
+                number = int(match[1] or 0)
+                found.append((stem != name, place, -number * (stem != name), file.count("/"), file))
+    return list(dict.fromkeys(file for *_, file in sorted(found)))
 
 
 def _stem(file: str) -> str:
@@ -42,10 +43,11 @@ def _stem(file: str) -> str:
 
 
 def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:
-    """A CSV as stripped strings with None for missing; any delimiter, BOM and line ending.
+    """A CSV as stripped strings with None for missing; any delimiter, line ending, and UTF-8 or Excel's UTF-16.
 
     Args:
-        path: the file; it is kept as ``attrs["path"]`` of the table.
+        path: the file; it is kept as ``attrs["path"]`` of the table, the number of rows that are too short as
+            ``attrs["short"]``.
         required: columns that the table must have.
         only: columns that are kept, where they exist, besides the ``required`` ones; None: all. A wide table of
             400,000 rows takes a gigabyte as strings.
@@ -54,27 +56,33 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
         InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
     """
     try:
-        with path.open(encoding="utf-8-sig") as lines:
+        with path.open("rb") as file:
+            encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with path.open(encoding=encoding) as lines:
             first = next((line for line in lines if line.strip()), "")
+            delimiter = max(",;\t|", key=first.count)
+            lines.seek(0)
+            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
         chunks = pd.read_csv(
             path,
-            sep=max(",;\t|", key=first.count),
+            sep=delimiter,
             dtype=str,
             keep_default_na=False,
-            encoding="utf-8-sig",
+            encoding=encoding,
+            skiprows=1 if first.startswith("sep=") else 0,  # Excel's own line above the header
             index_col=False,
             chunksize=CHUNK,
         )
         table = pd.concat([_columns(chunk, path, required, only) for chunk in chunks], ignore_index=True)
-    except (UnicodeDecodeError, pd.errors.ParserError) as error:
+    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as UTF-8") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
     if table.empty:
         raise InputError(f"{path} has a header but no rows")
     table = table.map(clean).astype(object).where(lambda t: t.notna(), None)
-    table.attrs["path"] = str(path)
+    table.attrs |= {"path": str(path), "short": sum(width < widths[0] for width in widths)}
     return table
 
 

@@ -50,12 +50,21 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_path(tree):
     root = tree("eczema/1.jpg", "naevus/1.jpg")
     assert _match(root, "naevus/1.jpg", "eczema/1")[0] == {"naevus/1.jpg": 0, "eczema/1.jpg": 1}
     matched, problems = _match(root, "1.jpg")
-    assert not matched and problems[0].problem == "several files of that name (2)"
+    assert not matched
+    assert [(p.file, p.problem) for p in problems] == [("1.jpg", "several different files have that name: keep one")]
 
 
 def test_one_picture_in_two_formats_is_told_apart_by_its_extension(tree):
     matched, problems = _match(tree("x.png", "x.jpg"), "x.png", "x.jpg")
     assert matched == {"x.png": 0, "x.jpg": 1} and not problems
+
+
+@pytest.mark.parametrize("name", ["x.jpe", "x.image", "x", "x.jpg.jpg", "X.JPE"])
+def test_a_row_finds_an_image_whose_suffix_is_odd(tree, name):
+    root = tree(name)
+    Image.new("RGB", (4, 4)).save(root / name, "JPEG")
+    for named in ("x", "x.jpg", "part_1/x.png"):
+        assert _match(root, named)[0] == {name: 0}
 
 
 def test_accents_match_however_the_archive_composed_them(tree):

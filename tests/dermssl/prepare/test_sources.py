@@ -86,6 +86,17 @@ def test_passion_accepts_the_file_name_of_its_own_readme(passion):
     assert len(read_source(get_source("passion"), passion).frame) == 5
 
 
+def test_passion_photos_of_one_name_are_one_photo_or_none(passion):
+    (passion / "backup").mkdir()
+    (passion / "backup" / "AA1_1.jpg").write_bytes((passion / "images" / "AA1_1.jpg").read_bytes())
+    Image.new("RGB", (4, 4)).save(passion / "backup" / "AA2_1.jpg")
+    records = read_source(get_source("passion"), passion)
+    assert len(records.frame) == 4 and {
+        ("AA2_1.jpg", "several different files have that name: keep one"),
+        ("images/AA1_1.jpg", "byte-identical copy: backup/AA1_1.jpg"),
+    } <= _problems(records)
+
+
 def test_passion_without_a_split_file_says_what_will_be_done(passion):
     (passion / "PASSION_split.csv").unlink()
     records = read_source(get_source("passion"), passion)

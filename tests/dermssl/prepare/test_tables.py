@@ -17,8 +17,10 @@ from dermssl.prepare.tables import read_table
         b"id\tage\nA\t35\nB\tunknown\n",
         b" id , age \n A , 35 \n B , -1 \n",
         b"id,age,\nA,35,\nB,,\n",
+        "id\tage\r\nA\t35\r\nB\t\r\n".encode("utf-16"),
+        b"sep=;\nid;age\nA;35\nB;\n",
     ],
-    ids=["plain", "BOM and CRLF", "semicolons", "tabs", "spaces", "trailing commas"],
+    ids=["plain", "BOM and CRLF", "semicolons", "tabs", "spaces", "trailing commas", "Excel's text", "Excel's sep"],
 )
 def test_every_dialect_of_csv_gives_the_same_table(tmp_path, raw):
     (tmp_path / "t.csv").write_bytes(raw)
@@ -62,14 +64,34 @@ def test_a_table_that_cannot_be_used_names_the_file_and_the_reason(tmp_path, raw
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_table_is_found_in_any_case_and_up_to_two_folders_down(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "Labels.CSV").touch()
+def test_a_table_is_found_in_any_case_and_up_to_three_folders_down(tmp_path):
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c" / "Labels.CSV").touch()
     assert RawFolder(tmp_path).find("label", "labels").name == "Labels.CSV"
     (tmp_path / "label.csv").touch()
     assert RawFolder(tmp_path).find("label", "labels") == tmp_path / "label.csv"
-    with pytest.raises(InputError, match=r"no metadata\.csv: give the folder that does"):
+    with pytest.raises(
+        InputError,
+        match=r"no metadata\.csv: give the folder that does with --root; its tables are a/b/c/Labels.CSV, label",
+    ):
         RawFolder(tmp_path).find("metadata")
+
+
+def test_another_table_that_may_be_meant_is_told_unless_it_is_a_copy(tmp_path):
+    for name, text in (("t.csv", "a"), ("t.tsv", "a"), ("t (1).csv", "b")):
+        (tmp_path / name).write_text(text)
+    raw = RawFolder(tmp_path)
+    assert raw.find("t").name == raw.find("t").name == "t.csv"
+    assert [(p.file, p.problem) for p in raw.problems] == [
+        ("t (1).csv", "another table that may be meant: t.csv is read")
+    ]
+
+
+def test_rows_that_are_too_short_are_told(tmp_path):
+    (tmp_path / "t.csv").write_text("id,age,sex\nA,35,f\nB,\nC,4")
+    raw = RawFolder(tmp_path)
+    assert raw.table("t")["age"].tolist() == ["35", None, "4"]
+    assert [(p.file, p.kind) for p in raw.problems] == [("t.csv", "rows with fewer fields than the header")]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +102,7 @@ def test_a_table_is_found_in_any_case_and_up_to_two_folders_down(tmp_path):
         "GroundTruth",
         "ground truth.csv",
         "GroundTruth_v2.csv",
+        "GroundTruth_version 2.csv",
         "GroundTruth (1).csv",
         "GroundTruth.csv.txt",
     ],
@@ -98,7 +121,8 @@ def test_the_name_itself_comes_before_versions_and_the_highest_version_before_ot
     assert RawFolder(tmp_path).find("t").name == "t.tsv"
 
 
-def test_a_table_that_is_missing_beside_an_archive_names_the_archive(tmp_path):
-    (tmp_path / "all.zip").touch()
-    with pytest.raises(InputError, match=r"unpack all\.zip first"):
+@pytest.mark.parametrize(("name", "remedy"), [("all.zip", "unpack all.zip first"), ("a.xlsx", "save a.xlsx as CSV")])
+def test_a_table_that_is_missing_beside_what_may_hold_it_names_that(tmp_path, name, remedy):
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=remedy):
         RawFolder(tmp_path).find("metadata")

@@ -7,6 +7,7 @@ import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.match import match_files
 from dermssl.prepare.problems import Problem
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
@@ -41,9 +42,10 @@ def read(raw: RawFolder) -> Rows:
         condition="conditions_PASSION",
         impetigo=("impetig", IMPETIGO),
     )
-    rows.problems += problems + split_problems
-    images = pd.DataFrame({"file": raw.images})
-    images["patient_id"] = images["file"].map(lambda file: Path(file).stem.rpartition("_")[0] or Path(file).stem)
+    photos = match_files(raw, Rows(pd.DataFrame({"file": sorted({Path(file).name for file in raw.images})})))
+    stems = [Path(file).stem for file in photos.frame["file"]]
+    images = photos.frame.assign(patient_id=[stem.rpartition("_")[0] or stem for stem in stems])
+    rows.problems += problems + split_problems + photos.problems
     known = images["patient_id"].isin(table["subject_id"])
     for name in images["file"][~known]:
         rows.problems.append(Problem(name, "photo of a subject without a label row", "left out"))
