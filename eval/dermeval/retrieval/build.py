@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
-from dermeval.retrieval.index_folder import MARK, SCHEMA_VERSION, SearchIndex, fingerprint, open_index, recall_line
+from dermeval.retrieval.index_folder import (
+    MARK,
+    SCHEMA_VERSION,
+    SearchIndex,
+    fingerprint,
+    is_address,
+    open_index,
+    recall_line,
+)
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
@@ -25,16 +34,21 @@ SCAN_UP_TO = 20_000_000
 
 def open_source(folder: str) -> Source:
     """An embeddings folder, or an index folder to be merged into another."""
-    return open_index(folder) if (Path(folder) / MARK).is_file() else open_embeddings(folder)
+    indexed = is_address(folder) or (Path(folder) / MARK).is_file()
+    return open_index(folder) if indexed else open_embeddings(folder)
 
 
-def build(out: Path, parts: Sequence[Source], kind: str, memory: float | None = None) -> Report:
+def build(out: Path | str, parts: Sequence[Source], kind: str, memory: float | None = None) -> Report:
     """Write a new index of some embeddings and index folders; ``memory`` is the budget in GiB for ``auto``.
 
     Raises:
         InputError: the parts come from different encoders, or share images.
     """
     _check_parts(parts)
+    if is_address(out) and kind not in ("auto", "lance"):
+        raise InputError(f"--type {kind}: an object store holds indexes of the type lance only")
+    if is_address(out):
+        return _write(out, parts, "lance", "chosen as the only type that an object store holds")
     return _write(out, parts, *_choose(kind, sum(map(len, parts)), parts[0].encoder["dim"], memory))
 
 
@@ -43,14 +57,14 @@ def rebuild(index: SearchIndex, kept: np.ndarray) -> Report:
     return _write(index.folder, [index], index.info["type"], index.info["reason"], kept=kept)
 
 
-def append(out: Path, added: Sequence[Source]) -> Report:
+def append(out: Path | str, added: Sequence[Source]) -> Report:
     """Add embeddings or index folders to the index at ``out``.
 
     Raises:
         InputError: another encoder, images that are in the index already, or a data set of the same name from
             another folder. The index is then as it was.
     """
-    with locked(out):  # another command may be adding to it at this moment
+    with nullcontext() if isinstance(out, str) else locked(out):  # another command may be adding to it at this moment
         old = open_index(out)
         parts = [old, *added]
         _check_parts(parts)
@@ -118,12 +132,17 @@ def _provenance(parts: Sequence[Source]) -> dict[str, Any]:
 
 
 def _write(
-    out: Path, parts: Sequence[Source], kind: str, reason: str, kept: np.ndarray | None = None, grows: bool = False
+    out: Path | str,
+    parts: Sequence[Source],
+    kind: str,
+    reason: str,
+    kept: np.ndarray | None = None,
+    grows: bool = False,
 ) -> Report:
     """Write the index of all parts.
 
     Args:
-        out: index folder, which may be there.
+        out: index folder, which may be there, or an address on an object store.
         parts: what it is made of.
         kind: its type.
         reason: why it has this type.
@@ -132,12 +151,15 @@ def _write(
     """
     info = {"schema_version": SCHEMA_VERSION, "metric": "cosine", **_provenance(parts), "type": kind, "reason": reason}
     info["images"] = sum(map(len, parts)) if kept is None else int(kept.sum())
-    with atomic_folder(out) as temporary:
-        write = _write_lance if kind == "lance" else _write_faiss
-        info["recall"] = write(temporary, parts, info, kept, grows)
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
-        write_json(temporary / MARK, info)
+    if isinstance(out, str):
+        _write_stored(out, parts, info, kept)
+    else:
+        with atomic_folder(out) as temporary:
+            write = _write_lance if kind == "lance" else _write_faiss
+            info["recall"] = write(temporary, parts, info, kept, grows)
+            files = sorted(file for file in temporary.rglob("*") if file.is_file())
+            info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
+            write_json(temporary / MARK, info)
     text = [
         f"{out}: {info['images']} images of {', '.join(entry['name'] for entry in info['datasets'])}; "
         f"{kind}, cosine, {info['encoder']['dim']} dimensions",
@@ -178,13 +200,26 @@ def _write_lance(
     """Write the table; returns the measured recall."""
     from dermeval.retrieval import lance
 
-    schemas = [lance.manifest_schema(part) for part in parts]
-    schema = pa.unify_schemas(schemas, promote_options="default")
-    if grows and schema.equals(schemas[0]):
+    schema, first = lance.manifest_schema(parts), lance.manifest_schema(parts[:1])
+    if grows and schema.equals(first):
         lance.grow_table(folder, parts[0].folder, _blocks(parts[1:], kept))
     else:
-        lance.write_table(folder, _blocks(parts, kept), schema, info["encoder"]["dim"])
-    return lance.table_recall(lance.LanceIndex(folder, info))
+        database = lance.database_in(folder)
+        lance.write_table(database, lance.TABLE, _blocks(parts, kept), schema, info["encoder"]["dim"])
+    return lance.table_recall(lance.open_table_in(folder, info))
+
+
+def _write_stored(address: str, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None) -> None:
+    """Write the table of an index on an object store; it follows the change that ``parts[0]`` was read from."""
+    from dermeval.retrieval import lance, object_store
+
+    def fill(database: Any, name: str) -> dict[str, Any]:
+        lance.write_table(database, name, _blocks(parts, kept), lance.manifest_schema(parts), info["encoder"]["dim"])
+        return lance.table_recall(lance.LanceIndex(address, info, database, name), object_store.MEASURED_QUERIES)
+
+    same = isinstance(parts[0], object_store.StoredIndex) and parts[0].folder == address
+    number = parts[0].number if same else object_store.latest(address)  # type: ignore[union-attr]
+    object_store.publish(address, number, info, fill)
 
 
 def _blocks(parts: Sequence[Source], kept: np.ndarray | None) -> Iterator[tuple[pa.Table, np.ndarray]]:

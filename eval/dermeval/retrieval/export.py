@@ -112,7 +112,8 @@ def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions)
 
 def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     """``metadata.json`` and ``samples.json`` without a version: FiftyOne then fills in what it has of its own."""
-    x, y = _projected(neighbours.normalise(np.asarray(source.features)), options.projection).T
+    features = np.asarray(source.features)
+    x, y = _projected(neighbours.normalise(features), options.projection).T
     columns = _columns(source)
     labels = {target.column for target in source.targets.values()}
     kept = [name for name in columns if name not in ("split", "dataset")]
@@ -127,7 +128,7 @@ def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptio
         tags = [
             str(cell) for cell in (columns["dataset"].iat[row], columns.get("split", {}).get(row)) if pd.notna(cell)
         ]
-        place = {"x": float(x[row]), "y": float(y[row]), "embedding": np.asarray(source.features[row]).tolist()}
+        place = {"x": float(x[row]), "y": float(y[row]), "embedding": features[row].tolist()}
         samples.append({"filepath": picture, "tags": tags, **known, **place})
     name = "-".join(entry["name"] for entry in source.info["datasets"])
     info = {"encoder": source.encoder["path"], "licences": licences.notice_lines(source.licences)}
@@ -171,7 +172,7 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
 def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     lancedb = require_package("lancedb", "lancedb")
     columns = pa.Table.from_pandas(_columns(source), preserve_index=False)
-    dim = source.encoder["dim"]
+    features, dim = source.features, source.encoder["dim"]
     schema = columns.schema.append(pa.field("vector", pa.list_(pa.float32(), dim))).append(
         pa.field("jpeg", pa.binary())
     )
@@ -180,8 +181,8 @@ def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions)
         jpegs = _jpegs(source)
         for start in range(0, len(source), ROWS_AT_ONCE):
             part = columns.slice(start, ROWS_AT_ONCE).combine_chunks()
-            features = np.ascontiguousarray(source.features[start : start + ROWS_AT_ONCE], np.float32)
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), dim)
+            block = np.ascontiguousarray(features[start : start + ROWS_AT_ONCE], np.float32)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), dim)
             pictures = pa.array([next(jpegs) for _ in range(part.num_rows)], pa.binary())
             yield pa.record_batch([*(c.combine_chunks() for c in part.columns), vectors, pictures], schema=schema)
 

@@ -155,8 +155,17 @@ class SearchIndex(EmbeddedRows):
         ]
 
 
+def is_address(name: str | Path) -> bool:
+    """Whether an index is on an object store."""
+    return "://" in str(name)
+
+
 def open_index(folder: str | Path) -> SearchIndex:
-    """Open a folder made by ``dermeval index``; raises InputError where it is not one, is damaged, or was altered."""
+    """Open what ``dermeval index`` made; raises InputError where it is no index, is damaged, or was altered."""
+    if is_address(folder):
+        from dermeval.retrieval.object_store import StoredIndex  # lancedb is an extra
+
+        return StoredIndex(str(folder))
     path = require_folder(Path(folder), MARK, MAKER)
     info = read_json(inside(path, MARK), MAKER, IndexInfo)
     needed = set() if info["type"] == "lance" else {"vectors.npy", *(["index.faiss"] if has_codes(info) else [])}
@@ -166,9 +175,9 @@ def open_index(folder: str | Path) -> SearchIndex:
         if fingerprint(require_file(inside(path, name), MAKER)) != recorded:
             raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")
     if info["type"] == "lance":
-        from dermeval.retrieval.lance import LanceIndex  # lancedb is an extra
+        from dermeval.retrieval.lance import open_table_in
 
-        return LanceIndex(path, info)
+        return open_table_in(path, info)
     table = read_parquet(inside(path, "manifest.parquet"), MAKER, NEEDED_COLUMNS)
     named = {entry["name"] for entry in info["datasets"]}
     foreign = set(table["dataset"].unique().to_pylist()) - named

@@ -7,6 +7,7 @@ Labels and splits are those of the day when the images were indexed. What asks f
 
 import importlib
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,10 +49,9 @@ class LanceIndex(SearchIndex):
 
     lance: Any
 
-    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
-        _check_self_contained(folder)
-        with _answers(folder):
-            vars(self).update(folder=folder, info=info, lance=_database(folder).open_table(TABLE))
+    def __init__(self, folder: Path | str, info: dict[str, Any], database: Any, table: str = TABLE) -> None:
+        with lance_answers(folder):
+            vars(self).update(folder=folder, info=info, lance=database.open_table(table))
             fields = {field.name: str(field.type) for field in self.lance.schema}
         kind = f"fixed_size_list<item: float>[{info['encoder']['dim']}]"
         if (
@@ -73,7 +73,7 @@ class LanceIndex(SearchIndex):
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows, a block at a time; the order is always the same."""
-        with _answers(self.folder):
+        with lance_answers(self.folder):
             yield from self.lance.search().select(list(columns)).to_batches(neighbours.BLOCK_ROWS)
 
     @cached_property
@@ -125,13 +125,13 @@ class LanceIndex(SearchIndex):
         columns = [name for name in self.manifest_columns if name != "phash"]
         for start in range(0, len(values), 1000):
             chosen = f"{column} IN ({_quoted(values[start : start + 1000])})"
-            with _answers(self.folder):
+            with lance_answers(self.folder):
                 found += self.lance.search().where(chosen).select(columns).to_arrow().to_pylist()
         return found
 
     def vector(self, image_id: str) -> np.ndarray:
         """The unit vector ``(D,)`` of an image."""
-        with _answers(self.folder):
+        with lance_answers(self.folder):
             found = self.lance.search().where(f"image_id IN ({_quoted([image_id])})").select([VECTOR]).to_arrow()
         return _vectors(found.combine_chunks().to_batches()[0])[0]
 
@@ -151,23 +151,26 @@ class LanceIndex(SearchIndex):
             )
             search = search.limit(k).where(" AND ".join(parts), prefilter=True) if parts else search.limit(k)
             search = search.nprobes(cells).refine_factor(max(CANDIDATES_PER_HIT, -(-CANDIDATES // k)))
-            with _answers(self.folder):
+            with lance_answers(self.folder):
                 hits = (search.bypass_vector_index() if exact else search).to_arrow().to_pylist()
             if len(hits) == k:
                 break
         return [hit | {"similarity": 1 - hit.pop("_distance")} for hit in hits]
 
 
-def manifest_schema(part: EmbeddedRows) -> pa.Schema:
-    """The manifest's columns, without the vectors of a table."""
-    schema = part.lance.schema if isinstance(part, LanceIndex) else part.table.schema
-    return pa.schema([field for field in schema if field.name != VECTOR])
+def manifest_schema(parts: Sequence[EmbeddedRows]) -> pa.Schema:
+    """The columns of all manifests together, without the vectors of a table."""
+    schemas = [part.lance.schema if isinstance(part, LanceIndex) else part.table.schema for part in parts]
+    plain = [pa.schema([field for field in schema if field.name != VECTOR]) for schema in schemas]
+    return pa.unify_schemas(plain, promote_options="default")
 
 
-def write_table(folder: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]], schema: pa.Schema, dim: int) -> None:
-    """Write the table of an index into ``folder``: manifest rows of ``schema`` with unit vectors ``(n, dim)``."""
+def write_table(
+    database: Any, name: str, blocks: Iterable[tuple[pa.Table, np.ndarray]], schema: pa.Schema, dim: int
+) -> None:
+    """Write the table of an index into a database: manifest rows of ``schema`` with unit vectors ``(n, dim)``."""
     schema = schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim)))
-    table = _database(folder).create_table(TABLE, schema=schema)
+    table = database.create_table(name, schema=schema)
     _add(table, blocks)
     indexes = require_package("lancedb.index", "lancedb")
     for column in LOOKED_UP:
@@ -184,14 +187,14 @@ def grow_table(folder: Path, old: Path, blocks: Iterable[tuple[pa.Table, np.ndar
     LanceDB never changes a file that it has written, so both folders share these.
     """
     shutil.copytree(old / f"{TABLE}.lance", folder / f"{TABLE}.lance", copy_function=_link)
-    _add(_database(folder).open_table(TABLE), blocks)
+    _add(database_in(folder).open_table(TABLE), blocks)
 
 
-def table_recall(index: LanceIndex) -> dict[str, Any]:
+def table_recall(index: LanceIndex, queries: int = MEASURED_QUERIES) -> dict[str, Any]:
     """Recall@k against exact search, as `neighbours.measured_recall` gives it."""
     depths = [depth for depth in neighbours.RECALL_DEPTHS if depth < len(index)]
     chosen = np.zeros(len(index), bool)
-    chosen[neighbours.held_out_rows(len(index))[:MEASURED_QUERIES]] = True
+    chosen[neighbours.held_out_rows(len(index))[:queries]] = True
     if len(index) < neighbours.LEAST_CODED_ROWS:
         return {"queries": int(chosen.sum()), "at": {str(depth): 1.0 for depth in depths}}
     parts, row = [], 0
@@ -210,20 +213,25 @@ def table_recall(index: LanceIndex) -> dict[str, Any]:
     return neighbours.recall_against(exact, found)
 
 
-def _check_self_contained(folder: Path) -> None:
-    """Raise InputError where the table would read files that are not in the folder, which may be another's."""
+def open_table_in(folder: Path, info: dict[str, Any]) -> LanceIndex:
+    """The index in a folder, which may be another's; raises InputError where its table would read other folders."""
     for file in [folder / f"{TABLE}.lance", *(folder / f"{TABLE}.lance").rglob("*")]:
         inside(folder, str(file.relative_to(folder)))
         if file.suffix == ".manifest":
-            content = file.read_bytes()
-            start = int.from_bytes(content[-16:-8], "little") + 4
-            message = content[start : start + int.from_bytes(content[start - 4 : start], "little")]
-            try:
-                fields = UnknownFieldSet(Empty.FromString(message))
-            except DecodeError:
-                raise InputError(f"{file} is damaged: make it again with `{MAKER}`") from None
-            if any(field.field_number == BASE_PATHS for field in fields):
-                raise InputError(f"{file}: the rows of this table are in another folder: make it again with `{MAKER}`")
+            refuse_foreign_rows(str(file), file.read_bytes())
+    return LanceIndex(folder, info, database_in(folder))
+
+
+def refuse_foreign_rows(file: str, manifest: bytes) -> None:
+    """Raise InputError where the ``manifest`` of a table, read from ``file``, names other folders with rows of it."""
+    start = int.from_bytes(manifest[-16:-8], "little") + 4
+    message = manifest[start : start + int.from_bytes(manifest[start - 4 : start], "little")]
+    try:
+        fields = UnknownFieldSet(Empty.FromString(message))
+    except DecodeError:
+        raise InputError(f"{file} is damaged: make it again with `{MAKER}`") from None
+    if any(field.field_number == BASE_PATHS for field in fields):
+        raise InputError(f"{file}: the rows of this table are in another folder: make it again with `{MAKER}`")
 
 
 def _link(source: str, target: str) -> None:
@@ -262,7 +270,8 @@ def _quoted(values: Sequence[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
-def _database(folder: Path) -> Any:
+def database_in(folder: Path) -> Any:
+    """The LanceDB database in a folder."""
     return require_package("lancedb", "lancedb").connect(folder)
 
 
@@ -275,11 +284,17 @@ def require_package(name: str, install: str) -> Any:
 
 
 @contextmanager
-def _answers(folder: Path) -> Iterator[None]:
+def lance_answers(folder: Path | str) -> Iterator[None]:
     """Raise InputError where LanceDB fails."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
         if isinstance(error, InputError):
             raise
+        if "S3" in str(error):
+            code = re.search(r"<Code>(\w+)</Code>", str(error))
+            raise InputError(
+                f"{folder}: the object store does not answer, or not to you ({code[1] if code else 'no answer'}): check"
+                " credentials, region and endpoint in the environment (AWS_ACCESS_KEY_ID and so on)"
+            ) from None
         raise InputError(f"{folder} is damaged ({shortened(error)}): make it again with `{MAKER}`") from None

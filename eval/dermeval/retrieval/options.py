@@ -13,7 +13,8 @@ class IndexOptions:
     """Make a similar-case search index, add to a finished one, or take images out of everything that holds them."""
 
     out: str
-    """Index folder to write; with --append and --remove the finished one to change."""
+    """Index folder to write; with --append and --remove the finished one to change. A LanceDB index can also be written
+    to an object store, at an address s3://bucket/index."""
     sources: list[str] = positional(default_factory=list)
     """Embeddings folders made by `dermeval embed` with one encoder, or index folders to merge."""
     append: list[str] = field(default_factory=list)
@@ -43,7 +44,7 @@ class SearchOptions:
     """Find the cases most similar to photos, or to indexed images, leaving out the query's own patient."""
 
     index: str = positional()
-    """Index folder made by `dermeval index`."""
+    """Index made by `dermeval index`: a folder, or an address s3://bucket/index."""
     photos: list[str] = positional(default_factory=list)
     """Image files to search for, or folders of them."""
     image_id: list[str] = field(default_factory=list)

@@ -35,6 +35,8 @@ Encoder = Callable[[list[Image.Image]], np.ndarray]
 def photo_files(given: str) -> list[Path]:
     """The photo, or all photos of a folder, sorted; raises InputError where there is none."""
     path = Path(given)
+    if not given:
+        raise InputError("an image file has an empty name: give one to search for")
     if not path.is_dir():
         return [path]
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PHOTO_ENDINGS and file.is_file())

@@ -6,7 +6,7 @@ The index comes last, since it knows the other folders: a command that was kille
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.store import shard_name, write_shard
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import read_json, write_csv, write_json, write_npy, write_parquet
+from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
 
 IMAGES_PER_SHARD = 1024
@@ -33,11 +33,11 @@ OPENERS: dict[str, Callable[[Path], Holder]] = {"dataset.json": open_dataset, IN
 """How each kind of folder that holds images is opened, by the file that marks it; the kinds in order of removal."""
 
 
-def remove(out: Path, ids: Sequence[str], also: Sequence[str], index_only: bool) -> Report:
+def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only: bool) -> Report:
     """Take images out of the index at ``out`` and out of the folders ``also``.
 
     Args:
-        out: index folder.
+        out: index folder, or an address on an object store.
         ids: image or patient ids.
         also: dataset, embeddings and further index folders that hold the images.
         index_only: leave the folders that the index was made from as they are, but for those in ``also``.
@@ -46,14 +46,15 @@ def remove(out: Path, ids: Sequence[str], also: Sequence[str], index_only: bool)
         InputError: an id that none of the folders holds, or a folder that the index was made from, holds the images
             and is not in ``also``. Nothing is then removed from any.
     """
-    named = _in_order([*_named(also), out.resolve()])
+    out = out if isinstance(out, str) else out.resolve()
+    named = _in_order([folder for folder in _named(also) if folder != out])
     with ExitStack() as locks:  # no other command may write to any of them meanwhile
-        for folder in named:
+        for folder in [*named, *([out] if isinstance(out, Path) else [])]:
             locks.enter_context(locked(folder))
-        index = open_index(out.resolve())
-        holders = {folder: _open(folder) for folder in named[:-1]} | {named[-1]: index}
+        index = open_index(out)
+        holders: dict[Path | str, Holder] = {**{folder: _open(folder) for folder in named}, out: index}
         _check_known(ids, holders)
-        kept, lost = _recorded(index, ids, named)
+        kept, lost = _recorded(index, ids, holders)
         if kept and not index_only:
             raise InputError(
                 f"nothing was removed: the index was made of {' and '.join(kept)}, where the images are too: add "
@@ -81,9 +82,9 @@ def _mark(folder: Path) -> str | None:
 
 
 def _in_order(folders: Sequence[Path]) -> list[Path]:
-    """Data sets first and the index, which is the last of ``folders``, last; each once."""
+    """Data sets first, indexes last; each once."""
     marks = [None, *OPENERS]
-    return sorted(dict.fromkeys(folders), key=lambda path: (path == folders[-1], marks.index(_mark(path))))
+    return sorted(dict.fromkeys(folders), key=lambda path: marks.index(_mark(path)))
 
 
 def _open(folder: Path) -> Holder:
@@ -97,7 +98,7 @@ def matches(table: pa.Table, ids: Sequence[str]) -> np.ndarray:
     return np.any([pc.is_in(column, value_set=values).to_numpy() for column in columns], axis=0)
 
 
-def _check_known(ids: Sequence[str], holders: dict[Path, Holder]) -> None:
+def _check_known(ids: Sequence[str], holders: dict[Path | str, Holder]) -> None:
     known: set[str] = set()
     for holder in holders.values():
         for column in {"image_id", "patient_id"} & set(holder.table.column_names):
@@ -110,7 +111,7 @@ def _check_known(ids: Sequence[str], holders: dict[Path, Holder]) -> None:
         )
 
 
-def _recorded(index: SearchIndex, ids: Sequence[str], named: Sequence[Path]) -> tuple[list[str], list[str]]:
+def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | str]) -> tuple[list[str], list[str]]:
     """Folders that the index was made from, and that are not in ``named``: those that hold the images, those gone."""
     recorded = [*(entry["path"] for entry in index.info["datasets"]), *index.info["sources"]]
     kept, lost = [], []
@@ -140,28 +141,25 @@ def _trained_on(index: SearchIndex, ids: Sequence[str]) -> list[str]:
     ]
 
 
-def _remove_all(holders: dict[Path, Holder], ids: Sequence[str]) -> dict[str, int]:
+def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[str, int]:
     """Rewrite the folders without the images; returns how many left each folder."""
-    removed, fingerprints = {}, {}
+    removed: dict[str, int] = {}
+    renamed: dict[str, str] = {}
     for folder, holder in holders.items():
         going = matches(holder.table, ids)
-        if going.any():
-            before = holder.fingerprint if isinstance(holder, Dataset) else ""
+        if isinstance(holder, Dataset):
+            before, stale = holder.fingerprint, False
+        else:  # no later command shall say that the data sets have changed
+            stale = any(entry["fingerprint"] in renamed for entry in holder.info["datasets"])
+            for entry in holder.info["datasets"]:
+                entry["fingerprint"] = renamed.get(entry["fingerprint"], entry["fingerprint"])
+        if going.any() or stale:
             _remove_from(holder, going)
-            if isinstance(holder, Dataset):
-                fingerprints[before] = open_dataset(folder).fingerprint
+        if going.any():
             removed[str(folder)] = int(going.sum())
-        if not isinstance(holder, Dataset):
-            _rename_fingerprints(folder / (_mark(folder) or MARK), fingerprints)
+            if isinstance(holder, Dataset):
+                renamed[before] = open_dataset(holder.folder).fingerprint
     return removed
-
-
-def _rename_fingerprints(path: Path, renamed: dict[str, str]) -> None:
-    """Record the new fingerprints of data sets that lost rows, so that no later command says that they changed."""
-    info = read_json(path, "dermeval")
-    for entry in info["datasets"]:
-        entry["fingerprint"] = renamed.get(entry["fingerprint"], entry["fingerprint"])
-    write_json(path, info)
 
 
 def _remove_from(holder: Holder, going: np.ndarray) -> None:

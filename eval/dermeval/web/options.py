@@ -15,7 +15,7 @@ class ServeOptions:
     """Similar-case search in the browser, with a JSON API. Photos given to it are searched for and not kept."""
 
     index: str = positional()
-    """Index folder made by `dermeval index`."""
+    """Index made by `dermeval index`: a folder, or an address s3://bucket/index."""
     where: str | None = None
     """Serve only the images that pass this filter (see docs/search.md)."""
     k: PositiveInt = 12

@@ -1,0 +1,161 @@
+"""An index of the type ``lance`` on an object store, at an address such as ``s3://bucket/index``.
+
+Only an address that the user gives is contacted: no file of an index names one. Credentials, region and endpoint come
+from the environment (``AWS_ACCESS_KEY_ID`` and so on) and are never written.
+
+The address is a LanceDB database. The table ``index-000001`` holds what ``index.json`` holds of a folder, in one row,
+and names the table of the images. A change writes a new table of images, then creates ``index-000002``, which only one
+of two writers can. So a command that is killed, or comes second, changes nothing.
+"""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+from pydantic import ValidationError
+
+from dermeval.retrieval.index_folder import MAKER, IndexInfo
+from dermeval.retrieval.lance import LanceIndex, lance_answers, refuse_foreign_rows, require_package
+from dermssl.errors import InputError, shortened
+
+ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]+(?:/(?!\.+(?:/|$))[A-Za-z0-9._=-]+)+)")
+STATE, IMAGES = "index-{:06d}", re.compile(r"images-[0-9a-f]{16}")
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+MEASURED_QUERIES = 20
+"""Each is searched for three times, and a search takes some 100 requests."""
+PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "2", "client_retry_timeout": "20"}
+
+
+class StoredIndex(LanceIndex):
+    """An index on an object store; ``number`` counts its changes."""
+
+    number: int
+
+    def __init__(self, address: str) -> None:
+        number = latest(address)
+        if not number:
+            raise InputError(f"{address} holds no index: make it with `{MAKER}`")
+        info = _recorded(address, number)
+        _check_self_contained(address, info["table"])
+        super().__init__(address, info, _database(address), info["table"])
+        vars(self).update(number=number)
+
+
+def _recorded(address: str, number: int) -> dict[str, Any]:
+    """What a change recorded of the index, checked."""
+    name = STATE.format(number)
+    _check_self_contained(address, name)
+    with lance_answers(address):
+        text = _database(address).open_table(name).to_arrow()["json"][0].as_py()
+    try:
+        IndexInfo.model_validate_json(text, strict=True)
+        info = json.loads(text)
+        if IMAGES.fullmatch(info["table"]):
+            return info
+    except (ValidationError, KeyError, TypeError):
+        pass
+    raise InputError(f"{address}: its table {name} is damaged: make it again with `{MAKER}`")
+
+
+def latest(address: str) -> int:
+    """The number of the latest change of the index at an address; 0 where there is none."""
+    return max(_changes(_tables(address)), default=0)
+
+
+def finish(address: str) -> None:
+    """Delete what a command that was killed after its change had yet to delete."""
+    *earlier, last = sorted(_changes(_tables(address))) or [0]
+    for number in earlier:
+        with suppress(InputError):  # half deleted, and its images before it
+            _drop(address, {_recorded(address, number)["table"]} - {_recorded(address, last)["table"]})
+        _drop(address, {STATE.format(number)})
+
+
+def require_new_address(address: str, overwrite: bool, inputs: Sequence[str]) -> None:
+    """Raise InputError where an address holds tables of others, or an index that may not be replaced or is read."""
+    if address in [given.rstrip("/") for given in inputs]:
+        raise InputError(f"{address} is read: choose another --out")
+    tables = _tables(address)
+    foreign = [name for name in tables if not _changes([name]) and not IMAGES.fullmatch(name)]
+    if foreign:
+        raise InputError(f"{address} holds '{shortened(foreign[0])}', which this command did not write: choose another")
+    if _changes(tables) and not overwrite:
+        raise InputError(f"{address} already exists: choose another --out, or add --overwrite to replace it")
+
+
+def publish(address: str, number: int, info: dict[str, Any], fill: Callable[[Any, str], Any]) -> None:
+    """Change the index at an address, and delete all tables of earlier versions.
+
+    Args:
+        address: where it is.
+        number: of the change that this one follows.
+        info: what to record of it; the images' table and the measured recall are added.
+        fill: writes the table of a given name into a given database, and returns the measured recall.
+
+    Raises:
+        InputError: another command has changed the index meanwhile. It is then as that command left it.
+    """
+    database, new = _database(address), f"images-{secrets.token_hex(8)}"
+    try:
+        with lance_answers(address):
+            info |= {"table": new, "files": {}, "recall": fill(database, new)}
+            database.create_table(STATE.format(number + 1), pa.table({"json": [json.dumps(info)]}))
+    except BaseException as error:
+        _drop(address, {new})
+        if isinstance(error, InputError) and latest(address) != number:
+            raise InputError(f"another command has changed {address}: give this command again") from None
+        raise
+    tables = _tables(address)
+    _drop(address, {name for name in tables if IMAGES.fullmatch(name)} - {new})
+    _drop(address, {STATE.format(change) for change in _changes(tables) if change <= number})
+
+
+def _changes(tables: Sequence[str]) -> list[int]:
+    """The numbers of the changes that have a table."""
+    return [int(name[6:]) for name in tables if re.fullmatch(r"index-\d{6}", name)]
+
+
+def _drop(address: str, names: Collection[str]) -> None:
+    for name in set(_tables(address)) & set(names):
+        with lance_answers(address):
+            _database(address).drop_table(name)
+
+
+def _tables(address: str) -> list[str]:
+    with lance_answers(address):
+        return _database(address).list_tables(limit=10_000).tables
+
+
+def _endpoint() -> str | None:
+    """The server that speaks S3, where it is not Amazon's."""
+    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
+
+
+def _database(address: str) -> Any:
+    if not ADDRESS.fullmatch(address):
+        raise InputError(
+            f"{shortened(address, 100)} is no address of the form s3://bucket/index; credentials, region and endpoint "
+            "are read from the environment (AWS_ACCESS_KEY_ID and so on)"
+        )
+    server = _endpoint()
+    options = PATIENCE | ({"aws_endpoint": server} if server else {})
+    return require_package("lancedb", "lancedb").connect(address, storage_options=options)
+
+
+def _check_self_contained(address: str, table: str) -> None:
+    """Raise InputError where a table would read files that are not at its own address."""
+    try:
+        store = fs.S3FileSystem(endpoint_override=_endpoint(), connect_timeout=5, request_timeout=60)
+        folder = fs.FileSelector(f"{address.removeprefix('s3://')}/{table}.lance/_versions")
+        manifests = {file.path: store.open_input_stream(file.path).read() for file in store.get_file_info(folder)}
+    except OSError as error:
+        raise InputError(f"{address}: the object store does not answer ({shortened(error, 200)})") from None
+    for path, content in manifests.items():
+        if path.endswith(".manifest"):
+            refuse_foreign_rows(f"s3://{path}", content)
