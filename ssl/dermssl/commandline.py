@@ -107,7 +107,7 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         require_output_file(Path(json_file), "--json", is_report)
         if written and Path(json_file).resolve() == Path(written).resolve():
             raise InputError(f"--json {json_file} is the folder that the command writes: give another name")
-    with locked(Path(written)) if written else nullcontext():
+    with locked(Path(written)) if written and "://" not in written else nullcontext():  # an object store has no folders
         report = _function(program, command)(options)
     if report is not None:
         print(plain_text(report.text))

@@ -6,7 +6,6 @@ Its one test runs once for each family of bad inputs, see `FAMILIES`, and report
 """
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -28,6 +27,7 @@ from dermeval.cli import COMMANDS as DERMEVAL
 from dermeval.cli import main as dermeval
 from dermssl.cli import COMMANDS as DERMSSL
 from dermssl.cli import main as dermssl
+from dermssl.commandline import options_class
 from dermssl.parser import leaves, option_string
 
 SECONDS = 60
@@ -122,8 +122,7 @@ class Attack:
         self.program, self.name, *self.arguments = command.split()
         self.reads, self.top, self.wrong = reads, top, []
         entry = {c.name: c for c in {"dermssl": DERMSSL, "dermeval": DERMEVAL}[self.program]}[self.name]
-        module, _, name = entry.options.partition(":")
-        self.options = getattr(importlib.import_module(module), name)
+        self.options = options_class(self.program, entry)
 
     def path(self, name: str) -> str:
         """A folder of the house by its name."""
