@@ -16,7 +16,7 @@ from dermssl.backbone.pretrained import LEDGER, find_ledger
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, read_yaml, write_json, write_parquet, write_yaml
 from dermssl.parser import flatten, option_names
-from dermssl.paths import require_new_folder
+from dermssl.paths import json_object, require_new_folder
 from dermssl.training.options import DataOptions, PretrainOptions
 from dermssl.training.pool import COLUMNS
 
@@ -35,13 +35,23 @@ MAY_DIFFER = (
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
 
 CONFIG, LOCK, START_LEDGER = "config.yaml", ".lock", "start_ledger.parquet"
+IDENTITIES = "tracking.json"
+"""What the trackers of a run call it."""
 WRITTEN = (
-    *(CONFIG, LOCK, "status.json", "metrics.jsonl", "tracking.json", LEDGER, START_LEDGER, "MODEL_CARD.md"),
+    *(CONFIG, LOCK, "status.json", "metrics.jsonl", IDENTITIES, LEDGER, START_LEDGER, "MODEL_CARD.md"),
     *("views.png", "neighbours.png", "patch_components.png"),
     *("state/step_*/*", "best/*", "encoder/*", "tensorboard/*"),
     "tensorboard",  # as a link to a folder elsewhere
 )
 """Files of a run folder."""
+TRACKER_FILES = {
+    "wandb": ("wandb/*",),
+    "mlflow": ("mlruns/*", "mlartifacts/*", "mlflow.db"),
+    "aim": (".aim/*",),
+    "dvclive": ("dvclive/*",),
+    "swanlab": ("swanlog/*",),
+}
+"""Files that the trackers of a run put into its folder where it is the working directory, or where they are sent."""
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
@@ -90,7 +100,9 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     elif folder.exists() and not is_run and not all(_is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     if options.overwrite and is_run:
-        require_new_folder(folder, True, WRITTEN, [*options.data.folders, options.model.init])
+        require_new_folder(
+            folder, True, (*WRITTEN, *_tracker_files(folder)), [*options.data.folders, options.model.init]
+        )
     before = _ledger_before(options.model.init) if options.overwrite or not is_run else None
     folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / LOCK, folder)
@@ -104,6 +116,14 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         log.info("the run in %s was interrupted before its first state: it starts from step 0", folder)
     remove_leftovers(folder)
     return lock
+
+
+def _tracker_files(folder: Path) -> list[str]:
+    """Patterns of the files of those trackers that the run's config or its ``tracking.json`` names."""
+    settings = read_yaml(folder / CONFIG).get("tracking")
+    asked = settings.get("trackers") if isinstance(settings, dict) else None
+    names = {*json_object(folder / IDENTITIES), *(asked if isinstance(asked, list) else [])}
+    return [pattern for name, patterns in TRACKER_FILES.items() if name in names for pattern in patterns]
 
 
 def _ledger_before(init: str | None) -> pa.Table | None:

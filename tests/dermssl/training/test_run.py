@@ -22,9 +22,10 @@ from dermssl.backbone.load import load as load_encoder
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
-from dermssl.files import read_json, write_parquet
-from dermssl.training.options import OnlineOptions
+from dermssl.files import read_json, write_json, write_parquet
+from dermssl.training.options import DataOptions, OnlineOptions, PretrainOptions
 from dermssl.training.pool import select_rows
+from dermssl.training.run_folder import open_run_folder
 from dermssl.training.watching import online
 from dermssl.training.watching.online import online_features, rankme
 from dermssl.views.loader import default_workers
@@ -326,6 +327,30 @@ def test_overwrite_throws_away_runs_and_nothing_else(pretrain, dataset, tmp_path
     assert pretrain(dataset, other, overwrite="true") == 2
     assert "not empty and no run folder" in capsys.readouterr().err
     assert (other / "chapter.txt").read_text() == "words"
+
+
+@pytest.mark.parametrize("named_by", ["config.yaml", "tracking.json"])
+@pytest.mark.parametrize(("tracker", "file"), [("wandb", "wandb/run-1/files/x"), ("mlflow", "mlruns/0/meta.yaml")])
+def test_overwrite_replaces_a_run_with_the_files_of_its_trackers_and_of_no_others(tmp_path, named_by, tracker, file):
+    run = tmp_path / "run"
+    options = PretrainOptions(str(run), DataOptions([]), overwrite=True)
+    options.tracking.trackers = [tracker] if named_by == "config.yaml" else ["tensorboard"]
+    open_run_folder(options).close()
+    if named_by == "tracking.json":
+        write_json(run / "tracking.json", {tracker: "id"})
+    (run / file).parent.mkdir(parents=True)
+    (run / file).touch()
+    (run / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"also holds notes\.txt,"):
+        open_run_folder(options)
+    (run / "notes.txt").unlink()
+    options.tracking.trackers = ["tensorboard"]
+    open_run_folder(options).close()
+    assert not (run / file).exists()
+    (run / file).parent.mkdir(parents=True)
+    (run / file).touch()
+    with pytest.raises(InputError, match=f"also holds {file}"):
+        open_run_folder(options)
 
 
 def test_weights_may_stand_as_numbers_in_the_config(pretrain, dataset, tmp_path):

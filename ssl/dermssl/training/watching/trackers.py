@@ -17,6 +17,7 @@ from accelerate.utils import LoggerType
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_json, write_json
 from dermssl.training.options import LOCAL_KEYS
+from dermssl.training.run_folder import IDENTITIES
 
 log = logging.getLogger("dermssl")
 
@@ -24,7 +25,6 @@ OWN = "tensorboard"
 """Every run writes it by itself (`dermssl.training.watching.tracking.Tracker`)."""
 KNOWN = ("tensorboard", "wandb", "mlflow")
 """Trackers whose clients send nothing but what they are given, with the settings below."""
-IDENTITIES = "tracking.json"
 WANDB = {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True}
 
 
