@@ -11,7 +11,7 @@ import machine
 import numpy as np
 from sklearn import metrics
 
-from dermeval.statistics.bootstrap import bootstrap
+from dermeval.statistics.bootstrap import paired_bootstrap
 
 CLASSES = 7
 
@@ -59,7 +59,9 @@ def main() -> None:
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     groups = random.integers(options.rows // 3, size=options.rows)
     with machine.peak_memory() as peak:
-        ours, result = machine.timed(lambda: bootstrap(truth, probabilities, groups, draws=options.draws), 2)
+        ours, result = machine.timed(
+            lambda: paired_bootstrap(truth, [probabilities], groups, draws=options.draws)[0], 2
+        )
     partial, found = machine.timed(lambda: loop(truth, probabilities, groups, options.loop_draws))
     theirs = machine.Cost(0, 0).plus(partial, options.draws / options.loop_draws)
     interval, drawn = result.scores["balanced_accuracy"], found[:, 1]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dermeval.features.ledger import Seen
 from dermeval.features.options import HASH_BITS
-from dermeval.probes.intervals import interval_json, show
+from dermeval.pages.tables import show
 from dermeval.probes.predictions import Predictions
 from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, Resampler, cluster_codes, percentiles, too_narrow
 from dermssl.errors import InputError
@@ -52,11 +52,11 @@ def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> d
     except InputError as problem:
         return {"sides": None, "why": str(problem)}
     rows = [
-        {"side": name, "images": int((side == number).sum()), "patients": patients[number]} | interval_json(score)
+        {"side": name, "images": int((side == number).sum()), "patients": patients[number]} | score.entry()
         for number, (name, score) in enumerate(zip(SIDES, scores, strict=True))
     ]
     classes = [images.classes[label] for label in shared]
-    return {"sides": rows, "difference": interval_json(difference), "classes": classes, "patients_on_both": both}
+    return {"sides": rows, "difference": difference.entry(), "classes": classes, "patients_on_both": both}
 
 
 def _drawn(

@@ -15,31 +15,28 @@ from scipy.stats import rankdata
 
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.pool import PooledEmbeddings, open_pool
-from dermeval.pages.tables import ReportTable, tables_as_text
+from dermeval.pages.tables import ReportTable, show, tables_as_text
 from dermeval.probes.folds import Fold
 from dermeval.probes.groups import MISSING, attributes, values_of
-from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import EvaluateOptions
-from dermeval.probes.predictions import Predictions
+from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.protocols import Experiment
-from dermeval.probes.recall import recall_hits
 from dermeval.probes.report import ENCODERS, FEW, RUNS, SHARE, FeatureSource, report_page, report_text
+from dermeval.probes.results import recall_hits
 from dermeval.probes.results_folder import printable
-from dermeval.probes.shots import draw_of_each_class
+from dermeval.probes.shots import draw_of_each_class, fewest_patients
 from dermeval.probes.side_by_side import (
-    difference_columns,
     dots,
     grid,
     interval_cells,
     interval_columns,
     latex_table,
-    table_row,
+    long_row,
     write_side_by_side,
 )
 from dermeval.probes.task import Task, task_of
-from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, percentiles
-from dermeval.statistics.comparison import Difference, paired_bootstrap, paired_means
+from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 
@@ -128,15 +125,16 @@ def _target_rows(
     """The score of each encoder in each column, its difference from the first and its rank; mean ranks last."""
     tasks = [task_of(pool, target) for pool in pools.values()]
     rows, ranks = [], []
-    for column, scores, differences, drawn in _columns(tasks, folds, probes, options):
-        points = np.array([[float(score.value)] for score in scores])
-        ranks.append(rankdata(-np.hstack([points, drawn]), axis=0))
-        for name, score, difference, rank in zip(pools, scores, differences, ranks[-1], strict=True):
-            row = {"target": target, "column": column, "encoder": name} | table_row(score)
-            rows.append(row | difference_columns(difference) | interval_columns("rank", _rank_interval(rank)))
-        log.info("%s, %s: %s", target, column, "; ".join(show(interval_json(score)) for score in scores))
+    for column, score, encoders in _columns(tasks, folds, probes, options):
+        sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
+        ranks.append(rankdata(-np.stack(sampled), axis=0))
+        for name, found, rank in zip(pools, encoders, ranks[-1], strict=True):
+            row = {"target": target, "column": column, "encoder": name} | long_row(found.scores[score])
+            row |= interval_columns("difference", found.differences.get(score))
+            rows.append(row | interval_columns("rank", _rank_interval(rank)))
+        log.info("%s, %s: %s", target, column, "; ".join(show(one.scores[score].entry()) for one in encoders))
     for name, rank in zip(pools, np.mean(ranks, axis=0), strict=True):
-        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | table_row(_rank_interval(rank)))
+        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | long_row(_rank_interval(rank)))
     return rows
 
 
@@ -145,60 +143,41 @@ def _rank_interval(ranks: np.ndarray) -> Interval:
     return Interval(ranks[0], *percentiles(ranks[1:]))
 
 
-Column = tuple[str, Sequence[Interval], Sequence[Difference | None], np.ndarray]
-"""Its name, each encoder's score, its difference from the first's, and the scores under every draw ``(E, B)``."""
-
-
 def _columns(
     tasks: Sequence[Task], folds: Sequence[Fold], probes: Sequence[Probe], options: EvaluateOptions
-) -> Iterator[Column]:
-    """Each probe; then the last one from few labels and on skin types; then recall@1."""
+) -> Iterator[tuple[str, str, list[Bootstrap]]]:
+    """Each probe; then the last one from few labels and on skin types; then recall@1.
+
+    Yields a column's name, the name of its score, and what each encoder scores.
+    """
     first, last = tasks[0], probes[-1]
-
-    def paired(name: str, found: Sequence[Sequence[Predictions]]) -> Column:
-        one, runs = found[0][0], [np.stack([run.probabilities for run in own]) for own in found]
-        compared = paired_bootstrap(one.truth, runs, one.groups, first.positive, options.draws, options.seed)
-        drawn = np.stack([scores[SCORE] for scores in compared.drawn])
-        differences = [None, *(entry[SCORE] for entry in compared.differences)]
-        return name, [scores[SCORE] for scores in compared.scores], differences, drawn
-
     whole: list[Predictions] = []
     for probe in probes:
         whole = [probe.fit(task, folds).predictions for task in tasks]
-        yield paired(probe.name, [[own] for own in whole])
+        yield probe.name, SCORE, paired_scores([[own] for own in whole], options.draws, options.seed)
     for column, wanted in _few_labels(first, folds).items():
-        drawn = [
-            [replace(fold, train=draw_of_each_class(first, fold, wanted, [options.seed, run])) for fold in folds]
-            for run in range(RUNS)
-        ]
-        shots = min(wanted.values())
-        few = [[last.fit(task, one, shots).predictions for one in drawn] for task in tasks]
-        yield paired(f"{last.name}, {column}", few)
+        drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(RUNS)]
+        few = [[last.fit(task, one, min(wanted.values())).predictions for one in drawn] for task in tasks]
+        yield f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed)
     values = attributes(first.frame).get("fitzpatrick_pairs")
     if values is not None:
         of_rows = values_of(whole[0], first.frame, values)
         for value in sorted({value for value in of_rows if value not in (None, MISSING)}):
-            inside = [own.rows(of_rows == value) for own in whole]
-            if len(set(inside[0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0].truth)) > 1:
-                yield paired(f"{last.name}, skin types {value}", [[own] for own in inside])
+            inside = [[own.rows(of_rows == value)] for own in whole]
+            if len(set(inside[0][0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0][0].truth)) > 1:
+                yield f"{last.name}, skin types {value}", SCORE, paired_scores(inside, options.draws, options.seed)
     groups = first.pool.frame["group_id"].to_numpy(dtype=object)
     hits = [list(recall_hits(task.pool.features, task.pool.frame)) for task in tasks]
     for found in zip(*hits, strict=True):
         dataset, kind, queries, _ = found[0]
         compared = paired_means([own for *_, own in found], groups[queries], options.draws, options.seed)
-        yield f"same-{kind} recall@1 of {dataset}", *compared
+        yield f"same-{kind} recall@1 of {dataset}", MEAN, compared
 
 
 def _few_labels(task: Task, folds: Sequence[Fold]) -> dict[str, dict[int, int]]:
     """How many training patients of each class the columns with few labels take."""
-    shares = {}
-    for label in range(len(task.classes)):
-        held = [len(set(task.groups[fold.train][task.labels[fold.train] == label])) for fold in folds]
-        shares[label] = max(1, round(SHARE * min(held)))
-    return {
-        f"{FEW} {task.unit}s per class": dict.fromkeys(range(len(task.classes)), FEW),
-        f"{SHARE:.0%} of {task.unit}s": shares,
-    }
+    shares = {label: max(1, round(SHARE * held)) for label, held in enumerate(fewest_patients(task, folds))}
+    return {f"{FEW} {task.unit}s per class": dict.fromkeys(shares, FEW), f"{SHARE:.0%} of {task.unit}s": shares}
 
 
 def _tables(table: pd.DataFrame) -> list[ReportTable]:

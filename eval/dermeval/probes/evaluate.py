@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
@@ -15,18 +16,16 @@ from dermeval.probes.encoder_table import WRITTEN as ENCODER_FILES
 from dermeval.probes.encoder_table import encoders_report, pools_by_encoder
 from dermeval.probes.evaluate_page import groups_table, html_page, text_page
 from dermeval.probes.groups import attributes, group_scores, values_of
-from dermeval.probes.intervals import interval_json
 from dermeval.probes.judge import Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.knn import HEADLINE, KnnProbe
 from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
-from dermeval.probes.predictions import Predictions, by_case
+from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
 from dermeval.probes.report import FeatureSource
 from dermeval.probes.results import result_json
 from dermeval.probes.task import Task, task_of
-from dermeval.statistics.comparison import paired_bootstrap
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -68,7 +67,7 @@ def evaluate(options: EvaluateOptions) -> Report:
     if out:
         written, key = (ENCODER_FILES, "rows") if len(pools) > 1 else (WRITTEN, "experiments")
         require_new_folder(out, options.overwrite, written, options.embeddings, key=key)
-    kept = KeptFits(out)
+    kept = KeptFits(options.out)
     names = ("knn", "linear") if options.probe == "both" else (options.probe,)
     probes = [KeptProbe(make_probe(name, options.seed), kept) for name in names]
     if len(pools) > 1:
@@ -140,7 +139,7 @@ def make_probe(name: str, seed: int) -> Probe:
 
 def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions) -> ExperimentRun:
     judged = judge(probe, task, experiment.folds, options.draws, options.seed)
-    images = judged.predictions
+    images = judged.fitted.predictions
     entry: dict[str, Any] = {
         "target": task.name,
         "probe": probe.name,
@@ -149,44 +148,40 @@ def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOpti
         "positive": task.target.positive,
         "fitted": [len(fold.train) for fold in experiment.folds],
         "scored": len(images),
-        "scored_groups": int(images.frame["group_id"].nunique()),
+        "scored_groups": len(set(images.groups)),
         "levels": result_json(judged.levels),
         "notes": list(judged.notes),
     }
-    levels = {"image": images, "case": by_case(images)[0]}
-    if experiment.control is None:
-        split = "folds" if len(experiment.folds) > 1 else "official"
-        seen = judged.contamination
-        entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
-        entry["groups"] = {
-            attribute: {
-                level: group_scores(
-                    rows, values_of(rows, task.frame, values), task.positive, options.draws, options.seed
-                )
-                for level, rows in levels.items()
-            }
-            for attribute, values in attributes(task.frame).items()
+    if experiment.control is not None:
+        control = probe.fit(task, experiment.control).predictions
+        return ExperimentRun(entry | _against(control, images, options), {"without": images, "size-matched": control})
+    seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
+    entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
+    groups = {
+        attribute: {
+            level: group_scores(rows, values_of(rows, task.frame, values), options.draws, options.seed)
+            for level, rows in _levels(images).items()
         }
-        return ExperimentRun(entry | {"contamination": seen}, {"all": images})
-    control = probe.fit(task, experiment.control).predictions
-    before = {"image": control, "case": by_case(control)[0]}
-    entry["against_size_matched"] = {
-        level: _against(before[level], after, task.positive, options) for level, after in levels.items()
+        for attribute, values in attributes(task.frame).items()
     }
-    return ExperimentRun(entry, {"without": images, "size-matched": control})
+    return ExperimentRun(entry | {"groups": groups, "contamination": seen}, {"all": images})
 
 
-def _against(
-    control: Predictions, images: Predictions, positive: int | None, options: EvaluateOptions
-) -> dict[str, Any]:
+def _levels(images: Predictions) -> dict[str, Predictions]:
+    return {"image": images, "case": by_case(images)[0]}
+
+
+def _against(control: Predictions, images: Predictions, options: EvaluateOptions) -> dict[str, Any]:
     """Scores of the size-matched control, and by how much training without the group differs from it."""
-    both = [control.probabilities, images.probabilities]
-    compared = paired_bootstrap(control.truth, both, control.groups, positive, options.draws, options.seed)
-    return {
-        name: {"control": interval_json(compared.scores[0][name]), "difference": interval_json(difference)}
-        for name, difference in compared.differences[0].items()
-        if difference.value.ndim == 0
-    }
+    found, before = {}, _levels(control)
+    for level, after in _levels(images).items():
+        matched, without = paired_scores([[before[level]], [after]], options.draws, options.seed)
+        found[level] = {
+            name: {"control": matched.scores[name].entry(), "difference": difference.entry()}
+            for name, difference in without.differences.items()
+            if np.ndim(difference.value) == 0
+        }
+    return {"against_size_matched": found}
 
 
 def _write(folder: Path, result: ProtocolResult, runs: Sequence[ExperimentRun]) -> None:

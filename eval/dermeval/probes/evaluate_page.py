@@ -8,10 +8,9 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from dermeval.pages import plots
-from dermeval.pages.tables import ReportTable, tables_as_text
+from dermeval.pages.tables import ReportTable, show, tables_as_text
 from dermeval.probes.contamination import sides_table
 from dermeval.probes.groups import is_ranked
-from dermeval.probes.intervals import show
 from dermeval.probes.predictions import Predictions
 from dermeval.probes.report import PROTOCOL, report_page, report_text
 from dermeval.statistics.metrics import BINS, confidence_bins

@@ -5,20 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.probes.intervals import interval_json
-from dermeval.probes.predictions import Predictions
+from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.protocols import age_bands
-from dermeval.statistics.bootstrap import (
-    MIN_PATIENTS,
-    RARE,
-    Interval,
-    cluster_codes,
-    debiased,
-    interval_of,
-    percentiles,
-    resample,
-)
-from dermeval.statistics.scorer import Scorer
+from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE, Interval, percentiles
 
 LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
@@ -58,9 +47,7 @@ def values_of(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray)
     return _text(predictions.frame[key].map(same))
 
 
-def group_scores(
-    predictions: Predictions, values: np.ndarray, positive: int | None, draws: int, seed: int
-) -> dict[str, Any]:
+def group_scores(predictions: Predictions, values: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
     """All scores of each value with intervals by patient, and for each the gap between best and worst value.
 
     ``gap`` is that of balanced accuracy, ``gaps`` holds all. ``values`` are text or None, which is the group `MISSING`.
@@ -82,12 +69,9 @@ def group_scores(
         if row["patients"] < MIN_PATIENTS:
             row["status"] = "insufficient"
         if row["status"] == "scored":
-            scorer = Scorer(inside.truth, inside.probabilities, cluster_codes(inside.groups), positive)
-            (drawn,), _ = resample([scorer], draws, seed + index)
-            point = {name: score for name, score in scorer.point().items() if np.ndim(score) == 0}
-            support = scorer.support
-            row |= {name: interval_json(interval_of(name, own, drawn[name], support)) for name, own in point.items()}
-            sampled[value] = {name: debiased(name, score, drawn[name])[1] for name, score in point.items()}
+            (found,) = paired_scores([[inside]], draws, seed + index)
+            row |= {name: own.entry() for name, own in found.scores.items() if np.ndim(own.value) == 0}
+            sampled[value] = found.drawn
         rows.append(row)
     gaps = _gaps(rows, sampled, len(np.unique(predictions.truth)))
     return {"groups": rows, "gap": gaps.get(RANKED_BY), "gaps": gaps}
@@ -104,13 +88,13 @@ def _gaps(rows: list[dict[str, Any]], sampled: dict[str, dict[str, np.ndarray]],
     if len(ranked) < 2:
         return {}
     gaps = {}
-    for name in sampled[ranked[0]["value"]]:
+    for name in (name for name in sampled[ranked[0]["value"]] if name in ranked[0]):
         sign = -1 if name in LOWER_IS_BETTER else 1
         order = sorted(ranked, key=lambda row: sign * row[name]["value"])
         worst, best = order[0], order[-1]
         drawn = sign * (sampled[best["value"]][name] - sampled[worst["value"]][name])
         value = np.float64(sign * (best[name]["value"] - worst[name]["value"]))
         narrow = "narrow" in best[name] or "narrow" in worst[name]
-        interval = Interval(value, *percentiles(drawn), narrow)
-        gaps[name] = {"best": best["value"], "worst": worst["value"]} | interval_json(interval)
+        gap = Interval(value, *percentiles(drawn), narrow)
+        gaps[name] = {"best": best["value"], "worst": worst["value"]} | gap.entry()
     return gaps

@@ -12,10 +12,8 @@ import numpy as np
 
 from dermeval.probes.contamination import clean_and_contaminated
 from dermeval.probes.folds import Fold, missing_classes
-from dermeval.probes.intervals import interval_json
-from dermeval.probes.predictions import Predictions, by_case
+from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.task import Task
-from dermeval.statistics.bootstrap import bootstrap
 
 PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
 HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
@@ -73,46 +71,42 @@ class Judgement:
     notes: list[str]
     contamination: dict[str, Any]
 
-    @property
-    def predictions(self) -> Predictions:
-        """Those of the images."""
-        return self.fitted.predictions
-
 
 def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judgement:
     """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups."""
     fitted = probe.fit(task, folds)
-    levels, notes = score_levels(fitted.predictions, task.positive, draws, seed)
+    levels, notes = score_levels(fitted.predictions, draws, seed)
     seen = clean_and_contaminated(fitted.predictions, task.pool.seen, draws, seed)
     return Judgement(fitted, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
 
 
-def score_level(predictions: Predictions, positive: int | None, draws: int, seed: int) -> Level:
-    """All scores with intervals by group. Per-class scores are those of the classes that occur in the truth."""
-    result = bootstrap(predictions.truth, predictions.probabilities, predictions.groups, positive, draws, seed)
-    counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
-    support = dict(zip(predictions.classes, map(int, counts), strict=True))
-    scores = {name: interval_json(interval, predictions.classes) for name, interval in result.scores.items()}
-    for name in (name for name in PER_CLASS if name in scores):
-        scores[name] = {key: value for key, value in scores[name].items() if support[key]}
-    return Level(scores, len(predictions), support, result.clusters, result.draws, result.redrawn)
-
-
-def score_levels(
-    images: Predictions, positive: int | None, draws: int, seed: int
-) -> tuple[dict[str, Level], list[str]]:
-    """`score_level` of images and of cases, and notes on what the case level left out."""
+def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, Level], list[str]]:
+    """Scores of images and of cases, and notes on what the case level left out."""
     cases, conflicting = by_case(images)
-    levels, notes = {"image": score_level(images, positive, draws, seed)}, []
+    levels, notes = {"image": _score_level(images, draws, seed)}, []
     if conflicting:
         notes.append(f"{conflicting} cases have images with different labels and are out of case-level scores")
     if len(np.unique(cases.truth)) > 1:
-        votes = score_level(by_case(images, "majority")[0], positive, draws, seed).scores
+        votes = _score_level(by_case(images, "majority")[0], draws, seed).scores
         hard = {name: votes[name] for name in HARD if name in votes}
-        levels["case"] = dataclasses.replace(score_level(cases, positive, draws, seed), by_majority=hard)
+        levels["case"] = dataclasses.replace(_score_level(cases, draws, seed), by_majority=hard)
     else:
         notes.append("fewer than two classes are left at case level, which is not scored")
     redrawn = sum(level.redrawn for level in levels.values())
-    if redrawn:
-        notes.append(f"{redrawn} bootstrap draws lost a class and were drawn again")
-    return levels, notes
+    return levels, notes + redrawn_note(redrawn)
+
+
+def _score_level(predictions: Predictions, draws: int, seed: int) -> Level:
+    """All scores with intervals by group. Per-class scores are those of the classes that occur in the truth."""
+    (found,) = paired_scores([[predictions]], draws, seed)
+    counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
+    support = dict(zip(predictions.classes, map(int, counts), strict=True))
+    scores = {name: interval.entry(predictions.classes) for name, interval in found.scores.items()}
+    for name in (name for name in PER_CLASS if name in scores):
+        scores[name] = {key: value for key, value in scores[name].items() if support[key]}
+    return Level(scores, len(predictions), support, len(set(predictions.groups)), draws, found.redrawn)
+
+
+def redrawn_note(redrawn: int) -> list[str]:
+    """A note where bootstrap draws lost a class."""
+    return [f"{redrawn} bootstrap draws lost a class and were drawn again"] if redrawn else []

@@ -4,8 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,9 @@ class KeptFits:
     Without ``out`` nothing is kept.
     """
 
-    def __init__(self, out: str | Path | None) -> None:
-        self.out = Path(out) if out else None
-
-    @cached_property
-    def folder(self) -> Path | None:
-        """Where; InputError where something else bears the name."""
-        return folder_of(self.out, MARK) if self.out else None
+    def __init__(self, out: str | None = None) -> None:
+        """Raises InputError where something else bears the folder's name."""
+        self.folder = folder_of(Path(out), MARK) if out else None
 
     def get(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Any]]:
         """What was kept under ``key``, else what ``make`` returns, which is then kept."""
@@ -50,7 +45,8 @@ class KeptFits:
         if path.is_file():
             try:
                 table = read_parquet(path, "dermeval evaluate")
-                return np.column_stack([column.to_numpy() for column in table.columns]), _said(table)
+                said = json.loads(table.schema.metadata[b"said"])
+                return np.column_stack([column.to_numpy() for column in table.columns]), said
             except (InputError, KeyError, ValueError):
                 log.warning("%s is damaged: what it held is fitted again", path)
         array, said = make()
@@ -66,10 +62,6 @@ class KeptFits:
         """Delete all that was kept, as the result is written."""
         if self.folder is not None:
             remove_folder(self.folder)
-
-
-def _said(table: pa.Table) -> dict[str, Any]:
-    return json.loads(table.schema.metadata[b"said"])
 
 
 def fit_key(probe: Probe, task: Task, folds: Sequence[Fold], shots: int | None = None) -> str:
@@ -109,9 +101,9 @@ class KeptProbe:
             said = {name: getattr(fitted, name) for name in ("settings", "notes", "lines", "extra")}
             return fitted.predictions.probabilities, said
 
-        sorted_rows, said = self.kept.get(fit_key(self.probe, task, folds, shots), make)
-        rows = np.concatenate([fold.test for fold in folds])
-        ranks = np.argsort(np.argsort(rows, kind="stable"), kind="stable")
-        parts = np.split(sorted_rows[ranks], np.cumsum([len(fold.test) for fold in folds])[:-1])
-        predictions = collect(task, folds, parts, self.options.seed)
+        probabilities, said = self.kept.get(fit_key(self.probe, task, folds, shots), make)
+        rows = collect(
+            task, folds, [np.zeros((len(fold.test), len(task.classes))) for fold in folds], self.options.seed
+        )
+        predictions = replace(rows, probabilities=probabilities)
         return Fitted(predictions, said["settings"], tuple(said["notes"]), tuple(said["lines"]), said["extra"])

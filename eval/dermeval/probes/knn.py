@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,10 @@ import pandas as pd
 from dermeval.probes.folds import Fold, stratified_group_folds
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import KnnOptions
-from dermeval.probes.predictions import Predictions, collect
+from dermeval.probes.predictions import collect
 from dermeval.probes.results import probe_report
 from dermeval.probes.task import Task, open_task
-from dermeval.statistics.bootstrap import cluster_codes
-from dermeval.statistics.metrics import balanced_accuracy
-from dermeval.statistics.scorer import Scorer
+from dermeval.statistics.metrics import Scorer, balanced_accuracy
 from dermssl import neighbours
 from dermssl.commandline import Report
 
@@ -46,35 +44,25 @@ class KnnProbe:
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
         """Predictions of the headline k; the table of all k is in ``extra``. From ``shots`` patients no k is chosen."""
         options, temperature = self.options, self.options.temperature
-        options = options if shots is None else replace(options, choose_k=False)
+        choose = options.choose_k and shots is None
         ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))
         votes = [_votes(task, fold, ks, (temperature, MAJORITY), options) for fold in folds]
-        predictions = {
-            (k, t): collect(task, folds, [own[k, t] for own in votes], options.seed)
-            for k in ks
-            for t in (temperature, MAJORITY)
-        }
-        rows = [
-            {"k": k}
-            | _main_scores(predictions[k, temperature], "", task)
-            | _main_scores(predictions[k, MAJORITY], "majority_", task)
-            for k in ks
-        ]
-        chosen = [_best_k(task, fold, ks, options) if options.choose_k else headline for fold in folds]
-        said = "/".join(map(str, chosen)) if options.choose_k else headline
-        table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
-        variant = {"space": options.space, "votes": options.votes, "choose_k": options.choose_k}
+        truth = task.labels[np.concatenate([fold.test for fold in folds])]
+        rows = []
+        for k in ks:
+            weighted, majority = (np.concatenate([own[k, t] for own in votes]) for t in (temperature, MAJORITY))
+            rows.append({"k": k} | _main_scores(truth, weighted, "") | _main_scores(truth, majority, "majority_"))
+        chosen = [_best_k(task, fold, ks, options) if choose else headline for fold in folds]
+        found = [own[k, temperature] for own, k in zip(votes, chosen, strict=True)]
+        variant = {"space": options.space, "votes": options.votes, "choose_k": choose}
         changed = [f"{name} {value}" for name, value in variant.items() if value not in ("raw", "weighted", False)]
+        said = "/".join(map(str, chosen)) if choose else headline
         how = ", ".join([f"k = {said}", f"T = {temperature:g}", *changed])
         head = f"image level by k (all else is the weighted vote with {how})"
-        settings = {"k": chosen if options.choose_k else headline, "temperature": temperature}
-        settings |= variant if changed else {}
-        if options.choose_k:
-            best = [own[k, temperature] for own, k in zip(votes, chosen, strict=True)]
-            found = collect(task, folds, best, options.seed)
-        else:
-            found = predictions[headline, temperature]
-        return Fitted(found, settings, tuple(clipped), (head, table, ""), {"by_k": rows})
+        table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+        settings = {"k": chosen if choose else headline, "temperature": temperature} | (variant if changed else {})
+        predictions = collect(task, folds, found, options.seed)
+        return Fitted(predictions, settings, tuple(clipped), (head, table, ""), {"by_k": rows})
 
 
 def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:
@@ -126,7 +114,6 @@ def _best_k(task: Task, fold: Fold, ks: Sequence[int], options: KnnOptions) -> i
     return max(usable, key=lambda k: balanced_accuracy(truth, guesses[k]))
 
 
-def _main_scores(predictions: Predictions, prefix: str, task: Task) -> dict[str, Any]:
-    scorer = Scorer(predictions.truth, predictions.probabilities, cluster_codes(predictions.groups), task.positive)
-    point = scorer.point()
+def _main_scores(truth: np.ndarray, probabilities: np.ndarray, prefix: str) -> dict[str, Any]:
+    point = Scorer(truth, probabilities, np.zeros(len(truth), int)).point()
     return {prefix + name: float(point[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1")}

@@ -1,23 +1,18 @@
-"""Out-of-sample predictions that carry the ids of their images, at image and at case level."""
+"""Out-of-sample predictions that carry the ids of their images, at image and at case level, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from dermeval.probes.folds import Fold
 from dermeval.probes.task import Task
-from dermssl.errors import InputError
-from dermssl.files import read_parquet
-from dermssl.paths import inside
+from dermeval.statistics.bootstrap import Bootstrap, paired_bootstrap
 
 PREFIX = "p_"
 """Columns of ``predictions.parquet`` that hold the probability of a class: ``p_<class>``."""
-KEYS = ("image_id", "case_id", "group_id", "fold", "seed")
 TIE_BREAK = 1e-6
 """Weight of the probabilities beside the votes of a majority: too little to overturn a vote."""
 
@@ -27,12 +22,14 @@ class Predictions:
     """Row ``i`` of ``frame`` (``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed``, ``contaminated``), ``truth``
     (N,) and ``probabilities`` (N, C) is one scored image, or one case (then ``image_id`` and ``contaminated`` are
     missing). Contaminated images are those that the encoder has seen in pretraining; null where that is not known.
+    ``positive`` is the index of the positive class of a binary target.
     """
 
     frame: pd.DataFrame
     truth: np.ndarray
     probabilities: np.ndarray
     classes: tuple[str, ...]
+    positive: int | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -44,51 +41,14 @@ class Predictions:
 
     def rows(self, which: np.ndarray) -> "Predictions":
         """Some of the rows (indices or mask)."""
-        frame = self.frame[which] if which.dtype == bool else self.frame.iloc[which]
-        return Predictions(frame.reset_index(drop=True), self.truth[which], self.probabilities[which], self.classes)
+        frame = (self.frame[which] if which.dtype == bool else self.frame.iloc[which]).reset_index(drop=True)
+        return Predictions(frame, self.truth[which], self.probabilities[which], self.classes, self.positive)
 
     def to_frame(self) -> pd.DataFrame:
         """As ``predictions.parquet``: ``frame``, ``y_true`` by name, and one probability column per class."""
         columns = dict(self.frame) | {"y_true": np.array(self.classes, dtype=object)[self.truth]}
         columns |= {PREFIX + name: self.probabilities[:, c] for c, name in enumerate(self.classes)}
         return pd.DataFrame(columns)
-
-    def to_table(self) -> pa.Table:
-        """`to_frame` as an Arrow table."""
-        return pa.Table.from_pandas(self.to_frame(), preserve_index=False)
-
-
-def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
-    """The predictions of a results folder, without its few-shot ones.
-
-    Raises:
-        InputError: a column is missing, a label is no class, or a probability is not a number from 0 to 1.
-    """
-    path, maker = inside(folder, "predictions.parquet"), "dermeval knn` or `dermeval linear"
-    columns = [PREFIX + name for name in classes]
-    table = read_parquet(path, maker, [*KEYS, "y_true", *columns]).to_pandas()
-    if "shots" in table:
-        table = table[table["shots"].isna()].reset_index(drop=True)
-    return predictions_of(table, tuple(classes), path, maker)
-
-
-def predictions_of(table: pd.DataFrame, classes: tuple[str, ...], path: Path, maker: str) -> Predictions:
-    """The rows of ``predictions.parquet`` as predictions; see `read_predictions`."""
-    blank = [name for name in KEYS if table[name].isna().any()]
-    if blank:
-        raise InputError(f"{path}: a row has no {blank[0]}: make it again with `{maker}`")
-    truth = table["y_true"].map({name: index for index, name in enumerate(classes)})
-    if truth.isna().any():
-        raise InputError(f"{path}: '{table['y_true'][truth.isna()].iloc[0]}' is no class: make it again with `{maker}`")
-    try:
-        probabilities = table[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: the probabilities are no numbers: make it again with `{maker}`") from None
-    bad = np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all(axis=1))
-    if len(bad):
-        image = table["image_id"].iloc[bad[0]]
-        raise InputError(f"{path}: a probability of {image} is not from 0 to 1: make it again with `{maker}`")
-    return Predictions(table[list(KEYS)].reset_index(drop=True), truth.to_numpy(np.int64), probabilities, classes)
 
 
 def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarray], seed: int) -> Predictions:
@@ -103,7 +63,8 @@ def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarra
         raise RuntimeError("an image was scored in two folds")
     frame = task.frame.iloc[rows[order]][["image_id", "case_id", "group_id"]].reset_index(drop=True)
     frame = frame.assign(fold=numbers, seed=seed, contaminated=task.pool.seen.flags(frame["image_id"]))
-    return Predictions(frame, task.labels[rows[order]], np.concatenate(probabilities)[order], task.classes)
+    found = np.concatenate(probabilities)[order]
+    return Predictions(frame, task.labels[rows[order]], found, task.classes, task.positive)
 
 
 def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> tuple[Predictions, int]:
@@ -121,5 +82,17 @@ def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> t
     np.add.at(sums, codes, votes)
     means = sums / np.bincount(codes)[:, None]
     frame = images.frame.groupby(codes)[["case_id", "group_id", "fold", "seed"]].first()
-    found = Predictions(frame, labels.first().to_numpy(), means, images.classes)
+    found = Predictions(frame, labels.first().to_numpy(), means, images.classes, images.positive)
     return found.rows(agreed), int((~agreed).sum())
+
+
+def paired_scores(
+    encoders: Sequence[Sequence[Predictions]], draws: int, seed: int, draw_seeds: bool = False
+) -> list[Bootstrap]:
+    """Scores with intervals by group; see `paired_bootstrap`. Each encoder has the predictions of one or more seeds.
+
+    All are of the same rows.
+    """
+    first = encoders[0][0]
+    stacked = [np.stack([one.probabilities for one in seeds]) for seeds in encoders]
+    return paired_bootstrap(first.truth, stacked, first.groups, first.positive, draws, seed, draw_seeds)

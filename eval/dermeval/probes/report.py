@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dermeval.features.pool import PooledEmbeddings
-from dermeval.pages.tables import ReportTable, tables_as_sections
-from dermeval.probes.intervals import NARROW
+from dermeval.pages.tables import NARROW, ReportTable, tables_as_sections
 from dermeval.probes.task import unit_of
 from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE
 from dermssl import licences, page

@@ -1,24 +1,29 @@
 """The result of a probe: ``result.json``, a page of text, and a results folder."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from dermeval.features.pool import PooledEmbeddings
+from dermeval.pages.plots import few_shot_plot
+from dermeval.pages.tables import show
 from dermeval.probes.contamination import contamination_lines
 from dermeval.probes.folds import make_folds
-from dermeval.probes.intervals import show
 from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
-from dermeval.probes.recall import same_id_recall
 from dermeval.probes.report import FeatureSource, report_text
-from dermeval.probes.shots import curve_text, few_shot_curve
+from dermeval.probes.shots import Curve, curve_text, few_shot_curve
 from dermeval.probes.task import Task
-from dermssl.atomic import atomic_folder
+from dermeval.statistics.bootstrap import bootstrap_mean
+from dermssl import neighbours
+from dermssl.atomic import atomic_file, atomic_folder
 from dermssl.commandline import Report
 from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
@@ -52,8 +57,9 @@ class ProbeResult(FeatureSource):
 def result_json(value: Any) -> Any:
     """A result, and the dataclasses in it, as ``result.json`` has them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: result_json(held) for name, held in fields.items() if held is not None or name not in OPTIONAL}
+        return {
+            name: result_json(held) for name, held in vars(value).items() if held is not None or name not in OPTIONAL
+        }
     if isinstance(value, dict):
         return {key: result_json(held) for key, held in value.items()}
     return [result_json(held) for held in value] if isinstance(value, list | tuple) else value
@@ -70,66 +76,100 @@ def probe_report(
     out = Path(options.out) if options.out else None
     if out:
         require_new_folder(out, options.overwrite, WRITTEN, inputs, "probe", probe.name)
-    kept = KeptFits(out)
+    kept = KeptFits(options.out)
     probe = KeptProbe(probe, kept)
     folds = make_folds(task, options.split, options.folds, options.seed)
     judged = judge(probe, task, folds, options.draws, options.seed)
     curve = few_shot_curve(task, folds, options, probe) if isinstance(options, ProbeOptions) and options.shots else None
-    scored, fitted = judged.predictions.frame, judged.fitted
+    scored, number = judged.fitted.predictions, len(folds) if options.split == "folds" else None
     result = ProbeResult(
         **vars(FeatureSource.of(task.pool)),
         probe=probe.name,
-        protocol={
-            "split": options.split,
-            "folds": len(folds) if options.split == "folds" else None,
-            "seed": options.seed,
-        },
+        protocol={"split": options.split, "folds": number, "seed": options.seed},
         target=task.name,
         classes=list(task.classes),
         kind=task.target.kind,
         positive=task.target.positive,
         level=task.target.level,
-        settings=fitted.settings,
+        settings=judged.fitted.settings,
         counts={
             "labelled": len(task.labels),
             "fitted": [len(fold.train) for fold in folds],
             "scored": len(scored),
-            "scored_groups": int(scored["group_id"].nunique()),
+            "scored_groups": len(set(scored.groups)),
         },
         levels=judged.levels,
         notes=[*task.notes, *judged.notes, *(curve.notes if curve else [])],
         contamination=judged.contamination,
-        **fitted.extra,
+        **judged.fitted.extra,
         recall_at_1=same_id_recall(task.pool, options.draws, options.seed) if recall else None,
         shots=curve.points if curve else None,
     )
     data = result_json(result)
     if out:
-        with atomic_folder(out) as temporary:
-            write_json(temporary / "result.json", data)
-            table = curve.table_with(judged.predictions) if curve else judged.predictions.to_table()
-            write_parquet(temporary / "predictions.parquet", table)
-            if curve:
-                curve.draw(temporary / "shots.png", data)
+        _write(out, data, judged, curve)
         kept.remove()
     return Report(report_text(_text(result, task, judged), result, result.notes), data)
 
 
+def _write(out: Path, data: dict[str, Any], judged: Judgement, curve: Curve | None) -> None:
+    table = judged.fitted.predictions.to_frame()
+    with atomic_folder(out) as temporary:
+        write_json(temporary / "result.json", data)
+        if curve:
+            # Null: predictions from all training patients.
+            table = pd.concat([table.assign(shots=None), curve.to_frame()], ignore_index=True).astype(
+                {"shots": "Int32"}
+            )
+            with atomic_file(temporary / "shots.png") as picture:
+                few_shot_plot(curve.points, data).savefig(picture, format="png", dpi=150, metadata={"Software": None})
+        write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
+
+
+def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Data set, ``lesion`` or ``patient``, the query rows, and whether each query's nearest image shares its id.
+
+    Only for data sets in which such ids repeat.
+    """
+    for dataset, rows in frame.groupby("dataset", sort=False).indices.items():
+        for kind in ("lesion", "patient"):
+            ids = frame[f"{kind}_id"].iloc[rows].astype(object)
+            queries, hits = neighbours.recall_at_1(np.asarray(features)[rows], ids.where(ids.notna(), None).to_numpy())
+            if len(queries):
+                yield str(dataset), kind, rows[queries], hits
+
+
+def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[str, Any]]:
+    """Recall@1 for lesions and patients of each data set of ``pool``, with intervals by group.
+
+    ``contaminated`` counts the queries that the encoder saw in pretraining; None where that is not known.
+    """
+    found = []
+    seen = pool.seen.flags(pool.frame["image_id"])
+    groups = pool.frame["group_id"].to_numpy(dtype=object)
+    for dataset, kind, queries, hits in recall_hits(pool.features, pool.frame):
+        interval = bootstrap_mean(hits.astype(float), groups[queries], draws, seed)
+        contaminated = None if seen.isna().all() else int(seen.iloc[queries].sum())
+        entry = {"kind": kind, "dataset": dataset, "queries": len(queries), "contaminated": contaminated}
+        found.append(entry | interval.entry())
+    return found
+
+
 def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
     """Headline, scores at both levels, recall per class, what the probe says, and what the encoder has seen."""
-    counts, split, fitted = result.counts, result.protocol["split"], result.counts["fitted"]
-    folds = f"{result.protocol['folds']} folds by {task.unit}"
+    counts, split, unit = result.counts, result.protocol["split"], task.unit
+    folds = f"{result.protocol['folds']} folds by {unit}"
     how = folds if split == "folds" else f"fit on train, scored once on test; {task.split_origin}"
+    fitted = "-".join(map(str, sorted({min(counts["fitted"]), max(counts["fitted"])})))
     votes = result.levels["case"].by_majority if "case" in result.levels else None
     majority = ", ".join(f"{name} {show(entry)}" for name, entry in (votes or {}).items())
     text = [
         f"{result.probe}: {result.target} of {result.names} ({how})",
         result.encoder_line,
-        f"{'-'.join(map(str, sorted({min(fitted), max(fitted)})))} images fitted, {counts['scored']} scored, of "
-        f"{counts['scored_groups']} {task.unit}s; 95% intervals from {result.levels['image'].draws} draws of "
-        f"{task.unit}s",
+        f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
+        f"{result.levels['image'].draws} draws of {unit}s",
         "",
-        *score_tables(result.levels),
+        *_score_tables(result.levels),
         *(["", f"case level by majority vote of its images: {majority}"] if majority else []),
         "",
         *judged.fitted.lines,
@@ -138,11 +178,10 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         over = f"{recall['queries']} images"
         over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
         text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
-    text += curve_text(result.shots or [], task.unit)
-    return text + contamination_lines(result.contamination, split, task.unit)
+    return [*text, *curve_text(result.shots or [], unit), *contamination_lines(result.contamination, split, unit)]
 
 
-def score_tables(levels: dict[str, Level]) -> list[str]:
+def _score_tables(levels: dict[str, Level]) -> list[str]:
     """One line per score, one column per level; then recall of each class with the images and cases behind it."""
     scores: dict[str, dict[str, Any]] = {}
     recalls: dict[str, dict[str, Any]] = {}

@@ -5,43 +5,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, model_validator
 
 from dermeval.features.embeddings import EncoderEntry
-from dermeval.probes.predictions import KEYS, PREFIX, Predictions, predictions_of, read_predictions
+from dermeval.probes.predictions import PREFIX, Predictions
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet
 from dermssl.licences import Notice
 from dermssl.paths import inside, require_folder
 
 MAKER = "dermeval knn --out`, `linear --out` or `evaluate --out"
-SHARED = ("encoder", "datasets", "licences", "synthetic")
-
-
-class JudgedInfo(BaseModel):
-    """What is judged, in a ``result.json`` or in an experiment of one."""
-
-    probe: str
-    target: str
-    classes: Annotated[list[str], Field(min_length=2)]
-    positive: str | None
-    notes: list[str]
-
-    @model_validator(mode="after")
-    def _positive_is_a_class(self) -> Self:
-        if self.positive not in (None, *self.classes):
-            raise ValueError("'positive' is no class")
-        return self
-
-
-class ExperimentInfo(JudgedInfo):
-    """An experiment of a protocol."""
-
-    experiment: str
-    scored: int
-    scored_groups: int
-    fitted: list[int]
+IDS = ("image_id", "case_id", "group_id", "fold", "seed")
+EXPERIMENT = ("target", "probe", "experiment")
 
 
 class JudgedDataset(BaseModel):
@@ -61,18 +38,41 @@ class SourceInfo(BaseModel):
     synthetic: bool
 
 
-class ProtocolInfo(SourceInfo):
-    """What is read of the ``result.json`` of `dermeval evaluate`."""
-
-    seed: int
-    experiments: list[ExperimentInfo]
-
-
 class ScoredCounts(BaseModel):
     """How much was scored."""
 
     scored: int
     scored_groups: int
+
+
+class JudgedInfo(BaseModel):
+    """What is judged, in a ``result.json`` or in an experiment of one."""
+
+    probe: str
+    target: str
+    classes: Annotated[list[str], Field(min_length=2)]
+    positive: str | None
+    notes: list[str]
+
+    @model_validator(mode="after")
+    def _positive_is_a_class(self) -> Self:
+        if self.positive not in (None, *self.classes):
+            raise ValueError("'positive' is no class")
+        return self
+
+
+class ExperimentInfo(JudgedInfo, ScoredCounts):
+    """An experiment of a protocol."""
+
+    experiment: str
+    fitted: list[int]
+
+
+class ProtocolInfo(SourceInfo):
+    """What is read of the ``result.json`` of `dermeval evaluate`."""
+
+    seed: int
+    experiments: list[ExperimentInfo]
 
 
 class HowSplit(BaseModel):
@@ -91,9 +91,6 @@ class ResultInfo(SourceInfo, JudgedInfo):
     counts: ScoredCounts
 
 
-Answer = tuple[dict[str, Any], Predictions]
-
-
 @dataclass(frozen=True)
 class Result:
     """What is compared under one name: the ``result.json`` and the predictions of each of its seeds, mostly one."""
@@ -101,16 +98,6 @@ class Result:
     name: str
     infos: list[dict[str, Any]]
     predictions: list[Predictions]
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """``result.json`` of the first seed."""
-        return self.infos[0]
-
-    @property
-    def positive(self) -> int | None:
-        """Index of the positive class of a binary target."""
-        return None if self.info["positive"] is None else self.info["classes"].index(self.info["positive"])
 
 
 def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
@@ -130,19 +117,14 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
         raise InputError("one results folder is given twice: give each once")
     short = [path.name for path in paths]
     names = [printable(name) for name in (short if len(set(short)) == len(short) else map(str, paths))]
-    opened = [_open(path) for path in paths]
+    opened = [_open(path, name) for path, name in zip(paths, names, strict=True)]
     questions = [question for question in opened[0] if all(question in other for other in opened)]
     if not questions:
         raise InputError(f"{paths[0]} and the others have no experiment in common: make all with one command")
-    compared: dict[str, list[Result]] = {}
-    for question in questions:
-        results = []
-        for path, name, found in zip(paths, names, opened, strict=True):
-            seeds = found[question]
-            _check_seeds([info for info, _ in seeds], path)
-            results.append(Result(name, [info for info, _ in seeds], [predictions for _, predictions in seeds]))
-        compared[question] = [_aligned(result, results[0]) for result in results]
-    return compared
+    for found in opened:
+        for question in questions:
+            _check_seeds(found[question].infos)
+    return {question: [_aligned(one[question], opened[0][question]) for one in opened] for question in questions}
 
 
 def printable(name: str) -> str:
@@ -150,50 +132,82 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _open(path: Path) -> dict[str, list[Answer]]:
+def _open(path: Path, name: str) -> dict[str, Result]:
     """For each question that all seeds in ``path`` answer, their answers."""
     inner = [] if (path / "result.json").exists() else sorted(found.parent for found in path.glob("[!.]*/result.json"))
-    opened = [_read(folder) for folder in inner or [path]]
-    return {name: [one[name] for one in opened] for name in opened[0] if all(name in one for one in opened)}
+    seeds = [_read(folder) for folder in inner or [path]]
+    return {
+        question: Result(name, *map(list, zip(*(seed[question] for seed in seeds), strict=True)))
+        for question in seeds[0]
+        if all(question in seed for seed in seeds)
+    }
 
 
-def _read(path: Path) -> dict[str, Answer]:
+def _read(path: Path) -> dict[str, tuple[dict[str, Any], Predictions]]:
+    """By question, what ``result.json`` says of it and the predictions; what a protocol lacks is filled in."""
     file = inside(require_folder(path, "result.json", MAKER), "result.json")
-    is_protocol = "experiments" in read_json(file, MAKER)
-    info = read_json(file, MAKER, ProtocolInfo if is_protocol else ResultInfo)
-    if is_protocol:
-        return _read_protocol(path, info)
-    return {"": (info | {"folder": str(path)}, read_predictions(path, info["classes"]))}
-
-
-def _read_protocol(path: Path, info: dict[str, Any]) -> dict[str, Answer]:
-    file, found = inside(path, "predictions.parquet"), {}
-    table = read_parquet(file, MAKER, [*KEYS, "y_true", "target", "probe", "experiment", "training"]).to_pandas()
+    if "experiments" not in read_json(file, MAKER):
+        info = read_json(file, MAKER, ResultInfo)
+        return {"": (info | {"folder": str(path)}, read_predictions(path, info["classes"], info["positive"]))}
+    info, found = read_json(file, MAKER, ProtocolInfo), {}
     for entry in info["experiments"]:
-        rows = table[table["training"].isin(["all", "without"])]
-        for key in ("target", "probe", "experiment"):
-            rows = rows[rows[key] == entry[key]]
-        missing = [name for name in entry["classes"] if PREFIX + name not in rows]
-        if missing or not len(rows):
-            raise InputError(f"{file} lacks {missing[0] if missing else entry['experiment']}: make it with `{MAKER}`")
-        name = f"{entry['target']}, {entry['probe']}, {entry['experiment']}"
-        own = {key: entry[key] for key in ("target", "probe", "classes", "positive", "notes")}
-        counts = {key: entry[key] for key in ("scored", "scored_groups")}
         protocol = {"split": entry["experiment"], "folds": len(entry["fitted"]), "seed": info["seed"]}
-        shared = {key: info[key] for key in SHARED} | {"settings": {}, "folder": str(path)}
-        answer = shared | own | {"counts": counts, "protocol": protocol}
-        found[name] = (answer, predictions_of(rows.reset_index(drop=True), tuple(entry["classes"]), file, MAKER))
+        counts = {key: entry[key] for key in ("scored", "scored_groups")}
+        answer = info | entry | {"protocol": protocol, "counts": counts, "settings": {}, "folder": str(path)}
+        which = {key: entry[key] for key in EXPERIMENT}
+        found[", ".join(which.values())] = answer, read_predictions(path, entry["classes"], entry["positive"], which)
     return found
 
 
-def _check_seeds(infos: list[dict[str, Any]], path: Path) -> None:
+def read_predictions(
+    folder: Path, classes: Sequence[str], positive: str | None = None, experiment: dict[str, str] | None = None
+) -> Predictions:
+    """The predictions of a results folder, without its few-shot ones, or those of one ``experiment`` of a protocol.
+
+    Raises:
+        InputError: a column or the experiment is missing, an id is blank, a label is no class, or a probability is not
+            a number from 0 to 1.
+    """
+    path, columns = inside(folder, "predictions.parquet"), [PREFIX + name for name in classes]
+
+    def damaged(what: str) -> InputError:
+        return InputError(f"{path}: {what}: make it again with `{MAKER}`")
+
+    keys = [*experiment, "training"] if experiment else []
+    table = read_parquet(path, MAKER, [*IDS, "y_true", *columns, *keys]).to_pandas()
+    if experiment:
+        wanted = table["training"].isin(["all", "without"])
+        table = table[wanted & (table[list(experiment)] == pd.Series(experiment)).all(axis=1)]
+    elif "shots" in table:
+        table = table[table["shots"].isna()]
+    if not len(table):
+        raise damaged("it has no rows" + (f" of {', '.join(experiment.values())}" if experiment else ""))
+    blank = [name for name in IDS if table[name].isna().any()]
+    if blank:
+        raise damaged(f"a row has no {blank[0]}")
+    truth = table["y_true"].map({name: index for index, name in enumerate(classes)})
+    if truth.isna().any():
+        raise damaged(f"'{table['y_true'][truth.isna()].iloc[0]}' is no class")
+    try:
+        probabilities = table[columns].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        raise damaged("the probabilities are no numbers") from None
+    bad = np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all(axis=1))
+    if len(bad):
+        raise damaged(f"a probability of {table['image_id'].iloc[bad[0]]} is not from 0 to 1")
+    frame = table[list(IDS)].reset_index(drop=True)
+    index = None if positive is None else list(classes).index(positive)
+    return Predictions(frame, truth.to_numpy(np.int64), probabilities, tuple(classes), index)
+
+
+def _check_seeds(infos: Sequence[dict[str, Any]]) -> None:
     """Raise InputError unless results differ in their seed, or in that of their encoder, and in nothing else."""
     first, met = infos[0], dict[tuple[str, int], str]()
     for info in infos:
-        for what, value in _question(first).items():
-            if _question(info)[what] != value:
+        for (what, value), other in zip(_question(first).items(), _question(info).values(), strict=True):
+            if other != value:
                 raise InputError(
-                    f"{first['folder']} and {info['folder']} differ in {what} ({value}, {_question(info)[what]}), so "
+                    f"{first['folder']} and {info['folder']} differ in {what} ({value}, {other}), so "
                     f"they are not seeds of one result: put them in separate folders"
                 )
         seed = (info["encoder"]["fingerprint"], info["protocol"]["seed"])
@@ -224,27 +238,25 @@ def _aligned(result: Result, first: Result) -> Result:
     """``result`` with its predictions in ``first``'s row order, matched by image_id and never by position."""
     for key in ("target", "classes", "positive"):
         for info in result.infos:
-            if info[key] != first.info[key]:
-                raise InputError(f"{result.name} has {key} {info[key]}, {first.name} {first.info[key]}: not comparable")
-    wanted = first.predictions[0]
-    return replace(result, predictions=[_in_order(p, wanted, result.name, first.name) for p in result.predictions])
+            if info[key] != (wanted := first.infos[0][key]):
+                raise InputError(f"{result.name} has {key} {info[key]}, {first.name} {wanted}: not comparable")
+    return replace(result, predictions=[_in_order(p, first, result.name) for p in result.predictions])
 
 
-def _in_order(old: Predictions, first: Predictions, name: str, first_name: str) -> Predictions:
-    ids, wanted = pd.Index(old.frame["image_id"]), first.frame["image_id"]
+def _in_order(old: Predictions, first: Result, name: str) -> Predictions:
+    ids, wanted = pd.Index(old.frame["image_id"]), first.predictions[0].frame["image_id"]
     if len(ids) != len(wanted) or not wanted.isin(ids).all():
-        shared = int(wanted.isin(ids).sum())
         raise InputError(
-            f"{first_name} scores {len(wanted)} images and {name} {len(ids)}, of which {shared} are shared: "
-            f"make both with the same data and --split"
+            f"{first.name} scores {len(wanted)} images and {name} {len(ids)}, of which {int(wanted.isin(ids).sum())} "
+            f"are shared: make both with the same data and --split"
         )
     if ids.has_duplicates:
         raise InputError(f"{name} scores {ids[ids.duplicated()][0]} twice: make it again")
     predictions = old.rows(ids.get_indexer(wanted))
-    changed = predictions.truth != first.truth
+    changed = predictions.truth != first.predictions[0].truth
     if changed.any():
         raise InputError(
-            f"{name} and {first_name} have different labels for {int(changed.sum())} images "
+            f"{name} and {first.name} have different labels for {int(changed.sum())} images "
             f"(first {wanted[changed].iloc[0]}): make both again on the present data"
         )
     return predictions

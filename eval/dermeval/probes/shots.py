@@ -6,24 +6,19 @@ shaken by new patients at every point.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from tqdm import tqdm
 
-from dermeval.pages.plots import few_shot_plot
+from dermeval.pages.tables import show
 from dermeval.probes.folds import Fold
-from dermeval.probes.intervals import interval_json, show
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import ProbeOptions
-from dermeval.probes.predictions import Predictions, by_case
+from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.task import Task
-from dermeval.statistics.bootstrap import bootstrap_runs
-from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
 
 SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
@@ -37,19 +32,10 @@ class Curve:
     predictions: dict[int, list[Predictions]]
     notes: list[str]
 
-    def table_with(self, full: Predictions) -> pa.Table:
-        """Predictions from all patients (``shots`` null) and those of every draw (its number as ``seed``)."""
-        tables = [full.to_frame().assign(shots=None)]
-        for shots, runs in self.predictions.items():
-            tables += [run.to_frame().assign(shots=shots, seed=draw) for draw, run in enumerate(runs)]
-        joined = pd.concat(tables, ignore_index=True).astype({"shots": "Int32"})
-        return pa.Table.from_pandas(joined, preserve_index=False)
-
-    def draw(self, path: Path, result: dict[str, Any]) -> None:
-        """Plot the curve of ``result`` as PNG."""
-        with atomic_file(path) as temporary:
-            figure = few_shot_plot(self.points, result)
-            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    def to_frame(self) -> pd.DataFrame:
+        """The predictions of every draw as ``predictions.parquet`` has them, with its number as ``seed``."""
+        runs = [(shots, draw, run) for shots, own in self.predictions.items() for draw, run in enumerate(own)]
+        return pd.concat([run.to_frame().assign(shots=shots, seed=draw) for shots, draw, run in runs])
 
 
 def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
@@ -64,58 +50,60 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
     for shots in asked:
         runs, fitted = [], 0.0
         for draw in tqdm(range(options.shot_draws), f"{shots} per class", unit="draw", disable=None, leave=False):
-            drawn = [
-                Fold(fold.number, draw_of_each_class(task, fold, shots, [options.seed, draw]), fold.test)
-                for fold in folds
-            ]
+            drawn = draw_of_each_class(task, folds, shots, [options.seed, draw])
             fitted += np.mean([len(fold.train) for fold in drawn]) / options.shot_draws
             runs.append(probe.fit(task, drawn, shots).predictions)
         predictions[shots] = runs
-        points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted), **_score(task, runs, options)})
+        points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted), **_scores(runs, options)})
     return Curve(points, predictions, notes)
 
 
-def draw_of_each_class(task: Task, fold: Fold, shots: int | dict[int, int], seed: Sequence[int]) -> np.ndarray:
-    """Training rows of ``shots`` random patients of each class (or so many by class), or of all where there are fewer.
+def draw_of_each_class(
+    task: Task, folds: Sequence[Fold], shots: int | dict[int, int], seed: Sequence[int]
+) -> list[Fold]:
+    """The folds with the training rows of ``shots`` random patients of each class (or so many by class).
 
-    A patient with images of two classes can be drawn for either; only the images of that class then count.
+    Where there are fewer patients, all are taken. A patient with images of two classes can be drawn for either; only
+    the images of that class then count.
     """
-    groups, labels = task.groups[fold.train], task.labels[fold.train]
-    chosen = np.zeros(len(groups), dtype=bool)
-    for label in np.unique(labels):
-        random = np.random.default_rng([*seed, fold.number, int(label)])
-        patients = random.permutation(sorted(set(groups[labels == label])))
-        chosen |= (labels == label) & np.isin(
-            groups, patients[: shots[int(label)] if isinstance(shots, dict) else shots]
-        )
-    return fold.train[chosen]
+    drawn = []
+    for fold in folds:
+        groups, labels = task.groups[fold.train], task.labels[fold.train]
+        chosen = np.zeros(len(groups), dtype=bool)
+        for label in np.unique(labels):
+            random = np.random.default_rng([*seed, fold.number, int(label)])
+            patients = random.permutation(sorted(set(groups[labels == label])))
+            number = shots[int(label)] if isinstance(shots, dict) else shots
+            chosen |= (labels == label) & np.isin(groups, patients[:number])
+        drawn.append(replace(fold, train=fold.train[chosen]))
+    return drawn
+
+
+def fewest_patients(task: Task, folds: Sequence[Fold]) -> list[int]:
+    """For each class the number of its training patients, in the fold that has the fewest."""
+    held = [pd.Series(task.groups[fold.train]).groupby(task.labels[fold.train]).nunique() for fold in folds]
+    return pd.concat(held, axis=1).reindex(range(len(task.classes))).fillna(0).min(axis=1).astype(int).tolist()
 
 
 def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str]:
     """Notes on classes with fewer training patients than asked for."""
-    fewest = {}
-    for label in np.unique(task.labels):
-        held = [len(set(task.groups[fold.train][task.labels[fold.train] == label])) for fold in folds]
-        fewest[task.classes[label]] = min(held)
-    most, group = max(fewest.values()), task.unit
-    if asked[-1] > most:
-        raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {most} training {group}s")
+    fewest, group = fewest_patients(task, folds), task.unit
+    if asked[-1] > max(fewest):
+        raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {max(fewest)} training {group}s")
     return [
-        f"class {name} has {patients} training {group}s, so it has fewer than the others from --shots {too_many[0]} on"
-        for name, patients in fewest.items()
-        if (too_many := [shots for shots in asked if shots > patients])
+        f"class {task.classes[label]} has {patients} training {group}s, so it has fewer than the others from --shots "
+        f"{min(shots for shots in asked if shots > patients)} on"
+        for label, patients in enumerate(fewest)
+        if label in task.labels and patients < asked[-1]
     ]
 
 
-def _score(task: Task, runs: list[Predictions], options: ProbeOptions) -> dict[str, Any]:
+def _scores(runs: Sequence[Predictions], options: ProbeOptions) -> dict[str, Any]:
     scored: dict[str, Any] = {}
     for level, found in {"image": runs, "case": [by_case(run)[0] for run in runs]}.items():
-        first, probabilities = found[0], [run.probabilities for run in found]
-        if len(np.unique(first.truth)) > 1:
-            scores = bootstrap_runs(
-                first.truth, probabilities, first.groups, task.positive, options.draws, options.seed
-            )
-            scored[level] = {name: interval_json(scores[name]) for name in SCORES if name in scores}
+        if len(np.unique(found[0].truth)) > 1:
+            (own,) = paired_scores([found], options.draws, options.seed, draw_seeds=True)
+            scored[level] = {name: own.scores[name].entry() for name in SCORES if name in own.scores}
     return scored
 
 

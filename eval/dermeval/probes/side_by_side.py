@@ -7,36 +7,30 @@ from typing import Any
 import pandas as pd
 
 from dermeval.pages import plots
-from dermeval.pages.tables import ReportTable
-from dermeval.probes.intervals import defined, interval_json, show
+from dermeval.pages.tables import ReportTable, show
 from dermeval.statistics.bootstrap import Interval
-from dermeval.statistics.comparison import Difference
 from dermssl.atomic import atomic_folder
 from dermssl.files import write_csv, write_json, write_text
 
-ENDS = ("", "_low", "_high")
+KEYS, ENDS = ("value", "low", "high"), ("", "_low", "_high")
 
 
-def table_row(score: Interval) -> dict[str, Any]:
+def long_row(score: Interval) -> dict[str, Any]:
     """The columns ``value``, ``low``, ``high`` and ``narrow``."""
-    return {"narrow": False} | interval_json(score)
+    return {"narrow": False} | score.entry()
 
 
 def interval_columns(prefix: str, interval: Interval | None) -> dict[str, Any]:
-    """The columns ``prefix``, ``prefix_low`` and ``prefix_high`` of a further interval; empty without one."""
-    entry = interval_json(interval) if interval else {}
-    return {prefix + end: entry.get(key) for end, key in zip(ENDS, ("value", "low", "high"), strict=True)}
-
-
-def difference_columns(difference: Difference | None) -> dict[str, Any]:
-    """`interval_columns` of a difference, and its ``p``."""
-    return interval_columns("difference", difference) | {"p": defined(difference.p) if difference else None}
+    """The columns ``prefix``, ``prefix_low``, ``prefix_high`` of a further interval, and ``p`` of a difference."""
+    entry = interval.entry() if interval else {}
+    columns = {prefix + end: entry.get(key) for end, key in zip(ENDS, KEYS, strict=True)}
+    return columns | ({"p": entry.get("p")} if prefix == "difference" else {})
 
 
 def _interval_at(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The interval in the columns of ``prefix`` (empty: ``value``, ``low``, ``high``), as `show` takes it."""
-    names = [prefix + end for end in ENDS] if prefix else ["value", "low", "high"]
-    entry = dict(zip(("value", "low", "high"), (row[name] for name in names), strict=True))
+    names = [prefix + end for end in ENDS] if prefix else KEYS
+    entry = {key: row[name] for key, name in zip(KEYS, names, strict=True)}
     return entry | {"narrow": row["narrow"]} | ({"p": row["p"]} if prefix == "difference" else {})
 
 
@@ -58,7 +52,7 @@ def dots(rows: pd.DataFrame, keys: tuple[str, str], prefix: str = "", most: int 
     panels = []
     for column, part in list(rows.groupby(keys[1], sort=False))[:most]:
         entries = [(row[keys[0]], _interval_at(row, prefix)) for row in part.to_dict("records")]
-        bars = [plots.Bar(name, *(own[key] for key in ("value", "low", "high", "narrow"))) for name, own in entries]
+        bars = [plots.Bar(name, *(own[key] for key in (*KEYS, "narrow"))) for name, own in entries]
         panels.append((str(column).replace("_", " "), bars))
     return plots.interval_plot(panels, zero=prefix == "difference")
 

@@ -3,16 +3,20 @@
 A cluster's stratum is its most frequent class. A draw that loses a class is drawn again, and counted.
 Intervals are percentile intervals (Efron & Tibshirani 1993, chapter 13). Where too few patients are behind a score they
 are too narrow, and marked so; so are those of no width, as of a class that is never recognised.
+
+Encoders are compared under the same draws of patients. An encoder with several seeds counts as the mean of what each
+scores. Scores are averaged, not probabilities, since the mean probability is an ensemble that nobody will run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from dermeval.statistics.scorer import Scorer
+from dermeval.statistics.metrics import Scorer
 from dermssl.errors import InputError
 
 BLOCK = 64
@@ -27,6 +31,8 @@ LEVEL = 0.95
 
 BY_ROWS = ("accuracy", "weighted_f1", "brier", "ece")
 """Scores that count every row alike, so that a rare class hardly matters."""
+MEAN = "mean"
+"""The one score of `paired_means`."""
 
 Scores = dict[str, np.ndarray]
 """By name: ``()`` or ``(C,)`` each of a sample, with a leading axis of draws where it is resampled."""
@@ -34,21 +40,47 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its 95% interval; per-class scores hold ``(C,)`` arrays. ``narrow``: the interval is too narrow."""
+    """A score with its 95% interval, or a difference of two, with its two-sided ``p``; per-class ones are ``(C,)``.
 
-    value: np.ndarray | np.floating
-    low: np.ndarray
-    high: np.ndarray
-    narrow: np.ndarray | np.bool_ | bool = False
+    ``narrow``: the interval is too narrow.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    narrow: Any = False
+    p: Any = None
+
+    def entry(self, classes: Sequence[str] = ()) -> dict[str, Any]:
+        """As JSON has it: ``value``, ``low``, ``high``, and ``narrow`` and ``p`` where they are; null where undefined.
+
+        For per-class scores one such entry per name in ``classes``.
+        """
+        if np.ndim(self.value):
+            columns = map(np.asarray, (self.value, self.low, self.high, self.narrow))
+            return {name: Interval(*part).entry() for name, *part in zip(classes, *columns, strict=True)}
+        found: dict[str, Any] = {name: defined(getattr(self, name)) for name in ("value", "low", "high")}
+        found |= {"narrow": True} if self.narrow else {}
+        return found | ({} if self.p is None else {"p": defined(self.p)})
+
+
+def defined(value: Any) -> float | None:
+    """A score as JSON has it: null where it is undefined."""
+    return None if np.isnan(value) else float(value)
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Scores with intervals, and what they rest on."""
+    """Scores of one encoder with intervals, and the scores themselves under every draw.
+
+    ``differences`` are those from the first encoder; the first has none. ``deviations`` are standard deviations over
+    the seeds, NaN where there is one. ``redrawn`` counts the draws that lost a class.
+    """
 
     scores: dict[str, Interval]
-    clusters: int
-    draws: int
+    drawn: Scores
+    differences: dict[str, Interval]
+    deviations: Scores
     redrawn: int
 
 
@@ -120,25 +152,6 @@ def percentiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The score ``name`` of the sample and of its draws, corrected where noise biases it.
-
-    The calibration error (``ece``) is a sum of absolute values, which noise makes larger: that of a sample is too
-    large, and that of its resamples more so. The draws are mirrored in the sample's value (the basic bootstrap,
-    Davison & Hinkley 1997, sections 2.1 and 5.2) and their mean is the estimate. Neither falls below 0.
-    """
-    if name != "ece":
-        return point, drawn
-    return np.maximum(0.0, 2 * point - drawn.mean(0)), np.maximum(0.0, 2 * point - drawn)
-
-
-def interval_of(name: str, point: np.ndarray, drawn: np.ndarray, support: np.ndarray) -> Interval:
-    """The `debiased` score ``name`` with the percentile interval of its draws; ``support`` is a Scorer's."""
-    value, drawn = debiased(name, point, drawn)
-    low, high = percentiles(drawn)
-    return Interval(value, low, high, too_narrow(name, point, support) | (low == high))
-
-
 def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray | np.bool_:
     """Whether the interval of the score ``name`` is too narrow, ``()``, or ``(C,)`` for a per-class ``point``.
 
@@ -152,56 +165,104 @@ def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray 
     return rare[patients > 0].all() if name in BY_ROWS else rare.any()
 
 
-def bootstrap(
-    truth: np.ndarray,
-    probabilities: np.ndarray,
-    groups: Sequence[str] | np.ndarray,
-    positive: int | None = None,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Bootstrap:
-    """All scores of ``probabilities`` ``(N, C)`` with intervals by patient; see `Scorer` for the arguments."""
-    scorer = Scorer(truth, probabilities, cluster_codes(groups), positive)
-    (sampled,), redrawn = resample([scorer], draws, seed)
-    scores = {name: interval_of(name, value, sampled[name], scorer.support) for name, value in scorer.point().items()}
-    return Bootstrap(scores, len(scorer.sums), draws, redrawn)
+def two_sided_p(differences: np.ndarray) -> np.ndarray:
+    """Bootstrap p of no difference over the first axis: twice the smaller tail, each with one added draw.
 
-
-def bootstrap_runs(
-    truth: np.ndarray,
-    runs: Sequence[np.ndarray],
-    groups: Sequence[str] | np.ndarray,
-    positive: int | None = None,
-    draws: int = 2000,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Mean of every score over ``runs`` (draws of training patients), each ``(N, C)`` probabilities of the same rows.
-
-    Scores are averaged, not probabilities: the mean of what a run scores, not the score of an ensemble. Each bootstrap
-    draw takes patients and, independently, runs with replacement (Owen 2007, the pigeonhole bootstrap), so that the
-    interval carries both and errs on the wide side. With one run it is that of `bootstrap`.
+    The added draw keeps p above 0: with B draws it is at least 2 / (B + 1) (Davison & Hinkley 1997, section 4.2).
     """
-    scorers = [Scorer(truth, probabilities, cluster_codes(groups), positive) for probabilities in runs]
-    sampled, _ = resample(scorers, draws, seed)
-    number = len(runs)
-    shares = np.random.default_rng([seed, 1]).multinomial(number, np.full(number, 1 / number), size=draws) / number
+    below = 1 + (differences <= 0).sum(0)
+    above = 1 + (differences >= 0).sum(0)
+    return np.minimum(1, 2 * np.minimum(below, above) / (len(differences) + 1))
+
+
+def paired_bootstrap(
+    truth: np.ndarray,
+    predictions: Sequence[np.ndarray],
+    groups: Sequence[str] | np.ndarray,
+    positive: int | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    draw_seeds: bool = False,
+) -> list[Bootstrap]:
+    """Scores of several encoders' ``(N, C)`` probabilities of the same rows; see `Scorer` for the other arguments.
+
+    Those of an encoder with S seeds (or draws of training patients) are ``(S, N, C)``. The intervals do not carry the
+    luck of the seeds: two or three say too little about a spread. With ``draw_seeds``, for many of them, each draw also
+    takes seeds with replacement, independently (Owen 2007, the pigeonhole bootstrap), and the interval errs on the wide
+    side.
+    """
+    codes = cluster_codes(groups)
+    seeds = [entry.reshape(-1, *entry.shape[-2:]) for entry in predictions]
+    scorers = [Scorer(truth, probabilities, codes, positive) for entry in seeds for probabilities in entry]
+    sampled, redrawn = resample(scorers, draws, seed)
     points = [scorer.point() for scorer in scorers]
-    return {
-        name: interval_of(
-            name,
-            np.mean([point[name] for point in points], axis=0),
-            np.einsum("br,br...->b...", shares, np.stack([run[name] for run in sampled], axis=1)),
-            scorers[0].support,
-        )
-        for name in points[0]
-    }
+    means, drawn, deviations, start = [], [], [], 0
+    for entry in seeds:
+        rows, number = slice(start, start := start + len(entry)), len(entry)
+        shares = np.full((draws, number), 1 / number)
+        if draw_seeds:
+            shares = np.random.default_rng([seed, 1]).multinomial(number, shares[0], size=draws) / number
+        mean, sample, spread = {}, {}, {}
+        for name in points[0]:
+            values = np.stack([point[name] for point in points[rows]])
+            several = np.einsum("br,br...->b...", shares, np.stack([part[name] for part in sampled[rows]], axis=1))
+            mean[name], sample[name] = _debiased(name, values.mean(0), several)
+            spread[name] = values.std(0, ddof=1) if number > 1 else np.full(values.shape[1:], np.nan)
+        means.append(mean)
+        drawn.append(sample)
+        deviations.append(spread)
+    narrow = {name: too_narrow(name, value, scorers[0].support) for name, value in points[0].items()}
+    return _against_first(means, drawn, deviations, narrow, redrawn)
+
+
+def paired_means(
+    values: Sequence[np.ndarray], groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
+) -> list[Bootstrap]:
+    """Means of several ``(N,)`` values of the same rows, as the score `MEAN` (one stratum: there is no class)."""
+    codes = cluster_codes(groups)
+    sums = np.stack([np.bincount(codes, own) for own in (np.ones(len(codes)), *values)], axis=1)
+    drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, :1], draws, seed).blocks()]).T
+    means = [{MEAN: np.mean(own)} for own in values]
+    shares = [{MEAN: own / drawn[0]} for own in drawn[1:]]
+    return _against_first(means, shares, [{MEAN: np.array(np.nan)}] * len(means), {MEAN: len(sums) < MIN_PATIENTS}, 0)
 
 
 def bootstrap_mean(
     values: np.ndarray, groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Mean of ``values`` ``(N,)`` over rows with its interval by cluster (one stratum: there is no class)."""
-    codes = cluster_codes(groups)
-    sums = np.stack([np.bincount(codes, values), np.bincount(codes)], axis=1)
-    drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, 1:], draws, seed).blocks()])
-    return Interval(np.mean(values), *percentiles(drawn[:, 0] / drawn[:, 1]), len(sums) < MIN_PATIENTS)
+    """Mean of ``values`` ``(N,)`` over rows with its interval by cluster."""
+    return paired_means([values], groups, draws, seed)[0].scores[MEAN]
+
+
+def _debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The score ``name`` of the sample and of its draws, corrected where noise biases it.
+
+    The calibration error (``ece``) is a sum of absolute values, which noise makes larger: that of a sample is too
+    large, and that of its resamples more so. The draws are mirrored in the sample's value (the basic bootstrap,
+    Davison & Hinkley 1997, sections 2.1 and 5.2) and their mean is the estimate. Neither falls below 0.
+    """
+    if name != "ece":
+        return point, drawn
+    return np.maximum(0.0, 2 * point - drawn.mean(0)), np.maximum(0.0, 2 * point - drawn)
+
+
+def _against_first(
+    means: Sequence[Scores],
+    drawn: Sequence[Scores],
+    deviations: Sequence[Scores],
+    narrow: Mapping[str, Any],
+    redrawn: int,
+) -> list[Bootstrap]:
+    """Intervals of the scores and, of all but the first encoder, of their differences from the first's."""
+    found: list[Bootstrap] = []
+    for mean, sample, spread in zip(means, drawn, deviations, strict=True):
+        scores, differences = {}, {}
+        for name, value in mean.items():
+            low, high = percentiles(sample[name])
+            scores[name] = Interval(value, low, high, narrow[name] | (low == high))
+            if found:
+                change = sample[name] - drawn[0][name]
+                ends = percentiles(change)
+                differences[name] = Interval(value - means[0][name], *ends, narrow[name], two_sided_p(change))
+        found.append(Bootstrap(scores, sample, differences, spread, redrawn))
+    return found

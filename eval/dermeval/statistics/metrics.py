@@ -1,38 +1,162 @@
-"""Classification scores of a confusion table; the leading axis holds resamples, so one call scores thousands.
+"""All scores of one set of predictions, for the sample itself and for thousands of its resamples by patient at once.
 
-Classes that never occur in the truth are left out of macro averages, as they have no recall.
+Arrays of scores have the resamples on their leading axis. Classes that never occur in the truth are left out of macro
+averages, as they have no recall.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from scipy import sparse
 
 BINS = 15
 """Equal-width confidence bins of the calibration error."""
+SPECIFICITY = 0.9
+"""The fixed specificity at which sensitivity is reported for binary targets."""
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+class Scorer:
+    """Predictions cut into clusters (patients), so that a resample is one weight per cluster.
+
+    Everything that is a sum over rows is summed per cluster once; a resample then is a matrix product.
+    """
+
+    def __init__(
+        self, truth: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, positive: int | None = None
+    ) -> None:
+        """``truth`` ``(N,)`` class indices, ``probabilities`` ``(N, C)``, ``clusters`` ``(N,)`` codes 0..G-1.
+
+        ``positive`` is the positive class of a binary target, whose own scores are then reported too.
+        """
+        rows, self.classes = probabilities.shape
+        self.positive = positive
+        self.present = np.bincount(truth, minlength=self.classes) > 0
+        outcome = np.zeros((rows, self.classes**2))
+        outcome[np.arange(rows), truth * self.classes + probabilities.argmax(1)] = 1
+        table = np.hstack([outcome, _squared_errors(truth, probabilities), _calibration_table(truth, probabilities)])
+        self.sums = np.zeros((clusters.max() + 1, table.shape[1]))
+        np.add.at(self.sums, clusters, table)
+        ranked = np.flatnonzero(self.present) if positive is None else [positive]
+        self.rankings = [Ranking(truth == c, probabilities[:, c], clusters) for c in ranked]
+
+    @property
+    def support(self) -> np.ndarray:
+        """Rows of each true class in each cluster, ``(G, C)``."""
+        return self.sums[:, : self.classes**2].reshape(-1, self.classes, self.classes).sum(2)
+
+    def point(self) -> dict[str, np.ndarray]:
+        """The scores of the sample itself: each ``()``, per-class ones ``(C,)``."""
+        return {name: values[0] for name, values in self.score(np.ones((len(self.sums), 1))).items()}
+
+    def score(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores under ``weights`` ``(G, B)``, the times each cluster was drawn: ``(B,)`` or ``(B, C)`` each."""
+        sums, cells = weights.T @ self.sums, self.classes**2
+        confusion = sums[:, :cells].reshape(-1, self.classes, self.classes)
+        right, support, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)
+        rows = support.sum(1)
+        recall, f1 = _ratio(right, support), _ratio(2 * right, support + guessed)
+        scores = {
+            "accuracy": _ratio(right.sum(1), rows),
+            "balanced_accuracy": recall[:, self.present].mean(1),
+            "macro_f1": f1[:, self.present].mean(1),
+            "weighted_f1": _ratio((f1 * support).sum(1), rows),
+            "precision": _ratio(right, guessed),
+            "recall": recall,
+            "f1": f1,
+            "brier": sums[:, cells] / rows,
+            "ece": np.abs(sums[:, cells + 1 :]).sum(1) / rows,
+        }
+        return scores | (self._macro(weights) if self.positive is None else self._binary(weights, scores))
+
+    def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        counted = [(ranking, ranking.count(weights)) for ranking in self.rankings]
+        for name, score in (("auroc", Ranking.auroc), ("average_precision", Ranking.average_precision)):
+            per_class = np.full((weights.shape[1], self.classes), np.nan)
+            per_class[:, self.present] = np.stack([score(ranking, counts) for ranking, counts in counted], 1)
+            found |= {f"macro_{name}": per_class[:, self.present].mean(1), f"{name}_per_class": per_class}
+        return found
+
+    def _binary(self, weights: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ranking = self.rankings[0]
+        counts = ranking.count(weights)
+        fixed = f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"
+        return {
+            "auroc": ranking.auroc(counts),
+            "average_precision": ranking.average_precision(counts),
+            fixed: ranking.sensitivity_at(SPECIFICITY, counts),
+        } | {f"positive_{name}": scores[name][:, self.positive] for name in ("f1", "precision", "recall")}
+
+
+class Counts(NamedTuple):
+    """Weighted rows at the K distinct scores that positives have, best first, in each of B resamples.
+
+    ``up`` ``(K, B)``: positives of that score. ``up_to``: positives of that score or better. ``level``: negatives of
+    exactly that score. ``above``: negatives that are better. ``ups`` and ``downs`` ``(B,)``: all of them.
+    """
+
+    up: np.ndarray
+    up_to: np.ndarray
+    level: np.ndarray
+    above: np.ndarray
+    ups: np.ndarray
+    downs: np.ndarray
+
+
+class Ranking:
+    """The order in which one class's scores put the rows; sorted once, then scored under any weights.
+
+    Only thresholds at the scores of positives matter, so negatives are counted per gap between two of them: one sparse
+    product from clusters to gaps. All methods take what `count` returns and give ``(B,)``. Ties are one threshold, as
+    in scikit-learn.
+    """
+
+    def __init__(self, positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> None:
+        """``positive`` ``(N,)`` bool, ``scores`` ``(N,)``, ``clusters`` ``(N,)`` integer codes into the weights."""
+        steps, step_of = np.unique(-scores[positive], return_inverse=True)
+        below = -scores[~positive]
+        gap, level = np.searchsorted(steps, below), np.isin(below, steps)
+        number, negatives = clusters.max(initial=-1) + 1, clusters[~positive]
+
+        def summing(rows: np.ndarray, columns: np.ndarray, height: int) -> sparse.csr_array:
+            return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(height, number))
+
+        self.positives = summing(step_of, clusters[positive], len(steps))
+        # Negatives of a positive's score lie just below it: in the next gap, and in a table of their own.
+        self.gaps = summing(gap + level, negatives, len(steps) + 1)
+        self.level = summing(gap[level], negatives[level], len(steps))
+
+    def count(self, weights: np.ndarray) -> Counts:
+        """Count under ``weights`` ``(G, B)``, the times each cluster was drawn."""
+        up, down = self.positives @ weights, self.gaps @ weights
+        np.add.accumulate(down, axis=0, out=down)
+        up_to = np.add.accumulate(up, axis=0)
+        ups = up_to[-1] if len(up) else np.zeros(weights.shape[1])
+        return Counts(up, up_to, self.level @ weights, down[:-1], ups, down[-1])
+
+    def auroc(self, counts: Counts) -> np.ndarray:
+        """Area under the ROC curve (Mann-Whitney: negatives below, ties half); NaN without either side."""
+        lost = np.einsum("kb,kb->b", counts.up, counts.above + 0.5 * counts.level)
+        pairs = counts.ups * counts.downs
+        return np.where(pairs > 0, 1 - _ratio(lost, pairs), np.nan)
+
+    def average_precision(self, counts: Counts) -> np.ndarray:
+        """Precision averaged over the recalled positives (no interpolation); NaN without positives."""
+        accepted = counts.up_to + counts.above + counts.level
+        total = np.einsum("kb,kb->b", counts.up, _ratio(counts.up_to, accepted))
+        return np.where(counts.ups > 0, _ratio(total, counts.ups), np.nan)
+
+    def sensitivity_at(self, specificity: float, counts: Counts) -> np.ndarray:
+        """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
+        allowed = (1 - specificity) * counts.downs + 1e-9
+        found = np.where(counts.above + counts.level <= allowed, counts.up_to, 0).max(0, initial=0)
+        return np.where(counts.ups * counts.downs > 0, _ratio(found, counts.ups), np.nan)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Elementwise quotient, 0 where the denominator is 0 (scikit-learn's ``zero_division=0``)."""
     shape = np.broadcast(numerator, denominator).shape
     return np.divide(numerator, denominator, out=np.zeros(shape), where=denominator != 0)
-
-
-def from_confusion(confusion: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
-    """All scores of hard predictions: ``(B,)`` each, and ``(B, C)`` for precision, recall and F1 of each class.
-
-    ``confusion`` is ``(B, C, C)``, truth by prediction. ``present`` ``(C,)`` marks the classes that occur in the truth,
-    over which macro averages run.
-    """
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    support, guessed = confusion.sum(2), confusion.sum(1)
-    recall, f1 = ratio(right, support), ratio(2 * right, support + guessed)
-    return {
-        "accuracy": ratio(right.sum(1), support.sum(1)),
-        "balanced_accuracy": recall[:, present].mean(1),
-        "macro_f1": f1[:, present].mean(1),
-        "weighted_f1": ratio((f1 * support).sum(1), support.sum(1)),
-        "precision": ratio(right, guessed),
-        "recall": recall,
-        "f1": f1,
-    }
 
 
 def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -40,13 +164,13 @@ def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))
 
 
-def squared_errors(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Brier score of each row, ``(N,)``: squared error summed over classes, halved for two (Brier 1950)."""
-    errors = ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1)
+def _squared_errors(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Brier score of each row, ``(N, 1)``: squared error summed over classes, halved for two (Brier 1950)."""
+    errors = ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1, keepdims=True)
     return errors / 2 if probabilities.shape[1] == 2 else errors
 
 
-def calibration_table(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def _calibration_table(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Each row's entry of the reliability table, ``(N, BINS)``: right minus confidence, in the bin of its confidence.
 
     The expected calibration error (Guo et al. 2017) is the sum over bins of the absolute column sums, by the rows.

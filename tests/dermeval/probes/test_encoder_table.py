@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from dermeval.cli import main
-from dermeval.statistics.bootstrap import bootstrap_mean
-from dermeval.statistics.comparison import paired_means
+from dermeval.statistics.bootstrap import MEAN, Resampler, cluster_codes, paired_means
 
 FAST = ["--probe", "knn", "--draws", "40", "--folds", "3"]
 
@@ -59,11 +58,16 @@ def test_encoders_of_other_images_are_refused(tmp_path, folders, make_embeddings
     assert "embed the same data with each" in capsys.readouterr().err
 
 
-def test_paired_means_are_those_of_the_plain_bootstrap():
+def test_paired_means_are_those_of_the_drawn_patients_rows():
     random = np.random.default_rng(0)
     values, groups = random.random((2, 50)), random.integers(12, size=50)
-    means, (none, difference), drawn = paired_means(list(values), groups, 200, 3)
-    alone = bootstrap_mean(values[0], groups, 200, 3)
-    assert (means[0].value, means[0].low, means[0].high) == pytest.approx((alone.value, alone.low, alone.high))
-    assert none is None and difference.value == pytest.approx(values[1].mean() - values[0].mean())
-    assert drawn.shape == (2, 200)
+    first, second = paired_means(list(values), groups, 200, 3)
+    codes = cluster_codes(groups)
+    weights = np.concatenate(list(Resampler(np.bincount(codes)[:, None], 200, 3).blocks()), axis=1)
+    for own, found in zip(values, (first, second), strict=True):
+        means = [np.average(own, weights=draw[codes]) for draw in weights.T]
+        score = found.scores[MEAN]
+        assert np.allclose(found.drawn[MEAN], means) and score.value == pytest.approx(own.mean())
+        assert [score.low, score.high] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    assert not first.differences
+    assert second.differences[MEAN].value == pytest.approx(values[1].mean() - values[0].mean())

@@ -8,10 +8,10 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from dermeval.cli import main
+from dermeval.pages.tables import show
 from dermeval.probes.evaluate import ProtocolResult, make_probe
 from dermeval.probes.evaluate_page import text_page
 from dermeval.probes.groups import attributes, group_scores
-from dermeval.probes.intervals import show
 from dermeval.probes.judge import score_levels
 from dermeval.probes.predictions import Predictions
 from dermeval.probes.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
@@ -122,7 +122,7 @@ def test_the_positive_class_is_the_declared_one_whatever_comes_first_in_the_file
         predictions = make_probe("knn", 0).fit(task, made[0].folds).predictions
         sick = passion.set_index("image_id")["impetigo"].loc[predictions.frame["image_id"]].to_numpy() == "impetigo"
         recalls.append((predictions.probabilities[sick, 1] > 0.5).mean())
-        scored, _ = score_levels(predictions, task.positive, 20, 0)
+        scored, _ = score_levels(predictions, 20, 0)
         assert scored["image"].scores["positive_recall"]["value"] == pytest.approx(recalls[-1])
     assert recalls[0] == recalls[1]
 
@@ -238,7 +238,7 @@ def test_a_group_with_fewer_classes_is_scored_but_not_ranked(tmp_path, make_embe
     predictions = make_probe("knn", 0).fit(task, made[0].folds).predictions
     easy = np.where(predictions.truth < 2, "two classes", np.where(predictions.truth == 2, "a", "b")).astype(object)
     easy[::3] = "all classes"
-    scored = group_scores(predictions, easy, None, draws=20, seed=0)
+    scored = group_scores(predictions, easy, draws=20, seed=0)
     assert {g["value"]: g["status"] for g in scored["groups"]}["two classes"] == "scored"
     assert scored["gap"] is None
 
@@ -252,7 +252,7 @@ def test_skin_types_are_also_pooled_in_pairs_and_missing_values_are_a_group_of_t
     labels = passion["condition"].map(CONDITION.classes.index).to_numpy()
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(passion))
     predictions = Predictions(passion[["image_id", "group_id"]], labels, probabilities, CONDITION.classes)
-    scored = group_scores(predictions, found["fitzpatrick_pairs"], None, draws=20, seed=0)
+    scored = group_scores(predictions, found["fitzpatrick_pairs"], draws=20, seed=0)
     last = scored["groups"][-1]
     assert last["value"] == "missing" and last["rows"] == passion["fitzpatrick"].isna().sum()
     assert "missing" not in (scored["gap"]["best"], scored["gap"]["worst"])

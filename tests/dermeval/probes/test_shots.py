@@ -9,11 +9,11 @@ from PIL import Image
 
 from dermeval.cli import main
 from dermeval.probes.folds import official
-from dermeval.probes.predictions import read_predictions
+from dermeval.probes.results_folder import read_predictions
 from dermeval.probes.shots import draw_of_each_class
 from dermeval.probes.task import open_task
-from dermeval.statistics.bootstrap import bootstrap, bootstrap_runs, cluster_codes
-from dermeval.statistics.scorer import Scorer
+from dermeval.statistics.bootstrap import cluster_codes, paired_bootstrap
+from dermeval.statistics.metrics import Scorer
 
 FAST = ["--draws", "50", "--shot-draws", "3"]
 
@@ -25,7 +25,7 @@ def task(tmp_path, make_embeddings, frame, class_features):
 
 def test_n_patients_of_each_class_are_drawn_with_all_their_images(task):
     fold = official(task)
-    rows = draw_of_each_class(task, fold, 3, [0, 0])
+    rows = draw_of_each_class(task, [fold], 3, [0, 0])[0].train
     assert set(rows) <= set(fold.train)
     drawn = task.frame.iloc[rows]
     assert (drawn.groupby("condition")["group_id"].nunique() == 3).all() and drawn["condition"].nunique() == 4
@@ -35,17 +35,17 @@ def test_n_patients_of_each_class_are_drawn_with_all_their_images(task):
 
 def test_draws_differ_and_larger_ones_hold_the_smaller(task):
     fold = official(task)
-    few, more, other = (draw_of_each_class(task, fold, n, [0, d]) for n, d in ((2, 0), (4, 0), (4, 1)))
+    few, more, other = (draw_of_each_class(task, [fold], n, [0, d])[0].train for n, d in ((2, 0), (4, 0), (4, 1)))
     assert set(few) < set(more) and set(more) != set(other)
-    assert np.array_equal(more, draw_of_each_class(task, fold, 4, [0, 0]))
+    assert np.array_equal(more, draw_of_each_class(task, [fold], 4, [0, 0])[0].train)
 
 
 def test_a_class_with_fewer_patients_gives_all_it_has(task):
     fold = official(task)
     rare = fold.train[task.labels[fold.train] == 1]
     keep = np.isin(task.groups, task.groups[rare][:1]) | (task.labels != 1)
-    drawn = draw_of_each_class(task, type(fold)(0, fold.train[keep[fold.train]], fold.test), 4, [0, 0])
-    patients = task.frame.iloc[drawn].groupby("condition")["group_id"].nunique()
+    (drawn,) = draw_of_each_class(task, [type(fold)(0, fold.train[keep[fold.train]], fold.test)], 4, [0, 0])
+    patients = task.frame.iloc[drawn.train].groupby("condition")["group_id"].nunique()
     assert sorted(patients) == [1, 4, 4, 4]
 
 
@@ -53,6 +53,10 @@ def three_runs(seed=0, rows=120):
     random = np.random.default_rng(seed)
     truth, groups = random.integers(3, size=rows), random.integers(rows // 3, size=rows)
     return truth, [random.dirichlet(np.ones(3), rows) + (1 + r) * np.eye(3)[truth] / 2 for r in range(3)], groups
+
+
+def bootstrap_runs(truth, runs, groups, **options):
+    return paired_bootstrap(truth, [np.stack(runs)], groups, draw_seeds=True, **options)[0].scores
 
 
 def test_runs_are_averaged_as_scores_not_as_an_ensemble():
@@ -69,7 +73,7 @@ def test_runs_are_averaged_as_scores_not_as_an_ensemble():
 def test_one_run_has_the_interval_of_the_patient_bootstrap():
     truth, runs, groups = three_runs()
     one = bootstrap_runs(truth, runs[:1], groups, draws=200, seed=3)["macro_f1"]
-    plain = bootstrap(truth, runs[0], groups, draws=200, seed=3).scores["macro_f1"]
+    plain = paired_bootstrap(truth, runs[:1], groups, draws=200, seed=3)[0].scores["macro_f1"]
     assert (one.value, one.low, one.high) == pytest.approx((plain.value, plain.low, plain.high))
 
 

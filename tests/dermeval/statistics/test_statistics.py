@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from dermeval.statistics.bootstrap import Resampler, bootstrap, bootstrap_mean, cluster_codes, resample
-from dermeval.statistics.comparison import paired_bootstrap, two_sided_p
-from dermeval.statistics.scorer import Scorer
+from dermeval.statistics.bootstrap import (
+    Resampler,
+    bootstrap_mean,
+    cluster_codes,
+    paired_bootstrap,
+    resample,
+    two_sided_p,
+)
+from dermeval.statistics.metrics import Scorer
 from dermssl.errors import InputError
 
 
@@ -20,6 +26,10 @@ def predictions(rows=300, classes=4, patients=90, seed=0, ties=True):
         probabilities = np.round(probabilities, 1) + 0.01
         probabilities /= probabilities.sum(1, keepdims=True)
     return truth, probabilities, groups
+
+
+def bootstrap(truth, probabilities, groups, **options):
+    return paired_bootstrap(truth, [probabilities], groups, **options)[0]
 
 
 def oracle(truth, probabilities):
@@ -128,7 +138,7 @@ def test_the_interval_agrees_with_a_loop_over_drawn_patients():
         drawn.append((probabilities[rows].argmax(1) == truth[rows]).mean())
     interval = result.scores["accuracy"]
     assert [interval.low, interval.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.006)
-    assert result.clusters == len(names) and result.draws == 4000
+    assert result.drawn["accuracy"].shape == (4000,)
 
 
 def test_patients_of_many_alike_images_widen_the_interval():
@@ -174,8 +184,8 @@ def test_the_mean_of_a_cluster_bootstrap_weighs_rows_not_clusters():
 
 def test_paired_draws_are_the_same_for_both_encoders():
     truth, first, groups = predictions(ties=False)
-    same = paired_bootstrap(truth, [first, first], groups, draws=200)
-    for difference in same.differences[0].values():
+    _, same = paired_bootstrap(truth, [first, first], groups, draws=200)
+    for difference in same.differences.values():
         assert not np.any(difference.value) and not np.any(difference.low) and not np.any(difference.high)
         assert np.all(difference.p == 1)
 
@@ -185,29 +195,29 @@ def test_a_paired_difference_is_narrower_than_two_separate_intervals():
     second = first.copy()
     wrong = np.flatnonzero(first.argmax(1) != truth)[:25]
     second[wrong] = np.eye(4)[truth[wrong]]
-    result = paired_bootstrap(truth, [first, second], groups)
-    gain = result.differences[0]["accuracy"]
+    reference, result = paired_bootstrap(truth, [first, second], groups)
+    gain = result.differences["accuracy"]
     assert gain.value == pytest.approx(25 / 300)
     assert 0 < gain.low < gain.value < gain.high and gain.p == pytest.approx(2 / 2001)
     alone = bootstrap(truth, first, groups).scores["accuracy"]
-    assert (result.scores[0]["accuracy"].low, result.scores[0]["accuracy"].high) == (alone.low, alone.high)
+    assert (reference.scores["accuracy"].low, reference.scores["accuracy"].high) == (alone.low, alone.high)
     assert gain.high - gain.low < alone.high - alone.low
 
 
 def test_seeds_are_averaged_draw_by_draw_as_scores_under_the_same_patients():
     truth, first, groups = predictions(ties=False)
     seeds = np.stack([predictions(seed=seed, ties=False)[1] for seed in (5, 6, 7)])
-    result = paired_bootstrap(truth, [first, seeds], groups, draws=100)
+    one, several = paired_bootstrap(truth, [first, seeds], groups, draws=100)
     codes = cluster_codes(groups)
     (base, *drawn), _ = resample([Scorer(truth, p, codes) for p in (first, *seeds)], 100, 0)
     for name in ("accuracy", "macro_auroc", "recall"):
         mean = np.mean([entry[name] for entry in drawn], axis=0)
-        score, difference = result.scores[1][name], result.differences[0][name]
+        score, difference = several.scores[name], several.differences[name]
         assert np.allclose([score.low, score.high], np.quantile(mean, [0.025, 0.975], axis=0))
         assert np.allclose([difference.low, difference.high], np.quantile(mean - base[name], [0.025, 0.975], axis=0))
         points = [bootstrap(truth, p, groups, draws=1).scores[name].value for p in seeds]
-        assert np.allclose(result.deviations[1][name], np.std(points, axis=0, ddof=1))
-        assert np.isnan(result.deviations[0][name]).all()
+        assert np.allclose(several.deviations[name], np.std(points, axis=0, ddof=1))
+        assert np.isnan(one.deviations[name]).all()
 
 
 def test_p_is_two_sided_and_never_zero():
@@ -223,7 +233,7 @@ def test_p_is_uniform_where_there_is_no_difference():
         second = predictions(seed=seed + 1000, ties=False)[1]
         swap = np.random.default_rng(seed).random(len(truth)) < 0.5
         one, two = np.where(swap[:, None], first, second), np.where(swap[:, None], second, first)
-        ps.append(float(paired_bootstrap(truth, [one, two], groups, draws=200).differences[0]["accuracy"].p))
+        ps.append(float(paired_bootstrap(truth, [one, two], groups, draws=200)[1].differences["accuracy"].p))
     assert 0 <= np.mean(np.array(ps) < 0.05) < 0.15
     assert 0.35 < np.mean(ps) < 0.65
 
