@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -118,14 +117,10 @@ def reliability_plot(confidence: np.ndarray, right: np.ndarray, rows: np.ndarray
     with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        _diagonal(upper)
+        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="perfect calibration")
+        upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
         upper.plot(confidence, right, "o-", color=BLUE, label="measured")
         upper.legend()
         lower.bar(confidence, rows, width=0.04, color=GREY)
         lower.set(xlabel="confidence: the probability of the predicted class", ylabel="rows")
         return as_svg(figure)
-
-
-def _diagonal(axes: Axes) -> None:
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="perfect calibration")
-    axes.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))

@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.pages.tables import ReportTable, tables_as_text
+from dermeval.pages.tables import ReportTable
 from dermeval.probes.judge import PER_CLASS, redrawn_note
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
-from dermeval.probes.report import RESULTS, FeatureSource, report_page, report_text
-from dermeval.probes.results_folder import Result, open_results
-from dermeval.probes.side_by_side import (
+from dermeval.probes.report import (
+    RESULTS,
+    FeatureSource,
     dots,
-    grid,
-    interval_cells,
     interval_columns,
-    latex_table,
+    interval_table,
     long_row,
-    write_side_by_side,
+    side_by_side_report,
 )
+from dermeval.probes.results_folder import Result, open_results
 from dermeval.statistics.bootstrap import defined
 from dermssl.commandline import Report
 from dermssl.paths import require_new_folder
@@ -32,14 +31,9 @@ WRITTEN = ("comparison.json", "comparison.csv", "comparison.tex", "comparison.ht
 
 
 def compare(options: CompareOptions) -> Report:
-    """Compare results folders; see `CompareOptions`.
-
-    Raises:
-        InputError: the folders do not answer the same question on the same images, or the output exists.
-    """
-    out = Path(options.out) if options.out else None
-    if out:
-        require_new_folder(out, options.overwrite, WRITTEN, options.results, key="rows")
+    """Compare results folders; see `CompareOptions`. Bad input raises InputError."""
+    if options.out:
+        require_new_folder(Path(options.out), options.overwrite, WRITTEN, options.results, key="rows")
     questions = open_results(options.results)
     rows, redrawn = [], 0
     for question, results in questions.items():
@@ -52,20 +46,24 @@ def compare(options: CompareOptions) -> Report:
     infos = [info for result in results for info in result.infos]
     source = FeatureSource.of_all([_source(info) for info in infos])
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
-    first = {key: infos[0][key] for key in ("target", "classes", "counts")}
-    data = first | vars(source) | {"results": [_named(result) for result in results], "notes": notes}
-    data |= {"rows": rows, "draws": options.draws}
+    data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
+    data |= {"results": [_named(result) for result in results], "notes": notes, "rows": rows, "draws": options.draws}
     tables = _tables(pd.DataFrame(rows))
-    flat = [table for pair in tables.values() for table in pair]
+    # Of each experiment, the scores of the case level where there is one: it stands last.
+    finest = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
     head = f"comparison on {data['target']}" if "" in questions else "comparison of protocols"
-    lead = _lead(data, list(questions), source.unit)
-    if out:
-        # The case level where there is one: it stands last.
-        finest = {experiment: scores for (experiment, _), (scores, _) in tables.items()}
-        tex = [latex_table(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest.values()]
-        page = report_page(head.capitalize(), lead, flat, source, notes, RESULTS)
-        write_side_by_side(out, "comparison", data, tex, page, WRITTEN[-1])
-    return Report(report_text([head, *lead, *tables_as_text(flat)], source, notes), data)
+    return side_by_side_report(
+        options.out,
+        WRITTEN,
+        head,
+        head.capitalize(),
+        _lead(data, list(questions), source.unit),
+        [table for pair in tables.values() for table in pair],
+        [(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest],
+        RESULTS,
+        source,
+        data,
+    )
 
 
 def _source(info: dict[str, Any]) -> FeatureSource:
@@ -118,17 +116,17 @@ def _lead(data: dict[str, Any], questions: Sequence[str], unit: str) -> list[str
     return lines
 
 
-def _tables(table: pd.DataFrame) -> dict[tuple[str, str], list[ReportTable]]:
+def _tables(table: pd.DataFrame) -> dict[tuple[str, str], tuple[ReportTable, ReportTable]]:
     """For each experiment (empty: the only one) and level, the main scores and their differences from the first's."""
     table = table if "experiment" in table else table.assign(experiment="")
+    table = table.assign(sd=[f", sd {sd:.3f}" if pd.notna(sd) else "" for sd in table["seed_sd"]])
     tables = {}
     for (experiment, level), rows in table[table["score"].isin(MAIN)].groupby(["experiment", "level"], sort=False):
         rows = rows.sort_values("score", key=lambda names: names.map(MAIN.index), kind="stable")
         name, others = ", ".join(filter(None, (experiment, level))) + " level", rows[rows["difference"].notna()]
-        spread = [f", sd {sd:.3f}" if pd.notna(sd) else "" for sd in rows["seed_sd"]]
-        cells = [cell + sd for cell, sd in zip(interval_cells(rows), spread, strict=True)]
-        scores = ReportTable(f"scores, {name}", grid(rows, CELLS, cells), (dots(rows, CELLS),))
-        cells, figure = interval_cells(others, "difference", "+.3f"), dots(others, CELLS, "difference")
-        differences = ReportTable(f"differences, {name}", grid(others, CELLS, cells), (figure,))
-        tables[str(experiment), str(level)] = [scores, differences]
+        figures = (dots(rows, CELLS),), (dots(others, CELLS, "difference"),)
+        tables[str(experiment), str(level)] = (
+            interval_table(f"scores, {name}", rows, CELLS, more="sd", figures=figures[0]),
+            interval_table(f"differences, {name}", others, CELLS, "difference", "+.3f", figures=figures[1]),
+        )
     return tables

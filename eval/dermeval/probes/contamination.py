@@ -28,46 +28,48 @@ def clean_and_contaminated(images: Predictions, seen: Seen, draws: int, seed: in
         return {"known": False, "source": seen.source, "images": len(images)}
     reasons = seen.reasons.loc[images.frame["image_id"]]
     flags = reasons.any(axis=1).to_numpy()
-    entry = {"known": True, "source": seen.source, "images": len(images), "contaminated": int(flags.sum())}
-    entry["reasons"] = {name: int(count) for name, count in reasons.sum().items()}
-    entry["hash_only"] = int((reasons["hash"] & (reasons.sum(axis=1) == 1)).sum())
-    entry["suspected"] = int(images.frame["image_id"].isin(seen.suspected).sum())
-    return entry | _compared(images, flags.astype(int), draws, seed)
+    return {
+        "known": True,
+        "source": seen.source,
+        "images": len(images),
+        "contaminated": int(flags.sum()),
+        "reasons": {name: int(count) for name, count in reasons.sum().items()},
+        "hash_only": int((reasons["hash"] & (reasons.sum(axis=1) == 1)).sum()),
+        "suspected": int(images.frame["image_id"].isin(seen.suspected).sum()),
+    } | _compared(images, flags.astype(int), draws, seed)
 
 
 def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
     """Balanced accuracy of each side over the classes that both have, and contaminated minus clean."""
     shared = sorted(set(images.truth[side == 0]) & set(images.truth[side == 1]))
     kept = np.isin(images.truth, shared)
-    groups, side = images.groups[kept], side[kept]
-    patients = [len(set(groups[side == number])) for number in (0, 1)]
+    images, side = images.rows(kept), side[kept]
+    patients = [len(set(images.groups[side == number])) for number in (0, 1)]
     if len(shared) < 2:
         return {"sides": None, "why": "the two share fewer than two classes"}
     if min(patients) < MIN_PATIENTS:
         return {"sides": None, "why": f"one of them has fewer than {MIN_PATIENTS} patients"}
-    right = (images.probabilities.argmax(1) == images.truth)[kept]
-    truth = np.searchsorted(shared, images.truth[kept])
     try:
-        scores, difference, both = _drawn(truth, side, right, cluster_codes(groups), draws, seed)
+        scores, difference, both = _drawn(images, np.searchsorted(shared, images.truth), side, draws, seed)
     except InputError as problem:
         return {"sides": None, "why": str(problem)}
     rows = [
-        {"side": name, "images": int((side == number).sum()), "patients": patients[number]} | score.entry()
-        for number, (name, score) in enumerate(zip(SIDES, scores, strict=True))
+        {"side": name, "images": int((side == number).sum()), "patients": patients[number]} | scores[number].entry()
+        for number, name in enumerate(SIDES)
     ]
     classes = [images.classes[label] for label in shared]
     return {"sides": rows, "difference": difference.entry(), "classes": classes, "patients_on_both": both}
 
 
 def _drawn(
-    truth: np.ndarray, side: np.ndarray, right: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+    images: Predictions, truth: np.ndarray, side: np.ndarray, draws: int, seed: int
 ) -> tuple[list[Interval], Interval, int]:
     """Balanced accuracy of the two sides, their difference, and the clusters that have rows on both."""
-    cells = 2 * truth + side
+    clusters, cells = cluster_codes(images.groups), 2 * truth + side
     shape = (clusters.max() + 1, 2 * (truth.max() + 1))
     support, hits = np.zeros(shape), np.zeros(shape)
     np.add.at(support, (clusters, cells), 1)
-    np.add.at(hits, (clusters, cells), right)
+    np.add.at(hits, (clusters, cells), images.probabilities.argmax(1) == images.truth)
 
     def balanced(weights: np.ndarray) -> np.ndarray:
         recall = (weights.T @ hits) / (weights.T @ support)
@@ -94,11 +96,11 @@ def contamination_summary(entry: dict[str, Any], split: str) -> str:
     text = f"{entry['contaminated']} of {entry['images']} scored images are contaminated"
     if not entry["contaminated"]:
         return f"{text}: the encoder saw none of them in pretraining ({entry['source']})"
-    alone = f" ({entry['hash_only']} by it alone)" if entry["hash_only"] else ""
-    hits = ", ".join(
-        f"{name} {count}{alone if name == 'hash' else ''}" for name, count in entry["reasons"].items() if count
-    )
-    text += f": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels ({hits})"
+    hits = {name: f"{name} {count}" for name, count in entry["reasons"].items() if count}
+    if entry["hash_only"]:
+        hits["hash"] += f" ({entry['hash_only']} by it alone)"
+    text += ": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels "
+    text += f"({', '.join(hits.values())})"
     if split == "folds":
         text = f"folds cover images that the encoder was trained on, which a held-out test split does not: {text}"
     return text + (f"; clean and contaminated are not compared: {entry['why']}" if entry["sides"] is None else "")
@@ -114,17 +116,18 @@ def contamination_lines(entry: dict[str, Any], split: str, unit: str) -> list[st
         )
     if entry.get("contaminated"):
         text.append(f"ledger: {entry['source']}")
-        text += ["", pd.DataFrame(sides_table(entry, unit)).to_string(index=False)] if entry["sides"] else []
-    return text
+    sides = sides_table(entry, unit)
+    return text + (["", pd.DataFrame(sides).to_string(index=False)] if sides else [])
 
 
 def sides_table(entry: dict[str, Any], unit: str) -> list[dict[str, Any]]:
-    """Rows for clean, contaminated, and their difference."""
-    name = f"balanced accuracy of {len(entry['classes'])} classes"
-    rows = [
-        {"": row["side"], "images": row["images"], f"{unit}s": row["patients"], name: show(row)}
-        for row in entry["sides"]
-    ]
-    both = entry["patients_on_both"]
+    """Rows for clean, contaminated, and their difference; none where the two are not compared."""
+    if not entry.get("sides"):
+        return []
+    score, both = f"balanced accuracy of {len(entry['classes'])} classes", entry["patients_on_both"]
     how = f"{both} on both, resampled together" if both else "resampled independently"
-    return [*rows, {"": "difference", "images": "", f"{unit}s": how, name: show(entry["difference"], "+.3f")}]
+    rows = [
+        {"": one["side"], "images": one["images"], f"{unit}s": one["patients"], score: show(one)}
+        for one in entry["sides"]
+    ]
+    return [*rows, {"": "difference", "images": "", f"{unit}s": how, score: show(entry["difference"], "+.3f")}]

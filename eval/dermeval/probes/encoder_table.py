@@ -15,26 +15,28 @@ from scipy.stats import rankdata
 
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.pool import PooledEmbeddings, open_pool
-from dermeval.pages.tables import ReportTable, show, tables_as_text
+from dermeval.pages.tables import ReportTable, show
 from dermeval.probes.folds import Fold
 from dermeval.probes.groups import MISSING, attributes, values_of
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import EvaluateOptions
 from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.protocols import Experiment
-from dermeval.probes.report import ENCODERS, FEW, RUNS, SHARE, FeatureSource, report_page, report_text
-from dermeval.probes.results import recall_hits
-from dermeval.probes.results_folder import printable
-from dermeval.probes.shots import draw_of_each_class, fewest_patients
-from dermeval.probes.side_by_side import (
+from dermeval.probes.report import (
+    ENCODERS,
+    FEW,
+    RUNS,
+    SHARE,
+    FeatureSource,
+    distinct_names,
     dots,
-    grid,
-    interval_cells,
     interval_columns,
-    latex_table,
+    interval_table,
     long_row,
-    write_side_by_side,
+    side_by_side_report,
 )
+from dermeval.probes.results import recall_hits
+from dermeval.probes.shots import draw_of_each_class, fewest_patients
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
@@ -58,12 +60,12 @@ def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
         made = [part.encoder.get(key, "cls") for key in ("fingerprint", "preprocessing", "features")]
         by_encoder.setdefault(str([*made, part.info.get("dtype")]), []).append(folder)
     pools = [open_pool(own) for own in by_encoder.values()]
-    short = [Path(pool.encoder["path"]).name or pool.encoder["path"] for pool in pools]
-    if len(set(short)) < len(short):
-        short = [Path(own[0]).name for own in by_encoder.values()]
-    if len(set(short)) < len(short):
-        short = [own[0] for own in by_encoder.values()]
-    return {printable(name): _in_order(pool, pools[0]) for name, pool in zip(short, pools, strict=True)}
+    names = distinct_names(
+        [Path(pool.encoder["path"]).name or pool.encoder["path"] for pool in pools],
+        [Path(own[0]).name for own in by_encoder.values()],
+        [own[0] for own in by_encoder.values()],
+    )
+    return {name: _in_order(pool, pools[0]) for name, pool in zip(names, pools, strict=True)}
 
 
 def _in_order(pool: PooledEmbeddings, first: PooledEmbeddings) -> PooledEmbeddings:
@@ -91,28 +93,33 @@ def encoders_report(
     first, *_ = pools
     sources = [FeatureSource.of(pool) for pool in pools.values()]
     source = FeatureSource.of_all(sources)
-    lead = [f"{len(pools)} encoders, each on the same images; differences are against {first}"]
-    lead += [
-        f"{task.name}: {len(task.labels)} images of {len(set(task.groups))} {task.unit}s, {made[0].name}"
-        for task, made in planned
-    ]
-    lead.append(
+    lead = [
+        f"{len(pools)} encoders, each on the same images; differences are against {first}",
+        *(
+            f"{task.name}: {len(task.labels)} images of {len(set(task.groups))} {task.unit}s, {made[0].name}"
+            for task, made in planned
+        ),
         f"{SCORE.replace('_', ' ')} of images but for recall@1; 95% intervals and p from {options.draws} paired "
-        f"draws of {source.unit}s"
-    )
-    lead += [f"{name}: {pool.encoder['path']}" for name, pool in pools.items()]
+        f"draws of {source.unit}s",
+        *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items()),
+    ]
     rows = [row for task, made in planned for row in _target_rows(pools, task.name, made[0].folds, probes, options)]
-    data = {"protocol": options.protocol} | vars(source)
+    data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
     data |= {"notes": list(notes), "rows": rows}
-    del data["encoder"]
     tables = _tables(pd.DataFrame(rows))
-    if options.out:
-        page = report_page(f"{len(pools)} encoders on {source.names}", lead, tables, source, notes, ENCODERS)
-        tex = [latex_table(table, table.heading) for table in tables]
-        write_side_by_side(Path(options.out), "encoders", data, tex, page, WRITTEN[-1])
-    head = f"protocol {options.protocol} on {source.names}"
-    return Report(report_text([head, *lead, *tables_as_text(tables)], source, notes), data)
+    return side_by_side_report(
+        options.out,
+        WRITTEN,
+        f"protocol {options.protocol} on {source.names}",
+        f"{len(pools)} encoders on {source.names}",
+        lead,
+        tables,
+        [(table, table.heading) for table in tables],
+        ENCODERS,
+        source,
+        data,
+    )
 
 
 def _target_rows(
@@ -187,8 +194,8 @@ def _tables(table: pd.DataFrame) -> list[ReportTable]:
         scored = own[own["column"] != MEAN_RANK]
         others = scored[scored["difference"].notna()]
         tables += [
-            ReportTable(f"{target}: scores", grid(own, KEYS, interval_cells(own)), (dots(scored, KEYS),)),
-            ReportTable(f"{target}: differences", grid(others, KEYS, interval_cells(others, "difference", "+.3f"))),
-            ReportTable(f"{target}: ranks", grid(scored, KEYS, interval_cells(scored, "rank", ".1f"))),
+            interval_table(f"{target}: scores", own, KEYS, figures=(dots(scored, KEYS),)),
+            interval_table(f"{target}: differences", others, KEYS, "difference", "+.3f"),
+            interval_table(f"{target}: ranks", scored, KEYS, "rank", ".1f"),
         ]
     return tables

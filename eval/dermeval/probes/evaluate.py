@@ -55,11 +55,7 @@ class ExperimentRun:
 
 
 def evaluate(options: EvaluateOptions) -> Report:
-    """Run a protocol; see `EvaluateOptions`.
-
-    Raises:
-        InputError: unusable embeddings or output folder, or data that lacks what the protocol needs.
-    """
+    """Run a protocol; see `EvaluateOptions`. Bad input raises InputError."""
     out = Path(options.out) if options.out else None
     pools = pools_by_encoder(options.embeddings)
     pool = next(iter(pools.values()))
@@ -149,7 +145,7 @@ def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOpti
         "fitted": [len(fold.train) for fold in experiment.folds],
         "scored": len(images),
         "scored_groups": len(set(images.groups)),
-        "levels": result_json(judged.levels),
+        "levels": {name: result_json(level) for name, level in judged.levels.items()},
         "notes": list(judged.notes),
     }
     if experiment.control is not None:

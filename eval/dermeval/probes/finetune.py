@@ -24,7 +24,7 @@ from dermeval.features.embeddings import Embeddings
 from dermeval.features.encoders import Encoder, open_encoder
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.pool import PooledEmbeddings
-from dermeval.probes.folds import Fold, stratified_group_folds
+from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.judge import Fitted
 from dermeval.probes.kept import KeptFits, fit_key
 from dermeval.probes.options import FinetuneOptions
@@ -41,6 +41,7 @@ from dermssl.devices import choose_precision
 from dermssl.errors import InputError
 from dermssl.workers import read_batches
 
+SETTINGS = ("train", "last", "adapter_rank", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
 WARM_UP = 0.1
 SMALLEST_CROP = 0.5
 """Share of an image's area that a random training crop holds at least."""
@@ -48,11 +49,7 @@ log = logging.getLogger("dermssl")
 
 
 def finetune(options: FinetuneOptions) -> Report:
-    """Judge an encoder by training it on the target; see `FinetuneOptions`.
-
-    Raises:
-        InputError: an unusable encoder, data set, target, split or output folder, or too few training patients.
-    """
+    """Judge an encoder by training it on the target; see `FinetuneOptions`. Bad input raises InputError."""
     datasets = open_datasets(options.data)
     encoder = open_encoder(options.encoder, options.image_size)
     if isinstance(encoder.model, PixelPCA):
@@ -98,7 +95,7 @@ def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
     return [*found[-options.last :], *(part for part in after if isinstance(part, nn.Module))]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FinetuneProbe:
     """Trains the encoder anew in every fold, from the same weights."""
 
@@ -122,19 +119,7 @@ class FinetuneProbe:
                 epoch, score = said["epoch"], said["balanced_accuracy"]
                 log.info("fold %d: best epoch %d, balanced accuracy %.3f on kept-out patients", number, epoch, score)
                 bar.update(images[number + 1] - bar.n)
-        names = (
-            "train",
-            "last",
-            "adapter_rank",
-            "epochs",
-            "patience",
-            "batch",
-            "lr",
-            "head_lr",
-            "weight_decay",
-            "held_out",
-        )
-        settings = {name: getattr(options, name) for name in names} | {"early_stopping": best}
+        settings = {name: getattr(options, name) for name in SETTINGS} | {"early_stopping": best}
         epochs = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
         line = f"best epoch of each fold on {options.held_out:.0%} of its training {task.unit}s, kept out: {epochs}"
         return Fitted(collect(task, folds, found, options.seed), settings, (), (line,))
@@ -145,8 +130,8 @@ class FinetuneProbe:
         torch.manual_seed(options.seed)
         parts = max(2, round(1 / options.held_out))
         where = f"{task.where}, --held-out {options.held_out}"
-        cut = stratified_group_folds(labels[fold.train], task.groups[fold.train], parts, options.seed, where, task.unit)
-        fitted, held = (fold.train[rows] for rows in cut[0])
+        cut = grouped(task, parts, options.seed, fold.train, where)[0]
+        fitted, held = cut.train, cut.test
         precision = choose_precision("auto", PartialState().device)
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         model, optimizer, tuned = self.new_model(len(task.classes))

@@ -28,9 +28,7 @@ def make_folds(task: Task, split: str, folds: int, seed: int) -> list[Fold]:
             few patients.
     """
     made = [official(task)] if split == "official" else grouped(task, folds, seed)
-    for fold in made:
-        check_disjoint(task.groups, fold, task.where, task.unit)
-    check_learnable(task, made)
+    check_folds(task, made)
     return made
 
 
@@ -44,28 +42,19 @@ def official(task: Task) -> Fold:
     return Fold(0, train, test)
 
 
-def grouped(task: Task, folds: int, seed: int) -> list[Fold]:
-    """Patient-grouped, class-stratified folds; every image is scored exactly once."""
-    parts = stratified_group_folds(task.labels, task.groups, folds, seed, task.where, task.unit)
-    return [Fold(number, train, test) for number, (train, test) in enumerate(parts)]
+def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
+    """Patient-grouped, class-stratified folds of some ``rows`` (default: all), each of which is scored once.
 
-
-def stratified_group_folds(
-    labels: np.ndarray,
-    groups: Sequence[str] | np.ndarray,
-    folds: int,
-    seed: int,
-    where: str = "",
-    unit: str = "patient",
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Row indices (fit, score) of each fold, by scikit-learn's StratifiedGroupKFold, shuffled by ``seed``.
+    They are scikit-learn's StratifiedGroupKFold, shuffled by ``seed``; ``where`` precedes an error.
 
     Raises:
         InputError: fewer than two folds, or fewer patients than folds.
     """
+    rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
+    labels, groups = task.labels[rows], task.groups[rows]
     patients = len(set(groups))
     if not 2 <= folds <= patients:
-        raise InputError(f"{where}: {folds} folds of {patients} {unit}s are not possible; ask for 2 to {patients}")
+        raise InputError(f"{where}: {folds} folds of {patients} {task.unit}s are not possible; ask for 2 to {patients}")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings():
@@ -77,22 +66,19 @@ def stratified_group_folds(
     # With few large patients scikit-learn can leave a fold without any.
     if any(not len(train) or not len(test) for train, test in parts):
         raise InputError(f"{where}: {folds} folds leave one without images: ask for fewer")
-    return parts
+    return [Fold(number, rows[train], rows[test]) for number, (train, test) in enumerate(parts)]
 
 
-def check_disjoint(groups: np.ndarray, fold: Fold, where: str, unit: str = "patient") -> None:
-    """Raise InputError naming patients (or what ``unit`` says) that are on both sides of ``fold``."""
-    shared = sorted(set(groups[fold.train]) & set(groups[fold.test]))
-    if shared:
-        shown = ", ".join(shared[:5]) + (" ..." if len(shared) > 5 else "")
-        raise InputError(
-            f"{where}: {len(shared)} {unit}s are in both train and test ({shown}): correct the split, or use "
-            "--split folds"
-        )
-
-
-def check_learnable(task: Task, folds: Sequence[Fold]) -> None:
-    """Raise InputError where the images to fit, or all images to score, have one class: nothing is then measured."""
+def check_folds(task: Task, folds: Sequence[Fold]) -> None:
+    """Raise InputError where patients are fitted and scored, or one class is fitted or scored: nothing is measured."""
+    for fold in folds:
+        shared = sorted(set(task.groups[fold.train]) & set(task.groups[fold.test]))
+        if shared:
+            shown = ", ".join(shared[:5]) + (" ..." if len(shared) > 5 else "")
+            raise InputError(
+                f"{task.where}: {len(shared)} {task.unit}s are in both train and test ({shown}): correct the split, or "
+                "use --split folds"
+            )
     remedy = "correct the split, or use --split folds" if len(folds) == 1 else "ask for fewer folds"
     sides = [("fitted", fold.train) for fold in folds] + [("scored", np.concatenate([fold.test for fold in folds]))]
     for side, rows in sides:
@@ -103,16 +89,11 @@ def check_learnable(task: Task, folds: Sequence[Fold]) -> None:
 
 def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:
     """Notes on classes that a fold's training or scored images lack."""
-    notes = []
-    present = set(np.unique(task.labels))
-    for side in ("train", "test"):
-        lacking: dict[int, list[int]] = {}
-        for fold in folds:
-            for label in present - set(task.labels[getattr(fold, side)]):
-                lacking.setdefault(int(label), []).append(fold.number)
-        for label, numbers in sorted(lacking.items()):
-            where = "the " if len(folds) == 1 else f"fold {', '.join(map(str, numbers))}: the "
-            words = "cannot be predicted there" if side == "train" else "is left out of macro averages"
-            if side == "train" or len(folds) == 1:
-                notes.append(f"{where}{side} images lack class {task.classes[label]}, which {words}")
+    notes, one = [], len(folds) == 1
+    for side, words in (("train", "cannot be predicted there"), ("test", "is left out of macro averages")):
+        for label in np.unique(task.labels):
+            lacking = [str(fold.number) for fold in folds if label not in task.labels[getattr(fold, side)]]
+            if lacking and (one or side == "train"):
+                where = "the" if one else f"fold {', '.join(lacking)}: the"
+                notes.append(f"{where} {side} images lack class {task.classes[label]}, which {words}")
     return notes

@@ -29,21 +29,18 @@ class Fitted:
 
     predictions: Predictions
     settings: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    lines: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+    lines: Sequence[str] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Probe(Protocol):
     """A way to judge an encoder: it learns from the training images of each fold and predicts the test images."""
 
-    @property
-    def name(self) -> str:
-        """As ``result.json`` calls it."""
-
-    @property
-    def options(self) -> Any:
-        """Those of its command."""
+    name: str
+    """As ``result.json`` calls it."""
+    options: Any
+    """Those of its command."""
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
         """Fit on each fold's ``train`` rows, which hold ``shots`` patients of each class, and predict its ``test``."""

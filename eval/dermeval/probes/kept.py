@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,34 +76,22 @@ def fit_key(probe: Probe, task: Task, folds: Sequence[Fold], shots: int | None =
     return found.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
 class KeptProbe:
     """A probe whose finished fits are kept, and read back where a killed command had made them."""
 
-    probe: Probe
-    kept: KeptFits
-
-    @property
-    def name(self) -> str:
-        """That of the probe."""
-        return self.probe.name
-
-    @property
-    def options(self) -> Any:
-        """Those of the probe."""
-        return self.probe.options
+    def __init__(self, probe: Probe, kept: KeptFits) -> None:
+        self.probe, self.kept = probe, kept
+        self.name, self.options = probe.name, probe.options
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
         """As the probe does it."""
 
         def make() -> tuple[np.ndarray, dict[str, Any]]:
             fitted = self.probe.fit(task, folds, shots)
-            said = {name: getattr(fitted, name) for name in ("settings", "notes", "lines", "extra")}
+            said = {name: held for name, held in vars(fitted).items() if name != "predictions"}
             return fitted.predictions.probabilities, said
 
         probabilities, said = self.kept.get(fit_key(self.probe, task, folds, shots), make)
-        rows = collect(
-            task, folds, [np.zeros((len(fold.test), len(task.classes))) for fold in folds], self.options.seed
-        )
-        predictions = replace(rows, probabilities=probabilities)
-        return Fitted(predictions, said["settings"], tuple(said["notes"]), tuple(said["lines"]), said["extra"])
+        blank = [np.zeros((len(fold.test), len(task.classes))) for fold in folds]
+        predictions = replace(collect(task, folds, blank, self.options.seed), probabilities=probabilities)
+        return Fitted(predictions, **said)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.probes.folds import Fold, stratified_group_folds
+from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import collect
@@ -25,16 +25,12 @@ MAJORITY = math.inf
 
 
 def knn(options: KnnOptions) -> Report:
-    """Judge features by their neighbours; see `KnnOptions`.
-
-    Raises:
-        InputError: unusable embeddings, target, split or output folder.
-    """
+    """Judge features by their neighbours; see `KnnOptions`. Bad input raises InputError."""
     task = open_task(options.embeddings, options.target)
     return probe_report(KnnProbe(options), task, options, options.embeddings, options.recall)
 
 
-@dataclass(frozen=True)
+@dataclass
 class KnnProbe:
     """The weighted vote for every k; the headline is what is scored in full."""
 
@@ -62,7 +58,7 @@ class KnnProbe:
         table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
         settings = {"k": chosen if choose else headline, "temperature": temperature} | (variant if changed else {})
         predictions = collect(task, folds, found, options.seed)
-        return Fitted(predictions, settings, tuple(clipped), (head, table, ""), {"by_k": rows})
+        return Fitted(predictions, settings, clipped, (head, table, ""), {"by_k": rows})
 
 
 def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:
@@ -104,9 +100,7 @@ def feature_space(train: np.ndarray, space: str) -> Callable[[np.ndarray], np.nd
 
 def _best_k(task: Task, fold: Fold, ks: Sequence[int], options: KnnOptions) -> int:
     """The k of the best balanced accuracy over patient-grouped folds within the training images."""
-    labels, t = task.labels[fold.train], options.temperature
-    parts = stratified_group_folds(labels, task.groups[fold.train], INNER, options.seed, task.where, task.unit)
-    inner = [Fold(number, fold.train[fit], fold.train[held]) for number, (fit, held) in enumerate(parts)]
+    inner, t = grouped(task, INNER, options.seed, fold.train), options.temperature
     usable = [k for k in ks if k <= min(len(one.train) for one in inner)] or [min(ks)]
     votes = [_votes(task, one, usable, [t], options) for one in inner]
     truth = task.labels[np.concatenate([one.test for one in inner])]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from dermeval.probes.folds import Fold, stratified_group_folds
+from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.grids import PenaltyGrid, Predict, RateGrid, make_grid
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import LinearOptions
@@ -45,7 +45,7 @@ class Inner:
     held: dict[int, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LinearProbe:
     """Chooses a classifier of the grid within each fold's training patients, refits it on all of them."""
 
@@ -108,9 +108,8 @@ def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> li
 def _separate(task: Task, folds: Sequence[Fold], number: int, seed: int) -> Iterator[Inner]:
     where = f"{task.where}, --inner-folds within the training {task.unit}s"
     for outer, fold in enumerate(folds):
-        labels, groups = task.labels[fold.train], task.groups[fold.train]
-        for fit, held in stratified_group_folds(labels, groups, number, seed, where, task.unit):
-            yield Inner(fold.train[fit], {outer: fold.train[held]})
+        for inner in grouped(task, number, seed, fold.train, where):
+            yield Inner(inner.train, {outer: inner.test})
 
 
 def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[list[int], list[float]]:

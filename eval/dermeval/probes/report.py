@@ -1,17 +1,26 @@
-"""What every report has: where the features are from, its words, its notes and licences, as text and as a page."""
+"""What every report has: where the features are from, its words, notes and licences; and tables that compare.
 
-from collections.abc import Iterable, Sequence
+A long table has one row for each encoder and column. It becomes tables of intervals, plots and the files of a report.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dermeval.features.pool import PooledEmbeddings
-from dermeval.pages.tables import NARROW, ReportTable, tables_as_sections
+from dermeval.pages import plots
+from dermeval.pages.tables import NARROW, ReportTable, show, tables_as_sections, tables_as_text
 from dermeval.probes.task import unit_of
-from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE
+from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE, Interval
 from dermssl import licences, page
+from dermssl.atomic import atomic_folder
+from dermssl.commandline import Report
+from dermssl.files import write_csv, write_json, write_text
 
+ENDS = ("value", "low", "high")
 FEW, SHARE, RUNS = 5, 0.1, 3
 """Patients of each class, share of the training patients, and draws of either, for scores from few labels."""
 TERMS = {
@@ -131,3 +140,92 @@ def _closing_lines(source: FeatureSource) -> list[str]:
     if source.encoder.get("training", {}).get("splits") == "all":
         text.append("the encoder was pretrained on all splits, test images included")
     return [*text, *licences.notice_lines(source.licences)]
+
+
+def distinct_names(*choices: Sequence[str]) -> list[str]:
+    r"""The first choice of names in which all differ, else the last; bytes that are no UTF-8 become ``\udcff``."""
+    found = next((names for names in choices if len(set(names)) == len(names)), choices[-1])
+    return [name.encode("utf-8", "backslashreplace").decode() for name in found]
+
+
+def long_row(score: Interval) -> dict[str, Any]:
+    """The columns ``value``, ``low``, ``high`` and ``narrow``."""
+    return {"narrow": False} | score.entry()
+
+
+def interval_columns(prefix: str, interval: Interval | None) -> dict[str, Any]:
+    """The columns ``prefix``, ``prefix_low``, ``prefix_high`` of a further interval, and ``p`` of a difference."""
+    entry = interval.entry() if interval else {}
+    columns = {name: entry.get(end) for end, name in _columns_of(prefix).items()}
+    return columns | ({"p": entry.get("p")} if prefix == "difference" else {})
+
+
+def _columns_of(prefix: str) -> dict[str, str]:
+    return dict(zip(ENDS, (prefix, f"{prefix}_low", f"{prefix}_high") if prefix else ENDS, strict=True))
+
+
+def _interval_at(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The interval in the columns of ``prefix`` (empty: that of the score), as `show` takes it."""
+    entry = {end: row[name] for end, name in _columns_of(prefix).items()} | {"narrow": row["narrow"]}
+    return entry | ({"p": row["p"]} if prefix == "difference" else {})
+
+
+def interval_table(
+    heading: str,
+    rows: pd.DataFrame,
+    keys: tuple[str, str],
+    prefix: str = "",
+    digits: str = ".3f",
+    more: str = "",
+    figures: tuple[str, ...] = (),
+) -> ReportTable:
+    """The intervals in the columns of ``prefix`` as a table: the first key down, unnamed, the second across.
+
+    Both stand in the order of ``rows``. ``more`` is a column of text that follows the interval.
+    """
+    down, across = keys
+    cells = [show(_interval_at(row, prefix), digits) + (row[more] if more else "") for row in rows.to_dict("records")]
+    found = rows.assign(cell=cells).pivot(index=down, columns=across, values="cell")
+    found = found.loc[list(dict.fromkeys(rows[down])), list(dict.fromkeys(rows[across]))]
+    return ReportTable(heading, found.rename_axis(index=None, columns=None).reset_index(names=""), figures)
+
+
+def dots(rows: pd.DataFrame, keys: tuple[str, str], prefix: str = "", most: int = 6) -> str:
+    """Dots with intervals as SVG: a panel for each of the first ``most`` columns."""
+    panels = []
+    for column, part in list(rows.groupby(keys[1], sort=False))[:most]:
+        entries = [(row[keys[0]], _interval_at(row, prefix)) for row in part.to_dict("records")]
+        bars = [plots.Bar(name, *(own[key] for key in (*ENDS, "narrow"))) for name, own in entries]
+        panels.append((str(column).replace("_", " "), bars))
+    return plots.interval_plot(panels, zero=prefix == "difference")
+
+
+def side_by_side_report(
+    folder: str | None,
+    files: Sequence[str],
+    head: str,
+    title: str,
+    lead: Sequence[str],
+    tables: Sequence[ReportTable],
+    captions: Iterable[tuple[ReportTable, str]],
+    words: Sequence[str],
+    source: FeatureSource,
+    data: dict[str, Any],
+) -> Report:
+    """What is printed; and, in ``folder``, ``files``: ``data``, its rows, the tables with captions (LaTeX), a page."""
+    notes = data["notes"]
+    if folder:
+        with atomic_folder(Path(folder)) as temporary:
+            made, rows, tex, page = (temporary / file for file in files)
+            write_json(made, data)
+            write_csv(rows, pd.DataFrame(data["rows"]))
+            write_text(tex, "\n".join(_latex(table, caption) for table, caption in captions))
+            write_text(page, report_page(title, lead, tables, source, notes, words))
+    return Report(report_text([head, *lead, *tables_as_text(tables)], source, notes), data)
+
+
+def _latex(table: ReportTable, caption: str) -> str:
+    """A booktabs table."""
+    style = table.frame.set_index("").rename_axis(None).rename(columns=lambda name: name.replace("_", " ")).style
+    style = style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    return style.to_latex(hrules=True, caption=caption)

@@ -54,15 +54,13 @@ class ProbeResult(FeatureSource):
     shots: list[dict[str, Any]] | None = None
 
 
-def result_json(value: Any) -> Any:
+def result_json(result: Any) -> dict[str, Any]:
     """A result, and the dataclasses in it, as ``result.json`` has them."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            name: result_json(held) for name, held in vars(value).items() if held is not None or name not in OPTIONAL
-        }
-    if isinstance(value, dict):
-        return {key: result_json(held) for key, held in value.items()}
-    return [result_json(held) for held in value] if isinstance(value, list | tuple) else value
+
+    def without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in items if value is not None or name not in OPTIONAL}
+
+    return dataclasses.asdict(result, dict_factory=without_empty)
 
 
 def probe_report(

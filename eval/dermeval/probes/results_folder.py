@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from dermeval.features.embeddings import EncoderEntry
 from dermeval.probes.predictions import PREFIX, Predictions
+from dermeval.probes.report import distinct_names
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet
 from dermssl.licences import Notice
@@ -115,8 +116,7 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("one results folder is given twice: give each once")
-    short = [path.name for path in paths]
-    names = [printable(name) for name in (short if len(set(short)) == len(short) else map(str, paths))]
+    names = distinct_names([path.name for path in paths], list(map(str, paths)))
     opened = [_open(path, name) for path, name in zip(paths, names, strict=True)]
     questions = [question for question in opened[0] if all(question in other for other in opened)]
     if not questions:
@@ -125,11 +125,6 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
         for question in questions:
             _check_seeds(found[question].infos)
     return {question: [_aligned(one[question], opened[0][question]) for one in opened] for question in questions}
-
-
-def printable(name: str) -> str:
-    r"""A file's name as UTF-8 can hold it: a byte that is none of its characters becomes ``\udcff``."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _open(path: Path, name: str) -> dict[str, Result]:

@@ -69,13 +69,13 @@ class Scorer:
         return scores | (self._macro(weights) if self.positive is None else self._binary(weights, scores))
 
     def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
+        per_class = {}
         counted = [(ranking, ranking.count(weights)) for ranking in self.rankings]
         for name, score in (("auroc", Ranking.auroc), ("average_precision", Ranking.average_precision)):
-            per_class = np.full((weights.shape[1], self.classes), np.nan)
-            per_class[:, self.present] = np.stack([score(ranking, counts) for ranking, counts in counted], 1)
-            found |= {f"macro_{name}": per_class[:, self.present].mean(1), f"{name}_per_class": per_class}
-        return found
+            per_class[name] = np.full((weights.shape[1], self.classes), np.nan)
+            per_class[name][:, self.present] = np.stack([score(ranking, counts) for ranking, counts in counted], 1)
+        macro = {f"macro_{name}": values[:, self.present].mean(1) for name, values in per_class.items()}
+        return macro | {f"{name}_per_class": values for name, values in per_class.items()}
 
     def _binary(self, weights: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         ranking = self.rankings[0]

@@ -14,7 +14,7 @@ from dermeval.probes.evaluate_page import text_page
 from dermeval.probes.groups import attributes, group_scores
 from dermeval.probes.judge import score_levels
 from dermeval.probes.predictions import Predictions
-from dermeval.probes.protocols import age_bands, age_groups, experiments, matched_sample, train_folds
+from dermeval.probes.protocols import age_bands, experiments, matched_sample
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 
@@ -69,10 +69,11 @@ def test_folds_within_train_are_rows_of_the_data_not_positions_of_the_splitter(t
     recognise = random.normal(size=(codes.max() + 1, 32))[codes] + 0.01 * random.normal(size=(len(passion), 32))
     emb = make_embeddings(tmp_path, passion, recognise, TARGETS)
     task = open_task([str(emb)], "condition")
-    for fold in train_folds(task, 3, seed=0).folds:
+    folds = experiments("passion", task, 3, seed=0)[0][1].folds
+    for fold in folds:
         assert set(task.frame["split"].iloc[np.r_[fold.train, fold.test]]) == {"train"}
         assert not set(task.groups[fold.train]) & set(task.groups[fold.test])
-    predictions = make_probe("knn", 0).fit(task, train_folds(task, 3, seed=0).folds).predictions
+    predictions = make_probe("knn", 0).fit(task, folds).predictions
     assert sorted(predictions.frame["image_id"]) == sorted(passion["image_id"][passion["split"] == "train"])
     assert balanced_accuracy_score(predictions.truth, predictions.probabilities.argmax(1)) < 0.4
 
@@ -205,7 +206,7 @@ def test_small_groups_are_insufficient_and_not_ranked(tmp_path, make_embeddings,
 
 def test_ages_fall_into_bands_with_16_the_last_childs_age():
     ages = pd.Series([0, 16, 17, 40, 41, 65.5, 97, None])
-    assert age_groups(ages).tolist() == ["<=16", "<=16", ">16", ">16", ">16", ">16", ">16", None]
+    assert age_bands(ages, (16,)).tolist() == ["<=16", "<=16", ">16", ">16", ">16", ">16", ">16", None]
     assert age_bands(ages).tolist() == ["<=16", "<=16", "17-40", "17-40", "41-65", ">65", ">65", None]
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
-from dermeval.probes.folds import Fold, check_disjoint
+from dermeval.probes.folds import Fold, check_folds
 from dermeval.probes.knn import feature_space
 from dermeval.probes.predictions import Predictions, by_case, collect
 from dermeval.probes.results_folder import read_predictions
@@ -294,10 +294,12 @@ def test_pooled_folders_are_judged_together(tmp_path, make_embeddings, frame, cl
     assert result_of(tmp_path / "r")["counts"]["scored"] == 2 * (frame["split"] == "test").sum()
 
 
-def test_a_fold_that_shares_a_patient_is_an_input_error_naming_it():
-    groups = np.array(["p", "p", "q"], dtype=object)
-    with pytest.raises(InputError, match=r"\(p\)"):
-        check_disjoint(groups, Fold(0, np.array([0]), np.array([1, 2])), "here")
+def test_a_fold_that_shares_a_patient_is_an_input_error_naming_it(tmp_path, make_embeddings, frame, class_features):
+    task = open_task([str(make_embeddings(tmp_path, frame, class_features))], None)
+    patient = frame["group_id"].value_counts().index[0]
+    mine, others = (np.flatnonzero((task.groups == patient) == own) for own in (True, False))
+    with pytest.raises(InputError, match=rf"1 patients are in both train and test \({patient}\)"):
+        check_folds(task, [Fold(0, np.r_[others[:20], mine[:1]], np.r_[others[20:], mine[1:]][-1:])])
 
 
 def test_balanced_votes_and_whitened_features_find_rare_classes(tmp_path, make_embeddings, make_frame, capsys):
