@@ -8,18 +8,11 @@ import numpy as np
 import pandas as pd
 
 from dermeval.pages.tables import ReportTable
+from dermeval.probes import report
 from dermeval.probes.judge import PER_CLASS, redrawn_note
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
-from dermeval.probes.report import (
-    RESULTS,
-    FeatureSource,
-    dots,
-    interval_columns,
-    interval_table,
-    long_row,
-    side_by_side_report,
-)
+from dermeval.probes.report import FeatureSource
 from dermeval.probes.results_folder import Result, open_results
 from dermeval.statistics.bootstrap import defined
 from dermssl.commandline import Report
@@ -52,7 +45,7 @@ def compare(options: CompareOptions) -> Report:
     # Of each experiment, the scores of the case level where there is one: it stands last.
     finest = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
     head = f"comparison on {data['target']}" if "" in questions else "comparison of protocols"
-    return side_by_side_report(
+    return report.side_by_side_report(
         options.out,
         WRITTEN,
         head,
@@ -60,7 +53,7 @@ def compare(options: CompareOptions) -> Report:
         _lead(data, list(questions), source.unit),
         [table for pair in tables.values() for table in pair],
         [(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest],
-        RESULTS,
+        report.RESULTS,
         source,
         data,
     )
@@ -85,9 +78,9 @@ def _rows(
     compared = paired_scores(predictions, options.draws, options.seed)
     for result, found in zip(results, compared, strict=True):
         for name in (name for name in found.scores if name not in PER_CLASS):
-            row: dict[str, Any] = {"result": result.name, "score": name, **long_row(found.scores[name])}
+            row: dict[str, Any] = {"result": result.name, "score": name, **report.long_row(found.scores[name])}
             row |= {"seeds": len(result.infos), "seed_sd": defined(found.deviations[name])}
-            rows.append(row | interval_columns("difference", found.differences.get(name)))
+            rows.append(row | report.interval_columns("difference", found.differences.get(name)))
     return rows, compared[0].redrawn
 
 
@@ -124,9 +117,9 @@ def _tables(table: pd.DataFrame) -> dict[tuple[str, str], tuple[ReportTable, Rep
     for (experiment, level), rows in table[table["score"].isin(MAIN)].groupby(["experiment", "level"], sort=False):
         rows = rows.sort_values("score", key=lambda names: names.map(MAIN.index), kind="stable")
         name, others = ", ".join(filter(None, (experiment, level))) + " level", rows[rows["difference"].notna()]
-        figures = (dots(rows, CELLS),), (dots(others, CELLS, "difference"),)
+        figures = (report.dots(rows, CELLS),), (report.dots(others, CELLS, "difference"),)
         tables[str(experiment), str(level)] = (
-            interval_table(f"scores, {name}", rows, CELLS, more="sd", figures=figures[0]),
-            interval_table(f"differences, {name}", others, CELLS, "difference", "+.3f", figures=figures[1]),
+            report.interval_table(f"scores, {name}", rows, CELLS, more="sd", figures=figures[0]),
+            report.interval_table(f"differences, {name}", others, CELLS, "difference", "+.3f", figures=figures[1]),
         )
     return tables

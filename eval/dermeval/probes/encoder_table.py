@@ -16,25 +16,14 @@ from scipy.stats import rankdata
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.pool import PooledEmbeddings, open_pool
 from dermeval.pages.tables import ReportTable, show
+from dermeval.probes import report
 from dermeval.probes.folds import Fold
 from dermeval.probes.groups import MISSING, attributes, values_of
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import EvaluateOptions
 from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.protocols import Experiment
-from dermeval.probes.report import (
-    ENCODERS,
-    FEW,
-    RUNS,
-    SHARE,
-    FeatureSource,
-    distinct_names,
-    dots,
-    interval_columns,
-    interval_table,
-    long_row,
-    side_by_side_report,
-)
+from dermeval.probes.report import FeatureSource
 from dermeval.probes.results import recall_hits
 from dermeval.probes.shots import draw_of_each_class, fewest_patients
 from dermeval.probes.task import Task, task_of
@@ -60,7 +49,7 @@ def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
         made = [part.encoder.get(key, "cls") for key in ("fingerprint", "preprocessing", "features")]
         by_encoder.setdefault(str([*made, part.info.get("dtype")]), []).append(folder)
     pools = [open_pool(own) for own in by_encoder.values()]
-    names = distinct_names(
+    names = report.distinct_names(
         [Path(pool.encoder["path"]).name or pool.encoder["path"] for pool in pools],
         [Path(own[0]).name for own in by_encoder.values()],
         [own[0] for own in by_encoder.values()],
@@ -108,7 +97,7 @@ def encoders_report(
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
     data |= {"notes": list(notes), "rows": rows}
     tables = _tables(pd.DataFrame(rows))
-    return side_by_side_report(
+    return report.side_by_side_report(
         options.out,
         WRITTEN,
         f"protocol {options.protocol} on {source.names}",
@@ -116,7 +105,7 @@ def encoders_report(
         lead,
         tables,
         [(table, table.heading) for table in tables],
-        ENCODERS,
+        report.ENCODERS,
         source,
         data,
     )
@@ -136,12 +125,12 @@ def _target_rows(
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
         ranks.append(rankdata(-np.stack(sampled), axis=0))
         for name, found, rank in zip(pools, encoders, ranks[-1], strict=True):
-            row = {"target": target, "column": column, "encoder": name} | long_row(found.scores[score])
-            row |= interval_columns("difference", found.differences.get(score))
-            rows.append(row | interval_columns("rank", _rank_interval(rank)))
+            row = {"target": target, "column": column, "encoder": name} | report.long_row(found.scores[score])
+            row |= report.interval_columns("difference", found.differences.get(score))
+            rows.append(row | report.interval_columns("rank", _rank_interval(rank)))
         log.info("%s, %s: %s", target, column, "; ".join(show(one.scores[score].entry()) for one in encoders))
     for name, rank in zip(pools, np.mean(ranks, axis=0), strict=True):
-        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | long_row(_rank_interval(rank)))
+        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | report.long_row(_rank_interval(rank)))
     return rows
 
 
@@ -163,7 +152,7 @@ def _columns(
         whole = [probe.fit(task, folds).predictions for task in tasks]
         yield probe.name, SCORE, paired_scores([[own] for own in whole], options.draws, options.seed)
     for column, wanted in _few_labels(first, folds).items():
-        drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(RUNS)]
+        drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(report.RUNS)]
         few = [[last.fit(task, one, min(wanted.values())).predictions for one in drawn] for task in tasks]
         yield f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed)
     values = attributes(first.frame).get("fitzpatrick_pairs")
@@ -183,8 +172,11 @@ def _columns(
 
 def _few_labels(task: Task, folds: Sequence[Fold]) -> dict[str, dict[int, int]]:
     """How many training patients of each class the columns with few labels take."""
-    shares = {label: max(1, round(SHARE * held)) for label, held in enumerate(fewest_patients(task, folds))}
-    return {f"{FEW} {task.unit}s per class": dict.fromkeys(shares, FEW), f"{SHARE:.0%} of {task.unit}s": shares}
+    shares = {label: max(1, round(report.SHARE * held)) for label, held in enumerate(fewest_patients(task, folds))}
+    return {
+        f"{report.FEW} {task.unit}s per class": dict.fromkeys(shares, report.FEW),
+        f"{report.SHARE:.0%} of {task.unit}s": shares,
+    }
 
 
 def _tables(table: pd.DataFrame) -> list[ReportTable]:
@@ -194,8 +186,8 @@ def _tables(table: pd.DataFrame) -> list[ReportTable]:
         scored = own[own["column"] != MEAN_RANK]
         others = scored[scored["difference"].notna()]
         tables += [
-            interval_table(f"{target}: scores", own, KEYS, figures=(dots(scored, KEYS),)),
-            interval_table(f"{target}: differences", others, KEYS, "difference", "+.3f"),
-            interval_table(f"{target}: ranks", scored, KEYS, "rank", ".1f"),
+            report.interval_table(f"{target}: scores", own, KEYS, figures=(report.dots(scored, KEYS),)),
+            report.interval_table(f"{target}: differences", others, KEYS, "difference", "+.3f"),
+            report.interval_table(f"{target}: ranks", scored, KEYS, "rank", ".1f"),
         ]
     return tables

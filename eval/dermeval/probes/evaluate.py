@@ -14,7 +14,7 @@ from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.contamination import cannot_tell, contamination_summary
 from dermeval.probes.encoder_table import WRITTEN as ENCODER_FILES
 from dermeval.probes.encoder_table import encoders_report, pools_by_encoder
-from dermeval.probes.evaluate_page import groups_table, html_page, text_page
+from dermeval.probes.evaluate_page import ProtocolResult, groups_table, html_page, text_page
 from dermeval.probes.groups import attributes, group_scores, values_of
 from dermeval.probes.judge import Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
@@ -33,17 +33,6 @@ from dermssl.files import write_csv, write_json, write_parquet, write_text
 from dermssl.paths import require_new_folder
 
 WRITTEN = ("result.json", "predictions.parquet", "groups.csv", "report.html")
-
-
-@dataclass(frozen=True)
-class ProtocolResult(FeatureSource):
-    """``result.json`` of `dermeval evaluate`; the fields are its keys."""
-
-    protocol: str
-    seed: int
-    draws: int
-    experiments: list[dict[str, Any]]
-    notes: list[str]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The result of a protocol as text, as a table of groups, and as an HTML page."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,8 @@ from dermeval.pages.tables import ReportTable, show, tables_as_text
 from dermeval.probes.contamination import sides_table
 from dermeval.probes.groups import is_ranked
 from dermeval.probes.predictions import Predictions
-from dermeval.probes.report import PROTOCOL, report_page, report_text
+from dermeval.probes.report import PROTOCOL, FeatureSource, report_page, report_text
 from dermeval.statistics.metrics import BINS, confidence_bins
-
-if TYPE_CHECKING:
-    from dermeval.probes.evaluate import ProtocolResult
 
 SHOWN = (
     "balanced_accuracy",
@@ -33,18 +31,29 @@ CLASS_SCORES = {"recall": "recall", "precision": "precision", "auroc_per_class":
 Rows = Iterator[dict[str, Any]]
 
 
-def text_page(result: "ProtocolResult") -> str:
+@dataclass(frozen=True)
+class ProtocolResult(FeatureSource):
+    """``result.json`` of `dermeval evaluate`; the fields are its keys."""
+
+    protocol: str
+    seed: int
+    draws: int
+    experiments: list[dict[str, Any]]
+    notes: list[str]
+
+
+def text_page(result: ProtocolResult) -> str:
     """All experiments as aligned tables, then groups, notes and licences."""
     return report_text([*_lead(result), *tables_as_text(_tables(result))], result, _notes(result))
 
 
-def html_page(result: "ProtocolResult", predictions: Sequence[Predictions | None]) -> str:
+def html_page(result: ProtocolResult, predictions: Sequence[Predictions | None]) -> str:
     """The same tables as one page, with plots of groups, and of classes from each experiment's ``predictions``."""
     tables = _tables(result, predictions)
     return report_page(f"Protocol {result.protocol}", _lead(result), tables, result, _notes(result), PROTOCOL)
 
 
-def groups_table(result: "ProtocolResult") -> pd.DataFrame:
+def groups_table(result: ProtocolResult) -> pd.DataFrame:
     """One row per experiment, level, attribute, value and score: the long form behind the group tables."""
     rows = []
     for entry in result.experiments:
@@ -60,7 +69,7 @@ def groups_table(result: "ProtocolResult") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _lead(result: "ProtocolResult") -> list[str]:
+def _lead(result: ProtocolResult) -> list[str]:
     return [
         f"protocol {result.protocol} on {result.names}",
         result.encoder_line,
@@ -68,12 +77,12 @@ def _lead(result: "ProtocolResult") -> list[str]:
     ]
 
 
-def _notes(result: "ProtocolResult") -> list[str]:
+def _notes(result: ProtocolResult) -> list[str]:
     own = [f"{one['target']}, {one['experiment']}: {note}" for one in result.experiments for note in one["notes"]]
     return list(dict.fromkeys([*result.notes, *own]))
 
 
-def _tables(result: "ProtocolResult", predictions: Sequence[Predictions | None] | None = None) -> list[ReportTable]:
+def _tables(result: ProtocolResult, predictions: Sequence[Predictions | None] | None = None) -> list[ReportTable]:
     """Tables in reading order: scores, generalisation, classes, groups; with figures where there are predictions."""
     tables, unit = [], result.unit
     experiments = list(zip(result.experiments, predictions or [None] * len(result.experiments), strict=True))

@@ -22,33 +22,25 @@ IDS = ("image_id", "case_id", "group_id", "fold", "seed")
 EXPERIMENT = ("target", "probe", "experiment")
 
 
-class JudgedDataset(BaseModel):
-    """One of the data sets."""
-
+class _Dataset(BaseModel):
     name: str
     group: str
     patient_key: bool
 
 
-class SourceInfo(BaseModel):
-    """Where the features are from."""
-
+class _Source(BaseModel):
     encoder: EncoderEntry
-    datasets: Annotated[list[JudgedDataset], Field(min_length=1)]
+    datasets: Annotated[list[_Dataset], Field(min_length=1)]
     licences: list[Notice]
     synthetic: bool
 
 
-class ScoredCounts(BaseModel):
-    """How much was scored."""
-
+class _Counts(BaseModel):
     scored: int
     scored_groups: int
 
 
-class JudgedInfo(BaseModel):
-    """What is judged, in a ``result.json`` or in an experiment of one."""
-
+class _Judged(BaseModel):
     probe: str
     target: str
     classes: Annotated[list[str], Field(min_length=2)]
@@ -62,34 +54,30 @@ class JudgedInfo(BaseModel):
         return self
 
 
-class ExperimentInfo(JudgedInfo, ScoredCounts):
-    """An experiment of a protocol."""
-
-    experiment: str
-    fitted: list[int]
-
-
-class ProtocolInfo(SourceInfo):
-    """What is read of the ``result.json`` of `dermeval evaluate`."""
-
-    seed: int
-    experiments: list[ExperimentInfo]
-
-
-class HowSplit(BaseModel):
-    """Which images were scored."""
-
+class _Split(BaseModel):
     split: str
     folds: int | None
     seed: int
 
 
-class ResultInfo(SourceInfo, JudgedInfo):
+class ResultInfo(_Source, _Judged):
     """What is read of the ``result.json`` of `dermeval knn`, `linear` and `finetune`."""
 
-    protocol: HowSplit
+    protocol: _Split
     settings: dict[str, Any]
-    counts: ScoredCounts
+    counts: _Counts
+
+
+class _Experiment(_Judged, _Counts):
+    experiment: str
+    fitted: list[int]
+
+
+class ProtocolInfo(_Source):
+    """What is read of the ``result.json`` of `dermeval evaluate`."""
+
+    seed: int
+    experiments: list[_Experiment]
 
 
 @dataclass(frozen=True)

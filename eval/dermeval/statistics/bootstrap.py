@@ -199,13 +199,12 @@ def paired_bootstrap(
     means, drawn, deviations, start = [], [], [], 0
     for entry in seeds:
         rows, number = slice(start, start := start + len(entry)), len(entry)
-        shares = np.full((draws, number), 1 / number)
-        if draw_seeds:
-            shares = np.random.default_rng([seed, 1]).multinomial(number, shares[0], size=draws) / number
+        shares = np.random.default_rng([seed, 1]).multinomial(number, [1 / number] * number, size=draws) / number
         mean, sample, spread = {}, {}, {}
         for name in points[0]:
             values = np.stack([point[name] for point in points[rows]])
-            several = np.einsum("br,br...->b...", shares, np.stack([part[name] for part in sampled[rows]], axis=1))
+            several = np.stack([part[name] for part in sampled[rows]], axis=1)
+            several = np.einsum("br,br...->b...", shares, several) if draw_seeds else several.mean(1)
             mean[name], sample[name] = _debiased(name, values.mean(0), several)
             spread[name] = values.std(0, ddof=1) if number > 1 else np.full(values.shape[1:], np.nan)
         means.append(mean)

@@ -9,8 +9,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from dermeval.cli import main
 from dermeval.pages.tables import show
-from dermeval.probes.evaluate import ProtocolResult, make_probe
-from dermeval.probes.evaluate_page import text_page
+from dermeval.probes.evaluate import make_probe
+from dermeval.probes.evaluate_page import ProtocolResult, text_page
 from dermeval.probes.groups import attributes, group_scores
 from dermeval.probes.judge import score_levels
 from dermeval.probes.predictions import Predictions
