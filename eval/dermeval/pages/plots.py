@@ -1,5 +1,6 @@
 """Plots of scores, as SVG text that a page can hold."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from dermssl.plotting import BLUE, GREY, INK, OKABE_ITO, PLOT_STYLE, VERMILION, as_svg
 
+PAGE_WIDTH = 12.5
+"""Inches."""
 LEVELS = {"image": BLUE, "case": VERMILION}
 
 
@@ -30,7 +33,9 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
     """
     rows = len(panels[0][1])
     with rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(3.0 * len(panels), 0.9 + 0.36 * rows), layout="constrained")
+        # No wider than a page, so that the text keeps its size.
+        width = min(3.0 * len(panels), PAGE_WIDTH)
+        figure = Figure(figsize=(width, 1.1 + 0.36 * rows), layout="constrained")
         axes = figure.subplots(1, len(panels), sharex=same_axis, sharey=True, squeeze=False)[0]
         for axis, (title, bars) in zip(axes, panels, strict=True):
             for height, bar in enumerate(bars):
@@ -40,7 +45,7 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
                 axis.plot(bar.value, height, "o", color=colour, markerfacecolor=face, markersize=6)
             if zero:
                 axis.axvline(0, color=INK, linewidth=0.8)
-            axis.set_title(title)
+            axis.set_title(textwrap.fill(title, int(9 * width / len(panels))))
             axis.set_ylim(rows - 0.5, -0.5)
             axis.grid(axis="x")
             axis.tick_params(length=0, labelsize=8)

@@ -46,10 +46,10 @@ def tables_as_text(tables: Iterable[ReportTable]) -> list[str]:
 
 
 def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
-    """The sections of a page, with no-break spaces in ``[low, high]``."""
+    """The sections of a page, with no-break spaces in ``[low, high]`` and ``p 0.050``."""
 
     def whole(cell: str) -> str:
-        return re.sub(r"\[.*?\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
+        return re.sub(r"\[.*?\]|p [\d.]+$", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
 
     sections = []
     for table in tables:

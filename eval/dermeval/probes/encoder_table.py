@@ -40,8 +40,7 @@ log = logging.getLogger("dermssl")
 def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
     """The embeddings folders pooled by the encoder that made them, in the order given, by a short name of each.
 
-    Raises:
-        InputError: an unusable folder, or encoders that were not run on the same images.
+    InputError where the encoders were not run on the same images.
     """
     by_encoder: dict[str, list[str]] = {}
     for folder in folders:

@@ -84,8 +84,7 @@ def planned_tasks(
 ) -> tuple[list[tuple[Task, list[Experiment]]], list[str]]:
     """The targets of the protocol with their experiments, and notes on what cannot be evaluated.
 
-    Raises:
-        InputError: the data declares no such target, or none of its targets can be evaluated.
+    InputError where the data declares no such target, or where none can be evaluated.
     """
     if not pool.targets:
         raise InputError("the data declares no target, so there is nothing to evaluate")
@@ -142,10 +141,11 @@ def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOpti
         return ExperimentRun(entry | _against(control, images, options), {"without": images, "size-matched": control})
     seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
+    levels = _levels(images)
     groups = {
         attribute: {
             level: group_scores(rows, values_of(rows, task.frame, values), options.draws, options.seed)
-            for level, rows in _levels(images).items()
+            for level, rows in levels.items()
         }
         for attribute, values in attributes(task.frame).items()
     }

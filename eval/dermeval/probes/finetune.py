@@ -79,8 +79,7 @@ def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEm
 def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
     """The parts of the encoder whose own weights are trained: it, its last blocks or stages, or nothing.
 
-    Raises:
-        InputError: the encoder has no blocks or stages to count from the end.
+    InputError where it has no blocks or stages to count from the end.
     """
     if options.train in ("head", "adapters"):
         return []
@@ -102,7 +101,7 @@ class FinetuneProbe:
     options: FinetuneOptions
     encoder: Encoder
     datasets: Sequence[Dataset]
-    kept: KeptFits = field(default_factory=partial(KeptFits, None))
+    kept: KeptFits = field(default_factory=KeptFits)
     name: str = "finetune"
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:

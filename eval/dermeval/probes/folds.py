@@ -21,12 +21,7 @@ class Fold:
 
 
 def make_folds(task: Task, split: str, folds: int, seed: int) -> list[Fold]:
-    """The official split as one fold, or ``folds`` patient-grouped folds over all images.
-
-    Raises:
-        InputError: the split lacks a side, shares patients between sides, has one class on a side, or there are too
-            few patients.
-    """
+    """The official split as one fold, or ``folds`` patient-grouped folds over all images; both are checked."""
     made = [official(task)] if split == "official" else grouped(task, folds, seed)
     check_folds(task, made)
     return made
@@ -45,10 +40,8 @@ def official(task: Task) -> Fold:
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
     """Patient-grouped, class-stratified folds of some ``rows`` (default: all), each of which is scored once.
 
-    They are scikit-learn's StratifiedGroupKFold, shuffled by ``seed``; ``where`` precedes an error.
-
-    Raises:
-        InputError: fewer than two folds, or fewer patients than folds.
+    They are scikit-learn's StratifiedGroupKFold, shuffled by ``seed``. InputError, which begins with ``where``, for
+    fewer than two folds, or more than patients.
     """
     rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
     labels, groups = task.labels[rows], task.groups[rows]

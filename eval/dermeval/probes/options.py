@@ -49,7 +49,7 @@ class KnnOptions(ProbeOptions):
     temperature: PositiveFloat = 0.07
     """T of the weights exp(cosine / T)."""
     space: Literal["raw", "centred", "whitened"] = "raw"
-    """What is done to the features first, as measured on train. Whitened, all directions count the same."""
+    """centred: the mean of train is subtracted from the features. whitened: all directions also get one variance."""
     votes: Literal["weighted", "balanced"] = "weighted"
     """balanced: a vote counts by the inverse frequency of its class in train, so that rare classes are found."""
     choose_k: bool = False
@@ -75,7 +75,7 @@ class LinearOptions(ProbeOptions):
     """sgd: images per step."""
     inner_folds: PositiveInt = 5
     """Patient-grouped folds within the training images that choose the classifier by balanced accuracy. With --split
-    folds and at least as many folds (5 or more), the other folds take their part."""
+    folds and 5 or more folds (and no fewer than this), the other folds of a fold are its inner folds."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: each class counts the same in the loss, whatever its number of images."""
 
@@ -92,8 +92,8 @@ class FinetuneOptions(JudgeOptions):
     data: list[str] = field(kw_only=True)
     """Dataset folders made by `dermssl prepare`; several are pooled."""
     train: Literal["all", "last", "adapters", "head"] = "all"
-    """What is trained beside the classifier: all weights, the last blocks (see --last), low-rank adapters (LoRA) in
-    every layer, which take a larger --lr (1e-3), or nothing."""
+    """What is trained beside the classifier: all weights; the last blocks (see --last); low-rank adapters (LoRA) in
+    every layer, which need a larger --lr (1e-3); or nothing."""
     last: PositiveInt = 2
     """Blocks (or stages) from the end that --train last trains."""
     adapter_rank: PositiveInt = 8
@@ -113,7 +113,7 @@ class FinetuneOptions(JudgeOptions):
     image_size: PositiveInt | None = None
     """Side of the square given to the encoder, pixels (default: the encoder's own)."""
     held_out: OpenUnitInterval = 0.2
-    """Share of the training patients that early stopping looks at and that is not trained on."""
+    """Share of the training patients that are not trained on and decide when training stops."""
     workers: NonNegativeInt = 0
     """Processes that decode images (0: none)."""
 
@@ -123,8 +123,8 @@ class CompareOptions:
     """Results of several encoders or probes side by side, each against the first, on the same patients.
 
     A folder that holds results folders (trained/0, trained/1, ...) is one encoder with several seeds. Its scores are
-    averaged over them (scores, not probabilities). Intervals and p come from draws of patients that all seeds share;
-    they do not carry the luck of the seeds, whose standard deviation is given apart. Of whole protocols, each
+    averaged over them (scores, not probabilities). Intervals and p come from draws of patients that all seeds share.
+    They do not include the spread between seeds, which is shown as a standard deviation. Of whole protocols, each
     experiment is compared.
     """
 

@@ -52,10 +52,7 @@ class Predictions:
 
 
 def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarray], seed: int) -> Predictions:
-    """The scored rows of ``folds`` with their probabilities, in the task's row order.
-
-    Probabilities are attached by the fold's own row indices, so order within a fold cannot matter.
-    """
+    """The scored rows of ``folds``, in the task's row order; ``probabilities`` of a fold are those of its test rows."""
     rows = np.concatenate([fold.test for fold in folds])
     order = np.argsort(rows, kind="stable")
     numbers = np.concatenate([np.full(len(fold.test), fold.number) for fold in folds])[order]

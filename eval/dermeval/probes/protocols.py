@@ -37,8 +37,7 @@ class Experiment:
 def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[str]]:
     """The experiments of ``protocol`` on ``task``, and notes on those that the data cannot support.
 
-    Raises:
-        InputError: the protocol needs a split that the data lacks, or patients straddle sides.
+    InputError where the protocol needs a split or column that the data lack, or where a split shares patients.
     """
     if protocol == "passion":
         made, notes = _passion(task, folds, seed)

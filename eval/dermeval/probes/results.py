@@ -68,8 +68,7 @@ def probe_report(
 ) -> Report:
     """Run one probe as its command does: judge it, add recall@1 and the few-shot curve, write and print the result.
 
-    Raises:
-        InputError: an unusable split or output folder; ``inputs`` are the folders that the latter may not touch.
+    ``inputs`` are the folders that are read, which the output may not replace.
     """
     out = Path(options.out) if options.out else None
     if out:

@@ -90,14 +90,10 @@ class Result:
 
 
 def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
-    """Open results folders that answer the same questions, each put into the row order of the first.
+    """Results by question, each in the row order of the first; a folder of results folders is one with several seeds.
 
-    A folder that holds results folders is one result with several seeds. The results of a probe answer one question,
-    whose name is empty; those of a protocol one for each target, probe and experiment.
-
-    Raises:
-        InputError: fewer than two, one given twice, results on other targets, images or labels, or seeds of one folder
-            that differ in more than their seed.
+    A probe answers one question, whose name is empty; a protocol one for each target, probe and experiment. InputError
+    where there are fewer than two folders, where they do not answer the same, or where seeds differ in more than that.
     """
     if len(folders) < 2:
         raise InputError("compare needs at least two results folders: the first is the reference")
@@ -147,9 +143,7 @@ def read_predictions(
 ) -> Predictions:
     """The predictions of a results folder, without its few-shot ones, or those of one ``experiment`` of a protocol.
 
-    Raises:
-        InputError: a column or the experiment is missing, an id is blank, a label is no class, or a probability is not
-            a number from 0 to 1.
+    InputError where the experiment, a column or an id is missing, a label is no class, or a probability is none.
     """
     path, columns = inside(folder, "predictions.parquet"), [PREFIX + name for name in classes]
 

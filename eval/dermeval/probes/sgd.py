@@ -38,17 +38,10 @@ def fit_heads(
     seed: int,
     sample_weight: np.ndarray | None = None,
 ) -> Heads:
-    """Train F x R heads on ``forms`` ``(F, N, D)`` of the same N images.
+    """Train F x R heads on ``forms`` ``(F, N, D)`` of the same N images, float32, with ``labels`` ``(N,)`` in 0..C-1.
 
-    Args:
-        forms: the features in each form, float32.
-        labels: ``(N,)`` in 0..C-1.
-        classes: C.
-        rates: ``(R,)`` per 256 images, scaled here to the batch.
-        steps: of gradient descent.
-        batch: images per step, clipped to N.
-        seed: of the first weights and of the order of the images.
-        sample_weight: ``(N,)`` of mean 1; default 1.
+    The ``rates`` ``(R,)`` are per 256 images and scaled to the batch, which is clipped to N. ``seed`` sets the first
+    weights and the order of the images. ``sample_weight`` ``(N,)`` has mean 1.
     """
     x, y = torch.from_numpy(forms), torch.tensor(labels)
     w = torch.ones(len(y)) if sample_weight is None else torch.from_numpy(sample_weight).float()

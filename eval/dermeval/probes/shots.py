@@ -41,8 +41,7 @@ class Curve:
 def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
     """Fit and score ``options.shot_draws`` draws of each of ``options.shots`` patients per class.
 
-    Raises:
-        InputError: more patients are asked for than any class has.
+    InputError where more patients are asked for than any class has.
     """
     asked = sorted(set(options.shots))
     notes = _scarce(task, folds, asked)

@@ -104,8 +104,7 @@ class Resampler:
     def blocks(self) -> Iterator[np.ndarray]:
         """Weights ``(G, b)`` until all draws are made; `redrawn` counts those thrown away.
 
-        Raises:
-            InputError: a class is so rare that nearly every draw loses it.
+        InputError where a class is so rare that nearly every draw loses it.
         """
         # Short loops show no bar.
         starts = tqdm(range(0, self.draws, BLOCK), "bootstrap", unit="block", disable=None, leave=False, delay=3)
