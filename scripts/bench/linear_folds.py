@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from dermeval.probes.folds import make_folds
-from dermeval.probes.grids import PenaltyGrid, make_grid
-from dermeval.probes.linear import LinearProbe, choose, inner_folds
+from dermeval.probes.grids import PenaltyGrid
+from dermeval.probes.linear import LinearProbe, choose, inner_folds, make_grid
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.task import Task, open_task
 

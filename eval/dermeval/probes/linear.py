@@ -8,11 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dermeval.probes.folds import Fold, grouped
-from dermeval.probes.grids import PenaltyGrid, Predict, RateGrid, make_grid
+from dermeval.probes.grids import GRID_ENDS, PenaltyGrid, Predict
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import LinearOptions
-from dermeval.probes.predictions import Predictions, collect
+from dermeval.probes.predictions import collect
 from dermeval.probes.results import probe_report
+from dermeval.probes.sgd import RATES, RateGrid
 from dermeval.probes.task import Task, open_task
 from dermeval.statistics.metrics import balanced_accuracy
 from dermssl.commandline import Report
@@ -22,19 +23,25 @@ SHARED_FROM = 5
 """Outer folds from which each fold's inner folds are the other outer folds, so that two folds share a fit."""
 PAST_BEST = 0.005
 """Balanced accuracy below the best that two penalties in a row must have for the weaker ones not to be tried."""
+SGD_FROM = 100_000
+"""Images from which ``--solver auto`` takes SGD."""
 Grid = PenaltyGrid | RateGrid
+"""Both kinds have the same methods."""
 
 
 def linear(options: LinearOptions) -> Report:
-    """Judge features by a linear classifier; see `LinearOptions`.
-
-    Raises:
-        InputError: unusable embeddings, target, split or output folder, or too few patients for the inner folds.
-    """
+    """Judge features by a linear classifier; see `LinearOptions`. Bad input raises InputError."""
     if options.inner_folds < 2:
         raise InputError("--inner-folds 1 leaves no patients to choose the classifier by: give 2 or more")
     task = open_task(options.embeddings, options.target)
     return probe_report(LinearProbe(options), task, options, options.embeddings)
+
+
+def make_grid(options: LinearOptions, images: int) -> Grid:
+    """The grid that the options ask for, on so many images."""
+    if options.solver == "sgd" or (options.solver == "auto" and images >= SGD_FROM):
+        return RateGrid(np.array(RATES), options.steps, options.batch, options.class_weight, options.seed)
+    return PenaltyGrid(np.logspace(*GRID_ENDS, options.c_values), options.class_weight)
 
 
 @dataclass(frozen=True)
@@ -66,25 +73,18 @@ class LinearProbe:
         else:
             plan = []
         chosen, scores = choose(task, plan, grid, len(folds)) if plan else ([grid.unchosen] * len(folds), [])
-        predictions = self._refit(task, folds, grid, chosen)
-        number = sum(0 in inner.held for inner in plan)
-        settings = grid.settings(chosen) | {
-            "inner_folds": number,
-            "inner_balanced_accuracy": scores,
-            "class_weight": options.class_weight,
-        }
-        said = f"chosen by {number} inner folds within train: {grid.say(chosen)}"
-        notes = list(grid.notes(chosen))
-        if options.shots and min(options.shots) == 1:
-            notes.append(f"--shots 1 leaves no {task.unit} to choose by: {grid.say([grid.unchosen])} is taken")
-        return Fitted(predictions, settings, tuple(notes), (said,))
-
-    def _refit(self, task: Task, folds: Sequence[Fold], grid: Grid, chosen: Sequence[int]) -> Predictions:
         found = []
         for fold, index in zip(tqdm(folds, desc="refit", unit="fold", disable=None, leave=False), chosen, strict=True):
             predict = grid.fits(task.features[fold.train], task.labels[fold.train], len(task.classes), final=True)
             found.append(predict(task.features[fold.test], [index])[0])
-        return collect(task, folds, found, self.options.seed)
+        number = sum(0 in inner.held for inner in plan)
+        settings = grid.settings(chosen) | {"inner_folds": number, "inner_balanced_accuracy": scores}
+        settings["class_weight"] = options.class_weight
+        said = f"chosen by {number} inner folds within train: {grid.say(chosen)}"
+        notes = grid.notes(chosen)
+        if options.shots and min(options.shots) == 1:
+            notes.append(f"--shots 1 leaves no {task.unit} to choose by: {grid.say([grid.unchosen])} is taken")
+        return Fitted(collect(task, folds, found, options.seed), settings, notes, (said,))
 
 
 def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> list[Inner]:

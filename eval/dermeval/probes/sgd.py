@@ -5,14 +5,18 @@ weight decay, a cosine to 0, weights from N(0, 0.01). There is one head per lear
 Every head sees the same batches, so one batched product serves them all.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from dermeval.probes.grids import Predict, class_weights, standardiser
+
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 """DINOv2's learning rates per 256 images of a batch."""
+FORMS = ("as they are", "standardised")
 MOMENTUM, INITIAL_SPREAD = 0.9, 0.01
 
 
@@ -28,42 +32,92 @@ class Heads:
         return torch.einsum("fnd,fdrc->fnrc", forms, self.weights) + self.biases[:, None]
 
 
-def fit_heads(
-    forms: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    rates: np.ndarray,
-    steps: int,
-    batch: int,
-    seed: int,
-    sample_weight: np.ndarray | None = None,
-) -> Heads:
-    """Train F x R heads on ``forms`` ``(F, N, D)`` of the same N images, float32, with ``labels`` ``(N,)`` in 0..C-1.
+@dataclass(frozen=True)
+class RateGrid:
+    """SGD heads for each learning rate on the features as they are, then on standardised ones."""
 
-    The ``rates`` ``(R,)`` are per 256 images and scaled to the batch, which is clipped to N. ``seed`` sets the first
-    weights and the order of the images. ``sample_weight`` ``(N,)`` has mean 1.
-    """
-    x, y = torch.from_numpy(forms), torch.tensor(labels)
-    w = torch.ones(len(y)) if sample_weight is None else torch.from_numpy(sample_weight).float()
-    batch = min(batch, len(y))
-    start = INITIAL_SPREAD * torch.randn(x.shape[2], 1, classes, generator=torch.Generator().manual_seed(seed))
-    heads = Heads(
-        start.repeat(len(x), 1, len(rates), 1).contiguous(),
-        torch.zeros(len(x), len(rates), classes),
-    )
-    speed = Heads(torch.zeros_like(heads.weights), torch.zeros_like(heads.biases))
-    scaled = torch.from_numpy(np.asarray(rates, dtype=np.float32) * batch / 256)[:, None]
-    for step, rows in enumerate(batches(len(y), batch, steps, seed)):
-        part = x[:, rows]
-        residual = torch.softmax(heads.logits(part), 3)
-        residual[:, torch.arange(batch), :, y[rows]] -= 1
-        residual *= (w[rows] / batch)[None, :, None, None]
-        speed.weights.mul_(MOMENTUM).add_(torch.einsum("fnd,fnrc->fdrc", part, residual))
-        speed.biases.mul_(MOMENTUM).add_(residual.sum(1))
-        now = scaled * (0.5 * (1 + np.cos(np.pi * step / steps)))
-        heads.weights.sub_(now * speed.weights)
-        heads.biases.sub_(now * speed.biases)
-    return heads
+    rates: np.ndarray
+    steps: int
+    batch: int
+    class_weight: str
+    seed: int
+
+    @property
+    def unchosen(self) -> int:
+        """The middle rate on standardised features."""
+        return len(self.rates) + len(self.rates) // 2
+
+    def coarse(self) -> list[list[int]]:
+        """All of them in one step: trained together they cost little more than one."""
+        return [list(range(len(FORMS) * len(self.rates)))]
+
+    def around(self, scores: Mapping[int, float]) -> list[int]:
+        """Nothing further."""
+        return []
+
+    def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> Predict:
+        """Heads that are trained when predictions are asked for: all together, or one; the batches are the same."""
+        standard, weight = standardiser(features), class_weights(labels, self.class_weight)
+
+        def predict(rows: np.ndarray, which: Sequence[int], fine: bool = False) -> np.ndarray:
+            grid, forms = self, slice(None)
+            if len(which) == 1:
+                form, rate = divmod(which[0], len(self.rates))
+                grid, forms = replace(self, rates=self.rates[[rate]]), slice(form, form + 1)
+            x, held = (np.stack([part, standard(part)][forms]).astype(np.float32) for part in (features, rows))
+            logits = grid.train(x, labels, classes, weight).logits(torch.from_numpy(held)).double()
+            probabilities = torch.softmax(logits, 3).permute(0, 2, 1, 3).flatten(0, 1).numpy()
+            return probabilities if len(which) == 1 else probabilities[list(which)]
+
+        return predict
+
+    def train(self, forms: np.ndarray, labels: np.ndarray, classes: int, weight: np.ndarray | None = None) -> Heads:
+        """F x R heads on ``forms`` ``(F, N, D)`` of the same N images, float32; ``weight`` ``(N,)`` has mean 1.
+
+        The rates are per 256 images and scaled to the batch, which is clipped to N.
+        """
+        x, y = torch.from_numpy(forms), torch.tensor(labels)
+        w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight).float()
+        batch = min(self.batch, len(y))
+        start = INITIAL_SPREAD * torch.randn(x.shape[2], 1, classes, generator=torch.Generator().manual_seed(self.seed))
+        number = len(self.rates)
+        heads = Heads(start.repeat(len(x), 1, number, 1).contiguous(), torch.zeros(len(x), number, classes))
+        speed = Heads(torch.zeros_like(heads.weights), torch.zeros_like(heads.biases))
+        scaled = torch.from_numpy(np.asarray(self.rates, dtype=np.float32) * batch / 256)[:, None]
+        for step, rows in enumerate(batches(len(y), batch, self.steps, self.seed)):
+            part = x[:, rows]
+            residual = torch.softmax(heads.logits(part), 3)
+            residual[:, torch.arange(batch), :, y[rows]] -= 1
+            residual *= (w[rows] / batch)[None, :, None, None]
+            speed.weights.mul_(MOMENTUM).add_(torch.einsum("fnd,fnrc->fdrc", part, residual))
+            speed.biases.mul_(MOMENTUM).add_(residual.sum(1))
+            now = scaled * (0.5 * (1 + np.cos(np.pi * step / self.steps)))
+            heads.weights.sub_(now * speed.weights)
+            heads.biases.sub_(now * speed.biases)
+        return heads
+
+    def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
+        """Learning rate (per 256 images) and form of the features of each fold, and how long all were trained."""
+        picked = [divmod(index, len(self.rates)) for index in chosen]
+        return {
+            "solver": "sgd",
+            "rate": [float(self.rates[rate]) for _, rate in picked],
+            "features": [FORMS[form] for form, _ in picked],
+            "rate_grid": [float(rate) for rate in self.rates],
+            "steps": self.steps,
+            "batch": self.batch,
+        }
+
+    def notes(self, chosen: Sequence[int]) -> list[str]:
+        """Choices at an end of the grid of rates."""
+        last = len(self.rates) - 1
+        ends = sorted({index % len(self.rates) for index in chosen} & {0, last}) if last else []
+        return [f"learning rate {self.rates[index]:.3g} lies at the end of the grid" for index in ends]
+
+    def say(self, chosen: Sequence[int]) -> str:
+        """The choice in words."""
+        picked = [divmod(index, len(self.rates)) for index in chosen]
+        return "SGD head " + ", ".join(f"{self.rates[rate]:.3g} on features {FORMS[form]}" for form, rate in picked)
 
 
 def batches(rows: int, batch: int, steps: int, seed: int) -> Iterator[torch.Tensor]:

@@ -9,10 +9,10 @@ import torch
 
 from dermeval.cli import main
 from dermeval.probes.folds import Fold
-from dermeval.probes.grids import SGD_FROM, PenaltyGrid, RateGrid, class_weights, make_grid
-from dermeval.probes.linear import _separate, choose
+from dermeval.probes.grids import PenaltyGrid, class_weights
+from dermeval.probes.linear import SGD_FROM, _separate, choose, make_grid
 from dermeval.probes.options import LinearOptions
-from dermeval.probes.sgd import RATES, batches, fit_heads
+from dermeval.probes.sgd import RATES, RateGrid, batches
 from dermeval.probes.task import open_task
 
 SHORT = ["--solver", "sgd", "--steps", "60", "--batch", "32", "--inner-folds", "3", "--draws", "50"]
@@ -48,7 +48,7 @@ def test_every_head_is_what_torch_trains_alone(balanced):
     labels = np.where(np.arange(90) % 5 == 0, labels, 0)
     forms, rates = np.stack([features, 3 * features]), np.array([1e-3, 1e-1, 1.0])
     weight = class_weights(labels, balanced)
-    heads = fit_heads(forms, labels, 3, rates, 40, 16, 4, weight)
+    heads = RateGrid(rates, 40, 16, "none", 4).train(forms, labels, 3, weight)
     for form in range(2):
         for index, rate in enumerate(rates):
             alone = plain_sgd(forms[form], labels, rate, 40, 16, np.ones(90) if weight is None else weight)
