@@ -70,26 +70,25 @@ class Scorer:
 
     def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         per_class = {}
-        counted = [(ranking, ranking.count(weights)) for ranking in self.rankings]
-        for name, score in (("auroc", Ranking.auroc), ("average_precision", Ranking.average_precision)):
+        counted = [ranking.count(weights) for ranking in self.rankings]
+        for name, score in (("auroc", Counts.auroc), ("average_precision", Counts.average_precision)):
             per_class[name] = np.full((weights.shape[1], self.classes), np.nan)
-            per_class[name][:, self.present] = np.stack([score(ranking, counts) for ranking, counts in counted], 1)
+            per_class[name][:, self.present] = np.stack([score(counts) for counts in counted], 1)
         macro = {f"macro_{name}": values[:, self.present].mean(1) for name, values in per_class.items()}
         return macro | {f"{name}_per_class": values for name, values in per_class.items()}
 
     def _binary(self, weights: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        ranking = self.rankings[0]
-        counts = ranking.count(weights)
+        counts = self.rankings[0].count(weights)
         fixed = f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"
         return {
-            "auroc": ranking.auroc(counts),
-            "average_precision": ranking.average_precision(counts),
-            fixed: ranking.sensitivity_at(SPECIFICITY, counts),
+            "auroc": counts.auroc(),
+            "average_precision": counts.average_precision(),
+            fixed: counts.sensitivity_at(SPECIFICITY),
         } | {f"positive_{name}": scores[name][:, self.positive] for name in ("f1", "precision", "recall")}
 
 
 class Counts(NamedTuple):
-    """Weighted rows at the K distinct scores that positives have, best first, in each of B resamples.
+    """Weighted rows at the K distinct scores that positives have, best first, in each of B resamples, and their scores.
 
     ``up`` ``(K, B)``: positives of that score. ``up_to``: positives of that score or better. ``level``: negatives of
     exactly that score. ``above``: negatives that are better. ``ups`` and ``downs`` ``(B,)``: all of them.
@@ -102,13 +101,30 @@ class Counts(NamedTuple):
     ups: np.ndarray
     downs: np.ndarray
 
+    def auroc(self) -> np.ndarray:
+        """Area under the ROC curve (Mann-Whitney: negatives below, ties half); NaN without either side."""
+        lost = np.einsum("kb,kb->b", self.up, self.above + 0.5 * self.level)
+        pairs = self.ups * self.downs
+        return np.where(pairs > 0, 1 - _ratio(lost, pairs), np.nan)
+
+    def average_precision(self) -> np.ndarray:
+        """Precision averaged over the recalled positives (no interpolation); NaN without positives."""
+        accepted = self.up_to + self.above + self.level
+        total = np.einsum("kb,kb->b", self.up, _ratio(self.up_to, accepted))
+        return np.where(self.ups > 0, _ratio(total, self.ups), np.nan)
+
+    def sensitivity_at(self, specificity: float) -> np.ndarray:
+        """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
+        allowed = (1 - specificity) * self.downs + 1e-9
+        found = np.where(self.above + self.level <= allowed, self.up_to, 0).max(0, initial=0)
+        return np.where(self.ups * self.downs > 0, _ratio(found, self.ups), np.nan)
+
 
 class Ranking:
     """The order in which one class's scores put the rows; sorted once, then scored under any weights.
 
     Only thresholds at the scores of positives matter, so negatives are counted per gap between two of them: one sparse
-    product from clusters to gaps. All methods take what `count` returns and give ``(B,)``. Ties are one threshold, as
-    in scikit-learn.
+    product from clusters to gaps. Ties are one threshold, as in scikit-learn.
     """
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> None:
@@ -133,24 +149,6 @@ class Ranking:
         up_to = np.add.accumulate(up, axis=0)
         ups = up_to[-1] if len(up) else np.zeros(weights.shape[1])
         return Counts(up, up_to, self.level @ weights, down[:-1], ups, down[-1])
-
-    def auroc(self, counts: Counts) -> np.ndarray:
-        """Area under the ROC curve (Mann-Whitney: negatives below, ties half); NaN without either side."""
-        lost = np.einsum("kb,kb->b", counts.up, counts.above + 0.5 * counts.level)
-        pairs = counts.ups * counts.downs
-        return np.where(pairs > 0, 1 - _ratio(lost, pairs), np.nan)
-
-    def average_precision(self, counts: Counts) -> np.ndarray:
-        """Precision averaged over the recalled positives (no interpolation); NaN without positives."""
-        accepted = counts.up_to + counts.above + counts.level
-        total = np.einsum("kb,kb->b", counts.up, _ratio(counts.up_to, accepted))
-        return np.where(counts.ups > 0, _ratio(total, counts.ups), np.nan)
-
-    def sensitivity_at(self, specificity: float, counts: Counts) -> np.ndarray:
-        """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
-        allowed = (1 - specificity) * counts.downs + 1e-9
-        found = np.where(counts.above + counts.level <= allowed, counts.up_to, 0).max(0, initial=0)
-        return np.where(counts.ups * counts.downs > 0, _ratio(found, counts.ups), np.nan)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
