@@ -46,13 +46,17 @@ PLOT_STYLE: dict[Any, Any] = {
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element. Its ink and rules take the colours of the page, light or dark."""
+    """The figure as an ``<svg>`` element. Its ink and rules take the colours of the page, light or dark.
+
+    On a narrow screen it shrinks to two thirds of its width, but no further, as the text must stay readable.
+    """
     buffer = io.StringIO()
     with rc_context(PLOT_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's own fonts draw the text
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = text.replace("<svg", f'<svg style="min-width: {64 * figure.get_figwidth():.0f}px"', 1)
     # Only clip paths and markers are referred to; other ids would stand several times on a page.
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     return text.replace(INK, "currentColor").replace(RULE, "var(--rule)")

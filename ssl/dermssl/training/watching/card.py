@@ -17,7 +17,7 @@ from dermssl.methods.registry import METHODS
 from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
 from dermssl.training.run_folder import START_LEDGER
-from dermssl.training.watching.online import BY_TONE, LEAST_PATIENTS, headline, scored_tones
+from dermssl.training.watching.online import BY_TONE, LEAST_PATIENTS, MIX, headline, scored_tones
 
 TONES = ("I-II", "III-IV", "V-VI")
 TYPES = ("I", "II", "III", "IV", "V", "VI")
@@ -71,6 +71,7 @@ def write_card(
         ),
         "## Recipe, hardware, time, energy",
         *_recipe_lines(options, data, times_seen, facts),
+        "",
         "## Scores",
         *_score_lines(data, facts),
         "",
@@ -198,8 +199,9 @@ def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
         f"patients or lesions, {len(online.fit):,} to vote; chance {1 / len(online.classes):.3f}."
         for online in data.online
     ]
+    mix = [f"`{MIX}` is the mean of the kNN score and recall@1; it decides which encoder is the best."] * (MIX in names)
     closing = "Online scores are made to watch a run, not to compare encoders: use `dermeval` for that."
-    return [*table, "", *lines, rank, closing, "", *_tone_scores(data, moments)]
+    return [*table, "", *lines, *mix, rank, closing, "", *_tone_scores(data, moments)]
 
 
 def _tone_scores(data: TrainingData, moments: dict[str, dict[str, float]]) -> list[str]:

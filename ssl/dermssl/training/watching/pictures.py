@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dermssl.atomic import atomic_file
@@ -32,7 +32,7 @@ def view_grid(pixels: list[Tensor], images: int = 8, side: int = SIDE) -> np.nda
 def neighbour_grid(
     queries: Sequence[np.ndarray], nearest: Sequence[Sequence[np.ndarray]], agree: np.ndarray | None
 ) -> np.ndarray:
-    """A row per query: the query in a grey frame, then its nearest images, best first.
+    """A row per query: the query in a grey frame, then its nearest images, best first. A legend stands above.
 
     Args:
         queries: Q images ``(H, W, 3)`` uint8.
@@ -45,7 +45,26 @@ def neighbour_grid(
         cells = [_framed(image, colour) for image, colour in zip(found, colours, strict=True)]
         gap = np.full((cells[0].shape[0], 3 * FRAME, 3), 255, np.uint8)
         rows.append(np.concatenate([_framed(query, GREY), gap, *cells], axis=1))
-    return np.concatenate(rows)
+    grid = np.concatenate(rows)
+    entries = [(GREY, "first column: query, then its nearest, best first")]
+    if agree is not None:
+        entries += [(GREEN, "same label"), (RED, "another label")]
+    return np.concatenate([_legend(entries, grid.shape[1]), grid])
+
+
+def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> np.ndarray:
+    """A white strip with a coloured frame and a text for each entry, in as many lines as ``width`` asks for."""
+    font, line, x, y = ImageFont.load_default(14), 24, 6, 0
+    strip = Image.new("RGB", (width, line * len(entries)), "white")
+    draw = ImageDraw.Draw(strip)
+    for colour, text in entries:
+        needed = 22 + int(draw.textlength(text, font))
+        if x > 6 and x + needed > width:
+            x, y = 6, y + line
+        draw.rectangle((x, y + 6, x + 12, y + 18), outline=colour, width=FRAME)
+        draw.text((x + 18, y + 4), text, "black", font)
+        x += needed + 14
+    return np.asarray(strip)[: y + line]
 
 
 def component_grid(images: np.ndarray, maps: np.ndarray, side: int = SIDE) -> np.ndarray:

@@ -196,11 +196,14 @@ def test_the_projector_holds_the_stated_number_of_points_with_labels(run):
     assert (folder / "sprite.png").exists()
 
 
-def test_frames_of_the_neighbour_grid_tell_labels_apart():
+def test_frames_of_the_neighbour_grid_tell_labels_apart_and_have_a_legend():
     image = np.zeros((10, 10, 3), np.uint8)
-    grid = neighbour_grid([image], [[image, image]], np.array([[True, False]])).reshape(-1, 3)
-    counts = [int((grid == colour).all(axis=1).sum()) for colour in (GREEN, RED)]
+    grid = neighbour_grid([image], [[image, image]], np.array([[True, False]]))
+    plain = neighbour_grid([image], [[image, image]], None)
+    counts = [int((grid.reshape(-1, 3) == colour).all(axis=1).sum()) for colour in (GREEN, RED)]
     assert counts[0] == counts[1] > 0
+    above = grid[: -plain.shape[0] + 24]
+    assert len(plain) > 24 and (above == GREEN).all(axis=2).any() and (above == RED).all(axis=2).any()
 
 
 def test_patch_components_tell_the_halves_of_a_picture_apart():
