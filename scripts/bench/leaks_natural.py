@@ -5,7 +5,7 @@
 
 Whole records are drawn at random, those with one image too. A pair is true if both images have one ``--key``, which the
 audit does not see. Many true pairs are different photographs, so recall has no natural upper bound of 1. Pairs of
-images that the audit did not compare score 0. Results are in results/leaks_pad.md.
+images that the audit did not compare score 0. Results are in results/leaks_pad.md and leaks_ham.md.
 """
 
 import argparse

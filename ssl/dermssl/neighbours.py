@@ -4,7 +4,7 @@ Used by the online evaluation during training and by every probe, index and audi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -271,12 +271,13 @@ def _search_rows(
     return scores, found
 
 
-def build_cells(vectors: Sequence[np.ndarray]) -> Codes:
-    """Many short vectors, given in blocks ``(b, D)``, in cells of some 256, for `search_cells`.
+def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]]) -> Codes:
+    """Many short vectors, ``total`` in blocks ``(b, D)``, in cells of some 256, for `search_cells`.
 
-    Where there are many, they are shortened to 64 dimensions (PCA) of 8 bits each.
+    The blocks are asked for twice, and never held together. Where there are many vectors, they are shortened to 64
+    dimensions (PCA) of 8 bits each.
     """
-    total, dim = sum(map(len, vectors)), vectors[0].shape[1]
+    dim = next(blocks()).shape[1]
     cells = max(1, min(MOST_CELLS, total // ROWS_PER_CELL))
     coarse = "_HNSW32" if cells > LEAST_GRAPH_CELLS else ""
     shortened = f"PCA{SHORTENED}," if dim > SHORTENED and cells > 16 else ""
@@ -284,8 +285,8 @@ def build_cells(vectors: Sequence[np.ndarray]) -> Codes:
     inner = faiss.extract_index_ivf(codes)
     inner.cp.niter, inner.nprobe = 6, CELLS_VISITED
     step = max(1, total // (TRAINED_PER_CELL * cells))
-    codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in vectors]))
-    for block in vectors:
+    codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in blocks()]))
+    for block in blocks():
         codes.add(np.ascontiguousarray(block, np.float32))
     return codes
 

@@ -37,31 +37,26 @@ class Background(NamedTuple):
     scores: np.ndarray
     tails: np.ndarray
 
-    def expected_above(self, score: np.ndarray) -> np.ndarray:
-        """How many pairs of one world reach each score by chance: counted, or where none does, by the tails.
+    def counted(self, score: np.ndarray) -> np.ndarray:
+        """How many background pairs reach each score."""
+        return np.searchsorted(-self.scores, -score, side="right")
 
-        The largest of the estimates counts.
-        """
-        score = np.atleast_1d(score)
-        counted = np.searchsorted(-self.scores, -score, side="right").astype(np.float64)
-        expected = [counted]
-        for rank, start, mean in self.tails:
-            expected.append(np.where(score >= start, rank * np.exp(-(score - start) / mean), 0.0))
-        return np.max(expected, axis=0)
+    def expected_above(self, score: np.ndarray) -> np.ndarray:
+        """How many pairs of one world reach each score by chance: those counted, or by the tails if that is more."""
+        tails = [np.where(score >= start, rank * np.exp((start - score) / mean), 0) for rank, start, mean in self.tails]
+        return np.max([self.counted(score).astype(float), *tails], axis=0)
 
     def most_above(self, score: np.ndarray) -> np.ndarray:
         """The upper bound, with `CONFIDENCE`, of the number of pairs of the other world that reach each score.
 
-        It is the exact bound of a Poisson count; where none is counted, that of the tails, whose means are uncertain
-        too. The largest of those counts.
+        It is the exact bound of a Poisson count. Where none is counted it is the largest bound of the tails, whose
+        means are uncertain too.
         """
-        score = np.atleast_1d(score)
-        counted = np.searchsorted(-self.scores, -score, side="right")
+        counted, beyond = self.counted(score), np.full(len(score), np.nan)
         bound = chi2.ppf(CONFIDENCE, 2 * counted + 2) / 2
-        beyond = np.full(len(score), np.nan)
         for rank, start, mean in self.tails[self.tails[:, 0] >= LEAST_BOUND_RANK]:
             most, longest = chi2.ppf(CONFIDENCE, 2 * rank + 2) / 2, mean * 2 * rank / chi2.ppf(1 - CONFIDENCE, 2 * rank)
-            beyond = np.fmax(beyond, most * np.exp(-(score - start) / longest))
+            beyond = np.fmax(beyond, most * np.exp((start - score) / longest))
         return np.where(counted == 0, np.fmin(beyond, bound), bound)
 
 
@@ -117,8 +112,8 @@ def expected_false(scores: np.ndarray, background: Background) -> np.ndarray:
 
 def most_false(scores: np.ndarray, background: Background) -> np.ndarray:
     """The upper bound of `expected_false`: the mirrored pairs that reach each score, and the bound of the others."""
-    mirrored = np.searchsorted(-background.scores, -scores, side="right")
-    return np.maximum(mirrored + background.most_above(scores), expected_false(scores, background))
+    bound = background.counted(scores) + background.most_above(scores)
+    return np.maximum(bound, expected_false(scores, background))
 
 
 def false_discovery_rate(scores: np.ndarray, false: np.ndarray) -> np.ndarray:
@@ -136,12 +131,8 @@ def confirmed(
 ) -> tuple[np.ndarray, float]:
     """Which pairs ``(P,)`` are confirmed, and the threshold: the lowest score that keeps the wanted precision.
 
-    Args:
-        scores: one per pair.
-        expected: of `expected_false`.
-        most: of `most_false`, with which the precision is kept.
-        precision: least share of true pairs among the confirmed.
-        allowed: instead of it, the expected number of false pairs.
+    ``expected`` and ``most`` are of `expected_false` and `most_false`. ``allowed``: the expected number of false pairs,
+    which takes the place of the precision.
     """
     kept = (false_discovery_rate(scores, most) <= 1 - precision) if allowed is None else (expected <= allowed)
     kept &= scores > 0
@@ -156,13 +147,9 @@ def would_be_confirmed(
     precision: float,
     allowed: float | None,
 ) -> np.ndarray:
-    """Whether one more pair of each of ``scores`` (N,) would be confirmed beside the ranked pairs.
+    """Whether one more pair of each of ``scores`` (N,), such as a planted copy, would be confirmed.
 
-    Args:
-        scores: of pairs that are not ranked, such as planted copies.
-        ranked: scores of the ranked pairs, ``(P,)``.
-        kept: which of them are confirmed, ``(P,)``.
-        background, precision, allowed: as for `confirmed`.
+    ``ranked`` ``(P,)`` are the scores of the ranked pairs, ``kept`` says which of them are confirmed.
     """
     if allowed is None:
         sure = most_false(scores, background) <= (1 - precision) * (kept.sum() + 1)
@@ -173,23 +160,20 @@ def would_be_confirmed(
 
 
 def false_match_ratios(scores: np.ndarray, groups: dict[str, np.ndarray], least: int = 50) -> dict[str, dict]:
-    """How much more often background pairs of one group score high than those of all groups.
+    """How much more often the background pairs of a group score high than all do: the ratio of two shares.
+
+    They are the shares that reach the score which one of 200 of all background pairs reaches.
 
     Args:
         scores: of the mirrored world, ``(P,)``.
         groups: bool ``(P,)`` per name, the pairs within a group.
         least: groups with fewer background pairs are left out.
-
-    Returns:
-        Per group its pairs and the ratio of two shares: of its background pairs, and of all, that reach the score which
-        one of 200 of all reaches.
     """
     if not len(scores):
         return {}
-    level = max(np.quantile(scores, 0.995), 1e-9)
-    overall = (scores >= level).mean()
+    high = scores >= max(np.quantile(scores, 0.995), 1e-9)
     return {
-        name: {"background_pairs": int(rows.sum()), "ratio": round(float((scores[rows] >= level).mean() / overall), 2)}
+        name: {"background_pairs": int(rows.sum()), "ratio": round(float(high[rows].mean() / high.mean()), 2)}
         for name, rows in groups.items()
-        if rows.sum() >= least and overall > 0
+        if rows.sum() >= least and high.any()
     }

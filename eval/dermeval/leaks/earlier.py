@@ -12,8 +12,8 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet, write_parquet
 from dermssl.paths import require_folder
 
-VERSION = 4
-"""Of the leaks folder; 1 had no scores, 2 no ranking, 3 saw white letters as part of the picture."""
+VERSION = 5
+"""Of the leaks folder; 1 had no scores, 2 no ranking, 3 saw white letters as part of the picture, 4 fewer features."""
 FILE = "images.parquet"
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
 TAKEN_OVER += ["scale", "mirrored", "matrix"]
@@ -54,16 +54,15 @@ def open_earlier(folder: Path, images: AuditedImages, every_image: bool) -> Earl
     before = read_parquet(folder / FILE, "dermeval leaks").to_pandas()
     columns = ["image_id", "group_id", "pixel_sha256"]
     known = pd.MultiIndex.from_frame(images.frame[columns]).isin(pd.MultiIndex.from_frame(before[columns]))
-    rows = pd.Series(np.flatnonzero(known), index=images.frame["image_id"][known])
     ranking = read_parquet(folder / "ranking.parquet", "dermeval leaks").to_pandas()
+    kept = ranking["evidence"].map(lambda names: not {"file", "pixels"} & set(names)).to_numpy(bool)
     for end in ("a", "b"):
-        ranking[end] = rows.reindex(ranking[f"image_id_{end}"]).to_numpy()
-    compared = ranking["evidence"].map(lambda names: not {"file", "pixels"} & set(names))
-    pairs = ranking[compared & ranking["a"].notna() & ranking["b"].notna()]
+        ranking[end] = images.rows_of(ranking[f"image_id_{end}"])
+        kept = kept & (ranking[end] >= 0).to_numpy() & known[ranking[end]]
     start = summary["certainty"]["layout_start"]
     return EarlierAudit(
         known,
-        pairs[["a", "b", *TAKEN_OVER]].astype({"a": int, "b": int}),
+        ranking.loc[kept, ["a", "b", *TAKEN_OVER]],
         np.array(read_npy(folder / "background.npy", "dermeval leaks"), np.float64),
         float("inf") if start is None else start,
     )

@@ -65,7 +65,7 @@ def find_pairs(
     nominated = nominated[~known].reset_index(drop=True)
     # Sets that forbid re-linking meet others by copies only.
     pool = np.zeros(len(images.frame), np.int64)
-    for number, rows in enumerate(pools(images).values()):
+    for number, rows in enumerate(pools(images)):
         pool[rows] = number
 
     def compare(pairs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:

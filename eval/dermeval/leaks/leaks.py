@@ -101,9 +101,9 @@ def confirmed_ranking(
     def above(part: np.ndarray) -> np.ndarray:
         return len(part) - np.searchsorted(np.sort(part), scores)
 
-    known, open_ones = above(scores[verdict == REJECT]), above(scores[verdict != ACCEPT])
+    at_least, at_most = above(scores[verdict == REJECT]), above(scores[verdict != ACCEPT])
     expected, most = (
-        np.clip(table[name].to_numpy(float), known, open_ones) for name in ("expected_false", "most_false")
+        np.clip(table[name].to_numpy(float), at_least, at_most) for name in ("expected_false", "most_false")
     )
     _, threshold = certainty.confirmed(scores, expected, most, options.precision, options.expected_false)
     return ranking.assign(confirmed=ranking["score"] >= min(threshold, IDENTICAL_SCORE)), threshold

@@ -11,7 +11,7 @@ from dermeval.leaks.pictures import grey_picture, without_letters
 SHORT_SIDE, ENLARGED_TO = 224, 160
 """Most pixels of the short side of the pictures on which keypoints are found, and least ones: smaller pictures are
 enlarged."""
-MOST_POINTS = 500
+MOST_POINTS = 1200
 CONTRAST, EDGE = 0.02, 12.0
 THUMBNAIL = 16
 COLOUR_BINS = (8, 12, 12)

@@ -31,59 +31,51 @@ class Local(NamedTuple):
     descriptors: np.ndarray
     size: tuple[float, float]
 
-    def strongest(self, count: int) -> "Local":
-        """The first ``count`` keypoints."""
-        return Local(self.points[:count], self.descriptors[:count], self.size)
-
-    def mirrored(self) -> "Local":
-        """The same of the picture mirrored left to right."""
-        return Local(mirrored_points(self.points, self.size[0]), self.descriptors[:, MIRRORED_BINS], self.size)
-
 
 class Consensus(NamedTuple):
-    """What two pictures share. ``matrix`` ``(2, 3)`` maps a point of the first picture to the second.
+    """What two pictures share: matches that agree, one per square, of all ``matches``; and the map that they agree on.
 
-    ``inliers``: matches that agree with it, one per square. ``matches``: all matches. ``area``: share of the first
-    picture that the inliers span.
+    ``matrix`` ``(2, 3)`` maps a point of the first picture to the second.
     """
 
-    inliers: int
-    matches: int
-    area: float
-    matrix: np.ndarray | None
+    inliers: int = 0
+    matches: int = 0
+    matrix: np.ndarray | None = None
 
 
-NOTHING = Consensus(0, 0, 0.0, None)
+def local_of(record: np.ndarray, most: int | None = None, mirrored: bool = False) -> Local:
+    """The ``most`` strongest local features (None: all) of a picture, or of the picture mirrored left to right.
 
-
-def local_of(record: np.ndarray) -> Local:
-    """The local features of a stored record, see `local_features.record_type`."""
-    count = int(record["count"])
-    descriptors = record["descriptors"][:count].astype(np.float32)
-    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True) + 1e-9
-    return Local(np.array(record["points"][:count]), descriptors, tuple(record["size"].tolist()))
+    Args:
+        record: of `local_features.record_type`.
+    """
+    count, size = int(record["count"]), tuple(record["size"].tolist())
+    points, raw = (record[name][:count][:most] for name in ("points", "descriptors"))
+    points = mirrored_points(points, size[0]) if mirrored else np.array(points)
+    descriptors = (raw[:, MIRRORED_BINS] if mirrored else raw).astype(np.float32)
+    return Local(points, descriptors / (np.linalg.norm(descriptors, axis=1, keepdims=True) + 1e-9), size)
 
 
 def consensus(first: Local, second: Local) -> Consensus:
     """The similarity that most matches of two pictures agree with."""
     if min(len(first.points), len(second.points)) < 3:
-        return NOTHING
+        return Consensus()
     ours, theirs = tentative_matches(first.descriptors, second.descriptors)
     if len(ours) < 3:
-        return Consensus(0, len(ours), 0.0, None)
+        return Consensus(0, len(ours))
     p, q = first.points[ours], second.points[theirs]
     agreeing, linear, shift = best_similarity(p, q, min(first.size))
     p, q = p[agreeing], q[agreeing]
     if len(p) < 3:
-        return Consensus(len(p), len(ours), 0.0, None)
+        return Consensus(len(p), len(ours))
     inliers = min(_squares(p, min(first.size)), _squares(q, min(second.size)))
-    ends = [np.ascontiguousarray(part[:, :2]) for part in (p, q)]
-    hull = cv2.contourArea(cv2.convexHull(ends[0])) / (first.size[0] * first.size[1])
     matrix = np.array([[linear.real, -linear.imag, shift.real], [linear.imag, linear.real, shift.imag]])
     if inliers >= AFFINE_FROM:
-        affine, _ = cv2.estimateAffine2D(ends[0], ends[1], method=cv2.USAC_MAGSAC, ransacReprojThreshold=3.0)
+        affine, _ = cv2.estimateAffine2D(
+            *(np.ascontiguousarray(part[:, :2]) for part in (p, q)), method=cv2.USAC_MAGSAC, ransacReprojThreshold=3.0
+        )
         matrix = matrix if affine is None else affine
-    return Consensus(inliers, len(ours), float(hull), matrix)
+    return Consensus(inliers, len(ours), matrix)
 
 
 def tentative_matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

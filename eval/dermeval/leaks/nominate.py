@@ -6,7 +6,7 @@ These are the neighbours of other records that come after the nearest, which a c
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,9 @@ COPIES_SEARCHED = 3
 """Of more images with the same pixels, only so many look for others: they would only find each other."""
 LARGEST_CLUSTER = 50
 """Of more identical images than this, each is paired with one other instead of with all."""
-SURE, SURE_BY_FEATURES = 20, 5
-"""The first twentieth of an image's neighbours by a source, or fifth by local features, is nominated in any case."""
-VOTING, FEATURES_FOUND = 200, 16
+FIRST, FIRST_BY_FEATURES = 0.05, 0.2
+"""Share of an image's neighbours, the nearest ones, that a source nominates in any case."""
+VOTING, FEATURES_FOUND = 400, 16
 """Local features of an image that vote for candidates, and nearest ones of other images that each votes for."""
 TURNS = 12
 """Votes of a pair are counted together where they ask for the same turn, in steps of 30 degrees, and the same size, in
@@ -46,28 +46,28 @@ def nominate(images: AuditedImages, options: LeaksOptions, blocks: Sequence[np.n
     flat = np.concatenate([block["spread"] for block in blocks]) < FLAT_SPREAD
     copies = images.frame.groupby(["dataset", "pixel_sha256"]).cumcount().to_numpy()
     searched = ~flat & (copies < COPIES_SEARCHED)
-    for pool in pools(images).values():
+    for pool in pools(images):
         rows = pool[searched[pool]]
         if len(np.unique(images.groups[rows])) > 1:
-            tables += _within(images, rows, options, blocks)
+            tables += _within(images, rows, options.neighbours, blocks)
     return united(tables)
 
 
 def _within(
-    images: AuditedImages, rows: np.ndarray, options: LeaksOptions, blocks: Sequence[np.ndarray]
+    images: AuditedImages, rows: np.ndarray, nearest: int, blocks: Sequence[np.ndarray]
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Candidates among the images ``rows``, by source."""
-    groups, part, half = images.groups[rows], _chosen(blocks, rows), max(1, options.neighbours // 2)
-    sure, sure_by_features = (max(1, options.neighbours // share) for share in (SURE, SURE_BY_FEATURES))
-    colour = neighbours.normalise(np.concatenate([block["colour"] for block in part]))
-    yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows, sure)
-    thumbnails = np.concatenate([block["thumbnail"] for block in part])
+    groups, half = images.groups[rows], max(1, nearest // 2)
+    first, first_by_features = (max(1, round(nearest * share)) for share in (FIRST, FIRST_BY_FEATURES))
+    colour = neighbours.normalise(np.concatenate([block["colour"] for block in blocks])[rows])
+    yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows, first)
+    thumbnails = np.concatenate([block["thumbnail"] for block in blocks])[rows]
     plain = oriented(thumbnails, 0)
     turned = [nearest_pairs(oriented(thumbnails, number), plain, groups, half, number) for number in (0, 4)]
-    yield "thumbnail", within_budget(turned, rows, sure)
-    votes = Votes(part)
-    worlds = [votes.pairs(groups, options.neighbours, mirrored) for mirrored in (False, True)]
-    yield "local features", within_budget(worlds, rows, sure_by_features)
+    yield "thumbnail", within_budget(turned, rows, first)
+    votes = Votes(blocks, rows)
+    worlds = [votes.pairs(groups, nearest, mirrored) for mirrored in (False, True)]
+    yield "local features", within_budget(worlds, rows, first_by_features)
     for one in images.embedded:
         inside = np.isin(one.rows, rows)
         ours = one.rows[inside]
@@ -76,37 +76,25 @@ def _within(
         mean = np.mean(one.features[inside], axis=0, dtype=np.float64).astype(np.float32)
         plain = neighbours.normalise(one.features[inside] - mean)
         views = [plain, *(neighbours.normalise(view[inside] - mean) for view in one.views.values())]
-        tables = [nearest_pairs(view, plain, images.groups[ours], options.neighbours) for view in views]
-        yield one.name, within_budget(tables, ours, sure)
+        tables = [nearest_pairs(view, plain, images.groups[ours], nearest) for view in views]
+        yield one.name, within_budget(tables, ours, first)
 
 
-def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, sure: int) -> pd.DataFrame:
+def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, first: int) -> pd.DataFrame:
     """The nominations of one source that are worth comparing, with ``a`` < ``b`` as numbers of all images.
 
-    Half of the budget is for the first ``sure`` ones of each image. The other half, as many, is for those of the others
-    that stand out most from the background.
+    The ``first`` ones of each image are, and as many of all others: those that stand out most from the background.
 
     Args:
         tables: of `nearest_pairs` or `Votes.pairs`, one per view or orientation.
         rows: the number of each image that the tables count.
-        sure: images that each one nominates whether or not they stand out.
+        first: images that each one nominates whether or not they stand out.
     """
     both = pd.concat(tables, ignore_index=True)
-    first = both["rank"] < sure
-    table = pd.concat([both[first], both[~first].nlargest(sure * len(rows), "normalised")])
+    near = both["rank"] < first
+    table = pd.concat([both[near], both[~near].nlargest(first * len(rows), "normalised")])
     ends = np.sort(rows[table[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
     return table.assign(a=ends[:, 0], b=ends[:, 1])
-
-
-def _chosen(blocks: Sequence[np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
-    """The records of some rows, block by block; whole blocks stay memory-mapped."""
-    starts = np.cumsum([0, *map(len, blocks)])
-    parts = []
-    for start, block in zip(starts[:-1], blocks, strict=True):
-        inside = rows[(rows >= start) & (rows < start + len(block))] - start
-        if len(inside):
-            parts.append(block if len(inside) == len(block) else block[inside])
-    return parts
 
 
 def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
@@ -244,23 +232,27 @@ def _linked_to_one(cluster: np.ndarray, groups: np.ndarray) -> list[tuple[int, i
 
 
 class Votes:
-    """The strongest `VOTING` local features of all images, ready to be searched.
+    """The strongest `VOTING` local features of the images ``rows``, ready to be searched.
 
     Each feature of an image votes for the images of the features nearest to it, the more the nearer they are than the
     last one found (after Jegou et al. 2010, improving bag-of-features). Only votes that ask for the same turn and size
     count together (weak geometric consistency, Jegou et al. 2008).
     """
 
-    def __init__(self, blocks: Sequence[np.ndarray]) -> None:
-        self.blocks = blocks
-        counts = np.concatenate([np.minimum(block["count"], VOTING) for block in blocks])
-        self.image = np.repeat(np.arange(len(counts)), counts)
-        points = np.concatenate([self._strongest(block, "points") for block in blocks])
-        self.angle, self.size = points[:, 3], np.log2(points[:, 2])
-        self.cells = neighbours.build_cells([self._strongest(block, "descriptors") for block in blocks])
+    def __init__(self, blocks: Sequence[np.ndarray], rows: np.ndarray) -> None:
+        starts = np.cumsum([0, *map(len, blocks)])
+        inside = [rows[(rows >= start) & (rows < end)] - start for start, end in pairwise(starts)]
+        self.parts = [(block, chosen) for block, chosen in zip(blocks, inside, strict=True) if len(chosen)]
+        counts = np.concatenate([np.minimum(block["count"][chosen], VOTING) for block, chosen in self.parts])
+        self.image = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        points = np.concatenate(list(self._strongest("points")))
+        self.angle, self.size = points[:, 3].copy(), np.log2(points[:, 2])
+        self.cells = neighbours.build_cells(len(points), lambda: self._strongest("descriptors"))
 
-    def _strongest(self, block: np.ndarray, name: str) -> np.ndarray:
-        return np.concatenate([one[name][: min(int(one["count"]), VOTING)] for one in block])
+    def _strongest(self, name: str) -> Iterator[np.ndarray]:
+        """What is stored under ``name`` of the features that vote, block by block."""
+        for block, chosen in self.parts:
+            yield np.concatenate([block[row][name][: min(int(block[row]["count"]), VOTING)] for row in chosen])
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
         """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.
@@ -269,8 +261,8 @@ class Votes:
         """
         tables, start = [], 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
-        for block in tqdm(self.blocks, name, unit="block", disable=None, leave=False):
-            features = self._strongest(block, "descriptors")
+        blocks = self._strongest("descriptors")
+        for features in tqdm(blocks, name, len(self.parts), unit="block", disable=None, leave=False):
             tables.append(self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored))
             start += len(features)
         return pd.concat(tables).groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})

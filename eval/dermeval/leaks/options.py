@@ -25,9 +25,9 @@ class LeaksOptions:
     """Least share of true near-duplicates among the confirmed pairs, with 95% confidence; it sets the threshold."""
     expected_false: NonNegativeFloat | None = None
     """Instead of --precision: how many false pairs may be expected among the confirmed."""
-    neighbours: PositiveInt = 20
+    neighbours: PositiveInt = 30
     """Images that each image may nominate as candidates by its local features or its embedding; half as many by its
-    colours and its thumbnail. More find weaker pairs: 80 take twice the time of 20."""
+    colours and its thumbnail. More find weaker pairs and take longer."""
     hash_bits: NonNegativeInt = HASH_BITS
     """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""
     every_image: bool = False

@@ -147,11 +147,8 @@ def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
         InputError: an image is no longer in its data set.
     """
     pairs = read_parquet(inside(folder, "ranking.parquet"), "dermeval leaks", SCHEMA.names).to_pandas()
-    rows = pd.Series(images.frame.index, index=images.frame["image_id"])
     for end in ("a", "b"):
-        found = rows.reindex(pairs[f"image_id_{end}"])
-        if found.isna().any():
-            lost = pairs.loc[found.isna().to_numpy(), f"image_id_{end}"].iloc[0]
+        pairs[end] = images.rows_of(pairs[f"image_id_{end}"])
+        for lost in pairs.loc[pairs[end] < 0, f"image_id_{end}"]:
             raise InputError(f"{folder}: image {lost} is no longer in its data set: audit again with `dermeval leaks`")
-        pairs[end] = found.to_numpy(np.int64)
     return pairs

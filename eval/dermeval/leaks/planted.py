@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from dermeval.leaks import alignment, certainty
 from dermeval.leaks.local_features import describe_picture
-from dermeval.leaks.matching import local_of
 from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
 from dermssl.processes import process_map
@@ -160,7 +159,7 @@ def _planted_evidence(task: PlantTask) -> np.ndarray:
     pictures = (rgb, copy_of(rgb, task.kind, task.severity, task.seed))
     described = [describe_picture(picture) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]
-    found = compare_pictures(local_of(described[0]), local_of(described[1]), structures)[None]
+    found = compare_pictures(*described, structures)[None]
     compare_appearance(found, np.array([[0, 1]]), [np.stack(described)])
     return found[0]
 

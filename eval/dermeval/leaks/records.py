@@ -35,6 +35,10 @@ class AuditedImages(NamedTuple):
     datasets: list[dict[str, Any]]
     licences: list[dict[str, Any]]
 
+    def rows_of(self, image_ids: pd.Series) -> np.ndarray:
+        """The rows of images; -1 where an image is not among the audited ones."""
+        return pd.Index(self.frame["image_id"]).get_indexer(image_ids)
+
 
 def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedImages:
     """Open dataset folders and embeddings folders to be audited together.
@@ -66,8 +70,14 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
         pd.factorize(frame["group_id"])[0],
         sorted(targets & set(frame.columns)),
         _embedded(embeddings, frame),
-        [_entry(dataset) for dataset in datasets.values()],
-        licences.merge([dataset.licence for dataset in datasets.values()] + _trained_on(embeddings)),
+        [
+            {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
+            | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key")}
+            for dataset in datasets.values()
+        ],
+        licences.merge(
+            [dataset.licence for dataset in datasets.values()] + [entry for one in embeddings for entry in one.licences]
+        ),
     )
 
 
@@ -90,9 +100,11 @@ def _datasets_of(embeddings: Embeddings) -> list[Dataset]:
 
 def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedded]:
     """The embeddings by encoder; folders of one encoder are joined."""
-    rows = pd.Series(frame.index, index=frame["image_id"])
+    rows = pd.Index(frame["image_id"])
     by_encoder: dict[tuple[str, str], list[Embeddings]] = {}
     for one in folders:
+        for lost in set(one.table["image_id"].to_pylist()) - set(rows):
+            raise InputError(f"{one.folder}: image {lost} is no longer in its data set: run `dermeval embed` again")
         by_encoder.setdefault((one.encoder["path"], str(one.encoder.get("fingerprint"))), []).append(one)
     found = []
     for number, sets in enumerate(by_encoder.values(), 1):
@@ -101,7 +113,7 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
             Embedded(
                 "embedding" if len(by_encoder) == 1 else f"embedding {number}",
                 sets[0].encoder,
-                np.concatenate([rows[one.table["image_id"].to_pylist()].to_numpy() for one in sets]),
+                np.concatenate([rows.get_indexer(one.table["image_id"].to_pylist()) for one in sets]),
                 np.concatenate([one.features for one in sets]),
                 {name: np.concatenate([one.views[name] for one in sets]) for name in views},
             )
@@ -109,18 +121,8 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
     return found
 
 
-def _entry(dataset: Dataset) -> dict[str, Any]:
-    keys = ("synthetic", "group", "case", "patient_key")
-    entry = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
-    return entry | {key: dataset.info[key] for key in keys}
-
-
-def _trained_on(embeddings: Sequence[Embeddings]) -> list[dict[str, Any]]:
-    return [entry for one in embeddings for entry in one.licences]
-
-
-def pools(images: AuditedImages) -> dict[tuple[str, ...], np.ndarray]:
-    """Rows that may be compared by more than copies of files, pixels and hashes, by names of data sets.
+def pools(images: AuditedImages) -> list[np.ndarray]:
+    """Rows that may be compared by more than copies of files, pixels and hashes.
 
     A set whose licence forbids re-linking is compared only within itself.
     """
@@ -128,4 +130,4 @@ def pools(images: AuditedImages) -> dict[tuple[str, ...], np.ndarray]:
     names = images.frame["dataset"].unique().tolist()
     sets = [tuple(name for name in names if name not in closed), *[(name,) for name in names if name in closed]]
     dataset = images.frame["dataset"]
-    return {pool: np.flatnonzero(dataset.isin(pool)) for pool in sets if pool}
+    return [np.flatnonzero(dataset.isin(pool)) for pool in sets if pool]

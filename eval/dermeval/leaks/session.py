@@ -31,13 +31,9 @@ from dermssl.prepare.tables import read_table
 
 
 class ReviewSession:
-    """Asks about the rows of a ranked table, the first one first, and saves each decision at once.
+    """Asks about the rows of a ranked ``table``, the first one first, and saves each decision at once in ``path``.
 
-    Args:
-        path: the file of decisions, with the ``columns``.
-        images: the audited images.
-        table: the pairs or images that are asked about.
-        columns: those that name a row, then ``decision``.
+    ``columns`` of that file: those that name a row of the table, then ``decision``.
     """
 
     title = ""
@@ -147,10 +143,8 @@ class ImageReview(ReviewSession):
         self.file = inside(folder, f"{name}.csv")
         self.title = {"off_topic": "off-topic images", "label_errors": "label errors"}[name]
         table = read_table(self.file, ["rank", "image_id", "score"])
-        rows = pd.Series(images.frame.index, index=images.frame["image_id"])
-        table["row"] = rows.reindex(table["image_id"]).to_numpy()
-        if table["row"].isna().any():
-            lost = table.loc[table["row"].isna(), "image_id"].iloc[0]
+        table["row"] = images.rows_of(table["image_id"])
+        for lost in table.loc[table["row"] < 0, "image_id"]:
             raise InputError(f"{self.file}: image {lost} is not in the data set: audit again with `dermeval audit`")
         super().__init__(inside(folder, f"{name}_decisions.csv"), images, table, OF_IMAGES)
 
@@ -179,6 +173,10 @@ def open_review(folder: Path) -> list[ReviewSession]:
         return [PairReview(folder)]
     if not read_json(inside(folder, "audit.json"), "dermeval audit").get("finished"):
         raise InputError(f"{folder} is not finished: give `dermeval audit` the same command again")
-    pairs = PairReview(inside(folder, "leaks"))
+    if not (inside(folder, "leaks") / "summary.json").is_file():
+        raise InputError(
+            f"{folder} lacks the leaks folder of its pairs: make it again with `dermeval audit --overwrite`"
+        )
+    pairs = PairReview(folder / "leaks")
     tables = [name for name in ("off_topic", "label_errors") if (folder / f"{name}.csv").is_file()]
     return [pairs, *(ImageReview(folder, name, pairs.images) for name in tables)]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dermeval.leaks import alignment
 from dermeval.leaks.local_features import describe_picture, layout_vectors
-from dermeval.leaks.matching import Local, consensus, local_of
+from dermeval.leaks.matching import consensus, local_of
 from dermeval.leaks.pictures import Picture, pixels, store_of
 from dermssl import neighbours
 from dermssl.files import write_npy
@@ -25,7 +25,7 @@ from dermssl.processes import process_map
 
 IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 256
 PAIRS_AT_ONCE = 16_384
-FEW_POINTS = 200
+FEW_POINTS = 400
 """Keypoints that every pair is compared by; all are used where these agree."""
 LEAST_TO_GO_ON, LEAST_TO_ALIGN = 3, 4
 WORLDS = 2
@@ -34,7 +34,6 @@ EVIDENCE = np.dtype(
     [
         ("inliers", np.int16, WORLDS),
         ("matches", np.int16, WORLDS),
-        ("area", np.float32, WORLDS),
         ("correlation", np.float32, WORLDS),
         ("overlap", np.float32, WORLDS),
         ("layout", np.float32, WORLDS),
@@ -61,30 +60,13 @@ class LocalStore(NamedTuple):
         return [_read(self.path(block)) for block in range(-(-self.images // IMAGES_PER_TASK))]
 
 
-class DescribeTask(NamedTuple):
-    """Some images to be described into one file."""
-
-    pictures: Sequence[Picture]
-    points: int
-    path: Path
-
-
-class CompareTask(NamedTuple):
-    """Some pairs to be compared into one file; ``pairs`` (P, 4): rows a and b, orientations upright and mirrored."""
-
-    pairs: np.ndarray
-    pictures: dict[int, Picture]
-    store: LocalStore
-    path: Path
-
-
 def describe_images(pictures: Sequence[Picture], points: int, folder: Path, workers: int) -> LocalStore:
     """Describe all images into ``folder``; blocks that are there already are kept."""
-    for cached in (store_of, _local, _block, _structure):
+    for cached in (store_of, _block, _structure):
         cached.cache_clear()  # an earlier audit in this process may have had other images under these paths
     store = LocalStore(folder, len(pictures))
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
-    tasks = [DescribeTask(part, points, store.path(number)) for number, part in enumerate(parts)]
+    tasks = [(store.path(number), part, points) for number, part in enumerate(parts)]
     _run(_describe_task, tasks, [len(part) for part in parts], workers, "describe images", "image")
     return store
 
@@ -102,16 +84,14 @@ def compare_pairs(
         workers: processes (0: one per core).
     """
     rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
-    tasks = []
-    for start in range(0, len(rows), PAIRS_PER_TASK):
-        part = rows[start : start + PAIRS_PER_TASK]
-        # A file is named after its pairs, so one that was made for other pairs is never taken for this one's.
-        name = hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16]
-        used = {int(row): pictures[row] for row in np.unique(part[:, :2])}
-        tasks.append(CompareTask(part, used, store, folder / f"pairs-{name}.npy"))
-    _run(_compare_task, tasks, [len(task.pairs) for task in tasks], workers, "compare pairs", "pair")
-    parts = [np.array(_read(task.path)) for task in tasks]
-    return np.concatenate(parts) if parts else np.zeros(0, EVIDENCE)
+    parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
+    # A file is named after its pairs, so one that was made for other pairs is never taken for this one's.
+    names = [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16] for part in parts]
+    paths = [folder / f"pairs-{name}.npy" for name in names]
+    used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
+    tasks = [(*one, store) for one in zip(paths, parts, used, strict=True)]
+    _run(_compare_task, tasks, [len(part) for part in parts], workers, "compare pairs", "pair")
+    return np.concatenate([np.zeros(0, EVIDENCE), *(_read(path) for path in paths)])
 
 
 def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, blocks: Sequence[np.ndarray]) -> None:
@@ -127,9 +107,9 @@ def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, blocks: Sequence
             evidence["layout"][part, world] = np.einsum("pd,pd->p", upright[a], vectors[b])
 
 
-def _run(function, tasks: list, sizes: list[int], workers: int, label: str, unit: str) -> None:
-    """Run the tasks whose file is missing or damaged, with a bar over all."""
-    waiting = [number for number, task in enumerate(tasks) if not _is_whole(task.path)]
+def _run(function: Callable, tasks: list[tuple], sizes: list[int], workers: int, label: str, unit: str) -> None:
+    """Run the tasks, which begin with the path that they write, where that is missing or damaged."""
+    waiting = [number for number, task in enumerate(tasks) if not _is_whole(task[0])]
     done = sum(sizes) - sum(sizes[number] for number in waiting)
     with tqdm(total=sum(sizes), initial=done, desc=label, unit=unit, disable=None) as bar:
         if not waiting:
@@ -151,46 +131,58 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _describe_task(task: DescribeTask) -> None:
+def _describe_task(task: tuple[Path, Sequence[Picture], int]) -> None:
     cv2.setNumThreads(1)
-    write_npy(task.path, np.stack([describe_picture(pixels(picture), task.points) for picture in task.pictures]))
+    path, pictures, points = task
+    write_npy(path, np.stack([describe_picture(pixels(picture), points) for picture in pictures]))
 
 
-def _compare_task(task: CompareTask) -> None:
+def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore]) -> None:
+    """Compare ``pairs`` (P, 4): rows a and b, orientations upright and mirrored."""
     cv2.setNumThreads(1)
-    found = np.zeros(len(task.pairs), EVIDENCE)
-    for number, (a, b, *orientations) in enumerate(task.pairs.tolist()):
-        structures = tuple(functools.partial(_structure, task.pictures[row]) for row in (a, b))
-        found[number] = compare_pictures(_local(task.store, a), _local(task.store, b), structures, orientations)
-    write_npy(task.path, found)
+    path, pairs, pictures, store = task
+    found = np.zeros(len(pairs), EVIDENCE)
+    for number, (a, b, *orientations) in enumerate(pairs.tolist()):
+        structures = tuple(functools.partial(_structure, pictures[row]) for row in (a, b))
+        found[number] = compare_pictures(_record(store, a), _record(store, b), structures, orientations)
+    write_npy(path, found)
 
 
 def compare_pictures(
-    first: Local, second: Local, structures: Sequence[Callable[[], np.ndarray]], orientations: Sequence[int] = (-1, -1)
+    first: np.ndarray,
+    second: np.ndarray,
+    structures: Sequence[Callable[[], np.ndarray]],
+    orientations: Sequence[int] = (-1, -1),
 ) -> np.ndarray:
     """The evidence of one pair, a record of `EVIDENCE`.
 
     Pictures are aligned only where local features agree or an orientation proposes it.
 
     Args:
-        first: local features of the first picture.
+        first: the described first picture, a `local_features.record_type`.
         second: the same of the second one.
         structures: functions that give `alignment.structure` of both.
         orientations: which of the 8 flips and turns an alignment may start from, upright and mirrored; -1 for none.
     """
-    row = np.zeros((), EVIDENCE)
+    row, strongest = np.zeros((), EVIDENCE), local_of(first, FEW_POINTS)
     for world, orientation in enumerate(orientations):
-        other = second.mirrored() if world else second
-        matched = consensus(first.strongest(FEW_POINTS), other.strongest(FEW_POINTS))
+        matched = consensus(strongest, local_of(second, FEW_POINTS, world == 1))
         if matched.inliers >= LEAST_TO_GO_ON:
-            matched = max(matched, consensus(first, other), key=lambda found: found.inliers)
-        row["inliers"][world], row["matches"][world], row["area"][world] = matched[:3]
-        told = matched.matrix is not None and matched.inliers >= LEAST_TO_ALIGN
+            with_all = consensus(local_of(first), local_of(second, mirrored=world == 1))
+            matched = max(matched, with_all, key=lambda found: found.inliers)
+        row["inliers"][world], row["matches"][world] = matched.inliers, matched.matches
+        told = matched.inliers >= LEAST_TO_ALIGN
         if not told and orientation < 0:
             continue
         fixed, moving = (structure() for structure in structures)
-        starts = [_in_pixels(matched.matrix, first, other, fixed, moving)] if told else []
-        starts += [alignment.oriented_start(orientation, fixed.shape, moving.shape)] if orientation >= 0 else []
+        starts = []
+        if told:
+            assert matched.matrix is not None
+            # From the pictures that were matched to those that are aligned.
+            ours, theirs = fixed.shape[1] / first["size"][0], moving.shape[1] / second["size"][0]
+            starts.append(np.column_stack([matched.matrix[:, :2] * (theirs / ours), matched.matrix[:, 2] * theirs]))
+        if orientation >= 0:
+            starts.append(alignment.oriented_start(orientation, fixed.shape, moving.shape))
         moving = np.ascontiguousarray(moving[:, ::-1]) if world else moving
         aligned = max((alignment.align(fixed, moving, start) for start in starts), key=lambda found: found.correlation)
         row["correlation"][world], row["overlap"][world] = aligned.correlation, aligned.overlap
@@ -199,19 +191,9 @@ def compare_pictures(
     return row
 
 
-def _in_pixels(
-    matrix: np.ndarray | None, first: Local, second: Local, fixed: np.ndarray, moving: np.ndarray
-) -> np.ndarray:
-    """A map between the pictures that were matched as one between those that are aligned."""
-    assert matrix is not None
-    ours, theirs = fixed.shape[1] / first.size[0], moving.shape[1] / second.size[0]
-    return np.column_stack([matrix[:, :2] * (theirs / ours), matrix[:, 2] * theirs])
-
-
-@functools.lru_cache(maxsize=512)
-def _local(store: LocalStore, row: int) -> Local:
+def _record(store: LocalStore, row: int) -> np.ndarray:
     block, place = divmod(row, IMAGES_PER_TASK)
-    return local_of(_block(store, block)[place])
+    return _block(store, block)[place]
 
 
 @functools.lru_cache(maxsize=4096)

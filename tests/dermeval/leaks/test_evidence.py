@@ -32,9 +32,9 @@ def rgb(image: Image.Image) -> np.ndarray:
 def compare(fixed: Image.Image, moving: Image.Image, mirrored=False, orientation=-1):
     """Evidence in one world: ``inliers``, ``correlation``, ``matrix``."""
     pictures = [rgb(image) for image in (fixed, moving)]
-    ours, theirs = (local_of(describe_picture(picture)) for picture in pictures)
     structures = [functools.partial(structure, picture) for picture in pictures]
-    found = compare_pictures(ours, theirs, structures, (orientation, orientation))
+    described = [describe_picture(picture) for picture in pictures]
+    found = compare_pictures(*described, structures, (orientation, orientation))
     return {name: found[name][int(mirrored)] for name in ("inliers", "correlation", "matrix")}
 
 
@@ -203,7 +203,7 @@ def test_a_source_nominates_the_first_of_each_image_and_of_the_others_the_strong
     vectors = np.random.default_rng(1).normal(size=(60, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     table = nearest_pairs(vectors, vectors, np.arange(60), 10)
-    kept = within_budget([table], np.arange(60) + 100, sure=1)
+    kept = within_budget([table], np.arange(60) + 100, first=1)
     assert (kept[["a", "b"]].to_numpy() >= 100).all() and (kept["rank"] == 0).sum() == (table["rank"] == 0).sum()
     others = kept[kept["rank"] > 0]
     assert len(others) == 60 and others["normalised"].min() >= table["normalised"][table["rank"] > 0].nlargest(60).min()
@@ -221,7 +221,7 @@ def test_what_resembles_one_image_is_compared_with_each_other():
 def test_local_features_vote_for_a_part_of_the_picture_and_for_its_mirror_image(draw_skin):
     images = [rgb(draw_skin(n, 128)) for n in range(12)]
     images += [images[0][20:100, 30:110], np.ascontiguousarray(images[1][:, ::-1])]
-    votes = Votes([np.stack([describe_picture(image) for image in images])])
+    votes = Votes([np.stack([describe_picture(image) for image in images])], np.arange(14))
     upright, mirrored = (
         votes.pairs(np.arange(14), 3, mirror).sort_values("normalised", ascending=False) for mirror in (False, True)
     )
