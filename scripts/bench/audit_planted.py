@@ -4,8 +4,8 @@
     python scripts/bench/audit_planted.py EMBEDDINGS [--target diagnostic] [--images 2000] [--share 0.05] [--seeds 2]
 
 All rank labels by the same frozen features. Labels of whole cases are changed to another class at random. Off-topic
-images are drawn pages, rulers, blank cards, noise and photographs that come with scikit-learn, among 500 real images,
-without an encoder. Results are in results/audit_planted.md.
+images are drawn pages, rulers, blank cards, noise and photographs that come with scikit-learn, among 500 real images;
+SelfClean ranks them by the features of the same encoder. Results are in results/audit_planted.md.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dermeval.cli import main as dermeval
 from dermeval.features.embeddings import open_embeddings
 from dermeval.leaks.audit import rank_off_topic
 from dermeval.leaks.label_errors import self_confidence
@@ -85,8 +86,8 @@ def off_topic_images(random: np.random.Generator) -> list[Image.Image]:
     return made
 
 
-def off_topic_precision(pictures: list[Picture], seed: int) -> dict[str, float]:
-    """Average precision of the planted images by ``dermeval audit`` without an encoder."""
+def off_topic_precision(pictures: list[Picture], encoder: str, seed: int) -> dict[str, float]:
+    """Average precision of the planted images by ``dermeval audit`` without and with an encoder, and by SelfClean."""
     random = np.random.default_rng(seed)
     chosen = [pixels(pictures[row]) for row in random.choice(len(pictures), REAL, replace=False)]
     with tempfile.TemporaryDirectory() as work:
@@ -98,10 +99,25 @@ def off_topic_precision(pictures: list[Picture], seed: int) -> dict[str, float]:
         assert (
             dermssl(["prepare", "--source", "folder", "--root", str(raw.parent), "--out", out, "--workers", "1"]) == 0
         )
-        images = open_audited([out])
-        table = rank_off_topic(images, workers=1)
-        planted = table["image_id"].str.contains("planted_").to_numpy()
-    return {"dermeval audit, no encoder": average_precision_score(planted, table["score"])}
+        embedded = str(Path(work) / "embeddings")
+        assert dermeval(["embed", "--encoder", encoder, "--data", out, "--out", embedded]) == 0
+        found = {}
+        for name, folder in (("no encoder", out), ("and the encoder", embedded)):
+            table = rank_off_topic(open_audited([folder]), workers=1)
+            planted = table["image_id"].str.contains("planted_").to_numpy()
+            found[f"dermeval audit, {name}"] = average_precision_score(planted, table["score"])
+        one = open_embeddings(embedded)
+        planted = np.array(["planted_" in name for name in one.table["image_id"].to_pylist()])
+        try:
+            from selfclean.cleaner.selfclean_cleaner import SelfCleanCleaner
+
+            cleaner = SelfCleanCleaner(memmap=False, log_level="ERROR")
+            cleaner.fit(np.asarray(one.features, np.float32))
+            order = cleaner.get_off_topic_ranking()[1]
+            found["SelfClean"] = average_precision_score(planted[order], -np.arange(len(order)))
+        except ImportError as error:
+            print(f"SelfClean is left out: {error}")
+    return found
 
 
 def main() -> None:
@@ -130,7 +146,7 @@ def main() -> None:
         results.append({name: average_precision_score(wrong, score) for name, score in scores.items()})
     print(f"{embeddings.encoder['path']}: {len(rows)} images, {options.share:.0%} of cases with another {target}, AP")
     print(pd.DataFrame(results).agg(["mean", "min", "max"]).T.round(3).to_string())
-    found = [off_topic_precision(images.pictures, seed) for seed in range(options.seeds)]
+    found = [off_topic_precision(images.pictures, embeddings.encoder["path"], seed) for seed in range(options.seeds)]
     print(f"{REAL} real images and 25 off-topic ones, AP")
     print(pd.DataFrame(found).agg(["mean", "min", "max"]).T.round(3).to_string())
 

@@ -1,11 +1,12 @@
-"""Plants copies of real images and measures what the leak audit finds of each kind, beside a perceptual hash.
+"""Plants copies of real images and measures what the leak audit finds of each kind, beside pHash and SelfClean.
 
-    python -m pip install imagehash               # optional
-    python scripts/bench/leaks_planted.py DATA --work DIR [--images 300] [--each 8]
+    python -m pip install imagehash selfclean     # optional; what is missing is left out
+    python scripts/bench/leaks_planted.py DATA --work DIR [--images 300] [--each 8] [--encoder ENCODER]
 
 Images of different groups are drawn from a dataset folder, so every pair that was not planted counts as false. Each
 kind of copy (`dermeval.leaks.planted.KINDS`) is made of other images, at severities from 0 to 1. The whole
-audit runs: candidates, comparison, threshold. Results are in results/leaks_planted.md.
+audit runs: candidates, comparison, threshold. SelfClean ranks by the features of ``--encoder``; the audit does not see
+these. Results are in results/leaks_planted.md.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from dermeval.cli import main as dermeval
+from dermeval.features.embeddings import open_embeddings
 from dermeval.leaks.find import find_pairs
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.planted import KINDS, copy_of
@@ -53,6 +56,23 @@ def hash_scores(folder: Path, names: list[str]) -> np.ndarray | None:
     return 64 - (bits[:, None] != bits[None]).sum(axis=2)
 
 
+def selfclean_scores(data: str, encoder: str, work: Path) -> np.ndarray | None:
+    """SelfClean's score of all pairs ``(N, N)``, the nearest ones highest; None where it is not installed."""
+    try:
+        from selfclean.cleaner.selfclean_cleaner import SelfCleanCleaner
+    except ImportError as error:
+        print(f"SelfClean is left out: {error}")
+        return None
+    if dermeval(["embed", "--encoder", encoder, "--data", data, "--out", str(work / "embeddings")]):
+        raise SystemExit(2)
+    cleaner = SelfCleanCleaner(memmap=False, log_level="ERROR")
+    cleaner.fit(np.asarray(open_embeddings(work / "embeddings").features, np.float32))
+    distances, pairs = cleaner.get_near_duplicate_ranking()
+    scores = np.zeros(2 * (len(cleaner.emb_space),))
+    scores[pairs.min(axis=1), pairs.max(axis=1)] = 1 - distances
+    return scores
+
+
 def main() -> None:
     """Plant, prepare, audit, and print a table per kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,6 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--each", type=int, default=8, help="copies per kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--encoder", help="run folder or other encoder whose features SelfClean ranks by")
     options = parser.parse_args()
     truth = plant(options.data, options.work, options.images, options.each, options.seed)
     data, audit = str(options.work / "data"), options.work / "audit"
@@ -86,10 +107,11 @@ def main() -> None:
     for i, j in np.argwhere(confirmed & false):
         print(f"  not planted: {names[i]} {names[j]} score {scores[i, j]:.2f}")
     hashed = hash_scores(options.work / "raw" / "skin", names)
+    cleaned = None if options.encoder is None else selfclean_scores(data, options.encoder, options.work)
     for kind in [*KINDS, "all"]:
         chosen = planted[(truth["kind"] == kind).to_numpy() | (kind == "all")]
         line = f"{kind:18s} recall {confirmed[chosen[:, 0], chosen[:, 1]].mean():.2f}"
-        for name, table in (("audit", scores), ("pHash", hashed)):
+        for name, table in (("audit", scores), ("pHash", hashed), ("SelfClean", cleaned)):
             if table is not None:
                 ours, others = table[chosen[:, 0], chosen[:, 1]], table[false]
                 values = np.nan_to_num(np.concatenate([ours, others]), posinf=99)
