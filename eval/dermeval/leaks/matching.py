@@ -71,9 +71,8 @@ def consensus(first: Local, second: Local) -> Consensus:
     inliers = min(_squares(p, min(first.size)), _squares(q, min(second.size)))
     matrix = np.array([[linear.real, -linear.imag, shift.real], [linear.imag, linear.real, shift.imag]])
     if inliers >= AFFINE_FROM:
-        affine, _ = cv2.estimateAffine2D(
-            *(np.ascontiguousarray(part[:, :2]) for part in (p, q)), method=cv2.USAC_MAGSAC, ransacReprojThreshold=3.0
-        )
+        ours_xy, theirs_xy = (np.ascontiguousarray(part[:, :2]) for part in (p, q))
+        affine, _ = cv2.estimateAffine2D(ours_xy, theirs_xy, method=cv2.USAC_MAGSAC, ransacReprojThreshold=3.0)
         matrix = matrix if affine is None else affine
     return Consensus(inliers, len(ours), matrix)
 

@@ -159,7 +159,7 @@ def _planted_evidence(task: PlantTask) -> np.ndarray:
     pictures = (rgb, copy_of(rgb, task.kind, task.severity, task.seed))
     described = [describe_picture(picture) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]
-    found = compare_pictures(*described, structures)[None]
+    found = compare_pictures(described[0], described[1], structures)[None]
     compare_appearance(found, np.array([[0, 1]]), [np.stack(described)])
     return found[0]
 
