@@ -1,6 +1,7 @@
 """`dermeval serve` under load: answer times of concurrent clients, with and without filters, at 100,000 images.
 
     python scripts/bench/serve_load.py --work /tmp/serve_load
+    python scripts/bench/serve_load.py --photos raw/pad_ufes_20/images --index index/all     # photos instead
 
 The images are one small drawn JPEG each, the features are those of `search_scale.py`. Clients ask one after the other
 without a pause, so the server is always busy. Each search is by another image of the collection. Before that, each
@@ -8,11 +9,13 @@ server gets 1,000 malformed requests (those of `tests/dermeval/web/test_abuse.py
 """
 
 import argparse
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -108,8 +111,8 @@ def start(folder: Path, port: int) -> subprocess.Popen:
     raise SystemExit("the server did not start")
 
 
-def ask(port: int, clients: int, requests: int, rows: int, where: str) -> tuple[np.ndarray, int]:
-    """Milliseconds of every answer, and how many were not 200."""
+def ask(port: int, clients: int, requests: int, send: Callable) -> tuple[np.ndarray, int]:
+    """Milliseconds of every answer to ``send(connection, random)``, and how many were not 200."""
     times: list[float] = []
     wrong: list[int] = []
 
@@ -117,9 +120,8 @@ def ask(port: int, clients: int, requests: int, rows: int, where: str) -> tuple[
         random = np.random.default_rng(number)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as connection:
             for _ in range(requests):
-                params = {"image_id": f"load/{random.integers(rows)}", "k": 12} | ({"where": where} if where else {})
                 begun = time.perf_counter()
-                answer = connection.get("/api/search", params=params)
+                answer = send(connection, random)
                 times.append(1000 * (time.perf_counter() - begun))
                 if answer.status_code != 200:
                     wrong.append(answer.status_code)
@@ -130,6 +132,36 @@ def ask(port: int, clients: int, requests: int, rows: int, where: str) -> tuple[
     for thread in threads:
         thread.join()
     return np.array(times), len(wrong)
+
+
+def image_search(rows: int, where: str) -> Callable:
+    """Searches from images of the collection."""
+
+    def send(connection: httpx.Client, random: np.random.Generator) -> httpx.Response:
+        params = {"image_id": f"load/{random.integers(rows)}", "k": 12} | ({"where": where} if where else {})
+        return connection.get("/api/search", params=params)
+
+    return send
+
+
+def photo_search(photos: list[bytes]) -> Callable:
+    """Searches by one of some photos."""
+
+    def send(connection: httpx.Client, random: np.random.Generator) -> httpx.Response:
+        return connection.post("/api/search?k=12", content=photos[random.integers(len(photos))])
+
+    return send
+
+
+def read_photos(folder: Path) -> dict[str, list[bytes]]:
+    """200 photos as they are, and 6 of them enlarged to 12 megapixels."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".png"))[:200]
+    large = []
+    for file in files[:6]:
+        buffer = io.BytesIO()
+        Image.open(file).convert("RGB").resize((4000, 3000)).save(buffer, "JPEG", quality=90)
+        large.append(buffer.getvalue())
+    return {"photos": [file.read_bytes() for file in files], "12 megapixels": large}
 
 
 def processor_seconds(pid: int) -> float:
@@ -148,9 +180,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--malformed", type=int, default=1000, help="malformed requests that each server gets first")
     parser.add_argument("--port", type=int, default=8791)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, help="folder of photos to send to the server of --index")
+    parser.add_argument("--index", type=Path, help="with --photos: the index of an encoder within reach")
+    parser.add_argument("--work", type=Path)
     options = parser.parse_args()
-    print(f"{options.rows} images x {options.dim}; load {os.getloadavg()[0]:.1f}\n", flush=True)
     columns = [
         "index",
         "filter",
@@ -161,34 +194,38 @@ def main() -> None:
         "processor_ms_an_answer",
         "errors",
     ]
-    print("| " + " | ".join(columns).replace("_", " ") + " |\n" + "|---" * len(columns) + "|", flush=True)
-    for kind in options.kinds:
-        server = start(make_index(options.work, options.rows, options.dim, kind), options.port)
-        try:
-            for number in range(options.malformed):
-                send_raw(options.port, malformed(number))
-            for clients in options.clients:
-                for where in FILTERS:
-                    begun, used = time.perf_counter(), processor_seconds(server.pid)
-                    times, wrong = ask(options.port, clients, options.requests, options.rows, where)
-                    rate = len(times) / (time.perf_counter() - begun)
-                    used = 1000 * (processor_seconds(server.pid) - used) / len(times)
-                    middle, slow = np.quantile(times, [0.5, 0.95])
-                    cells = [
-                        kind,
-                        where or "none",
-                        clients,
-                        f"{middle:.0f}",
-                        f"{slow:.0f}",
-                        f"{rate:.0f}",
-                        f"{used:.1f}",
-                    ]
-                    line = f"| {' | '.join(map(str, cells))} | {wrong} |"
-                    print(line, flush=True)
-        finally:
-            server.terminate()
-            server.wait(20)
+    print(
+        f"load {os.getloadavg()[0]:.1f}\n\n| " + " | ".join(columns).replace("_", " "),
+        "|\n" + "|---" * len(columns) + "|",
+    )
+    if options.photos:
+        kinds = {name: photo_search(photos) for name, photos in read_photos(options.photos).items()}
+        measure(options, options.index.name, start(options.index, options.port), kinds)
+    else:
+        for kind in options.kinds:
+            server = start(make_index(options.work, options.rows, options.dim, kind), options.port)
+            measure(options, kind, server, {where or "none": image_search(options.rows, where) for where in FILTERS})
     print(f"\nload at the end {os.getloadavg()[0]:.1f}")
+
+
+def measure(options: argparse.Namespace, name: str, server: subprocess.Popen, kinds: dict[str, Callable]) -> None:
+    """Print the rows of one server, and end it."""
+    try:
+        for number in range(options.malformed):
+            send_raw(options.port, malformed(number))
+        for clients in options.clients:
+            for what, send in kinds.items():
+                ask(options.port, 1, 3, send)
+                begun, used = time.perf_counter(), processor_seconds(server.pid)
+                times, wrong = ask(options.port, clients, options.requests, send)
+                rate = len(times) / (time.perf_counter() - begun)
+                used = 1000 * (processor_seconds(server.pid) - used) / len(times)
+                middle, slow = np.quantile(times, [0.5, 0.95])
+                cells = [name, what, clients, f"{middle:.0f}", f"{slow:.0f}", f"{rate:.0f}", f"{used:.1f}", wrong]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Enc
             f"{path} is not, or no longer, the encoder that made the index: run `dermeval embed` and `dermeval index` "
             "again, or name the right one with --encoder"
         )
+    encoder.model.to(memory_format=torch.channels_last)
     pictures = Pictures([], encoder.preprocessing)
 
     def encode(images: list[Image.Image]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A bounded pool for the work of requests: so many at a time, so many waiting, and no more."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import anyio
@@ -28,3 +29,31 @@ class Workers:
             return await anyio.to_thread.run_sync(function, *arguments, limiter=self.threads)
         finally:
             self.busy -= 1
+
+
+class Batches:
+    """Work that is done faster for several at once: all that wait go to ``function`` together, ``most`` at a time."""
+
+    def __init__(self, function: Callable[[list[Any]], Iterable[Any]], most: int) -> None:
+        self.function, self.most = function, most
+        self.waiting: list[tuple[Any, asyncio.Future]] = []
+        self.task: asyncio.Task | None = None
+
+    async def run(self, value: Any) -> Any:
+        """What ``function`` gives for ``value``."""
+        answer = asyncio.get_running_loop().create_future()
+        self.waiting.append((value, answer))
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self._work())  # of its own: a client that leaves ends nobody else's batch
+        return await answer
+
+    async def _work(self) -> None:
+        while self.waiting:
+            batch, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
+            try:
+                results = list(await anyio.to_thread.run_sync(self.function, [value for value, _ in batch]))
+            except Exception as error:
+                results = [error] * len(batch)
+            for (_, answer), result in zip(batch, results, strict=True):
+                if not answer.done():
+                    (answer.set_exception if isinstance(result, Exception) else answer.set_result)(result)
