@@ -137,10 +137,11 @@ class DinoOptions(MethodOptions):
         name, few = cls.name, setting.tier < len(TIERS)
         steps = max(1, setting.images // setting.batch) * setting.epochs
         momentum = round(min(PUBLISHED_MOMENTUM, max(LEAST_MOMENTUM, 1 - 1 / (LAG_SHARE * steps))), 4)
+        lag = f"the teacher lags {1 / (1 - momentum):.0f} of {steps:,} steps behind"
         prototypes = min((2048, 2048, 4096, 65536)[setting.tier], power_of_two(setting.images))
         choices = [
             Choice(f"{name}.out_dim", prototypes, "more prototypes than images never settle (published 65,536)"),
-            Choice(f"{name}.momentum", momentum, f"the teacher is {1 / (1 - momentum):.0f} of {steps:,} steps behind"),
+            Choice(f"{name}.momentum", momentum, lag),
         ]
         if few:
             temperature = 0.015 if setting.tier == 0 else 0.02
