@@ -43,7 +43,7 @@ def templates() -> jinja2.Environment:
     """The environment that finds templates in the packages, for `render` and for a server."""
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,8 +1,8 @@
-"""``MODEL_CARD.md``: what went into an encoder, in the Hugging Face card format."""
+"""``MODEL_CARD.md``: what went into an encoder, in the Hugging Face card format. Its text stands in ``card.md``."""
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dermssl import __version__, licences
 from dermssl.backbone.pretrained import describe_weights, unrecorded_starts
 from dermssl.files import write_text
 from dermssl.methods.registry import METHODS
+from dermssl.page import render
 from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
 from dermssl.training.run_folder import START_LEDGER
@@ -24,7 +25,6 @@ TYPES = ("I", "II", "III", "IV", "V", "VI")
 USE = "Use: `timm.create_model('local-dir:<this folder>{part}', pretrained=True, num_classes=0)`"
 RARE = 0.1
 """Share of the images of known skin type under which a tone group counts as rare."""
-
 HUB_LICENCES = {"CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-3.0", "CC0-1.0"}
 """Ids that the Hugging Face Hub knows, in lower case; anything else, and any mixture, is `other` with a name."""
 
@@ -49,37 +49,43 @@ def write_card(
         times_seen: how often each training row was trained on.
         facts: as `dermssl.training.finish.run_facts` gives them.
     """
-    whole = facts["steps"] == facts["planned_steps"]
-    parts = [
-        "---",
-        yaml.safe_dump(_header(options, data, notices), sort_keys=False).strip(),
-        "---",
-        f"# {options.method} {options.model.backbone}, trained by dermssl {__version__}",
-        "",
-        "Features of skin images, learned without labels. Not a medical device; no diagnosis is made from it.",
-        USE.format(part="/encoder" if whole else "/best"),
-        "",
-        "## Data and licences",
-        *_commercial_use(notices),
-        *["- " + line if not line.startswith(" ") else "  " + line.strip() for line in licences.notice_lines(notices)],
-        "",
-        *_warnings(options, data, notices, (folder / START_LEDGER).is_file()),
-        *(
-            []
-            if whole
-            else [f"**Stopped** by the health check at step {facts['steps']} of {facts['planned_steps']}.", ""]
-        ),
-        "## Recipe, hardware, time, energy",
-        *_recipe_lines(options, data, times_seen, facts),
-        "",
-        "## Scores",
-        *_score_lines(data, facts),
-        "",
-        "## Limits by skin type",
-        *_tone_lines(data, times_seen),
-        "",
-    ]
-    write_text(folder / "MODEL_CARD.md", "\n".join(parts))
+    whole, seconds, init = facts["steps"] == facts["planned_steps"], facts["seconds"], options.model.init
+    moments = {
+        "before training (step 0)": facts["baseline"],
+        "best (`best/` of the run)": facts["best"],
+        "end (`encoder/` of the run)" if whole else "last": facts["last"],
+    }
+    moments = {moment: scores for moment, scores in moments.items() if scores}
+    start = Path(init).name if init else "random weights"
+    if init == "timm":
+        start = f"the pretrained weights of {options.model.backbone} ({describe_weights(options.model.backbone)})"
+    text = render(
+        "dermssl/training/watching/card.md",
+        version=__version__,
+        options=options,
+        facts=facts,
+        whole=whole,
+        use=USE.format(part="/encoder" if whole else "/best"),
+        header=_yaml(_header(options, data, notices)),
+        names=[dataset.name for dataset in data.datasets],
+        forbidding=sorted({entry["id"] for entry in notices if not entry["commercial"]}),
+        licence_lines=licences.notice_lines(notices),
+        synthetic=any(dataset.info["synthetic"] for dataset in data.datasets),
+        start=start,
+        start_known=(folder / START_LEDGER).is_file(),
+        unrecorded=unrecorded_starts(notices),
+        times_seen=times_seen,
+        duration=f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes",
+        init=f" --model.init {Path(init).name}" if init else "",
+        recipe=_yaml(_recipe(options)),
+        scores=_scores(moments),
+        mix=MIX,
+        online=data.online,
+        by_tone=_scores_by_tone(data, moments),
+        least_patients=LEAST_PATIENTS,
+        **_seen_tones(data, times_seen),
+    )
+    write_text(folder / "MODEL_CARD.md", text + "\n")
 
 
 def card_of_export(card: str, which: str, step: int) -> str:
@@ -88,59 +94,8 @@ def card_of_export(card: str, which: str, step: int) -> str:
     return "\n".join(use if line.startswith("Use: ") else line for line in card.split("\n"))
 
 
-def _recipe_lines(
-    options: PretrainOptions, data: TrainingData, times_seen: np.ndarray, facts: dict[str, Any]
-) -> list[str]:
-    return [
-        f"- {facts['steps']} steps of {options.training.batch} images, {facts['images']:,} images to draw from, each "
-        f"seen {times_seen.min()} to {times_seen.max()} times, seed {options.training.seed}"
-        + (f"; {facts['skipped_steps']} steps were not finite and left out" if facts["skipped_steps"] else ""),
-        f"- started from {_start(options)}",
-        f"- {facts['precision']} on {facts['ranks']} rank(s), {facts['hardware']}, {_duration(facts['seconds'])}",
-        *([f"- energy of the GPUs: {facts['energy_kwh']} kWh"] if facts["energy_kwh"] else []),
-        f"- to reproduce, save what follows as recipe.yaml: `{_command(options, data)}`",
-        "",
-        "```yaml",
-        yaml.safe_dump(_recipe(options), sort_keys=False).strip(),
-        "```",
-    ]
-
-
-def _start(options: PretrainOptions) -> str:
-    if options.model.init == "timm":
-        return f"the pretrained weights of {options.model.backbone} ({describe_weights(options.model.backbone)})"
-    return Path(options.model.init).name if options.model.init else "random weights"
-
-
-def _command(options: PretrainOptions, data: TrainingData) -> str:
-    """The command that trains this encoder again; of `model.init` only the last part, as the path is this machine's."""
-    init = f" --model.init {Path(options.model.init).name}" if options.model.init else ""
-    names = " ".join(dataset.name for dataset in data.datasets)
-    return f"dermssl pretrain --config recipe.yaml{init} --data {names} --out checkpoints/again"
-
-
-def _recipe(options: PretrainOptions) -> dict[str, Any]:
-    """All settings but those of other methods and of this machine."""
-    tree = {
-        name: part for name, part in dataclasses.asdict(options).items() if name not in {*METHODS} - {options.method}
-    }
-    for key in LOCAL_KEYS:
-        *parents, name = key.split(".")
-        section = tree
-        for parent in parents:
-            section = section[parent]
-        del section[name]
-    return tree
-
-
-def _commercial_use(notices: list[dict[str, Any]]) -> list[str]:
-    """What the licences say of commercial use, where it is not allowed or not known."""
-    forbidding = {entry["id"] for entry in notices if not entry["commercial"]}
-    if not forbidding:
-        return []
-    if forbidding == {"unknown"}:
-        return ["**Whether commercial use is allowed is not known**: a licence below is not recorded.", ""]
-    return ["**Non-commercial use only**, because of the licences below.", ""]
+def _yaml(tree: dict[str, Any]) -> str:
+    return yaml.safe_dump(tree, sort_keys=False).strip()
 
 
 def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -> dict[str, Any]:
@@ -159,52 +114,33 @@ def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -
     }
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+def _recipe(options: PretrainOptions) -> dict[str, Any]:
+    """All settings but those of other methods and of this machine."""
+    others = {*METHODS} - {options.method}
+    tree = {name: part for name, part in dataclasses.asdict(options).items() if name not in others}
+    for key in LOCAL_KEYS:
+        *parents, name = key.split(".")
+        section = tree
+        for parent in parents:
+            section = section[parent]
+        del section[name]
+    return tree
 
 
-def _warnings(options: PretrainOptions, data: TrainingData, notices: list[dict], start_known: bool) -> list[str]:
-    lines = []
-    if any(dataset.info["synthetic"] for dataset in data.datasets):
-        lines += ["**Trained on SYNTHETIC pictures**: for trying the software, not for skin.", ""]
-    read = "Test rows were not read."
-    if options.data.splits == "all":
-        read = "**Test rows were trained on** (`data.splits all`): scores on those test sets are contaminated."
-    seen = "`ledger.parquet` lists every training image by its hashes, so `dermeval` tells which test images were seen."
-    if start_known:
-        seen += " Those of the run that this one started from stand there too."
-    if starts := unrecorded_starts(notices):
-        seen += f" The start ({', '.join(starts)}) may have seen test images: what it was trained on is not recorded."
-    lines += [f"{read} {seen}", ""]
-    return lines
+def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _score_lines(data: TrainingData, facts: dict[str, Any]) -> list[str]:
-    moments = {
-        "before training (step 0)": facts["baseline"],
-        "best (`best/` of the run)": facts["best"],
-        "last" if facts["steps"] < facts["planned_steps"] else "end (`encoder/` of the run)": facts["last"],
-    }
-    moments = {moment: scores for moment, scores in moments.items() if scores}
+def _scores(moments: Mapping[str, dict[str, float]]) -> str:
     if not moments:
-        return ["None measured."]
+        return ""
     names = [name for name in headline(next(iter(moments.values()))) if name != "step"]
     rows = [[m, scores.get("step", 0), *(f"{scores[n]:.3f}" for n in names)] for m, scores in moments.items()]
-    table = _table(["", "step", *names], rows)
-    rank = "RankMe is the effective rank of the features: in how many directions they vary. It says little about use."
-    if not data.online:
-        return [*table, "", f"No labels. {rank}"]
-    lines = [
-        f"`{online.target}` of {online.dataset.name}: {len(online.score):,} images, kept out of pretraining with their "
-        f"patients or lesions, {len(online.fit):,} to vote; chance {1 / len(online.classes):.3f}."
-        for online in data.online
-    ]
-    mix = [f"`{MIX}` is the mean of the kNN score and recall@1; it decides which encoder is the best."] * (MIX in names)
-    closing = "Online scores are made to watch a run, not to compare encoders: use `dermeval` for that."
-    return [*table, "", *lines, *mix, rank, closing, "", *_tone_scores(data, moments)]
+    return _table(["", "step", *names], rows)
 
 
-def _tone_scores(data: TrainingData, moments: dict[str, dict[str, float]]) -> list[str]:
+def _scores_by_tone(data: TrainingData, moments: Mapping[str, dict[str, float]]) -> str:
     """The kNN score within each group of skin types, with the images and patients that it rests on."""
     rows = []
     for online in data.online:
@@ -214,49 +150,29 @@ def _tone_scores(data: TrainingData, moments: dict[str, dict[str, float]]) -> li
             classes = len(set(online.labels[online.score[inside]]))
             counts = [len(inside), len(set(groups[inside])), f"{classes} of {len(online.classes)}"]
             rows.append([name, tone, *counts, *("not scored" if one is None else f"{one:.3f}" for one in found)])
-    if not rows:
-        return ["Scores by skin type: none, as the skin type of no scored image is recorded."]
-    return [
-        "By skin type (Fitzpatrick), kNN balanced accuracy over the classes that a group has:",
-        "",
-        *_table(["", "type", "images", "patients", "classes", *moments], rows),
-        "",
-        f"Patients are lesions or images where patients are unknown. Groups of fewer than {LEAST_PATIENTS}, or of one "
-        "class, are not scored. Groups with other classes do not compare. `dermeval` gives intervals.",
-    ]
+    return _table(["", "type", "images", "patients", "classes", *moments], rows) if rows else ""
 
 
-def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
-
-
-def _tone_lines(data: TrainingData, times_seen: np.ndarray) -> list[str]:
+def _seen_tones(data: TrainingData, times_seen: np.ndarray) -> dict[str, str]:
     """Training images per tone group and Fitzpatrick type, and what is missing in plain words."""
     counts, types, patients = {}, np.zeros(len(TYPES), int), np.zeros(len(TONES), int)
     seen = np.split(times_seen > 0, np.cumsum([len(rows) for rows in data.rows])[:-1])
     for dataset, chosen, trained in zip(data.datasets, data.rows, seen, strict=True):
-        rows = chosen[trained]
-        groups = pd.Series(dataset.column("tone_group")[rows]).value_counts().reindex(TONES, fill_value=0)
-        counts[dataset.name] = [*groups.astype(int), len(rows) - int(groups.sum())]
-        shown = pd.DataFrame({"tone": dataset.column("tone_group")[rows], "group": dataset.column("group_id")[rows]})
-        patients += shown.groupby("tone")["group"].nunique().reindex(TONES, fill_value=0).to_numpy()
-        numbers = pd.Series(dataset.column("fitzpatrick")[rows]).dropna().astype(int)
-        types += np.bincount(numbers, minlength=len(TYPES) + 1)[1:]
+        tones, groups, numbers = (
+            pd.Series(dataset.column(name)[chosen[trained]]) for name in ("tone_group", "group_id", "fitzpatrick")
+        )
+        known = tones.value_counts().reindex(TONES, fill_value=0).astype(int)
+        counts[dataset.name] = [*known, len(tones) - int(known.sum())]
+        patients += groups.groupby(tones).nunique().reindex(TONES, fill_value=0).to_numpy()
+        types += np.bincount(numbers.dropna().astype(int), minlength=len(TYPES) + 1)[1:]
     total = np.sum(list(counts.values()), axis=0)
-    table = _table(
-        ["training images", *TONES, "unknown"], [[name, *row] for name, row in (*counts.items(), ("all", total))]
-    )
-    by_type = ", ".join(f"{name} {count}" for name, count in zip(TYPES, types, strict=True))
-    by_tone = ", ".join(f"{name} {count}" for name, count in zip(TONES, patients, strict=True))
-    return [
-        *table,
-        "",
-        f"Images by Fitzpatrick type, where it is recorded: {by_type}. Patients (lesions or images where patients are "
-        f"unknown): {by_tone}.",
-        "",
-        _missing(total),
-    ]
+    rows = [[name, *row] for name, row in (*counts.items(), ("all", total))]
+    return {
+        "tones": _table(["training images", *TONES, "unknown"], rows),
+        "by_type": ", ".join(f"{name} {count}" for name, count in zip(TYPES, types, strict=True)),
+        "patients": ", ".join(f"{name} {count}" for name, count in zip(TONES, patients, strict=True)),
+        "missing": _missing(total),
+    }
 
 
 def _missing(total: np.ndarray) -> str:
