@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dermssl.commandline import Report
@@ -28,7 +29,7 @@ from dermssl.training.options import PretrainOptions
 from dermssl.training.progress import Progress
 from dermssl.training.run_folder import read_status
 from dermssl.training.setup import Run, set_up
-from dermssl.training.watching.tracking import Tracker, Waiting, progress_bar
+from dermssl.training.watching.tracking import Tracker, Waiting
 from dermssl.training.watching.watch import announce, draw_views, log_evaluation, project, start_tracking
 from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
@@ -93,7 +94,10 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     batches = Waiting(read_batches(_loader(run, progress.step), run.signals if alone else None))
     views = _views(run, batches, tracker if progress.step == 0 else None)
     started = time.perf_counter()
-    with logging_redirect_tqdm(), progress_bar(progress.step, run.steps, run.main) as bar:
+    bar = tqdm(
+        initial=progress.step, total=run.steps, desc="pretrain", unit="step", disable=None if run.main else True
+    )  # silent where there is no terminal
+    with logging_redirect_tqdm(), bar:
         while progress.step < run.steps:
             try:
                 step = one_step(run, progress, model, views)

@@ -26,7 +26,7 @@ from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.progress import Progress
 from dermssl.training.run_folder import open_run_folder, step_of_best
 from dermssl.training.watching.health import Health
-from dermssl.training.watching.trackers import check_trackers
+from dermssl.training.watching.tracking import check_trackers
 from dermssl.views.loader import Pool, default_workers
 from dermssl.views.sampler import Sampler, parse_weights
 

@@ -1,13 +1,10 @@
 """Pictures of what a run sees and learns, as ``(H, W, 3)`` uint8 arrays."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
-
-from dermssl.atomic import atomic_file
 
 SIDE = 96
 FRAME = 4
@@ -15,16 +12,15 @@ GREY, GREEN, RED = (150, 150, 150), (0, 158, 115), (213, 94, 0)
 """Frames: query, same label, other label (bluish green and vermilion, which colour-blind readers tell apart)."""
 
 
-def view_grid(pixels: list[Tensor], images: int = 8, side: int = SIDE) -> np.ndarray:
+def view_grid(pixels: list[Tensor], images: int = 8) -> np.ndarray:
     """The views of the first images: a row per image, a column per view.
 
     ``pixels``: per crop size ``(V, B, 3, S, S)`` values 0 to 1.
     """
     columns = []
     for group in pixels:
-        views = (group[:, :images].clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).cpu().numpy()
-        for view in views:
-            scaled = [_scale(image, side, Image.Resampling.NEAREST) for image in view]
+        for view in (group[:, :images].clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).cpu().numpy():
+            scaled = [_scale(image, Image.Resampling.NEAREST) for image in view]
             columns.append(np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0))) for image in scaled]))
     return np.concatenate(columns, axis=1)
 
@@ -67,25 +63,17 @@ def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> 
     return np.asarray(strip)[: y + line]
 
 
-def component_grid(images: np.ndarray, maps: np.ndarray, side: int = SIDE) -> np.ndarray:
+def component_grid(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Images above their patch maps: ``images`` (B, S, S, 3) uint8, ``maps`` (B, h, w, 3) from 0 to 1."""
-    above = [_scale(image, side, Image.Resampling.BICUBIC) for image in images]
-    below = [_scale((image * 255).astype(np.uint8), side, Image.Resampling.NEAREST) for image in maps]
+    above = [_scale(image, Image.Resampling.BICUBIC) for image in images]
+    below = [_scale((image * 255).astype(np.uint8), Image.Resampling.NEAREST) for image in maps]
     return np.concatenate([np.concatenate(above, axis=1), np.concatenate(below, axis=1)])
 
 
-def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write an ``(H, W, 3)`` uint8 picture as PNG, atomically."""
-    with atomic_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, "PNG")
-
-
-def _scale(pixels: np.ndarray, side: int, how: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).resize((side, side), how))
+def _scale(pixels: np.ndarray, how: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), how))
 
 
 def _framed(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    cell = np.full((SIDE + 2 * FRAME + 2, SIDE + 2 * FRAME + 2, 3), 255, np.uint8)
-    cell[1:-1, 1:-1] = colour
-    cell[1 + FRAME : -1 - FRAME, 1 + FRAME : -1 - FRAME] = _scale(pixels, SIDE, Image.Resampling.BICUBIC)
-    return cell
+    cell = ImageOps.expand(Image.fromarray(_scale(pixels, Image.Resampling.BICUBIC)), FRAME, colour)
+    return np.asarray(ImageOps.expand(cell, 1, "white"))

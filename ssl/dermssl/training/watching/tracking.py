@@ -1,44 +1,109 @@
-"""Curves: ``metrics.jsonl`` for programs, TensorBoard for people, other trackers where asked, and a progress bar."""
+"""Curves and pictures: in the run folder and TensorBoard always, and in the trackers that Accelerate knows where asked.
+
+Trackers get scalars always, pictures only where licences let images leave, and no image id, file name or path. The
+clients of trackers other than wandb and mlflow take what they take (prints, the command line, TensorBoard's pictures),
+so they are refused for data that must stay here.
+"""
 
 import json
+import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+from accelerate.utils import LoggerType
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from dermssl.files import write_text
-from dermssl.training.watching.pictures import save_picture
-from dermssl.training.watching.trackers import Services
+from dermssl.atomic import atomic_file
+from dermssl.errors import InputError, did_you_mean
+from dermssl.files import read_json, write_json, write_text
+from dermssl.training.options import LOCAL_KEYS, TrackingOptions
+from dermssl.training.run_folder import IDENTITIES
+
+log = logging.getLogger("dermssl")
+
+KNOWN = ("tensorboard", "wandb", "mlflow")
+"""Trackers whose clients send nothing but what they are given, with the settings below. Every run has the first."""
+WANDB = {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True}
+
+
+def check_trackers(names: Iterable[str], closed: Sequence[str]) -> None:
+    """Raise InputError for a tracker that cannot be had, or that may not be used for this data.
+
+    ``closed`` are the data sets whose licence keeps their images here.
+    """
+    available = {str(name) for name in get_available_trackers()}
+    services = {str(name) for name in LoggerType}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise InputError(f"--tracking.with {name}: unknown tracker; {did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
+        if name in services and name not in available:
+            raise InputError(f"--tracking.with {name}: its package is not installed: install it, or leave it out")
+        if name not in KNOWN and closed:
+            raise InputError(
+                f"--tracking.with {name}: its client may send pictures by itself, and the licence of "
+                f"{', '.join(closed)} keeps them here: use {', '.join(KNOWN)}"
+            )
 
 
 class Tracker:
-    """Writes on rank 0 only. Lines and events after ``last_step`` are dropped, so a resumed run's curves are one."""
+    """Writes ``metrics.jsonl``, TensorBoard and the trackers that were asked for. Make it on rank 0 only.
 
-    def __init__(self, folder: Path, last_step: int, services: Services) -> None:
-        self.folder = folder
-        self.path = folder / "metrics.jsonl"
+    A resumed run goes on in the same curves: lines and events after ``last_step`` are dropped, and wandb and mlflow get
+    the ids in ``tracking.json``.
+
+    Args:
+        folder: run folder, whose name the run gets.
+        last_step: of the run so far, -1 for a new one.
+        options: name the trackers as Accelerate calls them, and the project.
+        config: settings by dotted key, for the trackers; those of `LOCAL_KEYS` stay here.
+        images_may_leave: False where the licence of a pooled set forbids it: pictures are then withheld.
+
+    Raises:
+        InputError: a tracker does not start.
+    """
+
+    def __init__(
+        self, folder: Path, last_step: int, options: TrackingOptions, config: dict[str, Any], images_may_leave: bool
+    ) -> None:
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self.images_may_leave = images_may_leave
+        self.running: dict[str, GeneralTracker] = {}
+        identities_file = folder / IDENTITIES
+        identities = read_json(identities_file, "dermssl pretrain") if identities_file.exists() else {}
+        plain = (str, int, float, bool)
+        settings = {k: v if isinstance(v, plain) else str(v) for k, v in config.items() if k not in LOCAL_KEYS}
+        for name in dict.fromkeys(name for name in options.trackers if name != KNOWN[0]):
+            self.running[name], identities[name] = _start(name, folder, options.project, identities.get(name))
+            self._send(name, lambda tracker: tracker.store_init_configuration(settings))
+        if self.running:
+            write_json(identities_file, identities)
+            if not images_may_leave:
+                names = ", ".join(self.running)
+                log.info("pictures are withheld from %s: the licence of the images keeps them here", names)
         if self.path.exists():
-            kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= last_step]
-            write_text(self.path, "".join(line + "\n" for line in kept))
+            # A line that a kill cut short has no end.
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
+            write_text(self.path, "".join(line for line in lines if json.loads(line)["step"] <= last_step))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
-        self.services = services
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line of ``metrics.jsonl`` (null where not finite: JSON has no NaN), one point per scalar elsewhere."""
         rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in values.items()}
-        line = {"step": step} | rounded
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps({"step": step} | rounded) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        self.services.log(values, step)
+        for name in list(self.running):
+            self._send(name, lambda tracker: tracker.log(values, step=step))
 
     def log_step(self, step: int, values: dict[str, float], batches: "Waiting", micro_batch: int) -> str:
         """Log a step with its speed; returns the words for the progress bar. ``batches`` counts micro-batches."""
@@ -50,8 +115,11 @@ class Tracker:
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """An ``(H, W, 3)`` uint8 picture: in TensorBoard, as the newest ``<name>.png``, and where else it may go."""
         self.board.add_image(name, pixels, step, dataformats="HWC")
-        save_picture(self.folder / f"{name}.png", pixels)
-        self.services.image(name, pixels, step)
+        with atomic_file(self.folder / f"{name}.png") as temporary:
+            Image.fromarray(pixels).save(temporary, "PNG")
+        for service in list(self.running) if self.images_may_leave else []:
+            if hasattr(self.running[service], "log_images"):
+                self._send(service, lambda tracker: tracker.log_images({name: [pixels]}, step=step))
 
     def projector(self, features: np.ndarray, labels: list[list[str]], header: list[str], images: np.ndarray) -> None:
         """Points for TensorBoard's embedding projector; they stay in the run folder.
@@ -62,15 +130,35 @@ class Tracker:
         self.board.add_embedding(features, labels, thumbnails, tag="features", metadata_header=header)
 
     def close(self) -> None:
-        """Flush events to disk, and let the services send what they hold."""
+        """Flush events to disk, and let the trackers send what they hold."""
         self.board.close()
-        self.services.close()
+        for name in list(self.running):
+            self._send(name, lambda tracker: tracker.finish())
+
+    def _send(self, name: str, message: Callable[[Any], Any]) -> None:
+        try:
+            message(self.running[name])
+        except Exception as error:  # whatever a service's client raises must not cost the run
+            log.warning("warning: %s is left out from now on (%s); the run folder has all curves", name, error)
+            del self.running[name]
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield line.rstrip("\n")
+def _start(name: str, folder: Path, project: str, identity: str | None) -> tuple[GeneralTracker, str]:
+    """A started tracker and the id of its run, which mlflow makes up itself."""
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    keywords: dict[str, Any] = {}
+    if name == "wandb":
+        identity = identity or uuid.uuid4().hex
+        keywords = {"name": folder.name, "id": identity, "resume": "allow", "settings": WANDB}
+    elif name == "mlflow":
+        keywords = {"run_name": folder.name, "run_id": identity}
+    try:
+        tracker = kind(project, *([str(folder)] if kind.requires_logging_directory else []), **keywords)
+        tracker.start()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"--tracking.with {name} does not start ({reason}): log in to it, or leave it out") from None
+    return tracker, tracker.tracker.info.run_id if name == "mlflow" else identity or name
 
 
 class Waiting:
@@ -107,8 +195,3 @@ class Waiting:
         speed, share = self.batches / elapsed, self.waited / elapsed
         self.since, self.waited, self.batches = now, 0.0, 0
         return speed, share
-
-
-def progress_bar(start: int, steps: int, show: bool) -> tqdm:
-    """A progress bar over optimizer steps, silent when not a terminal."""
-    return tqdm(initial=start, total=steps, desc="pretrain", unit="step", disable=None if show else True)

@@ -27,7 +27,6 @@ from dermssl.training.watching.online import (
     score_encoder,
 )
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
-from dermssl.training.watching.trackers import Services
 from dermssl.training.watching.tracking import Tracker
 from dermssl.views.sampler import Sampler
 
@@ -46,9 +45,9 @@ def start_tracking(run: Run, progress: Progress) -> Tracker | None:
     def start() -> Tracker:
         write_status(run.folder, "running", progress.step, run.steps)
         config = flatten(dataclasses.asdict(run.options)) | {"data.sets": " ".join(run.fingerprints)}
-        tracking, may_leave = run.options.tracking, not licences.restricted(run.notices)
-        services = Services(tracking.trackers, run.folder, tracking.project, config, may_leave)
-        return Tracker(run.folder, progress.step if progress.resumed else -1, services)
+        last_step = progress.step if progress.resumed else -1
+        may_leave = not licences.restricted(run.notices)
+        return Tracker(run.folder, last_step, run.options.tracking, config, may_leave)
 
     return on_first_rank(run.accelerator, start)
 

@@ -17,7 +17,7 @@ from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.dataset.dataset import open_dataset
 from dermssl.files import read_json, write_json
-from dermssl.training.watching import trackers
+from dermssl.training.watching import tracking
 from dermssl.training.watching.online import patch_components
 from dermssl.training.watching.pictures import GREEN, RED, neighbour_grid
 from dermssl.training.watching.tracking import Waiting
@@ -61,7 +61,7 @@ def service(monkeypatch):
             return [entry for entry in self.received if entry[0] == kind]
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "memory", Memory)
-    monkeypatch.setattr(trackers, "KNOWN", (*trackers.KNOWN, "memory"))
+    monkeypatch.setattr(tracking, "KNOWN", (*tracking.KNOWN, "memory"))
     return Memory
 
 
@@ -131,7 +131,7 @@ def test_how_a_run_ended_is_on_record_before_a_service_is_waited_for(
 
 @pytest.mark.parametrize(("name", "words"), [("wandbb", "did you mean 'wandb'?"), ("wandb", "not installed")])
 def test_trackers_that_cannot_be_had_are_one_line(pretrain, dataset, tmp_path, capsys, monkeypatch, name, words):
-    monkeypatch.setattr("dermssl.training.watching.trackers.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("dermssl.training.watching.tracking.get_available_trackers", lambda: ["tensorboard"])
     assert pretrain(dataset, tmp_path / "run", tracking__trackers=name) == 2
     error = capsys.readouterr().err.strip()
     assert words in error.splitlines()[-1] and not (tmp_path / "run").exists()
@@ -141,7 +141,7 @@ def test_trackers_that_cannot_be_had_are_one_line(pretrain, dataset, tmp_path, c
 def test_trackers_that_may_take_pictures_by_themselves_are_refused_for_restricted_sets(
     service, pretrain, dataset, tmp_path, capsys, monkeypatch, licence
 ):
-    monkeypatch.setattr(trackers, "KNOWN", ("tensorboard", "wandb", "mlflow"))
+    monkeypatch.setattr(tracking, "KNOWN", ("tensorboard", "wandb", "mlflow"))
     assert pretrain(under_licence(dataset, tmp_path, licence), tmp_path / "run", **SHORT) == 2
     assert "--tracking.with memory: its client may send pictures by itself" in capsys.readouterr().err
     assert not service.received and not (tmp_path / "run").exists()
@@ -152,7 +152,7 @@ def test_a_resumed_run_is_the_same_run_elsewhere_and_tracking_may_differ(
     service, name, pretrain, dataset, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, name, service)
-    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [name])
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [name])
     service.info = SimpleNamespace(run_id="made up by the service")
     changes = SHORT | {"tracking__trackers": name}
     with monkeypatch.context() as patch:
@@ -220,7 +220,7 @@ def test_convnets_have_no_patch_components():
 
 
 def test_neither_what_is_printed_nor_the_command_line_goes_to_wandb():
-    settings = trackers.WANDB
+    settings = tracking.WANDB
     assert settings["console"] == "off" and settings["x_disable_meta"] and settings["disable_git"]
 
 
