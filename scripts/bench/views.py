@@ -28,7 +28,7 @@ from dermssl.cli import main as dermssl
 from dermssl.dataset.store import ImageStore
 from dermssl.devices import keep_memory
 from dermssl.views.crops import decode
-from dermssl.views.loader import Crops, Pool, ViewDataset, to_views
+from dermssl.views.loader import Pool, ViewDataset, to_views
 from dermssl.views.recipe import ViewOptions
 from dermssl.views.sampler import Item
 
@@ -106,7 +106,7 @@ def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[s
     store = ImageStore(dataset)
     views = ViewDataset(Pool([store], np.zeros(len(store), int), np.arange(len(store))), case.ours, seed=0)
     batches = [list(range(first, min(first + BATCH, len(store)))) for first in range(0, len(store), BATCH)]
-    cut: list[Crops] = []
+    cut: list[list[torch.Tensor]] = []
 
     def decoded() -> None:
         for row in range(len(store)):

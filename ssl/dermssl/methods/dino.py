@@ -59,17 +59,14 @@ class Dino(Method):
             loss, targets = self.loss(
                 student.float().view(by_view), teacher.float().view(by_view), at["teacher_temperature"]
             )
-            return loss, self._stats(loss.detach(), targets, seen)
-
-    @torch.no_grad()
-    def _stats(self, loss: Tensor, targets: Tensor, features: Tensor) -> Stats:
-        entropy = torch.special.entr(targets).sum(-1).mean()
-        return {
-            "teacher_entropy": entropy,
-            "kl": loss - entropy,
-            "mean_target_entropy": torch.special.entr(targets.mean(dim=(0, 1))).sum(),
-            "feature_std": feature_spread(features),
-        }
+            entropy = torch.special.entr(targets).sum(-1).mean()
+            stats = {
+                "teacher_entropy": entropy,
+                "kl": loss.detach() - entropy,
+                "mean_target_entropy": torch.special.entr(targets.mean(dim=(0, 1))).sum(),
+                "feature_std": feature_spread(seen),
+            }
+            return loss, stats
 
     def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
         """Teacher momentum (cosine to 1), teacher temperature (linear warm-up), last layer frozen (1) or not (0)."""

@@ -62,9 +62,7 @@ def feature_spread(features: Tensor) -> Tensor:
 
 def freeze(module: nn.Module) -> nn.Module:
     """Exclude a network from training."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module
+    return module.requires_grad_(False)
 
 
 @torch.no_grad()

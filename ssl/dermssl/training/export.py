@@ -11,6 +11,7 @@ from dermssl.backbone.build import width
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.export import write_encoder
 from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.pretrained import LEDGER
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_yaml, write_json, write_safetensors, write_text
@@ -22,7 +23,7 @@ from dermssl.training.run_folder import holds_run
 from dermssl.training.watching.card import card_of_export
 
 FOLDERS = {"last": "encoder", "best": "best"}
-WRITTEN = ("config.json", "model.safetensors", "heads.safetensors", "README.md", "ledger.parquet")
+WRITTEN = ("config.json", "model.safetensors", "heads.safetensors", "README.md", LEDGER)
 
 log = logging.getLogger("dermssl")
 
@@ -44,28 +45,28 @@ def export(options: ExportOptions) -> Report:
         else:
             _write_network(run, options.which, temporary)
         if options.heads:
-            write_safetensors(temporary / "heads.safetensors", _heads(run))
+            saved = states.newest_state(run / "state")
+            if saved is None:
+                raise InputError(f"{run} has no state/ to take the heads from: leave --heads out")
+            heads = {name: value for name, value in saved.weights.items() if name.split(".")[0].endswith("head")}
+            write_safetensors(temporary / "heads.safetensors", heads)
         model, config = load_encoder(temporary)
         if (run / "MODEL_CARD.md").exists():
             card = inside(run, "MODEL_CARD.md").read_text(encoding="utf-8")
             write_text(temporary / "README.md", card_of_export(card, options.which, config["dermssl"]["step"]))
-        _hand_on_ledger(run, temporary, config)
+        if not (run / LEDGER).exists():
+            log.warning("warning: %s has no %s: nobody can check later which images the encoder has seen", run, LEDGER)
+        elif not licences.restricted(config["dermssl"]["licences"]):
+            shutil.copyfile(require_file(inside(run, LEDGER), "dermssl pretrain"), temporary / LEDGER)
+        else:
+            config["dermssl"]["ledger"] = str((run / LEDGER).resolve())
+            write_json(temporary / "config.json", config)
     text = [
         f"{config['architecture']} ({width(model)} features) -> {out}",
         f'  timm.create_model("local-dir:{out}", pretrained=True, num_classes=0)',
         *["  " + line for line in licences.notice_lines(config["dermssl"]["licences"])],
     ]
     return Report("\n".join(text), {"out": str(out), "config": config})
-
-
-def _hand_on_ledger(run: Path, out: Path, config: dict[str, Any]) -> None:
-    if not (run / "ledger.parquet").exists():
-        log.warning("warning: %s has no ledger.parquet: nobody can check later which images the encoder has seen", run)
-    elif not licences.restricted(config["dermssl"]["licences"]):
-        shutil.copyfile(require_file(inside(run, "ledger.parquet"), "dermssl pretrain"), out / "ledger.parquet")
-    else:
-        config["dermssl"]["ledger"] = str((run / "ledger.parquet").resolve())
-        write_json(out / "config.json", config)
 
 
 def _copy_encoder(run: Path, name: str, folder: Path) -> None:
@@ -89,10 +90,3 @@ def _write_network(run: Path, which: str, folder: Path) -> None:
     tag = f"dermssl_{facts['method']}_{which}_step{facts['step']}"
     preprocessing = preprocessing_at(size, states.normalisation_in(saved.record))
     write_encoder(model, folder, name, preprocessing, notices, tag, facts)
-
-
-def _heads(run: Path) -> dict:
-    saved = states.newest_state(run / "state")
-    if saved is None:
-        raise InputError(f"{run} has no state/ to take the heads from: leave --heads out")
-    return {name: value for name, value in saved.weights.items() if name.partition(".")[0].endswith("head")}

@@ -145,8 +145,10 @@ def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int)
         InputError: the weights cannot be had, are not finite, or belong to another backbone.
     """
     init, part = str(options.init), options.init_part
-    found = _encoder_weights(init, options, size) if part == "encoder" else _state_weights(Path(init), part)
-    weights, normalisation = found
+    if part == "encoder":
+        weights, normalisation = _encoder_weights(init, options, size)
+    else:
+        weights, normalisation = _state_weights(Path(init), part)
     broken = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"model.init {init}: {broken[0]} holds values that are not finite: give other weights")

@@ -84,8 +84,5 @@ def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML reads it back; YAML 1.1 takes 1e-6 for text."""
-    if isinstance(value, float):
-        text = repr(value)
-        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    """A value as YAML reads it back: PyYAML writes 1e-6 as 1.0e-06, since YAML 1.1 takes the former for text."""
     return yaml.safe_dump(value).splitlines()[0]

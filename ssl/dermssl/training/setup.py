@@ -39,7 +39,9 @@ class Run:
 
     ``scheduled`` holds each scheduled value over the global step, ``(steps,)``. ``buffers`` are the method's running
     statistics before a step, ``recomputed`` those before a backward pass that computes activations again. ``signals``
-    are those that asked this process to leave.
+    are those that asked this process to leave. ``main`` is True on the rank that prints and writes. ``fingerprints`` of
+    the data sets stand by name, in the order of pooling. ``notices`` are the licences of the data, and of the weights
+    that the run started from. ``preprocessing`` says how images are prepared for the encoder: a timm data config.
     """
 
     options: PretrainOptions
@@ -56,6 +58,10 @@ class Run:
     recomputed: Buffers
     scheduled: dict[str, np.ndarray]
     workers: int
+    main: bool
+    fingerprints: dict[str, str]
+    notices: list[dict[str, Any]]
+    preprocessing: dict[str, Any]
     signals: list[int] = field(default_factory=list)
 
     @property
@@ -64,24 +70,9 @@ class Run:
         return len(self.scheduled["lr"])
 
     @property
-    def main(self) -> bool:
-        """True on the rank that prints and writes."""
-        return self.accelerator.is_main_process
-
-    @property
     def precision(self) -> str:
         """``bf16`` or ``fp32``."""
         return {"bf16": "bf16", "no": "fp32"}[str(self.accelerator.mixed_precision)]
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """How images are prepared for the encoder: a timm data config."""
-        return preprocessing_at(self.options.views.global_size, self.normalisation)
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of each data set by name, in the order of pooling."""
-        return {dataset.name: dataset.fingerprint for dataset in self.data.datasets}
 
     @property
     def reproducibility(self) -> dict[str, Any]:
@@ -93,13 +84,6 @@ class Run:
             "threads": torch.get_num_threads(),
             "views": f"OpenCV {cv2.__version__}",
         }
-
-    @property
-    def notices(self) -> list[dict[str, Any]]:
-        """Licence notices of the data, and of the weights that the run started from."""
-        model = self.options.model
-        started = initial_notices(str(model.init), model.backbone) if model.init else []
-        return licences.merge([*(dataset.licence for dataset in self.data.datasets), *started])
 
     def at(self, step: int) -> dict[str, float]:
         """The scheduled values of one step."""
@@ -121,9 +105,16 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
     _check_batch(options, sampler)
-    accelerator = _make_accelerator(options)
+    accelerator = start_accelerator(training.precision)
+    ranks, accumulation = accelerator.num_processes, training.accumulation
+    if training.batch % (ranks * accumulation):
+        raise InputError(
+            f"training.batch {training.batch} cannot be shared by {ranks} ranks x {accumulation} accumulation steps: "
+            f"use a multiple of {ranks * accumulation}"
+        )
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, student_of(method, options.method), options.keep.layer_decay)
+    started = initial_notices(options.model.init, options.model.backbone) if options.model.init else []
     lock = on_first_rank(accelerator, lambda: open_run_folder(options))
     scheduled = _schedules(options, sampler.steps_per_epoch, method)
     method.to(accelerator.device)
@@ -142,6 +133,10 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         recomputed=Buffers(method if options.model.gradient_checkpointing else torch.nn.Identity()),
         scheduled=scheduled,
         workers=default_workers() if options.data.workers < 0 else options.data.workers,
+        main=accelerator.is_main_process,
+        fingerprints={dataset.name: dataset.fingerprint for dataset in datasets},
+        notices=licences.merge([*(dataset.licence for dataset in datasets), *started]),
+        preprocessing=preprocessing_at(options.views.global_size, normalisation),
     )
     chance = method.chance_loss(options.micro_batch)
     progress = Progress(Health(options.health, chance, run.steps, method=options.method))
@@ -167,17 +162,6 @@ def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
         remarks.append(f"batches of {batch} images are small for self-supervision: 64 or more learn better")
     for remark in remarks:
         log.warning("warning: %s", remark)
-
-
-def _make_accelerator(options: PretrainOptions) -> Accelerator:
-    accelerator = start_accelerator(options.training.precision)
-    batch, accumulation, ranks = options.training.batch, options.training.accumulation, accelerator.num_processes
-    if batch % (ranks * accumulation):
-        raise InputError(
-            f"training.batch {batch} cannot be shared by {ranks} ranks x {accumulation} accumulation steps: use a "
-            f"multiple of {ranks * accumulation}"
-        )
-    return accelerator
 
 
 def _schedules(options: PretrainOptions, per_epoch: int, method: Any) -> dict[str, np.ndarray]:
@@ -214,14 +198,7 @@ def _restore(run: Run, progress: Progress) -> None:
         log.warning("warning: the run so far had %s: it goes on, with other roundings", "; ".join(other))
     states.restore(run.method, run.optimizer, saved.weights, saved.moments)
     progress.restore(record)
-    if run.main and _has_lost_best(run, progress):
+    present, last = progress.step, progress.step == run.steps  # at the end no other best can be found
+    if run.main and progress.best and not last and progress.best["step"] not in (present, step_of_best(run.folder)):
         log.warning("warning: best/ does not hold the best encoder up to here: the next evaluation fills it")
         progress.best = None
-
-
-def _has_lost_best(run: Run, progress: Progress) -> bool:
-    """Whether the best encoder so far is neither on disk nor the present one, while another can still be found."""
-    best = progress.best
-    if best is None or progress.step == run.steps or best["step"] == progress.step:
-        return False
-    return best["step"] != step_of_best(run.folder)

@@ -34,7 +34,13 @@ def save_state(
     path = folder / f"step_{record['step']:08d}"
     with atomic_folder(path) as temporary:
         write_safetensors(temporary / "model.safetensors", method.state_dict())
-        write_safetensors(temporary / "optimizer.safetensors", optimizer_tensors(method, optimizer))
+        moments = {
+            f"{name}|{moment}": torch.as_tensor(value)
+            for name, parameter in method.named_parameters()
+            for moment, value in optimizer.state.get(parameter, {}).items()
+            if value is not None
+        }
+        write_safetensors(temporary / "optimizer.safetensors", moments)
         write_json(temporary / "state.json", record)
     states = list_states(folder)
     kept = states[: states.index(path) + 1][-keep:]
@@ -47,16 +53,6 @@ def save_state(
 def list_states(folder: Path) -> list[Path]:
     """Finished states, oldest first."""
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
-
-
-def optimizer_tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimizer moments by parameter name: ``<parameter>|<moment>``."""
-    tensors = {}
-    for name, parameter in method.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"{name}|{key}"] = torch.as_tensor(value)
-    return tensors
 
 
 class Saved(NamedTuple):

@@ -1,8 +1,8 @@
 """From pooled dataset folders to batches of views. Workers make whole views in 8 bits; the device only normalises."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,27 +39,19 @@ class Pool:
         return len(self.row)
 
 
-class Crops(NamedTuple):
-    """One batch from a data worker: for global and for local crops ``(V, B, S, S, 3)`` uint8, RGB."""
-
-    pixels: list[Tensor]
-
-
 class ViewDataset(Dataset):
     """Makes the views of whole batches; every random number is a function of the item, not of the worker."""
 
     def __init__(self, pool: Pool, options: ViewOptions, seed: int) -> None:
-        self.pool = pool
-        self.options = options
-        self.seed = seed
+        self.pool, self.options, self.seed = pool, options, seed
         self.groups = group_views(options)
 
     def __len__(self) -> int:
         return len(self.pool)
 
-    def __getitems__(self, items: list[Item]) -> Crops:
-        """The views of one micro-batch."""
-        every = [view for views in self.groups for view in views]
+    def __getitems__(self, items: list[Item]) -> list[Tensor]:
+        """The views of one micro-batch: for global and for local crops ``(V, B, S, S, 3)`` uint8, RGB."""
+        every = list(itertools.chain(*self.groups))
         numbers = np.stack([draws.uniforms(self.seed, item.epoch, item.position, len(every)) for item in items])
         changes = draws.changes(self.options, every, numbers)
         matrices = colour.matrices(changes)
@@ -70,8 +62,7 @@ class ViewDataset(Dataset):
         for index, item in enumerate(items):
             images = self._images(item.row, numbers[index, 0])
             for number, view in enumerate(every):
-                at = index, number
-                image = images[seconds[number]]
+                at, image = (index, number), images[seconds[number]]
                 box = draws.crop_box(view.scale, image.shape[1], image.shape[0], numbers[at].tolist())
                 made = cut(image, box, view.size)
                 if changes.coloured[at]:
@@ -81,7 +72,7 @@ class ViewDataset(Dataset):
                 if changes.solarize[at]:
                     made = colour.solarize(made)
                 turn(made, int(changes.turn[at]), out=outs[number][index])
-        return Crops([torch.from_numpy(group) for group in batch])
+        return [torch.from_numpy(group) for group in batch]
 
     def _images(self, row: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The image of a row, and the one that its second views come from, which is often the same."""
@@ -96,11 +87,7 @@ def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: b
     sampler = batches.sampler
     images = sampler.batch // (batches.ranks * batches.accumulation)
     size = images * sum(3 * view.size**2 for views in dataset.groups for view in views)
-    return make_data_loader(dataset, batches, workers, pin, size, collate_fn=_as_is)
-
-
-def _as_is(crops: Any) -> Any:
-    return crops
+    return make_data_loader(dataset, batches, workers, pin, size, collate_fn=list)  # the batch is made already
 
 
 def default_workers() -> int:
@@ -108,7 +95,9 @@ def default_workers() -> int:
     return max(1, available_cores(per_rank=True) - 1)
 
 
-def to_views(crops: Crops, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
+def to_views(
+    crops: list[Tensor], device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]
+) -> list[Tensor]:
     """Move to ``device`` and normalise: for global and local crops a tensor ``(V, B, 3, S, S)`` float32.
 
     The channels of a pixel lie side by side, so that ``flatten(0, 1)`` is in channels_last layout.
@@ -117,7 +106,7 @@ def to_views(crops: Crops, device: torch.device, mean: tuple[float, ...], std: t
         mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
     """
     views = []
-    for pixels in crops.pixels:
+    for pixels in crops:
         size = pixels.shape[2]
         # Whole rows of pixels, since PyTorch is slow where it broadcasts over three numbers.
         scale, shift = ((value / torch.tensor(std)).repeat(size).to(device) for value in (1 / 255, -torch.tensor(mean)))

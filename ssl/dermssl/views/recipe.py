@@ -98,18 +98,9 @@ class View(NamedTuple):
 
 
 def group_views(options: ViewOptions) -> list[list[View]]:
-    """The views of an image by role: global crops, then local ones where there are any."""
-    views = list_views(options)
-    return [group for group in (views[: options.global_count], views[options.global_count :]) if group]
-
-
-def list_views(options: ViewOptions) -> list[View]:
-    """All views of an image in order: global crops first, then local ones."""
-    views = []
-    for index in range(options.global_count):
-        role = min(index, 1)
-        scale = _pair("global_scale", options.global_scale)
-        views.append(View(options.global_size, scale, options.blur[role], options.solarize[role]))
-    scale = _pair("local_scale", options.local_scale)
-    views += [View(options.local_size, scale, options.blur[2], options.solarize[2])] * options.local_count
-    return views
+    """The views of an image in order by role: global crops, then local ones where there are any."""
+    size, scale = options.global_size, _pair("global_scale", options.global_scale)
+    roles = [min(index, 1) for index in range(options.global_count)]
+    large = [View(size, scale, options.blur[role], options.solarize[role]) for role in roles]
+    small = View(options.local_size, _pair("local_scale", options.local_scale), options.blur[2], options.solarize[2])
+    return [group for group in (large, [small] * options.local_count) if group]

@@ -66,15 +66,11 @@ class Sampler:
         counts[np.argsort(counts - exact)[: self.total - counts.sum()]] += 1
         return tuple(int(count) for count in counts)
 
-    def epoch_rows(self, epoch: int) -> np.ndarray:
-        """Pooled rows in the order of ``epoch``, ``(total,)`` int64."""
-        return _epoch_rows(self, epoch)
-
     def items(self, step: int) -> list[Item]:
         """The global batch of ``step`` (counted over the whole run)."""
         epoch, within = divmod(step, self.steps_per_epoch)
         positions = range(within * self.batch, (within + 1) * self.batch)
-        rows = self.epoch_rows(epoch)
+        rows = epoch_rows(self, epoch)
         return [Item(epoch, position, int(rows[position])) for position in positions]
 
     def times_seen(self, steps: int) -> np.ndarray:
@@ -83,12 +79,13 @@ class Sampler:
         epochs, rest = divmod(steps, self.steps_per_epoch)
         for epoch in range(epochs + (rest > 0)):
             used = (self.steps_per_epoch if epoch < epochs else rest) * self.batch
-            counts += np.bincount(self.epoch_rows(epoch)[:used], minlength=self.total)
+            counts += np.bincount(epoch_rows(self, epoch)[:used], minlength=self.total)
         return counts
 
 
 @lru_cache(maxsize=2)
-def _epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
+def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
+    """Pooled rows in the order of ``epoch``, ``(total,)`` int64."""
     starts = np.cumsum([0, *sampler.sizes])
     parts = [
         starts[index] + _cycle(size, quota, epoch, sampler.seed, index)
@@ -101,11 +98,11 @@ def _epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
 def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
     """``quota`` rows of one set: the epoch's stretch of endless shuffled passes, so all rows come equally often."""
     first, last = epoch * quota, (epoch + 1) * quota
-    passes = range(first // size, -(-last // size)) if quota else range(0)
-    order = [philox(seed, MIX_STREAM, index, number).permutation(size) for number in passes]
-    joined = np.concatenate(order) if order else np.empty(0, dtype=np.int64)
-    offset = first - (first // size) * size
-    return joined[offset : offset + quota]
+    if not quota:
+        return np.empty(0, dtype=np.int64)
+    passes = range(first // size, math.ceil(last / size))
+    order = np.concatenate([philox(seed, MIX_STREAM, index, number).permutation(size) for number in passes])
+    return order[first % size :][:quota]
 
 
 def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:

@@ -12,7 +12,7 @@ import torch
 from tiny_runs import CONVNET, DINOV2, ROOT, arguments, metrics, status, stop_after
 
 from dermssl.backbone.build import IMAGENET
-from dermssl.views.loader import Crops, to_views
+from dermssl.views.loader import to_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -42,7 +42,7 @@ def assert_alike(run, other) -> None:
 
 def test_views_are_those_of_the_cpu():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 32, 32, 3), dtype=np.uint8)
-    batch = Crops([torch.from_numpy(pixels)])
+    batch = [torch.from_numpy(pixels)]
     (on_cpu,), (on_gpu,) = (to_views(batch, torch.device(device), *IMAGENET) for device in ("cpu", "cuda"))
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-6, rtol=0)
 

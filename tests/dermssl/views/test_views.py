@@ -1,6 +1,7 @@
 """Crops, colour and blur against torchvision, Pillow and OpenCV, and views that depend on nothing but the item."""
 
 import io
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -13,8 +14,8 @@ from dermssl.dataset import store
 from dermssl.views import colour, draws
 from dermssl.views.colour import Changes
 from dermssl.views.crops import cut, decode, turn
-from dermssl.views.loader import Crops, Pool, ViewDataset, make_loader, to_views
-from dermssl.views.recipe import View, ViewOptions, list_views
+from dermssl.views.loader import Pool, ViewDataset, make_loader, to_views
+from dermssl.views.recipe import View, ViewOptions, group_views
 from dermssl.views.sampler import RankBatches, Sampler
 
 
@@ -79,7 +80,7 @@ def test_crop_boxes_stay_inside_and_cover_the_asked_share():
 
 def test_local_crops_have_a_range_of_their_own():
     options = ViewOptions(global_scale=[0.4, 1.0], local_scale=[0.05, 0.3])
-    assert [view.scale for view in list_views(options)] == [(0.4, 1.0)] * 2 + [(0.05, 0.3)] * 8
+    assert [view.scale for view in list(chain(*group_views(options)))] == [(0.4, 1.0)] * 2 + [(0.05, 0.3)] * 8
 
 
 def test_flips_and_turns_come_equally_often():
@@ -92,7 +93,7 @@ def test_flips_and_turns_come_equally_often():
 
 def test_changes_come_as_often_and_as_strong_as_asked():
     options = ViewOptions(grey=0.3, brightness=0.4, contrast=0.3, saturation=0.2, hue=0.05)
-    views = list_views(options)[1:4]
+    views = list(chain(*group_views(options)))[1:4]
     drawn = draws.changes(options, views, np.random.default_rng(0).random((4000, 3, 48)))
     shares = {"grey": drawn.saturation == 0, "jitter": drawn.brightness != 1, "solarize": drawn.solarize}
     for name, odds in {"jitter": [0.8] * 3, "grey": [0.3] * 3, "solarize": [0.2, 0, 0]}.items():
@@ -258,7 +259,7 @@ def test_a_view_is_cut_coloured_blurred_solarised_and_turned(pool):
     view = colour.solarize(colour.blur(colour.recolour(view, colour.matrices(drawn)[0]), float(drawn.sigma[0])))
     out = np.empty_like(view)
     turn(view, int(drawn.turn[0]), out)
-    assert np.array_equal(dataset.__getitems__([item]).pixels[0][0, 0].numpy(), out)
+    assert np.array_equal(dataset.__getitems__([item])[0][0, 0].numpy(), out)
 
 
 def test_views_do_not_depend_on_batch_or_workers(pool):
@@ -268,20 +269,20 @@ def test_views_do_not_depend_on_batch_or_workers(pool):
     halves = [list(make_loader(dataset, RankBatches(sampler, 0, 4, rank, 2), 0, False)) for rank in range(2)]
     for step in range(4):
         for size in range(2):
-            assert torch.equal(plain[step].pixels[size], one[step].pixels[size])
-            assert torch.equal(plain[step].pixels[size], two[step].pixels[size])
-            joined = torch.cat([halves[rank][step].pixels[size] for rank in range(2)], dim=1)
-            assert torch.equal(plain[step].pixels[size], joined)
+            assert torch.equal(plain[step][size], one[step][size])
+            assert torch.equal(plain[step][size], two[step][size])
+            joined = torch.cat([halves[rank][step][size] for rank in range(2)], dim=1)
+            assert torch.equal(plain[step][size], joined)
 
 
 def test_views_of_one_image_differ_and_come_back_the_same(pool):
     dataset = ViewDataset(pool, SMALL, seed=0)
     items = Sampler((12,), None, 4, 0).items(0)
     first, again = dataset.__getitems__(items), dataset.__getitems__(items)
-    assert torch.equal(first.pixels[0], again.pixels[0])
-    assert not torch.equal(first.pixels[0][0], first.pixels[0][1])
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0][0], first[0][1])
     later = dataset.__getitems__([item._replace(epoch=5) for item in items])
-    assert not torch.equal(first.pixels[0], later.pixels[0])
+    assert not torch.equal(first[0], later[0])
 
 
 def test_view_shapes_and_normalisation(pool):
@@ -289,18 +290,18 @@ def test_view_shapes_and_normalisation(pool):
     views = to_views(crops, torch.device("cpu"), (0.5,) * 3, (0.25,) * 3)
     assert [tuple(v.shape) for v in views] == [(2, 4, 3, 32, 32), (3, 4, 3, 16, 16)]
     assert all(v.flatten(0, 1).is_contiguous(memory_format=torch.channels_last) for v in views)
-    pixels = crops.pixels[0].permute(0, 1, 4, 2, 3) / 255
+    pixels = crops[0].permute(0, 1, 4, 2, 3) / 255
     torch.testing.assert_close(views[0], (pixels - 0.5) / 0.25)
 
 
 def test_each_channel_is_normalised_by_its_own_mean_and_deviation():
-    crops = Crops([torch.tensor([255, 51, 0], dtype=torch.uint8).expand(1, 1, 2, 2, 3)])
+    crops = [torch.tensor([255, 51, 0], dtype=torch.uint8).expand(1, 1, 2, 2, 3)]
     (views,) = to_views(crops, torch.device("cpu"), (0.5, 0.2, 0.1), (0.5, 0.1, 0.2))
     torch.testing.assert_close(views[0, 0, :, 1, 0], torch.tensor([1.0, 0.0, -0.5]))
 
 
 def test_published_odds_of_blur_and_solarisation_reach_their_views():
-    views = list_views(ViewOptions(local_count=1))
+    views = list(chain(*group_views(ViewOptions(local_count=1))))
     assert [(view.blur, view.solarize) for view in views] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
     options = ViewOptions()
     drawn = np.stack([draws.uniforms(0, 0, position, 3) for position in range(2000)])
