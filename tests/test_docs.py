@@ -9,7 +9,7 @@ import dermeval.cli
 import dermssl.cli
 from dermssl.backbone.build import build
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.export import write_encoder
+from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.commandline import Command, options_class
 from dermssl.parser import option_names, option_string
 

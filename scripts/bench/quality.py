@@ -29,7 +29,7 @@ from lightly_loops import lightly_loop
 from torch.utils.data import DataLoader, Dataset
 
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.export import write_encoder
+from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.dataset import dataset as datasets
 from dermssl.views.recipe import ViewOptions
 

@@ -6,6 +6,7 @@ whole old version or the whole new one, also after a crash.
 
 import ctypes
 import errno
+import glob
 import hashlib
 import importlib
 import logging
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from dermssl.errors import InputError, shortened
 
@@ -39,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The file gets the permissions that the umask gives to a new file, whatever the library that writes it chooses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{_literally(path.name)}.{_host()}-*{TEMPORARY}"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{TEMPORARY}"):
         if not _runs(leftover):
             leftover.unlink(missing_ok=True)
     temporary = _temporary(path)
@@ -196,22 +199,26 @@ def take_lock(file: Path, folder: Path) -> IO[str] | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files and folders anywhere below ``folder``; only for the holder of its lock."""
     for leftover in folder.rglob(f".*{TEMPORARY}"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
 
 
 def _tidy(folder: Path) -> None:
     """Put an old folder back whose replacement a crash cut short, and remove other temporary folders beside it."""
     if _old(folder).exists() and not folder.exists():
         _old(folder).rename(folder)
-    for leftover in folder.parent.glob(f".{_literally(folder.name)}.*{TEMPORARY}"):
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*{TEMPORARY}"):
         if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
     for leftover in folder.glob(f".*{TEMPORARY}"):
         if leftover.is_file():
-            leftover.unlink(missing_ok=True)
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:
@@ -230,18 +237,7 @@ def _host() -> str:
 def _runs(temporary: Path) -> bool:
     """Whether the process of this machine that a temporary name belongs to still runs."""
     number = temporary.name.removesuffix(TEMPORARY).rpartition("-")[2]
-    try:
-        os.kill(int(number), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _literally(name: str) -> str:
-    """``name`` as a pattern that matches only itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    return number.isdigit() and psutil.pid_exists(int(number))
 
 
 def _fsync(path: Path) -> None:

@@ -49,13 +49,9 @@ class Preempted(Exception):
 class WorkerDied(Exception):
     """A data worker was killed or had no memory left; the message is one line."""
 
-    exit_code = 1
-
 
 class Interrupted(Exception):
     """A signal came while a batch was waited for."""
-
-    exit_code = 1
 
 
 def plain_text(text: str) -> str:

@@ -5,7 +5,7 @@ list of `notice` dictionaries of all that went into them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import BaseModel, StrictBool
@@ -93,18 +93,8 @@ class Notice(BaseModel):
 
 def notice(dataset: str, licence_id: str, attribution: str, synthetic: bool) -> dict[str, Any]:
     """The licence entry of one data set, as written to JSON and carried by everything derived from it."""
-    licence = LICENCES[licence_id]
-    return {
-        "dataset": dataset,
-        "id": licence.id,
-        "name": licence.name,
-        "attribution": attribution,
-        "duties": list(licence.duties),
-        "commercial": licence.commercial,
-        "redistribution": licence.redistribution,
-        "relinking": licence.relinking,
-        "synthetic": synthetic,
-    }
+    terms = asdict(LICENCES[licence_id])
+    return Notice(dataset=dataset, attribution=attribution, synthetic=synthetic, **terms).model_dump()
 
 
 def merge(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

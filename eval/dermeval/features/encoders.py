@@ -16,11 +16,11 @@ from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.readout import check_readable, features_width, read_features
-from dermssl.backbone.architecture import guess_architecture
 from dermssl.backbone.build import build, check_sizes
+from dermssl.backbone.encoder_folder import load_encoder
 from dermssl.backbone.layouts import translate
-from dermssl.backbone.load import load, load_weights, read_weights
 from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
+from dermssl.backbone.weights import guess_architecture, load_weights, read_weights
 from dermssl.errors import InputError
 from dermssl.files import sha256_file
 from dermssl.views.recipe import LARGEST_CROP
@@ -110,7 +110,7 @@ def _from_folder(path: Path, image_size: int | None) -> Encoder:
             "timm:NAME, timm:NAME@FILE, random:NAME[@seed] or pixels:N"
         )
     folder = weights_folder(path)
-    model, config = load(folder)
+    model, config = load_encoder(folder)
     own = config.get("dermssl", {})
     origin = {
         "path": str(path.resolve()),

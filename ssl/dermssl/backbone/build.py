@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import nn
 
-from dermssl.backbone.load import load_weights, read_weights
 from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
+from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.errors import InputError
 
 log = logging.getLogger("dermssl")

@@ -5,7 +5,7 @@ image has one feature whoever asks for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import timm.data
@@ -39,24 +39,15 @@ def preprocessing_at(image_size: int, normalisation: Normalisation = IMAGENET) -
     }
 
 
-class Images(Protocol):
-    """What `dermssl.dataset.store.ImageStore` offers."""
-
-    def __len__(self) -> int: ...
-
-    def image(self, row: int) -> Image.Image:
-        """One image, decoded: RGB."""
-
-
 class Pictures(TorchDataset):
     """Images as an encoder takes them: item ``row`` is ``(row, uint8 (V, 3, S, S))``, the image and its further views.
 
-    Rows count through ``stores`` in order. ``preprocessing`` is a timm data config (``input_size``, ``interpolation``,
-    ``crop_pct``, ``crop_mode``, ``mean``, ``std``).
+    Rows count through ``stores`` in order; a store gives the RGB image of a row by ``image(row)``. ``preprocessing`` is
+    a timm data config (``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``, ``std``).
     """
 
     def __init__(
-        self, stores: Sequence[Images], preprocessing: dict[str, Any], further_views: Sequence[Change] = ()
+        self, stores: Sequence[Any], preprocessing: dict[str, Any], further_views: Sequence[Change] = ()
     ) -> None:
         self.stores, self.preprocessing, self.further_views = stores, preprocessing, tuple(further_views)
         self.starts = np.cumsum([0, *map(len, stores)])

@@ -24,13 +24,7 @@ HUB_SECONDS = 5
 LEDGER = "ledger.parquet"
 WEIGHTS = "weights "
 """How the notice of weights begins that dermssl did not train."""
-LICENCES = {
-    "apache-2.0": "Apache-2.0",
-    "mit": "MIT",
-    "bsd-3-clause": "BSD-3-Clause",
-    "cc-by-4.0": "CC-BY-4.0",
-    "cc-by-nc-4.0": "CC-BY-NC-4.0",
-}
+LICENCES = {name.lower(): name for name in licences.LICENCES}
 """timm's word for a licence -> the id that `dermssl.licences` knows; others are unknown."""
 
 

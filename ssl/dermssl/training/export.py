@@ -9,8 +9,7 @@ from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.backbone.build import width
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.export import write_encoder
-from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.encoder_folder import load_encoder, write_encoder
 from dermssl.backbone.pretrained import LEDGER
 from dermssl.commandline import Report
 from dermssl.errors import InputError

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from dermssl import licences
-from dermssl.backbone.export import write_encoder
+from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.backbone.pretrained import LEDGER
 from dermssl.commandline import Report
 from dermssl.errors import HealthStop, InputError, Preempted
@@ -45,15 +45,10 @@ def keep_best(run: Run, progress: Progress) -> None:
 
 def export_encoder(run: Run, step: int, folder: Path) -> None:
     """Write the present encoder as a timm folder."""
-    options = run.options
-    training = {
-        "method": options.method,
-        "step": step,
-        "splits": options.data.splits,
-        "data": run.fingerprints,
-    }
-    name, tag = options.model.backbone, f"dermssl_{options.method}_step{step}"
-    write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, training)
+    method, name = run.options.method, run.options.model.backbone
+    facts = {"method": method, "step": step, "splits": run.options.data.splits, "data": run.fingerprints}
+    tag = f"dermssl_{method}_step{step}"
+    write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, facts)
 
 
 def finish(run: Run, progress: Progress) -> None:
@@ -123,7 +118,7 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
         "hardware": hardware(device),
         "precision": run.precision,
         "energy_kwh": round(progress.joules / JOULES_PER_KWH, 4) if known and progress.joules else None,
-        "baseline": progress.first,
+        "baseline": progress.baseline,
         "last": progress.last,
         "best": progress.best,
         "skipped_steps": progress.health.skipped,

@@ -17,10 +17,10 @@ from dermssl.backbone.build import (
     recompute_activations,
     write_out_attention,
 )
+from dermssl.backbone.encoder_folder import load_encoder
 from dermssl.backbone.layouts import translate
-from dermssl.backbone.load import load as load_encoder
-from dermssl.backbone.load import load_weights, read_weights
 from dermssl.backbone.low_rank import merge_low_rank
+from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.devices import require_compiler
 from dermssl.errors import InputError
 from dermssl.files import read_yaml
@@ -133,13 +133,8 @@ def share_statistics(method: nn.Module, options: PretrainOptions, accelerator: A
 def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int) -> Normalisation:
     """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
 
-    Returns how the images that the weights learned from were normalised.
-
-    Args:
-        method: registered as ``name``.
-        name: of the method.
-        options: say where the weights are, and which part of them is meant.
-        size: side of the global crops in pixels, which a transformer's position embeddings are made for.
+    ``method`` is registered as ``name``. ``size`` is the side of the global crops in pixels, for which a transformer's
+    position embeddings are made. Returns how the images that the weights learned from were normalised.
 
     Raises:
         InputError: the weights cannot be had, are not finite, or belong to another backbone.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from dermssl.dataset.targets import Target, choose_target
 from dermssl.errors import InputError
 from dermssl.training.options import OnlineOptions
 from dermssl.views.loader import Pool
-from dermssl.views.positives import Partners, find_partners
+from dermssl.views.positives import find_partners
 
 log = logging.getLogger("dermssl")
 
@@ -49,10 +49,9 @@ class TrainingData:
         """
         sizes = [len(rows) for rows in self.rows]
         store = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
-        partners = None if positives == "image" else self._partners(positives)
-        return Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows), partners)
-
-    def _partners(self, positives: str) -> Partners:
+        pool = Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows))
+        if positives == "image":
+            return pool
         groups, patients = (
             np.concatenate([d.column(name)[rows] for d, rows in zip(self.datasets, self.rows, strict=True)])
             for name in (f"{positives}_id", "patient_id")
@@ -65,9 +64,9 @@ class TrainingData:
                 "use image, or another of case, lesion and patient"
             )
         log.info(
-            "positives: %d of %d training images have another photograph of their %s", paired, len(groups), positives
+            "positives: %d of %d training images have another photograph of their %s", paired, len(pool), positives
         )
-        return partners
+        return replace(pool, partners=partners)
 
     def ledger(self, times_seen: np.ndarray) -> pa.Table:
         """One row per training image: ids, hashes, and how often it was seen."""
@@ -118,13 +117,11 @@ def _drop_copies(
             "hash": np.concatenate([values[r] for values, r in zip(hashes, rows, strict=True)]),
         }
     )
-    in_score, doubled = table["hash"].isin(scored), table["hash"].duplicated()
-    if in_score.any():
-        log.warning("left out %d training images that are copies of scored images (same pixels)", int(in_score.sum()))
-    if (doubled & ~in_score).any():
-        log.warning(
-            "left out %d training images that are copies of others (same pixels)", int((doubled & ~in_score).sum())
-        )
+    in_score = table["hash"].isin(scored)
+    doubled = table["hash"].duplicated() & ~in_score
+    for copies, originals in ((in_score, "scored images"), (doubled, "others")):
+        if copies.any():
+            log.warning("left out %d training images that are copies of %s (same pixels)", copies.sum(), originals)
     kept = table[~in_score & ~doubled]
     return [kept.loc[kept["set"] == index, "row"].to_numpy() for index in range(len(rows))]
 

@@ -10,41 +10,35 @@ from dermssl.training.watching.health import Health
 
 Scores = dict[str, float]
 JOULES_PER_KWH = 3.6e6
+SAVED = ("step", "seconds", "joules", "baseline", "last", "best")
+"""Fields that stand in ``state.json``, beside the health."""
 
 
 @dataclass
 class Progress:
     """How far a run is, what its evaluations gave, and its health.
 
-    ``first``, ``last`` and ``best`` are the scores of an evaluation with its ``step``. ``joules`` is what the GPUs took
-    so far, None where that cannot be read. ``resumed`` is True after a state was restored.
+    ``baseline`` (the first), ``last`` and ``best`` are the scores of an evaluation with its ``step``. The GPUs took
+    ``joules`` so far, None where that cannot be read. ``resumed`` is True after a state was restored.
     """
 
     health: Health
     step: int = 0
     seconds: float = 0.0
     joules: float | None = 0.0
-    first: Scores | None = None
+    baseline: Scores | None = None
     last: Scores | None = None
     best: Scores | None = None
     resumed: bool = False
 
     def record(self) -> dict[str, Any]:
         """The part of ``state.json`` that `restore` reads."""
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "joules": self.joules,
-            "baseline": self.first,
-            "last": self.last,
-            "best": self.best,
-            "health": self.health.state(),
-        }
+        return {name: getattr(self, name) for name in SAVED} | {"health": self.health.state()}
 
     def restore(self, record: dict[str, Any]) -> None:
         """The inverse of `record`."""
-        self.step, self.seconds, self.joules = record["step"], record["seconds"], record.get("joules")
-        self.first, self.last, self.best = record.get("baseline"), record.get("last"), record["best"]
+        for name in SAVED:
+            setattr(self, name, record.get(name))
         self.health.restore(record["health"])
         self.resumed = True
 
@@ -55,7 +49,7 @@ class Progress:
         """
         rank_by = next(iter(scores))
         self.last = {"step": self.step} | scores
-        self.first = self.first or self.last
+        self.baseline = self.baseline or self.last
         untrained = self.best is not None and self.best["step"] == 0 and not labelled
         if self.best is None or untrained or scores[rank_by] > self.best[rank_by]:
             self.best = self.last
@@ -63,18 +57,11 @@ class Progress:
     def spend(self, seconds: float, device: torch.device, ranks: int) -> None:
         """Count training time, and the energy of the GPUs at the power that rank 0 draws now."""
         self.seconds += seconds
-        watts = gpu_watts(device)
+        try:
+            watts = torch.cuda.power_draw(device) / 1000 if device.type == "cuda" else None
+        except (ImportError, RuntimeError):  # no NVML, or a driver that gives none
+            watts = None
         self.joules = None if watts is None or self.joules is None else self.joules + watts * ranks * seconds
-
-
-def gpu_watts(device: torch.device) -> float | None:
-    """Power draw of a GPU, read through NVML; None on a CPU, and where the driver gives none."""
-    if device.type != "cuda":
-        return None
-    try:
-        return torch.cuda.power_draw(device) / 1000
-    except (ImportError, RuntimeError):
-        return None
 
 
 def hardware(device: torch.device) -> str:

@@ -56,17 +56,8 @@ TRACKER_FILES = {
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
     """``status.json``: running, done, preempted, stopped (by the health check) or failed. Launchers hide exit codes."""
-    write_json(
-        folder / "status.json",
-        {
-            "status": state,
-            "step": step,
-            "steps": steps,
-            "message": message,
-            "host": socket.gethostname(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        },
-    )
+    now = {"host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_json(folder / "status.json", {"status": state, "step": step, "steps": steps, "message": message} | now)
 
 
 def read_status(folder: Path) -> str | None:
@@ -78,10 +69,7 @@ def read_status(folder: Path) -> str | None:
 
 def step_of_best(folder: Path) -> int | None:
     """The step of the encoder in ``best/``, or None where there is none that can be read."""
-    try:
-        return int(read_json(folder / "best" / "config.json", "dermssl pretrain")["dermssl"]["step"])
-    except (InputError, KeyError, TypeError, ValueError):
-        return None
+    return json_object(folder / "best" / "config.json", "dermssl").get("step")
 
 
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:
@@ -97,8 +85,10 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     is_run, config = holds_run(folder), dataclasses.asdict(options)
     if is_run and not options.overwrite:
         _refuse_other_config(folder, config)
-    elif folder.exists() and not is_run and not all(_is_ours(path) for path in folder.iterdir()):
-        raise InputError(f"{folder} is not empty and no run folder: choose another --out")
+    elif folder.exists() and not is_run:
+        names = {path.name for path in folder.iterdir()} - {LOCK, START_LEDGER}  # a start that was killed left these
+        if not all(name.endswith(TEMPORARY) for name in names):
+            raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     if options.overwrite and is_run:
         require_new_folder(
             folder, True, (*WRITTEN, *_tracker_files(folder)), [*options.data.folders, options.model.init]
@@ -107,7 +97,10 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / LOCK, folder)
     if options.overwrite:
-        _empty(folder)
+        # All but the lock; config.yaml last, so that the folder stays a run's if this is killed.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     if options.overwrite or not is_run:
         if before is not None:
             write_parquet(folder / START_LEDGER, before)
@@ -142,18 +135,6 @@ def _ledger_before(init: str | None) -> pa.Table | None:
     if not set(names) <= set(table.column_names):
         raise InputError(f"{path} is no ledger of `dermssl pretrain`: restore it, or move it away")
     return table.select(names)
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether it is a leftover of a start that was killed before the folder was a run's."""
-    return path.name in (LOCK, START_LEDGER) or path.name.endswith(TEMPORARY)
-
-
-def _empty(folder: Path) -> None:
-    """Remove all but the lock; config.yaml last, so that the folder stays a run's if this is killed."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
-        if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def holds_run(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
 from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import Pictures, preprocessing_at
-from dermssl.backbone.export import write_encoder
+from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.cli import main as dermssl
 from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError

@@ -7,9 +7,8 @@ import pytest
 import timm
 import torch
 
-from dermssl.backbone.architecture import guess_architecture
 from dermssl.backbone.layouts import translate
-from dermssl.backbone.load import load_weights, read_weights
+from dermssl.backbone.weights import guess_architecture, load_weights, read_weights
 from dermssl.errors import InputError
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from dermssl.backbone.build import build
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.export import write_encoder
-from dermssl.backbone.load import load
+from dermssl.backbone.encoder_folder import load_encoder, write_encoder
 from dermssl.errors import InputError
 
 
@@ -45,7 +44,7 @@ def test_what_is_no_name_and_no_size_never_reaches_timm(folder, monkeypatch, ent
     change(folder, **entries)
     monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
     with pytest.raises(InputError, match=key) as refusal:
-        load(folder)
+        load_encoder(folder)
     assert str(folder) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -54,18 +53,18 @@ def test_weights_that_were_cut_or_swapped_are_one_line(folder, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(InputError, match="holds no weights that can be read"):
-        load(folder)
+        load_encoder(folder)
     write_encoder(build("test_vit2", 32), tmp_path / "other", "test_vit2", preprocessing_at(32), [], "test", {})
     path.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match="do not fit test_vit") as refusal:
-        load(folder)
+        load_encoder(folder)
     assert "\n" not in str(refusal.value)
     change(folder, architecture="vit_giant_patch14_dinov2")  # minutes and gigabytes, were it built
     with pytest.raises(InputError, match="another number of weights"):
-        load(folder)
+        load_encoder(folder)
 
 
 def test_an_image_size_that_the_patches_do_not_divide_is_one_line(folder):
     change(folder, model_args={"img_size": 33, "dynamic_img_size": True, "patch_size": 5})
     with pytest.raises(InputError, match="do not fit test_vit"):
-        load(folder)
+        load_encoder(folder)

@@ -11,7 +11,7 @@ from tiny_runs import SIMCLR, assert_same_weights, metrics, saved_tensors, stop_
 from torch import nn
 
 from dermssl.backbone.build import build as build_backbone
-from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.encoder_folder import load_encoder
 from dermssl.backbone.low_rank import add_low_rank, merge_low_rank
 from dermssl.errors import InputError
 from dermssl.training.continued import Distilled, hold_start

@@ -18,7 +18,7 @@ from tiny_runs import SIMCLR, gradients_of_steps, metrics, prepare_pictures, sta
 from dermssl.atomic import TEMPORARY
 from dermssl.backbone.build import IMAGENET
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.load import load as load_encoder
+from dermssl.backbone.encoder_folder import load_encoder
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError

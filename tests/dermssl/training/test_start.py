@@ -20,9 +20,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from dermssl.backbone.build import Normalisation, recompute_activations, write_out_attention
 from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.export import write_encoder
-from dermssl.backbone.load import load as load_encoder
-from dermssl.backbone.load import load_weights, read_weights
+from dermssl.backbone.encoder_folder import load_encoder, write_encoder
+from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.cli import main
 from dermssl.errors import InputError
 from dermssl.methods.registry import METHODS, DinoOptions

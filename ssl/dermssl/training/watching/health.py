@@ -46,6 +46,9 @@ REMEDIES = {
 }
 """Each symptom, most telling first, with its cause in plain words and the setting to change."""
 
+COUNTERS = ("bad_readings", "skipped_in_a_row", "skipped", "first")
+"""Fields of `Health` that a resumable state keeps."""
+
 
 @dataclass
 class Health:
@@ -69,18 +72,12 @@ class Health:
 
     def state(self) -> dict:
         """Counters for the resumable state."""
-        return {
-            "bad_readings": dict(self.bad_readings),
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "skipped": self.skipped,
-            "first": dict(self.first),
-        }
+        return {name: getattr(self, name) for name in COUNTERS}
 
     def restore(self, state: dict) -> None:
         """The inverse of `state`."""
-        self.bad_readings = dict(state["bad_readings"])
-        self.skipped_in_a_row, self.skipped = state["skipped_in_a_row"], state["skipped"]
-        self.first = dict(state.get("first", {}))
+        for name in COUNTERS:
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     def step_is_finite(self, loss: float, gradient: float, step: int) -> bool:
         """Count a non-finite step, which the loop then leaves out; raises HealthStop after three in a row."""
@@ -106,10 +103,8 @@ class Health:
             return  # counted by `step_is_finite`
         for name in ("loss", "gradient_norm"):
             self.first.setdefault(name, values[name])
-        present = self._symptoms(step, values)
-        for symptom in REMEDIES:
-            if symptom != "rank collapse":
-                self._count(step, symptom, symptom in present, self.options.patience)
+        for symptom, present in self._symptoms(step, values).items():
+            self._count(step, symptom, present, self.options.patience)
 
     def observe_rank(self, step: int, rankme: float) -> None:
         """RankMe of one online evaluation. Raises HealthStop (or warns) at the second in a row that is too low."""
@@ -119,11 +114,15 @@ class Health:
     def _count(self, step: int, symptom: str, present: bool, patience: int) -> None:
         count = self.bad_readings.get(symptom, 0) + 1 if present else 0
         self.bad_readings[symptom] = count
-        # A warning is given once; a run that was only warned stops when it goes on with `stop`.
-        if count == patience or (count > patience and self.options.on_collapse == "stop"):
-            self._act(step, symptom)
+        message = f"step {step}: {symptom}: {REMEDIES[symptom].format(method=self.method)}"
+        # A run that was only warned stops when it goes on with `stop`.
+        if count >= patience and self.options.on_collapse == "stop":
+            raise HealthStop(message + " (--health.on_collapse warn goes on)")
+        if count == patience:
+            log.warning("warning: %s", message)
 
-    def _symptoms(self, step: int, values: dict[str, float]) -> set[str]:
+    def _symptoms(self, step: int, values: dict[str, float]) -> dict[str, bool]:
+        """Whether each symptom but the rank's is present, most telling first."""
         loss, half = values["loss"], step <= self.steps / 2
         warm = step >= WARMUP_SHARE * self.steps
         entropy, mean_entropy = values.get("teacher_entropy"), values.get("mean_target_entropy")
@@ -135,7 +134,7 @@ class Health:
         stuck = abs(loss - self.chance) < 0.01 * self.chance
         high = not half and loss > max(self.chance, 0.99 * self.first["loss"])
         told = 1.0 if entropy is None or mean_entropy is None else (mean_entropy - entropy) / self.chance
-        signs = {
+        return {
             "uniform output": warm and uniform,
             "one code": (warm and told < 0.002 and not uniform)
             or (mean_entropy is not None and mean_entropy < 0.02 * self.chance),
@@ -148,10 +147,3 @@ class Health:
             "teacher stands still": half and values.get("momentum", 0.0) > MAX_MOMENTUM,
             "not learning": warm and (stuck or high) and not uniform and not diverged,
         }
-        return {symptom for symptom, present in signs.items() if present}
-
-    def _act(self, step: int, symptom: str) -> None:
-        message = f"step {step}: {symptom}: {REMEDIES[symptom].format(method=self.method)}"
-        if self.options.on_collapse == "stop":
-            raise HealthStop(message + " (--health.on_collapse warn goes on)")
-        log.warning("warning: %s", message)

@@ -66,8 +66,10 @@ def score_encoder(
     features = online_features(encoder, dataset, rows, preprocessing, device)
     unit = neighbours.normalise(features)
     groups = dataset.column("group_id")[rows]
-    chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
-    found = [_nearest_of_others(unit, groups, query) for query in chosen]
+    chosen, found = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int), []
+    for query in chosen:
+        others = np.flatnonzero(groups != groups[query])
+        found.append(others[neighbours.search(unit[query : query + 1], unit[others], SHOWN_NEAREST)[1][0]])
     shown = min(map(len, found))
     nearest = rows[np.array([row[:shown] for row in found], dtype=int)]
     return Evaluation({RANKME: rankme(features)}, dataset, rows[chosen], nearest, None)
@@ -143,11 +145,6 @@ def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, floa
     return scores
 
 
-def _nearest_of_others(features: np.ndarray, groups: np.ndarray, query: int) -> np.ndarray:
-    others = np.flatnonzero(groups != groups[query])
-    return others[neighbours.search(features[query : query + 1], features[others], SHOWN_NEAREST)[1][0]]
-
-
 def online_features(
     encoder: nn.Module, dataset: Dataset, rows: np.ndarray, preprocessing: dict[str, Any], device
 ) -> np.ndarray:
@@ -176,15 +173,10 @@ def online_features(
 def patch_components(
     encoder: nn.Module, images: np.ndarray, preprocessing: dict[str, Any], device
 ) -> np.ndarray | None:
-    """The first three principal components of the patch tokens of all images together, as colours.
+    """The first three principal components of the patch tokens of all ``images`` (B, S, S, 3) uint8, as colours.
 
-    Args:
-        encoder: a vision transformer; of other backbones, whose last maps are a few pixels wide, there is None.
-        images: ``(B, S, S, 3)`` uint8.
-        preprocessing: a timm data config, of which ``mean`` and ``std`` are used.
-
-    Returns:
-        ``(B, h, w, 3)`` from 0 to 1: per component, its 1st to 99th percentile.
+    Returns ``(B, h, w, 3)`` from 0 to 1, per component its 1st to 99th percentile; None for backbones other than vision
+    transformers, whose last maps are a few pixels wide. Of the timm data config ``mean`` and ``std`` are used.
     """
     was_training = encoder.training
     encoder.eval()

@@ -137,7 +137,7 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     told = ", ".join(f"{name} {value:.3f}" for name, value in headline(scores).items())
     log.info("step %d: %s", progress.step, told)
     _draw(run, progress.step, evaluation, tracker)
-    for line in below_start(scores, progress.first, evaluation.scored):
+    for line in below_start(scores, progress.baseline, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)
     progress.health.observe_rank(progress.step, scores["online_rankme"])
     return scores

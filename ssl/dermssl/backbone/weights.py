@@ -1,26 +1,24 @@
-"""Weights into backbones: an exported encoder, or a file that another project released."""
+"""Weights from files, also those that other projects released, into backbones; and which network weights are of."""
 
 import logging
 import math
+import re
 import warnings
 import zipfile
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from dermssl.backbone.architecture import guess_architecture
-from dermssl.backbone.layouts import Translated, translate
-from dermssl.errors import InputError
-from dermssl.files import read_json
-from dermssl.licences import Notice
-from dermssl.paths import require_folder
+from dermssl.backbone.layouts import LITE0, Translated, Weights, translate
+from dermssl.errors import InputError, shortened
+
+log = logging.getLogger("dermssl")
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")
 """How timm and others begin the names of what comes after the features; ConvNeXt's last norm is among them."""
@@ -28,73 +26,14 @@ PARTS = ("teacher", "model_ema", "student", "state_dict", "model_state_dict", "m
 """Where training checkpoints keep their weights, the one to be taken first."""
 DANGEROUS = {"builtins", "os", "posix", "nt", "subprocess", "sys", "runpy", "importlib", "shutil", "socket", "pickle"}
 """Modules that no checkpoint needs a function of."""
-log = logging.getLogger("dermssl")
-
-Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
-
-
-class SizeArguments(BaseModel):
-    """What an encoder's ``config.json`` may hand to timm: sizes, and nothing that names a file, a host or a class."""
-
-    model_config = ConfigDict(extra="forbid")
-    img_size: Side | None = None
-    dynamic_img_size: StrictBool | None = None
-    patch_size: Side | None = None
-
-
-class Preprocessing(BaseModel):
-    """A timm data config: how an image is prepared for an encoder."""
-
-    input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    crop_pct: Annotated[float, Field(ge=0.1, le=2)] = 1.0
-    crop_mode: Literal["center", "squash", "border"] = "center"
-    mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
-    std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
-
-
-class Training(BaseModel):
-    """What an encoder that was trained here says of itself."""
-
-    model_config = ConfigDict(extra="allow")
-    licences: list[Notice] | None = None
-
-
-class EncoderConfig(BaseModel):
-    """What is read of an exported encoder's ``config.json``."""
-
-    architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$", max_length=100)]
-    model_args: SizeArguments = SizeArguments()
-    pretrained_cfg: Preprocessing
-    dermssl: Training = Training()
-
-
-def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """An exported encoder and its ``config.json``; weights are read strictly, never left random.
-
-    The folder may come from anybody. Of its config, timm gets one of its own names and sizes only, and is not asked for
-    weights.
-
-    Raises:
-        InputError: the folder is no exported encoder, or its weights do not fit.
-    """
-    require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
-    config = read_json(folder / "config.json", "dermssl export", EncoderConfig)
-    name = config["architecture"]
-    if not timm.is_model(name.split(".")[0]):
-        raise InputError(f"{folder}/config.json: timm has no model '{name}': export the encoder again")
-    weights = read_weights(folder / "model.safetensors")
-    try:
-        # A far larger network than the weights are of would cost minutes and memory before it is seen not to fit.
-        with suppress(NotImplementedError), torch.device("meta"):
-            empty = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
-            if sum(value.numel() for value in empty.state_dict().values()) != sum(map(torch.numel, weights.values())):
-                raise ValueError("the network has another number of weights")
-        model = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
-        model.load_state_dict(weights, strict=True)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise InputError(f"{folder}: the weights do not fit {name} ({_in_one_line(error)})") from None
-    return model.eval(), config
+WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -108,21 +47,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give safetensors or a state dict")
-    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_tensors(path)
+    try:
+        content: Any = load_file(path) if path.suffix == ".safetensors" else _read_tensors(path)
+    except InputError:
+        raise
+    # Whatever a foreign file provokes is that file's problem.
+    except Exception as error:
+        if path.suffix == ".safetensors":
+            reason = shortened(error, 200) or type(error).__name__
+            raise InputError(f"{path} holds no weights that can be read ({reason}): get it again") from None
+        script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
+        raise InputError(f"{path} holds no weights that can be read safely{script}: give a state dict") from None
     while isinstance(content, dict) and (inner := [content[p] for p in PARTS if isinstance(content.get(p), dict)]):
         content = inner[0]
     weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not weights:
         raise InputError(f"{path} holds no weights by name: give safetensors or a state dict")
     return weights
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    # Whatever a foreign file provokes is that file's problem.
-    except Exception as error:
-        raise InputError(f"{path} holds no weights that can be read ({_in_one_line(error)}): get it again") from None
 
 
 class _Unread:
@@ -146,22 +87,15 @@ class _Unread:
 
 def _read_tensors(path: Path) -> Any:
     """What ``torch.load(weights_only=True)`` reads, with all that it refuses to make replaced by `_Unread`."""
-    try:
-        if not zipfile.is_zipfile(path):  # PyTorch's format before 1.6, of which nothing can be asked beforehand
-            return torch.load(path, "cpu", weights_only=True)
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        dangerous = [name for name in foreign if name.split(".")[0] in DANGEROUS]
-        if dangerous:
-            raise InputError(f"{path} cannot be read safely, as it would run {dangerous[0]}: give a state dict")
-        stand_ins: list[Any] = [(_Unread, name) for name in foreign]
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, "cpu", weights_only=True)
-    except InputError:
-        raise
-    # Whatever a foreign file provokes is that file's problem.
-    except Exception as error:
-        script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
-        raise InputError(f"{path} holds no weights that can be read safely{script}: give a state dict") from None
+    if not zipfile.is_zipfile(path):  # PyTorch's format before 1.6, of which nothing can be asked beforehand
+        return torch.load(path, "cpu", weights_only=True)
+    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    dangerous = [name for name in foreign if name.split(".")[0] in DANGEROUS]
+    if dangerous:
+        raise InputError(f"{path} cannot be read safely, as it would run {dangerous[0]}: give a state dict")
+    stand_ins: list[Any] = [(_Unread, name) for name in foreign]
+    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, "cpu", weights_only=True)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> None:
@@ -226,5 +160,42 @@ def _fit_positions(weights: dict[str, Tensor], model: Any, known: dict[str, Tens
     return found | {"pos_embed": resample_abs_pos_embed(theirs, grid, num_prefix_tokens=prefix)}
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def guess_architecture(weights: Weights, layouts: Sequence[str]) -> str | None:
+    """The network of translated ``weights``, or None where names and shapes leave it open.
+
+    ``layouts`` are those that applied, see `translate`.
+    """
+    name = None
+    if "patch_embed.proj.weight" in weights:
+        name = _transformer(weights, layouts)
+    elif "layer4.0.conv1.weight" in weights:
+        name = _resnet(weights)
+    elif "conv_stem.weight" in weights and "EfficientNet-lite0" in layouts:
+        name = LITE0
+    return name if name and timm.is_model(name) else None
+
+
+def _transformer(weights: Weights, layouts: Sequence[str]) -> str | None:
+    patches = weights["patch_embed.proj.weight"]
+    size, side = WIDTHS.get(patches.shape[0]), patches.shape[-1]
+    registers = f"_reg{weights['reg_token'].shape[1]}" if "reg_token" in weights else ""
+    if "open_clip" in layouts:
+        return None  # whether its activation is OpenAI's approximation or exact cannot be seen in weights
+    if "norm_pre.weight" in weights:
+        return f"vit_{size}_patch{side}_clip_quickgelu_224"
+    if "pos_embed" not in weights:
+        biased = any(bool(value.any()) for name, value in weights.items() if name.endswith("qkv.bias"))
+        plus = "_plus" if any(".mlp.fc1_g." in name for name in weights) and size in ("small", "huge") else ""
+        return f"vit_{size}{plus}_patch{side}_dinov3" + ("_qkvb" if biased else "")
+    if "blocks.0.ls1.gamma" in weights:
+        return f"vit_{size}_patch{side}{registers}_dinov2" if side == 14 else f"deit3_{size}_patch{side}_224"
+    return f"vit_{size}_patch{side}_224"
+
+
+def _resnet(weights: Weights) -> str | None:
+    counts = tuple(
+        len({found[1] for name in weights if (found := re.match(rf"layer{stage}\.(\d+)\.", name))})
+        for stage in range(1, 5)
+    )
+    plain = weights["layer1.0.conv1.weight"].shape[0] == 64
+    return RESNETS.get((counts, "layer1.0.conv3.weight" in weights)) if plain else None

@@ -1,0 +1,125 @@
+"""An encoder as an ordinary timm folder: ``config.json`` and ``model.safetensors``, none of it taken on trust."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import timm
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool
+from torch import nn
+
+from dermssl.atomic import atomic_folder
+from dermssl.backbone.build import is_vit, width
+from dermssl.backbone.low_rank import merge_low_rank
+from dermssl.backbone.weights import read_weights
+from dermssl.errors import InputError, shortened
+from dermssl.files import read_json, write_json, write_safetensors
+from dermssl.licences import Notice
+from dermssl.paths import require_folder
+
+Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
+
+
+class SizeArguments(BaseModel):
+    """What an encoder's ``config.json`` may hand to timm: sizes, and nothing that names a file, a host or a class."""
+
+    model_config = ConfigDict(extra="forbid")
+    img_size: Side | None = None
+    dynamic_img_size: StrictBool | None = None
+    patch_size: Side | None = None
+
+
+class Preprocessing(BaseModel):
+    """A timm data config: how an image is prepared for an encoder."""
+
+    input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    crop_pct: Annotated[float, Field(ge=0.1, le=2)] = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Training(BaseModel):
+    """What an encoder that was trained here says of itself."""
+
+    model_config = ConfigDict(extra="allow")
+    licences: list[Notice] | None = None
+
+
+class EncoderConfig(BaseModel):
+    """What is read of an exported encoder's ``config.json``."""
+
+    architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$", max_length=100)]
+    model_args: SizeArguments = SizeArguments()
+    pretrained_cfg: Preprocessing
+    dermssl: Training = Training()
+
+
+def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """An exported encoder and its ``config.json``; weights are read strictly, never left random.
+
+    The folder may come from anybody. Of its config, timm gets one of its own names and sizes only, and is not asked for
+    weights.
+
+    Raises:
+        InputError: the folder is no exported encoder, or its weights do not fit.
+    """
+    require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
+    config = read_json(folder / "config.json", "dermssl export", EncoderConfig)
+    name = config["architecture"]
+    if not timm.is_model(name.split(".")[0]):
+        raise InputError(f"{folder}/config.json: timm has no model '{name}': export the encoder again")
+    weights = read_weights(folder / "model.safetensors")
+    try:
+        # A far larger network than the weights are of would cost minutes and memory before it is seen not to fit.
+        with suppress(NotImplementedError), torch.device("meta"):
+            empty = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
+            if sum(value.numel() for value in empty.state_dict().values()) != sum(map(torch.numel, weights.values())):
+                raise ValueError("the network has another number of weights")
+        model = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
+        model.load_state_dict(weights, strict=True)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise InputError(
+            f"{folder}: the weights do not fit {name} ({shortened(error, 200) or type(error).__name__})"
+        ) from None
+    return model.eval(), config
+
+
+def write_encoder(
+    model: nn.Module,
+    folder: Path,
+    name: str,
+    preprocessing: dict[str, Any],
+    licences: list[dict],
+    tag: str,
+    training: dict[str, Any],
+) -> None:
+    """Write an encoder as ``config.json`` and ``model.safetensors``.
+
+    ``timm.create_model("local-dir:<folder>", pretrained=True, num_classes=0)`` gives the same features. ``training``
+    (method, step, splits, data sets) is what reports about the encoder must know. ``preprocessing`` is a
+    timm data config.
+    """
+    arguments = {}
+    if is_vit(name):
+        patch: Any = model.patch_embed.patch_size  # type: ignore[union-attr]
+        arguments = {"img_size": preprocessing["input_size"][-1], "dynamic_img_size": True, "patch_size": int(patch[0])}
+    config = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": width(model),
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "tag": tag,
+            "fixed_input_size": False,
+            **preprocessing,
+            "num_classes": 0,
+            "license": ", ".join(sorted({entry["id"] for entry in licences})),
+        },
+        "dermssl": {"licences": licences, **training},
+    }
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "config.json", config)
+        write_safetensors(temporary / "model.safetensors", merge_low_rank(model.state_dict()))
