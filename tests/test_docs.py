@@ -11,7 +11,7 @@ from dermssl.backbone.build import build
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.commandline import Command, options_class
-from dermssl.parser import option_names, option_string
+from dermssl.parser import leaves, option_string
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,7 +69,7 @@ def commands_in(text: str) -> list[tuple[str, str, list[str]]]:
 
 
 def options_of(program: str, command: Command) -> set[str]:
-    names = {option_string(name) for name in option_names(options_class(program, command))}
+    names = {option_string(leaf.name) for leaf in leaves(options_class(program, command))}
     return names | set(command.aliases) | FOR_EVERY_COMMAND
 
 

@@ -60,8 +60,10 @@ def plain_text(text: str) -> str:
 
 
 def shortened(text: object, most: int = 300) -> str:
-    """``text`` in one line of at most ``most`` characters."""
+    """``text`` in one line of at most ``most`` characters; of an error without words its type."""
     line = plain_text(" ".join(str(text).split()))
+    if not line and isinstance(text, BaseException):
+        return type(text).__name__
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -63,14 +63,13 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) -> dict[str, Any]:
     """Read a JSON object that the command ``maker`` wrote.
 
-    Args:
-        path: the file.
-        maker: the command, for the error.
-        model: a pydantic model of what must be in the file; keys that it does not name are kept as they are.
+    ``model`` is a pydantic model of what must be in the file; keys that it does not name are kept as they are.
 
     Raises:
         InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
     """
+    from pydantic import ValidationError
+
     with _reading(path, maker):
         if path.stat().st_size > LARGEST_TEXT:
             raise InputError(f"{path} is too large to be the output of `{maker}`: make it again")
@@ -78,21 +77,15 @@ def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) ->
         value = json.loads(text)
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object: make it again with `{maker}`")
-    if model is not None:
-        _check_model(path, maker, model, text)
-    return value
-
-
-def _check_model(path: Path, maker: str, model: "type[BaseModel]", text: str) -> None:
-    from pydantic import ValidationError
-
     try:
-        model.model_validate_json(text, strict=True)
+        if model is not None:
+            model.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(map(str, first["loc"]))
         what = f"has no '{key}'" if first["type"] == "missing" else f"'{key}': {first['msg']}"
         raise InputError(f"{path}: {shortened(what)}: make it again with `{maker}`") from None
+    return value
 
 
 def write_yaml(path: Path, value: Any) -> None:

@@ -49,15 +49,10 @@ def normalise(features: np.ndarray) -> np.ndarray:
 
 
 def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` most similar gallery rows of each query by inner product, best first.
+    """Scores ``(Q, k)`` float32 and rows ``(Q, k)`` int64 of the ``k`` most similar gallery rows, best first.
 
-    Args:
-        queries: ``(Q, D)``; pass `normalise`d rows for cosine similarity.
-        gallery: ``(N, D)``.
-        k: clipped to N.
-
-    Returns:
-        Scores ``(Q, k)`` float32 and gallery rows ``(Q, k)`` int64. Blocked: memory is O(Q k).
+    By inner product of ``queries`` (Q, D) and ``gallery`` (N, D): pass `normalise`d rows for cosine similarity. ``k`` is
+    clipped to N. The search goes in blocks: memory is O(Q k).
     """
     queries, gallery = (np.ascontiguousarray(rows, dtype=np.float32) for rows in (queries, gallery))
     return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
@@ -81,13 +76,8 @@ def knn_votes(
 ) -> KnnVotes:
     """The kNN protocol of `dermeval knn` and of the online evaluation: cosine similarity and a weighted vote.
 
-    Args:
-        queries: features ``(Q, D)`` of the images to classify, of any length.
-        gallery: features ``(N, D)`` of the labelled images.
-        labels: ``(N,)`` class indices of the gallery.
-        classes: number of classes C.
-        ks: numbers of neighbours that vote. The search is done once, for the largest.
-        temperatures: see `weighted_vote`.
+    Features are ``queries`` (Q, D) of the images to classify and ``gallery`` (N, D) of images with ``labels`` (N,), the
+    numbers of their classes. ``ks`` are numbers of neighbours that vote; the search is done once, for the largest.
     """
     scores, rows = search(normalise(queries), normalise(gallery), max(ks))
     near = labels[rows]
@@ -99,14 +89,8 @@ def knn_votes(
 def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperature: float = TEMPERATURE) -> np.ndarray:
     """Class probabilities of DINO's weighted kNN: each neighbour votes with exp(s / T) (Caron et al. 2021).
 
-    Args:
-        scores: ``(Q, k)`` cosine similarities.
-        labels: ``(Q, k)`` class indices of the neighbours.
-        classes: number of classes C.
-        temperature: T; infinite for the majority vote, in which all weigh the same.
-
-    Returns:
-        ``(Q, C)`` float64, rows summing to 1.
+    ``scores`` and ``labels`` (Q, k) are cosine similarities and class numbers of the neighbours. An infinite
+    ``temperature`` T gives the majority vote. Returns ``(Q, C)`` float64 for C ``classes``, rows summing to 1.
     """
     weights = np.exp((scores - scores[:, :1]).astype(np.float64) / temperature)
     votes = np.stack([(weights * (labels == c)).sum(axis=1) for c in range(classes)], axis=1)
@@ -138,15 +122,10 @@ def near_images(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """All pairs of images whose perceptual hashes are near, for any flip or quarter turn of the gallery image.
 
-    Args:
-        queries: ``(Q, 8)`` uint64 of `dermssl.dataset.hashes.perceptual_hashes`.
-        gallery: ``(N, 8)`` likewise.
-        bits: largest Hamming distance.
-
-    Returns:
-        Query rows, gallery rows, which of the gallery image's 8 views it is, and distances, each ``(P,)``. A pair
-        comes once for each of its views that is near. Pictures without structure, like all their like, are left out.
-        Memory grows with the pairs found, not with Q x N.
+    ``queries`` (Q, 8) and ``gallery`` (N, 8) are uint64 of `dermssl.dataset.hashes.perceptual_hashes`, ``bits`` the
+    largest Hamming distance. Returns query rows, gallery rows, which of the gallery image's 8 views it is, and
+    distances, each ``(P,)``. A pair comes once for each of its views that is near. Pictures without structure are left
+    out: they are like all their like. Memory grows with the pairs found, not with Q x N.
     """
     ours, theirs = (np.flatnonzero(np.bitwise_count(part[:, 0]) >= LEAST_BITS_SET) for part in (queries, gallery))
     index = faiss.IndexBinaryFlat(64)
@@ -218,7 +197,10 @@ def search_index(
     total = len(index) if rows is None else len(rows)
     k = min(k, total)
     wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
-    if index.codes is None or wanted >= total or (rows is not None and total <= _few(index)):
+    few = EXACT_BYTES // (4 * index.vectors.shape[1])
+    if isinstance(index.codes, faiss.IndexHNSWSQ):  # a graph is cut apart where most of its nodes may not be visited
+        few = max(few, len(index) // 4)
+    if index.codes is None or wanted >= total or (rows is not None and total <= few):
         return _search_rows(index.vectors, queries, k, rows)
     effort = _search_effort(index.codes, wanted, allowed, total / len(index))
     _, proposed = index.codes.search(queries, wanted, params=effort)
@@ -228,12 +210,6 @@ def search_index(
             scores, exact = _search_rows(index.vectors, queries[number : number + 1], k, rows)
             found[number] = scores[0], exact[0]
     return np.stack([scores for scores, _ in found]), np.stack([ranked for _, ranked in found])
-
-
-def _few(index: Index) -> int:
-    rows = EXACT_BYTES // (4 * index.vectors.shape[1])
-    # A graph is cut apart where most of its nodes may not be visited.
-    return rows if isinstance(index.codes, faiss.IndexIVF) else max(rows, len(index) // 4)
 
 
 def _search_effort(codes: Codes, wanted: int, allowed: np.ndarray | None, share: float) -> Any:

@@ -6,6 +6,7 @@ become dotted options (``--training.epochs``) and nested YAML. jsonargparse pars
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -33,17 +34,22 @@ KINDS = {
 }
 LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e15}
 """Largest values of options: seeds above 32 bits and endless numbers end in errors of the libraries that get them."""
-
 MOST_KEYS = 1000
 """Keys of a config."""
 
 
 class Leaf(NamedTuple):
-    """One option: its dotted name, and the dataclass field and type behind it."""
+    """One option: its dotted name, the dataclass that it stands in, and the field and type behind it."""
 
     name: str
+    owner: type
     field: dataclasses.Field
     kind: Any
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether its value is a list."""
+        return get_origin(self.kind) is list
 
     @property
     def is_positional(self) -> bool:
@@ -75,12 +81,7 @@ def leaves(options_type: type, prefix: str = "") -> Iterator[Leaf]:
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             yield from leaves(kind, name + ".")
         else:
-            yield Leaf(name, field, kind)
-
-
-def option_names(options_type: type) -> dict[str, type]:
-    """Dotted names of all options of a dataclass; ``list`` marks those that take several values."""
-    return {leaf.name: list if get_origin(leaf.kind) is list else object for leaf in leaves(options_type)}
+            yield Leaf(name, options_type, field, kind)
 
 
 def option_string(name: str) -> str:
@@ -122,15 +123,11 @@ def make_parser(
 ) -> Parser:
     """The parser of one command, with ``--config`` for YAML and ``--json`` for the report.
 
-    The options class may have ``COMMON``, the dotted names of the options that the help shows first.
-
-    Args:
-        program: name in the usage line.
-        options_type: the command's options dataclass.
-        aliases: shorter names of options.
-        hidden: dotted names of options and sections that the help leaves out.
+    The options class may have ``COMMON``, the dotted names of the options that the help shows first. ``aliases`` are
+    shorter names of options, ``hidden`` the dotted names of options and sections that the help leaves out.
     """
-    named = [leaf.name.upper() for leaf in leaves(options_type) if leaf.is_positional]
+    options = list(leaves(options_type))
+    named = [leaf.name.upper() for leaf in options if leaf.is_positional]
     parser = Parser(
         prog=program,
         usage=" ".join([program, *named, "[options]"]),
@@ -143,10 +140,45 @@ def make_parser(
     groups: dict[str, Any] = dict.fromkeys(common, first)
     if common:
         other: Any = parser.add_argument_group("further options")
-        groups = {leaf.name: other for leaf in leaves(options_type) if "." not in leaf.name} | groups
+        groups = {leaf.name: other for leaf in options if "." not in leaf.name} | groups
     short = {target.removeprefix("--"): alias for alias, target in (aliases or {}).items()}
-    _add_options(parser, options_type, "", short, groups, hidden)
+    sections: dict[str, Any] = {"": parser}
+    for leaf in options:
+        section = leaf.name.rpartition(".")[0]
+        if section not in sections:
+            title = (inspect.getdoc(leaf.owner) or "").splitlines()[0].rstrip(".")
+            sections[section] = parser.add_argument_group(f"{section} ({title})")
+        keywords = _keywords(leaf)
+        if leaf.is_positional:
+            parser.add_argument(leaf.name, **keywords | {"nargs": "*" if leaf.takes_several else "?"})
+            continue
+        if leaf.name in short:
+            keywords["help"] += f" (also {short[leaf.name]})"
+        if leaf.name in hidden or (section in hidden and leaf.name not in groups):
+            keywords["help"] = argparse.SUPPRESS
+        groups.get(leaf.name, sections[section]).add_argument(option_string(leaf.name), **keywords)
     return parser
+
+
+def _keywords(leaf: Leaf) -> dict[str, Any]:
+    """What argparse must know of an option: help, type and default."""
+    help_text = _help_texts(leaf.owner).get(leaf.field.name) or ""
+    keywords: dict[str, Any] = {"help": " ".join(help_text.split()), "type": leaf.kind}
+    if leaf.takes_several:
+        keywords |= {"nargs": "+", "type": get_args(leaf.kind)[0]}
+    elif leaf.kind is bool:
+        keywords |= {"nargs": "?", "const": True}
+    if leaf.is_required:
+        keywords["help"] += " [required]"
+    else:
+        keywords["default"] = leaf.default
+    return keywords
+
+
+@functools.cache
+def _help_texts(options_type: type) -> dict[str, str | None]:
+    documented = [kind for kind in reversed(options_type.__mro__) if dataclasses.is_dataclass(kind)]
+    return {p.arg_name: p.description for kind in documented for p in parse_from_object(kind).params}
 
 
 def hidden_options(options_type: type, arguments: list[str]) -> set[str]:
@@ -161,45 +193,6 @@ def hidden_options(options_type: type, arguments: list[str]) -> set[str]:
         return rare
     (default,) = [leaf.default for leaf in leaves(options_type) if leaf.name == option]
     return rare | set(sections) - {_value_of(option_string(option), arguments) or default}
-
-
-def _add_options(
-    parser: Any,
-    options_type: type,
-    prefix: str,
-    short: Mapping[str, str],
-    groups: Mapping[str, Any],
-    hidden: Collection[str],
-) -> None:
-    """Add one option per field to ``parser``, or to the group that ``groups`` names for it."""
-    documented = [kind for kind in reversed(options_type.__mro__) if dataclasses.is_dataclass(kind)]
-    help_texts = {p.arg_name: p.description for kind in documented for p in parse_from_object(kind).params}
-    hints = get_type_hints(options_type)
-    for field in dataclasses.fields(options_type):
-        name, kind = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            title = inspect.getdoc(kind) or ""
-            group = parser.add_argument_group(f"{name} ({title.splitlines()[0].rstrip('.')})")
-            _add_options(group, kind, name + ".", short, groups, hidden)
-            continue
-        leaf = Leaf(name, field, kind)
-        keywords: dict[str, Any] = {"help": " ".join((help_texts.get(field.name) or "").split()), "type": kind}
-        if get_origin(kind) is list:
-            keywords |= {"nargs": "+", "type": get_args(kind)[0]}
-        elif kind is bool:
-            keywords |= {"nargs": "?", "const": True}
-        if leaf.is_required:
-            keywords["help"] += " [required]"
-        else:
-            keywords["default"] = leaf.default
-        if leaf.is_positional:
-            parser.add_argument(name, **keywords | {"nargs": "*" if "nargs" in keywords else "?"})
-            continue
-        if name in short:
-            keywords["help"] += f" (also {short[name]})"
-        if name in hidden or (prefix.rstrip(".") in hidden and name not in groups):
-            keywords["help"] = argparse.SUPPRESS
-        groups.get(name, parser).add_argument(option_string(name), **keywords)
 
 
 def parse(
@@ -249,7 +242,7 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
 
 def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Mapping[str, str]) -> dict[str, Any]:
     """The YAML of ``path`` as dotted keys, each known and of the right type."""
-    valid = option_names(options_type)
+    valid = {leaf.name: leaf for leaf in leaves(options_type)}
     longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
     try:
         flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
@@ -258,12 +251,10 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
     for key, value in flat.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
-        if valid[key] is list and not isinstance(value, list):
+        if valid[key].takes_several and not isinstance(value, list):
             flat[key] = [value]
     # The parser requires what has no option name, though it may stand on the command line instead.
-    elsewhere = {
-        leaf.name: [""] if valid[leaf.name] is list else "" for leaf in leaves(options_type) if leaf.is_positional
-    }
+    elsewhere = {name: [""] if leaf.takes_several else "" for name, leaf in valid.items() if leaf.is_positional}
     try:
         parser.parse_object(elsewhere | flat)
     except (InputError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
@@ -286,7 +277,7 @@ def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(options_type):
         kind, value = hints[field.name], getattr(namespace, field.name)
-        leaf = Leaf(prefix + field.name, field, kind)
+        leaf = Leaf(prefix + field.name, options_type, field, kind)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             value = _build(kind, value, leaf.name + ".")
         elif leaf.is_required and value in (None, []):

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -81,7 +81,9 @@ def require_new_folder(
     require_apart(path, inputs)
     if not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
-    others = sorted(name for name in _files_below(path) if not _is_named(name, written))
+    below = {entry.relative_to(path) for entry in path.rglob("*") if entry.is_symlink() or not entry.is_dir()}
+    names = {name.as_posix() for name in below if not any(_is_named(part, HIDDEN) for part in name.parts)}
+    others = sorted(name for name in names if not _is_named(name, written))
     others = [name for name in others if not (name.endswith(".json") and REPORT_MARK in json_object(path / name))]
     if others:
         raise InputError(
@@ -100,14 +102,6 @@ def require_apart(path: Path, inputs: Iterable[str | Path | None]) -> None:
         read = Path(given).resolve()
         if where == read or where in read.parents or read in where.parents:
             raise InputError(f"{path} is, holds or lies in {given}, which is read: choose another --out")
-
-
-def _files_below(folder: Path) -> Iterator[str]:
-    """Relative paths of all that is no folder, but for what `HIDDEN` names."""
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if (path.is_symlink() or not path.is_dir()) and not any(_is_named(part, HIDDEN) for part in name.parts):
-            yield name.as_posix()
 
 
 def _is_named(name: str, patterns: Iterable[str]) -> bool:

@@ -45,29 +45,21 @@ def _quota() -> float:
     quotas = [math.inf]
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        names = controllers.split(",")
-        if names == [""]:  # version 2
-            quotas += [_limit(group / "cpu.max") for group in _groups(CGROUPS, path)]
-        elif "cpu" in names:
-            quotas += [_limit(group / "cpu.cfs_quota_us") for group in _groups(CGROUPS / controllers, path)]
-            quotas += [_limit(group / "cpu.cfs_quota_us") for group in _groups(CGROUPS / "cpu", path)]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has one tree; version 1 has one for each controller, under the name of all or of one of them.
+        for root in (CGROUPS / controllers, CGROUPS / "cpu") if controllers else (CGROUPS,):
+            group = root / path.lstrip("/")
+            quotas += [_limit(folder) for folder in (group, *group.parents) if folder.is_relative_to(root)]
     return min(quotas)
 
 
-def _groups(root: Path, path: str) -> list[Path]:
-    """The folder of a control group, and of all above it up to ``root``."""
-    group = root / path.lstrip("/")
-    return [folder for folder in (group, *group.parents) if folder == root or root in folder.parents]
-
-
-def _limit(file: Path) -> float:
-    """Cores that one control group grants: quota over period; infinity where it sets no limit."""
+def _limit(group: Path) -> float:
+    """Cores that one control group grants: quota over period; infinity where it sets no limit ("max", or -1)."""
+    names = ["cpu.max"] if (group / "cpu.max").exists() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
     try:
-        words = file.read_text(encoding="utf-8").split()
-        if len(words) == 1:  # version 1 keeps the period in a second file, and writes -1 for no limit
-            words += (file.parent / "cpu.cfs_period_us").read_text(encoding="utf-8").split()
-        quota, period = float(words[0]), float(words[1])
-    except (OSError, ValueError, IndexError):
+        quota, period = (float(word) for name in names for word in (group / name).read_text().split())
+    except (OSError, ValueError):
         return math.inf
     return quota / period if quota > 0 and period > 0 else math.inf
 

@@ -53,19 +53,12 @@ def build(
     elif patch_size:
         raise InputError(f"model.patch_size {patch_size}: '{name}' has no patches: leave it out")
     packaged = packaged_weights(name) if pretrained else None
-    with hub_access(name) if pretrained and packaged is None else contextlib.nullcontext():
-        model = _create(name, options | {"pretrained": pretrained and packaged is None})
-    if packaged:
-        log.info("pretrained weights of %s: %s", name, describe_weights(name))
-        load_weights(model, read_weights(packaged))
-    return model
-
-
-def _create(name: str, options: dict[str, Any]) -> nn.Module:
+    from_hub = pretrained and packaged is None
     try:
-        return timm.create_model(name, **options)
+        with hub_access(name) if from_hub else contextlib.nullcontext():
+            model = timm.create_model(name, pretrained=from_hub, **options)
     except (OSError, RuntimeError) as error:
-        if not options["pretrained"]:
+        if not from_hub:
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give {remedy(name)}") from None
@@ -73,6 +66,10 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
         if "drop_path_rate" not in options or "drop_path_rate" not in str(error):
             raise
         raise InputError(f"'{name}' has no stochastic depth: set model.drop_path 0") from None
+    if packaged:
+        log.info("pretrained weights of %s: %s", name, describe_weights(name))
+        load_weights(model, read_weights(packaged))
+    return model
 
 
 def width(model: nn.Module) -> int:

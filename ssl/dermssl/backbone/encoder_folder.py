@@ -81,9 +81,7 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         model = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise InputError(
-            f"{folder}: the weights do not fit {name} ({shortened(error, 200) or type(error).__name__})"
-        ) from None
+        raise InputError(f"{folder}: the weights do not fit {name} ({shortened(error, 200)})") from None
     return model.eval(), config
 
 

@@ -54,8 +54,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     # Whatever a foreign file provokes is that file's problem.
     except Exception as error:
         if path.suffix == ".safetensors":
-            reason = shortened(error, 200) or type(error).__name__
-            raise InputError(f"{path} holds no weights that can be read ({reason}): get it again") from None
+            raise InputError(
+                f"{path} holds no weights that can be read ({shortened(error, 200)}): get it again"
+            ) from None
         script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
         raise InputError(f"{path} holds no weights that can be read safely{script}: give a state dict") from None
     while isinstance(content, dict) and (inner := [content[p] for p in PARTS if isinstance(content.get(p), dict)]):

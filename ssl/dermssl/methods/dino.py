@@ -134,13 +134,9 @@ class DinoLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Mean of -P_t log P_s over images and over pairs of a global view t and another view s.
 
-        Args:
-            student: outputs ``(S, B, K)`` float32; the first T views are the teacher's.
-            teacher: outputs ``(T, B, K)`` float32 of the global views.
-            temperature: of the teacher's softmax.
-
-        Returns:
-            The loss, and the targets P_t ``(T, B, K)``.
+        ``student`` are outputs ``(S, B, K)`` float32, of which the first T views are the teacher's; ``teacher`` are
+        outputs ``(T, B, K)`` float32 of the global views, whose softmax has ``temperature``. Also returns the targets
+        P_t ``(T, B, K)``.
         """
         assert student.dtype == teacher.dtype == torch.float32
         targets = self.targets(teacher, temperature)

@@ -83,7 +83,7 @@ class Dinov2(Dino):
         with torch.autocast(crops.device.type, enabled=False):
             weights = mask_weights(mask).to(crops.device, non_blocking=True)
             patch = self.patch_loss(student.float(), teacher.float(), weights, at["teacher_temperature"])
-            koleo = sum(self.koleo(from_all_ranks(crop.float())) for crop in masked.split(batch))
+            koleo = sum(self.koleo(_from_all_ranks(crop.float())) for crop in masked.split(batch))
             stats = {"loss": loss.detach(), **stats, "patch_loss": patch.detach(), "koleo": koleo.detach()}
             return loss + self.options.patch_weight * patch + self.options.koleo_weight * koleo, stats
 
@@ -180,6 +180,6 @@ def block_masks(images: int, side: int, options: Dinov2Options, seed: list[int])
     return every
 
 
-def from_all_ranks(features: Tensor) -> Tensor:
+def _from_all_ranks(features: Tensor) -> Tensor:
     """Features ``(B, D)`` of all ranks, one below the other, with their gradients."""
     return torch.cat(all_gather(features)) if place_among_ranks()[1] > 1 else features

@@ -65,13 +65,7 @@ def sigreg(projections: Tensor, slices: int, seed: int) -> Tensor:
     The statistic of Epps and Pulley, N times the integral of |empirical - Gaussian characteristic function|^2
     exp(-t^2/2), over the N images of all ranks along random directions.
 
-    Args:
-        projections: ``(V, N, D)`` float32.
-        slices: number of directions.
-        seed: of the directions.
-
-    Returns:
-        The mean over views and directions, a scalar.
+    ``projections`` are ``(V, N, D)`` float32. Returns the mean over views and over ``slices`` directions, a scalar.
     """
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(projections.shape[-1], slices, generator=generator).to(projections.device)

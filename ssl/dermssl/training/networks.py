@@ -22,7 +22,7 @@ from dermssl.backbone.layouts import translate
 from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.devices import require_compiler
-from dermssl.errors import InputError
+from dermssl.errors import InputError, shortened
 from dermssl.files import read_yaml
 from dermssl.methods.method import copy_weights, freeze
 from dermssl.methods.registry import METHODS
@@ -154,7 +154,7 @@ def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int)
             for network in backbones_of(method, name):
                 load_weights(network, weights)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
+        first = shortened(error, 200)
         same = ", the method and its heads" if part == "all" else ""
         raise InputError(f"model.init {init} does not fit model.backbone {options.backbone}{same} ({first})") from None
     return normalisation

@@ -19,7 +19,6 @@ from dermssl.views.recipe import ViewOptions
 
 LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
 """Settings that hold paths of this machine; they are not handed on."""
-
 NEED_START = ("distillation", "frozen_batch_norm", "frozen_layers", "adapter_rank")
 """Settings of the section ``keep`` that mean nothing in a run from random weights."""
 

@@ -15,7 +15,7 @@ from dermssl.atomic import TEMPORARY, remove_leftovers, take_lock
 from dermssl.backbone.pretrained import LEDGER, find_ledger
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, read_yaml, write_json, write_parquet, write_yaml
-from dermssl.parser import flatten, option_names
+from dermssl.parser import flatten
 from dermssl.paths import json_object, require_new_folder
 from dermssl.training.options import DataOptions, PretrainOptions
 from dermssl.training.pool import COLUMNS
@@ -33,7 +33,6 @@ MAY_DIFFER = (
     "tracking.",
 )
 """Keys that may differ when a run is resumed; a trailing dot names a whole section."""
-
 CONFIG, LOCK, START_LEDGER = "config.yaml", ".lock", "start_ledger.parquet"
 IDENTITIES = "tracking.json"
 """What the trackers of a run call it."""
@@ -150,7 +149,7 @@ def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
     now = flatten(config)
     differing = [
         f"{key} ({before[key]} -> {now[key]})"
-        for key in option_names(PretrainOptions)
+        for key in now
         if before[key] != now[key] and not key.startswith(MAY_DIFFER) and not _is_one_file(before[key], now[key])
     ]
     if differing:

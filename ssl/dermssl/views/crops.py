@@ -7,7 +7,6 @@ import numpy as np
 
 MOST_LINEAR = 1.7
 """Bilinear interpolation shrinks by no more than this factor: it reads too few pixels for more."""
-
 FLIPS = (None, 0, -1, 1, 1, None, 0, -1)
 """OpenCV's flip code of each turn, after a transposition where the turn is odd."""
 

@@ -12,7 +12,6 @@ from dermssl.views.sampler import philox
 VIEW_STREAM = 3
 DRAWS_PER_VIEW = 48
 """Uniform numbers reserved per view, so that adding a view or an effect does not move the numbers of others."""
-
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
 
@@ -25,13 +24,8 @@ def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
 def crop_box(scale: tuple[float, float], width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
     """A random resized crop as torchvision draws it: area share, log-uniform ratio, ten tries, else a centre crop.
 
-    Args:
-        scale: smallest and largest share of the image's area.
-        width, height: of the stored image, pixels.
-        draws: the uniform numbers of one view; the first 22 are used.
-
-    Returns:
-        Left, top, right, bottom in pixels.
+    ``scale`` is the smallest and largest share of the area of the stored image, ``width`` x ``height`` pixels. Of the
+    uniform numbers of one view, ``draws``, the first 22 are used. Returns left, top, right, bottom in pixels.
     """
     low, high = scale
     for share, shape in zip(draws[:TRIES], draws[TRIES : 2 * TRIES], strict=True):
@@ -55,15 +49,9 @@ def turns(options: ViewOptions, draws: np.ndarray) -> np.ndarray:
 
 
 def changes(options: ViewOptions, views: Sequence[View], draws: np.ndarray) -> Changes:
-    """What is changed in each view.
+    """What is changed in each of V ``views``, which give the odds of blur and solarisation, as arrays ``(..., V)``.
 
-    Args:
-        options: strengths and odds that all views share.
-        views: give the odds of blur and solarisation.
-        draws: ``(..., V, DRAWS_PER_VIEW)`` uniform numbers.
-
-    Returns:
-        Arrays ``(..., V)``.
+    ``draws`` are the uniform numbers ``(..., V, DRAWS_PER_VIEW)``.
     """
     sizes, blurs, solarized = (np.array([getattr(view, key) for view in views]) for key in ("size", "blur", "solarize"))
     low, high = options.blur_sigma

@@ -100,10 +100,8 @@ def to_views(
 ) -> list[Tensor]:
     """Move to ``device`` and normalise: for global and local crops a tensor ``(V, B, 3, S, S)`` float32.
 
-    The channels of a pixel lie side by side, so that ``flatten(0, 1)`` is in channels_last layout.
-
-    Args:
-        mean, std: of the encoder's preprocessing, per channel, for values 0 to 1.
+    ``mean`` and ``std`` are those of the channels for values 0 to 1. The channels of a pixel lie side by side, so that
+    ``flatten(0, 1)`` is in channels_last layout.
     """
     views = []
     for pixels in crops:

@@ -7,7 +7,7 @@ import pytest
 
 from dermssl.cli import COMMANDS, main
 from dermssl.methods.registry import METHODS
-from dermssl.parser import make_parser, option_names, parse
+from dermssl.parser import leaves, make_parser, parse
 from dermssl.training.options import RARE, PretrainOptions
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -43,4 +43,4 @@ def test_help_shows_fifty_options_at_most_with_the_common_ones_first_and_no_othe
     assert not [name for name in shown if name.split(".")[0] in set(METHODS) - {method}]
     assert main(["pretrain", "--help-all"]) == 0
     everything = re.findall(r"^  --(\S+)", capsys.readouterr().out, flags=re.MULTILINE)
-    assert set(option_names(PretrainOptions)) <= set(everything) and set(RARE) <= set(everything)
+    assert {leaf.name for leaf in leaves(PretrainOptions)} <= set(everything) and set(RARE) <= set(everything)

@@ -39,15 +39,8 @@ def write_card(
 ) -> None:
     """Data with licences and attribution, recipe, hardware, time, energy, scores, limits by skin type.
 
-    It names no path of this machine, since it is handed on with the encoder.
-
-    Args:
-        folder: of the run.
-        options: of the run.
-        data: what it was given.
-        notices: licences of the data.
-        times_seen: how often each training row was trained on.
-        facts: as `dermssl.training.finish.run_facts` gives them.
+    It names no path of this machine, since it is handed on with the encoder. ``notices`` are the licences of the data.
+    ``times_seen`` says how often each training row was trained on. ``facts`` are those of `run_facts`.
     """
     whole, seconds, init = facts["steps"] == facts["planned_steps"], facts["seconds"], options.model.init
     moments = {

@@ -12,19 +12,15 @@ log = logging.getLogger("dermssl")
 MAX_SKIPPED = 3
 WARMUP_SHARE = 0.25
 """Share of the run after which a loss at chance level counts as not learning."""
-
 MIN_RANK = 1.5
 """Effective rank (RankMe) under which all features lie along one line; untrained backbones start above."""
 LEAST_RANK_SHARE = 0.25
 """Share of the first RankMe that must be left. Measured on 5,354 images: with the mean centre a ViT-T fell from 19 to
 4, while its targets became equal for all images; runs that learn stay above 0.7, most rise."""
-
 MIN_LR, MAX_MOMENTUM = 1e-8, 0.99999
 """Beyond these nothing moves: the student's learning rate, the teacher's momentum."""
-
 SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
 """Norm of the whole gradient before clipping, and its ratio to the first one: runs that learn stay well inside."""
-
 REMEDIES = {
     "uniform output": "the loss stays at chance level with uniform outputs: "
     "lower {method}.warmup_teacher_temperature (0.02) or {method}.out_dim, take {method}.centering sinkhorn, or raise "
@@ -45,20 +41,16 @@ REMEDIES = {
     "raise optim.lr or training.epochs, or weaken the views",
 }
 """Each symptom, most telling first, with its cause in plain words and the setting to change."""
-
 COUNTERS = ("bad_readings", "skipped_in_a_row", "skipped", "first")
 """Fields of `Health` that a resumable state keeps."""
 
 
 @dataclass
 class Health:
-    """Watches log lines; counters are part of the resumable state.
+    """Watches log lines of a run of ``steps``; counters are part of the resumable state.
 
-    Args:
-        options: what to do, and how many readings in a row count.
-        chance: loss of a network that gives all images the same output (`Method.chance_loss`).
-        steps: length of the run.
-        method: name of the method, whose section holds the setting to change.
+    ``chance`` is the loss of a network that gives all images the same output (`Method.chance_loss`). ``method`` names
+    the section that holds the setting to change.
     """
 
     options: HealthOptions

@@ -28,12 +28,9 @@ def view_grid(pixels: list[Tensor], images: int = 8) -> np.ndarray:
 def neighbour_grid(
     queries: Sequence[np.ndarray], nearest: Sequence[Sequence[np.ndarray]], agree: np.ndarray | None
 ) -> np.ndarray:
-    """A row per query: the query in a grey frame, then its nearest images, best first. A legend stands above.
+    """A row per query image: it in a grey frame, then its ``nearest`` ones, best first. A legend stands above.
 
-    Args:
-        queries: Q images ``(H, W, 3)`` uint8.
-        nearest: Q lists of k images.
-        agree: ``(Q, k)`` True where the neighbour has the query's label (green frame, else red); None: grey frames.
+    ``agree`` (Q, k) is True where the neighbour has the query's label (green frame, else red); None: grey frames.
     """
     rows = []
     for index, (query, found) in enumerate(zip(queries, nearest, strict=True)):

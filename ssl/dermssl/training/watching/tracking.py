@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from dermssl.atomic import atomic_file
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import read_json, write_json, write_text
 from dermssl.training.options import LOCAL_KEYS, TrackingOptions
 from dermssl.training.run_folder import IDENTITIES
@@ -60,12 +60,9 @@ class Tracker:
     A resumed run goes on in the same curves: lines and events after ``last_step`` are dropped, and wandb and mlflow get
     the ids in ``tracking.json``.
 
-    Args:
-        folder: run folder, whose name the run gets.
-        last_step: of the run so far, -1 for a new one.
-        options: name the trackers as Accelerate calls them, and the project.
-        config: settings by dotted key, for the trackers; those of `LOCAL_KEYS` stay here.
-        images_may_leave: False where the licence of a pooled set forbids it: pictures are then withheld.
+    ``last_step`` is -1 for a new run. ``options`` name the trackers as Accelerate calls them, and the project; ``config``
+    holds settings by dotted key, of which those of `LOCAL_KEYS` stay here. ``images_may_leave`` is False where the
+    licence of a pooled set forbids it: pictures are then withheld.
 
     Raises:
         InputError: a tracker does not start.
@@ -156,7 +153,7 @@ def _start(name: str, folder: Path, project: str, identity: str | None) -> tuple
         tracker = kind(project, *([str(folder)] if kind.requires_logging_directory else []), **keywords)
         tracker.start()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shortened(error, 200)
         raise InputError(f"--tracking.with {name} does not start ({reason}): log in to it, or leave it out") from None
     return tracker, tracker.tracker.info.run_id if name == "mlflow" else identity or name
 
