@@ -51,8 +51,8 @@ def normalise(features: np.ndarray) -> np.ndarray:
 def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``(Q, k)`` float32 and rows ``(Q, k)`` int64 of the ``k`` most similar gallery rows, best first.
 
-    By inner product of ``queries`` (Q, D) and ``gallery`` (N, D): pass `normalise`d rows for cosine similarity. ``k`` is
-    clipped to N. The search goes in blocks: memory is O(Q k).
+    By inner product of ``queries`` (Q, D) and ``gallery`` (N, D): pass `normalise`d rows for cosine similarity. At most
+    N rows are given. The search goes in blocks: memory is O(Q k).
     """
     queries, gallery = (np.ascontiguousarray(rows, dtype=np.float32) for rows in (queries, gallery))
     return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)

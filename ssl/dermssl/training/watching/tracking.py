@@ -60,9 +60,9 @@ class Tracker:
     A resumed run goes on in the same curves: lines and events after ``last_step`` are dropped, and wandb and mlflow get
     the ids in ``tracking.json``.
 
-    ``last_step`` is -1 for a new run. ``options`` name the trackers as Accelerate calls them, and the project; ``config``
-    holds settings by dotted key, of which those of `LOCAL_KEYS` stay here. ``images_may_leave`` is False where the
-    licence of a pooled set forbids it: pictures are then withheld.
+    ``last_step`` is -1 for a new run. ``options`` name the trackers as Accelerate calls them. ``config`` holds settings
+    by dotted key, of which those of `LOCAL_KEYS` stay here. ``images_may_leave`` is False where the licence of a pooled
+    set forbids it: pictures are then withheld.
 
     Raises:
         InputError: a tracker does not start.
