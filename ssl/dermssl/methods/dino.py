@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class Dino(Method):
 
     ``build_backbone`` is called twice, since weight-normalised heads and some backbones cannot be deep-copied.
     """
+
+    backbones = MappingProxyType({"student": "student", "teacher": "teacher"})
 
     def __init__(self, build_backbone: Callable[[float], nn.Module], drop_path: float, options: DinoOptions) -> None:
         super().__init__()

@@ -33,10 +33,6 @@ class Lejepa(Method):
         sizes = [options.hidden_dim, options.hidden_dim, options.out_dim]
         self.head = MLP(width(self.backbone), sizes, norm_layer=nn.BatchNorm1d)
 
-    def encoder(self) -> nn.Module:
-        """The backbone; the projection head is dropped."""
-        return self.backbone
-
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Algorithm 2 of the paper, on global and local crops."""
         features = [self.backbone(group.flatten(0, 1)) for group in views]

@@ -1,6 +1,8 @@
 """What the training loop asks of a method. The loop knows no method by name."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -18,9 +20,16 @@ class Method(nn.Module):
     ``options`` is the method's section of the config (`dermssl.methods.registry`).
     """
 
+    backbones: Mapping[str, str] = MappingProxyType({"student": "backbone"})
+    """The attribute of each backbone: the ``student``, which gradients reach, and perhaps a ``teacher``."""
+
+    def network(self, which: str) -> nn.Module:
+        """The ``student`` or the ``teacher`` of `backbones`."""
+        return getattr(self, self.backbones[which])
+
     def encoder(self) -> nn.Module:
-        """The backbone that is evaluated and exported."""
-        raise NotImplementedError
+        """The backbone that is evaluated and exported: by default the student, without its head."""
+        return self.network("student")
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Views (``(V, B, 3, S, S)`` each: global crops, then local ones) -> mean loss in float32, and statistics.

@@ -5,7 +5,6 @@ A new method is one file with its networks and loss, and a class of options here
 """
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -49,14 +48,12 @@ def tier_of(images: int) -> int:
 class MethodOptions:
     """A method's section of the config, and what is known of the method without its networks.
 
-    ``network`` is the method's class as "module:name". ``backbones`` names the attribute of each of its backbones: the
-    ``student``, which gradients reach, and perhaps a ``teacher``. ``epochs`` and ``batch`` are recommended per tier.
-    ``RARE`` are the options that only ``--help-all`` explains.
+    ``network`` is the method's class as "module:name". ``epochs`` and ``batch`` are recommended per tier. ``RARE`` are
+    the options that only ``--help-all`` explains.
     """
 
     name: ClassVar[str]
     network: ClassVar[str]
-    backbones: ClassVar[Mapping[str, str]]
     epochs: ClassVar[tuple[int, int, int, int]]
     batch: ClassVar[tuple[int, int, int, int]]
     RARE: ClassVar[tuple[str, ...]]
@@ -91,7 +88,6 @@ class DinoOptions(MethodOptions):
 
     name = "dino"
     network = "dermssl.methods.dino:Dino"
-    backbones: ClassVar = {"student": "student", "teacher": "teacher"}
     epochs, batch = (400, 300, 200, 100), (128, 256, 256, 1024)
     RARE: ClassVar[tuple[str, ...]] = ("hidden_dim", "bottleneck_dim", "student_temperature", "center_momentum")
 
@@ -219,7 +215,6 @@ class SimclrOptions(MethodOptions):
 
     name = "simclr"
     network = "dermssl.methods.simclr:Simclr"
-    backbones: ClassVar = {"student": "backbone"}
     epochs, batch = (200, 200, 100, 100), (256, 256, 256, 1024)
     RARE = ("hidden_dim", "out_dim")
 
@@ -271,7 +266,6 @@ class LejepaOptions(MethodOptions):
 
     name = "lejepa"
     network = "dermssl.methods.lejepa:Lejepa"
-    backbones: ClassVar = {"student": "backbone"}
     epochs, batch = (200, 200, 100, 100), (128, 128, 256, 256)
     RARE = ("hidden_dim", "slices")
 

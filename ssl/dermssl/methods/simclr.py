@@ -24,10 +24,6 @@ class Simclr(Method):
         self.head = SimCLRProjectionHead(dim, options.hidden_dim, options.out_dim, batch_norm=options.batch_norm)
         self.loss = NTXentLoss(temperature=options.temperature, gather_distributed=True)
 
-    def encoder(self) -> nn.Module:
-        """The backbone; the projection head is dropped, as in the paper."""
-        return self.backbone
-
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """NT-Xent (equation 1) of the two global crops ``views[0]`` (2, B, 3, S, S)."""
         features = self.backbone(views[0].flatten(0, 1))

@@ -24,7 +24,7 @@ from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.devices import require_compiler
 from dermssl.errors import InputError, shortened
 from dermssl.files import read_yaml
-from dermssl.methods.method import copy_weights, freeze
+from dermssl.methods.method import Method, copy_weights, freeze
 from dermssl.methods.registry import METHODS
 from dermssl.training import states
 from dermssl.training.continued import hold_start
@@ -62,36 +62,26 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any
     def build_backbone(drop_path: float) -> nn.Module:
         return build(model.backbone, size, drop_path, patch_size=model.patch_size)
 
-    method = METHODS[options.method].load()(build_backbone, float(model.drop_path), options.of_method)
+    method: Method = METHODS[options.method].load()(build_backbone, float(model.drop_path), options.of_method)
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
-    check_sizes(student_of(method, options.method), sorted(sizes))
+    check_sizes(method.network("student"), sorted(sizes))
     normalisation = IMAGENET
     record = None if options.overwrite else states.newest_record(Path(options.out) / "state")
     if record:
         normalisation = states.normalisation_in(record)
     elif model.init:
-        normalisation = load_initial(method, options.method, model, size)
+        normalisation = load_initial(method, model, size)
     if options.keep.distillation:
-        method.start = freeze(copy_weights(student_of(method, options.method), build_backbone(0.0)))
+        method.start = freeze(copy_weights(method.network("student"), build_backbone(0.0)))
     method = _fitted(method, options, accelerator)
-    hold_start(backbones_of(method, options.method), options.keep, options.training.seed)
+    hold_start([method.network(which) for which in method.backbones], options.keep, options.training.seed)
     return method.to(memory_format=torch.channels_last), normalisation
 
 
-def student_of(method: nn.Module, name: str) -> nn.Module:
-    """The backbone that gradients reach, of the ``method`` registered as ``name``."""
-    return getattr(method, METHODS[name].backbones["student"])
-
-
-def backbones_of(method: nn.Module, name: str) -> list[nn.Module]:
-    """All backbones of the ``method`` registered as ``name``, without their heads."""
-    return [getattr(method, attribute) for attribute in METHODS[name].backbones.values()]
-
-
-def _fitted(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
+def _fitted(method: Method, options: PretrainOptions, accelerator: Accelerator) -> Method:
     """Checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
     if options.model.gradient_checkpointing:
-        recompute_activations(student_of(method, options.method))
+        recompute_activations(method.network("student"))
     batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
     if batch_norm and not options.keep.frozen_batch_norm:
         method = share_statistics(method, options, accelerator)
@@ -99,13 +89,13 @@ def _fitted(method: nn.Module, options: PretrainOptions, accelerator: Accelerato
         write_out_attention(method)
     if options.training.compile:
         require_compiler(accelerator.device)
-        for network in backbones_of(method, options.method):
+        for which in method.backbones:
             # One program per crop size: a program for any size is slower, and there are two sizes at most.
-            network.compile(dynamic=False)
+            method.network(which).compile(dynamic=False)
     return method
 
 
-def share_statistics(method: nn.Module, options: PretrainOptions, accelerator: Accelerator) -> nn.Module:
+def share_statistics(method: Any, options: PretrainOptions, accelerator: Accelerator) -> Any:
     """BatchNorm over all GPUs. Each forward pass needs at least two views of one crop size on one rank."""
     ranks, accumulation = accelerator.num_processes, options.training.accumulation
     images = options.training.batch // (ranks * accumulation)
@@ -130,10 +120,10 @@ def share_statistics(method: nn.Module, options: PretrainOptions, accelerator: A
     return convert_sync_batchnorm(method) if shared else method
 
 
-def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int) -> Normalisation:
+def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisation:
     """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
 
-    ``method`` is registered as ``name``. ``size`` is the side of the global crops in pixels, for which a transformer's
+    ``size`` is the side of the global crops in pixels, for which a transformer's
     position embeddings are made. Returns how the images that the weights learned from were normalised.
 
     Raises:
@@ -151,8 +141,8 @@ def load_initial(method: nn.Module, name: str, options: ModelOptions, size: int)
         if part == "all":
             method.load_state_dict(weights, strict=True)
         else:
-            for network in backbones_of(method, name):
-                load_weights(network, weights)
+            for which in method.backbones:
+                load_weights(method.network(which), weights)
     except RuntimeError as error:
         first = shortened(error, 200)
         same = ", the method and its heads" if part == "all" else ""
@@ -198,7 +188,7 @@ def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[s
         InputError: the run's method has no such network.
     """
     method = read_yaml(run / "config.yaml").get("method")
-    attribute = METHODS[method].backbones.get(which) if method in METHODS else None
+    attribute = METHODS[method].load().backbones.get(which) if method in METHODS else None
     if attribute is None:
         raise InputError(f"{run} has no {which}: its method ({method}) trains one network: choose another")
     prefix = f"{attribute}."

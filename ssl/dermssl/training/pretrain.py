@@ -23,7 +23,6 @@ from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
 from dermssl.training.continued import Distilled
 from dermssl.training.finish import finish, keep_best, leave_group, note_failure, note_stop, report, save
-from dermssl.training.networks import student_of
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.options import PretrainOptions
 from dermssl.training.progress import Progress
@@ -82,7 +81,7 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     online_steps = options.online.every_epochs * per_epoch
     model: nn.Module = run.method
     if options.keep.distillation:
-        model = Distilled(model, student_of(model, options.method), options.keep.distillation)
+        model = Distilled(model, run.method.network("student"), options.keep.distillation)
     model = run.accelerator.prepare(model)
     if tracker:
         announce(run, progress)

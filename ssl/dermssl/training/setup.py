@@ -19,7 +19,7 @@ from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
 from dermssl.training import states
-from dermssl.training.networks import init_of, make_method, student_of
+from dermssl.training.networks import init_of, make_method
 from dermssl.training.optimizer import Buffers, make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
@@ -113,7 +113,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
             f"use a multiple of {ranks * accumulation}"
         )
     method, normalisation = make_method(options, accelerator)
-    groups = parameter_groups(method, student_of(method, options.method), options.keep.layer_decay)
+    groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)
     started = initial_notices(options.model.init, options.model.backbone) if options.model.init else []
     lock = on_first_rank(accelerator, lambda: open_run_folder(options))
     scheduled = _schedules(options, sampler.steps_per_epoch, method)

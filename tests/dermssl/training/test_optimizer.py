@@ -8,7 +8,6 @@ from torch import nn
 
 from dermssl.backbone.build import build as build_backbone
 from dermssl.methods.registry import METHODS, DinoOptions, SimclrOptions
-from dermssl.training.networks import student_of
 from dermssl.training.optimizer import clip_each, make_optimizer, parameter_groups, set_values
 from dermssl.training.options import OptimOptions
 
@@ -26,7 +25,7 @@ def method(request) -> nn.Module:
 
 
 def trained(method: nn.Module) -> nn.Module:
-    return student_of(method, type(method).__name__.lower())
+    return method.network("student")
 
 
 def members(groups: list[dict], **flags: bool) -> set[int]:

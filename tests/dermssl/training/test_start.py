@@ -47,9 +47,7 @@ def method(name: str = "dino", size: int = 32):
 
 
 def start(into, init, part="encoder", size: int = 32) -> dict[str, torch.Tensor]:
-    load_initial(
-        into, type(into).__name__.lower(), ModelOptions(backbone="test_vit", init=str(init), init_part=part), size
-    )
+    load_initial(into, ModelOptions(backbone="test_vit", init=str(init), init_part=part), size)
     return into.state_dict()
 
 
