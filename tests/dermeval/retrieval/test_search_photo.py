@@ -110,7 +110,7 @@ def test_an_index_from_somebody_else_cannot_make_us_ask_a_model_hub(photos, tmp_
 
     asked = []
     monkeypatch.setattr(pretrained, "_hub_answers", lambda: asked.append(1) or False)
-    monkeypatch.setattr(pretrained, "_cached", lambda cfg: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     recorded = open_index(photos[0]).encoder | {"path": "timm:resnet18"}
     with pytest.raises(InputError, match="the model hub was not asked"):
         open_photo_encoder(recorded)
