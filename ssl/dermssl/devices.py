@@ -17,8 +17,7 @@ Result = TypeVar("Result")
 def join_ranks() -> PartialState:
     """This process's rank and device, joined with the other ranks that the launcher started.
 
-    Raises:
-        InputError: the launcher started several processes but they would each run alone.
+    Raises InputError: the launcher started several processes but they would each run alone.
     """
     # Accelerate's own entry object reads this variable; its light state does not.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -67,8 +66,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
 def require_compiler(device: torch.device) -> None:
     """Compile and run a one-line function by torch.compile; takes some seconds.
 
-    Raises:
-        InputError: this machine cannot (a CPU needs a C++ compiler and Python's headers, a GPU Triton).
+    Raises InputError: this machine cannot (a CPU needs a C++ compiler and Python's headers, a GPU Triton).
     """
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))

@@ -63,10 +63,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) -> dict[str, Any]:
     """Read a JSON object that the command ``maker`` wrote.
 
-    ``model`` is a pydantic model of what must be in the file; keys that it does not name are kept as they are.
-
-    Raises:
-        InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
+    ``model`` is a pydantic model of what must be in the file; keys that it does not name are kept as they are. Raises
+    InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
     """
     from pydantic import ValidationError
 
@@ -157,8 +155,7 @@ def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
 def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Table":
     """Read a Parquet table that the command ``maker`` wrote, and that must have ``columns``.
 
-    Raises:
-        InputError: the file is missing or damaged, or has no such column; the line names the file and the remedy.
+    Raises InputError: the file is missing or damaged, or has no such column; the line names the file and the remedy.
     """
     import pyarrow.parquet as pq
 
@@ -189,8 +186,7 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":
     """Memory-map one ``.npy`` array of floating-point numbers read-only.
 
-    Raises:
-        InputError: the file is missing, damaged, empty, of another type, or has not ``dimensions`` axes.
+    Raises InputError: the file is missing, damaged, empty, of another type, or has not ``dimensions`` axes.
     """
     import numpy as np
 

@@ -123,8 +123,7 @@ def json_object(file: Path, *below: str) -> dict[str, Any]:
 def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -> Path:
     """``path`` if a file may be written there: it is absent, or a file that ``ours`` says this program wrote.
 
-    Raises:
-        InputError: it is a folder, a device or another's file, or its folder cannot be written.
+    Raises InputError: it is a folder, a device or another's file, or its folder cannot be written.
     """
     mode = _require_writable(path, option)
     if mode is None and not path.is_symlink():

@@ -24,8 +24,7 @@ class LowRank(nn.Module):
 def add_low_rank(backbone: nn.Module, rank: int, seed: int, option: str) -> None:
     """Freeze the backbone and give an adapter to every linear layer and ungrouped convolution that moves.
 
-    Raises:
-        InputError: no such layer is larger than the adapter would be; ``option`` is what gave the rank.
+    Raises InputError: no such layer is larger than the adapter would be; ``option`` is what gave the rank.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = [

@@ -46,8 +46,7 @@ def describe_weights(name: str) -> str:
 def timm_config(name: str) -> Any:
     """timm's pretrained config of ``name``, whose tag (after the dot) must be one that timm knows; None without any.
 
-    Raises:
-        InputError: an unknown network or tag.
+    Raises InputError: an unknown network or tag.
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
@@ -109,8 +108,7 @@ def unrecorded_starts(notices: list[dict[str, Any]]) -> list[str]:
 def hub_access(name: str) -> Iterator[None]:
     """While it lasts, timm can get the pretrained weights ``name``: from its cache, where the hub does not answer.
 
-    Raises:
-        InputError: there are no such weights, or they are neither cached nor to be had now.
+    Raises InputError: there are no such weights, or they are neither cached nor to be had now.
     """
     cfg = timm_config(name)
     if cfg is None or not cfg.has_weights:

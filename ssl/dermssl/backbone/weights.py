@@ -40,10 +40,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Weights by their own names from a file: safetensors, or a ``.pth`` that another project released.
 
     Of training checkpoints the first of `PARTS` is taken. A ``.pth`` is read as tensors only: what else it holds, such
-    as the options of the run, stays unread, and no code of it is run.
-
-    Raises:
-        InputError: the file holds no weights.
+    as the options of the run, stays unread, and no code of it is run. Raises InputError: the file holds no weights.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give safetensors or a state dict")
@@ -103,9 +100,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> N
     """Load strictly, but for classifiers that the model has none of.
 
     Weights of another project's layout are translated first, position embeddings for another image size resampled.
-
-    Raises:
-        RuntimeError: names or shapes do not fit; the message names the layout that the weights look like.
+    Raises RuntimeError: names or shapes do not fit; the message names the layout that the weights look like.
     """
     translated = weights if isinstance(weights, Translated) else translate(weights)
     known = model.state_dict()

@@ -44,8 +44,7 @@ class TrainingData:
     def pool(self, positives: str = "image") -> Pool:
         """The rows as the loader wants them, with what is positive of each other by ``views.positives``.
 
-        Raises:
-            InputError: no two training images show one case (lesion, patient).
+        Raises InputError: no two training images show one case (lesion, patient).
         """
         sizes = [len(rows) for rows in self.rows]
         store = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
@@ -77,8 +76,7 @@ class TrainingData:
 def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
     """Choose the training rows: never test (unless ``splits`` is ``all``), never the online score rows.
 
-    Raises:
-        InputError: nothing is left to train on, or the online target does not exist.
+    Raises InputError: nothing is left to train on, or the online target does not exist.
     """
     online = _online_sets(datasets, options, seed)
     kept_out = {group for one in online for group in one.dataset.column("group_id")[one.score]}

@@ -25,8 +25,7 @@ LONGEST_WARMUP, WARMUP_SHARE = 10.0, 1 / 15
 def recipe(options: RecipeOptions) -> Report:
     """Recommend settings by the number of training images; see `RecipeOptions`.
 
-    Raises:
-        InputError: an unknown method or backbone, unusable data, or a file at ``out``.
+    Raises InputError: an unknown method or backbone, unusable data, or a file at ``out``.
     """
     if options.method not in METHODS:
         raise InputError(f"--method {options.method}: no such method; {did_you_mean(options.method, METHODS)}")

@@ -74,9 +74,8 @@ def step_of_best(folder: Path) -> int | None:
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     """Make the folder, or check that the run in it is this one. Returns the lock on it, held while it stays open.
 
-    Raises:
-        InputError: the folder holds something else, a run with another config (differing keys are named), or one that
-            another process is training.
+    Raises InputError: the folder holds something else, a run with another config (differing keys are named), or one
+    that another process is training.
     """
     folder = Path(options.out)
     if folder.is_file():
@@ -121,8 +120,7 @@ def _tracker_files(folder: Path) -> list[str]:
 def _ledger_before(init: str | None) -> pa.Table | None:
     """The ledger of the encoder that the run starts from, which has seen those images too.
 
-    Raises:
-        InputError: it cannot be read.
+    Raises InputError: it cannot be read.
     """
     if init is None or not Path(init).is_dir():
         return None

@@ -93,8 +93,7 @@ class Run:
 def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     """Data, networks, optimizer and schedules, restored from the newest state where there is one.
 
-    Raises:
-        InputError: bad options or data, before anything is written.
+    Raises InputError: bad options or data, before anything is written.
     """
     training = options.training
     options.model.init = init_of(options.model)

@@ -66,8 +66,7 @@ class Saved(NamedTuple):
 def newest_state(folder: Path) -> Saved | None:
     """The newest readable state; a damaged one is passed over and named.
 
-    Raises:
-        InputError: there are states but none can be read.
+    Raises InputError: there are states but none can be read.
     """
     states = list_states(folder)
     for path in reversed(states):

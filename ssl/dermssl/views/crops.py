@@ -14,8 +14,7 @@ FLIPS = (None, 0, -1, 1, 1, None, 0, -1)
 def decode(jpeg: bytes | memoryview) -> np.ndarray:
     """A stored JPEG as ``(H, W, 3)`` uint8, RGB. The pixels are Pillow's.
 
-    Raises:
-        ValueError: the bytes are not a JPEG that can be read.
+    Raises ValueError: the bytes are not a JPEG that can be read.
     """
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:

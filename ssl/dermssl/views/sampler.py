@@ -108,8 +108,7 @@ def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarr
 def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:
     """``data.weights`` (``size``, ``equal``, or a number per set) -> shares per set, or None for as the sizes are.
 
-    Raises:
-        InputError: not one of these forms, or the number of weights differs from the number of sets.
+    Raises InputError: not one of these forms, or the number of weights differs from the number of sets.
     """
     if list(weights) == ["size"]:
         return None

@@ -127,8 +127,7 @@ def draw_views(run: Run, views: list[Tensor], tracker: Tracker) -> None:
 def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     """Score the encoder, log the scores and draw its neighbours; the first score decides which encoder is the best.
 
-    Raises:
-        HealthStop: the features are not finite, or their rank has collapsed.
+    Raises HealthStop: the features are not finite, or their rank has collapsed.
     """
     device = run.accelerator.device
     evaluation = score_encoder(run.method.encoder(), run.data, run.preprocessing, run.options.online, device)
