@@ -158,9 +158,9 @@ def locked(folder: Path) -> Iterator[None]:
 def take_lock(file: Path, folder: Path) -> IO[str] | None:
     """A POSIX lock on ``file``, held while the returned stream is open; it ends with this process, however that ends.
 
-    A job that Slurm requeued waits for it: network storage keeps the lock of a node that died for a while. Where the
-    system or the file system has no locks, nothing is locked. Raises InputError: another process holds the lock and so
-    is writing ``folder``.
+    A job that Slurm requeued waits for it: network storage keeps the lock of a node that died for a while.
+    Where the system or the file system has no locks, nothing is locked.
+    Raises InputError: another process holds the lock and so is writing ``folder``.
     """
     requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     until = time.monotonic() + (LEASE if requeued else 0)

@@ -63,8 +63,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) -> dict[str, Any]:
     """Read a JSON object that the command ``maker`` wrote.
 
-    ``model`` is a pydantic model of what must be in the file; keys that it does not name are kept as they are. Raises
-    InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
+    ``model`` is a pydantic model of what must be in the file; keys that it does not name are kept as they are.
+    Raises InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
     """
     from pydantic import ValidationError
 

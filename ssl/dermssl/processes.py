@@ -68,9 +68,10 @@ def _limit(group: Path) -> float:
 def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map(function, items)`` that runs in ``workers`` processes (0: one per core) and keeps the order.
 
-    Each gets ``chunk`` items at a time, whose results come together: 1 where an item takes seconds. One worker means
-    this process. The workers end at once with an exception in the block, and with this process, however it ends. Raises
-    InputError: the system killed a worker.
+    Each gets ``chunk`` items at a time, whose results come together: 1 where an item takes seconds.
+    One worker means this process. The workers end at once with an exception in the block,
+    and with this process, however it ends.
+    Raises InputError: the system killed a worker.
     """
     workers = workers or available_cores()
     if workers == 1:

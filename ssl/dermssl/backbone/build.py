@@ -38,8 +38,9 @@ def build(
     """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``, D by `width`.
 
     Vision transformers accept any crop size that their patch size divides (`check_sizes`); ``patch_size`` (pixels)
-    replaces the one in their name, and pretrained patch embeddings are then resampled by timm. Raises InputError:
-    unknown name, a patch size for a backbone without patches, or pretrained weights that cannot be had.
+    replaces the one in their name, and pretrained patch embeddings are then resampled by timm.
+    Raises InputError: unknown name, a patch size for a backbone without patches, or pretrained weights that cannot be
+    had.
     """
     options: dict[str, Any] = {"num_classes": 0}
     timm_config(name)  # refuses an unknown name

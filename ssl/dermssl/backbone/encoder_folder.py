@@ -61,7 +61,8 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """An exported encoder and its ``config.json``; weights are read strictly, never left random.
 
     The folder may come from anybody. Of its config, timm gets one of its own names and sizes only, and is not asked for
-    weights. Raises InputError: the folder is no exported encoder, or its weights do not fit.
+    weights.
+    Raises InputError: the folder is no exported encoder, or its weights do not fit.
     """
     require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
     config = read_json(folder / "config.json", "dermssl export", EncoderConfig)

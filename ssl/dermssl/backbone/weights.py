@@ -40,7 +40,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Weights by their own names from a file: safetensors, or a ``.pth`` that another project released.
 
     Of training checkpoints the first of `PARTS` is taken. A ``.pth`` is read as tensors only: what else it holds, such
-    as the options of the run, stays unread, and no code of it is run. Raises InputError: the file holds no weights.
+    as the options of the run, stays unread, and no code of it is run.
+    Raises InputError: the file holds no weights.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give safetensors or a state dict")

@@ -18,8 +18,8 @@ from dermssl.training.options import KeepOptions
 def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) -> None:
     """Freeze first layers and batch statistics and add low-rank adapters, in all ``backbones`` of a method alike.
 
-    The ``backbones`` are the student, which gradients reach, and copies of it. Raises InputError: the backbone has
-    fewer layers, none for adapters, or no BatchNorm.
+    The ``backbones`` are the student, which gradients reach, and copies of it.
+    Raises InputError: the backbone has fewer layers, none for adapters, or no BatchNorm.
     """
     for backbone in backbones:
         learns = any(parameter.requires_grad for parameter in backbone.parameters())

@@ -50,9 +50,9 @@ def init_of(options: ModelOptions) -> str | None:
 def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any, Normalisation]:
     """The method of ``options`` with its first weights, on the CPU, and how its images are normalised.
 
-    A run that goes on has both in its state, so the weights that it started from may be gone. Raises InputError: the
-    backbone does not exist or cannot take the crops, the batch is too small for its BatchNorm, its weights cannot be
-    had, or this machine cannot compile.
+    A run that goes on has both in its state, so the weights that it started from may be gone.
+    Raises InputError: the backbone does not exist or cannot take the crops, the batch is too small for its BatchNorm,
+    its weights cannot be had, or this machine cannot compile.
     """
     torch.manual_seed(options.training.seed)
     model, size = options.model, options.views.global_size
@@ -121,9 +121,9 @@ def share_statistics(method: Any, options: PretrainOptions, accelerator: Acceler
 def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisation:
     """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
 
-    ``size`` is the side of the global crops in pixels, for which a transformer's position embeddings are made. Returns
-    how the images that the weights learned from were normalised. Raises InputError: the weights cannot be had, are not
-    finite, or belong to another backbone.
+    ``size`` is the side of the global crops in pixels, for which a transformer's
+    position embeddings are made. Returns how the images that the weights learned from were normalised.
+    Raises InputError: the weights cannot be had, are not finite, or belong to another backbone.
     """
     init, part = str(options.init), options.init_part
     if part == "encoder":

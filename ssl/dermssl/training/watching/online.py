@@ -52,7 +52,8 @@ def score_encoder(
     ``online_recall_at_1`` are means over the sets; ``NAME/SET`` are those of each set, where there are several.
     ``online_mix`` is the mean of both over all sets. ``online_rankme`` is the effective rank of the first set's
     features. ``online_by_tone/SET/GROUP`` is the kNN score within a group of skin types (`scored_tones`). The encoder
-    is returned to the mode that it was in. Raises HealthStop: features are not finite.
+    is returned to the mode that it was in.
+    Raises HealthStop: features are not finite.
     """
     if data.online:
         parts = [_score_set(encoder, online, preprocessing, options, device) for online in data.online]

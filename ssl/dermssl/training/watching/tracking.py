@@ -62,7 +62,8 @@ class Tracker:
 
     ``last_step`` is -1 for a new run. ``options`` name the trackers as Accelerate calls them. ``config`` holds settings
     by dotted key, of which those of `LOCAL_KEYS` stay here. ``images_may_leave`` is False where the licence of a pooled
-    set forbids it: pictures are then withheld. Raises InputError: a tracker does not start.
+    set forbids it: pictures are then withheld.
+    Raises InputError: a tracker does not start.
     """
 
     def __init__(
