@@ -62,13 +62,8 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
         return workers
     fewer = max(0, (free // batch_bytes - 1) // PREFETCH)
     log.warning(
-        "warning: %s has %d MB left, %d data workers need %d MB: %d used instead; give it more (docker run "
-        "--shm-size), or lower the batch",
-        SHARED_MEMORY,
-        free / 1e6,
-        workers,
-        held * batch_bytes / 1e6,
-        fewer,
+        f"warning: {SHARED_MEMORY} has {free // 10**6} MB left, {workers} data workers need {held * batch_bytes // 10**6} "
+        f"MB: {fewer} used instead; give it more (docker run --shm-size), or lower the batch"
     )
     return fewer
 
@@ -153,10 +148,8 @@ def _worker_died(error: Exception) -> WorkerDied | None:
         )
     found = DEAD.search(text)
     # A batch that a dead worker had ready can no longer be fetched from it.
-    gone = (
-        isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and "in DataLoader worker process" not in text
-    )
-    if not found and not gone:
+    gone = isinstance(error, (ConnectionError, EOFError, FileNotFoundError))
+    if not found and not (gone and "in DataLoader worker process" not in text):
         return None
     how = f" (pid {found[1]}, {found[2].splitlines()[0].split('. ')[0]})" if found else ""
     remedy = "often the machine has run out of memory; use fewer workers, or give the job more memory"

@@ -1,4 +1,4 @@
-"""A method's networks: built, started from the weights asked for, and fitted to the device and its ranks."""
+"""A method's networks: built, given the weights that they start from, and fitted to the device and its ranks."""
 
 import logging
 from pathlib import Path
@@ -110,9 +110,8 @@ def share_statistics(method: Any, options: PretrainOptions, accelerator: Acceler
     counted = views * (ranks if shared else 1)
     if counted < FEW_VIEWS and accelerator.is_main_process:
         log.warning(
-            "warning: BatchNorm takes its statistics from %d views: more images on each rank and accumulation step, or "
-            "a backbone without BatchNorm, learn better",
-            counted,
+            f"warning: BatchNorm takes its statistics from {counted} views: more images on each rank and accumulation "
+            "step, or a backbone without BatchNorm, learn better"
         )
     # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
     return convert_sync_batchnorm(method) if shared else method
@@ -121,8 +120,8 @@ def share_statistics(method: Any, options: PretrainOptions, accelerator: Acceler
 def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisation:
     """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
 
-    ``size`` is the side of the global crops in pixels, for which a transformer's
-    position embeddings are made. Returns how the images that the weights learned from were normalised.
+    ``size`` is the side of the global crops in pixels, for which a transformer's position embeddings are made. Returns
+    how the images that the weights learned from were normalised.
     Raises InputError: the weights cannot be had, are not finite, or belong to another backbone.
     """
     init, part = str(options.init), options.init_part

@@ -67,7 +67,7 @@ class OptimOptions:
     """Optimizer and its schedules."""
 
     name: Literal["adamw", "lars"] = "adamw"
-    """AdamW (DINO), or LARS for SimCLR with large batches, which scales only what has a weight decay above 0."""
+    """AdamW (DINO), or LARS (SimCLR with large batches). LARS adapts only weights whose decay is above 0."""
     lr: PositiveFloat = 0.0005
     """Peak learning rate for a global batch of 256; scaled linearly with the batch."""
     lr_end: NonNegativeFloat = 1e-6
@@ -91,16 +91,16 @@ class KeepOptions:
     """What a run keeps of the weights that it starts from (continued pretraining)."""
 
     distillation: NonNegativeFloat = 0.0
-    """Weight of a further loss: 1 - cosine between the features of the global crops and those of the start."""
+    """Weight of a further loss: 1 - cosine between the global crops' features now and at the start."""
     layer_decay: ClosedUnitInterval = 1.0
-    """Share of the learning rate that each layer of the backbone gets of the layer after it; 0.65 to 0.9 moves first
-    layers less."""
+    """Learning rate of each layer of the backbone as a share of the next layer's; with 0.65 to 0.9 the first layers move
+    less."""
     frozen_batch_norm: bool = False
     """BatchNorm uses the start's running statistics and never changes them."""
     frozen_layers: NonNegativeInt = 0
     """First layers that never move: 1 the stem, 2 the stem and the first stage or block, and so on."""
     adapter_rank: NonNegativeInt = 0
-    """Only low-rank adapters (LoRA) of this rank learn, and the heads; the exported encoder contains them."""
+    """Only the heads and low-rank adapters (LoRA) of this rank learn; the exported encoder contains the adapters."""
 
 
 @dataclass

@@ -62,9 +62,7 @@ class TrainingData:
                 f"views.positives is {positives}, but no two training images show one {positives} (`{positives}_id`): "
                 "use image, or another of case, lesion and patient"
             )
-        log.info(
-            "positives: %d of %d training images have another photograph of their %s", paired, len(pool), positives
-        )
+        log.info(f"positives: {paired} of {len(pool)} training images have another photograph of their {positives}")
         return replace(pool, partners=partners)
 
     def ledger(self, times_seen: np.ndarray) -> pa.Table:

@@ -56,29 +56,19 @@ def announce(run: Run, progress: Progress) -> None:
     """Say what is trained on what, how the sets are mixed, and what is wrong with the data."""
     options, accelerator = run.options, run.accelerator
     log.info(
-        "%s %s on %s images of %s: %d epochs x %d steps of %d images, %d rank(s) on %s, %s%s",
-        options.method,
-        options.model.backbone,
-        f"{run.sampler.total:,}",
-        " + ".join(run.fingerprints),
-        options.training.epochs,
-        run.sampler.steps_per_epoch,
-        options.training.batch,
-        accelerator.num_processes,
-        accelerator.device,
-        run.precision,
-        f", from step {progress.step}" if progress.step else "",
+        f"{options.method} {options.model.backbone} on {run.sampler.total:,} images of {' + '.join(run.fingerprints)}: "
+        f"{options.training.epochs} epochs x {run.sampler.steps_per_epoch} steps of {options.training.batch} images, "
+        f"{accelerator.num_processes} rank(s) on {accelerator.device}, {run.precision}"
+        + (f", from step {progress.step}" if progress.step else "")
     )
     for line in mixture(run.sampler, list(run.fingerprints), options.training.epochs):
         log.info("  %s", line)
     needed = math.ceil(1.5 * options.views.global_size)
     for dataset in run.data.datasets:
-        if dataset.info["short_side"] < needed:
+        if (side := dataset.info["short_side"]) < needed:
             log.warning(
-                "warning: %s is stored at %d px, under 1.5 x the global crop: better `dermssl prepare --short-side %d`",
-                dataset.name,
-                dataset.info["short_side"],
-                needed,
+                f"warning: {dataset.name} is stored at {side} px, under 1.5 x the global crop: better "
+                f"`dermssl prepare --short-side {needed}`"
             )
     if options.data.splits == "all":
         log.warning("warning: data.splits is all: test rows are trained on, and every later report will state it")
@@ -134,7 +124,7 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     scores = evaluation.scores
     tracker.log(progress.step, scores)
     told = ", ".join(f"{name} {value:.3f}" for name, value in headline(scores).items())
-    log.info("step %d: %s", progress.step, told)
+    log.info(f"step {progress.step}: {told}")
     _draw(run, progress.step, evaluation, tracker)
     for line in below_start(scores, progress.baseline, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)
