@@ -60,10 +60,10 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
     held = PREFETCH * workers + 1  # and the batch that is in use
     if not workers or held * batch_bytes <= free:
         return workers
-    fewer = max(0, (free // batch_bytes - 1) // PREFETCH)
+    fewer, needed = max(0, (free // batch_bytes - 1) // PREFETCH), held * batch_bytes
     log.warning(
-        f"warning: {SHARED_MEMORY} has {free // 10**6} MB left, {workers} data workers need {held * batch_bytes // 10**6} "
-        f"MB: {fewer} used instead; give it more (docker run --shm-size), or lower the batch"
+        f"warning: {SHARED_MEMORY} has {free // 10**6} MB left, {workers} data workers need {needed // 10**6} MB: "
+        f"{fewer} used instead; give it more (docker run --shm-size), or lower the batch"
     )
     return fewer
 

@@ -93,7 +93,7 @@ class KeepOptions:
     distillation: NonNegativeFloat = 0.0
     """Weight of a further loss: 1 - cosine between the global crops' features now and at the start."""
     layer_decay: ClosedUnitInterval = 1.0
-    """Learning rate of each layer of the backbone as a share of the next layer's; with 0.65 to 0.9 the first layers move
+    """Learning rate of each layer of the backbone as a share of the next layer's; 0.65 to 0.9 moves the first layers
     less."""
     frozen_batch_norm: bool = False
     """BatchNorm uses the start's running statistics and never changes them."""

@@ -93,9 +93,8 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     batches = Waiting(read_batches(_loader(run, progress.step), run.signals if alone else None))
     views = _views(run, batches, tracker if progress.step == 0 else None)
     started = time.perf_counter()
-    bar = tqdm(
-        initial=progress.step, total=run.steps, desc="pretrain", unit="step", disable=None if run.main else True
-    )  # silent where there is no terminal
+    silent = None if run.main else True  # None: where there is no terminal
+    bar = tqdm(initial=progress.step, total=run.steps, desc="pretrain", unit="step", disable=silent)
     with logging_redirect_tqdm(), bar:
         while progress.step < run.steps:
             try:
