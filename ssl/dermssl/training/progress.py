@@ -18,8 +18,8 @@ SAVED = ("step", "seconds", "joules", "baseline", "last", "best")
 class Progress:
     """How far a run is, what its evaluations gave, and its health.
 
-    ``baseline`` (the first), ``last`` and ``best`` are the scores of an evaluation with its ``step``. The GPUs took
-    ``joules`` so far, None where that cannot be read. ``resumed`` is True after a state was restored.
+    ``baseline`` (the first), ``last`` and ``best`` are scores with their ``step``. ``joules`` is what the GPUs took so
+    far, None where that cannot be read. ``resumed`` is True after a state was restored.
     """
 
     health: Health
