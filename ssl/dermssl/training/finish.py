@@ -51,7 +51,7 @@ def export_encoder(run: Run, step: int, folder: Path) -> None:
     write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, facts)
 
 
-def finish(run: Run, progress: Progress) -> None:
+def finish_run(run: Run, progress: Progress) -> None:
     """Encoder, ledger, model card, status."""
     export_encoder(run, progress.step, run.folder / "encoder")
     write_record(run, progress)

@@ -22,7 +22,7 @@ from dermssl.commandline import Report
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
 from dermssl.training.continued import Distilled
-from dermssl.training.finish import finish, keep_best, leave_group, note_failure, note_stop, report, save
+from dermssl.training.finish import finish_run, keep_best, leave_group, note_failure, note_stop, report, save
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.options import PretrainOptions
 from dermssl.training.progress import Progress
@@ -57,7 +57,7 @@ def pretrain(options: PretrainOptions) -> Report | None:
             train(run, progress, tracker)
             if tracker:
                 project(run, tracker)
-                finish(run, progress)
+                finish_run(run, progress)
     except (HealthStop, Preempted) as stop:
         note_stop(run, progress, stop)
         leave_group(run, stop)
