@@ -19,6 +19,7 @@ from dermssl.commandline import Report
 from dermssl.paths import require_new_folder
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
+SOURCE = ("encoder", "datasets", "licences", "synthetic")
 CELLS = ("result", "score")
 WRITTEN = ("comparison.json", "comparison.csv", "comparison.tex", "comparison.html")
 
@@ -37,7 +38,7 @@ def compare(options: CompareOptions) -> Report:
             redrawn += lost
     results = next(iter(questions.values()))
     infos = [info for result in results for info in result.infos]
-    source = FeatureSource.of_all([_source(info) for info in infos])
+    source = FeatureSource.of_all([FeatureSource(*(info[key] for key in SOURCE)) for info in infos])
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
     data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
     data |= {"results": [_named(result) for result in results], "notes": notes, "rows": rows, "draws": options.draws}
@@ -57,10 +58,6 @@ def compare(options: CompareOptions) -> Report:
         source,
         data,
     )
-
-
-def _source(info: dict[str, Any]) -> FeatureSource:
-    return FeatureSource(*(info[key] for key in ("encoder", "datasets", "licences", "synthetic")))
 
 
 def _levels(results: Sequence[Result]) -> dict[str, list[list[Predictions]]]:
@@ -105,7 +102,7 @@ def _lead(data: dict[str, Any], questions: Sequence[str], unit: str) -> list[str
         f"{results[0]['name']}."
     )
     if any(entry["seeds"] > 1 for entry in results):
-        lines.append(f"Intervals and p are for these seeds under the same draws of {unit}s; sd is that over the seeds.")
+        lines.append(f"Intervals and p hold for these seeds, which share the draws of {unit}s; sd is over the seeds.")
     return lines
 
 

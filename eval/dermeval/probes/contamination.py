@@ -102,7 +102,7 @@ def contamination_summary(entry: dict[str, Any], split: str) -> str:
     text += ": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels "
     text += f"({', '.join(hits.values())})"
     if split == "folds":
-        text = f"folds cover images that the encoder was trained on, which a held-out test split does not: {text}"
+        text = f"the folds also score images that the encoder was trained on; a held-out test split has none: {text}"
     return text + (f"; clean and contaminated are not compared: {entry['why']}" if entry["sides"] is None else "")
 
 

@@ -87,8 +87,8 @@ def encoders_report(
             f"{task.name}: {len(task.labels)} images of {len(set(task.groups))} {task.unit}s, {made[0].name}"
             for task, made in planned
         ),
-        f"{SCORE.replace('_', ' ')} of images but for recall@1; 95% intervals and p from {options.draws} paired "
-        f"draws of {source.unit}s",
+        f"{SCORE.replace('_', ' ')} of images, or recall@1 where a column says so; 95% intervals and p from "
+        f"{options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items()),
     ]
     rows = [row for task, made in planned for row in _target_rows(pools, task.name, made[0].folds, probes, options)]

@@ -1,7 +1,6 @@
 """``dermeval evaluate``: a data set's whole protocol on frozen features."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ from dermssl.paths import require_new_folder
 WRITTEN = ("result.json", "predictions.parquet", "groups.csv", "report.html")
 
 
-@dataclass(frozen=True)
-class ExperimentRun:
-    """One experiment done by one probe: its entry of ``result.json`` and the predictions behind it."""
-
-    entry: dict[str, Any]
-    predictions: dict[str, Predictions]
-
-
 def evaluate(options: EvaluateOptions) -> Report:
     """Run a protocol; see `EvaluateOptions`. Bad input raises InputError."""
     out = Path(options.out) if options.out else None
@@ -60,21 +51,23 @@ def evaluate(options: EvaluateOptions) -> Report:
         kept.remove()
         return report
     plan = [(task, probe, experiment) for task, made in tasks for probe in probes for experiment in made]
-    runs = []
+    entries, predictions = [], []
     with tqdm(plan, unit="experiment", disable=None) as bar:
         for task, probe, experiment in bar:
             bar.set_description(f"{task.name}, {probe.name}, {experiment.name}")
-            runs.append(_run(task, probe, experiment, options))
+            entry, found = _run(task, probe, experiment, options)
+            entries.append(entry)
+            predictions.append(found)
     result = ProtocolResult(
         **vars(FeatureSource.of(pool)),
         protocol=options.protocol,
         seed=options.seed,
         draws=options.draws,
-        experiments=[run.entry for run in runs],
+        experiments=entries,
         notes=list(dict.fromkeys(notes)),
     )
     if out:
-        _write(out, result, runs)
+        _write(out, result, predictions)
         kept.remove()
     return Report(text_page(result), result_json(result))
 
@@ -121,7 +114,10 @@ def make_probe(name: str, seed: int) -> Probe:
     return LinearProbe(LinearOptions(embeddings=[], seed=seed))
 
 
-def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions) -> ExperimentRun:
+def _run(
+    task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions
+) -> tuple[dict[str, Any], dict[str, Predictions]]:
+    """The experiment's entry of ``result.json``, and the predictions behind it by the kind of training."""
     judged = judge(probe, task, experiment.folds, options.draws, options.seed)
     images = judged.fitted.predictions
     entry: dict[str, Any] = {
@@ -130,15 +126,13 @@ def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOpti
         "experiment": experiment.name,
         "classes": list(task.classes),
         "positive": task.target.positive,
-        "fitted": [len(fold.train) for fold in experiment.folds],
-        "scored": len(images),
-        "scored_groups": len(set(images.groups)),
+        **judged.counts,
         "levels": {name: result_json(level) for name, level in judged.levels.items()},
         "notes": list(judged.notes),
     }
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
-        return ExperimentRun(entry | _against(control, images, options), {"without": images, "size-matched": control})
+        return entry | _against(control, images, options), {"without": images, "size-matched": control}
     seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
     levels = _levels(images)
@@ -149,7 +143,7 @@ def _run(task: Task, probe: Probe, experiment: Experiment, options: EvaluateOpti
         }
         for attribute, values in attributes(task.frame).items()
     }
-    return ExperimentRun(entry | {"groups": groups, "contamination": seen}, {"all": images})
+    return entry | {"groups": groups, "contamination": seen}, {"all": images}
 
 
 def _levels(images: Predictions) -> dict[str, Predictions]:
@@ -169,14 +163,14 @@ def _against(control: Predictions, images: Predictions, options: EvaluateOptions
     return {"against_size_matched": found}
 
 
-def _write(folder: Path, result: ProtocolResult, runs: Sequence[ExperimentRun]) -> None:
+def _write(folder: Path, result: ProtocolResult, predictions: Sequence[dict[str, Predictions]]) -> None:
     tables = []
-    for run in runs:
-        keys = {key: run.entry[key] for key in ("target", "probe", "experiment")}
-        tables += [rows.to_frame().assign(**keys, training=training) for training, rows in run.predictions.items()]
+    for entry, found in zip(result.experiments, predictions, strict=True):
+        keys = {key: entry[key] for key in ("target", "probe", "experiment")}
+        tables += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
     with atomic_folder(folder) as temporary:
         write_json(temporary / "result.json", result_json(result))
         table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
         write_parquet(temporary / "predictions.parquet", table)
         write_csv(temporary / "groups.csv", groups_table(result))
-        write_text(temporary / "report.html", html_page(result, [run.predictions.get("all") for run in runs]))
+        write_text(temporary / "report.html", html_page(result, [found.get("all") for found in predictions]))

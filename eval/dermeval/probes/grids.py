@@ -99,8 +99,8 @@ class PenaltyGrid:
             return []
         meaning = {
             0: "the strongest penalty: the features say little about the target; compare with `dermeval knn`",
-            len(self.cs) - 1: "hardly a penalty: the inner folds are too few or too small to choose by, or all choices "
-            "score alike; trust the interval, not the point, and compare with `dermeval knn`",
+            len(self.cs) - 1: "almost no penalty: the inner folds are too few or too small to choose by, or all "
+            "choices score alike; trust the interval, not the point, and compare with `dermeval knn`",
         }
         ends = [index for index in meaning if index in chosen]
         return [f"C = {self.cs[index]:.3g} lies at the end of the grid, {meaning[index]}" for index in ends]

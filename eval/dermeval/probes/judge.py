@@ -64,6 +64,7 @@ class Judgement:
     """A probe's predictions on one task with all that is said of them."""
 
     fitted: Fitted
+    counts: dict[str, Any]
     levels: dict[str, Level]
     notes: list[str]
     contamination: dict[str, Any]
@@ -72,9 +73,12 @@ class Judgement:
 def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judgement:
     """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups."""
     fitted = probe.fit(task, folds)
-    levels, notes = score_levels(fitted.predictions, draws, seed)
-    seen = clean_and_contaminated(fitted.predictions, task.pool.seen, draws, seed)
-    return Judgement(fitted, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
+    images = fitted.predictions
+    levels, notes = score_levels(images, draws, seed)
+    counts = {"fitted": [len(fold.train) for fold in folds], "scored": len(images)}
+    counts["scored_groups"] = len(set(images.groups))
+    seen = clean_and_contaminated(images, task.pool.seen, draws, seed)
+    return Judgement(fitted, counts, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
 
 
 def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, Level], list[str]]:

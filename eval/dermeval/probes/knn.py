@@ -54,7 +54,7 @@ class KnnProbe:
         changed = [f"{name} {value}" for name, value in variant.items() if value not in ("raw", "weighted", False)]
         said = "/".join(map(str, chosen)) if choose else headline
         how = ", ".join([f"k = {said}", f"T = {temperature:g}", *changed])
-        head = f"image level by k (all else is the weighted vote with {how})"
+        head = f"image level by k (all other scores are of the weighted vote with {how})"
         table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
         settings = {"k": chosen if choose else headline, "temperature": temperature} | (variant if changed else {})
         predictions = collect(task, folds, found, options.seed)

@@ -63,7 +63,7 @@ class LogisticSolver:
         tolerance: float = TOLERANCE,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.classes, self.tolerance, self.dtype = classes, tolerance, dtype
+        self.classes, self.tolerance = classes, tolerance
         present, codes = np.unique(labels, return_inverse=True)
         self.present, self.labels = present, torch.from_numpy(codes)
         self.x = torch.from_numpy(np.asarray(features)).to(dtype)

@@ -29,7 +29,7 @@ TERMS = {
     "linear": "Logistic regression; folds within the training {unit}s choose its penalty.",
     "folds": "The {unit}s are cut into parts. Each part is scored by a probe that was trained on the others.",
     "image level, case level": "Each image scored alone; or the mean probability of all images of one case.",
-    "majority vote": "The case gets the class that most of its images were given.",
+    "majority vote": "The case gets the class that most of its images are predicted to be.",
     "[low, high]": "95% interval, from resampling whole {unit}s. The true score of similar {unit}s lies outside in "
     "about 1 of 20 such intervals.",
     NARROW: f"The true interval is wider: fewer than {RARE} {{unit}}s of a class, or {MIN_PATIENTS} in all, hardly "
@@ -39,18 +39,19 @@ TERMS = {
     "the class, the share that is.",
     "macro F1": "The harmonic mean of precision and recall of each class, averaged over classes.",
     "AUROC": "The probability that an image of the class scores higher for it than an image of another; 0.5 is chance.",
-    "sensitivity at 90 specificity": "The recall of the positive class when 10% of the others are taken for it.",
-    "p": "Probability of so large a difference, or a larger one, if there were none (two-sided, paired by {unit}). It "
-    "is not corrected for the number of differences.",
+    "sensitivity at 90 specificity": "The recall of the positive class when 10% of the others are called positive.",
+    "p": "Probability of a difference at least this large if there were none (two-sided, paired by {unit}). It is not "
+    "corrected for the number of differences.",
     "per class, 10%": f"Trained on {FEW} {{unit}}s of each class, or on a tenth of those of each class; the mean of "
     f"{RUNS} draws.",
     "recall@1": "The share of images whose nearest other image shows the same lesion (patient).",
     "rank": "1 is the best encoder of a column. The mean rank is over all columns; its interval over draws of {unit}s.",
     "sd": "Standard deviation over the seeds.",
-    "clean, contaminated": "Not seen in pretraining; or seen itself, as a copy, or by its {unit} or lesion.",
-    "resampled together, independently": "Whether {unit}s with images on both sides come and go together in a draw.",
+    "clean, contaminated": "The encoder did not see the image in pretraining; or it saw the image, a copy of it, or "
+    "another image of its {unit} or lesion.",
+    "resampled together, independently": "Whether a draw takes a {unit}'s clean and contaminated images together.",
     "unseen, size-matched": "Trained without that group and scored on it; the control is trained on as many {unit}s of "
-    "all groups, so that the difference is not one of size.",
+    "all groups, so that the difference is not due to their number.",
     "insufficient": f"Fewer than {MIN_PATIENTS} {{unit}}s: not scored.",
     "one class": "All images of the group have one label, so there is nothing to tell apart.",
     "missing": "Images for which the value is not known.",

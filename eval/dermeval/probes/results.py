@@ -78,7 +78,7 @@ def probe_report(
     folds = make_folds(task, options.split, options.folds, options.seed)
     judged = judge(probe, task, folds, options.draws, options.seed)
     curve = few_shot_curve(task, folds, options, probe) if isinstance(options, ProbeOptions) and options.shots else None
-    scored, number = judged.fitted.predictions, len(folds) if options.split == "folds" else None
+    number = len(folds) if options.split == "folds" else None
     result = ProbeResult(
         **vars(FeatureSource.of(task.pool)),
         probe=probe.name,
@@ -89,12 +89,7 @@ def probe_report(
         positive=task.target.positive,
         level=task.target.level,
         settings=judged.fitted.settings,
-        counts={
-            "labelled": len(task.labels),
-            "fitted": [len(fold.train) for fold in folds],
-            "scored": len(scored),
-            "scored_groups": len(set(scored.groups)),
-        },
+        counts={"labelled": len(task.labels)} | judged.counts,
         levels=judged.levels,
         notes=[*task.notes, *judged.notes, *(curve.notes if curve else [])],
         contamination=judged.contamination,
@@ -115,7 +110,7 @@ def _write(out: Path, data: dict[str, Any], judged: Judgement, curve: Curve | No
         write_json(temporary / "result.json", data)
         if curve:
             # Null: predictions from all training patients.
-            table = pd.concat([table.assign(shots=None), curve.to_frame()], ignore_index=True).astype(
+            table = pd.concat([table.assign(shots=None), curve.predictions], ignore_index=True).astype(
                 {"shots": "Int32"}
             )
             with atomic_file(temporary / "shots.png") as picture:

@@ -26,16 +26,11 @@ SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
 
 @dataclass(frozen=True)
 class Curve:
-    """``points``: per n the entry of ``result.json``; ``predictions``: per n those of each draw."""
+    """``points``: per n the entry of ``result.json``. ``predictions``: those of every draw, its number as ``seed``."""
 
     points: list[dict[str, Any]]
-    predictions: dict[int, list[Predictions]]
+    predictions: pd.DataFrame
     notes: list[str]
-
-    def to_frame(self) -> pd.DataFrame:
-        """The predictions of every draw as ``predictions.parquet`` has them, with its number as ``seed``."""
-        runs = [(shots, draw, run) for shots, own in self.predictions.items() for draw, run in enumerate(own)]
-        return pd.concat([run.to_frame().assign(shots=shots, seed=draw) for shots, draw, run in runs])
 
 
 def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
@@ -45,16 +40,16 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
     """
     asked = sorted(set(options.shots))
     notes = _scarce(task, folds, asked)
-    points, predictions = [], {}
+    points, predictions = [], []
     for shots in asked:
         runs, fitted = [], 0.0
         for draw in tqdm(range(options.shot_draws), f"{shots} per class", unit="draw", disable=None, leave=False):
             drawn = draw_of_each_class(task, folds, shots, [options.seed, draw])
             fitted += np.mean([len(fold.train) for fold in drawn]) / options.shot_draws
             runs.append(probe.fit(task, drawn, shots).predictions)
-        predictions[shots] = runs
+            predictions.append(runs[-1].to_frame().assign(shots=shots, seed=draw))
         points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted), **_scores(runs, options)})
-    return Curve(points, predictions, notes)
+    return Curve(points, pd.concat(predictions), notes)
 
 
 def draw_of_each_class(

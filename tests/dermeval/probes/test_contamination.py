@@ -124,7 +124,7 @@ def test_the_official_split_of_a_pretraining_set_is_clean_and_its_folds_are_not(
     assert "0 of " in out and "of them seen in pretraining" in out  # recall@1 asks about train images too
     assert main(["knn", str(embeddings), "--split", "folds", "--out", str(tmp_path / "folds"), *FAST]) == 0
     out = capsys.readouterr().out
-    assert "folds cover images that the encoder was trained on" in out and "without labels" in out
+    assert "folds also score images that the encoder was trained on" in out and "without labels" in out
     table = pd.read_parquet(tmp_path / "folds" / "predictions.parquet").set_index("image_id")
     trained = frame.set_index("image_id")["split"] == "train"
     assert (table["contaminated"] == trained.loc[table.index]).all()
