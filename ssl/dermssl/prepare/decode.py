@@ -79,10 +79,7 @@ def open_image(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise DecodeError("decompression bomb: too many pixels") from None
     except UnidentifiedImageError:
-        remedy = next(
-            (said for brands, said in _UNREADABLE.items() if data[4:8] == b"ftyp" and data[8:12] in brands), ""
-        )
-        raise DecodeError(remedy or "not an image of a known format") from None
+        raise DecodeError(_instead_of_an_image(data)) from None
     # Damaged headers make Pillow's format readers raise almost anything; none of it may end the whole run.
     except Exception as error:
         raise DecodeError(f"not an image ({type(error).__name__})") from None
@@ -93,6 +90,27 @@ def open_image(data: bytes) -> Image.Image:
     if image.format == "PNG":
         _check_sums(data)
     return image
+
+
+def _instead_of_an_image(data: bytes) -> str:
+    """What a file that Pillow does not know is, and what to do."""
+    if data[4:8] == b"ftyp":
+        for brands, said in _UNREADABLE.items():
+            if data[8:12] in brands:
+                return said
+    if data.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the image: fetch it with `git lfs pull`"
+    if data.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page, not an image: download it again"
+    return "not an image of a known format"
+
+
+def further_frames(image: Image.Image) -> bool:
+    """Whether an opened file holds further pages or frames; those behind a phone's photo (MPO) do not count."""
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # a damaged second page
+        return True
 
 
 def _check_sums(png: bytes) -> None:

@@ -36,8 +36,8 @@ def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFra
     """
     frame, problems = _with_own_lesions(frame.copy())
     frame["image_id"] = name + "/" + frame["file"].map(lambda file: Path(file).with_suffix("").as_posix())
-    doubled = frame["image_id"].duplicated(keep=False)
-    frame.loc[doubled, "image_id"] = name + "/" + frame.loc[doubled, "file"]
+    while (doubled := frame["image_id"].duplicated(keep=False)).any():  # a.jpg and a.png, beside a.jpg.png
+        frame.loc[doubled, "image_id"] = name + "/" + frame.loc[doubled, "file"]
     frame["dataset"] = name
     for column in ("patient_id", "lesion_id", "case_id"):
         raw = frame[column] if column in frame else pd.Series([None] * len(frame), index=frame.index, dtype=object)

@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from dermssl.dataset import hashes, store
-from dermssl.prepare.decode import DecodeError, decode_rgb, open_image, orientation, read_bytes, reduction, upright
+from dermssl.prepare.decode import (
+    DecodeError,
+    decode_rgb,
+    further_frames,
+    open_image,
+    orientation,
+    read_bytes,
+    reduction,
+    upright,
+)
 
 HASHED_SIDE = 512
 """``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, pixels."""
+FURTHER_FRAMES = "further pages or frames in the file"
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
@@ -37,6 +47,7 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
     """Measurements of one file's bytes and its stored JPEG; raises DecodeError."""
     file = open_image(data)
     width, height = file.size
+    note = FURTHER_FRAMES if further_frames(file) else None
     # The hash depends on the file alone, so a larger stored image needs a second decode at a larger scale.
     hashed_scale, scale = reduction(file, HASHED_SIDE), reduction(file, max(HASHED_SIDE, short_side))
     hashed = decode_rgb(file, hashed_scale)
@@ -50,6 +61,7 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
     if turn in SIDEWAYS:
         width, height = height, width
     measured = {
+        "note": note,
         "width": width,
         "height": height,
         "stored_width": small.width,

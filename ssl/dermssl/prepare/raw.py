@@ -21,7 +21,10 @@ from dermssl.prepare.tables import choose_tables, read_table
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 PHONE_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".avif": "AVIF"}
 REMEDIES = {"HEIF": "install the extra heif (pip install 'dermssl[heif]')", "AVIF": "install a Pillow with AVIF"}
-UNREADABLE_SUFFIXES = {".dcm", ".dng", ".nef", ".cr2", ".arw", ".svs", ".psd"}
+UNREADABLE_SUFFIXES = {
+    *(".dcm", ".dicom", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".svs", ".psd"),
+    *(".jp2", ".j2k", ".jxl", ".jxr", ".tga", ".ico", ".eps", ".svg"),
+}
 ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 TABLE_SUFFIXES = {".csv", ".tsv", ".tab"}
 SHEET_SUFFIXES = {".xlsx", ".xls", ".ods", ".numbers", ".parquet"}
@@ -59,9 +62,13 @@ class RawFolder:
                 self._report(file, f"{suffix} images cannot be read: {remedy}convert to JPEG or PNG")
             elif suffix in ARCHIVE_SUFFIXES:
                 archives.append(file)
-            elif suffix not in OTHER_SUFFIXES and self._begins_like_an_image(file):
-                self._report(file, "an image by its content, though not by its name", "used")
-                found.append(file)
+            elif suffix not in OTHER_SUFFIXES:
+                start = self._first_bytes(file)
+                if _begins_like_an_image(start):
+                    self._report(file, "an image by its content, though not by its name", "used")
+                    found.append(file)
+                elif start[128:] == b"DICM":
+                    self._report(file, "DICOM images cannot be read: convert to JPEG or PNG")
         names = {PurePosixPath(file).name for file in found}
         for file in archives:
             self._report_archive(file, names)
@@ -110,14 +117,12 @@ class RawFolder:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         self.problems.append(Problem(shown, problem, action))
 
-    def _begins_like_an_image(self, file: str) -> bool:
+    def _first_bytes(self, file: str) -> bytes:
         try:
             with (self.root / file).open("rb") as stream:
-                start = stream.read(12)
+                return stream.read(132)
         except OSError:
-            return False
-        boxed = start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
-        return boxed or start.startswith(FIRST_BYTES) or (start[:4], start[8:]) == (b"RIFF", b"WEBP")
+            return b""
 
     def _report_archive(self, file: str, names: set[str]) -> None:
         """An archive is reported where it may hold images that are not among the files called ``names``."""
@@ -200,6 +205,11 @@ class RawFolder:
             except OSError:
                 self._digests[file] = ""
         return self._digests[file]
+
+
+def _begins_like_an_image(start: bytes) -> bool:
+    boxed = start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+    return boxed or start.startswith(FIRST_BYTES) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
 
 
 def _suffix(file: str) -> str:

@@ -22,7 +22,7 @@ from dermssl.prepare.problems import Problem
 from dermssl.processes import process_map
 
 SHARD_ROWS = 1024
-DECODING = 3
+DECODING = 4
 """Raised when other pixels come out of the same files, so that shards of an older version are not kept."""
 MAKER = "dermssl prepare"
 PROGRESS_FILES = ("rows-*.parquet", "key.json")
@@ -86,9 +86,11 @@ def decode_all(
                 bar.update(len(shard))
             else:
                 _write_shard(work, number, shard, results, bar)
-            found = read_parquet(_rows_file(work, number), MAKER)["problem"].to_pylist()
-            decoded.append(np.array([problem is None for problem in found]))
-            problems += [Problem(file, why, "left out") for file, why in zip(shard, found, strict=True) if why]
+            table = read_parquet(_rows_file(work, number), MAKER)
+            decoded.append(table["problem"].is_null().to_numpy())
+            for column, action in (("problem", "left out"), ("note", "the first is used")):
+                found = table[column].to_pylist()
+                problems += [Problem(file, why, action) for file, why in zip(shard, found, strict=True) if why]
     return np.concatenate(decoded), problems
 
 
@@ -118,7 +120,7 @@ def measured(work: Path) -> Iterator[pa.Table]:
     """File and measurements of every image that could be decoded, shard by shard, in the order of the image store."""
     for rows in sorted(work.glob("rows-*.parquet")):
         table = read_parquet(rows, MAKER)
-        yield table.filter(table["problem"].is_null()).drop_columns("problem")
+        yield table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])
 
 
 def _write_shard(work: Path, number: int, files: Sequence[str], results: Iterator, bar: tqdm) -> None:
@@ -134,6 +136,6 @@ def _write_shard(work: Path, number: int, files: Sequence[str], results: Iterato
 
 
 _ROW_SCHEMA = pa.schema(
-    [("file", pa.string()), ("problem", pa.string())]
+    [("file", pa.string()), ("problem", pa.string()), ("note", pa.string())]
     + [manifest.FIXED.field(name).with_nullable(True) for name in manifest.MEASURED]
 )

@@ -2,10 +2,17 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-MISSING = {"", "nan", "none", "null", "na", "n/a", "unknown", "-1", "-1.0"}
+MISSING = {
+    *("", "nan", "none", "null", "nil", "na", "n/a", "n.a.", "#n/a", "<na>", "-1", "-1.0", "-9", "-99", "-999"),
+    *("?", "??", ".", "-", "--", "---", "unknown", "unk", "undefined", "unspecified", "missing", "blank", "no data"),
+    *(f"not {word}" for word in ("available", "applicable", "known", "recorded", "reported", "specified", "given")),
+    *("unbekannt", "keine angabe", "inconnu", "inconnue", "non renseigné", "desconocido", "desconhecido"),
+}
+"""Compared in small letters, without brackets around them."""
 OLDEST = 120
 UNITS = {
     1: " y yr yrs year years yo a an ans année années año años ano anos jahr jahre",
@@ -23,23 +30,26 @@ def _words(**spellings: str) -> dict[str, str]:
 
 
 SEX = _words(
-    female="f female w woman girl femme féminin feminin fille weiblich frau mujer femenino feminino mulher",
-    male="m male man boy homme masculin garçon männlich mann hombre masculino homem",
+    female="f fem female w woman girl ♀ femme féminin feminin fille weibl weiblich frau mujer femenino feminino mulher",
+    male="m masc male man boy ♂ homme masculin garçon männl männlich mann hombre masculino homem",
 )
 MODALITY = _words(
-    clinical="clinical macroscopic macro close-up smartphone photo photograph",
-    dermoscopic="dermoscopic dermoscopy dermatoscopic dermatoscopy",
+    clinical="clinical clinic macroscopic macro close-up overview smartphone photo photograph",
+    dermoscopic="dermoscopic dermoscopy dermoscope derm dermatoscopic dermatoscopy dermatoscope",
 )
 SPLIT = _words(
-    train="train training", val="val valid validation dev eval evaluation", test="test testing holdout hold-out"
+    train="train training trn entrenamiento treino entraînement entrainement",
+    val="val valid validation dev eval evaluation validación validação",
+    test="test testing tst holdout hold-out prueba teste",
 )
+TYPE_WORDS = "fitzpatrick|fitz|skin|photo|type|typ|tipo|fst|fpt|fp|st"
 ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 
 
 def clean(value: object) -> str | None:
     """A stripped string, or None for any spelling of missing."""
     text = str(value).strip()
-    return None if text.lower() in MISSING else text
+    return None if text.lower().strip("()[]") in MISSING else text
 
 
 def read_number(value: object) -> float | None:
@@ -53,7 +63,11 @@ def read_number(value: object) -> float | None:
 
 def age(text: str) -> float | None:
     """Years from "35", "85+", ">85", "18 months" or "2 years 6 months"; None for what is no age of a person."""
-    text = re.sub(r"^(>=|>|≥)|\+|\b(old|of age)\b", " ", text.lower().replace("y/o", "yo").replace(",", "."))
+    text = re.sub(
+        r"^(>=|>|≥)|\+|\b(or|and) (older|over|above)\b|\b(old|of age)\b",
+        " ",
+        text.lower().replace("y/o", "yo").replace(",", "."),
+    )
     parts = AMOUNT.findall(text)
     units = [unit for _, unit in parts]
     if not parts or AMOUNT.sub("", text).strip() or not set(units) <= set(YEARS) or (len(parts) > 1 and "" in units):
@@ -69,7 +83,8 @@ def sex(text: str) -> str | None:
 
 def fitzpatrick(text: str) -> int | None:
     """Fitzpatrick type 1-6 from "3", "III", "type 3", "FST III"; None for what is no single type."""
-    found = re.fullmatch(r"(?:fitzpatrick|skin|photo|type|fst|[\s:_.-])*([1-6]|i{1,3}|iv|vi?)(?:\.0*)?", text.lower())
+    plain = unicodedata.normalize("NFKC", text).lower()
+    found = re.fullmatch(rf"(?:{TYPE_WORDS}|[\s:_.-])*0?([1-6]|i{{1,3}}|iv|vi?)(?:\.0*)?", plain)
     return (ROMAN.get(found[1]) or int(found[1])) if found else None
 
 

@@ -48,3 +48,9 @@ def test_lesion_numbers_that_repeat_from_patient_to_patient_join_nobody(grouped)
     groups, problems = grouped([("P1", None, "1"), ("P2", None, "1"), ("P2", None, "2")])
     assert groups == ["s/P1", "s/P2", "s/P2"]
     assert problems == [("lesion_id", "lesion numbers repeat from patient to patient (1)")]
+
+
+def test_every_image_has_its_own_id_however_the_files_are_called():
+    frame = pd.DataFrame({"file": ["a.jpg", "a.png", "a.jpg.png", "b/a.jpg"]})
+    ids = identify(frame, "mine", get_source("folder"))[0]["image_id"].tolist()
+    assert ids == ["mine/a.jpg", "mine/a.png", "mine/a.jpg.png", "mine/b/a"]

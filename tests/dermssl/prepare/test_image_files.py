@@ -146,6 +146,13 @@ def test_files_without_an_image_suffix_are_looked_into(tree):
     assert images == ["ISIC_1", "b.jpg", "c.image"] and set(problems) == {"ISIC_1", "c.image"}
 
 
+def test_images_of_formats_without_a_reader_are_told_by_name_and_by_content(tree):
+    root = tree("a.jpg", "b.jp2", "c.svg", "notes")
+    (root / "IM0001").write_bytes(bytes(128) + b"DICM")
+    images, problems = _listed(root)
+    assert images == ["a.jpg"] and set(problems) == {"b.jp2", "c.svg", "IM0001"}
+
+
 def test_an_archive_is_named_while_its_images_are_packed(tree):
     root = tree("a.jpg")
     for name, member in (("done.zip", "part/a.jpg"), ("part_2.zip", "part/b.jpg")):

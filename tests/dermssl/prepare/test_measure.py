@@ -150,3 +150,13 @@ def test_a_large_jpeg_that_is_cut_off_is_refused_though_less_of_it_is_decoded(me
     data = _jpeg(_photo((1600, 1200)))
     measured, stored = measure(data[: len(data) * 3 // 4])
     assert stored is None and "truncated" in measured["problem"]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("GIF", True), ("TIFF", True), ("WEBP", True), ("MPO", False)])
+def test_further_pages_and_frames_are_told_but_not_the_second_picture_of_a_phone(tmp_path, kind, told):
+    pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "photo", kind, save_all=True, append_images=pages[1:])
+    measured, jpeg = decode_one("photo", tmp_path, 96)
+    assert bool(measured["note"]) == told
+    red, _, blue = Image.open(io.BytesIO(jpeg)).getpixel((5, 5))
+    assert red > 200 > 50 > blue

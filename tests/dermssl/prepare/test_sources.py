@@ -191,10 +191,32 @@ def test_folders_called_train_and_test_are_the_split_and_not_the_classes(raw, pa
     assert any("Test, Train" in note for note in records.notes) and any("naevus, wart" in n for n in records.notes)
 
 
-@pytest.mark.parametrize("names", [("training_set", "validation", "test set"), ("1_train", "evaluation", "03_holdout")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("training_set", "validation", "test set"),
+        ("1_train", "evaluation", "03_holdout"),
+        ("train_dir", "val_dir", "test_dir"),
+        ("X_train", "X_dev", "X_test"),
+        ("ISIC2018_Training_Input", "ISIC2018_Validation_Input", "ISIC2018_Test_Input"),
+        ("trainset80", "validset10", "testset10"),
+    ],
+)
 def test_split_folders_are_known_by_their_usual_names(raw, names):
     found, _ = _labelled(raw({}, [f"{name}/x{number}.jpg" for number, name in enumerate(names)]))
     assert sorted(found) == [("test",), ("train",), ("val",)]
+
+
+def test_test_images_without_class_folders_do_not_take_the_labels_of_the_others(raw):
+    found, records = _labelled(raw({}, ["train/wart/1.jpg", "train/scar/2.jpg", "test/3.jpg", "extra/wart/4.jpg"]))
+    assert found == [("wart", None), (None, "test"), ("scar", "train"), ("wart", "train")]
+    assert {"1 images lie in no folder of a split and are kept without one"} < set(records.notes)
+    assert "1 images lie in no class folder and are kept without a label" in records.notes
+
+
+def test_one_word_of_a_split_among_class_folders_is_a_class(raw):
+    found, _ = _labelled(raw({}, ["patch test/1.jpg", "control/2.jpg"]))
+    assert found == [("control", None), ("patch test", None)]
 
 
 def test_a_folder_above_the_class_folders_is_passed_over_and_said(raw):
@@ -204,8 +226,8 @@ def test_a_folder_above_the_class_folders_is_passed_over_and_said(raw):
 
 
 def test_classes_of_both_sides_are_one_however_their_folders_are_written(raw):
-    found, records = _labelled(raw({}, ["train/Wart/1.jpg", "test/wart/2.jpg", "train/scar/3.jpg"]))
-    assert records.targets["label"].classes == ("scar", "wart") and len(found) == 3
+    found, records = _labelled(raw({}, ["train/Lésion/1.jpg", "test/le\u0301sion /2.jpg", "train/scar/3.jpg"]))
+    assert len(records.targets["label"].classes) == 2 and len(found) == 3
 
 
 def test_why_there_are_no_labels_is_said(raw):

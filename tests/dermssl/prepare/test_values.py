@@ -9,8 +9,26 @@ from dermssl.prepare.values import age, clean, fitzpatrick, modality, read_numbe
 
 
 def test_missing_is_none_in_every_spelling():
-    assert {clean(value) for value in ("", " ", "NaN", "nan", "None", "NULL", "NA", "n/a", "Unknown", "-1")} == {None}
-    assert clean(" naevus ") == "naevus"
+    words = ("", " ", "NaN", "nan", "None", "NULL", "NA", "n/a", "Unknown", "-1", "?", "-", "--", "#N/A", "<NA>", ".")
+    further = (
+        "n.a.",
+        "Not available",
+        "(blank)",
+        "[unknown]",
+        "unk",
+        "not specified",
+        "-999",
+        "keine Angabe",
+        "no data",
+    )
+    assert {clean(value) for value in words + further} == {None}
+    assert [clean(value) for value in (" naevus ", "0", "other", "P-1", "(a)")] == [
+        "naevus",
+        "0",
+        "other",
+        "P-1",
+        "(a)",
+    ]
 
 
 def test_numbers_are_read_with_a_point_or_a_comma():
@@ -25,7 +43,15 @@ def test_numbers_are_read_with_a_point_or_a_comma():
             (text, 35)
             for text in ("35", "35.0", "35 y", "35yrs", "35 years old", "35 ans", "35 y/o", "035", "35 Jahre")
         ],
-        *[("85+", 85), (">85", 85), ("18 months", 1.5), ("6 mois", 0.5), ("2 years 6 months", 2.5), ("2y6m", 2.5)],
+        *[
+            ("85+", 85),
+            (">85", 85),
+            ("85 or older", 85),
+            ("18 months", 1.5),
+            ("6 mois", 0.5),
+            ("2 years 6 months", 2.5),
+            ("2y6m", 2.5),
+        ],
         *[("0", 0), ("73 days", 0.2)],
         *[(text, None) for text in ("old", "999", "30-39", "<1", "3 moons", "-5", "y", "1 2", "2 months 3")],
     ],
@@ -35,7 +61,7 @@ def test_ages_are_read_in_years(text, years):
 
 
 def test_sexes_are_read_by_word_not_by_first_letter():
-    assert {sex(word) for word in ("f", "F", "FEMALE", "Woman", "femme", "mujer", "mulher")} == {"female"}
+    assert {sex(word) for word in ("f", "F", "FEMALE", "fem.", "♀", "Woman", "femme", "mujer", "mulher")} == {"female"}
     assert {sex(word) for word in ("m", "Male", "boy", "homme", "männlich")} == {"male"}
     assert {sex(word) for word in ("other", "x", "0", "fm")} == {None}
 
@@ -44,9 +70,9 @@ def test_sexes_are_read_by_word_not_by_first_letter():
     ("kind", "spellings"),
     [
         (3, ["3", "3.0", "III", "iii", "type 3", "Type III", "FST3", "FST III", "Fitzpatrick III", "skin type 3"]),
-        (4, ["4", "IV", "phototype IV"]),
+        (4, ["4", "IV", "phototype IV", "Ⅳ", "04", "FITZ 4", "Fitz. IV", "FP4", "FPT-IV", "tipo 4"]),
         (6, ["6", "VI", "FST6"]),
-        (None, ["0", "7", "3.5", "III-IV", "34", "IIII", "brown", "type"]),
+        (None, ["0", "7", "00", "3.5", "III-IV", "2/3", "34", "IIII", "brown", "type"]),
     ],
 )
 def test_skin_types_are_read_in_arabic_and_roman(kind, spellings):

@@ -1,6 +1,7 @@
 """Any folder of images: class folders give labels; folders called train, val and test give a split."""
 
 import re
+import unicodedata
 
 import pandas as pd
 
@@ -28,26 +29,32 @@ def read(raw: RawFolder) -> Rows:
     if raw.tables:
         notes.append(f"images alone; the source 'folder' reads no table ({', '.join(raw.tables[:3])})")
     folders = _below_wrapper([file.split("/")[:-1] for file in files], notes)
+    sides: list[str | None] = [None] * len(files)
     for depth in (0, 1):
-        sides = [_side(path[depth]) if len(path) > depth else None for path in folders]
-        if None not in sides and len(set(sides)) > 1:
-            notes.append("the split is read from the folders " + ", ".join(sorted({path[depth] for path in folders})))
+        here = [_side(path[depth]) if len(path) > depth else None for path in folders]
+        if len({*here} - {None}) > 1:
+            sides = here
+            named = sorted({path[depth] for path, side in zip(folders, sides, strict=True) if side})
+            notes.append(f"the split is read from the folders {', '.join(named)}")
+            if None in sides:
+                notes.append(f"{sides.count(None)} images lie in no folder of a split and are kept without one")
             folders = _below_wrapper([path[:depth] + path[depth + 1 :] for path in folders], notes)
             break
-    else:
-        sides = [None] * len(files)
     spelled: dict[str, str] = {}
-    labels = [spelled.setdefault(path[0].casefold(), path[0]) if path else None for path in folders]
+    names = [unicodedata.normalize("NFC", path[0]).strip() if path else None for path in folders]
+    labels = [name and spelled.setdefault(name.casefold(), name) for name in names]
     frame = pd.DataFrame({"file": files, "label": labels, "split": sides}, dtype=object)
-    classes = tuple(sorted(spelled.values()))
-    if None in labels and classes:
-        loose = files[labels.index(None)]
-        notes.append(
-            f"no labels are read from the folders, as {labels.count(None)} images lie in none, such as {loose}"
-        )
-    if None in labels or len(classes) < 2:
+    classes, labelled, side = tuple(sorted(spelled.values())), frame["label"].notna(), frame["split"].fillna("")
+    # The test images of a competition lie in one folder: a side is labelled throughout or not at all.
+    mixed = labelled.groupby(side).nunique() > 1
+    if mixed.any() and classes:
+        loose = frame["file"][~labelled & side.map(mixed)].tolist()
+        notes.append(f"no labels are read from the folders, as {len(loose)} images lie in none, such as {loose[0]}")
+    if mixed.any() or len(classes) < 2:
         return Rows(frame.drop(columns="label"), notes=notes)
     notes.append(f"the target label is read from the folders {', '.join(classes[:6])}" + ", ..." * (len(classes) > 6))
+    if not labelled.all():
+        notes.append(f"{(~labelled).sum()} images lie in no class folder and are kept without a label")
     return Rows(frame, notes=notes, targets={"label": Target("label", classes)})
 
 
@@ -60,8 +67,10 @@ def _below_wrapper(folders: list[list[str]], notes: list[str]) -> list[list[str]
 
 
 def _side(folder: str) -> str | None:
-    """``train``, ``val`` or ``test`` for a folder called so, also ``training_set``, ``1_train`` and the like."""
-    return SPLIT.get(re.sub(r"^\d+[ ._-]*|[ _-]?(set|data|images|imgs|split)?[ _-]?\d*$", "", folder.lower()))
+    """``train``, ``val`` or ``test`` for a folder with that word in its name, such as ``X_test``."""
+    words = [folder.lower(), *re.findall(r"[^\W\d_]+", folder.lower())]
+    found = {SPLIT.get(re.sub(r"(set|data|images|imgs|dir|split)$", "", word)) for word in words} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 SOURCE = Source(
