@@ -169,10 +169,12 @@ class RawFolder:
     def table(self, *names: str, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:
         """The table called one of ``names``, see `find` and `read_table`."""
         path = self.find(*names)
-        table = read_table(path, required, only)
+        table, name = read_table(path, required, only), path.relative_to(self.root).as_posix()
         if table.attrs["short"]:
             problem = f"rows with fewer fields than the header ({table.attrs['short']}): is the file cut off?"
-            self._report(path.relative_to(self.root).as_posix(), problem, "the missing fields are blank")
+            self._report(name, problem, "the missing fields are blank")
+        if table.attrs["doubled"]:
+            self._report(name, f"several columns of one name: {', '.join(table.attrs['doubled'])}", "the first is read")
         return table
 
     def copies(self, files: Iterable[str]) -> list[list[str]]:

@@ -46,8 +46,8 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
     """A CSV as stripped strings with None for missing; any delimiter, line ending, and UTF-8 or Excel's UTF-16.
 
     Args:
-        path: the file; it is kept as ``attrs["path"]`` of the table, the number of rows that are too short as
-            ``attrs["short"]``.
+        path: the file; ``attrs`` of the table keep it (``path``), the number of rows that are too short (``short``) and
+            the names that several columns have (``doubled``), of which the first keeps it.
         required: columns that the table must have.
         only: columns that are kept, where they exist, besides the ``required`` ones; None: all. A wide table of
             400,000 rows takes a gigabyte as strings.
@@ -62,7 +62,9 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             first = next((line for line in lines if line.strip()), "")
             delimiter = max(",;\t|", key=first.count)
             lines.seek(0)
-            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
+            rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
+            header = next(rows, [])
+            short = sum(len(row) < len(header) for row in rows)
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
         chunks = pd.read_csv(
             path,
@@ -75,19 +77,23 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             chunksize=CHUNK,
         )
         table = pd.concat([_columns(chunk, path, required, only) for chunk in chunks], ignore_index=True)
-    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as UTF-8") from None
+    except (csv.Error, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is not a readable CSV ({shortened(error)}): mend its fields and quotes") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
     if table.empty:
         raise InputError(f"{path} has a header but no rows")
     table = table.map(clean).astype(object).where(lambda t: t.notna(), None)
-    table.attrs |= {"path": str(path), "short": sum(width < widths[0] for width in widths)}
+    doubled = [name for name, times in Counter(map(str.strip, header)).items() if name and times > 1]
+    table.attrs |= {"path": str(path), "short": short, "doubled": doubled}
     return table
 
 
 def _columns(table: pd.DataFrame, path: Path, required: Iterable[str], only: Sequence[str] | None) -> pd.DataFrame:
     table.columns = table.columns.str.strip()
+    table = table.loc[:, ~table.columns.duplicated()]
     for name in required:
         _require_column(table, name, path)
     # Not read_csv's usecols: with it, rows that are too long are cut off in silence.

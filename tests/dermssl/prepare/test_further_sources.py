@@ -203,11 +203,13 @@ def test_scin_takes_the_heaviest_condition_and_one_row_per_photo(raw):
 COLUMNS = """
 table: my.csv
 licence: CC-BY-4.0
-citation: Me, here.
+citation: |
+  Me,
+  here.
 columns: {file: photo, patient_id: who, fitzpatrick: type, body_site: where, split: part}
 targets: [finding]
 """
-MY = "photo;who;type;where;part;finding\n1.jpg;007;3;arm; leg;TRAIN;wart\n2.jpg;008;-1;;test;naevus\n"
+MY = "photo;who;type;where;part;finding;part2\n1.jpg;007;3;arm; leg;TRAIN;wart;\n2.jpg;008;-1;;test;naevus;?\n"
 
 
 def test_any_table_can_be_described_by_a_few_lines_of_yaml(raw, dermssl, tmp_path):
@@ -221,7 +223,11 @@ def test_any_table_can_be_described_by_a_few_lines_of_yaml(raw, dermssl, tmp_pat
     assert frame["group_id"].tolist() == ["mine/007", "mine/008"] and frame["split"].tolist() == ["train", "test"]
     assert list(frame["body_site"].iloc[0]) == ["arm", "leg"] and frame["fitzpatrick"].iloc[0] == 3
     assert dataset.targets["finding"].classes == ("naevus", "wart")
-    assert dataset.licence["id"] == "CC-BY-4.0" and dataset.info["patient_key"]
+    assert (
+        dataset.licence["attribution"] == "Me, here."
+        and dataset.licence["id"] == "CC-BY-4.0"
+        and dataset.info["patient_key"]
+    )
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["split"] == "official"
 
 
@@ -236,6 +242,7 @@ def test_any_table_can_be_described_by_a_few_lines_of_yaml(raw, dermssl, tmp_pat
         ("[finding]", "[width]", "target 'width' is the name of a column of the manifest"),
         ("CC-BY-4.0", "CC-BY", "unknown licence 'CC-BY'"),
         ("my.csv", "your.csv", "holds no your.csv"),
+        ("[finding]", "[part2]", "target 'part2' has no label in my.csv: leave it out"),
     ],
 )
 def test_a_mistake_in_that_yaml_is_named(raw, old, new, message):

@@ -121,6 +121,13 @@ def test_the_name_itself_comes_before_versions_and_the_highest_version_before_ot
     assert RawFolder(tmp_path).find("t").name == "t.tsv"
 
 
+def test_columns_of_one_name_are_told(tmp_path):
+    (tmp_path / "t.csv").write_text("id,age, age ,,\nA,35,40,,\n")
+    raw = RawFolder(tmp_path)
+    assert raw.table("t")["age"].tolist() == ["35"]
+    assert [(p.problem, p.action) for p in raw.problems] == [("several columns of one name: age", "the first is read")]
+
+
 @pytest.mark.parametrize(("name", "remedy"), [("all.zip", "unpack all.zip first"), ("a.xlsx", "save a.xlsx as CSV")])
 def test_a_table_that_is_missing_beside_what_may_hold_it_names_that(tmp_path, name, remedy):
     (tmp_path / name).touch()

@@ -49,6 +49,9 @@ def read(raw: RawFolder) -> Rows:
     }
     named = {name: " + ".join(of) for name, of in columns.items()} | {name: name for name in labels}
     rows = read_columns(table.assign(**joined), **named)
+    for name in labels:
+        if table[name].isna().all():
+            raise InputError(f"{path}: target '{name}' has no label in {layout['table']}: leave it out of `targets`")
     rows.targets = {name: found_classes(table, name) for name in labels}
     rows.source = _source(layout, columns)
     return match_files(raw, rows)
@@ -56,7 +59,7 @@ def read(raw: RawFolder) -> Rows:
 
 def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], list[str]]:
     """``columns`` and ``targets``; raises InputError naming the first key that cannot be used."""
-    columns, labels, licence = layout.get("columns"), layout.get("targets") or [], layout.get("licence", "unknown")
+    columns, labels, licence = layout.get("columns"), layout.get("targets") or [], layout.get("licence") or "unknown"
     for key in layout:
         if key not in KEYS:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(str(key), KEYS)}")
@@ -86,8 +89,8 @@ def _source(layout: dict[str, Any], columns: dict[str, list[str]]) -> Source:
     case = next((unit for unit in ("case", "lesion") if f"{unit}_id" in columns), "image")
     return dataclasses.replace(
         SOURCE,
-        licence=layout.get("licence", "unknown"),
-        citation=str(layout.get("citation") or ""),
+        licence=layout.get("licence") or "unknown",
+        citation=" ".join(str(layout.get("citation") or "").split()),
         group=group,
         case=case,
         patient_key=group == "patient",
