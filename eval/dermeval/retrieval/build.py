@@ -30,6 +30,8 @@ EXACT_UP_TO = 100_000
 """Images up to which ``auto`` takes the exact index: it answers in about 10 ms there."""
 SCAN_UP_TO = 20_000_000
 """Images up to which ``auto`` compares a query with all codes."""
+MANIFEST_BYTES = 2000
+"""Memory of the manifest for each image, measured on 7,300 real images."""
 
 
 def open_source(folder: str) -> Source:
@@ -78,12 +80,16 @@ def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str
     if kind != "auto":
         return kind, "chosen with --type"
     budget = memory * 2**30 if memory else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    exact, codes = images * dim * 4, images * dim / 4
-    sizes = f"{images} images, {exact / 2**30:.2f} GiB of vectors, {budget / 2**30:.1f} GiB of memory to use"
-    if images <= EXACT_UP_TO and exact <= budget:
+    exact, codes, manifest = images * dim * 4, images * dim / 4, images * MANIFEST_BYTES
+    sizes = (
+        f"{images} images, {exact / 2**30:.2f} GiB of vectors, {manifest / 2**30:.2f} GiB of manifest, "
+        f"{budget / 2**30:.1f} GiB of memory to use"
+    )
+    if images <= EXACT_UP_TO and exact + manifest <= budget:
         return "flat", f"{sizes}: exact search is fast enough"
-    if codes > budget:
-        raise InputError(f"{sizes}: even the codes need {codes / 2**30:.1f} GiB: give more --memory, or --type flat")
+    if codes + manifest > budget:
+        needed = f"codes and manifest need {(codes + manifest) / 2**30:.2f} GiB"
+        raise InputError(f"{sizes}: {needed}: give more --memory, or --type lance, which needs none")
     if images <= SCAN_UP_TO:
         return "scan", f"{sizes}: all codes are compared, and the best are ranked exactly"
     return "ivfpq", f"{sizes}: too many codes to compare all"

@@ -5,6 +5,7 @@ Row ``i`` of all of them is row ``i`` of ``manifest.parquet``. An index of the t
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ MARK = "index.json"
 SCHEMA_VERSION = 2
 """2: ``vectors.npy`` beside the codes."""
 NEEDED_COLUMNS = ("image_id", "dataset", "group_id", "case_id", "sha256", "pixel_sha256")
+log = logging.getLogger("dermssl")
 HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
 
 
@@ -171,6 +173,10 @@ def open_index(folder: str | Path) -> SearchIndex:
     needed = set() if info["type"] == "lance" else {"vectors.npy", *(["index.faiss"] if has_codes(info) else [])}
     if not needed <= set(info["files"]):
         raise InputError(f"{path / MARK}: files lacks {min(needed - set(info['files']))}: make it again with `{MAKER}`")
+    if info["type"] != "lance" and "manifest.parquet" not in info["files"]:
+        log.warning(
+            "warning: %s was made by an earlier version and is not checked for damage: run `%s` again", path, MAKER
+        )
     for name, recorded in info["files"].items():
         if fingerprint(require_file(inside(path, name), MAKER)) != recorded:
             raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")

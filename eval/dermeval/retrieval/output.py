@@ -89,7 +89,7 @@ def _page(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[Fou
         "dermeval/retrieval/hits.html",
         title=index.title,
         results=results,
-        foot=[sheet.sheet_foot(index.notices), *licences.notice_lines(index.notices)],
+        foot=[sheet.READING, *licences.notice_lines(index.notices)],
     )
 
 

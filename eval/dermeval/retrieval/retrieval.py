@@ -1,5 +1,6 @@
 """``dermeval retrieval``: how good the most similar cases are, for whom, and which of two encoders finds more."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from dermssl.errors import InputError, did_you_mean
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
 GROUPS = ("fitzpatrick", "tone_group", "sex", "body_site", "modality", "dataset")
 QUERIES_AT_ONCE = 1024
+SHOWN_DEPTHS, SHOWN_GROUPS = 3, 6
+"""What is printed: so many depths, and the columns with at most so many groups."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def retrieval(options: RetrievalOptions) -> Report:
     if len(judged) == 2:
         data["difference"] = _difference(judged[0], judged[1], options.draws)
         text += ["", "second minus first, the same queries, patients drawn together:"]
-        text += [f"  {name:<12} {_shown(value)}" for name, value in data["difference"].items()]
+        text += _table(data["difference"])
     text += licences.notice_lines(licences.merge(entry for part in judged for entry in part.source.licences))
     return Report("\n".join(text), data)
 
@@ -163,20 +166,39 @@ def _difference(first: JudgedRankings, second: JudgedRankings, draws: int) -> di
     return {name: first.interval(second.values[name] - first.values[name], draws) for name in first.values}
 
 
-def _shown(score: dict[str, float] | None) -> str:
-    return "insufficient" if score is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+def _shown(score: dict[str, float]) -> str:
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
 def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
+    """The measures as a table of at most 100 columns, and the groups that are few; --json holds all."""
     units = "/".join(sorted({f"{entry['group']}s" for entry in judged.source.info["datasets"]}))
     junk = "only the query left out" if judged.relevance in IDS else "own patient left out"
     text = [
-        f"{Path(part['folder']).name} ({part['encoder']}): relevant is the same {judged.relevance}, {junk}; "
-        f"{part['queries']} queries of {part['patients']} {units}",
-        *[f"  {name:<12} {_shown(score)}" for name, score in part["scores"].items()],
+        f"{Path(part['folder']).name} ({part['encoder']})",
+        f"  relevant is the same {judged.relevance}, {junk}; {part['queries']} queries of {part['patients']} {units}",
+        *_table(part["scores"]),
     ]
-    for row in part["groups"]:
-        name, score = list(row.items())[-1]
-        group = f"{row['column']} {row['value']}"
-        text.append(f"  {name} {group:<28} {_shown(score)}, {row['queries']} queries of {row['patients']} {units}")
+    name = [name for name in part["scores"] if name.startswith("mAP")][-1]
+    for column, found in itertools.groupby(part["groups"], key=lambda row: row["column"]):
+        rows = list(found)
+        if len(rows) > SHOWN_GROUPS:
+            text.append(f"  {name} by {column}: {len(rows)} values, in the report of --json")
+            continue
+        text.append(f"  {name} by {column}")
+        for row in rows:
+            score = _shown(row[name]) if row[name] else "insufficient"
+            text.append(f"    {row['value']:<22} {score:<22} {row['queries']} queries of {row['patients']} {units}")
     return text
+
+
+def _table(scores: dict[str, dict[str, float]]) -> list[str]:
+    """One line for each measure, one column for each depth."""
+    depths = list(dict.fromkeys(name.partition("@")[2] for name in scores))
+    lines = ["  " + " " * 7 + "".join(f"{'k = ' + depth:<24}" for depth in depths[:SHOWN_DEPTHS]).rstrip()]
+    for measure in dict.fromkeys(name.partition("@")[0] for name in scores):
+        cells = [f"{_shown(scores[f'{measure}@{depth}']):<24}" for depth in depths[:SHOWN_DEPTHS]]
+        lines.append(f"  {measure:<7}" + "".join(cells).rstrip())
+    if len(depths) > SHOWN_DEPTHS:
+        lines.append(f"  the scores at {', '.join(depths[SHOWN_DEPTHS:])} are in the report of --json")
+    return lines

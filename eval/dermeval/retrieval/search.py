@@ -30,7 +30,8 @@ def search(options: SearchOptions) -> Report:
     written = output.write(index, queries, found, Path(options.out)) if options.out else None
     pairs = list(zip(queries, found, strict=True))
     text = "\n\n".join(_as_text(index, query, part) for query, part in pairs)
-    data = {"queries": [_as_data(query, part) for query, part in pairs], "out": written}
+    asked = {"index": options.index, "where": options.where, "k": options.k}
+    data = asked | {"queries": [_as_data(query, part) for query, part in pairs], "out": written}
     return Report(text + (f"\nwritten: {written}" if written else ""), data)
 
 
@@ -80,7 +81,8 @@ def _as_text(index: SearchIndex, query: ImageQuery, found: FoundCases) -> str:
 def _aligned(table: pd.DataFrame) -> str:
     if not len(table):
         return "  none"
-    shown = table.dropna(axis=1, how="all")
+    shown = table.dropna(axis=1, how="all").drop(columns="dataset")  # an image_id begins with it
+    shown = shown.drop(columns="tone_group", errors="ignore") if "fitzpatrick" in shown else shown
     whole = {
         name: shown[name].map("{:g}".format, na_action="ignore") for name in ("fitzpatrick", "age") if name in shown
     }

@@ -1,6 +1,7 @@
 """The contact sheet: the query at the left, similar cases beside it, each with its similarity and labels."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ from dermssl import licences
 from dermssl.atomic import atomic_file
 
 COLUMNS = 5
-TILE_INCHES, CAPTION_INCHES, FOOT_INCHES = 2.1, 0.65, 0.4
+TILE_INCHES, CAPTION_INCHES, FOOT_LINE_INCHES, FOOT_LETTERS_AN_INCH = 2.1, 0.65, 0.1, 22
+READING = "Ranked by the encoder's similarity, which is no diagnosis."
 CAPTION_LETTERS = 34
 SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
 INK, FAINT, ACCENT = "#1f2328", "#6e7781", "#0969da"
@@ -50,14 +52,16 @@ def draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, 
     tiles = [tile for block in blocks for tile in (block.query, *block.hits) if tile]
     tall = TILE_INCHES * max(min(1.0, tile.image.height / tile.image.width) for tile in tiles) + CAPTION_INCHES
     rows = [max(1, math.ceil(len(block.hits) / columns)) for block in blocks]
-    height = sum(rows) * tall + FOOT_INCHES
+    foot = sheet_foot(notices, round((columns + 1) * TILE_INCHES * FOOT_LETTERS_AN_INCH))
+    below = 0.15 + FOOT_LINE_INCHES * len(foot)
+    height = sum(rows) * tall + below
     figure = Figure(figsize=((columns + 1) * TILE_INCHES, height), facecolor="white", dpi=150)
     grid = figure.add_gridspec(
         sum(rows),
         columns + 1,
         left=0.01,
         right=0.995,
-        bottom=(FOOT_INCHES + CAPTION_INCHES) / height,
+        bottom=(below + CAPTION_INCHES) / height,
         top=1 - 0.1 / height,
         hspace=CAPTION_INCHES / (tall - CAPTION_INCHES),
         wspace=0.06,
@@ -69,17 +73,18 @@ def draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, 
         for position, tile in enumerate(block.hits):
             row, column = divmod(position, columns)
             _draw_tile(figure.add_subplot(grid[first + row, column + 1]), tile, None)
-    figure.text(0.01, 0.1 / height, _plain(sheet_foot(notices)), fontsize=6, color=FAINT)
+    figure.text(0.01, 0.1 / height, _plain("\n".join(foot)), fontsize=6, color=FAINT)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "dermeval"})
 
 
-def sheet_foot(notices: Sequence[dict[str, Any]]) -> str:
-    """What stands under the sheet: how to read it, whose pictures these are, and which must stay here."""
-    sources = "; ".join(f"{entry['dataset']}: {entry['name']}" for entry in notices)
+def sheet_foot(notices: Sequence[dict[str, Any]], letters: int) -> list[str]:
+    """Lines under the sheet: how to read it, whether it must stay here, and whose pictures these are."""
     closed = ", ".join(licences.restricted(notices))
-    warning = f"\nDo not pass this sheet on: the licence keeps pictures of {closed} where they are." if closed else ""
-    return f"Ranked by the encoder's similarity, which is no diagnosis.  {sources}{warning}"
+    text = [READING]
+    text += [f"Do not pass this sheet on: the licence keeps pictures of {closed} where they are."] if closed else []
+    text += [f"{entry['dataset']}: {entry['name']}. {entry['attribution']}" for entry in notices]
+    return [line for part in text for line in textwrap.wrap(part, letters)]
 
 
 def _plain(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel
 
 from dermeval.web.collection import Case, SearchResult
 from dermeval.web.searches import Asked, Searches
+from dermssl.errors import did_you_mean, shortened
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "A filter or a photo that cannot be used"},
@@ -14,6 +15,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No image or case of that id"},
     408: {"description": "The photo came too slowly"},
     413: {"description": "The photo is too large"},
+    422: {"description": "A parameter that is unknown or has no such value"},
     503: {"description": "Too many searches at once"},
 }
 PHOTO_BODY = {
@@ -35,26 +37,46 @@ class ServerHealth(BaseModel):
     searching: int
 
 
+def _takes(*names: str) -> Any:
+    """A check that a request has no other parameters than these: one that is misspelt would be ignored."""
+
+    def check(request: Request) -> None:
+        unknown = [name for name in request.query_params if name not in names]
+        if unknown and names:
+            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': {did_you_mean(unknown[0], names)}")
+        if unknown:
+            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': there are none here")
+
+    return [Depends(check)]
+
+
 def api_routes(searches: Searches) -> APIRouter:
     """The routes under ``/api``."""
     routes, collection = APIRouter(prefix="/api"), searches.collection
 
-    @routes.get("/health")
+    @routes.get("/health", responses={422: ERRORS[422]}, dependencies=_takes())
     async def health() -> ServerHealth:
         photos, busy = searches.encode is not None, searches.searching.busy
         return ServerHealth(status="ok", images=len(collection), photos=photos, searching=busy)
 
-    @routes.get("/search", responses=ERRORS)
+    @routes.get("/search", responses=ERRORS, dependencies=_takes("image_id", *Asked.model_fields))
     async def search_from_image(image_id: Id, asked: Annotated[Asked, Query()]) -> SearchResult:
         """Cases similar to an image of the collection; its own patient is left out."""
         return await searches.from_image(image_id, asked)
 
-    @routes.post("/search", responses=ERRORS, openapi_extra={"requestBody": PHOTO_BODY})
+    @routes.post(
+        "/search",
+        responses=ERRORS,
+        openapi_extra={"requestBody": PHOTO_BODY},
+        dependencies=_takes("crop", *Asked.model_fields),
+    )
     async def search_from_photo(request: Request, asked: Annotated[Asked, Query()], crop: Crop = "") -> SearchResult:
         """Cases similar to the photo in the body of the request, which is not kept."""
         return (await searches.from_photo(request, crop, asked))[1]
 
-    @routes.get("/cases/{case_id:path}", responses={404: ERRORS[404], 403: ERRORS[403]})
+    @routes.get(
+        "/cases/{case_id:path}", responses={code: ERRORS[code] for code in (403, 404, 422)}, dependencies=_takes()
+    )
     async def case_by_id(case_id: str) -> Case:
         """All images of one case, by the id of the case or of one of its images."""
         found = collection.case(case_id)

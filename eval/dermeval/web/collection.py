@@ -48,16 +48,26 @@ class Hit(CaseImage):
 
 
 class ConditionShare(BaseModel):
-    """How often a condition occurs among the hits, and among all cases that could have been found."""
+    """How often a condition of a target occurs among the hits, and among all cases that could have been found.
 
+    ``share`` is of the ``labelled_hits`` that have a label of this target, ``base_rate`` of the ``labelled_cases``
+    (patients, or lesions) of the collection that have one.
+    """
+
+    target: str
     condition: str
+    labelled_hits: int
+    labelled_cases: int
     hits: int
     share: float
     base_rate: float
 
 
 class SearchResult(BaseModel):
-    """The most similar cases, best first. This is retrieval by similarity of images; it is not a diagnosis."""
+    """The most similar cases, best first. This is retrieval by similarity of images; it is not a diagnosis.
+
+    ``target`` is the one that most hits have a label of. ``conditions`` are those of all targets, that one's first.
+    """
 
     query: str
     hits: list[Hit]
@@ -160,7 +170,7 @@ class Collection:
         codes, names = pd.factorize(self.frame[target].map(_text, na_action="ignore"), sort=True)
         return codes, list(map(str, names))
 
-    def _filter(self, where: str) -> tuple[Any, dict[str, np.ndarray]]:
+    def _filter(self, where: str) -> tuple[Any, dict[str, tuple[np.ndarray, int]]]:
         """The filter for the index (None: all rows), and for each target how often each condition occurs among them.
 
         One image stands for each group, so that a patient with many images counts once.
@@ -175,28 +185,29 @@ class Collection:
         for target, (codes, names) in self.labelled.items():
             known = codes[first[first >= 0]]
             known = known[known >= 0]
-            rates[target] = np.bincount(known, minlength=len(names)) / max(1, len(known))
+            rates[target] = np.bincount(known, minlength=len(names)) / max(1, len(known)), len(known)
         return self.index.passing(both), rates
 
     def _shares(
-        self, hits: Sequence[dict[str, Any]], rates: dict[str, np.ndarray]
+        self, hits: Sequence[dict[str, Any]], rates: dict[str, tuple[np.ndarray, int]]
     ) -> tuple[str | None, list[ConditionShare]]:
-        """The target that most hits have, and how often each of its conditions is among them."""
+        """The target that most hits have, and how often the conditions of each target are among them."""
         counts = {name: Counter(_text(hit[name]) for hit in hits if hit[name] is not None) for name in self.labelled}
-        target = max(counts, key=lambda name: counts[name].total(), default=None)
-        if target is None:
-            return None, []
-        names, found = self.labelled[target][1], counts[target]
+        targets = sorted(filter(counts.get, counts), key=lambda name: -counts[name].total())
         shares = [
             ConditionShare(
+                target=target,
                 condition=condition,
+                labelled_hits=counts[target].total(),
+                labelled_cases=rates[target][1],
                 hits=number,
-                share=number / found.total(),
-                base_rate=rates[target][names.index(condition)],
+                share=number / counts[target].total(),
+                base_rate=rates[target][0][self.labelled[target][1].index(condition)],
             )
-            for condition, number in sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))
+            for target in targets
+            for condition, number in sorted(counts[target].items(), key=lambda entry: (-entry[1], entry[0]))
         ]
-        return target, shares
+        return next(iter(targets), None), shares
 
 
 def _text(value: Any) -> str:

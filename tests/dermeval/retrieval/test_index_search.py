@@ -7,6 +7,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+from dermeval.retrieval.build import _choose
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import fingerprint, open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
@@ -86,9 +87,34 @@ def test_the_contact_sheet_is_drawn_and_skipped_where_the_images_are_gone(cases,
 
 
 def test_the_contact_sheet_says_whose_pictures_must_stay_here():
-    free, bound = (notice(name, licence, "", False) for name, licence in (("ham", "CC-BY-NC-4.0"), ("scin", "SCIN")))
-    assert "Do not pass this sheet on" not in sheet_foot([free])
-    assert "keeps pictures of scin where they are" in sheet_foot([free, bound])
+    free = notice("ham", "CC-BY-NC-4.0", "Tschandl et al.: " + "The data set. " * 20, False)
+    bound = notice("scin", "SCIN", "Ward et al.", False)
+    assert "Do not pass this sheet on" not in " ".join(sheet_foot([free], 60))
+    foot = sheet_foot([free, bound], 60)
+    assert "keeps pictures of scin where they are" in " ".join(foot)
+    assert "Tschandl et al.: The data" in " ".join(foot) and "Ward et al." in foot[-1]
+    assert max(map(len, foot)) <= 60
+
+
+def test_a_report_says_what_was_asked(cases):
+    data = search(SearchOptions(index=str(cases[0]), image_id=["set/0"], k=2, where="width > 0")).data
+    assert (data["index"], data["where"], data["k"]) == (str(cases[0]), "width > 0", 2)
+
+
+def test_an_index_of_an_earlier_version_opens_with_a_warning(cases, caplog):
+    file = cases[0] / "index.json"
+    info = json.loads(file.read_text())
+    del info["files"]["manifest.parquet"]
+    file.write_text(json.dumps(info))
+    assert len(open_index(cases[0])) == 12
+    assert "was made by an earlier version" in caplog.text and "run `dermeval index` again" in caplog.text
+
+
+def test_auto_counts_vectors_codes_and_manifest():
+    assert _choose("auto", 100_000, 384, 0.4)[0] == "flat"
+    assert _choose("auto", 100_000, 384, 0.3)[0] == "scan"
+    with pytest.raises(InputError, match=r"codes and manifest need 0\.20 GiB: give more --memory, or --type lance"):
+        _choose("auto", 100_000, 384, 0.1)
 
 
 def test_an_unknown_image_id_is_answered_with_the_full_id(cases):

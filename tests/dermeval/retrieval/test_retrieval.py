@@ -75,3 +75,9 @@ def test_a_relevance_that_is_none_names_the_nearest(embedded):
 def test_lesions_without_a_second_image_leave_nothing_to_judge(embedded):
     with pytest.raises(InputError, match="no query"):
         retrieval(RetrievalOptions(sources=[embedded[0]], relevance="lesion"))
+
+
+def test_what_is_printed_fits_100_columns_and_the_report_holds_all(embedded):
+    report = retrieval(RetrievalOptions([*embedded], k=[1, 2, 3, 4, 5], draws=20))
+    assert max(len(line) for line in report.text.splitlines() if str(embedded[0]) not in line) <= 100
+    assert "the scores at 4, 5 are in the report of --json" in report.text and "P@5" in report.data["difference"]

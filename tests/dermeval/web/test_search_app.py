@@ -152,12 +152,15 @@ def test_conditions_are_counted_against_their_base_rate(client):
     assert {row["base_rate"] for row in found["conditions"]} <= {0.0, 1.0}
 
 
-def test_the_conditions_are_those_of_the_target_that_most_hits_have(make_index):
+def test_the_conditions_of_each_target_are_counted_among_the_cases_that_have_one(make_index):
     """An index of several data sets has a column for the target of each."""
     index = make_index()
-    vars(index)["labels"] = ["lesion_id", *index.labels]  # no image has a lesion here
+    vars(index)["labels"] = ["lesion_id", "split", *index.labels]  # no image has a lesion here
     found = Collection(index, 3).search(indexed_query(index, "set/0"), 3)
-    assert found.target == index.labels[1] and sum(row.hits for row in found.conditions) == 3
+    assert found.target == index.labels[-1] and {row.target for row in found.conditions} <= {"split", found.target}
+    first = [row for row in found.conditions if row.target == found.target]
+    assert first == found.conditions[: len(first)] and sum(row.hits for row in first) == first[0].labelled_hits == 3
+    assert first[0].labelled_cases == 4
 
 
 def test_text_from_the_data_is_escaped(client):
@@ -195,3 +198,22 @@ def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictu
 
 def test_the_openapi_document_describes_the_api_and_nothing_else(client):
     assert set(client.get("/openapi.json").json()["paths"]) == {"/api/health", "/api/search", "/api/cases/{case_id}"}
+
+
+def test_an_unknown_parameter_of_the_api_names_the_nearest(client, pictures, as_bytes):
+    for address, told in (
+        ("/api/search?image_id=set/0&min_similarty=1", "did you mean 'min_similarity'?"),
+        ("/api/search?image_id=set/0&crop=0,0,1,1", "no parameter 'crop': choose from"),
+        ("/api/health?k=1", "there are none here"),
+        ("/api/cases/set/p1?where=x", "there are none here"),
+    ):
+        answer = client.get(address)
+        assert answer.status_code == 422 and told in answer.json()["detail"]
+    answer = client.post("/api/search?kk=3", content=as_bytes(pictures[0]))
+    assert answer.status_code == 422 and "did you mean 'k'?" in answer.json()["detail"]
+
+
+def test_a_wrong_filter_of_the_api_names_the_nearest_column_and_value(client):
+    for where, told in (("dxx == 'eczema'", "did you mean 'dx'?"), ("dx == 'eczma'", "did you mean 'eczema'?")):
+        answer = client.get("/api/search", params={"image_id": "set/0", "where": where})
+        assert answer.status_code == 400 and told in answer.json()["detail"] and "--where" not in answer.text
