@@ -140,7 +140,7 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from_and_knows_what_t
     pq.write_table(seen.set_column(seen.column_names.index("image_id"), "image_id", names), earlier / "ledger.parquet")
     changes = {"training__epochs": "1", "model__init": str(earlier)}
     with monkeypatch.context() as patch:
-        patch.setattr("dermssl.training.pretrain.finish", lambda *_: 1 / 0)
+        patch.setattr("dermssl.training.pretrain.finish_run", lambda *_: 1 / 0)
         assert pretrain(dataset, tmp_path / "run", **changes) == 1
     shutil.rmtree(earlier)
     assert pretrain(dataset, tmp_path / "run", **changes) == 0
