@@ -7,16 +7,17 @@ from typing import Any
 
 from dermssl import licences
 from dermssl.atomic import atomic_folder
-from dermssl.backbone.build import width
+from dermssl.backbone.build import build, width
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder, write_encoder
 from dermssl.backbone.pretrained import LEDGER
+from dermssl.backbone.weights import load_weights
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_yaml, write_json, write_safetensors, write_text
 from dermssl.paths import inside, require_file, require_folder, require_new_folder
 from dermssl.training import states
-from dermssl.training.networks import load_network
+from dermssl.training.networks import network_weights
 from dermssl.training.options import ExportOptions
 from dermssl.training.run_folder import holds_run
 from dermssl.training.watching.card import card_of_export
@@ -80,9 +81,13 @@ def _copy_encoder(run: Path, name: str, folder: Path) -> None:
 
 def _write_network(run: Path, which: str, folder: Path) -> None:
     """A network of the newest state; licences and data as the run's first exported encoder states them."""
+    saved = states.newest_state(run / "state")
+    if saved is None:
+        raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
     config = read_yaml(run / "config.yaml")
     name, size = config["model"]["backbone"], config["views"]["global_size"]
-    model, saved = load_network(run, config, which)
+    model = build(name, size, patch_size=config["model"].get("patch_size"))
+    load_weights(model, network_weights(run, saved.weights, which))
     facts: dict[str, Any] = read_json(run / "best" / "config.json", "dermssl pretrain")["dermssl"]
     facts |= {"step": saved.record["step"], "network": which}
     notices = facts.pop("licences")

@@ -71,18 +71,15 @@ def write_record(run: Run, progress: Progress) -> None:
     write_card(run.folder, run.options, run.data, run.notices, times_seen, run_facts(run, progress))
 
 
-def note_stop(run: Run, progress: Progress, stop: HealthStop | Preempted) -> None:
-    """Record what ended the run on all ranks."""
-    if not run.main:
+def note_end(run: Run, progress: Progress, error: BaseException) -> None:
+    """Record what ended the run: a stop of all ranks, or the failure of one; only the first, as others fail with it."""
+    if isinstance(error, (HealthStop, Preempted)):
+        if run.main:
+            if isinstance(error, HealthStop):
+                write_record(run, progress)
+            status = "stopped" if isinstance(error, HealthStop) else "preempted"
+            write_status(run.folder, status, progress.step, run.steps, str(error))
         return
-    if isinstance(stop, HealthStop):
-        write_record(run, progress)
-    status = "stopped" if isinstance(stop, HealthStop) else "preempted"
-    write_status(run.folder, status, progress.step, run.steps, str(stop))
-
-
-def note_failure(run: Run, progress: Progress, error: BaseException) -> None:
-    """Record why a rank failed. Only the first is recorded, as others then fail because it is gone."""
     ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
     where = f"rank {rank} of {ranks}: " if ranks > 1 else ""
     with suppress(OSError, InputError):  # nothing must hide the error itself

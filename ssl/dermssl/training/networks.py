@@ -188,14 +188,3 @@ def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[s
     prefix = f"{attribute}."
     found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     return merge_low_rank(found)
-
-
-def load_network(run: Path, config: dict[str, Any], which: str) -> tuple[nn.Module, states.Saved]:
-    """The ``student`` or ``teacher`` backbone of a run's newest state, and that state; ``config`` is the run's."""
-    saved = states.newest_state(run / "state")
-    if saved is None:
-        raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
-    options = config["model"]
-    model = build(options["backbone"], config["views"]["global_size"], patch_size=options.get("patch_size"))
-    load_weights(model, network_weights(run, saved.weights, which))
-    return model.eval(), saved

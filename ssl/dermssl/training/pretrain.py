@@ -22,7 +22,7 @@ from dermssl.commandline import Report
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
 from dermssl.training.continued import Distilled
-from dermssl.training.finish import finish_run, keep_best, leave_group, note_failure, note_stop, report, save
+from dermssl.training.finish import finish_run, keep_best, leave_group, note_end, report, save
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.options import PretrainOptions
 from dermssl.training.progress import Progress
@@ -58,12 +58,10 @@ def pretrain(options: PretrainOptions) -> Report | None:
             if tracker:
                 project(run, tracker)
                 finish_run(run, progress)
-    except (HealthStop, Preempted) as stop:
-        note_stop(run, progress, stop)
-        leave_group(run, stop)
-        raise
     except BaseException as error:
-        note_failure(run, progress, error)
+        note_end(run, progress, error)
+        if isinstance(error, (HealthStop, Preempted)):
+            leave_group(run, error)
         raise
     finally:
         if tracker:
