@@ -10,10 +10,10 @@ import pandas as pd
 from dermeval.pages.tables import ReportTable
 from dermeval.probes import report
 from dermeval.probes.judge import PER_CLASS, redrawn_note
+from dermeval.probes.open_results import Result, open_results
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.report import FeatureSource
-from dermeval.probes.results_folder import Result, open_results
 from dermeval.statistics.bootstrap import defined
 from dermssl.commandline import Report
 from dermssl.paths import require_new_folder
@@ -50,7 +50,6 @@ def compare(options: CompareOptions) -> Report:
         options.out,
         WRITTEN,
         head,
-        head.capitalize(),
         _lead(data, list(questions), source.unit),
         [table for pair in tables.values() for table in pair],
         [(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest],

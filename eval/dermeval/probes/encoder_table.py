@@ -22,9 +22,9 @@ from dermeval.probes.groups import MISSING, attributes, values_of
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import EvaluateOptions
 from dermeval.probes.predictions import Predictions, paired_scores
+from dermeval.probes.probe_report import recall_hits
 from dermeval.probes.protocols import Experiment
 from dermeval.probes.report import FeatureSource
-from dermeval.probes.results import recall_hits
 from dermeval.probes.shots import draw_of_each_class, fewest_patients
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
@@ -100,7 +100,6 @@ def encoders_report(
         options.out,
         WRITTEN,
         f"protocol {options.protocol} on {source.names}",
-        f"{len(pools)} encoders on {source.names}",
         lead,
         tables,
         [(table, table.heading) for table in tables],

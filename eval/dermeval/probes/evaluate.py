@@ -21,9 +21,9 @@ from dermeval.probes.knn import HEADLINE, KnnProbe
 from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
+from dermeval.probes.probe_report import result_json
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
 from dermeval.probes.report import FeatureSource
-from dermeval.probes.results import result_json
 from dermeval.probes.task import Task, task_of
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report

@@ -29,7 +29,7 @@ from dermeval.probes.judge import Fitted
 from dermeval.probes.kept import KeptFits, fit_key
 from dermeval.probes.options import FinetuneOptions
 from dermeval.probes.predictions import collect
-from dermeval.probes.results import probe_report
+from dermeval.probes.probe_report import probe_report
 from dermeval.probes.task import Task, task_of
 from dermeval.statistics.metrics import balanced_accuracy
 from dermssl import licences

@@ -12,7 +12,7 @@ from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import collect
-from dermeval.probes.results import probe_report
+from dermeval.probes.probe_report import probe_report
 from dermeval.probes.task import Task, open_task
 from dermeval.statistics.metrics import Scorer, balanced_accuracy
 from dermssl import neighbours

@@ -12,7 +12,7 @@ from dermeval.probes.grids import GRID_ENDS, PenaltyGrid, Predict
 from dermeval.probes.judge import Fitted
 from dermeval.probes.options import LinearOptions
 from dermeval.probes.predictions import collect
-from dermeval.probes.results import probe_report
+from dermeval.probes.probe_report import probe_report
 from dermeval.probes.sgd import RATES, RateGrid
 from dermeval.probes.task import Task, open_task
 from dermeval.statistics.metrics import balanced_accuracy

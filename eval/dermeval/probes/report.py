@@ -205,7 +205,6 @@ def side_by_side_report(
     folder: str | None,
     files: Sequence[str],
     head: str,
-    title: str,
     lead: Sequence[str],
     tables: Sequence[ReportTable],
     captions: Iterable[tuple[ReportTable, str]],
@@ -221,7 +220,7 @@ def side_by_side_report(
             write_json(made, data)
             write_csv(rows, pd.DataFrame(data["rows"]))
             write_text(tex, "\n".join(_latex(table, caption) for table, caption in captions))
-            write_text(page, report_page(title, lead, tables, source, notes, words))
+            write_text(page, report_page(head[:1].upper() + head[1:], lead, tables, source, notes, words))
     return Report(report_text([head, *lead, *tables_as_text(tables)], source, notes), data)
 
 

@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from dermeval.cli import main
 from dermeval.probes.folds import Fold, check_folds
 from dermeval.probes.knn import feature_space
+from dermeval.probes.open_results import read_predictions
 from dermeval.probes.predictions import Predictions, by_case, collect
-from dermeval.probes.results_folder import read_predictions
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError

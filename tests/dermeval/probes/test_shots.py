@@ -9,7 +9,7 @@ from PIL import Image
 
 from dermeval.cli import main
 from dermeval.probes.folds import official
-from dermeval.probes.results_folder import read_predictions
+from dermeval.probes.open_results import read_predictions
 from dermeval.probes.shots import draw_of_each_class
 from dermeval.probes.task import open_task
 from dermeval.statistics.bootstrap import cluster_codes, paired_bootstrap

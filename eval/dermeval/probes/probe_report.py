@@ -1,4 +1,4 @@
-"""The result of a probe: ``result.json``, a page of text, and a results folder."""
+"""What `dermeval knn`, `linear` and `finetune` report: a page of text, ``result.json``, and a results folder."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
