@@ -41,7 +41,11 @@ class KnnProbe:
         """Predictions of the headline k; the table of all k is in ``extra``. From ``shots`` patients no k is chosen."""
         options, temperature = self.options, self.options.temperature
         choose = options.choose_k and shots is None
-        ks, headline, clipped = choose_ks(options.k, min(len(fold.train) for fold in folds))
+        most = min(len(fold.train) for fold in folds)
+        ks = sorted({min(k, most) for k in options.k})
+        headline = min(HEADLINE if HEADLINE in options.k else options.k[0], most)
+        large = ", ".join(str(k) for k in sorted(set(options.k)) if k > most)
+        notes = [f"k = {large} exceeds the {most} training images and is clipped"] if large else []
         votes = [_votes(task, fold, ks, (temperature, MAJORITY), options) for fold in folds]
         truth = task.labels[np.concatenate([fold.test for fold in folds])]
         rows = []
@@ -58,15 +62,7 @@ class KnnProbe:
         table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
         settings = {"k": chosen if choose else headline, "temperature": temperature} | (variant if changed else {})
         predictions = collect(task, folds, found, options.seed)
-        return Fitted(predictions, settings, clipped, (head, table, ""), {"by_k": rows})
-
-
-def choose_ks(asked: Sequence[int], train: int) -> tuple[list[int], int, list[str]]:
-    """The ks to run (clipped to the ``train`` images, without repeats), the headline, and a note on clipping."""
-    headline = min(HEADLINE if HEADLINE in asked else asked[0], train)
-    too_large = [str(k) for k in sorted(set(asked)) if k > train]
-    notes = [f"k = {', '.join(too_large)} exceeds the {train} training images and is clipped"] if too_large else []
-    return sorted({min(k, train) for k in asked}), headline, notes
+        return Fitted(predictions, settings, notes, (head, table, ""), {"by_k": rows})
 
 
 def _votes(

@@ -217,23 +217,21 @@ def _aligned(result: Result, first: Result) -> Result:
         for info in result.infos:
             if info[key] != (wanted := first.infos[0][key]):
                 raise InputError(f"{result.name} has {key} {info[key]}, {first.name} {wanted}: not comparable")
-    return replace(result, predictions=[_in_order(p, first, result.name) for p in result.predictions])
-
-
-def _in_order(old: Predictions, first: Result, name: str) -> Predictions:
-    ids, wanted = pd.Index(old.frame["image_id"]), first.predictions[0].frame["image_id"]
-    if len(ids) != len(wanted) or not wanted.isin(ids).all():
-        raise InputError(
-            f"{first.name} scores {len(wanted)} images and {name} {len(ids)}, of which {int(wanted.isin(ids).sum())} "
-            f"are shared: make both with the same data and --split"
-        )
-    if ids.has_duplicates:
-        raise InputError(f"{name} scores {ids[ids.duplicated()][0]} twice: make it again")
-    predictions = old.rows(ids.get_indexer(wanted))
-    changed = predictions.truth != first.predictions[0].truth
-    if changed.any():
-        raise InputError(
-            f"{name} and {first.name} have different labels for {int(changed.sum())} images "
-            f"(first {wanted[changed].iloc[0]}): make both again on the present data"
-        )
-    return predictions
+    reference, aligned = first.predictions[0], []
+    for seed in result.predictions:
+        ids, wanted = pd.Index(seed.frame["image_id"]), reference.frame["image_id"]
+        if len(ids) != len(wanted) or not wanted.isin(ids).all():
+            raise InputError(
+                f"{first.name} scores {len(wanted)} images and {result.name} {len(ids)}, of which "
+                f"{int(wanted.isin(ids).sum())} are shared: make both with the same data and --split"
+            )
+        if ids.has_duplicates:
+            raise InputError(f"{result.name} scores {ids[ids.duplicated()][0]} twice: make it again")
+        aligned.append(seed.rows(ids.get_indexer(wanted)))
+        changed = aligned[-1].truth != reference.truth
+        if changed.any():
+            raise InputError(
+                f"{result.name} and {first.name} have different labels for {int(changed.sum())} images "
+                f"(first {wanted[changed].iloc[0]}): make both again on the present data"
+            )
+    return replace(result, predictions=aligned)

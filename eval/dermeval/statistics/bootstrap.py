@@ -192,25 +192,23 @@ def paired_bootstrap(
     """
     codes = cluster_codes(groups)
     seeds = [entry.reshape(-1, *entry.shape[-2:]) for entry in predictions]
-    scorers = [Scorer(truth, probabilities, codes, positive) for entry in seeds for probabilities in entry]
-    sampled, redrawn = resample(scorers, draws, seed)
-    points = [scorer.point() for scorer in scorers]
-    means, drawn, deviations, start = [], [], [], 0
-    for entry in seeds:
-        rows, number = slice(start, start := start + len(entry)), len(entry)
+    scorers = [[Scorer(truth, probabilities, codes, positive) for probabilities in entry] for entry in seeds]
+    sampled, redrawn = resample([scorer for own in scorers for scorer in own], draws, seed)
+    encoders, rest = [], iter(sampled)
+    for own in scorers:
+        number, points, drawn = len(own), [scorer.point() for scorer in own], [next(rest) for _ in own]
         shares = np.random.default_rng([seed, 1]).multinomial(number, [1 / number] * number, size=draws) / number
         mean, sample, spread = {}, {}, {}
         for name in points[0]:
-            values = np.stack([point[name] for point in points[rows]])
-            several = np.stack([part[name] for part in sampled[rows]], axis=1)
+            values = np.stack([point[name] for point in points])
+            several = np.stack([part[name] for part in drawn], axis=1)
             several = np.einsum("br,br...->b...", shares, several) if draw_seeds else several.mean(1)
             mean[name], sample[name] = _debiased(name, values.mean(0), several)
             spread[name] = values.std(0, ddof=1) if number > 1 else np.full(values.shape[1:], np.nan)
-        means.append(mean)
-        drawn.append(sample)
-        deviations.append(spread)
-    narrow = {name: too_narrow(name, value, scorers[0].support) for name, value in points[0].items()}
-    return _against_first(means, drawn, deviations, narrow, redrawn)
+        encoders.append((mean, sample, spread))
+    first = scorers[0][0]
+    narrow = {name: too_narrow(name, value, first.support) for name, value in first.point().items()}
+    return _against_first(encoders, narrow, redrawn)
 
 
 def paired_means(
@@ -220,9 +218,9 @@ def paired_means(
     codes = cluster_codes(groups)
     sums = np.stack([np.bincount(codes, own) for own in (np.ones(len(codes)), *values)], axis=1)
     drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, :1], draws, seed).blocks()]).T
-    means = [{MEAN: np.mean(own)} for own in values]
-    shares = [{MEAN: own / drawn[0]} for own in drawn[1:]]
-    return _against_first(means, shares, [{MEAN: np.array(np.nan)}] * len(means), {MEAN: len(sums) < MIN_PATIENTS}, 0)
+    means = [({MEAN: np.mean(own)}, {MEAN: total / drawn[0]}) for own, total in zip(values, drawn[1:], strict=True)]
+    encoders = [(mean, sample, {MEAN: np.array(np.nan)}) for mean, sample in means]
+    return _against_first(encoders, {MEAN: len(sums) < MIN_PATIENTS}, 0)
 
 
 def bootstrap_mean(
@@ -245,22 +243,19 @@ def _debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarr
 
 
 def _against_first(
-    means: Sequence[Scores],
-    drawn: Sequence[Scores],
-    deviations: Sequence[Scores],
-    narrow: Mapping[str, Any],
-    redrawn: int,
+    encoders: Sequence[tuple[Scores, Scores, Scores]], narrow: Mapping[str, Any], redrawn: int
 ) -> list[Bootstrap]:
-    """Intervals of the scores and, of all but the first encoder, of their differences from the first's."""
+    """Intervals from the scores, draws and deviations of each encoder, and of its differences from the first."""
+    reference, reference_drawn, _ = encoders[0]
     found: list[Bootstrap] = []
-    for mean, sample, spread in zip(means, drawn, deviations, strict=True):
+    for mean, drawn, spread in encoders:
         scores, differences = {}, {}
         for name, value in mean.items():
-            low, high = percentiles(sample[name])
+            low, high = percentiles(drawn[name])
             scores[name] = Interval(value, low, high, narrow[name] | (low == high))
             if found:
-                change = sample[name] - drawn[0][name]
+                change = drawn[name] - reference_drawn[name]
                 ends = percentiles(change)
-                differences[name] = Interval(value - means[0][name], *ends, narrow[name], two_sided_p(change))
-        found.append(Bootstrap(scores, sample, differences, spread, redrawn))
+                differences[name] = Interval(value - reference[name], *ends, narrow[name], two_sided_p(change))
+        found.append(Bootstrap(scores, drawn, differences, spread, redrawn))
     return found
