@@ -142,13 +142,12 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
                 dataset.folder,
             )
     for one, other in itertools.combinations(datasets, 2):
-        _warn_overlap(one, other)
-        _warn_copies(one, other)
+        _warn_of_shared(one, other)
     return datasets
 
 
-def _warn_overlap(one: Dataset, other: Dataset) -> None:
-    """Say that two sets are known to share images; drawn stand-ins share none with anything."""
+def _warn_of_shared(one: Dataset, other: Dataset) -> None:
+    """Say that two sets are known to share images, and count those that ``other`` has too, by file or by pixels."""
     if other.info["source"] in one.info.get("overlaps", []) or one.info["source"] in other.info.get("overlaps", []):
         log.warning(
             "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
@@ -156,10 +155,6 @@ def _warn_overlap(one: Dataset, other: Dataset) -> None:
             one.folder,
             other.folder,
         )
-
-
-def _warn_copies(one: Dataset, other: Dataset) -> None:
-    """Count the images of ``other`` that ``one`` has too, byte for byte or pixel for pixel."""
     files, pixels = (
         pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
     )

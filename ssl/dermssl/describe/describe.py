@@ -29,15 +29,14 @@ def describe(options: DescribeOptions) -> Report:
     dataset = open_dataset(options.folder)
     out = Path(options.out) if options.out else None
     if out:
-        written = [
-            "tables.json",
-            "plots.png",
-            "describe.html",
-            *map(file_name, json_object(out / "tables.json", "tables")),
-        ]
+        of_tables = map(file_name, json_object(out / "tables.json", "tables"))
+        written = ["tables.json", "plots.png", "describe.html", *of_tables]
         require_new_folder(out, options.overwrite, written, [options.folder], key="fingerprint")
     tables = all_tables(dataset.frame(), dataset.targets, dataset.info["group"])
-    lead, remarks = _lead(dataset), _remarks(dataset)
+    known = {name: number for name, number in dataset.info["counts"].items() if number and name != "groups"}
+    lead = f"{dataset.name}: " + ", ".join(f"{number:,} {name}" for name, number in known.items())
+    remarks = ["SYNTHETIC data, made by dermssl: no finding about patients."] * dataset.info["synthetic"]
+    remarks += ["No patient key: patient leakage cannot be ruled out."] * (not dataset.info["patient_key"])
     notice = licences.notice_lines([dataset.licence])
     text = [dataset.info["title"], lead, *remarks]
     for name, table in tables.items():
@@ -49,18 +48,6 @@ def describe(options: DescribeOptions) -> Report:
         _write(out, dataset, tables, data, {"lead": [lead], "notes": remarks, "foot": notice})
         text += ["", f"page, plots and tables: {out}"]
     return Report("\n".join(text), data)
-
-
-def _lead(dataset: Dataset) -> str:
-    known = {name: number for name, number in dataset.info["counts"].items() if number and name != "groups"}
-    return f"{dataset.name}: " + ", ".join(f"{number:,} {name}" for name, number in known.items())
-
-
-def _remarks(dataset: Dataset) -> list[str]:
-    remarks = ["SYNTHETIC data, made by dermssl: no finding about patients."] if dataset.info["synthetic"] else []
-    if not dataset.info["patient_key"]:
-        remarks.append("No patient key: patient leakage cannot be ruled out.")
-    return remarks
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

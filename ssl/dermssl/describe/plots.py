@@ -125,13 +125,5 @@ def _label_places(axis: Axes, table: pd.DataFrame) -> None:
 
 def _legend(axis: Axes, entries: int) -> None:
     if entries > 1:
-        axis.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            borderaxespad=0.1,
-            frameon=False,
-            fontsize=8,
-            ncols=entries,
-            columnspacing=1,
-            handlelength=1,
-        )
+        shape = {"ncols": entries, "columnspacing": 1, "handlelength": 1, "borderaxespad": 0.1}
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8, **shape)

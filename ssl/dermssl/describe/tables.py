@@ -126,11 +126,6 @@ def _with_missing(values: pd.Series) -> pd.Series:
     return values.where(values.notna(), MISSING).astype(pd.CategoricalDtype(order, ordered=True))
 
 
-def _exploded(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One row per value of a list column; an image of two body sites counts for both."""
-    return frame.explode(name) if name == "body_site" else frame
-
-
 def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataFrame:
     """Distinct units and images per value of ``name``."""
     values = _with_missing(frame[name]).rename(name)
@@ -144,7 +139,7 @@ def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataF
 
 def _cross(frame: pd.DataFrame, rows: str, columns: str, column: str) -> pd.DataFrame:
     """Distinct units per pair of values; ``all`` is the number of distinct units of a row."""
-    frame = _exploded(frame, rows)
+    frame = frame.explode(rows) if rows == "body_site" else frame  # an image of two body sites counts for both
     keys = [_with_missing(frame[name]).rename(name) for name in (rows, columns)]
     if rows == "split":
         keys[0] = keys[0].cat.remove_unused_categories()

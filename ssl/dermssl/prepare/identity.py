@@ -12,8 +12,7 @@ from dermssl.dataset import manifest, splits
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.problems import Problem
-from dermssl.prepare.source import Source
+from dermssl.prepare.source import Problem, Source
 
 UNITS = {"patient": "patient_id", "case": "case_id", "lesion": "lesion_id", "image": "image_id"}
 """What may name a group, the coarsest first."""

@@ -23,9 +23,8 @@ from dermssl.files import read_json, sha256_file, write_csv, write_json, write_p
 from dermssl.paths import require_new_folder
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.problems import Problem, count_problems
 from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, work_folder
-from dermssl.prepare.source import Source
+from dermssl.prepare.source import Problem, Source, count_problems
 from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
 SYNTHETIC_MARK = "SYNTHETIC.json"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dermssl.errors import InputError
 from dermssl.prepare.decode import FORMATS, MAX_BYTES
-from dermssl.prepare.problems import Problem
+from dermssl.prepare.source import Problem
 from dermssl.prepare.tables import choose_tables, read_table
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dermssl.dataset import manifest, store
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
 from dermssl.prepare.measure import decode_one
-from dermssl.prepare.problems import Problem
+from dermssl.prepare.source import Problem
 from dermssl.processes import process_map
 
 SHARD_ROWS = 1024
@@ -77,10 +77,8 @@ def decode_all(
         log.info("going on with an interrupted run: %d of %d shards are done", finished, shards)
     one = functools.partial(decode_one, root=root, short_side=short_side, follow=follow)
     decoded, problems = [np.empty(0, bool)], []
-    with (
-        process_map(workers) as in_processes,
-        tqdm(total=len(files), desc="decode", unit="image", disable=None) as bar,
-    ):
+    bar = tqdm(total=len(files), desc="decode", unit="image", disable=None)
+    with process_map(workers) as in_processes, bar:
         for number, shard, results in _begun_ahead(work, files, functools.partial(in_processes, one)):
             if results is None:
                 bar.update(len(shard))

@@ -12,8 +12,7 @@ import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean, shortened
-from dermssl.prepare.problems import Problem
-from dermssl.prepare.source import Rows
+from dermssl.prepare.source import Problem, Rows
 from dermssl.prepare.values import READERS, clean, read_number
 
 CHUNK = 20_000

@@ -33,6 +33,7 @@ SEX = _words(
     female="f fem female w woman girl ♀ femme féminin feminin fille weibl weiblich frau mujer femenino feminino mulher",
     male="m masc male man boy ♂ homme masculin garçon männl männlich mann hombre masculino homem",
 )
+MALIGNANCY = _words(malignant="1 true malignant", benign="0 false benign")
 MODALITY = _words(
     clinical="clinical clinic macroscopic macro close-up overview smartphone photo photograph",
     dermoscopic="dermoscopic dermoscopy dermoscope derm dermatoscopic dermatoscopy dermatoscope",
@@ -96,6 +97,13 @@ def body_sites(text: str) -> list[str] | None:
 def modality(text: str) -> str | None:
     """``clinical`` or ``dermoscopic``; what follows a ``:`` is a detail."""
     return MODALITY.get(text.lower().split(":")[0].strip())
+
+
+def malignancy(text: str) -> str | None:
+    """``malignant`` or ``benign`` from "1", "1.0", "True" and the like."""
+    return {"1": "malignant", "true": "malignant", "0": "benign", "false": "benign"}.get(
+        text.lower().removesuffix(".0")
+    )
 
 
 READERS: dict[str, Callable[[str], Any]] = {

@@ -86,14 +86,6 @@ def _scatter(
     return [Mark(*map(float, row)) for row in np.hstack([spots, shapes])]
 
 
-def _eczema_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
-    return _scatter(random, 2, 5, (0, 0), 3.0, (1.2, 3.2), (0.45, 1)), []
-
-
-def _fungal_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
-    return _scatter(random, 1, 4, (0, 0), 3.0, (0.8, 2.6), (0.75, 1)), []
-
-
 def _scabies_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
     centres = random.normal(0, 2.5, size=(int(random.integers(2, 5)), 2))
     papules = [m for c in centres for m in _scatter(random, 8, 21, tuple(c), 1.5, (0.12, 0.3))]
@@ -101,14 +93,10 @@ def _scabies_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]
     return papules, burrows
 
 
-def _others_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]]:
-    return _scatter(random, 1, 4, (0, 0), 2.5, (0.5, 1.8), (0.6, 1)), []
-
-
 _LAYOUTS: dict[str, Callable[[np.random.Generator], tuple[list[Mark], list[Mark]]]] = {
-    "Eczema": _eczema_layout,
-    "Fungal": _fungal_layout,
-    "Others": _others_layout,
+    "Eczema": lambda random: (_scatter(random, 2, 5, (0, 0), 3.0, (1.2, 3.2), (0.45, 1)), []),
+    "Fungal": lambda random: (_scatter(random, 1, 4, (0, 0), 3.0, (0.8, 2.6), (0.75, 1)), []),
+    "Others": lambda random: (_scatter(random, 1, 4, (0, 0), 2.5, (0.5, 1.8), (0.6, 1)), []),
     "Scabies": _scabies_layout,
 }
 

@@ -27,6 +27,7 @@ from dermssl.synth.patients import draw_photo_counts, draw_splits, invent_patien
 from dermssl.synth.photo import draw_person, draw_photo
 
 DEFAULT_PATIENTS = 400
+SIZES = (8, 8192)
 MARK, MARK_OF_OLD = "SYNTHETIC.json", ("label.csv", "PASSION_split.csv", "images/*.jpg", "truth.csv")
 """The file that names all others, and what a folder holds where an older version named none."""
 PATIENTS, PHOTOS, COPIES = range(3)
@@ -51,6 +52,8 @@ def synth(options: SynthOptions) -> Report:
     out = Path(options.out)
     written = [MARK, *(json_object(out / MARK, "files") or MARK_OF_OLD)]
     require_new_folder(out, options.overwrite, written, [options.labels])
+    if not SIZES[0] <= options.image_size <= SIZES[1]:
+        raise InputError(f"--image-size {options.image_size} cannot be drawn: give {SIZES[0]} to {SIZES[1]}")
     labels, splits = _patients(options)
     photos = draw_photo_counts(labels["country"], np.random.default_rng([options.seed, PHOTOS]))
     extra, extra_splits, copies = plan_copies(
@@ -60,7 +63,8 @@ def synth(options: SynthOptions) -> Report:
     labels, splits = pd.concat([labels, extra]), pd.concat([splits, extra_splits])
     with atomic_folder(out) as folder:
         _draw_all(folder / "images", sitters, options)
-        for name, table in (("label", labels), ("PASSION_split", splits), ("truth", _truth(copies))):
+        truth = pd.DataFrame(copies, columns=["subject_id", "duplicate_subject_id", "kind", "file", "duplicate_file"])
+        for name, table in (("label", labels), ("PASSION_split", splits), ("truth", truth)):
             write_csv(folder / f"{name}.csv", table)
         mark = _mark(options, labels, int(photos.sum()), copies, folder)
         write_json(folder / MARK, mark)
@@ -113,10 +117,8 @@ def _draw_all(images: Path, sitters: list[Sitter], options: SynthOptions) -> Non
     images.mkdir()
     draw = functools.partial(_draw_patient, folder=images, longer_side=options.image_size, seed=options.seed)
     total = sum(sitter.photos + len(sitter.copies) for sitter in sitters)
-    with (
-        process_map(options.workers) as in_processes,
-        tqdm(total=total, desc="draw", unit="image", disable=None) as bar,
-    ):
+    bar = tqdm(total=total, desc="draw", unit="image", disable=None)
+    with process_map(options.workers) as in_processes, bar:
         for drawn in in_processes(draw, sitters):
             bar.update(drawn)
 
@@ -135,11 +137,6 @@ def _draw_patient(sitter: Sitter, folder: Path, longer_side: int, seed: int) -> 
         again = np.random.default_rng([seed, COPIES, 1 + sitter.number, 1 + number])
         (folder / copy.duplicate_file).write_bytes(copy_photo(jpegs[copy.original_file], copy.kind, again))
     return sitter.photos + len(sitter.copies)
-
-
-def _truth(copies: list[Copy]) -> pd.DataFrame:
-    columns = ["subject_id", "duplicate_subject_id", "kind", "file", "duplicate_file"]
-    return pd.DataFrame([tuple(copy) for copy in copies], columns=columns)
 
 
 def _mark(options: SynthOptions, labels: pd.DataFrame, photos: int, copies: list[Copy], folder: Path) -> dict[str, Any]:

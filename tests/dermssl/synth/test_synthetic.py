@@ -204,3 +204,10 @@ def test_a_number_of_patients_and_a_table_of_them_exclude_each_other(official_ta
 def test_an_existing_folder_is_not_replaced_unasked(synthetic_raw, dermssl):
     outcome = dermssl("synth", "--out", synthetic_raw)
     assert outcome.code == 2 and "--overwrite" in outcome.err
+
+
+@pytest.mark.parametrize("size", [1, 7, 8193, 10**8])
+def test_pictures_of_a_size_that_cannot_be_drawn_are_refused(tmp_path, dermssl, size):
+    refused = dermssl("synth", "--out", tmp_path / "s", "--patients", 3, "--image-size", size, "--workers", 1)
+    assert refused.code == 2 and f"--image-size {size} cannot be drawn: give 8 to 8192" in refused.err
+    assert not (tmp_path / "s").exists()

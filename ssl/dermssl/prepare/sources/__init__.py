@@ -1,21 +1,21 @@
 """The known data sets, one file each: adding one means adding one file here, called as ``--source`` names it.
 
-A source file declares a `Source` named ``SOURCE`` and reads the official layout into `Rows`::
+A source file declares a `Source` named ``SOURCE``::
 
-    def read(raw: RawFolder) -> Rows:
-        rows = read_columns(
-            raw.table("metadata"),
+    SOURCE = Source(
+        name="mine", title="My data", licence="CC-BY-4.0", citation="...", where="...",
+        layout="metadata.csv, images/*.jpg", group="patient", case="patient", modality="clinical",
+        tables=("metadata",),
+        columns=dict(
             file="img_id",             # path below the root, or a bare name: matched by stem
             patient_id="patient_id",   # raw ids: `prepare` puts the data set's name before them
             age="age_years",           # the manifest's own columns are read from the usual spellings
             diagnosis="diagnostic",    # free columns: labels and further metadata
-        )
-        return match_files(raw, rows)
+        ),
+        targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))},
+    )
 
-    SOURCE = Source(name="mine", title="My data", licence="CC-BY-4.0", citation="...", where="...",
-                    layout="metadata.csv, images/*.jpg", group="patient", case="patient", modality="clinical",
-                    targets={"diagnosis": Target("diagnosis", ("eczema", "psoriasis"))}, reader=read)
-
+A layout of several tables has a function of its own as ``reader``, which reads it into `Rows`.
 Classes that stand in the table alone go into ``rows.targets``; terms or units that do, into ``rows.source``.
 
 ``group_id`` is filled from all ids that a row has; ``case_id`` from ``Source.case``. Missing values are None, never
@@ -28,9 +28,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dermssl.errors import InputError, did_you_mean
-from dermssl.prepare.copies import settle_copies
+from dermssl.prepare.match import match_files, settle_copies
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import found_classes, read_columns
 
 COMMAND = "sources"
 """The file of this folder that is no data set."""
@@ -60,7 +61,7 @@ def read_source(source: Source, root: Path, follow: Path | None = None) -> Rows:
         follow: a folder outside ``root`` into which links may lead.
     """
     raw = RawFolder(root, follow)
-    rows = source.reader(raw)
+    rows = source.reader(raw) if source.reader else _read_one_table(source, raw)
     rows.frame, copies = settle_copies(rows.frame, raw)
     rows.problems += raw.problems + copies
     rows.source = rows.source or source
@@ -68,6 +69,14 @@ def read_source(source: Source, root: Path, follow: Path | None = None) -> Rows:
         rows.frame["modality"] = rows.source.modality
     rows.targets = rows.source.targets | rows.targets
     return rows
+
+
+def _read_one_table(source: Source, raw: RawFolder) -> Rows:
+    used = [column if isinstance(column, str) else column[0] for column in source.columns.values()]
+    required = [column for column in used if column not in source.optional]
+    rows = read_columns(raw.table(*source.tables, required=required, only=used), source.optional, **source.columns)
+    rows.targets = {name: found_classes(rows.frame, name, level) for name, level in source.found.items()}
+    return match_files(raw, rows)
 
 
 def known_overlaps(name: str) -> list[str]:

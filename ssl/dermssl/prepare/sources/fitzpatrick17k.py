@@ -1,10 +1,7 @@
 """Fitzpatrick17k: web photos of 114 conditions with skin types; no patients, no lesions."""
 
 from dermssl.dataset.targets import Target
-from dermssl.prepare.match import match_files
-from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import found_classes, read_columns
+from dermssl.prepare.source import Source
 
 NINE = (
     "benign dermal",
@@ -19,24 +16,6 @@ NINE = (
 )
 THREE = ("benign", "malignant", "non-neoplastic")
 
-
-def read(raw: RawFolder) -> Rows:
-    """``fitzpatrick17k.csv`` joined to ``<md5hash>.jpg``; the 114 labels found make the target ``label``."""
-    table = raw.table("fitzpatrick17k")
-    rows = read_columns(
-        table,
-        optional=("qc",),
-        file="md5hash",
-        fitzpatrick="fitzpatrick_scale",
-        label="label",
-        nine_partition="nine_partition_label",
-        three_partition="three_partition_label",
-        qc="qc",
-    )
-    rows.targets = {"label": found_classes(table, "label")}
-    return match_files(raw, rows)
-
-
 SOURCE = Source(
     name="fitzpatrick17k",
     title="Fitzpatrick17k",
@@ -48,7 +27,17 @@ SOURCE = Source(
     group="image",
     case="image",
     targets={"nine_partition": Target("nine_partition", NINE), "three_partition": Target("three_partition", THREE)},
-    reader=read,
+    tables=("fitzpatrick17k",),
+    columns={
+        "file": "md5hash",
+        "fitzpatrick": "fitzpatrick_scale",
+        "label": "label",
+        "nine_partition": "nine_partition_label",
+        "three_partition": "three_partition_label",
+        "qc": "qc",
+    },
+    optional=("qc",),
+    found={"label": "image"},
     modality="clinical",
     patient_key=False,
 )

@@ -8,9 +8,8 @@ import pandas as pd
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.prepare.match import common_start
-from dermssl.prepare.problems import count_problems
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.source import Rows, Source, count_problems
 from dermssl.prepare.values import SPLIT
 
 

@@ -1,26 +1,7 @@
 """HAM10000: dermoscopic images of pigmented lesions; several images of a lesion, no patient key."""
 
 from dermssl.dataset.targets import Target
-from dermssl.prepare.match import match_files
-from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import read_columns
-
-
-def read(raw: RawFolder) -> Rows:
-    """``HAM10000_metadata`` joined to ``ISIC_*.jpg`` in any folder."""
-    rows = read_columns(
-        raw.table("HAM10000_metadata"),
-        file="image_id",
-        lesion_id="lesion_id",
-        age="age",
-        sex="sex",
-        body_site="localization",
-        dx="dx",
-        dx_type="dx_type",
-    )
-    return match_files(raw, rows)
-
+from dermssl.prepare.source import Source
 
 SOURCE = Source(
     name="ham10000",
@@ -33,7 +14,16 @@ SOURCE = Source(
     group="lesion",
     case="lesion",
     targets={"dx": Target("dx", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), level="case")},
-    reader=read,
+    tables=("HAM10000_metadata",),
+    columns={
+        "file": "image_id",
+        "lesion_id": "lesion_id",
+        "age": "age",
+        "sex": "sex",
+        "body_site": "localization",
+        "dx": "dx",
+        "dx_type": "dx_type",
+    },
     modality="dermoscopic",
     patient_key=False,
 )

@@ -13,9 +13,7 @@ CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 def read(raw: RawFolder) -> Rows:
     """Ground truth (one-hot) and metadata joined to ``ISIC_*.jpg``; some copies call the sex ``gender``."""
     truth = raw.table("ISIC_2019_Training_GroundTruth", required=("image", *CLASSES[:-1]))
-    metadata = raw.table(
-        "ISIC_2019_Training_Metadata", required=("image", "age_approx", "anatom_site_general", "lesion_id")
-    )
+    metadata = raw.table("ISIC_2019_Training_Metadata", required=COLUMNS)
     labels, problems = one_hot_labels(truth, "image", tuple(name for name in CLASSES if name in truth))
     table = truth[["image"]].merge(metadata.drop_duplicates("image"), on="image", how="left")
     rows = read_columns(

@@ -5,10 +5,10 @@ from pathlib import Path
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.prepare.match import match_files
-from dermssl.prepare.problems import Problem
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.source import Problem, Rows, Source
 from dermssl.prepare.tables import read_columns
+from dermssl.prepare.values import malignancy
 
 CLASSES = (
     "atypical melanocytic proliferation",
@@ -20,7 +20,6 @@ CLASSES = (
     "seborrheic keratosis",
     "solar lentigo",
 )
-MALIGNANT = {"1": "malignant", "1.0": "malignant", "0": "benign", "0.0": "benign"}
 
 
 def read(raw: RawFolder) -> Rows:
@@ -40,7 +39,7 @@ def read(raw: RawFolder) -> Rows:
         sex="sex",
         body_site="anatom_site_general_challenge",
         diagnosis="diagnosis",
-        malignancy=("target", MALIGNANT),
+        malignancy=("target", malignancy),
     )
     match_files(raw, rows)
     pictures = _pictures(raw)

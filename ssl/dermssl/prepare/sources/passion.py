@@ -8,9 +8,8 @@ import pandas as pd
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.prepare.match import match_files
-from dermssl.prepare.problems import Problem
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.source import Problem, Rows, Source
 from dermssl.prepare.tables import read_columns
 
 LABEL_COLUMNS = (
