@@ -75,7 +75,7 @@ class LinearOptions(ProbeOptions):
     """sgd: images per step."""
     inner_folds: PositiveInt = 5
     """Patient-grouped folds within the training images that choose the classifier by balanced accuracy. With --split
-    folds and 5 or more folds (and no fewer than this), the other folds of a fold are its inner folds."""
+    folds the other folds are the inner folds of a fold, if there are 5 or more, and no fewer than are asked for."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: each class counts the same in the loss, whatever its number of images."""
 
