@@ -185,12 +185,9 @@ def search_index(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` most similar rows of each query by cosine, best first, as `search` returns them.
 
-    Args:
-        index: vectors and codes. The codes propose candidates; all scores are exact.
-        queries: ``(Q, D)``, of any length.
-        k: clipped to the number of rows that may be found; there are never fewer results than that.
-        allowed: ``(N,)`` bool, the rows that may be found (None: all). Few rows are compared one by one. Of many rows
-            the codes see only those, so a filter never leaves too few.
+    The codes propose candidates; all scores are exact. ``queries`` (Q, D) are of any length. ``allowed`` (N,) says
+    which rows may be found (None: all). Few such rows are compared one by one; of many the codes see only those. So
+    there are always ``k`` results, or as many as there are rows that may be found.
     """
     queries = normalise(queries)
     rows = None if allowed is None else np.flatnonzero(allowed)

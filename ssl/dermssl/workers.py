@@ -33,11 +33,8 @@ def make_data_loader(
 ) -> DataLoader:
     """A loader that gives ``dataset``'s items for each list of indices in ``batches``, in order.
 
-    Args:
-        workers: processes that prepare the batches, as far as shared memory allows (`workers_that_fit`); 0: this one.
-        pin: page-locked memory, for a GPU.
-        batch_bytes: size of a batch.
-        further: arguments of PyTorch's DataLoader.
+    ``workers`` processes prepare the batches of ``batch_bytes``, as far as shared memory allows (`workers_that_fit`);
+    0: this one. ``pin`` puts them into page-locked memory, for a GPU. ``further`` goes to PyTorch's DataLoader.
     """
     workers = workers_that_fit(workers, batch_bytes)
     atexit.register(_end_workers)
@@ -80,10 +77,8 @@ def free_shared_memory() -> int:
 def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> Iterator[Any]:
     """The batches of ``loader``. A dead worker or a signal ends the wait for a batch, and never anything else.
 
-    So the caller is between two batches when it hears of either, and may save its state.
-
-    Args:
-        signals: SIGTERM and SIGINT so far, to which the process's own handlers add; None: signals do not end a wait.
+    So the caller is between two batches when it hears of either, and may save its state. ``signals`` are SIGTERM and
+    SIGINT so far, to which the process's own handlers add; None: signals do not end a wait.
 
     Raises:
         WorkerDied: a worker was killed, or had no memory left. One line.

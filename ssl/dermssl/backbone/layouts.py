@@ -240,13 +240,11 @@ def _dino(weights: Weights) -> dict[str, Tensor] | None:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """One layout of weights.
+    """One layout of weights, of the project that ``name`` gives as messages do.
 
-    Attributes:
-        name: the project, as a message names it.
-        convert: gives the weights by names nearer to timm's, None for another layout.
-        normalisation: mean and std that the project trained with, where they may differ from those of timm's model.
-        note: what of the project's own features is not reproduced.
+    ``convert`` gives the weights by names nearer to timm's, None for another layout. ``normalisation`` is the mean and
+    std that the project trained with, where they may differ from those of timm's model. ``note`` says what of the
+    project's own features is not reproduced.
     """
 
     name: str

@@ -76,12 +76,7 @@ def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:
         sections.setdefault(choice.key.split(".")[0], []).append(choice)
     for section, entries in sections.items():
         lines.append(f"{section}:")
-        written = [(f"  {entry.key.split('.')[1]}: {_scalar(entry.value)}", entry.reason) for entry in entries]
-        width = max(len(setting) for setting, _ in written)
-        lines += [f"{setting:<{width}}  # {reason}" for setting, reason in written]
+        written = [yaml.safe_dump({entry.key.split(".")[1]: entry.value}).strip() for entry in entries]
+        width = max(map(len, written))
+        lines += [f"  {text:<{width}}  # {entry.reason}" for text, entry in zip(written, entries, strict=True)]
     return "\n".join(lines) + "\n"
-
-
-def _scalar(value: Any) -> str:
-    """A value as YAML reads it back: PyYAML writes 1e-6 as 1.0e-06, since YAML 1.1 takes the former for text."""
-    return yaml.safe_dump(value).splitlines()[0]

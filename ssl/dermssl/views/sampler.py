@@ -32,13 +32,10 @@ def philox(seed: int, stream: int, *counter: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Batches over several pooled sets.
+    """Batches over several pooled sets: ``batch`` images per step over all ranks and accumulation steps.
 
-    Args:
-        sizes: number of training rows of each set; pooled row numbers run through the sets in order.
-        shares: share of each epoch's images that each set gives, adding up to 1; None: as its size is.
-        batch: images per step over all ranks and accumulation steps.
-        seed: of the run.
+    ``sizes`` are the numbers of training rows; pooled row numbers run through the sets in order. ``shares`` of each
+    epoch's images add up to 1; None: as the sizes are.
     """
 
     sizes: tuple[int, ...]
