@@ -185,6 +185,9 @@ def open_index(folder: str | Path) -> SearchIndex:
 
         return open_table_in(path, info)
     table = read_parquet(inside(path, "manifest.parquet"), MAKER, NEEDED_COLUMNS)
+    for name in NEEDED_COLUMNS:
+        if not pa.types.is_string(table.schema.field(name).type):
+            raise InputError(f"{path / 'manifest.parquet'}: {name} holds no text: make it again with `{MAKER}`")
     named = {entry["name"] for entry in info["datasets"]}
     foreign = set(table["dataset"].unique().to_pylist()) - named
     if foreign:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
@@ -108,6 +109,19 @@ def test_an_index_of_an_earlier_version_opens_with_a_warning(cases, caplog):
     file.write_text(json.dumps(info))
     assert len(open_index(cases[0])) == 12
     assert "was made by an earlier version" in caplog.text and "run `dermeval index` again" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["dataset", "group_id"])
+def test_a_received_manifest_of_other_types_is_refused(cases, column):
+    file, mark = cases[0] / "manifest.parquet", cases[0] / "index.json"
+    table = parquet.read_table(file)
+    lists = pa.array([[1.5]] * len(table))
+    parquet.write_table(table.set_column(table.column_names.index(column), column, lists), file)
+    info = json.loads(mark.read_text())
+    info["files"]["manifest.parquet"] = fingerprint(file)
+    mark.write_text(json.dumps(info))
+    with pytest.raises(InputError, match=f"{column} holds no text: make it again"):
+        open_index(cases[0])
 
 
 def test_auto_counts_vectors_codes_and_manifest():
