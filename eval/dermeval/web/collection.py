@@ -156,6 +156,11 @@ class Collection:
         return self.images(self.index.records(np.sort(rows[picks])))
 
     @property
+    def unit(self) -> str:
+        """What a group of the collection is called: patients, lesions, or both."""
+        return " or ".join(sorted({f"{entry['group']}s" for entry in self.index.info["datasets"]}, reverse=True))
+
+    @property
     def foot(self) -> list[str]:
         """Licences and duties."""
         return licences.notice_lines(self.index.notices)
