@@ -87,8 +87,8 @@ def rank_off_topic(images: AuditedImages, workers: int = 0) -> pd.DataFrame:
         if len(one.rows) == len(images.frame):
             vectors = np.empty_like(one.features, dtype=np.float32)
             vectors[one.rows] = one.features
-            features.append(normalise(vectors - vectors.mean(axis=0)))
-    return _ranked(images, off_topic_scores(features, images.groups), np.arange(len(images.frame)))
+            features.append(normalise(vectors))
+    return _ranked(images, off_topic_scores(features), np.arange(len(images.frame)))
 
 
 def _ranked(images: AuditedImages, scores: np.ndarray, rows: np.ndarray, **columns: Any) -> pd.DataFrame:

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from dermeval.leaks.local_features import colour_histogram, layout_vectors
 from dermeval.leaks.pictures import Picture, pixels
 from dermssl import neighbours
 from dermssl.processes import process_map
 
-NEAREST, SHARE = 10, 0.02
-"""An image is compared with so many of its nearest ones, or this share of all where that is more. Images of one
-off-topic kind resemble each other and must not hide each other."""
-MOST_OF_OWN_GROUP = 50
+NEAREST = 10
+"""Neighbours of an image in the graph that is clustered."""
 
 
 def picture_features(pictures: Sequence[Picture], workers: int) -> list[np.ndarray]:
@@ -33,23 +33,43 @@ def _features(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     return colour_histogram(small).astype(np.float32), np.concatenate([0.3 * layout, detail]).astype(np.float32)
 
 
-def off_topic_scores(features: Sequence[np.ndarray], groups: np.ndarray) -> np.ndarray:
-    """How far each image lies from its nearest ones of other records, ``(N,)``: the mean over the kinds of features.
+def off_topic_scores(features: Sequence[np.ndarray]) -> np.ndarray:
+    """The distance at which each image parts from the main cluster, ``(N,)``: 1 - mean cosine over the features.
 
-    The unit is the median distance from the median, so 0 is an ordinary image and 10 a distant one.
+    Single linkage joins the nearest images first. An image's score is the distance of the last step in which its
+    cluster was the smaller one, so a small cluster of like off-topic images counts as one image would. This is the
+    order in which SelfClean ranks off-topic images (Gröger et al. 2024), on the graph of nearest neighbours.
 
     Args:
         features: unit vectors ``(N, D)`` of several kinds.
-        groups: integer record of each image.
     """
-    nearest = max(NEAREST, round(SHARE * len(groups)))
-    own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
-    scores = []
-    for vectors in features:
-        similarity, rows = neighbours.search(vectors, vectors, nearest + own)
-        other = groups[rows] != groups[:, None]
-        used = other & (np.cumsum(other, axis=1) <= nearest)
-        distance = 1 - np.where(used, similarity, 0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
-        centred = distance - np.median(distance)
-        scores.append(centred / (np.median(np.abs(centred)) + 1e-6))
-    return np.mean(scores, axis=0)
+    vectors = np.hstack(features) / np.sqrt(len(features))
+    tree = minimum_spanning_tree(_joined_graph(vectors)).tocoo()
+    scores, cluster = np.zeros(len(vectors)), np.arange(len(vectors))
+    members = {row: [row] for row in range(len(vectors))}
+    for step in np.argsort(tree.data, kind="stable"):
+        ends = cluster[[tree.row[step], tree.col[step]]]
+        small, large = sorted(ends.tolist(), key=lambda number: len(members[number]))
+        scores[members[small]], cluster[members[small]] = tree.data[step], large
+        members[large] += members.pop(small)
+    return scores
+
+
+def _joined_graph(vectors: np.ndarray) -> csr_array:
+    """Distances of the nearest neighbours, and of clusters without such a neighbour outside to the nearest image."""
+    similarity, rows = neighbours.search(vectors, vectors, NEAREST + 1)
+    graph = _edges(np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel(), similarity.ravel(), len(rows))
+    while (found := connected_components(graph, directed=False))[0] > 1:
+        apart = []
+        for number in np.argsort(np.bincount(found[1]))[:-1]:
+            inside, outside = np.flatnonzero(found[1] == number), np.flatnonzero(found[1] != number)
+            similarity, rows = neighbours.search(vectors[inside], vectors[outside], 1)
+            best = int(similarity[:, 0].argmax())
+            apart.append((inside[best], outside[rows[best, 0]], similarity[best, 0]))
+        graph = graph + _edges(*map(np.array, zip(*apart, strict=True)), len(vectors))
+    return graph
+
+
+def _edges(a: np.ndarray, b: np.ndarray, similarity: np.ndarray, count: int) -> csr_array:
+    # A graph has no edge of length 0, so equal images are next to nothing apart.
+    return csr_array((np.maximum(1 - similarity, 1e-6), (a, b)), shape=(count, count))

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from dermeval.leaks import terminal
 from dermeval.leaks.audit import audit
 from dermeval.leaks.label_errors import self_confidence
+from dermeval.leaks.off_topic import off_topic_scores
 from dermeval.leaks.options import AuditOptions
 from dermeval.leaks.session import open_review
 from dermeval.web.options import ReviewOptions
@@ -105,3 +106,12 @@ def test_a_label_is_never_judged_by_images_of_its_own_group():
     features, labels = np.eye(20)[groups], groups % 2
     believed = self_confidence(features, labels, groups)
     assert believed[np.arange(40), labels].max() < 0.75
+
+
+def test_many_off_topic_images_of_one_kind_do_not_hide_each_other():
+    random = np.random.default_rng(0)
+    skin = random.normal(size=(80, 16)) * 0.3 + np.eye(16)[0] * 3
+    rulers = random.normal(size=(15, 16)) * 0.01 + np.eye(16)[1]
+    vectors = np.concatenate([rulers, skin]).astype(np.float32)
+    scores = off_topic_scores([vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
+    assert set(np.argsort(-scores)[:15]) == set(range(15))
