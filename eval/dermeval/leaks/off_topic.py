@@ -66,7 +66,8 @@ def _joined_graph(vectors: np.ndarray) -> csr_array:
             similarity, rows = neighbours.search(vectors[inside], vectors[outside], 1)
             best = int(similarity[:, 0].argmax())
             apart.append((inside[best], outside[rows[best, 0]], similarity[best, 0]))
-        graph = graph + _edges(*map(np.array, zip(*apart, strict=True)), len(vectors))
+        a, b, near = map(np.array, zip(*apart, strict=True))
+        graph = graph + _edges(a, b, near, len(vectors))
     return graph
 
 
