@@ -23,6 +23,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = OKABE_ITO = (
     "#F0E442",
 )
 GREY, INK, RULE = "#B5B5B5", "#22303a", "#d5dbe0"
+LONGEST_LABEL = 30
+"""Characters of a name at an axis; with longer ones nothing of the plot would be left."""
 PLOT_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,

@@ -9,7 +9,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dermssl.plotting import BLUE, GREY, INK, OKABE_ITO, PLOT_STYLE, VERMILION, as_svg
+from dermssl.errors import shortened
+from dermssl.plotting import BLUE, GREY, INK, LONGEST_LABEL, OKABE_ITO, PLOT_STYLE, VERMILION, as_svg
 
 PAGE_WIDTH = 12.5
 """Inches."""
@@ -51,7 +52,7 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
             axis.tick_params(length=0, labelsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.spines["left"].set_visible(False)
-        axes[0].set_yticks(range(rows), [bar.label for bar in panels[0][1]])
+        axes[0].set_yticks(range(rows), [shortened(bar.label, LONGEST_LABEL) for bar in panels[0][1]])
         return as_svg(figure)
 
 
@@ -86,7 +87,7 @@ def few_shot_plot(points: Sequence[dict[str, Any]], result: dict[str, Any]) -> F
 def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:
     """Truth by prediction ``(C, C)``: counts, shaded by the share of the true class."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = 1.6 + 0.48 * len(classes)
+    size, names = 1.6 + 0.48 * len(classes), [shortened(name, LONGEST_LABEL) for name in classes]
     with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(size + 0.8, size), layout="constrained")
         axes = figure.add_subplot()
@@ -95,8 +96,8 @@ def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:
             # Not INK, which follows the page to light or dark while the shading stays.
             colour = "white" if shares[row, column] > 0.5 else "#111111"
             axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), names)
         axes.set(xlabel="predicted", ylabel="true")
         axes.tick_params(length=0)
         figure.colorbar(shading, label="share of the true class", shrink=0.8)
@@ -110,7 +111,14 @@ def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
         axes = figure.add_subplot()
         for number, (label, (false, true)) in enumerate(curves.items()):
             style = ("-", "--", ":")[number // len(OKABE_ITO) % 3]
-            axes.plot(false, true, style, color=OKABE_ITO[number % len(OKABE_ITO)], label=label, linewidth=1.4)
+            axes.plot(
+                false,
+                true,
+                style,
+                color=OKABE_ITO[number % len(OKABE_ITO)],
+                label=textwrap.fill(label, 60),
+                linewidth=1.4,
+            )
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance")
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.005))
         figure.legend(loc="outside lower left", fontsize=8)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dermssl.describe.tables import MISSING
-from dermssl.plotting import GREY, INK, OKABE_ITO, ORANGE, PLOT_STYLE, SKY, YELLOW
+from dermssl.errors import shortened
+from dermssl.plotting import GREY, INK, LONGEST_LABEL, OKABE_ITO, ORANGE, PLOT_STYLE, SKY, YELLOW
 
 LIGHT = {ORANGE, SKY, YELLOW, GREY}
 PANELS_PER_ROW = 3
+MOST_PLACES, MOST_COLOURS = 40, 12
+"""Names at an axis, and entries of a legend, that fit a panel."""
 
 
 def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
     """One figure with a panel per plottable table."""
+    tables = {name: table.rename(index=_label, columns=_label) for name, table in tables.items()}
     panels = [(name, panel) for name, table in tables.items() if (panel := choose_panel(name, table))]
-    rows = -(-len(panels) // PANELS_PER_ROW)
+    rows = max(1, -(-len(panels) // PANELS_PER_ROW))
     with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(5.0 * PANELS_PER_ROW, 3.4 * rows), layout="constrained")
         axes = figure.subplots(rows, PANELS_PER_ROW, squeeze=False)
@@ -32,13 +37,19 @@ def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def _label(value: Any) -> Any:
+    return shortened(value, LONGEST_LABEL) if isinstance(value, str) else value
+
+
 def choose_panel(name: str, table: pd.DataFrame) -> Callable[[Axes], None] | None:
     """How a table is drawn, or None where it reads better as numbers."""
-    if table.empty or "spread" in name or "pixels" in name or "years" in name:
+    if table.empty or max(table.shape) > MOST_PLACES or "spread" in name or "pixels" in name or "years" in name:
         return None
     if name == "missing values":
         return partial(_shares, table=table)
     if " per split and " in name:
+        if len(table.columns) - 1 > MOST_COLOURS:
+            return None
         return partial(_stacked_shares, table=table)
     if "all" in table.columns and len(table) * len(table.columns) > 24:
         return partial(_heatmap, table=table.drop(columns="all"))

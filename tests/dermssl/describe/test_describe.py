@@ -157,6 +157,16 @@ def test_a_dollar_in_a_class_name_is_no_mathematics(small, tmp_path):
     assert "$wart_{" in as_svg(draw_page("$set", tables))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [["x" * 120, "scar"], [f"condition {number}" for number in range(114)]])
+def test_long_names_and_many_classes_leave_room_for_the_plots(tmp_path, classes):
+    frame = pd.DataFrame({"label": classes * 2, "split": ["train", "test"] * len(classes)})
+    frame["image_id"] = frame["group_id"] = [f"{row}" for row in range(len(frame))]
+    tables = all_tables(frame, {"label": Target("label", tuple(classes))}, "image")
+    draw_page("set", tables).savefig(tmp_path / "plots.png", dpi=50)
+    assert (choose_panel("images per label", tables["images per label"]) is None) == (len(classes) > 100)
+
+
 @pytest.fixture(scope="module")
 def described(synthetic_dataset, tmp_path_factory):
     """Folder and JSON report of ``dermssl describe``."""
