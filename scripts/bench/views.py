@@ -23,7 +23,7 @@ import torch
 from lightly.transforms import DINOTransform, SimCLRTransform
 from PIL import Image
 
-from dermssl.backbone.build import MEAN, STD
+from dermssl.backbone.build import IMAGENET
 from dermssl.cli import main as dermssl
 from dermssl.dataset.store import ImageStore
 from dermssl.devices import keep_memory
@@ -117,7 +117,7 @@ def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[s
 
     def normalise() -> None:
         for crops in cut:
-            to_views(crops, torch.device("cpu"), MEAN, STD)
+            to_views(crops, torch.device("cpu"), *IMAGENET)
 
     def lightly() -> None:
         for path in paths:
