@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +31,8 @@ def import_embeddings(options: ImportOptions) -> Report:
         InputError: unreadable features or ids, ids that are no image or come twice, or a licence that is not known.
     """
     out, path = Path(options.out), Path(options.features)
+    if options.licence not in licences.LICENCES:
+        raise InputError(f"--licence {options.licence}: {did_you_mean(options.licence, licences.LICENCES)}")
     given = [options.features, *([options.ids] if options.ids else []), *options.data]
     require_new_folder(out, options.overwrite, WRITTEN, given, key="imported_from")
     datasets = open_datasets(options.data)
@@ -50,7 +51,9 @@ def import_embeddings(options: ImportOptions) -> Report:
         "fingerprint": sha256_file(path),
         "preprocessing": {},
         "features": "cls",
-        "licences": [_notice(options.licence, name)],
+        "licences": [
+            licences.notice(f"weights {name}", options.licence, "Features of another program.", synthetic=False)
+        ],
         "training": {},
     }
     order, parts = [], []
@@ -73,7 +76,12 @@ def import_embeddings(options: ImportOptions) -> Report:
 
 def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
     """Features ``(N, D)`` float32 or float16, all finite, and the ids that stand beside them in the file, if any."""
-    readers = {".npy": _from_npy, ".parquet": _from_parquet, ".h5": _from_hdf5, ".hdf5": _from_hdf5}
+    readers = {
+        ".npy": lambda npy: (read_npy(npy, MAKER), None),
+        ".parquet": _from_parquet,
+        ".h5": _from_hdf5,
+        ".hdf5": _from_hdf5,
+    }
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
     require_file(path, MAKER)
@@ -88,10 +96,6 @@ def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
     if len(bad):
         raise InputError(f"{path}: row {bad[0] + 1} of the features holds NaN or infinity: leave that image out")
     return features, ids
-
-
-def _from_npy(path: Path) -> tuple[np.ndarray, None]:
-    return read_npy(path, MAKER), None
 
 
 def _from_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
@@ -170,9 +174,3 @@ def _match(ids: Sequence[str], datasets: Sequence[Dataset], where: str) -> list[
             raise InputError(f"{where}: '{value}' (row {row + 1}) comes twice: give one row of features for each image")
         found[number][image] = row
     return found
-
-
-def _notice(licence: str, name: str) -> dict[str, Any]:
-    if licence not in licences.LICENCES:
-        raise InputError(f"--licence {licence}: {did_you_mean(licence, licences.LICENCES)}")
-    return licences.notice(f"weights {name}", licence, "Features imported from another program.", synthetic=False)

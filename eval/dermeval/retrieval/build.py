@@ -145,15 +145,9 @@ def _write(
     kept: np.ndarray | None = None,
     grows: bool = False,
 ) -> Report:
-    """Write the index of all parts.
+    """Write the index of all parts, or of the rows ``kept`` ``(N,)`` of the only one.
 
-    Args:
-        out: index folder, which may be there, or an address on an object store.
-        parts: what it is made of.
-        kind: its type.
-        reason: why it has this type.
-        kept: which rows of the only part are written, ``(N,)`` bool (None: all).
-        grows: whether the first part is the index at ``out``, whose codes are kept.
+    With ``grows`` the first part is the index at ``out``, whose codes are kept.
     """
     info = {"schema_version": SCHEMA_VERSION, "metric": "cosine", **_provenance(parts), "type": kind, "reason": reason}
     info["images"] = sum(map(len, parts)) if kept is None else int(kept.sum())

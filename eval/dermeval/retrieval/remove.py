@@ -47,10 +47,16 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
             and is not in ``also``. Nothing is then removed from any.
     """
     out = out if isinstance(out, str) else out.resolve()
-    named = _in_order([folder for folder in _named(also) if folder != out])
+    for folder in also:
+        if _mark(Path(folder)) is None:
+            raise InputError(f"--also {folder} is no dataset, embeddings or index folder")
+    marks = [None, *OPENERS]  # data sets come first, indexes last
+    named = sorted(
+        {Path(folder).resolve() for folder in also} - {out}, key=lambda path: (marks.index(_mark(path)), path)
+    )
     with ExitStack() as locks:  # no other command may write to any of them meanwhile
-        for folder in [*named, *([out] if isinstance(out, Path) else [])]:
-            locks.enter_context(locked(folder))
+        for path in [*named, *([out] if isinstance(out, Path) else [])]:
+            locks.enter_context(locked(path))
         index = open_index(out)
         holders: dict[Path | str, Holder] = {**{folder: _open(folder) for folder in named}, out: index}
         _check_known(ids, holders)
@@ -70,21 +76,8 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
     return Report("\n".join(text + notes), data)
 
 
-def _named(also: Sequence[str]) -> list[Path]:
-    for folder in also:
-        if _mark(Path(folder)) is None:
-            raise InputError(f"--also {folder} is no dataset, embeddings or index folder")
-    return [Path(folder).resolve() for folder in also]
-
-
 def _mark(folder: Path) -> str | None:
     return next((mark for mark in OPENERS if (folder / mark).is_file()), None)
-
-
-def _in_order(folders: Sequence[Path]) -> list[Path]:
-    """Data sets first, indexes last; each once."""
-    marks = [None, *OPENERS]
-    return sorted(dict.fromkeys(folders), key=lambda path: marks.index(_mark(path)))
 
 
 def _open(folder: Path) -> Holder:

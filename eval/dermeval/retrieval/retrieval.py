@@ -83,7 +83,8 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
     column = IDS[relevance] if relevance in IDS else source.targets[relevance].column
     labels, _ = pd.factorize(frame[column].astype(object).where(frame[column].notna(), None))
     junk = np.arange(len(frame)) if relevance in IDS else pd.factorize(frame["group_id"])[0]
-    total = _relevant_images(labels, junk)
+    both, _ = pd.factorize(pd.MultiIndex.from_arrays([labels, junk]))
+    total = np.bincount(labels + 1)[labels + 1] - np.bincount(both)[both]  # of the same label, and not junk
     asked = np.ones(len(frame), bool) if options.split == "all" else (frame["split"] == options.split).to_numpy()
     queries = np.flatnonzero((labels >= 0) & (total > 0) & asked)
     if not len(queries):
@@ -104,12 +105,6 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
         if relevance not in IDS:
             values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
     return JudgedRankings(source, relevance, frame.iloc[queries].reset_index(drop=True), pd.DataFrame(values))
-
-
-def _relevant_images(labels: np.ndarray, junk: np.ndarray) -> np.ndarray:
-    """Images of the same label that are not junk, for each row."""
-    both, _ = pd.factorize(pd.MultiIndex.from_arrays([labels, junk]))
-    return np.bincount(labels + 1)[labels + 1] - np.bincount(both)[both]
 
 
 def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k: int) -> np.ndarray:

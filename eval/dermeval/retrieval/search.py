@@ -29,7 +29,10 @@ def search(options: SearchOptions) -> Report:
     ]
     written = output.write(index, queries, found, Path(options.out)) if options.out else None
     pairs = list(zip(queries, found, strict=True))
-    text = "\n\n".join(_as_text(index, query, part) for query, part in pairs)
+    text = "\n\n".join(
+        "\n  ".join([f"cases similar to {query.name} in {index.folder}", *part.notes]) + "\n" + _aligned(part.table)
+        for query, part in pairs
+    )
     asked = {"index": options.index, "where": options.where, "k": options.k}
     data = asked | {"queries": [_as_data(query, part) for query, part in pairs], "out": written}
     return Report(text + (f"\nwritten: {written}" if written else ""), data)
@@ -71,11 +74,6 @@ def _queries(index: SearchIndex, options: SearchOptions) -> list[ImageQuery]:
 def _as_data(query: ImageQuery, found: FoundCases) -> dict[str, Any]:
     plain = found.table.astype(object).where(found.table.notna(), None)
     return {"query": query.name, "notes": found.notes, "hits": plain.to_dict("records")}
-
-
-def _as_text(index: SearchIndex, query: ImageQuery, found: FoundCases) -> str:
-    head = f"cases similar to {query.name} in {index.folder}"
-    return "\n".join([head, *[f"  {note}" for note in found.notes], _aligned(found.table)])
 
 
 def _aligned(table: pd.DataFrame) -> str:

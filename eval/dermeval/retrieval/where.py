@@ -1,14 +1,7 @@
 """The filter language of ``--where``: conditions on manifest columns, parsed here and never run as Python.
 
-    condition := column OP value | value OP column | low <= column <= high      OP: == != < <= > >=
-               | column in (value, ...) | column not in (value, ...)
-               | value in column                       (columns that hold lists, such as body_site)
-               | column is null | column is not null
-               | not condition | condition and condition | condition or condition | (condition)
-    value     := 'text' | number | true | false
-
-A missing value passes no comparison, as in SQL: ``sex != 'male'`` leaves out the rows without a sex, and
-``sex is null`` finds them. For a list, ``==`` and ``in`` ask whether any of its values is equal.
+docs/search.md has the grammar. A missing value passes no comparison, as in SQL: ``sex != 'male'`` leaves out the rows
+without a sex, and ``sex is null`` finds them. For a list, ``==`` and ``in`` ask whether any of its values is equal.
 """
 
 import ast
@@ -182,16 +175,12 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
         return f"NOT ({to_sql(Term(condition.column, NEGATED[condition.op], condition.values), schema)})"
     if condition.op == "is":
         return f"{name} IS NULL"
-    values = [_sql_value(value) for value in condition.values]
+    values = ["'" + v.replace("'", "''") + "'" if isinstance(v, str) else str(v).lower() for v in condition.values]
     if pa.types.is_integer(schema.field(condition.column).type):
         name, values = f"CAST({name} AS DOUBLE)", [repr(float(value)) for value in condition.values]
     if pa.types.is_list(schema.field(condition.column).type):
         return f"array_has_any({name}, [{', '.join(values)}])"
     return f"{name} IN ({', '.join(values)})" if condition.op in ("==", "in") else f"{name} {condition.op} {values[0]}"
-
-
-def _sql_value(value: Any) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value).lower()
 
 
 def explain_empty(where: Where, table: pa.Table) -> str:
@@ -253,12 +242,8 @@ def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:
         if what == "numbers" and abs(value) > LARGEST_NUMBER:
             raise InputError(f"--where {name}: {str(value)[:30]} is too large a number")
         if isinstance(value, str) and test.op not in ORDERS:
-            _check_text(name, value, pc.unique(values))
-
-
-def _check_text(name: str, value: str, known: pa.Array) -> None:
-    """A value that is never there is more often misspelt than meant."""
-    if not pc.is_in(pa.scalar(value), value_set=known).as_py():
-        short = len(known) <= MAX_LISTED
-        near = did_you_mean(value, known.drop_null().to_pylist()) if short else "see manifest.parquet"
-        raise InputError(f"--where: no image has {name} '{value}'; {near}")
+            known = pc.unique(values)  # a value that is never there is more often misspelt than meant
+            if not pc.is_in(pa.scalar(value), value_set=known).as_py():
+                short = len(known) <= MAX_LISTED
+                near = did_you_mean(value, known.drop_null().to_pylist()) if short else "see manifest.parquet"
+                raise InputError(f"--where: no image has {name} '{value}'; {near}")

@@ -92,7 +92,9 @@ class Collection:
         served = index.mask(where)
         self.served = np.ones(len(self.frame), bool) if served is None else served
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
-        self.labelled = {name: self._factorized(name) for name in index.labels}
+        # For each target the condition of each row ``(N,)``, negative where it has none, and what these are called.
+        texts = {name: self.frame[name].map(_text, na_action="ignore") for name in index.labels}
+        self.labelled = {name: pd.factorize(text, sort=True) for name, text in texts.items()}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # What several threads will ask for is computed now, before there are any.
@@ -170,11 +172,6 @@ class Collection:
         """Filters for the columns that have at least two values."""
         return filters_of(self.index.columns, self.index.labels)
 
-    def _factorized(self, target: str) -> tuple[np.ndarray, list[str]]:
-        """The condition of each row as an integer ``(N,)``, negative where it has none, and what these are called."""
-        codes, names = pd.factorize(self.frame[target].map(_text, na_action="ignore"), sort=True)
-        return codes, list(map(str, names))
-
     def _filter(self, where: str) -> tuple[Any, dict[str, tuple[np.ndarray, int]]]:
         """The filter for the index (None: all rows), and for each target how often each condition occurs among them.
 
@@ -207,7 +204,7 @@ class Collection:
                 labelled_cases=rates[target][1],
                 hits=number,
                 share=number / counts[target].total(),
-                base_rate=rates[target][0][self.labelled[target][1].index(condition)],
+                base_rate=rates[target][0][list(self.labelled[target][1]).index(condition)],
             )
             for target in targets
             for condition, number in sorted(counts[target].items(), key=lambda entry: (-entry[1], entry[0]))
