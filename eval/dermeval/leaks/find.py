@@ -49,11 +49,8 @@ def find_pairs(
 ) -> ScoredPairs:
     """All candidate pairs of images of different records, compared and scored.
 
-    Args:
-        images: the audited images.
-        options: of the command.
-        work: the folder for what is finished; it may hold that of an earlier start.
-        earlier: an audit that compared some of the images with each other; their pairs are left out.
+    ``work`` holds what is finished, that of an earlier start too. Pairs of images that the ``earlier`` audit compared
+    with each other are left out.
     """
     points = FEWER_POINTS if len(images.frame) > MANY_IMAGES else MOST_POINTS
     store = describe_images(images.pictures, points, work, options.workers)

@@ -30,7 +30,8 @@ LARGEST_CLUSTER = 50
 FIRST, FIRST_BY_FEATURES = 0.05, 0.2
 """Share of an image's neighbours, the nearest ones, that a source nominates in any case."""
 VOTING, FEATURES_FOUND = 400, 16
-"""Local features of an image that vote for candidates, and nearest ones of other images that each votes for."""
+"""Local features of an image that vote for candidates (at most two thirds of those that are kept), and nearest ones of
+other images that each votes for."""
 TURNS = 12
 """Votes of a pair are counted together where they ask for the same turn, in steps of 30 degrees, and the same size, in
 steps of a factor of 2."""
@@ -84,11 +85,7 @@ def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, first: int) 
     """The nominations of one source that are worth comparing, with ``a`` < ``b`` as numbers of all images.
 
     The ``first`` ones of each image are, and as many of all others: those that stand out most from the background.
-
-    Args:
-        tables: of `nearest_pairs` or `Votes.pairs`, one per view or orientation.
-        rows: the number of each image that the tables count.
-        first: images that each one nominates whether or not they stand out.
+    ``tables`` are of `nearest_pairs` or `Votes.pairs`; they count the images ``rows``.
     """
     both = pd.concat(tables, ignore_index=True)
     near = both["rank"] < first
@@ -121,11 +118,8 @@ def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
 def linked_pairs(likely: np.ndarray, compared: np.ndarray, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
     """Pairs ``(P, 2)`` of images that are both likely near-duplicates of a third one and were not compared yet.
 
-    Args:
-        likely: pairs ``(L, 2)`` that are rather near-duplicates than not.
-        compared: all pairs that were compared, ``(C, 2)``, first < second.
-        groups: integer record of each image; pairs of one record are left out.
-        pool: integer pool of each image (`records.pools`); pairs of two pools are left out.
+    ``likely`` ``(L, 2)`` and ``compared`` ``(C, 2)`` are pairs of rows, first < second. Pairs of one record (integer
+    ``groups``) or of two pools (`records.pools`) are left out.
     """
     ends = pd.DataFrame(np.concatenate([likely, likely[:, ::-1]]), columns=["one", "other"])
     around = [sorted(part) for part in ends.groupby("one")["other"].agg(set) if 1 < len(part) <= LARGEST_CLUSTER]
@@ -141,13 +135,8 @@ def nearest_pairs(
     """The ``nearest`` images of other records of each image: ``a`` < ``b``, ``normalised``, ``rank``, ``orientation``.
 
     ``rank`` counts from 0, the nearest one; of the ranks of both images in each other's list the smaller one stands.
-
-    Args:
-        queries: unit vectors ``(N, D)`` of the images that look for others.
-        gallery: the same of the images that are found.
-        groups: integer record of each image.
-        nearest: images that each one may nominate.
-        orientation: that of the gallery image which the query resembles, -1 where the vectors do not tell.
+    ``queries`` and ``gallery`` are unit vectors ``(N, D)`` of the same images, and ``groups`` their integer records.
+    ``orientation`` is that of the gallery image which the query resembles, -1 where the vectors do not tell.
     """
     own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
     similarity, rows = neighbours.search(queries, gallery, own + nearest + BACKGROUND)
@@ -178,15 +167,9 @@ def oriented(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFrame:
-    """Pairs whose perceptual hashes are within ``bits``, for any flip or quarter turn of the second image.
+    """Pairs of different records whose perceptual hashes ``(N, 8)`` differ in at most ``bits``, flipped or turned too.
 
-    Args:
-        hashes: ``(N, 8)`` uint64 of `dermssl.dataset.hashes.perceptual_hashes`.
-        groups: ``(N,)``; pairs of one group are left out.
-        bits: largest Hamming distance.
-
-    Returns:
-        Columns ``a`` < ``b`` (rows), ``hash_bits``, ``orientation`` (which of the 8 views of ``b`` resembles ``a``).
+    Columns ``a`` < ``b`` (rows), ``hash_bits``, ``orientation`` (which of the 8 views of ``b`` resembles ``a``).
     """
     a, b, orientation, distance = neighbours.near_images(hashes, hashes, bits)
     swapped = a > b
@@ -240,10 +223,11 @@ class Votes:
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], rows: np.ndarray) -> None:
+        self.voting = min(VOTING, blocks[0]["points"].shape[1] * 2 // 3)
         starts = np.cumsum([0, *map(len, blocks)])
         inside = [rows[(rows >= start) & (rows < end)] - start for start, end in pairwise(starts)]
         self.parts = [(block, chosen) for block, chosen in zip(blocks, inside, strict=True) if len(chosen)]
-        counts = np.concatenate([np.minimum(block["count"][chosen], VOTING) for block, chosen in self.parts])
+        counts = np.concatenate([np.minimum(block["count"][chosen], self.voting) for block, chosen in self.parts])
         self.image = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         points = np.concatenate(list(self._strongest("points")))
         self.angle, self.size = points[:, 3].copy(), np.log2(points[:, 2])
@@ -252,7 +236,7 @@ class Votes:
     def _strongest(self, name: str) -> Iterator[np.ndarray]:
         """What is stored under ``name`` of the features that vote, block by block."""
         for block, chosen in self.parts:
-            yield np.concatenate([block[row][name][: min(int(block[row]["count"]), VOTING)] for row in chosen])
+            yield np.concatenate([block[row][name][: min(int(block[row]["count"]), self.voting)] for row in chosen])
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
         """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.

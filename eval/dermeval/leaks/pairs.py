@@ -52,11 +52,8 @@ def rank_pairs(
 ) -> pd.DataFrame:
     """The plausible pairs with their evidence in words and numbers, the strongest first; ``a`` and ``b`` are rows.
 
-    Args:
-        found: all scored candidates.
-        least: pairs that are ranked in any case; those that are rather true than false are always.
-        images: the audited images.
-        earlier: an audit whose ranked pairs are taken over.
+    At least ``least`` pairs are ranked, and all that are rather true than false. Those of the ``earlier`` audit are
+    taken over.
     """
     count = max(least - len(found.identical), int((found.candidates["false_discovery_rate"] <= 0.5).sum()))
     chosen = found.candidates.sort_values(["score", "a", "b"], ascending=[False, True, True]).head(count)

@@ -74,14 +74,9 @@ def describe_images(pictures: Sequence[Picture], points: int, folder: Path, work
 def compare_pairs(
     pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, folder: Path, workers: int
 ) -> np.ndarray:
-    """Evidence of each pair, ``(P,)`` of `EVIDENCE`.
+    """Evidence of each pair, ``(P,)`` of `EVIDENCE`; it is kept in ``folder`` until all is there.
 
-    Args:
-        pairs: columns ``a``, ``b``, ``upright``, ``mirrored`` of `nominate.united`, sorted by ``a``.
-        pictures: where each image is stored.
-        store: the described images.
-        folder: where results are kept until all are there.
-        workers: processes (0: one per core).
+    ``pairs``: columns ``a``, ``b``, ``upright``, ``mirrored`` of `nominate.united`, sorted by ``a``.
     """
     rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
     parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
@@ -167,7 +162,7 @@ def compare_pictures(
     row, strongest = np.zeros((), EVIDENCE), local_of(first, FEW_POINTS)
     for world, orientation in enumerate(orientations):
         matched = consensus(strongest, local_of(second, FEW_POINTS, world == 1))
-        if matched.inliers >= LEAST_TO_GO_ON:
+        if matched.inliers >= LEAST_TO_GO_ON and max(first["count"], second["count"]) > FEW_POINTS:
             with_all = consensus(local_of(first), local_of(second, mirrored=world == 1))
             matched = max(matched, with_all, key=lambda found: found.inliers)
         row["inliers"][world], row["matches"][world] = matched.inliers, matched.matches
