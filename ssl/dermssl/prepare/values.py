@@ -33,7 +33,6 @@ SEX = _words(
     female="f fem female w woman girl ♀ femme féminin feminin fille weibl weiblich frau mujer femenino feminino mulher",
     male="m masc male man boy ♂ homme masculin garçon männl männlich mann hombre masculino homem",
 )
-MALIGNANCY = _words(malignant="1 true malignant", benign="0 false benign")
 MODALITY = _words(
     clinical="clinical clinic macroscopic macro close-up overview smartphone photo photograph",
     dermoscopic="dermoscopic dermoscopy dermoscope derm dermatoscopic dermatoscopy dermatoscope",
