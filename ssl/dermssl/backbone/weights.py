@@ -86,9 +86,8 @@ class _Unread:
 
 def _read_tensors(path: Path) -> Any:
     """What ``torch.load(weights_only=True)`` reads, with all that it refuses to make replaced by `_Unread`."""
-    if not zipfile.is_zipfile(path):  # PyTorch's format before 1.6, of which nothing can be asked beforehand
-        return torch.load(path, "cpu", weights_only=True)
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    # Of PyTorch's format before 1.6 nothing can be asked beforehand.
+    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
     dangerous = [name for name in foreign if name.split(".")[0] in DANGEROUS]
     if dangerous:
         raise InputError(f"{path} cannot be read safely, as it would run {dangerous[0]}: give a state dict")

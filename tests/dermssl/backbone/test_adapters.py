@@ -1,6 +1,7 @@
 """Weights as other projects release them: made here with their key names and shapes, read back into timm's networks."""
 
 import argparse
+import pickle
 import re
 
 import pytest
@@ -351,6 +352,13 @@ def test_files_without_weights_or_with_code_are_one_line(tmp_path, content, word
     with pytest.raises(InputError, match=words) as refusal:
         read_weights(tmp_path / "w.pth")
     assert "\n" not in str(refusal.value) and "run" not in capsys.readouterr().out
+
+
+def test_a_pickle_that_is_no_checkpoint_is_one_line_without_a_warning(tmp_path, recwarn):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": Spy()}))
+    with pytest.raises(InputError, match="holds no weights that can be read safely"):
+        read_weights(tmp_path / "w.pth")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
