@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 log = logging.getLogger("dermssl")
 MEMORY = 12
@@ -125,7 +126,9 @@ class _Axes:
         rows = rows / rows.sum()
         self.mean = (rows @ x).double()
         centred = x - self.mean.to(x.dtype)
-        self.basis = torch.linalg.eigh(centred.T @ (centred * rows[:, None]))[1].double()
+        covariance = (centred.T @ (centred * rows[:, None])).numpy()
+        # PyTorch's own fails, or gives NaN, where many features are the same for all images.
+        self.basis = torch.from_numpy(eigh(covariance, driver="evd")[1]).double()
         self.z = torch.cat([centred @ self.basis.to(x.dtype), torch.ones(len(x), 1, dtype=x.dtype)], 1)
 
 

@@ -67,6 +67,17 @@ def test_more_features_than_images_and_separable_classes_converge():
     assert np.abs(path.probabilities(features)[0] - model.predict_proba(features)).max() < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_that_are_the_same_for_all_images_change_nothing(dtype):
+    random = np.random.default_rng(1)
+    features, labels = np.zeros((40, 256)), np.arange(40) % 3
+    live = np.sort(random.permutation(256)[:16])
+    features[:, live] = random.normal(size=(40, 16))
+    whole, part = (LogisticSolver(x, labels, 3, None, 1e-8, dtype) for x in (features, features[:, live]))
+    found, wanted = (solver.fit(np.array([1.0])) for solver in (whole, part))
+    assert np.abs(found.probabilities(features) - wanted.probabilities(features[:, live])).max() < 1e-3
+
+
 def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch, caplog):
     monkeypatch.setattr(logistic, "MAX_STEPS", 2)
     monkeypatch.setattr(logistic, "ROUND", 2)
