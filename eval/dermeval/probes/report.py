@@ -3,6 +3,7 @@
 A long table has one row for each encoder and column. It becomes tables of intervals, plots and the files of a report.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,4 +229,4 @@ def _latex(table: ReportTable, caption: str) -> str:
     """A booktabs table."""
     style = table.frame.set_index("").rename_axis(None).rename(columns=lambda name: name.replace("_", " ")).style
     style = style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
-    return style.to_latex(hrules=True, caption=caption)
+    return style.to_latex(hrules=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", caption))
