@@ -33,8 +33,10 @@ class PixelPCA(nn.Module):
         """Fit on ``(N, 3*S*S)`` values 0 to 1 by randomized SVD (Halko et al. 2011), seeded.
 
         Raises:
-            InputError: fewer images, or fewer pixels, than components.
+            InputError: no image, or fewer images or pixels than components.
         """
+        if not len(pixels):
+            raise InputError(f"pixels:{self.num_features} is fitted on train images, and no image's split is train")
         if min(pixels.shape) < self.num_features:
             raise InputError(
                 f"pixels:{self.num_features} needs at least as many train images and pixels, "

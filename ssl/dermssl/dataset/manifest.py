@@ -65,6 +65,9 @@ ALLOWED = {
     "modality": {"clinical", "dermoscopic"},
     "tone_group": {"I-II", "III-IV", "V-VI"},
 }
+RANGES = {"fitzpatrick": (1, 6), "age": (0, 150)} | dict.fromkeys(
+    ("width", "height", "stored_width", "stored_height"), (1, 2**31 - 1)
+)
 TONE_GROUPS = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-VI"}
 
 
@@ -157,9 +160,13 @@ def check(table: pa.Table) -> None:
         wrong = set(table[name].drop_null().unique().to_pylist()) - allowed
         if wrong:
             raise InputError(f"manifest column {name} holds {sorted(wrong)}; allowed are {sorted(allowed)} and null")
-    types = table["fitzpatrick"].drop_null().to_numpy()
-    if len(types) and not ((types >= 1) & (types <= 6)).all():
-        raise InputError("manifest column fitzpatrick must be 1 to 6 or null")
+    for name, (low, high) in RANGES.items():
+        values = table[name].drop_null().to_numpy() if name in table.column_names else np.empty(0)
+        if not ((values >= low) & (values <= high)).all():
+            raise InputError(f"manifest column {name} must be {low} to {high} or null")
+    for name in ("image_id", "group_id", "case_id"):
+        if "" in table[name].unique().to_pylist():
+            raise InputError(f"manifest column {name} holds an empty text, which names no image, group or case")
 
 
 ORIGIN_KEY = b"dermssl"

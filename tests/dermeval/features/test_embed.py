@@ -209,3 +209,10 @@ def test_bf16_on_a_device_without_it_is_refused(monkeypatch):
     assert choose_precision("auto", torch.device("cpu")) == "fp32"
     with pytest.raises(InputError, match="use fp32"):
         choose_precision("bf16", torch.device("cpu"))
+
+
+def test_pixels_are_not_fitted_on_test_images_alone(tmp_path, make_dataset, frame, capsys):
+    folder = make_dataset(tmp_path / "a", frame.head(5).assign(split="test"), {})
+    arguments = ["embed", "--encoder", "pixels:4", "--data", str(folder), "--out", str(tmp_path / "e"), *SMALL]
+    assert main(arguments) == 2
+    assert "no image's split is train" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -81,6 +81,9 @@ def test_free_columns_are_typed_by_what_they_hold(frame):
         ("split", ["train", "TEST"], "split holds .'TEST'."),
         ("sex", ["f", None], "sex holds .'f'."),
         ("fitzpatrick", [3, 7], "fitzpatrick must be 1 to 6"),
+        ("age", [40, float("inf")], "age must be 0 to 150"),
+        ("width", [4, -5], "width must be 1 to"),
+        ("group_id", ["s/a", ""], "group_id holds an empty text"),
     ],
 )
 def test_a_value_outside_its_range_is_bad_input(frame, column, values, message):
