@@ -53,7 +53,7 @@ class EmbedOptions:
 class ImportOptions:
     """Take features that another program made, for instance of a model that cannot run here.
 
-    All that works on the output of `dermeval embed` then works on them, but for the search by a new photo.
+    All commands that read the output of `dermeval embed` then read them too, except the search by a new photo.
     """
 
     data: list[str]

@@ -35,7 +35,7 @@ class LeaksOptions:
     planted: NonNegativeInt = 100
     """Copies of the audited images that are planted to measure which kinds of copies are found (0: none)."""
     ranked: NonNegativeInt = 500
-    """Pairs in ranking.csv at least, the strongest first, whether confirmed or not."""
+    """Least number of pairs in ranking.csv, the strongest first, whether confirmed or not."""
     shown: NonNegativeInt = 200
     """Pairs drawn in report.html, the strongest first; pairs.parquet always holds all that are confirmed."""
     truth: str | None = None

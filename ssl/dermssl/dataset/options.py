@@ -10,7 +10,7 @@ from dermssl.parser import positional
 
 @dataclass
 class SplitOptions:
-    """Draw a split, or folds of the training part, by patient, or take one over; recorded in the dataset folder."""
+    """Draw a split or folds of its training part by patient, or take a split over; the dataset folder records it."""
 
     folder: str = positional()
     """Dataset folder made by `dermssl prepare`."""
