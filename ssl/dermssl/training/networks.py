@@ -156,7 +156,7 @@ def _encoder_weights(init: str, options: ModelOptions, size: int) -> tuple[dict[
         known = translated.normalisation or Normalisation.of(backbone.pretrained_cfg)
         return translated.weights, Normalisation(*known)
     if not path.exists():
-        raise InputError(f"model.init {init} does not exist: give a run, an exported encoder, a file of weights or timm")
+        raise InputError(f"model.init {init} does not exist: give a run, an exported encoder, a file or timm")
     model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)
     if config["architecture"] != options.backbone:
         raise InputError(
