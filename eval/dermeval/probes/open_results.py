@@ -124,6 +124,8 @@ def _open(path: Path, name: str) -> dict[str, Result]:
 
 def _read(path: Path) -> dict[str, tuple[dict[str, Any], Predictions]]:
     """By question, what ``result.json`` says of it and the predictions; what a protocol lacks is filled in."""
+    if (path / "encoders.json").is_file():
+        raise InputError(f"{path} holds a table of several encoders, which compares them already: see its report.html")
     file = inside(require_folder(path, "result.json", MAKER), "result.json")
     if "experiments" not in read_json(file, MAKER):
         info = read_json(file, MAKER, ResultInfo)

@@ -85,8 +85,8 @@ def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str
     if asked[-1] > max(fewest):
         raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {max(fewest)} training {group}s")
     return [
-        f"class {task.classes[label]} has {patients} training {group}s, so it has fewer than the others from --shots "
-        f"{min(shots for shots in asked if shots > patients)} on"
+        f"class {task.classes[label]} has {patients} training {group}{'s' * (patients != 1)}, so it has fewer than the "
+        f"others from --shots {min(shots for shots in asked if shots > patients)} on"
         for label, patients in enumerate(fewest)
         if label in task.labels and patients < asked[-1]
     ]
