@@ -62,6 +62,9 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             delimiter = max(",;\t|", key=first.count)
             lines.seek(0)
             rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
+            excel = first.startswith("sep=")  # Excel's own line above the header
+            if excel:
+                next(rows)
             header = next(rows, [])
             short = sum(len(row) < len(header) for row in rows)
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
@@ -71,7 +74,7 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             dtype=str,
             keep_default_na=False,
             encoding=encoding,
-            skiprows=1 if first.startswith("sep=") else 0,  # Excel's own line above the header
+            skiprows=int(excel),
             index_col=False,
             chunksize=CHUNK,
         )

@@ -133,3 +133,9 @@ def test_a_table_that_is_missing_beside_what_may_hold_it_names_that(tmp_path, na
     (tmp_path / name).touch()
     with pytest.raises(InputError, match=remedy):
         RawFolder(tmp_path).find("metadata")
+
+
+def test_short_rows_and_doubled_columns_are_counted_below_the_line_that_excel_writes(tmp_path):
+    (tmp_path / "t.csv").write_text("sep=;\nid;age;age\nA;35;36\nB;40\n")
+    table = read_table(tmp_path / "t.csv")
+    assert (table.attrs["short"], table.attrs["doubled"]) == (1, ["age"])
