@@ -72,7 +72,7 @@ def finish(address: str) -> None:
     """Delete what a command that was killed after its change had yet to delete."""
     *earlier, last = sorted(_changes(_tables(address))) or [0]
     for number in earlier:
-        with suppress(InputError):  # half deleted, and its images before it
+        with suppress(InputError):  # a killed command had begun to delete this table, so its images are gone
             _drop(address, {_recorded(address, number)["table"]} - {_recorded(address, last)["table"]})
         _drop(address, {STATE.format(number)})
 
