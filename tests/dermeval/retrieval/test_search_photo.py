@@ -7,7 +7,7 @@ from PIL import Image
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
-from dermeval.retrieval.photo import crops, open_photo_encoder, read_photo
+from dermeval.retrieval.photo import crops, open_photo_encoder, photo_files, read_photo
 from dermeval.retrieval.search import search
 from dermssl.dataset import hashes
 from dermssl.errors import InputError
@@ -29,6 +29,11 @@ def test_a_telephone_format_that_cannot_be_read_is_named_with_the_remedy(tmp_pat
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0" * 50)
     with pytest.raises(InputError, match=told):
         read_photo(tmp_path / "photo.heic", 96)
+
+
+def test_a_photo_without_a_name_does_not_search_the_current_folder():
+    with pytest.raises(InputError, match="empty name"):
+        photo_files("")
 
 
 @pytest.fixture
