@@ -42,7 +42,7 @@ if [ "$tiny" ]; then
   batch=8 steps=6 waits=1 rows=20000 encoder=random:test_vit
 fi
 profile=(scripts/bench/step_profile.py --data "$data" --method dino "${model[@]}" --training.batch $batch)
-speed=(scripts/bench/pretrain_speed.py "$data" "$raw" --device "$device" --methods dino --steps $steps --rounds 1)
+speed=(--device "$device" --methods dino --steps $steps --rounds 1)
 if [ "$tiny" ]; then
   speed+=(--backbone test_vit --size 32 --local 16 --locals 2 --batch 8 --workers 1)
 else
@@ -51,7 +51,15 @@ fi
 
 part tests 120 "$python" -m pytest -q -n 4 tests/dermssl/training/test_gpu.py
 part profile 60 "$python" "${profile[@]}" --device "$device" --waits $waits --report "$out/step_profile.md"
-part speed 120 "$python" "${speed[@]}" --out "$out/pretrain_speed.md"
+part compiled 150 "$python" "${profile[@]}" --device "$device" --training.compile true --report "$out/compiled.md"
+part speed 120 "$python" scripts/bench/pretrain_speed.py "$data" "$raw" "${speed[@]}" --out "$out/pretrain_speed.md"
+# Photographs of 12 megapixels: dermssl decodes them once, in prepare; the others at every epoch.
+photos=$out/photos
+part photos 60 "$python" scripts/bench/phone_photos.py "$photos" ${tiny:+--distinct 16 --copies 2}
+part prepare 60 "$python" -m dermssl prepare --source folder --name photos --root "$photos/distinct" --out "$photos/prepared" \
+  --short-side 256
+part speed_photos 60 "$python" scripts/bench/pretrain_speed.py "$photos/prepared" "$photos/many" "${speed[@]}" --only-ours \
+  --out "$out/speed_photos.md"
 if [ "${DINO:-}" ] && [ "$device" = cuda ]; then
   # Its list of choices asks a hub for further models, which this run does not take.
   offline='import os, runpy, sys, torch
@@ -59,12 +67,16 @@ sys.argv.pop(0)
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 torch.hub.list = lambda *_, **__: []
 runpy.run_path(sys.argv[0], run_name="__main__")'
-  part dino 90 "$python" -c "$offline" "$DINO" --arch vit_small --data_path "$raw" --output_dir "$out/dino" \
-    --epochs 1 --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch --num_workers "$cores" \
-    --local_crops_number 8 --out_dim 2048
+  theirs=(--arch vit_small --epochs 1 --warmup_epochs 0 --warmup_teacher_temp_epochs 0 --batch_size_per_gpu $batch
+    --num_workers "$cores" --local_crops_number 8 --out_dim 2048)
+  part dino 90 "$python" -c "$offline" "$DINO" --data_path "$raw" --output_dir "$out/dino" "${theirs[@]}"
   part dino_ratio 10 "$python" scripts/bench/dino_ratio.py "$out/dino.log" "$out/pretrain_speed.md" --batch $batch \
     --out "$out/dino_ratio.md"
+  part dino_photos 120 "$python" -c "$offline" "$DINO" --data_path "$photos/many" --output_dir "$out/dino_photos" "${theirs[@]}"
+  part dino_photos_ratio 10 "$python" scripts/bench/dino_ratio.py "$out/dino_photos.log" "$out/speed_photos.md" \
+    --batch $batch --out "$out/dino_photos_ratio.md"
 fi
+rm -rf "$photos"
 part embed 60 "$python" -m dermeval embed --encoder "$encoder" --data "$data" --out "$out/embeddings" --overwrite
 part search 40 "$python" scripts/bench/device_search.py --device "$device" --rows $rows --out "$out/device_search.md"
 part recipes 470 "$python" scripts/bench/recipes.py "$recipes" --data "${sets[@]}" --work "$out/recipes" --lanes "$lanes" \

@@ -8,7 +8,7 @@ The first folder is made by `dermssl prepare`, the second holds the same images 
 example of its documentation (transform, LightlyDataset, DataLoader, heads, loss, optimizer, float32), with the sizes,
 the batch and the backbone set to ours. Each round runs both sides once; the first third of the steps is not counted.
 Figures are wall-clock, so let nothing else run. dermssl runs with its own defaults (precision, workers), but for what
-further options say.
+further options say. ``--only-ours`` leaves lightly's side out.
 """
 
 import argparse
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both sides")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="data workers of lightly's side")
+    parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--out", type=Path, help="also write the table here")
     options, further = parser.parse_known_args()
     torch.set_num_threads(options.threads)
@@ -148,11 +149,13 @@ def report(options: argparse.Namespace, further: list[str]) -> str:
     lines = ["| method | lightly, images/s | dermssl, images/s | ratio |", "|---|---|---|---|"]
     for method in options.methods:
         pairs = [
-            (lightly_speed(method, options), dermssl_speed(method, options, further)) for _ in range(options.rounds)
+            (math.nan if options.only_ours else lightly_speed(method, options), dermssl_speed(method, options, further))
+            for _ in range(options.rounds)
         ]
         theirs, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(our / their for their, our in pairs)
-        lines.append(f"| {method} | {theirs:.1f} | {ours:.1f} | **{ratio:.2f}x** |")
+        beside = ("", "") if options.only_ours else (f"{theirs:.1f}", f"**{ratio:.2f}x**")
+        lines.append(f"| {method} | {beside[0]} | {ours:.1f} | {beside[1]} |")
     crops = f"{options.size} px" + (f" (DINO: 2x{options.size} + {options.locals}x{options.local})")
     patch = f" with patches of {options.patch_size} px" if options.patch_size else ""
     about = [

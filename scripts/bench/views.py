@@ -68,10 +68,10 @@ def list_cases() -> list[Case]:
     return [Case(name, raw, short, *recipes[name]) for raw, short, names in stores for name in names]
 
 
-def make_jpegs(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+def make_jpegs(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> list[Path]:
     """Coloured blobs under sensor noise, quality 90: what takes as long to decode as a photo."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     paths = [folder / f"{index:04d}.jpg" for index in range(count)]
     for path in paths:
         blobs = Image.fromarray(random.integers(40, 216, (12, 16, 3), dtype=np.uint8))
