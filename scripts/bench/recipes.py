@@ -4,8 +4,8 @@
         [--seeds 0 1 2] [--lanes 4] [--only NAME ...] [--out page.md] [--training.epochs 10 ...]
 
 The YAML file lists recipes: ``name``, ``config`` (and ``options`` to `dermssl pretrain`) or ``encoder`` (scored as it
-is), ``image_size`` of the scores, ``linear: true`` where the linear probe counts too, ``seeds`` where they are not those
-asked for. Further options go to every `pretrain`.
+is), ``image_size`` of the scores, ``linear: true`` where the linear probe counts too, ``seeds`` where they are not
+those asked for. Further options go to every `pretrain`.
 
 Scores are the balanced accuracy of kNN and linear probe in 5 folds of groups over all images, and recall@1 of each
 image whose lesion has another image. A further column has the queries of the test rows alone, whose lesions no run has

@@ -4,8 +4,12 @@ Only an address that the user gives is contacted: no file of an index names one.
 from the environment (``AWS_ACCESS_KEY_ID`` and so on) and are never written.
 
 The address is a LanceDB database. The table ``index-000001`` holds what ``index.json`` holds of a folder, in one row,
-and names the table of the images. A change writes a new table of images, then creates ``index-000002``, which only one
-of two writers can. So a command that is killed, or comes second, changes nothing.
+and names the table of the images. A change writes a new table of images, then creates ``index-000002``. No writer holds
+a lock, so one that is killed delays nobody, and one that comes second changes nothing.
+
+Only the first version of a table ``index-...`` counts. LanceDB writes it with a conditional request, which only one of
+two writers can do. ``create_table`` promises less: it asks whether the table exists, and where another writer creates
+it just after that, it goes through as the table's second version.
 """
 
 import json
@@ -52,7 +56,9 @@ def _recorded(address: str, number: int) -> dict[str, Any]:
     name = STATE.format(number)
     _check_self_contained(address, name)
     with lance_answers(address):
-        text = _database(address).open_table(name).to_arrow()["json"][0].as_py()
+        table = _database(address).open_table(name)
+        table.checkout(1)
+        text = table.to_arrow()["json"][0].as_py()
     try:
         IndexInfo.model_validate_json(text, strict=True)
         info = json.loads(text)
@@ -101,19 +107,26 @@ def publish(address: str, number: int, info: dict[str, Any], fill: Callable[[Any
     Raises:
         InputError: another command has changed the index meanwhile. It is then as that command left it.
     """
-    database, new = _database(address), f"images-{secrets.token_hex(8)}"
+    database, new, failure = _database(address), f"images-{secrets.token_hex(8)}", None
     try:
         with lance_answers(address):
             info |= {"table": new, "files": {}, "recall": fill(database, new)}
+            # Whoever wrote one of these followed an earlier change, so only these are deleted afterwards.
+            earlier = _tables(address)
             database.create_table(STATE.format(number + 1), pa.table({"json": [json.dumps(info)]}))
     except BaseException as error:
+        failure = error
+    # An error does not say that nothing was written: the answer to the request may have been lost.
+    last = latest(address)
+    if last != number + 1 or _recorded(address, last)["table"] != new:
         _drop(address, {new})
-        if isinstance(error, InputError) and latest(address) != number:
-            raise InputError(f"another command has changed {address}: give this command again") from None
-        raise
-    tables = _tables(address)
-    _drop(address, {name for name in tables if IMAGES.fullmatch(name)} - {new})
-    _drop(address, {STATE.format(change) for change in _changes(tables) if change <= number})
+        if failure is None or (isinstance(failure, InputError) and last != number):
+            raise InputError(f"another command has changed {address}: give this command again")
+        raise failure
+    if failure is not None and not isinstance(failure, Exception):
+        raise failure
+    _drop(address, {name for name in earlier if IMAGES.fullmatch(name)} - {new})
+    _drop(address, {STATE.format(change) for change in _changes(earlier)})
 
 
 def _changes(tables: Sequence[str]) -> list[int]:
@@ -122,9 +135,9 @@ def _changes(tables: Sequence[str]) -> list[int]:
 
 
 def _drop(address: str, names: Collection[str]) -> None:
-    for name in set(_tables(address)) & set(names):
+    for name in names:
         with lance_answers(address):
-            _database(address).drop_table(name)
+            _database(address).drop_table(name, ignore_missing=True)
 
 
 def _tables(address: str) -> list[str]:
