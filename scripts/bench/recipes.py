@@ -17,6 +17,7 @@ bootstrap over groups.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from machine import describe
 
 from dermeval.features.embeddings import open_embeddings
 from dermssl import neighbours
+from dermssl.processes import available_cores
 
 COLUMNS = ("kNN", "recall@1", "recall@1, unseen lesions", "linear")
 DRAWS = 2000
@@ -57,7 +59,7 @@ class Jobs:
     def __init__(self, options: argparse.Namespace, further: list[str]) -> None:
         self.options, self.further = options, further
         self.scores, self.lock = options.work / "scores.jsonl", threading.Lock()
-        self.threads = max(1, (os.cpu_count() or 1) // options.lanes)
+        self.threads = max(1, available_cores() // options.lanes)
         known = self.scores.read_text().splitlines() if self.scores.exists() else []
         self.done = {(line["name"], line["seed"], line["set"]) for line in map(json.loads, known)}
 
@@ -72,7 +74,8 @@ class Jobs:
 
     def run(self, recipe: dict[str, Any], seed: int) -> bool:
         """Train one recipe with one seed and score it. A failure is told, and the other recipes go on."""
-        place, log = self.options.work / f"{recipe['name']}_{seed}", self.options.work / f"{recipe['name']}_{seed}.log"
+        place = self.options.work / re.sub(r"[^\w.-]+", "_", f"{recipe['name']}_{seed}")
+        log = place.with_name(f"{place.name}.log")
         sets = [data for data in self.options.data if (recipe["name"], seed, Path(data).name) not in self.done]
         try:
             seconds = self.train(recipe, seed, place, log) if sets else 0.0

@@ -116,8 +116,8 @@ class TrainingOptions:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the device computes in it, else fp32. Losses are always float32."""
     compile: bool = False
-    """Fuse the backbone's operations (torch.compile): a minute at every start, needs a C++ compiler. Measured on a CPU
-    in bf16: 5% faster for transformers, no gain for ResNets; not measured on GPUs."""
+    """Fuse the backbone's operations (torch.compile): a minute at every start, needs a C++ compiler. A step of DINO,
+    ViT-S/16, is 1.6 times as fast on an H200; on a CPU a transformer gains 5%, a ResNet nothing."""
     seed: NonNegativeInt = 0
     """Seed of weights, order and views."""
     state_every_epochs: PositiveFloat = 1.0
