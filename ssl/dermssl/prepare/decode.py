@@ -4,8 +4,8 @@ Colours: a picture with a colour profile (Display P3, Adobe RGB, a printer's CMY
 ImageCms. A picture without a profile, or with one that is damaged or of another colour space, keeps its values.
 """
 
+import contextlib
 import functools
-import importlib.util
 import io
 import warnings
 from collections.abc import Sequence
@@ -22,27 +22,18 @@ MAX_PIXELS = 150_000_000
 MAX_ASPECT = 20
 """Images whose long side is more than so many times the short one are refused: no photo of skin has such a shape."""
 
-HEIF = importlib.util.find_spec("pillow_heif") is not None
-"""Whether the extra `heif` is installed."""
-if HEIF:
+FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", *["AVIF"] * bool(features.check("avif"))]
+"""Pillow would open more by content, whatever the file's name; its EPS reader runs an outside program."""
+with contextlib.suppress(ImportError):  # the extra `heif`
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-FORMATS = (
-    *("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"),
-    *(("AVIF",) if features.check("avif") else ()),
-    *(("HEIF",) if HEIF else ()),
-)
-"""Pillow would open more by content, whatever the file's name; its EPS reader runs an outside program."""
+    FORMATS.append("HEIF")
 SAME_COLOURS = 3
 """A profile that changes no colour by more than this (of 255) is sRGB under another name: pixels stay as they are."""
 
-_UNREADABLE = {
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"): "HEIC photo: install the extra heif "
-    "(pip install 'dermssl[heif]') or save it as JPEG",
-    (b"avif", b"avis"): "AVIF photo: install a Pillow with AVIF or save it as JPEG",
-}
-"""What to say of photos, by their first bytes, that this installation cannot read."""
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""First bytes of HEIC photos, after `ftyp`."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
@@ -94,10 +85,10 @@ def open_image(data: bytes) -> Image.Image:
 
 def _instead_of_an_image(data: bytes) -> str:
     """What a file that Pillow does not know is, and what to do."""
-    if data[4:8] == b"ftyp":
-        for brands, said in _UNREADABLE.items():
-            if data[8:12] in brands:
-                return said
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC:
+        return "HEIC photo: install the extra heif (pip install 'dermssl[heif]') or save it as JPEG"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "AVIF photo: install a Pillow with AVIF or save it as JPEG"
     if data.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the image: fetch it with `git lfs pull`"
     if data.lstrip()[:5].lower() in (b"<!doc", b"<html"):
@@ -137,9 +128,7 @@ def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
 
     Returns ``image`` itself where its pixels need no conversion. Where the sides are no multiple of ``scale``, the
     last column and row are partly filled: the picture ends at width / ``scale`` and height / ``scale``.
-
-    Raises:
-        DecodeError: the file is truncated or damaged, or holds NaN or infinite pixels.
+    Raises DecodeError: the file is truncated or damaged, or holds NaN or infinite pixels.
     """
     try:
         if scale > 1:
@@ -148,8 +137,7 @@ def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
         return _as_srgb(image)
     except DecodeError:
         raise
-    # As above: whatever a damaged file provokes is that file's problem.
-    except Exception as error:
+    except Exception as error:  # as above
         reason = " ".join(str(error).split())[:100]
         raise DecodeError(f"truncated or damaged ({type(error).__name__}: {reason})") from None
 

@@ -1,6 +1,5 @@
 """From a source's rows to the manifest's: ids, what is kept together, what is scored as one, tones, splits, labels."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,7 @@ def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFra
     frame["group_id"] = _groups(frame)
     frame = frame.drop(columns="picture", errors="ignore")
     problems += _id_conflicts(frame)
-    frame["case_id"] = _first_known(frame, "case_id", UNITS[source.case], "lesion_id", "image_id")
+    frame["case_id"] = frame[["case_id", UNITS[source.case], "lesion_id", "image_id"]].bfill(axis=1).iloc[:, 0]
     return frame, problems
 
 
@@ -52,15 +51,14 @@ def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
     """Lesion numbers that repeat from patient to patient are joined with the patient's id."""
     if not {"patient_id", "lesion_id"} <= set(frame):
         return frame, []
-    lesions = frame["lesion_id"].dropna().astype(str)
-    repeated = frame.groupby("lesion_id")["patient_id"].nunique() > 1
-    if not repeated.any() or not lesions.str.fullmatch(r"\d+").all():
+    patients, lesions = frame["patient_id"], frame["lesion_id"]
+    repeated = int((patients.groupby(lesions).nunique() > 1).sum())
+    if not repeated or not lesions.dropna().astype(str).str.fullmatch(r"\d+").all():
         return frame, []
-    own = frame["patient_id"].notna() & frame["lesion_id"].notna()
-    joined = frame["patient_id"].astype(str) + "/" + frame["lesion_id"].astype(str)
-    problem = f"lesion numbers repeat from patient to patient ({repeated.sum()})"
-    action = "each counts together with its patient"
-    return frame.assign(lesion_id=frame["lesion_id"].where(~own, joined)), [Problem("lesion_id", problem, action)]
+    joined = patients.astype(str) + "/" + lesions.astype(str)
+    problem = f"lesion numbers repeat from patient to patient ({repeated})"
+    told = [Problem("lesion_id", problem, "each counts together with its patient")]
+    return frame.assign(lesion_id=lesions.where(patients.isna() | lesions.isna(), joined)), told
 
 
 def _groups(frame: pd.DataFrame) -> pd.Series:
@@ -95,18 +93,13 @@ def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
     return problems
 
 
-def _first_known(frame: pd.DataFrame, *columns: str) -> pd.Series:
-    return functools.reduce(lambda left, name: left.where(left.notna(), frame[name]), columns[1:], frame[columns[0]])
-
-
 def complete(frame: pd.DataFrame, source: Source, targets: dict, options: PrepareOptions) -> tuple[pd.DataFrame, str]:
     """Add tone groups, and a grouped split where the set has labels but no split; also says where the split is from."""
     if "fitzpatrick" in frame and "tone_group" not in frame:
         frame["tone_group"] = frame["fitzpatrick"].map(manifest.TONE_GROUPS)
     if "fitzpatrick" in frame and "skin_tone" not in frame:
-        known = frame["fitzpatrick"].notna()
-        frame["skin_tone"] = frame["fitzpatrick"].where(known).map(lambda t: str(int(t)), na_action="ignore")
-        frame["skin_tone_scale"] = known.map({True: "fitzpatrick", False: None})
+        frame["skin_tone"] = frame["fitzpatrick"].map(lambda kind: str(int(kind)), na_action="ignore")
+        frame["skin_tone_scale"] = frame["fitzpatrick"].notna().map({True: "fitzpatrick", False: None})
     if "split" in frame and frame["split"].notna().any():
         return frame, "official"
     if not targets or not options.test_fraction:
@@ -121,11 +114,8 @@ def label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:
     """Cases with two labels: kept for image-level work, out of case-level scores."""
     problems = []
     for name, target in targets.items():
-        if target.kind == "multilabel":
-            continue
         labels = frame.groupby("case_id")[target.column].nunique()
-        problems += [
-            Problem(f"case {case}", f"images of one case have different labels of '{name}'", "out of case-level scores")
-            for case in labels[labels > 1].index
-        ]
+        cases = labels[labels > 1].index if target.kind != "multilabel" else ()
+        problem = f"images of one case have different labels of '{name}'"
+        problems += [Problem(f"case {case}", problem, "out of case-level scores") for case in cases]
     return problems

@@ -36,7 +36,12 @@ def match_files(raw: RawFolder, rows: Rows) -> Rows:
     matched = rows.frame.assign(file=files)
     matched = matched[matched["file"].notna()]
     problems += _without_a_row(raw, set(matched["file"]), told)
-    _check_second_rows(matched, raw.root)
+    unit = matched["file"]
+    # Lesion numbers may repeat from patient to patient, so they count only where there is no patient.
+    for name in (name for name in ("lesion_id", "case_id", "patient_id") if name in matched):
+        unit = matched[name].where(matched[name].notna(), unit)
+    for group in (unit, matched["file"]):
+        check_split(matched.assign(group_id=group), str(raw.root))
     doubled = matched["file"].duplicated()
     problems += [Problem(file, "second row for the same file", "first row kept") for file in matched["file"][doubled]]
     rows.frame = matched[~doubled].sort_values("file").reset_index(drop=True)
@@ -64,19 +69,8 @@ def _without_a_row(raw: RawFolder, matched: set[str], told: set[str]) -> Iterato
         if file not in matched and file not in told:
             same = of_name[PurePosixPath(file).name.casefold()]
             original = next((other for other in same if raw.same_bytes(file, other)), None)
-            if original:
-                yield Problem(file, f"byte-identical copy: {original}", "one image kept")
-            else:
-                yield Problem(file, "file without a row in the table", "left out")
-
-
-def _check_second_rows(rows: pd.DataFrame, root: Path) -> None:
-    unit = rows["file"]
-    # Lesion numbers may repeat from patient to patient, so they count only where there is no patient.
-    for name in ("lesion_id", "case_id", "patient_id"):
-        unit = rows[name].where(rows[name].notna(), unit) if name in rows else unit
-    for group in (unit, rows["file"]):
-        check_split(rows.assign(group_id=group), str(root))
+            problem = f"byte-identical copy: {original}" if original else "file without a row in the table"
+            yield Problem(file, problem, "one image kept" if original else "left out")
 
 
 class _Index:
@@ -88,7 +82,7 @@ class _Index:
         for file in files:
             key = _key(file)
             self._by_path[file if key in self._by_path else key] = file
-            last = _last(key)
+            last = PurePosixPath(key).name
             # An image by its content (x.jpe) is also known by its name without that suffix.
             known = PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES
             names = {last} if known else {last, PurePosixPath(last).stem}
@@ -97,12 +91,12 @@ class _Index:
 
     def exact(self, name: str) -> str | None:
         """The file of this path, or of this bare name with its extension."""
-        named = self._by_name.get(_last(_key(name)), [])
+        named = self._by_name.get(PurePosixPath(_key(name)).name, [])
         return name if name in named else self._by_path.get(_key(name))
 
     def named(self, name: str) -> list[str]:
         """Files of this bare name, in any case if there is none in the same."""
-        last = _last(_key(name))
+        last = PurePosixPath(_key(name)).name
         return self._by_name.get(last) or self._by_name.get(last.casefold(), [])
 
     @staticmethod
@@ -125,10 +119,6 @@ def _key(name: str) -> str:
     while path.suffix.lower() in {*IMAGE_SUFFIXES, *PHONE_SUFFIXES}:  # Windows makes x.jpg.jpg of x.jpg
         path = path.with_suffix("")
     return path.as_posix()
-
-
-def _last(key: str) -> str:
-    return key.rpartition("/")[2]
 
 
 def settle_copies(frame: pd.DataFrame, raw: RawFolder) -> tuple[pd.DataFrame, list[Problem]]:

@@ -3,6 +3,7 @@
 What the tables get wrong is said before the first image is decoded; the folder gets its name when all is in it.
 """
 
+import itertools
 import re
 import shutil
 from collections import Counter
@@ -49,9 +50,8 @@ def prepare(options: PrepareOptions) -> Report:
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"{folder} is not a folder: give the raw data set with {option}")
     require_new_folder(out, options.overwrite, WRITTEN, [root, options.follow], key="schema_version")
-    mark = (
-        read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if (root / SYNTHETIC_MARK).exists() else None
-    )
+    drawn = (root / SYNTHETIC_MARK).exists()
+    mark = read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if drawn else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise InputError(
@@ -86,7 +86,13 @@ def prepare(options: PrepareOptions) -> Report:
         split = "drawn by dermssl synth"
     table = manifest.to_table(frame)
     info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": found.notes}
-    _write_folder(work, out, table, info, problems)
+    write_parquet(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
+    write_json(work / "dataset.json", info)
+    write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
+    publish_folder(work, out)
+    # Only now: a kill before leaves what was decoded to the next start.
+    for file in itertools.chain(*map(out.glob, PROGRESS_FILES)):
+        file.unlink()
     return _report(Path(options.out), table, info, problems)
 
 
@@ -110,14 +116,20 @@ def _check_strict(problems: list[Problem], options: PrepareOptions) -> None:
 def _describe_folder(
     table: pa.Table, name: str, source: Source, targets: dict, mark: dict | None, options: PrepareOptions
 ) -> dict[str, Any]:
-    licence_id, attribution = _licence(source, mark)
+    licence, attribution = source.licence, source.citation
+    if mark:  # drawn pictures are free, but real label rows keep their own licence
+        attribution = f"Pictures made by dermssl {mark['version']}, no person is shown."
+        if mark["labels"] == "real":
+            attribution += f" Label rows: {source.citation}"
+        else:
+            licence = "CC0-1.0"
     return {
         "schema_version": manifest.SCHEMA_VERSION,
         "name": name,
         "source": source.name,
         "title": f"Synthetic stand-in for {source.title}" if mark else source.title,
         "synthetic": bool(mark),
-        "licence": licences.notice(name, licence_id, attribution, bool(mark)),
+        "licence": licences.notice(name, licence, attribution, bool(mark)),
         "group": source.group,
         "case": source.case,
         "patient_key": source.patient_key,
@@ -128,33 +140,10 @@ def _describe_folder(
     }
 
 
-def _licence(source: Source, mark: dict | None) -> tuple[str, str]:
-    """Licence id and attribution; drawn pictures are free, but real label rows keep their own licence."""
-    if not mark:
-        return source.licence, source.citation
-    drawn = f"Pictures made by dermssl {mark['version']}, no person is shown."
-    if mark["labels"] == "real":
-        return source.licence, f"{drawn} Label rows: {source.citation}"
-    return "CC0-1.0", drawn
-
-
 def count(table: pa.Table) -> dict[str, int]:
     """Numbers of images, patients, lesions, groups and cases of a manifest."""
-    counted = {"images": table.num_rows}
-    for column in ("patient_id", "lesion_id", "group_id", "case_id"):
-        counted[column.removesuffix("_id") + "s"] = len(table[column].drop_null().unique())
-    return counted
-
-
-def _write_folder(work: Path, out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> None:
-    write_parquet(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
-    write_json(work / "dataset.json", info)
-    write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
-    publish_folder(work, out)
-    # Only now: a kill before leaves what was decoded to the next start.
-    for pattern in PROGRESS_FILES:
-        for file in out.glob(pattern):
-            file.unlink()
+    ids = {f"{unit}s": table[f"{unit}_id"] for unit in ("patient", "lesion", "group", "case")}
+    return {"images": table.num_rows} | {name: len(column.drop_null().unique()) for name, column in ids.items()}
 
 
 def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:

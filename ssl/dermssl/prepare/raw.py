@@ -3,17 +3,18 @@
 What cannot be used is reported: links that lead elsewhere, foreign formats, packed archives.
 """
 
-import hashlib
 import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from dermssl.errors import InputError
+from dermssl.files import sha256_file
 from dermssl.prepare.decode import FORMATS, MAX_BYTES
 from dermssl.prepare.source import Problem
 from dermssl.prepare.tables import choose_tables, read_table
@@ -34,6 +35,7 @@ OTHER_SUFFIXES = {
 }
 """Suffixes of files that are not opened to see whether they are images."""
 FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+FIRST_BOXES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 TABLE_DEPTH = 3
 """Folders below the root in which tables are looked for."""
 
@@ -45,7 +47,7 @@ class RawFolder:
         self.root = root
         self.allowed = [folder.resolve() for folder in (root, follow) if folder]
         self.problems: list[Problem] = []
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, str | None] = {}
         self._told: set[str] = set()
 
     @cached_property
@@ -63,8 +65,11 @@ class RawFolder:
             elif suffix in ARCHIVE_SUFFIXES:
                 archives.append(file)
             elif suffix not in OTHER_SUFFIXES:
-                start = self._first_bytes(file)
-                if _begins_like_an_image(start):
+                start = b""
+                with suppress(OSError), (self.root / file).open("rb") as stream:
+                    start = stream.read(132)
+                riff, box = (start[:4], start[8:12]) == (b"RIFF", b"WEBP"), start[4:12] in FIRST_BOXES
+                if riff or box or start.startswith(FIRST_BYTES):
                     self._report(file, "an image by its content, though not by its name", "used")
                     found.append(file)
                 elif start[128:] == b"DICM":
@@ -85,11 +90,11 @@ class RawFolder:
         seen = set()
         while folders or links:
             below = folders.pop() if folders else links.pop(0)
-            real = os.path.realpath(self.root / below)
-            if real in seen:
+            folder = os.path.realpath(self.root / below)
+            if folder in seen:
                 self._report(below, "link to a folder that is read under its own name", "read once")
                 continue
-            seen.add(real)
+            seen.add(folder)
             try:
                 entries = sorted(os.scandir(self.root / below), key=lambda entry: entry.name)
             except OSError as error:
@@ -116,13 +121,6 @@ class RawFolder:
     def _report(self, path: str, problem: str, action: str = "left out") -> None:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         self.problems.append(Problem(shown, problem, action))
-
-    def _first_bytes(self, file: str) -> bytes:
-        try:
-            with (self.root / file).open("rb") as stream:
-                return stream.read(132)
-        except OSError:
-            return b""
 
     def _report_archive(self, file: str, names: set[str]) -> None:
         """An archive is reported where it may hold images that are not among the files called ``names``."""
@@ -179,10 +177,10 @@ class RawFolder:
 
     def copies(self, files: Iterable[str]) -> list[list[str]]:
         """Those of ``files`` that are byte for byte the same, two or more together, in their order."""
-        by_size: dict[int, list[str]] = defaultdict(list)
+        by_size, by_digest = defaultdict[int, list[str]](list), defaultdict[str | None, list[str]](list)
         for file in files:
-            by_size[self._size(file)].append(file)
-        by_digest: dict[str, list[str]] = defaultdict(list)
+            with suppress(OSError):
+                by_size[(self.root / file).stat().st_size].append(file)
         for size, same in by_size.items():
             for file in same if 0 < size <= MAX_BYTES and len(same) > 1 else ():
                 by_digest[self._digest(file)].append(file)
@@ -192,26 +190,13 @@ class RawFolder:
         """Whether these files are copies of each other."""
         return len(files) < 2 or any(len(same) == len(files) for same in self.copies(files))
 
-    def _size(self, file: str) -> int:
-        try:
-            return (self.root / file).stat().st_size
-        except OSError:
-            return -1
-
-    def _digest(self, file: str) -> str:
-        """Hash of a file's bytes, "" where it cannot be read."""
+    def _digest(self, file: str) -> str | None:
+        """Hash of a file's bytes, None where it cannot be read."""
         if file not in self._digests:
-            try:
-                with (self.root / file).open("rb") as stream:
-                    self._digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError:
-                self._digests[file] = ""
+            self._digests[file] = None
+            with suppress(OSError):
+                self._digests[file] = sha256_file(self.root / file)
         return self._digests[file]
-
-
-def _begins_like_an_image(start: bytes) -> bool:
-    boxed = start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
-    return boxed or start.startswith(FIRST_BYTES) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
 
 
 def _suffix(file: str) -> str:

@@ -5,10 +5,11 @@ Shards are kept in ``.<out>.work`` beside the dataset folder that they will beco
 
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,8 @@ def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) ->
 
 def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
     """Changes with the root, the size to store, what is measured, and every file's name, length and time."""
-    digest = hashlib.sha256(
-        f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} ".encode() + os.fsencode(root.resolve())
-    )
+    version = f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} "
+    digest = hashlib.sha256(version.encode() + os.fsencode(root.resolve()))
     for file in files:
         try:
             state = (root / file).stat()
@@ -61,57 +61,39 @@ def decode_all(
 ) -> tuple[np.ndarray, list[Problem]]:
     """Decode every file into shards of the image store and of what was measured.
 
-    Args:
-        work: from `work_folder`; shards found in it are kept as they are.
-        root: the raw data set.
-        files: paths below ``root``, in the order of the image store.
-        short_side: longest short side stored, pixels.
-        workers: processes, see `process_map`.
-        follow: a folder outside ``root`` into which links may lead.
+    ``files`` are paths below ``root``, in the order of the image store. Shards that are found in ``work``, from
+    `work_folder`, are kept as they are. ``short_side`` is the longest short side stored, pixels; ``workers`` are those
+    of `process_map`; links may lead into the folder ``follow``.
 
-    Returns:
-        Which files could be decoded, ``(N,)`` bool, and the others as problems. `measured` gives the measurements.
+    Returns which files could be decoded, ``(N,)`` bool, and the others as problems. `measured` gives the measurements.
     """
-    finished, shards = len(list(work.glob("rows-*.parquet"))), -(-len(files) // SHARD_ROWS)
-    if finished:
-        log.info("going on with an interrupted run: %d of %d shards are done", finished, shards)
+    shards = [files[start : start + SHARD_ROWS] for start in range(0, len(files), SHARD_ROWS)]
+    tables = [work / f"rows-{number:05d}.parquet" for number in range(len(shards))]
+    todo = [number for number, table in enumerate(tables) if not table.exists()]
+    if len(todo) < len(shards):
+        log.info("going on with an interrupted run: %d of %d shards are done", len(shards) - len(todo), len(shards))
+    left = list(itertools.chain(*(shards[number] for number in todo)))
     one = functools.partial(decode_one, root=root, short_side=short_side, follow=follow)
-    decoded, problems = [np.empty(0, bool)], []
-    bar = tqdm(total=len(files), desc="decode", unit="image", disable=None)
+    bar = tqdm(total=len(files), initial=len(files) - len(left), desc="decode", unit="image", disable=None)
     with process_map(workers) as in_processes, bar:
-        for number, shard, results in _begun_ahead(work, files, functools.partial(in_processes, one)):
-            if results is None:
-                bar.update(len(shard))
-            else:
-                _write_shard(work, number, shard, results, bar)
-            table = read_parquet(_rows_file(work, number), MAKER)
-            decoded.append(table["problem"].is_null().to_numpy())
-            for column, action in (("problem", "left out"), ("note", "the first is used")):
-                found = table[column].to_pylist()
-                problems += [Problem(file, why, action) for file, why in zip(shard, found, strict=True) if why]
+        results = in_processes(one, left)
+        for number in todo:
+            rows, jpegs = [], []
+            for file, (found, jpeg) in zip(shards[number], results, strict=False):  # the rest is the next shard's
+                rows.append({"file": file} | found)
+                jpegs += [] if jpeg is None else [jpeg]
+                bar.update()
+            # The table comes last: it is what says that the shard is finished.
+            store.write_shard(work / store.shard_name(number), jpegs)
+            write_parquet(tables[number], pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
+    decoded, problems = [], []
+    for shard, path in zip(shards, tables, strict=True):
+        table = read_parquet(path, MAKER)
+        decoded.append(table["problem"].is_null().to_numpy())
+        for column, action in (("problem", "left out"), ("note", "the first is used")):
+            found = table[column].to_pylist()
+            problems += [Problem(file, why, action) for file, why in zip(shard, found, strict=True) if why]
     return np.concatenate(decoded), problems
-
-
-def _rows_file(work: Path, number: int) -> Path:
-    return work / f"rows-{number:05d}.parquet"
-
-
-def _begun_ahead(
-    work: Path, files: Sequence[str], begin: Callable[[Sequence[str]], Iterator]
-) -> Iterator[tuple[int, Sequence[str], Iterator | None]]:
-    """Number, files and results (None: finished before) of each shard.
-
-    The next one is begun before a shard is handed out, so that no worker waits while it is written.
-    """
-    ahead = None
-    for number, start in enumerate(range(0, len(files), SHARD_ROWS)):
-        shard = files[start : start + SHARD_ROWS]
-        begun = number, shard, None if _rows_file(work, number).exists() else begin(shard)
-        if ahead:
-            yield ahead
-        ahead = begun
-    if ahead:
-        yield ahead
 
 
 def measured(work: Path) -> Iterator[pa.Table]:
@@ -119,18 +101,6 @@ def measured(work: Path) -> Iterator[pa.Table]:
     for rows in sorted(work.glob("rows-*.parquet")):
         table = read_parquet(rows, MAKER)
         yield table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])
-
-
-def _write_shard(work: Path, number: int, files: Sequence[str], results: Iterator, bar: tqdm) -> None:
-    rows, jpegs = [], []
-    for file, (found, jpeg) in zip(files, results, strict=True):
-        rows.append({"file": file} | found)
-        if jpeg is not None:
-            jpegs.append(jpeg)
-        bar.update()
-    # The table comes last: it is what says that the shard is finished.
-    store.write_shard(work / store.shard_name(number), jpegs)
-    write_parquet(_rows_file(work, number), pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
 
 
 _ROW_SCHEMA = pa.schema(

@@ -44,15 +44,10 @@ def _stem(file: str) -> str:
 def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:
     """A CSV as stripped strings with None for missing; any delimiter, line ending, and UTF-8 or Excel's UTF-16.
 
-    Args:
-        path: the file; ``attrs`` of the table keep it (``path``), the number of rows that are too short (``short``) and
-            the names that several columns have (``doubled``), of which the first keeps it.
-        required: columns that the table must have.
-        only: columns that are kept, where they exist, besides the ``required`` ones; None: all. A wide table of
-            400,000 rows takes a gigabyte as strings.
-
-    Raises:
-        InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
+    ``only`` are the columns that are kept, where they exist, besides the ``required`` ones (None: all); a wide table of
+    400,000 rows takes a gigabyte as strings. The table's ``attrs`` hold its ``path``, the number of rows that are too
+    short (``short``) and the names that several columns have (``doubled``), of which the first keeps it.
+    Raises InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
     """
     try:
         with path.open("rb") as file:
@@ -68,16 +63,8 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             header = next(rows, [])
             short = sum(len(row) < len(header) for row in rows)
         # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
-        chunks = pd.read_csv(
-            path,
-            sep=delimiter,
-            dtype=str,
-            keep_default_na=False,
-            encoding=encoding,
-            skiprows=int(excel),
-            index_col=False,
-            chunksize=CHUNK,
-        )
+        how = {"sep": delimiter, "encoding": encoding, "skiprows": int(excel), "index_col": False}
+        chunks = pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=CHUNK, **how)
         table = pd.concat([_columns(chunk, path, required, only) for chunk in chunks], ignore_index=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as UTF-8") from None
@@ -110,28 +97,25 @@ def _require_column(table: pd.DataFrame, name: str, path: object) -> None:
 def read_columns(
     table: pd.DataFrame,
     optional: Sequence[str] = (),
-    **columns: str | tuple[str, Callable[[str], Any] | Mapping[str, Any]],
+    **columns: str | list[str] | tuple[str, Callable[[str], Any] | Mapping[str, Any]],
 ) -> Rows:
     """The manifest's columns from those of ``table`` (from `read_table`), each by its reader.
 
-    A value that is there but cannot be read becomes missing, and is counted among the problems.
-
-    Args:
-        table: text; whatever is no text is missing.
-        optional: columns of the table that some copies lack; they are then missing throughout.
-        columns: name in the manifest = name in the table, or that name with a reader or a dictionary of its own.
-
-    Raises:
-        InputError: the table lacks a column, or a split is none of train, val and test.
+    ``columns``: name in the manifest = name in the table, or that name with a reader or a dictionary of its own, or a
+    list of names whose values are joined by ``/``. Those in ``optional`` may be missing from the table. A value that is
+    there but cannot be read becomes missing, and is counted among the problems; whatever is no text is missing.
+    Raises InputError: the table lacks a column, or a split is none of train, val and test.
     """
     rows = Rows(pd.DataFrame(index=table.index))
     for name, wanted in columns.items():
         column, reader = wanted if isinstance(wanted, tuple) else (wanted, READERS.get(name, str))
         read = reader.get if isinstance(reader, Mapping) else reader
-        if column not in optional:
-            _require_column(table, column, table.attrs.get("path", "the table"))
-        cells = table[column] if column in table else [None] * len(table)
-        raw = [cell if isinstance(cell, str) else None for cell in cells]
+        parts = column if isinstance(column, list) else [column]
+        for part in (part for part in parts if part not in optional):
+            _require_column(table, part, table.attrs.get("path", "the table"))
+        cells = zip(*(table[part] if part in table else [None] * len(table) for part in parts), strict=True)
+        raw = ["/".join(row) if all(isinstance(cell, str) for cell in row) else None for row in cells]
+        column = " + ".join(parts)
         values = [None if text is None else read(text) for text in raw]
         numeric = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         rows.frame[name] = pd.Series(values, index=table.index, dtype=float if numeric else object)

@@ -53,12 +53,9 @@ def get_source(name: str) -> Source:
 
 
 def read_source(source: Source, root: Path, follow: Path | None = None) -> Rows:
-    """The rows of a raw data set, with everything that cannot be used or was left out among the problems.
+    """The rows of the raw data set in ``root``, with everything that cannot be used or was left out among the problems.
 
-    Args:
-        source: how the layout is read.
-        root: the folder of the raw data set.
-        follow: a folder outside ``root`` into which links may lead.
+    Links may lead into the folder ``follow``.
     """
     raw = RawFolder(root, follow)
     rows = source.reader(raw) if source.reader else _read_one_table(source, raw)
@@ -72,7 +69,8 @@ def read_source(source: Source, root: Path, follow: Path | None = None) -> Rows:
 
 
 def _read_one_table(source: Source, raw: RawFolder) -> Rows:
-    used = [column if isinstance(column, str) else column[0] for column in source.columns.values()]
+    wanted = [column[0] if isinstance(column, tuple) else column for column in source.columns.values()]
+    used = [name for column in wanted for name in (column if isinstance(column, list) else [column])]
     required = [column for column in used if column not in source.optional]
     rows = read_columns(raw.table(*source.tables, required=required, only=used), source.optional, **source.columns)
     rows.targets = {name: found_classes(rows.frame, name, level) for name, level in source.found.items()}
@@ -81,8 +79,5 @@ def _read_one_table(source: Source, raw: RawFolder) -> Rows:
 
 def known_overlaps(name: str) -> list[str]:
     """The other sources that are known to share images or lesions with this one (`Source.overlaps`, either way)."""
-    return [
-        other
-        for other in NAMES
-        if other != name and (other in get_source(name).overlaps or name in get_source(other).overlaps)
-    ]
+    own = get_source(name).overlaps
+    return [other for other in NAMES if other != name and (other in own or name in get_source(other).overlaps)]

@@ -42,18 +42,19 @@ def read(raw: RawFolder) -> Rows:
     layout = read_yaml(path)
     columns, labels = _checked(layout, path)
     table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels])
-    joined = {
-        " + ".join(of): table[of].agg(lambda parts: "/".join(parts) if parts.notna().all() else None, axis=1)
-        for of in columns.values()
-        if len(of) > 1
-    }
-    named = {name: " + ".join(of) for name, of in columns.items()} | {name: name for name in labels}
-    rows = read_columns(table.assign(**joined), **named)
+    rows = read_columns(table, **columns, **{name: [name] for name in labels})
     for name in labels:
         if table[name].isna().all():
             raise InputError(f"{path}: target '{name}' has no label in {layout['table']}: leave it out of `targets`")
     rows.targets = {name: found_classes(table, name) for name in labels}
-    rows.source = _source(layout, columns)
+    # The coarsest unit that the columns name is kept whole; the case, else the lesion, is scored as one.
+    group, case = (
+        next((unit for unit in units if f"{unit}_id" in columns), "image")
+        for units in (("patient", "case", "lesion"), ("case", "lesion"))
+    )
+    own = dataclasses.replace(SOURCE, group=group, case=case, patient_key=group == "patient")
+    citation = " ".join(str(layout.get("citation") or "").split())
+    rows.source = dataclasses.replace(own, licence=layout.get("licence") or "unknown", citation=citation)
     return match_files(raw, rows)
 
 
@@ -81,20 +82,6 @@ def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], 
         raise InputError(f"{path}: unknown licence '{licence}'; {did_you_mean(str(licence), LICENCES)}")
     lists = {name: column if isinstance(column, list) else [column] for name, column in columns.items()}
     return {name: list(map(str, column)) for name, column in lists.items()}, list(map(str, labels))
-
-
-def _source(layout: dict[str, Any], columns: dict[str, list[str]]) -> Source:
-    """The finest unit that the columns name is kept together; the case, else the lesion, is scored as one."""
-    group = next((unit for unit in ("patient", "case", "lesion") if f"{unit}_id" in columns), "image")
-    case = next((unit for unit in ("case", "lesion") if f"{unit}_id" in columns), "image")
-    return dataclasses.replace(
-        SOURCE,
-        licence=layout.get("licence") or "unknown",
-        citation=" ".join(str(layout.get("citation") or "").split()),
-        group=group,
-        case=case,
-        patient_key=group == "patient",
-    )
 
 
 SOURCE = Source(

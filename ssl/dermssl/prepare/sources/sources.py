@@ -26,18 +26,8 @@ def sources(_: SourcesOptions) -> Report:
             f"  cite       {source.citation or '-'}",
             "",
         ]
-        data.append(
-            {
-                "name": name,
-                "title": source.title,
-                "licence": licences.notice(name, source.licence, source.citation, synthetic=False),
-                "group": source.group,
-                "case": source.case,
-                "patient_key": source.patient_key,
-                "overlaps": overlaps,
-                "targets": {key: target.to_json() for key, target in source.targets.items()},
-                "layout": source.layout,
-                "where": source.where,
-            }
-        )
+        entry = {key: getattr(source, key) for key in ("name", "title", "group", "case", "patient_key")}
+        entry |= {"licence": licences.notice(name, source.licence, source.citation, synthetic=False)}
+        entry |= {"targets": {key: target.to_json() for key, target in source.targets.items()}}
+        data.append(entry | {"overlaps": overlaps, "layout": source.layout, "where": source.where})
     return Report("\n".join(text).rstrip(), {"sources": data})
