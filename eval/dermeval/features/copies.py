@@ -21,15 +21,11 @@ photograph under two names and has 0.90; no other has more than 0.17. Of 60 imag
 saved again (JPEG 60), halved, turned or mirrored, none has less than 0.33."""
 
 
-def same_picture(one: Image.Image, other: Image.Image, view: int) -> bool:
-    """Whether ``view`` of ``other`` (0-7, see `dermssl.dataset.hashes.perceptual_hashes`) shows what ``one`` does."""
-    return copy_correlation(one, other, view) >= COPY_CORRELATION
-
-
 def copy_correlation(one: Image.Image, other: Image.Image, view: int) -> float:
     """Correlation of the fine structure of ``one`` and of ``view`` of ``other``: the median over blocks, -1 to 1.
 
-    The largest over displacements of up to `MOST_SHIFT` pixels of `SIDE`.
+    ``view`` is 0-7, see `dermssl.dataset.hashes.perceptual_hashes`. Of displacements of up to `MOST_SHIFT` pixels the best
+    counts.
     """
     side = (SIDE - 2 * MOST_SHIFT) // BLOCK * BLOCK
     shifted = np.lib.stride_tricks.sliding_window_view(_structure(other, view), (side, side))

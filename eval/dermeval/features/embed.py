@@ -8,23 +8,23 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from PIL import Image
 from tqdm import tqdm
 
 from dermeval.features.embeddings import WRITTEN, write_embeddings
 from dermeval.features.encoders import Encoder, open_encoder, with_origin
-from dermeval.features.options import EmbedOptions
+from dermeval.features.options import EmbedOptions, View
 from dermeval.features.pixels import PixelPCA, fit_rows
 from dermeval.features.unfinished import Unfinished, folder_of
-from dermeval.features.views import VIEWS
 from dermssl import licences
-from dermssl.backbone.embedding import Pictures, batches_of_pictures, embed_batches, in_batches
+from dermssl.backbone.embedding import Change, Pictures, batches_of_pictures, embed_batches, in_batches
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
@@ -35,15 +35,30 @@ from dermssl.processes import available_cores
 BLOCK_IMAGES = 4096
 """Images after which finished rows are written: what a killed run can lose."""
 MAX_WORKERS = 8
+ZOOM = 0.7
+"""Side of the central part that the view ``zoom`` keeps."""
 log = logging.getLogger("dermssl")
 
 
-def embed(options: EmbedOptions) -> Report | None:
-    """Write an embeddings folder; see `EmbedOptions`. Ranks above 0 return None.
+def zoom(image: Image.Image) -> Image.Image:
+    """The central part of an image, `ZOOM` of each side."""
+    width, height = (max(1, round(side * ZOOM)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
-    Raises:
-        InputError: an unusable encoder, dataset folder, output folder or precision.
-    """
+
+VIEWS: dict[View, Change] = {
+    "flip": methodcaller("transpose", Image.Transpose.FLIP_LEFT_RIGHT),
+    "turn90": methodcaller("transpose", Image.Transpose.ROTATE_90),
+    "turn180": methodcaller("transpose", Image.Transpose.ROTATE_180),
+    "turn270": methodcaller("transpose", Image.Transpose.ROTATE_270),
+    "zoom": zoom,
+}
+"""Further views of an image, each prepared like the image itself; turns are counterclockwise, in degrees."""
+
+
+def embed(options: EmbedOptions) -> Report | None:
+    """Write an embeddings folder; see `EmbedOptions`. Ranks above 0 return None. Bad input raises InputError."""
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, [*options.data, options.encoder], key="precision")
     unfinished = folder_of(out)
@@ -54,13 +69,10 @@ def embed(options: EmbedOptions) -> Report | None:
     state = join_ranks()
     precision = choose_precision(options.precision, state.device)
     for dataset in datasets:
-        if dataset.info["short_side"] < encoder.image_size:
+        if (side := dataset.info["short_side"]) < encoder.image_size:
             log.warning(
-                "warning: %s is stored at %d px and enlarged to the encoder's %d px: prepare it with a larger "
-                "--short-side, or give --image-size",
-                dataset.folder,
-                dataset.info["short_side"],
-                encoder.image_size,
+                f"warning: {dataset.folder} is stored at {side} px and enlarged to the encoder's {encoder.image_size} "
+                "px: prepare it with a larger --short-side, or give --image-size"
             )
     encoder.model.to(state.device).to(memory_format=torch.channels_last)
     if isinstance(encoder.model, PixelPCA):
@@ -85,7 +97,16 @@ def embed(options: EmbedOptions) -> Report | None:
     views = ((view, written.features(1 + index)) for index, view in enumerate(options.views))
     info = write_embeddings(out, written.features(0), datasets, record, extra, views)
     written.remove()
-    return _report(out, sum(map(len, datasets)), info, state.device.type)
+    made, seen = info["encoder"], f", also {', '.join(info['views'])}" if info["views"] else ""
+    kind, ranks = f"{made['features']}, {info['dtype']}{seen}", "processes" if state.num_processes > 1 else "process"
+    text = [
+        f"{sum(map(len, datasets))} images -> {made['dim']} features each ({kind}) -> {out}",
+        f"  encoder    {made['path']} ({made['name']}, fingerprint {made['fingerprint'][:12]})",
+        f"  input      {encoder.image_size} px, {precision} on {state.device.type}, {state.num_processes} {ranks}",
+        f"  speed      {rate:.1f} images/s" if rate else "  speed      nothing was left to embed",
+        *licences.notice_lines(info["licences"]),
+    ]
+    return Report("\n".join(text), info | {"out": str(out)})
 
 
 def _run(
@@ -168,18 +189,3 @@ def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions
     for buffer in model.buffers():
         buffer.copy_(broadcast(buffer))
     return with_origin(encoder, fit={"splits": ["train", None], "images": len(rows), "seed": model.seed})
-
-
-def _report(out: Path, images: int, info: dict[str, Any], device: str) -> Report:
-    encoder = info["encoder"]
-    seen = f", also {', '.join(info['views'])}" if info["views"] else ""
-    speed = f"{info['images_per_second']:.1f} images/s" if info["images_per_second"] else "nothing was left to embed"
-    text = [
-        f"{images} images -> {encoder['dim']} features each ({encoder['features']}, {info['dtype']}{seen}) -> {out}",
-        f"  encoder    {encoder['path']} ({encoder['name']}, fingerprint {encoder['fingerprint'][:12]})",
-        f"  input      {encoder['preprocessing']['input_size'][-1]} px, {info['precision']} on {device}, "
-        f"{info['ranks']} process{'es' if info['ranks'] > 1 else ''}",
-        f"  speed      {speed}",
-        *licences.notice_lines(info["licences"]),
-    ]
-    return Report("\n".join(text), info | {"out": str(out)})

@@ -1,9 +1,9 @@
 """An embeddings folder, written and opened: features, the manifest rows they belong to, and where they are from."""
 
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -97,7 +97,7 @@ class EmbeddedRows:
         """True where any of the embedded data is synthetic."""
         return any(entry["synthetic"] for entry in self.info["datasets"])
 
-    @cached_property
+    @functools.cached_property
     def datasets(self) -> dict[str, Dataset]:
         """The dataset folders that the rows came from, by name; those no longer reachable are missing."""
         found = {}
@@ -112,7 +112,7 @@ class EmbeddedRows:
             found[entry["name"]] = dataset
         return found
 
-    @cached_property
+    @functools.cached_property
     def stored_rows(self) -> dict[str, dict[str, int]]:
         """For each data set within reach, the row of its image store that holds each image_id."""
         return {
@@ -120,30 +120,25 @@ class EmbeddedRows:
             for name, dataset in self.datasets.items()
         }
 
-    @cached_property
+    @functools.cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
         """For each embedded data set the targets that it declares now, else those of the embedding."""
-        declared = {}
-        for entry in self.info["datasets"]:
-            live = self.datasets.get(entry["name"])
-            recorded = {name: Target.from_json(value) for name, value in entry["targets"].items()}
-            declared[entry["name"]] = recorded if live is None else live.targets
-        return declared
+        recorded = {
+            entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
+            for entry in self.info["datasets"]
+        }
+        return recorded | {name: dataset.targets for name, dataset in self.datasets.items()}
 
-    @cached_property
+    @functools.cached_property
     def targets(self) -> dict[str, Target]:
         """Targets declared by the embedded data sets (the first declaration of a name counts)."""
-        targets: dict[str, Target] = {}
-        for declared in self.targets_by_dataset.values():
-            targets = declared | targets
-        return targets
+        return functools.reduce(lambda found, declared: declared | found, self.targets_by_dataset.values(), {})
 
-    @cached_property
+    @functools.cached_property
     def frame(self) -> pd.DataFrame:
         """The manifest in row order, with splits and labels as the dataset folders hold them now.
 
-        Raises:
-            InputError: a dataset folder no longer has an image that was embedded.
+        Raises InputError: a dataset folder no longer has an image that was embedded.
         """
         frame = self.table.to_pandas()
         parts = []
@@ -167,12 +162,11 @@ class Embeddings(EmbeddedRows):
 
     features: np.ndarray
 
-    @cached_property
+    @functools.cached_property
     def views(self) -> dict[str, np.ndarray]:
         """Features of further views of the images, by view, in the same rows.
 
-        Raises:
-            InputError: a file of them is missing or damaged, has other rows, or is not finite.
+        Raises InputError: a file of them is missing or damaged, has other rows, or is not finite.
         """
         names = self.info.get("views", [])
         return {name: _read_features(self.folder, f"features.{name}.npy", self.info, self.table) for name in names}
@@ -181,8 +175,7 @@ class Embeddings(EmbeddedRows):
 def open_embeddings(folder: str | Path) -> Embeddings:
     """Open a folder made by ``dermeval embed`` or ``dermeval import-embeddings``.
 
-    Raises:
-        InputError: not such a folder, damaged, features that are not those of its manifest and encoder, or not finite.
+    Raises InputError: it is not such a folder, is damaged, or its features do not fit its manifest or are not finite.
     """
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(inside(path, INFO), MAKER, EmbeddingInfo)
@@ -232,6 +225,12 @@ def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
             )
 
 
+def dataset_entry(dataset: Dataset) -> dict[str, Any]:
+    """What ``embedding.json`` records of an embedded data set, see `DatasetEntry`."""
+    what = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
+    return what | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
+
+
 def write_embeddings(
     folder: Path,
     features: np.ndarray,
@@ -246,16 +245,11 @@ def write_embeddings(
     views, in the same rows. ``encoder`` has ``path``, ``fingerprint``, ``preprocessing`` and ``licences`` (of its
     training data).
     """
-    kept = ("synthetic", "group", "case", "patient_key", "targets")
     info: dict[str, Any] = {
         "encoder": encoder | {"dim": int(features.shape[1])},
         "dtype": str(features.dtype),
         "views": [],
-        "datasets": [
-            {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
-            | {key: dataset.info[key] for key in kept}
-            for dataset in datasets
-        ],
+        "datasets": list(map(dataset_entry, datasets)),
         "licences": licences.merge([d.licence for d in datasets] + encoder.get("licences", [])),
         **extra,
     }

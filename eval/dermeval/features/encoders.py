@@ -15,8 +15,7 @@ from torch import nn
 from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
-from dermeval.features.readout import check_readable, features_width, read_features
-from dermssl.backbone.build import build, check_sizes
+from dermssl.backbone.build import build, check_sizes, width
 from dermssl.backbone.encoder_folder import load_encoder
 from dermssl.backbone.layouts import translate
 from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
@@ -28,6 +27,8 @@ from dermssl.views.recipe import LARGEST_CROP
 NAME_IT = "give it as timm:NAME@FILE, for instance timm:vit_base_patch16_clip_quickgelu_224@FILE"
 log = logging.getLogger("dermssl")
 PIXELS_IMAGE_SIZE = 32
+LAST = 4
+"""Blocks (of a transformer) or stages (of a convolutional network) that ``last4`` joins."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,33 @@ class Encoder:
     features: FeatureKind = "cls"
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Features ``(B, D)`` of normalised images ``(B, 3, S, S)``."""
-        return read_features(self.model, images, self.features)
+        """Features ``(B, D)`` of normalised images ``(B, 3, S, S)``.
+
+        ``cls``: timm's pooled output (of a vision transformer the class token, of a ResNet the global average).
+        ``cls+mean``: class token of the last block, then the mean of its patch tokens, both after the final norm.
+        ``last4``: class tokens of the last four blocks, each after the final norm, earliest first (DINO's
+        ``eval_linear``, Caron et al. 2021); of a ResNet the global averages of its four stages.
+        """
+        model: Any = self.model
+        if self.features == "cls":
+            return model(images)
+        if self.features == "cls+mean":
+            tokens = model.forward_features(images)
+            return torch.cat([tokens[:, 0], tokens[:, model.num_prefix_tokens :].mean(1)], dim=1)
+        if hasattr(model, "num_prefix_tokens"):
+            blocks = model.forward_intermediates(
+                images, indices=LAST, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+            )
+            return torch.cat([prefix[:, 0] for _, prefix in blocks], dim=1)
+        stages = model.forward_intermediates(images, indices=LAST, intermediates_only=True)
+        return torch.cat([stage.mean((2, 3)) for stage in stages], dim=1)
 
     @property
     def dim(self) -> int:
         """Number of features D."""
-        return features_width(self.model, self.features)
+        if self.features == "last4":
+            return sum(int(stage["num_chs"]) for stage in _stages(self.model)[-LAST:])
+        return width(self.model) * (2 if self.features == "cls+mean" else 1)
 
     @property
     def image_size(self) -> int:
@@ -93,8 +114,27 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
     encoder.model.eval()
     if not isinstance(encoder.model, PixelPCA):
         check_sizes(encoder.model, [encoder.image_size])
-    check_readable(encoder.model, features, encoder.origin["name"])
-    return replace(encoder, features=features)
+    encoder = replace(encoder, features=features)
+    _check_readable(encoder)
+    return encoder
+
+
+def _stages(model: nn.Module) -> list[Any]:
+    """The blocks of a transformer, else the stages; none where timm cannot hand them out."""
+    return list(getattr(model, "feature_info", [])) if hasattr(model, "forward_intermediates") else []
+
+
+def _check_readable(encoder: Encoder) -> None:
+    """Raise InputError where the encoder has no features of its kind."""
+    model, kind, name = encoder.model, encoder.features, encoder.origin["name"]
+    if kind != "cls" and isinstance(model, PixelPCA):
+        raise InputError(f"--features {kind}: {name} is no network, it has only its components: use --features cls")
+    tokens = getattr(model, "num_prefix_tokens", None)
+    if kind == "cls+mean" and not tokens:
+        raise InputError(f"--features cls+mean: {name} has no class token beside its patches: use cls or last4")
+    if kind == "last4" and (tokens == 0 or len(_stages(model)) < LAST):
+        what = "no class token" if tokens == 0 else f"fewer than {LAST} blocks or stages to read"
+        raise InputError(f"--features last4: {name} has {what}: use --features cls")
 
 
 def weights_fingerprint(model: nn.Module) -> str:

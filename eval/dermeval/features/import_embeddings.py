@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +28,7 @@ log = logging.getLogger("dermssl")
 def import_embeddings(options: ImportOptions) -> Report:
     """Check the features, match them to images by their ids, and write an embeddings folder; see `ImportOptions`.
 
-    Raises:
-        InputError: unreadable features or ids, ids that are no image or come twice, or a licence that is not known.
+    Raises InputError: unreadable features or ids, ids that are no image or come twice, or a licence that is not known.
     """
     out, path = Path(options.out), Path(options.features)
     if options.licence not in licences.LICENCES:
@@ -45,27 +45,19 @@ def import_embeddings(options: ImportOptions) -> Report:
         raise InputError(f"{options.ids or path}: {len(ids)} ids for {len(features)} rows of features: give one each")
     rows = _match(ids, datasets, options.ids or options.features)
     name = options.name or out.name
-    encoder = {
+    notice = licences.notice(f"weights {name}", options.licence, "Features of another program.", synthetic=False)
+    encoder: dict[str, Any] = {
         "path": f"imported:{name}",
         "name": name,
         "fingerprint": sha256_file(path),
         "preprocessing": {},
-        "features": "cls",
-        "licences": [
-            licences.notice(f"weights {name}", options.licence, "Features of another program.", synthetic=False)
-        ],
-        "training": {},
     }
+    encoder |= {"features": "cls", "licences": [notice], "training": {}}
     order, parts = [], []
     for number, dataset in enumerate(datasets):
         found = np.flatnonzero(rows[number] >= 0)
-        if len(found) < len(dataset):
-            log.warning(
-                "warning: %d of %d images of %s have no features",
-                len(dataset) - len(found),
-                len(dataset),
-                dataset.folder,
-            )
+        if missing := len(dataset) - len(found):
+            log.warning("warning: %d of %d images of %s have no features", missing, len(dataset), dataset.folder)
         order.append(rows[number][found])
         parts.append(replace(dataset, table=dataset.table.take(pa.array(found))))
     extra = {"imported_from": str(path.resolve())}
@@ -76,12 +68,8 @@ def import_embeddings(options: ImportOptions) -> Report:
 
 def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
     """Features ``(N, D)`` float32 or float16, all finite, and the ids that stand beside them in the file, if any."""
-    readers = {
-        ".npy": lambda npy: (read_npy(npy, MAKER), None),
-        ".parquet": _from_parquet,
-        ".h5": _from_hdf5,
-        ".hdf5": _from_hdf5,
-    }
+    readers = {".npy": lambda npy: (read_npy(npy, MAKER), None), ".parquet": _from_parquet}
+    readers |= {".h5": _from_hdf5, ".hdf5": _from_hdf5}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
     require_file(path, MAKER)

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from dermeval.features.copies import same_picture
+from dermeval.features.copies import COPY_CORRELATION, copy_correlation
 from dermeval.features.options import HASH_BITS
 from dermssl import neighbours
 from dermssl.backbone.pretrained import LEDGER, find_ledger, unrecorded_starts
@@ -113,8 +113,11 @@ def _by_ledger(
     reasons = pd.DataFrame(found, index=pd.Index(frame["image_id"]))
     known, possible = reasons.any(axis=1).to_numpy(), np.zeros(len(frame), bool)
     read_ours, read_theirs = _reader(ours), _reader(theirs)
-    rows, others, views = _near_hashes(frame, ledger)
-    pairs = list(zip(rows, others, views, strict=True))
+    near = np.empty((4, 0), int)
+    if len(frame) and len(ledger):
+        mine, other = (np.stack(part["phash"].to_numpy()) for part in (frame, ledger))
+        near = np.array(neighbours.near_images(mine, other, HASH_BITS))
+    pairs = near[:3, np.argsort(near[3], kind="stable")].T  # the nearest first
     for row, other, view in tqdm(pairs, "possible copies", unit="pair", disable=None, leave=False, delay=3):
         if known[row] or found["hash"][row]:
             continue
@@ -123,7 +126,7 @@ def _by_ledger(
         if one is None or two is None:
             possible[row] = True
         else:
-            found["hash"][row] = same_picture(one, two, int(view))
+            found["hash"][row] = copy_correlation(one, two, int(view)) >= COPY_CORRELATION
     reasons["hash"] = found["hash"]
     return Seen(reasons, source, frozenset(frame["image_id"][possible & ~found["hash"]]))
 
@@ -144,13 +147,3 @@ def _reader(datasets: dict[str, Dataset]) -> Callable[[str, str], Image.Image | 
 
 def _shared(values: pd.Series, others: pd.Series) -> np.ndarray:
     return values.isin(set(others.dropna())).to_numpy()
-
-
-def _near_hashes(frame: pd.DataFrame, ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of images and of ledger images whose hashes are near, and the view of the latter; the nearest come first."""
-    if not len(frame) or not len(ledger):
-        return (np.empty(0, int),) * 3
-    ours, theirs = (np.stack(part["phash"].to_numpy()) for part in (frame, ledger))
-    rows, others, views, distance = neighbours.near_images(ours, theirs, HASH_BITS)
-    order = np.argsort(distance, kind="stable")
-    return rows[order], others[order], views[order]

@@ -63,8 +63,7 @@ class PooledEmbeddings:
 def open_pool(folders: Sequence[str]) -> PooledEmbeddings:
     """Open embeddings folders to be judged together.
 
-    Raises:
-        InputError: a folder is unusable, the encoders differ, or one data set is given twice.
+    Raises InputError: a folder is unusable, the encoders differ, or one data set is given twice.
     """
     parts = [open_embeddings(folder) for folder in folders]
     refuse_mixed(parts, "embed both alike with one, or compare their results with `dermeval compare`")

@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from dermeval.features.embeddings import Embeddings
+from dermeval.features.embeddings import Embeddings, dataset_entry
 from dermeval.features.encoders import Encoder, open_encoder
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.pool import PooledEmbeddings
@@ -66,11 +66,9 @@ def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEm
     """The data sets as a pool whose only feature is the number of the image, so that every probe's task fits."""
     record, parts, start = encoder.record() | {"dim": encoder.dim}, [], 0
     for dataset in datasets:
-        entry = {"name": dataset.name, "path": str(dataset.folder), "fingerprint": dataset.fingerprint}
-        entry |= {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
         notices = licences.merge([dataset.licence, *record.get("licences", [])])
         rows = np.arange(start, start := start + len(dataset))[:, None]
-        info = {"encoder": record, "datasets": [entry], "licences": notices}
+        info = {"encoder": record, "datasets": [dataset_entry(dataset)], "licences": notices}
         parts.append(Embeddings(dataset.folder, info, dataset.table, rows))
     features = np.concatenate([part.features for part in parts])
     return PooledEmbeddings(parts, features, pd.concat([part.frame for part in parts], ignore_index=True))

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from dermeval.cli import main
+from dermeval.features.embed import VIEWS
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import open_encoder
-from dermeval.features.views import VIEWS
 from dermssl.dataset.dataset import open_dataset
 
 SMALL = ["--image-size", "32", "--precision", "fp32", "--workers", "0"]
