@@ -24,8 +24,7 @@ saved again (JPEG 60), halved, turned or mirrored, none has less than 0.33."""
 def copy_correlation(one: Image.Image, other: Image.Image, view: int) -> float:
     """Correlation of the fine structure of ``one`` and of ``view`` of ``other``: the median over blocks, -1 to 1.
 
-    ``view`` is 0-7, see `dermssl.dataset.hashes.perceptual_hashes`. Of displacements of up to `MOST_SHIFT` pixels the best
-    counts.
+    ``view`` is 0-7, see `dermssl.dataset.hashes.perceptual_hashes`. The best displacement of up to `MOST_SHIFT` counts.
     """
     side = (SIDE - 2 * MOST_SHIFT) // BLOCK * BLOCK
     shifted = np.lib.stride_tricks.sliding_window_view(_structure(other, view), (side, side))

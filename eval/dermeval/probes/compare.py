@@ -1,6 +1,6 @@
 """``dermeval compare``: encoders or probes side by side, with paired differences on the same patients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from dermeval.probes import report
 from dermeval.probes.judge import PER_CLASS, redrawn_note
 from dermeval.probes.open_results import Result, open_results
 from dermeval.probes.options import CompareOptions
-from dermeval.probes.predictions import Predictions, by_case, paired_scores
+from dermeval.probes.predictions import by_case, paired_scores
 from dermeval.probes.report import FeatureSource
-from dermeval.statistics.bootstrap import defined
+from dermeval.statistics.bootstrap import Bootstrap, defined
 from dermssl.commandline import Report
 from dermssl.paths import require_new_folder
 
@@ -31,59 +31,41 @@ def compare(options: CompareOptions) -> Report:
     questions = open_results(options.results)
     rows, redrawn = [], 0
     for question, results in questions.items():
-        for level, predictions in _levels(results).items():
-            found, lost = _rows(results, predictions, options)
-            own = {"experiment": question} if question else {}
-            rows += [own | {"level": level} | row for row in found]
-            redrawn += lost
+        levels = {"image": [result.predictions for result in results]}
+        cases = [[by_case(seed)[0] for seed in seeds] for seeds in levels["image"]]
+        levels |= {"case": cases} if len(np.unique(cases[0][0].truth)) > 1 else {}
+        for level, predictions in levels.items():
+            keys = ({"experiment": question} if question else {}) | {"level": level}
+            compared = paired_scores(predictions, options.draws, options.seed)
+            rows += [keys | row for one in zip(results, compared, strict=True) for row in _rows(*one)]
+            redrawn += compared[0].redrawn
     results = next(iter(questions.values()))
     infos = [info for result in results for info in result.infos]
     source = FeatureSource.of_all([FeatureSource(*(info[key] for key in SOURCE)) for info in infos])
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
     data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
-    data |= {"results": [_named(result) for result in results], "notes": notes, "rows": rows, "draws": options.draws}
+    named = [
+        {"name": result.name, "probe": result.infos[0]["probe"]}
+        | {"encoder": ", ".join(dict.fromkeys(info["encoder"]["path"] for info in result.infos))}
+        | {"seeds": len(result.infos)}
+        for result in results
+    ]
+    data |= {"results": named, "notes": notes, "rows": rows, "draws": options.draws}
     tables = _tables(pd.DataFrame(rows))
     # Of each experiment, the scores of the case level where there is one: it stands last.
     finest = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
     head = f"comparison on {data['target']}" if "" in questions else "comparison of protocols"
-    return report.side_by_side_report(
-        options.out,
-        WRITTEN,
-        head,
-        _lead(data, list(questions), source.unit),
-        [table for pair in tables.values() for table in pair],
-        [(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest],
-        report.RESULTS,
-        source,
-        data,
-    )
+    captions = [(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest]
+    lead, shown = _lead(data, list(questions), source.unit), [table for pair in tables.values() for table in pair]
+    return report.side_by_side_report(options.out, WRITTEN, head, lead, shown, captions, report.RESULTS, source, data)
 
 
-def _levels(results: Sequence[Result]) -> dict[str, list[list[Predictions]]]:
-    """The predictions of each result's seeds, of images and, where cases have several classes, of cases."""
-    images = [result.predictions for result in results]
-    cases = [[by_case(seed)[0] for seed in seeds] for seeds in images]
-    return {"image": images} | ({"case": cases} if len(np.unique(cases[0][0].truth)) > 1 else {})
-
-
-def _rows(
-    results: Sequence[Result], predictions: Sequence[Sequence[Predictions]], options: CompareOptions
-) -> tuple[list[dict[str, Any]], int]:
-    """One row per result and score: value, interval, and the paired difference against the first result."""
-    rows = []
-    compared = paired_scores(predictions, options.draws, options.seed)
-    for result, found in zip(results, compared, strict=True):
-        for name in (name for name in found.scores if name not in PER_CLASS):
-            row: dict[str, Any] = {"result": result.name, "score": name, **report.long_row(found.scores[name])}
-            row |= {"seeds": len(result.infos), "seed_sd": defined(found.deviations[name])}
-            rows.append(row | report.interval_columns("difference", found.differences.get(name)))
-    return rows, compared[0].redrawn
-
-
-def _named(result: Result) -> dict[str, Any]:
-    """A result as ``comparison.json`` names it."""
-    encoders = ", ".join(dict.fromkeys(info["encoder"]["path"] for info in result.infos))
-    return {"name": result.name, "probe": result.infos[0]["probe"], "encoder": encoders, "seeds": len(result.infos)}
+def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
+    """One row per score of a result: value, interval, and the paired difference against the first result."""
+    for name in (name for name in found.scores if name not in PER_CLASS):
+        row: dict[str, Any] = {"result": result.name, "score": name, **report.long_row(found.scores[name])}
+        row |= {"seeds": len(result.infos), "seed_sd": defined(found.deviations[name])}
+        yield row | report.interval_columns("difference", found.differences.get(name))
 
 
 def _lead(data: dict[str, Any], questions: Sequence[str], unit: str) -> list[str]:

@@ -53,9 +53,10 @@ def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> d
         scores, difference, both = _drawn(images, np.searchsorted(shared, images.truth), side, draws, seed)
     except InputError as problem:
         return {"sides": None, "why": str(problem)}
+    counts = np.bincount(side, minlength=2).tolist()
     rows = [
-        {"side": name, "images": int((side == number).sum()), "patients": patients[number]} | scores[number].entry()
-        for number, name in enumerate(SIDES)
+        {"side": name, "images": number, "patients": of, **score.entry()}
+        for name, number, of, score in zip(SIDES, counts, patients, scores, strict=True)
     ]
     classes = [images.classes[label] for label in shared]
     return {"sides": rows, "difference": difference.entry(), "classes": classes, "patients_on_both": both}

@@ -92,21 +92,12 @@ def encoders_report(
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items()),
     ]
     rows = [row for task, made in planned for row in _target_rows(pools, task.name, made[0].folds, probes, options)]
+    tables = _tables(pd.DataFrame(rows))
     data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
     data |= {"notes": list(notes), "rows": rows}
-    tables = _tables(pd.DataFrame(rows))
-    return report.side_by_side_report(
-        options.out,
-        WRITTEN,
-        f"protocol {options.protocol} on {source.names}",
-        lead,
-        tables,
-        [(table, table.heading) for table in tables],
-        report.ENCODERS,
-        source,
-        data,
-    )
+    head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
+    return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
 
 
 def _target_rows(
@@ -121,20 +112,16 @@ def _target_rows(
     rows, ranks = [], []
     for column, score, encoders in _columns(tasks, folds, probes, options):
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
-        ranks.append(rankdata(-np.stack(sampled), axis=0))
+        ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
         for name, found, rank in zip(pools, encoders, ranks[-1], strict=True):
             row = {"target": target, "column": column, "encoder": name} | report.long_row(found.scores[score])
             row |= report.interval_columns("difference", found.differences.get(score))
-            rows.append(row | report.interval_columns("rank", _rank_interval(rank)))
+            rows.append(row | report.interval_columns("rank", Interval(rank[0], *percentiles(rank[1:]))))
         log.info("%s, %s: %s", target, column, "; ".join(show(one.scores[score].entry()) for one in encoders))
     for name, rank in zip(pools, np.mean(ranks, axis=0), strict=True):
-        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | report.long_row(_rank_interval(rank)))
+        mean = report.long_row(Interval(rank[0], *percentiles(rank[1:])))
+        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | mean)
     return rows
-
-
-def _rank_interval(ranks: np.ndarray) -> Interval:
-    """From the rank in the sample and those in each draw, ``(1 + B,)``."""
-    return Interval(ranks[0], *percentiles(ranks[1:]))
 
 
 def _columns(
@@ -149,7 +136,12 @@ def _columns(
     for probe in probes:
         whole = [probe.fit(task, folds).predictions for task in tasks]
         yield probe.name, SCORE, paired_scores([[own] for own in whole], options.draws, options.seed)
-    for column, wanted in _few_labels(first, folds).items():
+    shares = {label: max(1, round(report.SHARE * held)) for label, held in enumerate(fewest_patients(first, folds))}
+    few_labels = {
+        f"{report.FEW} {first.unit}s per class": dict.fromkeys(shares, report.FEW),
+        f"{report.SHARE:.0%} of {first.unit}s": shares,
+    }
+    for column, wanted in few_labels.items():
         drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(report.RUNS)]
         few = [[last.fit(task, one, min(wanted.values())).predictions for one in drawn] for task in tasks]
         yield f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed)
@@ -166,15 +158,6 @@ def _columns(
         dataset, kind, queries, _ = found[0]
         compared = paired_means([own for *_, own in found], groups[queries], options.draws, options.seed)
         yield f"same-{kind} recall@1 of {dataset}", MEAN, compared
-
-
-def _few_labels(task: Task, folds: Sequence[Fold]) -> dict[str, dict[int, int]]:
-    """How many training patients of each class the columns with few labels take."""
-    shares = {label: max(1, round(report.SHARE * held)) for label, held in enumerate(fewest_patients(task, folds))}
-    return {
-        f"{report.FEW} {task.unit}s per class": dict.fromkeys(shares, report.FEW),
-        f"{report.SHARE:.0%} of {task.unit}s": shares,
-    }
 
 
 def _tables(table: pd.DataFrame) -> list[ReportTable]:

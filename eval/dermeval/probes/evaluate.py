@@ -1,6 +1,5 @@
 """``dermeval evaluate``: a data set's whole protocol on frozen features."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +57,20 @@ def evaluate(options: EvaluateOptions) -> Report:
             entry, found = _run(task, probe, experiment, options)
             entries.append(entry)
             predictions.append(found)
-    result = ProtocolResult(
-        **vars(FeatureSource.of(pool)),
-        protocol=options.protocol,
-        seed=options.seed,
-        draws=options.draws,
-        experiments=entries,
-        notes=list(dict.fromkeys(notes)),
-    )
+    asked = {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
+    source = vars(FeatureSource.of(pool))
+    result = ProtocolResult(**source, **asked, experiments=entries, notes=list(dict.fromkeys(notes)))
     if out:
-        _write(out, result, predictions)
+        parts = []
+        for entry, found in zip(entries, predictions, strict=True):
+            keys = {key: entry[key] for key in ("target", "probe", "experiment")}
+            parts += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
+        with atomic_folder(out) as temporary:
+            write_json(temporary / "result.json", result_json(result))
+            table = pa.Table.from_pandas(pd.concat(parts, ignore_index=True), preserve_index=False)
+            write_parquet(temporary / "predictions.parquet", table)
+            write_csv(temporary / "groups.csv", groups_table(result))
+            write_text(temporary / "report.html", html_page(result, [found.get("all") for found in predictions]))
         kept.remove()
     return Report(text_page(result), result_json(result))
 
@@ -109,9 +112,8 @@ def planned_tasks(
 
 def make_probe(name: str, seed: int) -> Probe:
     """The probe ``name`` with the settings of its command's defaults; kNN takes k 20, clipped."""
-    if name == "knn":
-        return KnnProbe(KnnOptions(embeddings=[], k=[HEADLINE], seed=seed))
-    return LinearProbe(LinearOptions(embeddings=[], seed=seed))
+    knn, linear = KnnOptions(embeddings=[], k=[HEADLINE], seed=seed), LinearOptions(embeddings=[], seed=seed)
+    return KnnProbe(knn) if name == "knn" else LinearProbe(linear)
 
 
 def _run(
@@ -132,45 +134,22 @@ def _run(
     }
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
-        return entry | _against(control, images, options), {"without": images, "size-matched": control}
+        entry["against_size_matched"] = found = {}
+        for level, before, after in (("image", control, images), ("case", by_case(control)[0], by_case(images)[0])):
+            matched, without = paired_scores([[before], [after]], options.draws, options.seed)
+            found[level] = {
+                name: {"control": matched.scores[name].entry(), "difference": difference.entry()}
+                for name, difference in without.differences.items()
+                if np.ndim(difference.value) == 0
+            }
+        return entry, {"without": images, "size-matched": control}
     seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
-    levels = _levels(images)
-    groups = {
+    entry["groups"] = {
         attribute: {
             level: group_scores(rows, values_of(rows, task.frame, values), options.draws, options.seed)
-            for level, rows in levels.items()
+            for level, rows in (("image", images), ("case", by_case(images)[0]))
         }
         for attribute, values in attributes(task.frame).items()
     }
-    return entry | {"groups": groups, "contamination": seen}, {"all": images}
-
-
-def _levels(images: Predictions) -> dict[str, Predictions]:
-    return {"image": images, "case": by_case(images)[0]}
-
-
-def _against(control: Predictions, images: Predictions, options: EvaluateOptions) -> dict[str, Any]:
-    """Scores of the size-matched control, and by how much training without the group differs from it."""
-    found, before = {}, _levels(control)
-    for level, after in _levels(images).items():
-        matched, without = paired_scores([[before[level]], [after]], options.draws, options.seed)
-        found[level] = {
-            name: {"control": matched.scores[name].entry(), "difference": difference.entry()}
-            for name, difference in without.differences.items()
-            if np.ndim(difference.value) == 0
-        }
-    return {"against_size_matched": found}
-
-
-def _write(folder: Path, result: ProtocolResult, predictions: Sequence[dict[str, Predictions]]) -> None:
-    tables = []
-    for entry, found in zip(result.experiments, predictions, strict=True):
-        keys = {key: entry[key] for key in ("target", "probe", "experiment")}
-        tables += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
-    with atomic_folder(folder) as temporary:
-        write_json(temporary / "result.json", result_json(result))
-        table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
-        write_parquet(temporary / "predictions.parquet", table)
-        write_csv(temporary / "groups.csv", groups_table(result))
-        write_text(temporary / "report.html", html_page(result, [found.get("all") for found in predictions]))
+    return entry | {"contamination": seen}, {"all": images}

@@ -75,8 +75,8 @@ def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int
     fitted = probe.fit(task, folds)
     images = fitted.predictions
     levels, notes = score_levels(images, draws, seed)
-    counts = {"fitted": [len(fold.train) for fold in folds], "scored": len(images)}
-    counts["scored_groups"] = len(set(images.groups))
+    fitted_rows = [len(fold.train) for fold in folds]
+    counts = {"fitted": fitted_rows, "scored": len(images), "scored_groups": len(set(images.groups))}
     seen = clean_and_contaminated(images, task.pool.seen, draws, seed)
     return Judgement(fitted, counts, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
 

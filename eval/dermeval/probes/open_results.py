@@ -1,5 +1,6 @@
 """Results folders read back, and put into one row order so that they can be compared image by image."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,9 +106,8 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
     questions = [question for question in opened[0] if all(question in other for other in opened)]
     if not questions:
         raise InputError(f"{paths[0]} and the others have no experiment in common: make all with one command")
-    for found in opened:
-        for question in questions:
-            _check_seeds(found[question].infos)
+    for found, question in itertools.product(opened, questions):
+        _check_seeds(found[question].infos)
     return {question: [_aligned(one[question], opened[0][question]) for one in opened] for question in questions}
 
 
@@ -128,8 +128,8 @@ def _read(path: Path) -> dict[str, tuple[dict[str, Any], Predictions]]:
         raise InputError(f"{path} holds a table of several encoders, which compares them already: see its report.html")
     file = inside(require_folder(path, "result.json", MAKER), "result.json")
     if "experiments" not in read_json(file, MAKER):
-        info = read_json(file, MAKER, ResultInfo)
-        return {"": (info | {"folder": str(path)}, read_predictions(path, info["classes"], info["positive"]))}
+        info = read_json(file, MAKER, ResultInfo) | {"folder": str(path)}
+        return {"": (info, read_predictions(path, info["classes"], info["positive"]))}
     info, found = read_json(file, MAKER, ProtocolInfo), {}
     for entry in info["experiments"]:
         protocol = {"split": entry["experiment"], "folds": len(entry["fitted"]), "seed": info["seed"]}
@@ -161,8 +161,7 @@ def read_predictions(
         table = table[table["shots"].isna()]
     if not len(table):
         raise damaged("it has no rows" + (f" of {', '.join(experiment.values())}" if experiment else ""))
-    blank = [name for name in IDS if table[name].isna().any()]
-    if blank:
+    if blank := [name for name in IDS if table[name].isna().any()]:
         raise damaged(f"a row has no {blank[0]}")
     truth = table["y_true"].map({name: index for index, name in enumerate(classes)})
     if truth.isna().any():
@@ -198,17 +197,15 @@ def _check_seeds(infos: Sequence[dict[str, Any]]) -> None:
 def _question(info: dict[str, Any]) -> dict[str, Any]:
     """What all seeds of one result share."""
     encoder, settings = info["encoder"], info["settings"]
+    solver = {"newton": "lbfgs"}.get(settings.get("solver"), settings.get("solver"))  # its former name
     return {
         "probe": info["probe"],
-        "split": info["protocol"]["split"],
-        "folds": info["protocol"]["folds"],
-        "k": settings.get("k"),
-        "temperature": settings.get("temperature"),
-        "solver": "lbfgs" if settings.get("solver") == "newton" else settings.get("solver"),
+        **{key: info["protocol"][key] for key in ("split", "folds")},
+        **{key: settings.get(key) for key in ("k", "temperature")},
+        "solver": solver,
         "class weight": settings.get("class_weight"),
         "architecture": encoder.get("name"),
-        "features": encoder.get("features"),
-        "preprocessing": encoder.get("preprocessing"),
+        **{key: encoder.get(key) for key in ("features", "preprocessing")},
         "method": encoder.get("training", {}).get("method"),
     }
 

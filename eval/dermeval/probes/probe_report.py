@@ -19,7 +19,7 @@ from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.report import FeatureSource, report_text
-from dermeval.probes.shots import Curve, curve_text, few_shot_curve
+from dermeval.probes.shots import curve_text, few_shot_curve
 from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import bootstrap_mean
 from dermssl import neighbours
@@ -85,9 +85,7 @@ def probe_report(
         protocol={"split": options.split, "folds": number, "seed": options.seed},
         target=task.name,
         classes=list(task.classes),
-        kind=task.target.kind,
-        positive=task.target.positive,
-        level=task.target.level,
+        **{name: getattr(task.target, name) for name in ("kind", "positive", "level")},
         settings=judged.fitted.settings,
         counts={"labelled": len(task.labels)} | judged.counts,
         levels=judged.levels,
@@ -99,23 +97,18 @@ def probe_report(
     )
     data = result_json(result)
     if out:
-        _write(out, data, judged, curve)
+        table = judged.fitted.predictions.to_frame()
+        with atomic_folder(out) as temporary:
+            write_json(temporary / "result.json", data)
+            if curve:  # null: predictions from all training patients
+                table = pd.concat([table.assign(shots=None), curve.predictions], ignore_index=True)
+                table = table.astype({"shots": "Int32"})
+                figure = few_shot_plot(curve.points, data)
+                with atomic_file(temporary / "shots.png") as picture:
+                    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
+            write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
         kept.remove()
     return Report(report_text(_text(result, task, judged), result, result.notes), data)
-
-
-def _write(out: Path, data: dict[str, Any], judged: Judgement, curve: Curve | None) -> None:
-    table = judged.fitted.predictions.to_frame()
-    with atomic_folder(out) as temporary:
-        write_json(temporary / "result.json", data)
-        if curve:
-            # Null: predictions from all training patients.
-            table = pd.concat([table.assign(shots=None), curve.predictions], ignore_index=True).astype(
-                {"shots": "Int32"}
-            )
-            with atomic_file(temporary / "shots.png") as picture:
-                few_shot_plot(curve.points, data).savefig(picture, format="png", dpi=150, metadata={"Software": None})
-        write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
 
 
 def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -136,8 +129,7 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
 
     ``contaminated`` counts the queries that the encoder saw in pretraining; None where that is not known.
     """
-    found = []
-    seen = pool.seen.flags(pool.frame["image_id"])
+    found, seen = [], pool.seen.flags(pool.frame["image_id"])
     groups = pool.frame["group_id"].to_numpy(dtype=object)
     for dataset, kind, queries, hits in recall_hits(pool.features, pool.frame):
         interval = bootstrap_mean(hits.astype(float), groups[queries], draws, seed)
@@ -155,13 +147,22 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
     fitted = "-".join(map(str, sorted({min(counts["fitted"]), max(counts["fitted"])})))
     votes = result.levels["case"].by_majority if "case" in result.levels else None
     majority = ", ".join(f"{name} {show(entry)}" for name, entry in (votes or {}).items())
+    scores: dict[str, dict[str, Any]] = {}
+    recalls: dict[str, dict[str, Any]] = {}
+    for name, level in result.levels.items():
+        recall, column = level.scores["recall"], f"{name} level"
+        scores[column] = {key: show(entry) for key, entry in level.scores.items() if key not in PER_CLASS}
+        recalls[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
+        recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
     text = [
         f"{result.probe}: {result.target} of {result.names} ({how})",
         result.encoder_line,
         f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
         f"{result.levels['image'].draws} draws of {unit}s",
         "",
-        *_score_tables(result.levels),
+        pd.DataFrame(scores).to_string(),
+        "",
+        pd.DataFrame(recalls).to_string(),
         *(["", f"case level by majority vote of its images: {majority}"] if majority else []),
         "",
         *judged.fitted.lines,
@@ -171,15 +172,3 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
         text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
     return [*text, *curve_text(result.shots or [], unit), *contamination_lines(result.contamination, split, unit)]
-
-
-def _score_tables(levels: dict[str, Level]) -> list[str]:
-    """One line per score, one column per level; then recall of each class with the images and cases behind it."""
-    scores: dict[str, dict[str, Any]] = {}
-    recalls: dict[str, dict[str, Any]] = {}
-    for name, level in levels.items():
-        recall, column = level.scores["recall"], f"{name} level"
-        scores[column] = {key: show(entry) for key, entry in level.scores.items() if key not in PER_CLASS}
-        recalls[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
-        recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
-    return [pd.DataFrame(scores).to_string(), "", pd.DataFrame(recalls).to_string()]

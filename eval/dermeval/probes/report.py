@@ -100,12 +100,9 @@ class FeatureSource:
     def of_all(sources: "Sequence[FeatureSource]") -> "FeatureSource":
         """That of several on the same images: the strictest of each."""
         saw_test = any(source.encoder.get("training", {}).get("splits") == "all" for source in sources)
-        return FeatureSource(
-            {"training": {"splits": "all"} if saw_test else {}},
-            sources[0].datasets,
-            licences.merge(entry for source in sources for entry in source.licences),
-            any(source.synthetic for source in sources),
-        )
+        encoder, synthetic = {"training": {"splits": "all"} if saw_test else {}}, any(one.synthetic for one in sources)
+        notices = licences.merge(entry for source in sources for entry in source.licences)
+        return FeatureSource(encoder, sources[0].datasets, notices, synthetic)
 
 
 def report_text(lines: Iterable[str], source: FeatureSource, notes: Sequence[str]) -> str:
@@ -125,20 +122,15 @@ def report_page(
 ) -> str:
     """The tables as an HTML page that explains its ``words`` (of `TERMS`) at the end."""
     terms = {word: TERMS[word].replace("{unit}", source.unit) for word in words}
-    shown = [*tables, ReportTable("What the words mean", pd.DataFrame(), terms=terms)]
-    return page.render(
-        title=title, lead=lead, sections=tables_as_sections(shown), notes=notes, foot=_closing_lines(source)
-    )
+    sections = tables_as_sections([*tables, ReportTable("What the words mean", pd.DataFrame(), terms=terms)])
+    return page.render(title=title, lead=lead, sections=sections, notes=notes, foot=_closing_lines(source))
 
 
 def _closing_lines(source: FeatureSource) -> list[str]:
     """Warnings about the data, and licences."""
     text = ["SYNTHETIC data: these scores say nothing about patients"] if source.synthetic else []
-    text += [
-        f"{entry['name']} has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
-        for entry in source.datasets
-        if not entry["patient_key"]
-    ]
+    doubt = "has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
+    text += [f"{entry['name']} {doubt}" for entry in source.datasets if not entry["patient_key"]]
     if source.encoder.get("training", {}).get("splits") == "all":
         text.append("the encoder was pretrained on all splits, test images included")
     return [*text, *licences.notice_lines(source.licences)]

@@ -98,15 +98,10 @@ class RateGrid:
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
         """Learning rate (per 256 images) and form of the features of each fold, and how long all were trained."""
-        picked = [divmod(index, len(self.rates)) for index in chosen]
-        return {
-            "solver": "sgd",
-            "rate": [float(self.rates[rate]) for _, rate in picked],
-            "features": [FORMS[form] for form, _ in picked],
-            "rate_grid": [float(rate) for rate in self.rates],
-            "steps": self.steps,
-            "batch": self.batch,
-        }
+        forms, rates = np.divmod(chosen, len(self.rates))
+        picked = {"rate": self.rates[rates].tolist(), "features": [FORMS[form] for form in forms]}
+        grid = {"rate_grid": self.rates.tolist(), "steps": self.steps, "batch": self.batch}
+        return {"solver": "sgd"} | picked | grid
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
         """Choices at an end of the grid of rates."""

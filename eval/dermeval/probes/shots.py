@@ -17,7 +17,7 @@ from dermeval.pages.tables import show
 from dermeval.probes.folds import Fold
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import ProbeOptions
-from dermeval.probes.predictions import Predictions, by_case, paired_scores
+from dermeval.probes.predictions import by_case, paired_scores
 from dermeval.probes.task import Task
 from dermssl.errors import InputError
 
@@ -40,7 +40,8 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
     """
     asked = sorted(set(options.shots))
     notes = _scarce(task, folds, asked)
-    points, predictions = [], []
+    points: list[dict[str, Any]] = []
+    predictions = []
     for shots in asked:
         runs, fitted = [], 0.0
         for draw in tqdm(range(options.shot_draws), f"{shots} per class", unit="draw", disable=None, leave=False):
@@ -48,7 +49,11 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
             fitted += np.mean([len(fold.train) for fold in drawn]) / options.shot_draws
             runs.append(probe.fit(task, drawn, shots).predictions)
             predictions.append(runs[-1].to_frame().assign(shots=shots, seed=draw))
-        points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted), **_scores(runs, options)})
+        points.append({"shots": shots, "draws": len(runs), "fitted": float(fitted)})
+        for level, found in {"image": runs, "case": [by_case(run)[0] for run in runs]}.items():
+            if len(np.unique(found[0].truth)) > 1:
+                (own,) = paired_scores([found], options.draws, options.seed, draw_seeds=True)
+                points[-1][level] = {name: own.scores[name].entry() for name in SCORES if name in own.scores}
     return Curve(points, pd.concat(predictions), notes)
 
 
@@ -90,15 +95,6 @@ def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str
         for label, patients in enumerate(fewest)
         if label in task.labels and patients < asked[-1]
     ]
-
-
-def _scores(runs: Sequence[Predictions], options: ProbeOptions) -> dict[str, Any]:
-    scored: dict[str, Any] = {}
-    for level, found in {"image": runs, "case": [by_case(run)[0] for run in runs]}.items():
-        if len(np.unique(found[0].truth)) > 1:
-            (own,) = paired_scores([found], options.draws, options.seed, draw_seeds=True)
-            scored[level] = {name: own.scores[name].entry() for name in SCORES if name in own.scores}
-    return scored
 
 
 def curve_text(points: list[dict[str, Any]], group: str) -> list[str]:

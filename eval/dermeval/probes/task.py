@@ -47,11 +47,9 @@ class Task:
     def split_origin(self) -> str:
         """Where the split is from: ``official split``, ``split drawn by patient (seed 0)``, or just ``split``."""
         datasets = [dataset for part in self.pool.parts for dataset in part.datasets.values()]
-        origins = {dataset.info.get("split") for dataset in datasets if dataset.info.get("split")}
-        if len(origins) != 1:
-            return "split"
-        origin = origins.pop()
-        return "official split" if origin == "official" else f"split {origin}"
+        origins = {dataset.info.get("split") for dataset in datasets} - {None}
+        origin = origins.pop() if len(origins) == 1 else ""
+        return "official split" if origin == "official" else f"split {origin}".rstrip()
 
     @property
     def where(self) -> str:
@@ -65,21 +63,25 @@ def unit_of(datasets: Sequence[dict]) -> str:
 
 
 def open_task(folders: Sequence[str], name: str | None) -> Task:
-    """The task ``name`` (None: the only one) on the labelled rows of ``folders``.
-
-    Raises:
-        InputError: no or unknown target, labels outside its classes, or labels that cannot be judged by patient.
-    """
+    """`task_of` the embeddings in ``folders``."""
     return task_of(open_pool(folders), name)
 
 
 def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
-    """`open_task` on a pool that is open already."""
+    """The task ``name`` (None: the only one) on the labelled rows of ``pool``.
+
+    Raises InputError: no or unknown target, labels outside its classes, or labels that cannot be judged by patient.
+    """
     where = pool.where
-    name = _choose(pool, name)
-    declared = list(pool.targets[name].values())
-    target = declared[0]
-    if any(other != target for other in declared):
+    if not pool.targets:
+        raise InputError(f"{where}: the data declares no target, so there is nothing to predict")
+    if name is None and len(pool.targets) > 1:
+        raise InputError(f"{where} has several targets: give one with --target ({', '.join(pool.targets)})")
+    name = name or next(iter(pool.targets))
+    if name not in pool.targets:
+        raise InputError(f"{where} has no target '{name}'; {did_you_mean(name, pool.targets)}")
+    target, *others = pool.targets[name].values()
+    if any(other != target for other in others):
         raise InputError(f"{where}: the data sets declare '{name}' with different classes, so they cannot be pooled")
     if target.kind == "multilabel":
         raise InputError(f"{where}: '{name}' has several labels per image; the probes take one class per image")
@@ -100,17 +102,6 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     frame = pool.frame[labelled].reset_index(drop=True)
     task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame, notes)
     return replace(task, notes=task.notes + tuple(_check_classes(task)))
-
-
-def _choose(pool: PooledEmbeddings, name: str | None) -> str:
-    if not pool.targets:
-        raise InputError(f"{pool.where}: the data declares no target, so there is nothing to predict")
-    if name is None and len(pool.targets) > 1:
-        raise InputError(f"{pool.where} has several targets: give one with --target ({', '.join(pool.targets)})")
-    name = name or next(iter(pool.targets))
-    if name not in pool.targets:
-        raise InputError(f"{pool.where} has no target '{name}'; {did_you_mean(name, pool.targets)}")
-    return name
 
 
 def _check_classes(task: Task) -> list[str]:
