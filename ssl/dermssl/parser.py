@@ -90,11 +90,15 @@ def option_string(name: str) -> str:
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """No default is shown of an option that has none."""
+    """The help of an option ends with what it takes, in words, and its default where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = super()._get_help_string(action)
-        return text if action.default is not None else text.replace(", default: %(default)s", "")
+        kind = getattr(action, "_typehint", None) or action.type
+        takes = "" if kind is bool else KINDS.get(getattr(kind, "__name__", ""), "")
+        shown = str(action.default).lower() if kind is bool else "%(default)s"
+        default = "" if action.default in (None, [], argparse.SUPPRESS) else f"default: {shown}"
+        ending = "; ".join(filter(None, (takes, default)))
+        return f"{action.help} ({ending})" if ending else action.help or ""
 
 
 class Parser(ArgumentParser):
