@@ -57,14 +57,14 @@ class LanceIndex(SearchIndex):
         if (
             fields.get(VECTOR) != kind
             or not {*LOOKED_UP, "dataset", "case_id"} <= set(fields)
-            or len(self) != info["images"]
+            or self.lance.count_rows() != len(self)
         ):
             raise InputError(
                 f"{folder}: its table is not the one that index.json tells of: make it again with `{MAKER}`"
             )
 
     def __len__(self) -> int:
-        return self.lance.count_rows()
+        return self.info["images"]
 
     @cached_property
     def manifest_columns(self) -> list[str]:

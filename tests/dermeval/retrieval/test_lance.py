@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from dermeval.retrieval import lance
+from dermeval.retrieval.export import export
 from dermeval.retrieval.find import find, indexed_query
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
-from dermeval.retrieval.options import IndexOptions
+from dermeval.retrieval.options import EmbeddingsExportOptions, IndexOptions
 from dermssl import neighbours
 from dermssl.errors import InputError
 
@@ -58,6 +59,12 @@ def test_the_hits_are_those_of_exact_search(make):
     folder = make("lance")
     assert answers(folder) == answers(make("flat"))
     assert open_index(folder).info["recall"]["at"] == {"1": 1.0, "10": 1.0, "100": 1.0}
+
+
+def test_an_index_is_exported_though_lancedb_cannot_read_while_it_writes(make, tmp_path):
+    out = tmp_path / "exported"
+    export(EmbeddingsExportOptions(source=str(make("lance")), to="lance", out=str(out)))
+    assert lancedb.connect(out).open_table("images").count_rows() == 120
 
 
 def test_an_append_that_is_interrupted_leaves_the_index_as_it_was(make, parts, monkeypatch):
