@@ -6,25 +6,29 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel
 
 from dermeval.web.collection import Case, SearchResult
-from dermeval.web.searches import Asked, Searches
+from dermeval.web.searches import CROP, Asked, Searches
 from dermssl.errors import did_you_mean, shortened
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "A filter or a photo that cannot be used"},
     403: {"description": "Called under another name than this machine's"},
     404: {"description": "No image or case of that id"},
     408: {"description": "The photo came too slowly"},
     413: {"description": "The photo is too large"},
-    422: {"description": "A parameter that is unknown or has no such value"},
+    422: {"description": "A parameter, a filter or a photo that cannot be used; detail says why"},
     503: {"description": "Too many searches at once"},
 }
 PHOTO_BODY = {
     "required": True,
-    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "photo"}}},
 }
 Id = Annotated[str, Query(max_length=1000)]
 Crop = Annotated[
-    str, Query(max_length=100, description="part of the photo: left,top,right,bottom as shares from 0 to 1")
+    str,
+    Query(
+        max_length=100,
+        description="two corners of a part of the photo: left,top,right,bottom as shares from 0 to 1",
+        json_schema_extra={"pattern": CROP},
+    ),
 ]
 
 

@@ -49,7 +49,7 @@ class Guard:
         """The answer instead of the page, or None where the page may be shown."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL:
-            return PlainTextResponse("the address is too long", 414)
+            return PlainTextResponse("the address is too long", 422)
         if self.token is None:
             # Another site's name that resolves to this machine (DNS rebinding) must not read the images.
             if is_loopback(headers.get("host", "")):

@@ -22,8 +22,7 @@ from dermssl.page import render
 def search_app(collection: Collection, encode: Encoder | None, no_photos: str, token: str | None = None) -> FastAPI:
     """The app. Without an encoder, ``no_photos`` says why only images of the collection can be searched from."""
     app, searches = make_app(collection.title, token), Searches(collection, encode, no_photos)
-    app.include_router(api_routes(searches))
-    app.include_router(search_pages(searches))
+    app.router.routes += [*api_routes(searches).routes, *search_pages(searches).routes]
     return app
 
 
@@ -52,7 +51,7 @@ def search_pages(searches: Searches) -> APIRouter:
         try:
             result = await searches.from_image(image_id, with_filters(request, asked))
         except InputError as error:  # the form stays, so that its filter can be mended
-            return HTMLResponse(start_page(request, in_a_browser(str(error))), 400)
+            return HTMLResponse(start_page(request, in_a_browser(str(error))), 422)
         (query,), given = collection.images(collection.index.lookup("image_id", [image_id])), dict(request.query_params)
         return page("search.html", given=given, result=result, query=query, picture=None, kept=_kept(given))
 

@@ -1,11 +1,12 @@
 """What the pages and the API do with a search request: its limits, its queue, and the search itself."""
 
 import asyncio
+import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException, Request
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from dermeval.retrieval.find import ImageQuery, indexed_query, photo_query
 from dermeval.retrieval.photo import Box, Encoder, Photo, decode_photo
@@ -22,18 +23,22 @@ UPLOADS_AT_ONCE = 16
 ENCODED_AT_ONCE = 4
 """Photos of one batch: of EfficientNet-lite0 at 128 px four take 8 ms each, one takes 13, and eight 12."""
 SMALLEST_CROP = 0.05
-BLANK = BeforeValidator(lambda value: None if value == "" else value)
-"""A form sends empty text for what was left blank."""
+SHARE = r"(0|1|0\.[0-9]{1,18}|1\.0{1,18})"
+CROP = f"^({SHARE}, ?{SHARE}, ?{SHARE}, ?{SHARE})?$"
+Blank = Literal[""]
+"""What a form sends for a number that was left out."""
 
 
 class Asked(BaseModel):
     """What a search may be limited by."""
 
-    k: Annotated[Annotated[int, Field(ge=1, le=MAX_CASES)] | None, BLANK, Field(description="number of cases")] = None
-    where: Annotated[str, Field(max_length=2000, description="filter, as in docs/search.md")] = ""
+    k: Annotated[Annotated[int, Field(ge=1, le=MAX_CASES)] | Blank, Field(description="number of cases")] = ""
+    where: Annotated[
+        str, Field(max_length=2000, description="filter, as in docs/search.md", json_schema_extra={"format": "filter"})
+    ] = ""
     min_similarity: Annotated[
-        Annotated[float, Field(ge=-1, le=1)] | None, BLANK, Field(description="lowest cosine similarity")
-    ] = None
+        Annotated[float, Field(ge=-1, le=1)] | Blank, Field(description="lowest cosine similarity")
+    ] = ""
 
 
 class Searches:
@@ -55,7 +60,7 @@ class Searches:
     async def from_photo(self, request: Request, crop: str, asked: Asked) -> tuple[Photo, SearchResult]:
         """The photo in the body of a request, as it was compared, and the cases similar to it."""
         if self.encoding is None:
-            raise HTTPException(400, self.no_photos)
+            raise HTTPException(404, self.no_photos)
         if self.uploads.locked():
             raise HTTPException(503, "too many photos at once: try again in a moment", {"retry-after": "2"})
         box = _box(crop)
@@ -69,7 +74,8 @@ class Searches:
 
         def answer() -> SearchResult:
             wanted = query(self.collection.index, *of)
-            return self.collection.search(wanted, asked.k or self.collection.k, asked.where, asked.min_similarity)
+            lowest = None if asked.min_similarity == "" else asked.min_similarity
+            return self.collection.search(wanted, asked.k or self.collection.k, asked.where, lowest)
 
         return await self.searching.run(answer)
 
@@ -77,7 +83,7 @@ class Searches:
         try:
             return decode_photo(data, self.collection.index.info["short_side"], MAX_UPLOAD_PIXELS, box)
         except DecodeError as error:
-            raise HTTPException(400, f"the photo cannot be used: {error}") from None
+            raise HTTPException(422, f"the photo cannot be used: {error}") from None
 
 
 async def _body(request: Request) -> bytes:
@@ -95,19 +101,16 @@ async def _body(request: Request) -> bytes:
     except TimeoutError:
         raise HTTPException(408, "the photo came too slowly", {"connection": "close"}) from None
     if not data:
-        raise HTTPException(400, "the request holds no photo: send the image file as its body")
+        raise HTTPException(422, "the request holds no photo: send the image file as its body")
     return bytes(data)
 
 
 def _box(crop: str) -> Box | None:
-    """The crop as shares of the photo's sides; None for the whole photo."""
+    """The part of a photo between two opposite corners, at least `SMALLEST_CROP` wide and high; None for all of it."""
     if not crop:
         return None
-    try:
-        left, top, right, bottom = (float(part) for part in crop.split(","))
-    except ValueError:
-        raise HTTPException(400, "crop must be four numbers: left,top,right,bottom") from None
-    fits = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
-    if not fits or min(right - left, bottom - top) < SMALLEST_CROP:
-        raise HTTPException(400, f"crop must lie within 0 and 1 and be at least {SMALLEST_CROP} wide and high")
-    return left, top, right, bottom
+    if not re.fullmatch(CROP, crop):
+        raise HTTPException(422, "crop must be four numbers from 0 to 1: left,top,right,bottom")
+    x1, y1, x2, y2 = (float(part) for part in crop.split(","))
+    left, top = min(x1, x2, 1 - SMALLEST_CROP), min(y1, y2, 1 - SMALLEST_CROP)
+    return left, top, max(x1, x2, left + SMALLEST_CROP), max(y1, y2, top + SMALLEST_CROP)

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Match
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dermeval.web.guard import Guard
@@ -35,14 +36,20 @@ def make_app(title: str, token: str | None = None) -> FastAPI:
     async def on_error(request: Request, error: Any) -> Response:
         match error:
             case InputError():
-                return error_answer(request, 400, str(error))
+                return error_answer(request, 422, str(error))
             case QueueFull():
                 told = "too many searches at once: try again in a moment"
                 return error_answer(request, 503, told, {"retry-after": "2"})
             case RequestValidationError():
                 first = error.errors()[0]
-                return error_answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
-        return error_answer(request, error.status_code, str(error.detail), error.headers)
+                return error_answer(request, 422, f"{first['loc'][:2][-1]}: {first['msg']}")
+        headers = error.headers
+        if error.status_code == 405:  # Starlette names the methods of the first route of this path only
+            fitting = (route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE)
+            headers = {
+                "allow": ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", ())}))
+            }
+        return error_answer(request, error.status_code, str(error.detail), headers)
 
     for kind in (HTTPException, RequestValidationError, InputError, QueueFull):
         app.add_exception_handler(kind, on_error)

@@ -38,7 +38,7 @@ def test_a_form_may_leave_its_numbers_blank(client):
 
 def test_a_mistake_in_a_filter_leaves_the_form_as_it_was(client):
     answer = client.get("/similar", params={"image_id": "set/4", "where": "sexx == 'male'", "k": 2})
-    assert answer.status_code == 400
+    assert answer.status_code == 422
     assert "the filter: no column" in answer.text and 'value="sexx == &#39;male&#39;"' in answer.text
 
 
@@ -88,8 +88,8 @@ def test_filters_of_the_form_and_of_the_api_agree(client):
     [
         ({"image_id": "set/99"}, 404, "no image of that id"),
         ({"image_id": "../../etc/passwd"}, 404, "no image of that id"),
-        ({"image_id": "set/0", "where": "country == 'Mali'"}, 400, "no image has a country"),
-        ({"image_id": "set/0", "where": "dx == 'scabies' and width > 5000"}, 400, "leaves none"),
+        ({"image_id": "set/0", "where": "country == 'Mali'"}, 422, "no image has a country"),
+        ({"image_id": "set/0", "where": "dx == 'scabies' and width > 5000"}, 422, "leaves none"),
         ({"image_id": "set/0", "k": "101"}, 422, "less than or equal to 100"),
         ({"image_id": "set/0", "min_similarity": "nan"}, 422, ""),
         ({}, 422, "required"),
@@ -103,7 +103,7 @@ def test_a_mistake_is_answered_in_one_line_without_a_path(client, params, status
 
 @pytest.mark.parametrize(
     ("content", "status", "told"),
-    [(b"", 400, "holds no photo"), (b"no picture", 400, "cannot be used"), (b"\xff\xd8\xff", 400, "cannot be used")],
+    [(b"", 422, "holds no photo"), (b"no picture", 422, "cannot be used"), (b"\xff\xd8\xff", 422, "cannot be used")],
 )
 def test_what_is_no_photo_is_refused(client, content, status, told):
     answer = client.post("/api/search", content=content)
@@ -117,7 +117,7 @@ def test_a_photo_of_more_than_50_megapixels_is_refused_before_it_is_decoded(clie
 
     monkeypatch.setattr(photo, "measure", lambda *given: pytest.fail("decoded"))
     answer = client.post("/api/search", content=as_bytes(Image.new("1", (8000, 7000))))
-    assert answer.status_code == 400 and "at most 50 million" in answer.json()["detail"]
+    assert answer.status_code == 422 and "at most 50 million" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -130,10 +130,17 @@ def test_a_photo_of_too_many_bytes_is_refused_while_it_comes(client, monkeypatch
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("crop", ["0,0,1", "a,b,c,d", "0.5,0,0.5,1", "0,0,2,1", "nan,0,1,1", "0,0,0.01,1"])
+def test_a_crop_is_two_corners_in_any_order_and_never_too_small(client, pictures, as_bytes):
+    content = as_bytes(pictures[0])
+    for crop, same in (("0.8,0.9,0.1,0.2", "0.1,0.2,0.8,0.9"), ("1,0,1,1", "0.95,0,1,1")):
+        answers = [client.post("/api/search", params={"crop": part}, content=content) for part in (crop, same)]
+        assert answers[0].status_code == 200 and answers[0].json() == answers[1].json()
+
+
+@pytest.mark.parametrize("crop", ["0,0,1", "a,b,c,d", "0,0,2,1", "nan,0,1,1", "-0.1,0,1,1", "0,0,1,1,1"])
 def test_an_impossible_crop_is_refused(client, pictures, as_bytes, crop):
     answer = client.post("/api/search", params={"crop": crop}, content=as_bytes(pictures[0]))
-    assert answer.status_code == 400 and "crop" in answer.json()["detail"]
+    assert answer.status_code == 422 and "crop" in answer.json()["detail"]
 
 
 def test_all_images_of_a_case_are_shown_by_the_id_of_the_case_or_of_one_image(client):
@@ -192,12 +199,18 @@ def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictu
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/similar", params={"image_id": "set/0"}).status_code == 200
         answer = client.post("/api/search", content=as_bytes(pictures[0]))
-        assert answer.status_code == 400 and "out of reach" in answer.json()["detail"]
+        assert answer.status_code == 404 and "out of reach" in answer.json()["detail"]
         assert "out of reach" in client.get("/").text
 
 
 def test_the_openapi_document_describes_the_api_and_nothing_else(client):
     assert set(client.get("/openapi.json").json()["paths"]) == {"/api/health", "/api/search", "/api/cases/{case_id}"}
+
+
+def test_a_method_that_an_address_does_not_have_is_told_which_it_has(client):
+    for address, methods in (("/api/search", "GET, POST"), ("/api/health", "GET"), ("/similar", "GET, POST")):
+        answer = client.delete(address)
+        assert answer.status_code == 405 and answer.headers["allow"] == methods
 
 
 def test_an_unknown_parameter_of_the_api_names_the_nearest(client, pictures, as_bytes):
@@ -216,4 +229,4 @@ def test_an_unknown_parameter_of_the_api_names_the_nearest(client, pictures, as_
 def test_a_wrong_filter_of_the_api_names_the_nearest_column_and_value(client):
     for where, told in (("dxx == 'eczema'", "did you mean 'dx'?"), ("dx == 'eczma'", "did you mean 'eczema'?")):
         answer = client.get("/api/search", params={"image_id": "set/0", "where": where})
-        assert answer.status_code == 400 and told in answer.json()["detail"] and "--where" not in answer.text
+        assert answer.status_code == 422 and told in answer.json()["detail"] and "--where" not in answer.text
