@@ -73,11 +73,14 @@ def file_notice(path: Path) -> dict[str, Any]:
     return licences.notice(f"{WEIGHTS}{path.name}", "unknown", "Weights read from a file.", synthetic=False)
 
 
-def initial_notices(init: str, backbone: str) -> list[dict[str, Any]]:
-    """The licence notices of what ``model.init`` names: they hold for all that is trained from it."""
-    path = Path(init)
+def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:
+    """The licence notices of what ``model.init`` names: they hold for all that is trained from it.
+
+    A ``run`` that goes on after its start was deleted states them itself.
+    """
     if init == "timm":
         return [pretrained_notice(backbone)]
+    path = Path(init) if Path(init).exists() else run
     configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
     config = next((file for file in configs if file.is_file()), None)
     if config is None:

@@ -103,7 +103,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     pool = data.pool(options.views.positives)
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
-    _check_batch(options, sampler)
+    remarks = _check_batch(options, sampler)
     accelerator = start_accelerator(training.precision)
     ranks, accumulation = accelerator.num_processes, training.accumulation
     if training.batch % (ranks * accumulation):
@@ -113,7 +113,8 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         )
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)
-    started = initial_notices(options.model.init, options.model.backbone) if options.model.init else []
+    init = options.model.init
+    started = initial_notices(init, options.model.backbone, Path(options.out)) if init else []
     lock = on_first_rank(accelerator, lambda: open_run_folder(options))
     scheduled = _schedules(options, sampler.steps_per_epoch, method)
     method.to(accelerator.device)
@@ -140,10 +141,13 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     chance = method.chance_loss(options.micro_batch)
     progress = Progress(Health(options.health, chance, run.steps, method=options.method))
     _restore(run, progress)
+    for remark in remarks:
+        log.warning("warning: %s", remark)
     return run, progress
 
 
-def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
+def _check_batch(options: PretrainOptions, sampler: Sampler) -> list[str]:
+    """What is allowed but unwise, in words."""
     batch, optim = options.training.batch, options.optim
     if sampler.steps_per_epoch == 0:
         raise InputError(f"training.batch is {batch} but there are only {sampler.total} training images: lower it")
@@ -159,8 +163,7 @@ def _check_batch(options: PretrainOptions, sampler: Sampler) -> None:
         remarks.append(f"the backbone never moves, so the encoder stays as it starts: {epochs}")
     if batch < 64:
         remarks.append(f"batches of {batch} images are small for self-supervision: 64 or more learn better")
-    for remark in remarks:
-        log.warning("warning: %s", remark)
+    return remarks
 
 
 def _schedules(options: PretrainOptions, per_epoch: int, method: Any) -> dict[str, np.ndarray]:

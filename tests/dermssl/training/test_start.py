@@ -17,10 +17,12 @@ from timm.models.vision_transformer import Block
 from tiny_runs import CONVNET, arguments, metrics, saved_tensors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from dermssl import licences
 from dermssl.backbone.build import Normalisation, recompute_activations, write_out_attention
 from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder, write_encoder
+from dermssl.backbone.pretrained import initial_notices
 from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.cli import main
 from dermssl.errors import InputError
@@ -291,13 +293,17 @@ def test_without_network_timms_weights_are_refused_in_one_line(pretrain, dataset
 def test_images_are_normalised_as_for_the_weights_that_a_run_starts_from(dataset, tmp_path):
     half = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     start, out, exported = tmp_path / "start", tmp_path / "run", tmp_path / "exported"
-    write_encoder(build_backbone("test_vit", 32), start, "test_vit", preprocessing_at(32, half), [], "test", {})
+    notices = [licences.notice("weights", "CC-BY-NC-4.0", "Somebody.", synthetic=False)]
+    write_encoder(build_backbone("test_vit", 32), start, "test_vit", preprocessing_at(32, half), notices, "test", {})
     command = arguments(dataset, out, training__epochs="1", model__init=str(start))
     assert main(command) == 0
+    stated = initial_notices(str(start), "test_vit", out)
     shutil.rmtree(start)  # the state knows it
     assert main(command) == 0 and main(["export", str(out), "--which", "student", "--out", str(exported)]) == 0
     for folder in (out / "encoder", exported):
         assert Normalisation.of(load_encoder(folder)[1]["pretrained_cfg"]) == half
+    assert stated == notices
+    assert all(notice in initial_notices(str(start), "test_vit", out) for notice in notices)  # the run states it too
 
 
 def test_init_takes_the_words_that_the_encoder_of_embed_takes():
