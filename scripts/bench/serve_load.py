@@ -154,14 +154,16 @@ def photo_search(photos: list[bytes]) -> Callable:
 
 
 def read_photos(folder: Path) -> dict[str, list[bytes]]:
-    """200 photos as they are, and 6 of them enlarged to 12 megapixels."""
+    """200 photos as they are, 6 of them enlarged to 12 megapixels, and these as the page makes them smaller."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".png"))[:200]
-    large = []
-    for file in files[:6]:
-        buffer = io.BytesIO()
-        Image.open(file).convert("RGB").resize((4000, 3000)).save(buffer, "JPEG", quality=90)
-        large.append(buffer.getvalue())
-    return {"photos": [file.read_bytes() for file in files], "12 megapixels": large}
+    kinds = {"photos": [file.read_bytes() for file in files]}
+    for name, size, quality in (("12 megapixels", (4000, 3000), 90), ("12 megapixels from the page", (1365, 1024), 95)):
+        kinds[name] = []
+        for file in files[:6]:
+            buffer = io.BytesIO()
+            Image.open(file).convert("RGB").resize((4000, 3000)).resize(size).save(buffer, "JPEG", quality=quality)
+            kinds[name].append(buffer.getvalue())
+    return kinds
 
 
 def processor_seconds(pid: int) -> float:

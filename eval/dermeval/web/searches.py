@@ -1,6 +1,7 @@
 """What the pages and the API do with a search request: its limits, its queue, and the search itself."""
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -66,6 +67,8 @@ class Searches:
         box = _box(crop)
         async with self.uploads:
             photo = await self.reading.run(self._read, await _body(request), box)
+            # The page sends a large photo as a smaller copy, with the hash of the file itself.
+            photo = dataclasses.replace(photo, sha256=request.headers.get("x-file-sha256", photo.sha256))
             feature = await self.encoding.run(photo.image)
         return photo, await self._search(asked, photo_query, photo, feature, "your photo")
 

@@ -13,14 +13,20 @@ import pytest
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 
+from PIL import Image  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
+from dermeval.retrieval.find import photo_query  # noqa: E402
+from dermeval.retrieval.photo import decode_photo  # noqa: E402
+from dermeval.web import searches  # noqa: E402
 from dermeval.web.collection import Collection  # noqa: E402
 from dermeval.web.search_app import search_app  # noqa: E402
 from dermeval.web.server import address_of, listen, make_server  # noqa: E402
+from dermssl.dataset.hashes import file_hash  # noqa: E402
+from dermssl.prepare.decode import open_image  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver"
@@ -101,6 +107,32 @@ def test_a_photo_is_searched_for_and_its_crop_changes_the_hits(address, open_bro
     assert "set/7" in first_hit(driver)
     assert "not a diagnosis" in driver.find_element(By.CLASS_NAME, "shares").text
     assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_large_photo_is_cut_and_made_smaller_before_it_is_sent(address, open_browser, photo, monkeypatch):
+    seen = []
+
+    def spy(index, found, *given):
+        seen.append(found.sha256)
+        return photo_query(index, found, *given)
+
+    def read(data, *given):
+        seen.append(open_image(data).size)
+        return decode_photo(data, *given)
+
+    monkeypatch.setattr(searches, "photo_query", spy)
+    monkeypatch.setattr(searches, "decode_photo", read)
+    with Image.open(photo) as small:
+        small.resize((2400, 2400)).save(photo, compress_level=1)
+    driver = open_browser()
+    search_photo(driver, address, photo)
+    driver.find_element(By.ID, "go").click()
+    first_hit(driver)
+    assert seen == [(1024, 1024), file_hash(Path(photo).read_bytes())]
+    driver.execute_script("setBox([50, 0, 100, 50])")
+    driver.find_element(By.ID, "go").click()
+    WebDriverWait(driver, 20).until(lambda d: len(seen) == 4 and not d.find_elements(By.CSS_SELECTOR, "[aria-busy]"))
+    assert "set/7" in first_hit(driver) and seen[2] == (1024, 1024)
 
 
 def test_a_dropped_photo_is_taken_and_a_file_that_is_no_image_is_not(address, open_browser):
