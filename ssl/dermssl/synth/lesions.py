@@ -38,20 +38,11 @@ class Layout:
     scaling: float
 
 
-@dataclass
 class Maps:
     """What the skin is made of at each pixel, all ``(H, W)`` float32; starts as bare skin (zeros)."""
 
-    melanin: np.ndarray
-    blood: np.ndarray
-    height: np.ndarray
-    scale: np.ndarray
-    crust: np.ndarray
-
-    @staticmethod
-    def bare(shape: tuple[int, ...]) -> "Maps":
-        """Maps of healthy skin, to be added to."""
-        return Maps(*(np.zeros(shape, np.float32) for _ in range(5)))
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.melanin, self.blood, self.height, self.scale, self.crust = np.zeros((5, *shape), np.float32)
 
 
 def draw_layout(condition: str, impetigo: bool, random: np.random.Generator) -> Layout:
@@ -102,12 +93,19 @@ _LAYOUTS: dict[str, Callable[[np.random.Generator], tuple[list[Mark], list[Mark]
 
 
 def draw_lesions(maps: Maps, plane: Plane, layout: Layout) -> None:
-    """Add a patient's lesions to the skin in view."""
-    organic = plane.warped(0.22)
-    _DRAW[layout.condition](maps, organic, layout)
-    _draw_bites(maps, organic, layout)
-    if layout.crusts:
-        _draw_crusts(maps, organic, layout)
+    """Add a patient's lesions to the skin in view, with a few insect bites and moles that mean nothing."""
+    plane = plane.warped(0.22)
+    _DRAW[layout.condition](maps, plane, layout)
+    bite = paint(plane, layout.bites[::2], _bell, 1.8)
+    maps.blood += 0.6 * bite
+    maps.height += 0.1 * bite
+    maps.melanin += 0.8 * paint(plane, layout.bites[1::2], lambda d: _step(0.7 - d, 0.3), 1.2)
+    if layout.crusts:  # impetigo: honey-coloured crusts on glossy red erosions
+        clouds = plane.noise("clouds", 2, layer=5)
+        crust = paint(plane, layout.crusts, lambda d: _step(1 - d, 0.25), 1.3)
+        maps.blood += 0.7 * paint(plane, layout.crusts, lambda d: _step(1.35 - d, 0.4), 1.7)
+        maps.crust += crust * np.clip(0.8 + 0.3 * clouds, 0.2, 1)
+        maps.height += 0.12 * crust * (1 + 0.4 * clouds)
 
 
 def paint(plane: Plane, marks: list[Mark], profile: Callable[[np.ndarray], np.ndarray], reach: float) -> np.ndarray:
@@ -184,21 +182,3 @@ _DRAW: dict[str, Callable[[Maps, Plane, Layout], None]] = {
     "Others": _draw_others,
     "Scabies": _draw_scabies,
 }
-
-
-def _draw_bites(maps: Maps, plane: Plane, layout: Layout) -> None:
-    """A few insect bites and moles that mean nothing; every condition has them."""
-    bite = paint(plane, layout.bites[::2], _bell, 1.8)
-    mole = paint(plane, layout.bites[1::2], lambda d: _step(0.7 - d, 0.3), 1.2)
-    maps.blood += 0.6 * bite
-    maps.height += 0.1 * bite
-    maps.melanin += 0.8 * mole
-
-
-def _draw_crusts(maps: Maps, plane: Plane, layout: Layout) -> None:
-    """Impetigo: honey-coloured crusts on glossy red erosions."""
-    crust = paint(plane, layout.crusts, lambda d: _step(1 - d, 0.25), 1.3)
-    erosion = paint(plane, layout.crusts, lambda d: _step(1.35 - d, 0.4), 1.7)
-    maps.blood += 0.7 * erosion
-    maps.crust += crust * np.clip(0.8 + 0.3 * plane.noise("clouds", 2, layer=5), 0.2, 1)
-    maps.height += 0.12 * crust * (1 + 0.4 * plane.noise("clouds", 2, layer=5))

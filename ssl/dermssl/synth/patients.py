@@ -58,12 +58,8 @@ def _draw_patient(number: int, random: np.random.Generator) -> dict[str, str]:
     country = _choose(list(COUNTRIES), tuple(COUNTRIES.values()), random)
     condition = _choose(CONDITIONS, CONDITION_SHARES[country], random)
     age = min(97, random.gamma(1.8, MEAN_AGE[country] / 1.8))
-    sites = random.choice(
-        SITES,
-        size=_choose((1, 2, 3, 4, 5), SITE_COUNT_SHARES, random),
-        replace=False,
-        p=_shares(SITE_SHARES[condition]),
-    )
+    number_of_sites = _choose((1, 2, 3, 4, 5), SITE_COUNT_SHARES, random)
+    sites = random.choice(SITES, size=number_of_sites, replace=False, p=_shares(SITE_SHARES[condition]))
     return {
         "subject_id": synthetic_id(number),
         "country": country,
@@ -99,18 +95,13 @@ def read_patients(path: Path) -> pd.DataFrame:
                 f"letters, digits, '_', '-' and '.'"
             )
     for column, valid in (("conditions_PASSION", set(CONDITIONS)), ("impetig", set(IMPETIGO))):
-        wrong = table[~table[column].isin(valid)]
-        if len(wrong):
-            subject, value = wrong[["subject_id", column]].iloc[0]
+        for subject, value in table[["subject_id", column]][~table[column].isin(valid)].to_numpy():
             raise InputError(f"{path}: subject {subject} has {column} '{value}'; known are {', '.join(sorted(valid))}")
-    if table["fitzpatrick"].map(fitzpatrick).isna().any():
-        subject = table["subject_id"][table["fitzpatrick"].map(fitzpatrick).isna()].iloc[0]
-        raise InputError(
-            f"{path}: subject {subject} has no Fitzpatrick type from 1 to 6, which its photos are drawn by"
-        )
-    doubled = table["subject_id"][table["subject_id"].duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: subject {doubled.iloc[0]} has two rows; keep one")
+    untyped = table["fitzpatrick"].map(fitzpatrick).isna()
+    for subject in table["subject_id"][untyped]:
+        raise InputError(f"{path}: subject {subject} has no Fitzpatrick type from 1 to 6 to draw its photos by")
+    for subject in table["subject_id"][table["subject_id"].duplicated()]:
+        raise InputError(f"{path}: subject {subject} has two rows; keep one")
     return table[list(LABEL_COLUMNS)].fillna("")
 
 

@@ -38,54 +38,40 @@ class Person:
 def draw_person(
     condition: str, impetigo: bool, fitzpatrick: int, sites: tuple[str, ...], random: np.random.Generator
 ) -> Person:
-    """A patient's own skin, lesions and the cloth they lie on."""
+    """A patient's own skin, lesions and the cloth they lie on, of two muted colours."""
     return Person(
         layout=draw_layout(condition, impetigo, random),
         melanin=max(0.0, MELANIN[fitzpatrick] + random.normal(0, 0.08)),
         origin=(float(random.uniform(0, 50)), float(random.uniform(0, 50))),
         sites=sites or ("torso",),
         hairs=int(random.choice((0, 0, 8, 25, 60))),
-        cloth=_dyes(random),
+        cloth=(random.uniform(0.12, 0.9, (2, 1)) + random.normal(0, 0.14, (2, 3))).clip(0.05, 0.95).astype(np.float32),
     )
-
-
-def _dyes(random: np.random.Generator) -> np.ndarray:
-    """Two cloth colours, muted, ``(2, 3)``."""
-    grey = random.uniform(0.12, 0.9, size=(2, 1))
-    return np.clip(grey + random.normal(0, 0.14, size=(2, 3)), 0.05, 0.95).astype(np.float32)
 
 
 def draw_photo(person: Person, longer_side: int, random: np.random.Generator) -> Image.Image:
     """One photo, RGB, with a view, light and camera of its own."""
     plane = _point_camera(person, longer_side, random)
     site = person.sites[random.integers(len(person.sites))]
-    maps = Maps.bare(plane.x.shape)
+    maps = Maps(plane.x.shape)
     _draw_skin(maps, plane, person, site)
     draw_lesions(maps, plane, person.layout)
     _draw_hairs(maps, plane, person.hairs, random)
     colour = _reflectance(maps)
     colour *= _relief(maps, plane, random)[..., None]
-    radius = LIMB_RADIUS.get(site)
-    if radius:
-        colour = _lay_on_cloth(colour, plane, person, radius, random)
-    colour = _light(colour, random)
-    return _camera(colour, random)
+    if site in LIMB_RADIUS:
+        colour = _lay_on_cloth(colour, plane, person, LIMB_RADIUS[site], random)
+    return _camera(_light(colour, random), random)
 
 
 def _point_camera(person: Person, longer_side: int, random: np.random.Generator) -> Plane:
     """A view near one of the lesions, from close up to a whole body part, held either way."""
-    shape = (longer_side, round(longer_side * 0.75))
-    marks = person.layout.marks
+    shape, marks = (longer_side, round(longer_side * 0.75)), person.layout.marks
     target = marks[random.integers(len(marks))]
     width = float(np.exp(random.uniform(np.log(4), np.log(11))))
     aside = random.normal(0, 0.13 * width, size=2)
-    return Plane.under_camera(
-        shape if random.random() < 0.6 else shape[::-1],
-        width,
-        (target.x + float(aside[0]), target.y + float(aside[1])),
-        float(random.normal(0, 0.5)),
-        person.origin,
-    )
+    held, centre = shape if random.random() < 0.6 else shape[::-1], (target.x + aside[0], target.y + aside[1])
+    return Plane.under_camera(held, width, centre, random.normal(0, 0.5), person.origin)
 
 
 def _draw_skin(maps: Maps, plane: Plane, person: Person, site: str) -> None:

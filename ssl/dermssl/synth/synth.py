@@ -6,7 +6,7 @@ Writes ``label.csv``, ``PASSION_split.csv``, ``images/{subject_id}_{n}.jpg``, ``
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,19 +34,6 @@ PATIENTS, PHOTOS, COPIES = range(3)
 """Streams of random numbers, so that one more patient or copy shifts nothing else."""
 
 
-class Sitter(NamedTuple):
-    """One patient to be drawn, as sent to a worker."""
-
-    number: int
-    subject_id: str
-    condition: str
-    impetigo: bool
-    fitzpatrick: int
-    sites: tuple[str, ...]
-    photos: int
-    copies: tuple[Copy, ...]
-
-
 def synth(options: SynthOptions) -> Report:
     """Draw a set; see `SynthOptions`. Raises InputError before anything is written."""
     out = Path(options.out)
@@ -56,18 +43,36 @@ def synth(options: SynthOptions) -> Report:
         raise InputError(f"--image-size {options.image_size} cannot be drawn: give {SIZES[0]} to {SIZES[1]}")
     labels, splits = _patients(options)
     photos = draw_photo_counts(labels["country"], np.random.default_rng([options.seed, PHOTOS]))
-    extra, extra_splits, copies = plan_copies(
-        labels, photos, splits, options.duplicates, np.random.default_rng([options.seed, COPIES])
-    )
-    sitters = _sitters(labels, photos, copies)
+    random = np.random.default_rng([options.seed, COPIES])
+    extra, extra_splits, copies = plan_copies(labels, photos, splits, options.duplicates, random)
+    sitters = [
+        (number, row, int(photos[number]), [copy for copy in copies if copy.original == row["subject_id"]])
+        for number, row in enumerate(labels.to_dict("records"))
+    ]
     labels, splits = pd.concat([labels, extra]), pd.concat([splits, extra_splits])
     with atomic_folder(out) as folder:
-        _draw_all(folder / "images", sitters, options)
+        (folder / "images").mkdir()
+        draw = functools.partial(_draw_patient, folder=folder / "images", options=options)
+        bar = tqdm(total=int(photos.sum()) + len(copies), desc="draw", unit="image", disable=None)
+        with process_map(options.workers) as in_processes, bar:
+            for drawn in in_processes(draw, sitters):
+                bar.update(drawn)
         truth = pd.DataFrame(copies, columns=["subject_id", "duplicate_subject_id", "kind", "file", "duplicate_file"])
         for name, table in (("label", labels), ("PASSION_split", splits), ("truth", truth)):
             write_csv(folder / f"{name}.csv", table)
-        mark = _mark(options, labels, int(photos.sum()), copies, folder)
-        write_json(folder / MARK, mark)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        mark = {
+            "version": dermssl.__version__,
+            "seed": options.seed,
+            "image_size": options.image_size,
+            "patients": len(labels),
+            "images": int(photos.sum()) + len(copies),
+            "duplicates": len({copy.duplicate for copy in copies}),
+            "labels": "real" if options.labels else "invented",
+            "split": "official" if _official_split(options) else "drawn",
+            "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+        }
+        write_json(folder / MARK, mark)  # by which `dermssl prepare` knows the set and each of its files
     return _report(out, mark, labels, splits, copies)
 
 
@@ -81,8 +86,7 @@ def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     path = Path(options.labels)
     if not path.is_file():
         raise InputError(f"{path} is not a file: give PASSION's label.csv with --labels")
-    labels = read_patients(path)
-    official = _official_split(options)
+    labels, official = read_patients(path), _official_split(options)
     if official:
         return labels, read_table(official, ("subject_id", "Split"))[["subject_id", "Split"]]
     return labels, draw_splits(labels, options.seed)
@@ -94,65 +98,25 @@ def _official_split(options: SynthOptions) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def _sitters(labels: pd.DataFrame, photos: np.ndarray, copies: list[Copy]) -> list[Sitter]:
-    of_subject: dict[str, list[Copy]] = {}
-    for copy in copies:
-        of_subject.setdefault(copy.original, []).append(copy)
-    return [
-        Sitter(
-            number,
-            row.subject_id,
-            row.conditions_PASSION,
-            float(row.impetig) == 1,
-            fitzpatrick(row.fitzpatrick) or 4,
-            tuple(site.strip() for site in row.body_loc.split(";") if site.strip()),
-            int(photos[number]),
-            tuple(of_subject.get(row.subject_id, ())),
-        )
-        for number, row in enumerate(labels.itertuples())
-    ]
+def _draw_patient(sitter: tuple[int, dict[str, Any], int, list[Copy]], folder: Path, options: SynthOptions) -> int:
+    """Write all photos of one patient and their planted copies; returns their number.
 
-
-def _draw_all(images: Path, sitters: list[Sitter], options: SynthOptions) -> None:
-    images.mkdir()
-    draw = functools.partial(_draw_patient, folder=images, longer_side=options.image_size, seed=options.seed)
-    total = sum(sitter.photos + len(sitter.copies) for sitter in sitters)
-    bar = tqdm(total=total, desc="draw", unit="image", disable=None)
-    with process_map(options.workers) as in_processes, bar:
-        for drawn in in_processes(draw, sitters):
-            bar.update(drawn)
-
-
-def _draw_patient(sitter: Sitter, folder: Path, longer_side: int, seed: int) -> int:
-    """Write all photos of one patient and their planted copies; returns their number."""
-    random = np.random.default_rng([seed, PHOTOS, 1 + sitter.number])
-    person = draw_person(sitter.condition, sitter.impetigo, sitter.fitzpatrick, sitter.sites, random)
+    ``sitter`` is the patient's number, label row, number of photos, and copies.
+    """
+    (place, row, photos, copies), seed = sitter, options.seed
+    sites = tuple(site.strip() for site in row["body_loc"].split(";") if site.strip())
+    kind, random = fitzpatrick(row["fitzpatrick"]) or 4, np.random.default_rng([seed, PHOTOS, 1 + place])
+    person = draw_person(row["conditions_PASSION"], float(row["impetig"]) == 1, kind, sites, random)
     jpegs = {}
-    for photo in range(sitter.photos):
-        view = np.random.default_rng([seed, PHOTOS, 1 + sitter.number, 1 + photo])
-        name = photo_name(sitter.subject_id, photo)
-        jpegs[name] = encode_photo(draw_photo(person, longer_side, view), int(view.integers(60, 96)))
+    for photo in range(photos):
+        view = np.random.default_rng([seed, PHOTOS, 1 + place, 1 + photo])
+        name = photo_name(row["subject_id"], photo)
+        jpegs[name] = encode_photo(draw_photo(person, options.image_size, view), int(view.integers(60, 96)))
         (folder / name).write_bytes(jpegs[name])
-    for number, copy in enumerate(sitter.copies):
-        again = np.random.default_rng([seed, COPIES, 1 + sitter.number, 1 + number])
+    for number, copy in enumerate(copies):
+        again = np.random.default_rng([seed, COPIES, 1 + place, 1 + number])
         (folder / copy.duplicate_file).write_bytes(copy_photo(jpegs[copy.original_file], copy.kind, again))
-    return sitter.photos + len(sitter.copies)
-
-
-def _mark(options: SynthOptions, labels: pd.DataFrame, photos: int, copies: list[Copy], folder: Path) -> dict[str, Any]:
-    """Content of ``SYNTHETIC.json``, by which `dermssl prepare` knows the set and each of its files."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {
-        "version": dermssl.__version__,
-        "seed": options.seed,
-        "image_size": options.image_size,
-        "patients": len(labels),
-        "images": photos + len(copies),
-        "duplicates": len({copy.duplicate for copy in copies}),
-        "labels": "real" if options.labels else "invented",
-        "split": "official" if _official_split(options) else "drawn",
-        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
-    }
+    return photos + len(copies)
 
 
 def _report(out: Path, mark: dict, labels: pd.DataFrame, splits: pd.DataFrame, copies: list[Copy]) -> Report:
