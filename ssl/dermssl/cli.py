@@ -6,23 +6,21 @@ from dermssl import commandline
 from dermssl.commandline import Command
 
 COMMANDS = (
-    Command(
-        "sources", "known data sets: licence, patient key, how to get each", "prepare.sources.sources", "SourcesOptions"
-    ),
-    Command("prepare", "raw data set -> dataset folder", "prepare.prepare", "PrepareOptions", "out"),
-    Command("describe", "tables and plots of a dataset folder", "describe.describe", "DescribeOptions", "out"),
-    Command("split", "draw a split or folds by patient", "dataset.split", "SplitOptions", "folder"),
-    Command("licence", "what the licences of a folder allow and ask", "dataset.licence", "LicenceOptions"),
-    Command("synth", "a synthetic stand-in in PASSION's layout", "synth.synth", "SynthOptions", "out"),
+    Command("sources", "known data sets: licence, patient key, how to get each", "prepare.sources", "SourcesOptions"),
+    Command("prepare", "raw data set -> dataset folder", "prepare", "PrepareOptions", "out"),
+    Command("describe", "tables and plots of a dataset folder", "describe", "DescribeOptions", "out"),
+    Command("split", "draw a split or folds by patient", "dataset", "SplitOptions", "folder"),
+    Command("licence", "what the licences of a folder allow and ask", "dataset", "LicenceOptions"),
+    Command("synth", "a synthetic stand-in in PASSION's layout", "synth", "SynthOptions", "out"),
     Command(
         "pretrain",
         "dataset folders -> run folder with an encoder",
-        "training.pretrain",
+        "training",
         "PretrainOptions",
         aliases={"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
     ),
-    Command("recipe", "a config for this data, with the reason for each setting", "training.recipe", "RecipeOptions"),
-    Command("export", "a run's encoder as a timm folder", "training.export", "ExportOptions", "out"),
+    Command("recipe", "a config for this data, with the reason for each setting", "training", "RecipeOptions"),
+    Command("export", "a run's encoder as a timm folder", "training", "ExportOptions", "out"),
 )
 
 

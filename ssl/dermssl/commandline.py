@@ -30,14 +30,14 @@ class Report(NamedTuple):
 class Command(NamedTuple):
     """One subcommand, whose code is imported only when it is used.
 
-    ``module`` of the program's package holds a function of the command's name. ``options`` is the name of a dataclass
-    in the file ``options`` of the module's room. ``writes`` is the option that names the folder which the command
+    A file of the package ``room`` bears the command's name and holds a function of that name. ``options`` is the name
+    of a dataclass in the room's file ``options``. ``writes`` is the option that names the folder which the command
     writes: it is locked while the command runs.
     """
 
     name: str
     summary: str
-    module: str
+    room: str
     options: str
     writes: str | None = None
     aliases: Mapping[str, str] = MappingProxyType({})
@@ -118,11 +118,12 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
 
 def options_class(program: str, command: Command) -> type:
     """The dataclass of a command's options."""
-    return getattr(importlib.import_module(f"{program}.{command.module.split('.')[0]}.options"), command.options)
+    return getattr(importlib.import_module(f"{program}.{command.room.split('.')[0]}.options"), command.options)
 
 
 def _function(program: str, command: Command) -> Callable[[Any], Report | None]:
-    return getattr(importlib.import_module(f"{program}.{command.module}"), command.name.replace("-", "_"))
+    file = command.name.replace("-", "_")
+    return getattr(importlib.import_module(f"{program}.{command.room}.{file}"), file)
 
 
 def is_report(path: Path) -> bool:

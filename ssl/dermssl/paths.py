@@ -57,14 +57,10 @@ def require_new_folder(
 ) -> Path:
     """``path`` if it may be written: absent, an empty folder, or one to replace because ``overwrite`` was asked for.
 
-    Args:
-        path: the folder.
-        overwrite: whether a folder that is there may be replaced.
-        written: patterns of the files that the command writes, such as ``images/*.jpg``. Only a folder that holds the
-            first of them is replaced, and none that holds anything else (but a report of ``--json``).
-        inputs: what the command reads; a folder that is, holds or lies in one of these is not replaced.
-        key: where others have files of the first name too, a key that this command's has (JSON).
-        value: where other commands have that key too, what stands under it.
+    ``written`` are patterns of the files that the command writes, such as ``images/*.jpg``. Only a folder that holds
+    the first of them is replaced, and none that holds anything else (but a report of ``--json``), nor one that is,
+    holds or lies in one of the ``inputs``, which the command reads. Where others have files of the first name too, this
+    command's (JSON) has the ``key``; where other commands have that key too, its ``value`` stands under it.
     """
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
@@ -78,7 +74,11 @@ def require_new_folder(
             f"{path} already exists and holds no {mark} of this command, so it is not replaced, even with --overwrite: "
             "choose another --out"
         )
-    require_apart(path, inputs)
+    where = path.resolve()
+    for given in inputs:
+        read = Path(given).resolve() if given and file_mode(Path(given)) is not None else None
+        if read and (where == read or where in read.parents or read in where.parents):
+            raise InputError(f"{path} is, holds or lies in {given}, which is read: choose another --out")
     if not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
     below = {entry.relative_to(path) for entry in path.rglob("*") if entry.is_symlink() or not entry.is_dir()}
@@ -91,17 +91,6 @@ def require_new_folder(
             "replaced: move that away, or choose another --out"
         )
     return path
-
-
-def require_apart(path: Path, inputs: Iterable[str | Path | None]) -> None:
-    """Raise InputError if the folder ``path``, which is to be replaced, is, holds or lies in one of ``inputs``."""
-    where = path.resolve()
-    for given in inputs:
-        if not given or file_mode(Path(given)) is None:
-            continue
-        read = Path(given).resolve()
-        if where == read or where in read.parents or read in where.parents:
-            raise InputError(f"{path} is, holds or lies in {given}, which is read: choose another --out")
 
 
 def _is_named(name: str, patterns: Iterable[str]) -> bool:

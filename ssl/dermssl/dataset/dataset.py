@@ -101,29 +101,23 @@ def open_dataset(folder: str | Path) -> Dataset:
     """Open a folder made by ``dermssl prepare``; raises InputError where it is not one or is damaged."""
     path = require_folder(Path(folder), "dataset.json", MAKER)
     info = read_json(inside(path, "dataset.json"), MAKER, DatasetInfo)
-    if info.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema version {info.get('schema_version')}, this dermssl reads {SCHEMA_VERSION}: "
-            f"run `{MAKER}` again"
-        )
+    if (version := info["schema_version"]) != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema version {version}, this dermssl reads {SCHEMA_VERSION}: run `{MAKER}` again")
     table = read_manifest(inside(path, "manifest.parquet"), MAKER)
     info |= read_split_origin(table)
     for name, target in info["targets"].items():
         if target["column"] not in table.column_names:
             raise InputError(f"{path}: target '{name}' is of column '{target['column']}', which the manifest lacks")
     images = ImageStore(path)
-    if len(images) != table.num_rows:
-        raise InputError(
-            f"{path}: manifest has {table.num_rows} rows but the image store {len(images)}: run `{MAKER}` again"
-        )
+    if len(images) != (rows := table.num_rows):
+        raise InputError(f"{path}: manifest has {rows} rows but the image store {len(images)}: run `{MAKER}` again")
     return Dataset(path, info, table, images)
 
 
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:
     """Open several dataset folders to be pooled, with a warning where they share images or are known to.
 
-    Raises:
-        InputError: a folder is unusable, or two have one name, as their ids would clash.
+    Raises InputError: a folder is unusable, or two have one name, as their ids would clash.
     """
     datasets = [open_dataset(folder) for folder in folders]
     seen: dict[str, Path] = {}
@@ -137,9 +131,8 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
     for dataset in datasets if len(datasets) > 1 else ():
         if "overlaps" not in dataset.info:
             log.warning(
-                "warning: %s was prepared before known overlaps between data sets were recorded: prepare it again, "
-                "or audit the pooled sets with `dermeval leaks`",
-                dataset.folder,
+                f"warning: {dataset.folder} was prepared before known overlaps between data sets were recorded: "
+                "prepare it again, or audit the pooled sets with `dermeval leaks`"
             )
     for one, other in itertools.combinations(datasets, 2):
         _warn_of_shared(one, other)
@@ -150,21 +143,15 @@ def _warn_of_shared(one: Dataset, other: Dataset) -> None:
     """Say that two sets are known to share images, and count those that ``other`` has too, by file or by pixels."""
     if other.info["source"] in one.info.get("overlaps", []) or one.info["source"] in other.info.get("overlaps", []):
         log.warning(
-            "warning: %s and %s are known to share images or lesions, which may lie in train of one and test "
-            "of the other: audit them with `dermeval leaks`",
-            one.folder,
-            other.folder,
+            f"warning: {one.folder} and {other.folder} are known to share images or lesions, which may lie in train of "
+            "one and test of the other: audit them with `dermeval leaks`"
         )
     files, pixels = (
         pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
     )
-    if (files | pixels).any():
+    if shared := (files | pixels).sum():
         log.warning(
-            "warning: %d images of %s are in %s too (%d the same file, %d the same pixels in another file): "
-            "training uses each picture once, embeddings keep all",
-            int((files | pixels).sum()),
-            other.folder,
-            one.folder,
-            int(files.sum()),
-            int((pixels & ~files).sum()),
+            f"warning: {shared} images of {other.folder} are in {one.folder} too ({files.sum()} the same file, "
+            f"{(pixels & ~files).sum()} the same pixels in another file): training uses each picture once, embeddings "
+            "keep all"
         )

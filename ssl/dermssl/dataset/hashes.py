@@ -11,11 +11,6 @@ PHASH_LOW = 8
 STRIP = 64
 
 
-def file_hash(data: bytes) -> str:
-    """Hex SHA-256 of the file."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def pixel_hash(image: Image.Image) -> str:
     """Hex SHA-256 of size and decoded, oriented RGB pixels: equal for re-wrapped or metadata-stripped copies."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())

@@ -75,17 +75,14 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
     """A frame with one row per image as an Arrow table of the manifest's schema (missing columns are null).
 
     The measured columns may be missing altogether, see `with_measured`.
-
-    Raises:
-        InputError: an id is missing or doubled, or a fixed column holds a value outside its range.
+    Raises InputError: an id is missing or doubled, or a fixed column holds a value outside its range.
     """
     columns: dict[str, pa.Array] = {}
     fields = [field for field in FIXED if field.name in frame or field.name not in MEASURED]
     for field in fields:
         values = frame[field.name] if field.name in frame else [None] * len(frame)
         columns[field.name] = pa.array(_nulls(values), type=field.type)
-    free = [name for name in frame.columns if name not in FIXED.names]
-    for name in free:
+    for name in (name for name in frame.columns if name not in FIXED.names):
         columns[name] = _free_column(frame[name])
         fields.append(pa.field(name, columns[name].type))
     table = pa.table(list(columns.values()), schema=pa.schema(fields))
@@ -96,10 +93,8 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The manifest part by part: rows of ``table`` (from `to_table`), with the measured columns at their place.
 
-    Each part has the column ``file`` and the measured ones; together they are the rows of ``table`` in its order.
-
-    Raises:
-        RuntimeError: the parts are of other files.
+    Each part has the column ``file`` and the measured ones; together they are the rows of ``table`` in its order, else
+    it raises RuntimeError.
     """
     free = [field for field in table.schema if field.name not in FIXED.names]
     schema, done = pa.schema([*FIXED, *free]), 0
@@ -114,11 +109,7 @@ def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Tab
 
 
 def _nulls(values) -> list:
-    return [None if _is_missing(value) else value for value in values]
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+    return [None if value is pd.NA or (isinstance(value, float) and np.isnan(value)) else value for value in values]
 
 
 def _free_column(values: pd.Series) -> pa.Array:

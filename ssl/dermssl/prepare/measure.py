@@ -3,6 +3,7 @@
 Worker processes import this module alone, so it stays free of whatever is slow to import.
 """
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
         "height": height,
         "stored_width": small.width,
         "stored_height": small.height,
-        "sha256": hashes.file_hash(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
         "pixel_sha256": hashes.pixel_hash(upright(hashed, turn)),
         "phash": hashes.perceptual_hashes(small),
     }

@@ -39,7 +39,7 @@ def count_problems(problems: Iterable[Problem]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """One known data set. ``group`` and ``case`` name the unit kept together and the unit scored as one."""
+    """One known data set. ``group`` and ``case`` name the unit kept together and, where it is another, that scored."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Source:
     where: str
     layout: str
     group: str
-    case: str
+    case: str = ""
     tables: tuple[str, ...] = ()
     """Names of the table, where one has all columns; a further name where other editions call it otherwise."""
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -62,10 +62,16 @@ class Source:
     """Further targets, whose classes are the names found in the table, and their level."""
     modality: str | None = None
     """``clinical`` or ``dermoscopic``, where all images are of one kind."""
-    patient_key: bool = True
-    """False: patient leakage cannot be ruled out, and every report says so."""
     overlaps: tuple[str, ...] = ()
     """Sources known to share images or lesions with this one; saying it on one of the two is enough."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "case", self.case or self.group)
+
+    @property
+    def patient_key(self) -> bool:
+        """False: patient leakage cannot be ruled out, and every report says so."""
+        return self.group == "patient"
 
 
 @dataclass

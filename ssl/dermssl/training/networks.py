@@ -128,7 +128,14 @@ def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisat
     if part == "encoder":
         weights, normalisation = _encoder_weights(init, options, size)
     else:
-        weights, normalisation = _state_weights(Path(init), part)
+        saved = states.newest_state(Path(init) / "state")
+        if saved is None:
+            raise InputError(f"model.init {init} has no state/, which model.init_part {part} is read from: give a run")
+        normalisation, weights = states.normalisation_in(saved.record), saved.weights
+        if part == "all":
+            weights = merge_low_rank({name: value for name, value in weights.items() if not name.startswith("start.")})
+        else:
+            weights = network_weights(Path(init), weights, part)
     broken = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"model.init {init}: {broken[0]} holds values that are not finite: give other weights")
@@ -163,19 +170,6 @@ def _encoder_weights(init: str, options: ModelOptions, size: int) -> tuple[dict[
             f"model.init {init} is a {config['architecture']}, but model.backbone is {options.backbone}: use the same"
         )
     return model.state_dict(), Normalisation.of(config["pretrained_cfg"])
-
-
-def _state_weights(run: Path, part: str) -> tuple[dict[str, Tensor], Normalisation]:
-    saved = states.newest_state(run / "state")
-    if saved is None:
-        raise InputError(
-            f"model.init {run} has no state/, which model.init_part {part} is read from: give a run folder"
-        )
-    if part == "all":
-        weights = merge_low_rank({k: value for k, value in saved.weights.items() if not k.startswith("start.")})
-    else:
-        weights = network_weights(run, saved.weights, part)
-    return weights, states.normalisation_in(saved.record)
 
 
 def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     with logging_redirect_tqdm(), bar:
         while progress.step < run.steps:
             try:
-                step = one_step(run, progress, model, views)
+                values, asked = one_step(run, progress, model, views)
             except (WorkerDied, Interrupted) as error:
                 if alone:
                     leave_before_step(run, progress, error)
@@ -106,15 +106,15 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
             started = time.perf_counter()
             last = progress.step == run.steps
             if last or progress.step % options.training.log_every == 0:
-                progress.health.observe(progress.step, step.values)
+                progress.health.observe(progress.step, values)
                 if tracker:
-                    bar.set_postfix_str(tracker.log_step(progress.step, step.values, batches, options.micro_batch))
+                    bar.set_postfix_str(tracker.log_step(progress.step, values, batches, options.micro_batch))
             bar.update()
             with batches.paused():
                 evaluated = last or progress.step % online_steps == 0
                 if evaluated:
                     evaluate_online(run, progress, tracker)
-                leaving = not last and (step.leaving or (bool(run.signals) and alone))
+                leaving = not last and (asked or (bool(run.signals) and alone))
                 if evaluated or leaving or progress.step % state_steps == 0:
                     save(run, progress)
                     keep_best(run, progress)
@@ -132,22 +132,17 @@ def leave_before_step(run: Run, progress: Progress, error: WorkerDied | Interrup
 
 
 def _preempted(run: Run, progress: Progress) -> Preempted:
-    return Preempted(
-        f"interrupted at step {progress.step} of {run.steps}; the state is saved: the same command goes on"
-    )
+    at = f"step {progress.step} of {run.steps}"
+    return Preempted(f"interrupted at {at}; the state is saved: the same command goes on")
 
 
-class Step(NamedTuple):
-    """Loss, statistics and scheduled values of a step, and whether any rank was asked to leave."""
-
-    values: dict[str, float]
-    leaving: bool
-
-
-def one_step(run: Run, progress: Progress, model: nn.Module, views: Iterator[list[Tensor]]) -> Step:
+def one_step(
+    run: Run, progress: Progress, model: nn.Module, views: Iterator[list[Tensor]]
+) -> tuple[dict[str, float], bool]:
     """Views -> loss -> backward -> clip -> update -> teacher. A step that is not finite changes no weight.
 
-    ``model`` is the method as Accelerate wraps it; ``views`` gives one micro-batch per accumulation step.
+    ``model`` is the method as Accelerate wraps it; ``views`` gives one micro-batch per accumulation step. Returns loss,
+    statistics and scheduled values, and whether any rank was asked to leave.
     """
     accelerator, method, optimizer, options = run.accelerator, run.method, run.optimizer, run.options
     at, accumulation = run.at(progress.step), options.training.accumulation
@@ -174,7 +169,7 @@ def one_step(run: Run, progress: Progress, model: nn.Module, views: Iterator[lis
     else:
         run.buffers.put_back()
         method.skip_update()
-    return Step(values | at, leaving)
+    return values | at, leaving
 
 
 def evaluate_online(run: Run, progress: Progress, tracker: Tracker | None) -> None:

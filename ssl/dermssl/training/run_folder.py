@@ -88,9 +88,8 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         if not all(name.endswith(TEMPORARY) for name in names):
             raise InputError(f"{folder} is not empty and no run folder: choose another --out")
     if options.overwrite and is_run:
-        require_new_folder(
-            folder, True, (*WRITTEN, *_tracker_files(folder)), [*options.data.folders, options.model.init]
-        )
+        written = (*WRITTEN, *_tracker_files(folder))
+        require_new_folder(folder, True, written, [*options.data.folders, options.model.init])
     before = _ledger_before(options.model.init) if options.overwrite or not is_run else None
     folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / LOCK, folder)

@@ -292,6 +292,5 @@ def test_every_source_states_its_terms_units_and_targets(name, tmp_path):
     source = get_source(name)
     assert source.name == name and source.where and source.layout
     assert source.citation or source.licence == "unknown"
-    assert source.patient_key == (source.group == "patient")
     with pytest.raises(InputError, match=str(tmp_path)):
         read_source(source, tmp_path)

@@ -117,7 +117,7 @@ def test_every_step_moves_the_teacher_and_the_centre_and_the_last_layer_only_onc
     def watched(run, *rest):
         before = {name: value.clone() for name, value in run.method.state_dict().items()}
         step = one_step(run, *rest)
-        seen.append((before, {name: value.clone() for name, value in run.method.state_dict().items()}, step.values))
+        seen.append((before, {name: value.clone() for name, value in run.method.state_dict().items()}, step[0]))
         return step
 
     monkeypatch.setattr(loop, "one_step", watched)

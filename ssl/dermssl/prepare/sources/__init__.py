@@ -4,7 +4,7 @@ A source file declares a `Source` named ``SOURCE``::
 
     SOURCE = Source(
         name="mine", title="My data", licence="CC-BY-4.0", citation="...", where="...",
-        layout="metadata.csv, images/*.jpg", group="patient", case="patient", modality="clinical",
+        layout="metadata.csv, images/*.jpg", group="patient", modality="clinical",
         tables=("metadata",),
         columns=dict(
             file="img_id",             # path below the root, or a bare name: matched by stem

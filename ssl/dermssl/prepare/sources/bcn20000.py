@@ -33,8 +33,6 @@ SOURCE = Source(
     where="https://doi.org/10.6084/m9.figshare.24140028",
     layout="bcn_20k_train.csv, bcn_20k_train/BCN_*.jpg",
     group="lesion",
-    case="lesion",
     reader=read,
     modality="dermoscopic",
-    patient_key=False,
 )

@@ -52,9 +52,8 @@ def read(raw: RawFolder) -> Rows:
         next((unit for unit in units if f"{unit}_id" in columns), "image")
         for units in (("patient", "case", "lesion"), ("case", "lesion"))
     )
-    own = dataclasses.replace(SOURCE, group=group, case=case, patient_key=group == "patient")
-    citation = " ".join(str(layout.get("citation") or "").split())
-    rows.source = dataclasses.replace(own, licence=layout.get("licence") or "unknown", citation=citation)
+    licence, citation = layout.get("licence") or "unknown", " ".join(str(layout.get("citation") or "").split())
+    rows.source = dataclasses.replace(SOURCE, group=group, case=case, licence=licence, citation=citation)
     return match_files(raw, rows)
 
 
@@ -92,7 +91,5 @@ SOURCE = Source(
     where="your disk",
     layout="columns.yaml (which column is what), the table it names, images at any depth",
     group="image",
-    case="image",
     reader=read,
-    patient_key=False,
 )

@@ -15,7 +15,6 @@ SOURCE = Source(
     where="https://ddi-dataset.github.io/",
     layout="ddi_metadata.csv, 000001.png ...",
     group="image",
-    case="image",
     targets={"malignancy": Target("malignancy", ("benign", "malignant"), kind="binary", positive="malignant")},
     tables=("ddi_metadata",),
     columns={
@@ -28,6 +27,5 @@ SOURCE = Source(
     },
     found={"disease": "image"},
     modality="clinical",
-    patient_key=False,
     overlaps=("fitzpatrick17k",),
 )

@@ -63,8 +63,6 @@ SOURCE = Source(
     where="https://derm.cs.sfu.ca/",
     layout="release_v0/meta/meta.csv and {train,valid,test}_indexes.csv, release_v0/images/",
     group="case",
-    case="case",
     targets={"diagnosis_group": Target("diagnosis_group", GROUPS, level="case")},
     reader=read,
-    patient_key=False,
 )

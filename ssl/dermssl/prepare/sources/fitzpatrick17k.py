@@ -25,7 +25,6 @@ SOURCE = Source(
     where="https://github.com/mattgroh/fitzpatrick17k",
     layout="fitzpatrick17k.csv, <md5hash>.jpg in any folder",
     group="image",
-    case="image",
     targets={"nine_partition": Target("nine_partition", NINE), "three_partition": Target("three_partition", THREE)},
     tables=("fitzpatrick17k",),
     columns={
@@ -39,5 +38,4 @@ SOURCE = Source(
     optional=("qc",),
     found={"label": "image"},
     modality="clinical",
-    patient_key=False,
 )

@@ -80,7 +80,5 @@ SOURCE = Source(
     where="your disk",
     layout="images at any depth; class folders (CLASS/*.jpg) give the target `label`, train/ and test/ the split",
     group="image",
-    case="image",
     reader=read,
-    patient_key=False,
 )

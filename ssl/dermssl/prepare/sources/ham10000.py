@@ -12,7 +12,6 @@ SOURCE = Source(
     where="https://doi.org/10.7910/DVN/DBW86T",
     layout="HAM10000_metadata.csv, HAM10000_images_part_*/ISIC_*.jpg",
     group="lesion",
-    case="lesion",
     targets={"dx": Target("dx", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), level="case")},
     tables=("HAM10000_metadata",),
     columns={
@@ -25,5 +24,4 @@ SOURCE = Source(
         "dx_type": "dx_type",
     },
     modality="dermoscopic",
-    patient_key=False,
 )

@@ -40,10 +40,8 @@ SOURCE = Source(
     where="https://challenge.isic-archive.com/data/#2019",
     layout="ISIC_2019_Training_GroundTruth.csv, ISIC_2019_Training_Metadata.csv, ISIC_2019_Training_Input/*.jpg",
     group="lesion",
-    case="lesion",
     targets={"diagnosis": Target("diagnosis", CLASSES, level="case")},
     reader=read,
     modality="dermoscopic",
-    patient_key=False,
     overlaps=("ham10000", "bcn20000"),
 )

@@ -42,9 +42,7 @@ SOURCE = Source(
     where="https://challenge.isic-archive.com/data/#milk10k",
     layout="MILK10k_Training_Metadata.csv, MILK10k_Training_GroundTruth.csv, <lesion_id>/<isic_id>.jpg",
     group="lesion",
-    case="lesion",
     targets={"diagnosis": Target("diagnosis", CLASSES, level="case")},
     reader=read,
-    patient_key=False,
     overlaps=("ham10000", "isic2019"),
 )

@@ -103,7 +103,6 @@ SOURCE = Source(
     where="ask for access with the form on https://passionderm.github.io/",
     layout="label.csv, PASSION_split.csv, images/{subject_id}_{int}.jpg",
     group="patient",
-    case="patient",
     targets={
         "condition": Target("condition", CONDITIONS, level="case"),
         "impetigo": Target("impetigo", ("no impetigo", "impetigo"), kind="binary", positive="impetigo", level="case"),

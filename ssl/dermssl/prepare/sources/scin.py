@@ -71,8 +71,6 @@ SOURCE = Source(
     where="https://github.com/google-research-datasets/scin",
     layout="scin_cases.csv, scin_labels.csv, images/*.png",
     group="case",
-    case="case",
     reader=read,
     modality="clinical",
-    patient_key=False,
 )

@@ -93,12 +93,10 @@ def _yaml(tree: dict[str, Any]) -> str:
 
 def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -> dict[str, Any]:
     ids = sorted({entry["id"] for entry in notices})
-    known = len(ids) == 1 and ids[0] in HUB_LICENCES
-    named = {"license_name": re.sub(r"[^a-z0-9.]+", "-", "-".join(ids).lower())}
+    named = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", "-".join(ids).lower())}
     synthetic = ["synthetic"] if any(entry["synthetic"] for entry in notices) else []
     return {
-        "license": ids[0].lower() if known else "other",
-        **({} if known else named),
+        **({"license": ids[0].lower()} if len(ids) == 1 and ids[0] in HUB_LICENCES else named),
         "library_name": "timm",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["timm", "dermatology", "self-supervised", options.method, *synthetic],
@@ -111,12 +109,8 @@ def _recipe(options: PretrainOptions) -> dict[str, Any]:
     """All settings but those of other methods and of this machine."""
     others = {*METHODS} - {options.method}
     tree = {name: part for name, part in dataclasses.asdict(options).items() if name not in others}
-    for key in LOCAL_KEYS:
-        *parents, name = key.split(".")
-        section = tree
-        for parent in parents:
-            section = section[parent]
-        del section[name]
+    for section, _, name in (key.rpartition(".") for key in LOCAL_KEYS):
+        del (tree[section] if section else tree)[name]
     return tree
 
 
@@ -176,11 +170,10 @@ def _missing(total: np.ndarray) -> str:
             f"The skin type of none of the {everything:,} training images is recorded: nothing can be said about any "
             "type until it is measured on labelled images."
         )
-    absent = [tone for tone, count in zip(TONES, total[:-1], strict=True) if not count]
-    rare = [tone for tone, count in zip(TONES, total[:-1], strict=True) if 0 < count < RARE * known]
-    words = [f"The skin type of {total[-1] / everything:.0%} of the training images is not recorded."]
-    if absent:
-        words.append(f"No image is known to show type {' or '.join(absent)}.")
-    if rare:
-        words.append(f"Type {' and '.join(rare)} is rare (under {RARE:.0%} of the known).")
-    return " ".join(words) + " Expect worse features where images are missing, and measure before use."
+    counts = dict(zip(TONES, total[:-1], strict=True))
+    absent = " or ".join(tone for tone, count in counts.items() if not count)
+    rare = " and ".join(tone for tone, count in counts.items() if 0 < count < RARE * known)
+    text = f"The skin type of {total[-1] / everything:.0%} of the training images is not recorded."
+    text += f" No image is known to show type {absent}." if absent else ""
+    text += f" Type {rare} is rare (under {RARE:.0%} of the known)." if rare else ""
+    return text + " Expect worse features where images are missing, and measure before use."

@@ -72,15 +72,14 @@ class Tracker:
         self.folder, self.path = folder, folder / "metrics.jsonl"
         self.images_may_leave = images_may_leave
         self.running: dict[str, GeneralTracker] = {}
-        identities_file = folder / IDENTITIES
-        identities = read_json(identities_file, "dermssl pretrain") if identities_file.exists() else {}
-        plain = (str, int, float, bool)
+        file, plain = folder / IDENTITIES, (str, int, float, bool)
+        identities = read_json(file, "dermssl pretrain") if file.exists() else {}
         settings = {k: v if isinstance(v, plain) else str(v) for k, v in config.items() if k not in LOCAL_KEYS}
         for name in dict.fromkeys(name for name in options.trackers if name != KNOWN[0]):
             self.running[name], identities[name] = _start(name, folder, options.project, identities.get(name))
             self._send(name, lambda tracker: tracker.store_init_configuration(settings))
         if self.running:
-            write_json(identities_file, identities)
+            write_json(file, identities)
             if not images_may_leave:
                 names = ", ".join(self.running)
                 log.info("pictures are withheld from %s: the licence of the images keeps them here", names)
