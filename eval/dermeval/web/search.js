@@ -88,6 +88,7 @@ async function search(event) {
     if (!answer.ok) {
       const told = await answer.json().catch(() => ({}));
       say(typeof told.detail === "string" ? told.detail : "The search did not work (" + answer.status + ").", "");
+      if (find("found")) { results.replaceChildren(); } // these were the hits of another search
       return;
     }
     results.innerHTML = await answer.text(); // made and escaped by the server's own template

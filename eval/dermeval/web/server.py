@@ -61,8 +61,8 @@ def error_answer(request: Request, status: int, detail: str, headers: Any = None
     detail = in_a_browser(detail)
     if request.url.path.startswith("/api") or request.headers.get("x-fragment"):
         return JSONResponse({"detail": detail}, status, headers)
-    lead = [detail, "Go back, or open the start page of this address."]
-    return HTMLResponse(render(title="This did not work", lead=lead), status, headers)
+    page = render("dermeval/web/error.html", title="This did not work", detail=detail)
+    return HTMLResponse(page, status, headers)
 
 
 def in_a_browser(message: str) -> str:
