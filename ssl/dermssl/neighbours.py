@@ -34,6 +34,7 @@ CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
 ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
 CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 40, 64
+ROWS_PER_SCANNED_CELL, SCANNED_CELLS_VISITED = 1024, 8
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
 """If the vectors of all rows that pass a filter take no more, they are compared one by one: the codes are not faster.
@@ -56,6 +57,15 @@ def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray
     """
     queries, gallery = (np.ascontiguousarray(rows, dtype=np.float32) for rows in (queries, gallery))
     return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def main_directions(vectors: np.ndarray, dim: int, most: int = 20_000) -> np.ndarray:
+    """The ``dim`` directions ``(D, dim)`` that keep the inner products of vectors ``(N, D)`` best, by ``most`` of them.
+
+    A search of ``vectors @ directions`` takes as much less time as they are shorter.
+    """
+    sample = vectors[:: -(-len(vectors) // most)]
+    return np.linalg.eigh(sample.T @ sample)[1][:, -dim:]
 
 
 class KnnVotes(NamedTuple):
@@ -244,19 +254,21 @@ def _search_rows(
     return scores, found
 
 
-def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]]) -> Codes:
+def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]], scanned: bool = False) -> Codes:
     """Many short vectors, ``total`` in blocks ``(b, D)``, in cells of some 256, for `search_cells`.
 
     The blocks are asked for twice, and never held together. Where there are many vectors, they are shortened to 64
-    dimensions (PCA) of 8 bits each.
+    dimensions (PCA) of 8 bits each. ``scanned``: of 2 bits each, in larger cells (the fast scan of André et al. 2015),
+    which takes half the time of a search, a third of the memory, and finds a few neighbours less.
     """
     dim = next(blocks()).shape[1]
-    cells = max(1, min(MOST_CELLS, total // ROWS_PER_CELL))
+    cells = max(1, min(MOST_CELLS, total // (ROWS_PER_SCANNED_CELL if scanned else ROWS_PER_CELL)))
     coarse = "_HNSW32" if cells > LEAST_GRAPH_CELLS else ""
     shortened = f"PCA{SHORTENED}," if dim > SHORTENED and cells > 16 else ""
-    codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},SQ8")
+    stored = f"PQ{(SHORTENED if shortened else dim) // 2}x4fs" if scanned else "SQ8"
+    codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},{stored}")
     inner = faiss.extract_index_ivf(codes)
-    inner.cp.niter, inner.nprobe = 6, CELLS_VISITED
+    inner.cp.niter, inner.nprobe = 6, SCANNED_CELLS_VISITED if scanned else CELLS_VISITED
     step = max(1, total // (TRAINED_PER_CELL * cells))
     codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in blocks()]))
     for block in blocks():

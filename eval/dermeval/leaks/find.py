@@ -9,14 +9,14 @@ import pandas as pd
 
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import EarlierAudit
-from dermeval.leaks.local_features import MOST_POINTS
+from dermeval.leaks.local_features import COARSE, FINE, Detail
 from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import compare_appearance, compare_pairs, describe_images
 
-MANY_IMAGES, FEWER_POINTS = 20_000, 300
-"""Most local features of an image where there are `MANY_IMAGES`."""
+MANY_IMAGES = 20_000
+"""More are described coarsely, so that an audit ends in time."""
 LIKELY = 0.5
 """False-discovery rate up to which the two images of a pair are compared with what the other one resembles."""
 log = logging.getLogger("dermssl")
@@ -35,6 +35,7 @@ class ScoredPairs(NamedTuple):
     background: certainty.Background
     layout_start: float
     sources: list[str]
+    detail: Detail
 
     def shares_of_sources(self, threshold: float) -> dict[str, Any]:
         """What each source nominated, what of it is confirmed, and what of that no other source nominated."""
@@ -52,10 +53,10 @@ def find_pairs(
     ``work`` holds what is finished, that of an earlier start too. Pairs of images that the ``earlier`` audit compared
     with each other are left out.
     """
-    points = FEWER_POINTS if len(images.frame) > MANY_IMAGES else MOST_POINTS
-    store = describe_images(images.pictures, points, work, options.workers)
-    identical = identical_pairs(images)
-    nominated = nominate(images, options, store.blocks())
+    detail = COARSE if len(images.frame) > MANY_IMAGES else FINE
+    store = describe_images(images.pictures, detail, work, options.workers)
+    identical, appearance = identical_pairs(images), store.appearance()
+    nominated = nominate(images, options, store, appearance)
     known = pd.MultiIndex.from_frame(nominated[["a", "b"]]).isin(pd.MultiIndex.from_frame(identical[["a", "b"]]))
     if earlier is not None:
         known |= earlier.known[nominated[["a", "b"]].to_numpy(np.int64)].all(axis=1)
@@ -69,13 +70,13 @@ def find_pairs(
         ends = pairs[["a", "b"]].to_numpy(np.int64)
         log.info("comparing the pixels of %d candidate pairs", len(pairs))
         evidence = compare_pairs(pairs, images.pictures, store, work, options.workers)
-        compare_appearance(evidence, ends, store.blocks())
+        compare_appearance(evidence, ends, appearance)
         apart = pool[ends[:, 0]] != pool[ends[:, 1]]
         kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
         return pairs[kept].reset_index(drop=True), evidence[kept]
 
     table, evidence = compare(nominated)
-    found = scored(table, evidence, identical, earlier)
+    found = scored(table, evidence, identical, detail, earlier)
     likely = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY][["a", "b"]].to_numpy(np.int64)
     compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
     ends = linked_pairs(likely, compared, images.groups, pool)
@@ -87,11 +88,15 @@ def find_pairs(
     more, further = compare(linked)
     both = pd.concat([table.assign(linked=False), more], ignore_index=True)
     both[found.sources] = both[found.sources].fillna(False).astype(bool)
-    return scored(both, np.concatenate([evidence, further]), identical, earlier)
+    return scored(both, np.concatenate([evidence, further]), identical, detail, earlier)
 
 
 def scored(
-    nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame, earlier: EarlierAudit | None = None
+    nominated: pd.DataFrame,
+    evidence: np.ndarray,
+    identical: pd.DataFrame,
+    detail: Detail = FINE,
+    earlier: EarlierAudit | None = None,
 ) -> ScoredPairs:
     """Score compared pairs against the background that they, and those of an earlier audit, give themselves."""
     start = certainty.layout_start_of(evidence) if earlier is None else earlier.layout_start
@@ -107,4 +112,4 @@ def scored(
         false_discovery_rate=certainty.false_discovery_rate(best, certainty.most_false(best, background)),
     )
     sources = [name for name in nominated if name not in ("a", "b", "upright", "mirrored", "hash_bits")]
-    return ScoredPairs(table, evidence, identical, background, start, sources)
+    return ScoredPairs(table, evidence, identical, background, start, sources, detail)

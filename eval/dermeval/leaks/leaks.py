@@ -79,7 +79,7 @@ def _work_folder(out: Path, images: AuditedImages, options: LeaksOptions) -> Pat
     """``<out>.unfinished``: what a killed command had finished, if it was on the same images; else empty."""
     path = out.resolve()
     work = path.with_name(f"{path.name}.unfinished")
-    require_new_folder(work, True, (PLAN, "local-*.npy", "pairs-*.npy"), options.folders)
+    require_new_folder(work, True, (PLAN, "local-*", "pairs-*"), options.folders)
     plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
     if (work / PLAN).is_file() and read_json(work / PLAN, "dermeval leaks") != plan:
         remove_folder(work)
@@ -148,7 +148,7 @@ def _certainty(
     images: AuditedImages, found: ScoredPairs, ranking: pd.DataFrame, threshold: float, options: LeaksOptions
 ) -> dict[str, Any]:
     """How the threshold came about, and what it misses and lets through."""
-    planted = scores_of_planted(images.pictures, options.planted, found.layout_start, options.workers)
+    planted = scores_of_planted(images.pictures, options.planted, found.layout_start, found.detail, options.workers)
     scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
     reached = certainty.would_be_confirmed(
         planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false

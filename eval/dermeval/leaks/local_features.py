@@ -3,19 +3,34 @@
 Skin has little contrast. The picture is therefore brought to one size and its local contrast is made equal first.
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
 from dermeval.leaks.pictures import grey_picture, without_letters
 
-SHORT_SIDE, ENLARGED_TO = 224, 160
-"""Most pixels of the short side of the pictures on which keypoints are found, and least ones: smaller pictures are
-enlarged."""
-MOST_POINTS = 1200
+ENLARGED_TO = 160
+"""Pictures whose short side has fewer pixels are enlarged before keypoints are found on them."""
 CONTRAST, EDGE = 0.02, 12.0
 THUMBNAIL = 16
 COLOUR_BINS = (8, 12, 12)
 
+
+class Detail(NamedTuple):
+    """Of a picture: most keypoints that are kept, how many of these vote, most pixels of the short side.
+
+    ``share``: of the candidates that each image may nominate. ``scanned``: see `neighbours.build_cells`.
+    """
+
+    points: int
+    voting: int
+    short_side: int
+    share: float
+    scanned: bool
+
+
+FINE, COARSE = Detail(1200, 400, 224, 1.0, False), Detail(300, 200, 160, 0.5, True)
 _LAYOUT = np.arange(128).reshape(4, 4, 8)
 MIRRORED_BINS = _LAYOUT[::-1][:, :, -np.arange(8) % 8].ravel()
 """``descriptor[MIRRORED_BINS]`` is the descriptor of the same point in the mirrored picture."""
@@ -36,23 +51,18 @@ def record_type(points: int) -> np.dtype:
     )
 
 
-def describe_picture(rgb: np.ndarray, points: int = MOST_POINTS) -> np.ndarray:
-    """Everything that the search for candidates and the matching need of one picture, as one `record_type`.
-
-    Args:
-        rgb: ``(H, W, 3)`` uint8.
-        points: most keypoints that are kept, the strongest first.
-    """
-    record, rgb = np.zeros((), record_type(points)), without_letters(rgb)
-    grey = grey_picture(rgb, min(SHORT_SIDE, max(ENLARGED_TO, min(rgb.shape[:2]))))
+def describe_picture(rgb: np.ndarray, detail: Detail = FINE) -> np.ndarray:
+    """What the search for candidates and the matching need of a picture ``(H, W, 3)`` uint8, as one `record_type`."""
+    record, rgb = np.zeros((), record_type(detail.points)), without_letters(rgb)
+    grey = grey_picture(rgb, min(detail.short_side, max(ENLARGED_TO, min(rgb.shape[:2]))))
     record["size"] = grey.shape[1], grey.shape[0]
-    found, descriptors = keypoints(grey, points)
+    found, descriptors = keypoints(grey, detail.points)
     record["count"] = len(found)
     record["points"][: len(found)], record["descriptors"][: len(found)] = found, descriptors
     small = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_AREA)
     record["thumbnail"] = cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     record["colour"] = colour_histogram(small)
-    record["spread"] = small.std(axis=(0, 1)).max()
+    record["spread"] = cv2.meanStdDev(small)[1].max()
     return record
 
 

@@ -31,6 +31,14 @@ class Local(NamedTuple):
     descriptors: np.ndarray
     size: tuple[float, float]
 
+    def strongest(self, most: int) -> "Local":
+        """The ``most`` strongest of them."""
+        return Local(self.points[:most], self.descriptors[:most], self.size)
+
+    def mirrored(self) -> "Local":
+        """Those of the picture mirrored left to right."""
+        return Local(mirrored_points(self.points, self.size[0]), self.descriptors[:, MIRRORED_BINS], self.size)
+
 
 class Consensus(NamedTuple):
     """What two pictures share: matches that agree, one per square, of all ``matches``; and the map that they agree on.
@@ -43,17 +51,12 @@ class Consensus(NamedTuple):
     matrix: np.ndarray | None = None
 
 
-def local_of(record: np.ndarray, most: int | None = None, mirrored: bool = False) -> Local:
-    """The ``most`` strongest local features (None: all) of a picture, or of the picture mirrored left to right.
-
-    Args:
-        record: of `local_features.record_type`.
-    """
-    count, size = int(record["count"]), tuple(record["size"].tolist())
-    points, raw = (record[name][:count][:most] for name in ("points", "descriptors"))
-    points = mirrored_points(points, size[0]) if mirrored else np.array(points)
-    descriptors = (raw[:, MIRRORED_BINS] if mirrored else raw).astype(np.float32)
-    return Local(points, descriptors / (np.linalg.norm(descriptors, axis=1, keepdims=True) + 1e-9), size)
+def local_of(record: np.ndarray) -> Local:
+    """The local features of a picture, of its `local_features.record_type`."""
+    points, raw = (record[name][: int(record["count"])] for name in ("points", "descriptors"))
+    descriptors = raw.astype(np.float32)
+    descriptors /= np.sqrt(np.einsum("kd,kd->k", descriptors, descriptors) + 1e-9)[:, None]
+    return Local(points, descriptors, tuple(record["size"].tolist()))
 
 
 def consensus(first: Local, second: Local) -> Consensus:

@@ -5,22 +5,24 @@ descriptor evaluation of SSCD (Pizzi et al. 2022), the mean score of each image'
 These are the neighbours of other records that come after the nearest, which a copy rarely is.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from dermeval.leaks.local_features import MIRRORED_BINS
+from dermeval.leaks.local_features import MIRRORED_BINS, Detail
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
+from dermeval.leaks.verify import LocalStore
 from dermssl import neighbours
 
 MOST_OF_OWN_GROUP = 50
 """Of a record with more images than this, the nearest ones may fill the search and hide those of other records."""
 BACKGROUND = 10
 """Neighbours after the nearest ones that are the image's background."""
+APPEARANCE_DIMENSIONS = 64
 FLAT_SPREAD = 2.0
 """Spread of the colour values, of 255, below which a picture is flat (a placeholder), and matches all its like."""
 COPIES_SEARCHED = 3
@@ -29,44 +31,49 @@ LARGEST_CLUSTER = 50
 """Of more identical images than this, each is paired with one other instead of with all."""
 FIRST, FIRST_BY_FEATURES = 0.05, 0.2
 """Share of an image's neighbours, the nearest ones, that a source nominates in any case."""
-VOTING, FEATURES_FOUND = 400, 16
-"""Local features of an image that vote for candidates (at most two thirds of those that are kept), and nearest ones of
-other images that each votes for."""
-TURNS = 12
+FEATURES_FOUND = 16
+"""Nearest features of other images that a local feature votes for."""
+TURNS, SIZES = 12, 16
 """Votes of a pair are counted together where they ask for the same turn, in steps of 30 degrees, and the same size, in
 steps of a factor of 2."""
 
 
-def nominate(images: AuditedImages, options: LeaksOptions, blocks: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Candidate pairs of all sources, see `united`; ``blocks`` hold the images' `local_features.record_type` in order.
+def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, appearance: np.ndarray) -> pd.DataFrame:
+    """Candidate pairs of all sources, see `united`; ``appearance`` is that of the ``store``.
 
     Sets whose licence forbids re-linking meet others by hash only.
     """
     hashes = np.stack(images.frame["phash"].to_numpy())
     tables = [("hash", hash_pairs(hashes, images.groups, options.hash_bits))]
-    flat = np.concatenate([block["spread"] for block in blocks]) < FLAT_SPREAD
+    flat = appearance["spread"] < FLAT_SPREAD
     copies = images.frame.groupby(["dataset", "pixel_sha256"]).cumcount().to_numpy()
     searched = ~flat & (copies < COPIES_SEARCHED)
     for pool in pools(images):
         rows = pool[searched[pool]]
         if len(np.unique(images.groups[rows])) > 1:
-            tables += _within(images, rows, options.neighbours, blocks)
+            nearest = max(1, round(options.neighbours * store.detail.share))
+            tables += _within(images, rows, nearest, store, appearance)
     return united(tables)
 
 
 def _within(
-    images: AuditedImages, rows: np.ndarray, nearest: int, blocks: Sequence[np.ndarray]
+    images: AuditedImages, rows: np.ndarray, nearest: int, store: LocalStore, appearance: np.ndarray
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Candidates among the images ``rows``, by source."""
     groups, half = images.groups[rows], max(1, nearest // 2)
     first, first_by_features = (max(1, round(nearest * share)) for share in (FIRST, FIRST_BY_FEATURES))
-    colour = neighbours.normalise(np.concatenate([block["colour"] for block in blocks])[rows])
+    seen = appearance[rows]
+    colour = _shortened([neighbours.normalise(seen["colour"])], store.detail)[0]
     yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows, first)
-    thumbnails = np.concatenate([block["thumbnail"] for block in blocks])[rows]
-    plain = oriented(thumbnails, 0)
-    turned = [nearest_pairs(oriented(thumbnails, number), plain, groups, half, number) for number in (0, 4)]
+    thumbnails = _shortened([oriented(seen["thumbnail"], number) for number in (0, 4)], store.detail)
+    # Coarsely, only hashes and local features propose an alignment: the nearest of many thumbnails is mostly chance.
+    turns = (-1, -1) if store.detail.scanned else (0, 4)
+    turned = [
+        nearest_pairs(queries, thumbnails[0], groups, half, turn)
+        for queries, turn in zip(thumbnails, turns, strict=True)
+    ]
     yield "thumbnail", within_budget(turned, rows, first)
-    votes = Votes(blocks, rows)
+    votes = Votes(store.blocks, store.detail, rows)
     worlds = [votes.pairs(groups, nearest, mirrored) for mirrored in (False, True)]
     yield "local features", within_budget(worlds, rows, first_by_features)
     for one in images.embedded:
@@ -79,6 +86,14 @@ def _within(
         views = [plain, *(neighbours.normalise(view[inside] - mean) for view in one.views.values())]
         tables = [nearest_pairs(view, plain, images.groups[ours], nearest) for view in views]
         yield one.name, within_budget(tables, ours, first)
+
+
+def _shortened(vectors: list[np.ndarray], detail: Detail) -> list[np.ndarray]:
+    """Where images are described coarsely, the vectors ``(N, D)`` in the `APPEARANCE_DIMENSIONS` that say most."""
+    if not detail.scanned:
+        return vectors
+    directions = neighbours.main_directions(vectors[0], APPEARANCE_DIMENSIONS)
+    return [part @ directions for part in vectors]
 
 
 def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, first: int) -> pd.DataFrame:
@@ -215,28 +230,39 @@ def _linked_to_one(cluster: np.ndarray, groups: np.ndarray) -> list[tuple[int, i
 
 
 class Votes:
-    """The strongest `VOTING` local features of the images ``rows``, ready to be searched.
+    """The strongest local features of each of the images ``rows``, ready to be searched.
 
     Each feature of an image votes for the images of the features nearest to it, the more the nearer they are than the
     last one found (after Jegou et al. 2010, improving bag-of-features). Only votes that ask for the same turn and size
     count together (weak geometric consistency, Jegou et al. 2008).
     """
 
-    def __init__(self, blocks: Sequence[np.ndarray], rows: np.ndarray) -> None:
-        self.voting = min(VOTING, blocks[0]["points"].shape[1] * 2 // 3)
-        starts = np.cumsum([0, *map(len, blocks)])
-        inside = [rows[(rows >= start) & (rows < end)] - start for start, end in pairwise(starts)]
-        self.parts = [(block, chosen) for block, chosen in zip(blocks, inside, strict=True) if len(chosen)]
-        counts = np.concatenate([np.minimum(block["count"][chosen], self.voting) for block, chosen in self.parts])
+    def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], detail: Detail, rows: np.ndarray) -> None:
+        self.blocks, self.voting, self.rows = blocks, detail.voting, rows
+        counts = np.concatenate([np.minimum(part["count"], self.voting) for part in self._parts()])
         self.image = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        points = np.concatenate(list(self._strongest("points")))
-        self.angle, self.size = points[:, 3].copy(), np.log2(points[:, 2])
-        self.cells = neighbours.build_cells(len(points), lambda: self._strongest("descriptors"))
+        places = [part["points"][:, : self.voting, 2:][self._voting(part)] for part in self._parts()]
+        self.size, self.angle = np.concatenate(places).T
+        self.size = np.log2(self.size)
+        self.cells = neighbours.build_cells(len(self.image), self._descriptors, detail.scanned)
 
-    def _strongest(self, name: str) -> Iterator[np.ndarray]:
-        """What is stored under ``name`` of the features that vote, block by block."""
-        for block, chosen in self.parts:
-            yield np.concatenate([block[row][name][: min(int(block[row]["count"]), self.voting)] for row in chosen])
+    def _parts(self) -> Iterator[np.ndarray]:
+        """The records of the images, block by block."""
+        start = 0
+        for block in self.blocks():
+            inside = self.rows[(self.rows >= start) & (self.rows < start + len(block))] - start
+            start += len(block)
+            if len(inside):
+                yield block[inside]
+
+    def _voting(self, part: np.ndarray) -> np.ndarray:
+        """Which features of each image there are, ``(images, voting)``."""
+        return np.arange(self.voting) < part["count"][:, None]
+
+    def _descriptors(self) -> Iterator[np.ndarray]:
+        """The descriptors that vote, block by block."""
+        for part in self._parts():
+            yield part["descriptors"][:, : self.voting][self._voting(part)]
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
         """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.
@@ -245,8 +271,7 @@ class Votes:
         """
         tables, start = [], 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
-        blocks = self._strongest("descriptors")
-        for features in tqdm(blocks, name, len(self.parts), unit="block", disable=None, leave=False):
+        for features in tqdm(self._descriptors(), name, unit="block", disable=None, leave=False):
             tables.append(self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored))
             start += len(features)
         return pd.concat(tables).groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
@@ -260,21 +285,35 @@ class Votes:
         distance = np.sqrt(np.maximum(distance, 0))
         weight = np.maximum(0, 1 - distance / np.maximum(distance[:, -1:], 1e-6))
         asking = np.broadcast_to(asking[:, None], found.shape)
-        counted = (found >= 0) & (weight > 0) & (groups[self.image[found]] != groups[self.image[asking]])
-        asking, found = asking[counted], found[counted]
-        named = {"image": self.image[asking], "other": self.image[found], "votes": weight[counted]}
+        image, other = self.image[asking], self.image[found]
+        counted = (found >= 0) & (weight > 0) & (groups[other] != groups[image])
+        image, other, weight, asking, found = (x[counted] for x in (image, other, weight, asking, found))
         angle = np.pi - self.angle[asking] if mirrored else self.angle[asking]
         turn, size = (self.angle[found] - angle) * (TURNS / (2 * np.pi)), self.size[found] - self.size[asking]
-        counts = []
-        for shift in (0.0, 0.5):  # a turn that one set of steps cuts apart, the other one holds together
-            steps = pd.DataFrame(named | {"turn": np.floor(turn + shift) % TURNS, "size": np.floor(size + shift)})
-            counts.append(steps.groupby(["image", "other", "turn", "size"])["votes"].sum())
-        votes = pd.concat(counts).groupby(level=["image", "other"]).max().reset_index()
-        votes = votes.sort_values(["image", "votes"], ascending=[True, False], kind="stable")
-        votes["rank"] = votes.groupby("image").cumcount()
-        far = votes[(votes["rank"] >= nearest) & (votes["rank"] < nearest + BACKGROUND)]
-        far = far.groupby("image")["votes"].mean()
-        votes = votes[votes["rank"] < nearest]
-        ends = np.sort(votes[["image", "other"]].to_numpy(np.int64), axis=1).reshape(-1, 2)
-        above = votes["votes"].to_numpy() - far.reindex(votes["image"]).fillna(0).to_numpy()
-        return pd.DataFrame({"a": ends[:, 0], "b": ends[:, 1], "normalised": above, "rank": votes["rank"].to_numpy()})
+        pair = image.astype(np.int64) * len(groups) + other
+        # A turn that one set of steps cuts apart, the other one holds together.
+        steps = [
+            ((2 * pair + half) * TURNS + np.floor(turn + half / 2).astype(np.int64) % TURNS) * SIZES
+            + np.clip(np.floor(size + half / 2).astype(np.int64) + SIZES // 2, 0, SIZES - 1)
+            for half in (0, 1)
+        ]
+        step, votes = _summed(np.concatenate(steps), np.tile(weight, 2))
+        pair, starts = np.unique(step // (2 * TURNS * SIZES), return_index=True)
+        votes = np.maximum.reduceat(votes, starts) if len(votes) else votes
+        order = np.lexsort((-votes, pair // len(groups)))
+        votes, (image, other) = votes[order], np.divmod(pair[order], len(groups))
+        rank = np.arange(len(image)) - np.searchsorted(image, image)
+        far = (rank >= nearest) & (rank < nearest + BACKGROUND)
+        counts = np.bincount(image[far], minlength=len(groups))
+        level = np.bincount(image[far], votes[far], len(groups)) / np.maximum(counts, 1)
+        kept = rank < nearest
+        image, other = image[kept], other[kept]
+        ends = {"a": np.minimum(image, other), "b": np.maximum(image, other)}
+        return pd.DataFrame(ends | {"normalised": votes[kept] - level[image], "rank": rank[kept]})
+
+
+def _summed(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different ``keys`` (M,), sorted, and the sum of the weights of each."""
+    order = np.argsort(keys, kind="stable")
+    found, starts = np.unique(keys[order], return_index=True)
+    return found, np.add.reduceat(weights[order], starts) if len(keys) else weights

@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -49,7 +49,8 @@ def without_letters(rgb: np.ndarray) -> np.ndarray:
 
     Letters hide the picture's own local features, and two pictures with one watermark would resemble each other.
     """
-    side, darkest = min(rgb.shape[:2]), rgb.min(axis=2)
+    side = min(rgb.shape[:2])
+    darkest: Any = functools.reduce(np.minimum, cv2.split(rgb))
     around, stroke = np.ones((side // 14 * 2 + 1,) * 2, np.uint8), np.ones((max(2, round(LETTERS_STROKE * side)),) * 2)
     risen = cv2.morphologyEx(darkest, cv2.MORPH_TOPHAT, around) > LETTERS_RISE
     letters = ((darkest > LETTERS_FROM) & risen).astype(np.uint8)

@@ -12,7 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dermeval.leaks import alignment, certainty
-from dermeval.leaks.local_features import describe_picture
+from dermeval.leaks.local_features import Detail, describe_picture
+from dermeval.leaks.matching import local_of
 from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
 from dermssl.processes import process_map
@@ -125,20 +126,23 @@ KINDS: dict[str, Change] = {
 
 
 class PlantTask(NamedTuple):
-    """One image, the kind of copy that is made of it, how hard, and the number of keypoints."""
+    """One image, the kind of copy that is made of it, how hard, and how finely both are described."""
 
     picture: Picture
     kind: str
     severity: float
     seed: int
+    detail: Detail
 
 
-def scores_of_planted(pictures: list[Picture], count: int, layout_start: float, workers: int) -> pd.DataFrame:
+def scores_of_planted(
+    pictures: list[Picture], count: int, layout_start: float, detail: Detail, workers: int
+) -> pd.DataFrame:
     """Scores of copies against their originals: ``kind``, ``severity``, ``score``; kinds take turns."""
     random = np.random.default_rng(0)
     rows = random.integers(len(pictures), size=count)
     tasks = [
-        PlantTask(pictures[row], list(KINDS)[number % len(KINDS)], float(random.uniform()), number)
+        PlantTask(pictures[row], list(KINDS)[number % len(KINDS)], float(random.uniform()), number, detail)
         for number, row in enumerate(rows)
     ]
     with process_map(workers if len(tasks) > 32 else 1) as run:
@@ -157,10 +161,10 @@ def _planted_evidence(task: PlantTask) -> np.ndarray:
     cv2.setNumThreads(1)
     rgb = pixels(task.picture)
     pictures = (rgb, copy_of(rgb, task.kind, task.severity, task.seed))
-    described = [describe_picture(picture) for picture in pictures]
+    described = [describe_picture(picture, task.detail) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]
-    found = compare_pictures(described[0], described[1], structures)[None]
-    compare_appearance(found, np.array([[0, 1]]), [np.stack(described)])
+    found = compare_pictures(local_of(described[0]), local_of(described[1]), structures)[None]
+    compare_appearance(found, np.array([[0, 1]]), np.stack(described))
     return found[0]
 
 

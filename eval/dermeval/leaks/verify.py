@@ -6,28 +6,30 @@ command that was killed goes on where it was.
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
+from numpy.lib import recfunctions
 from tqdm import tqdm
 
 from dermeval.leaks import alignment
-from dermeval.leaks.local_features import describe_picture, layout_vectors
-from dermeval.leaks.matching import consensus, local_of
+from dermeval.leaks.local_features import Detail, describe_picture, layout_vectors, record_type
+from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.pictures import Picture, pixels, store_of
 from dermssl import neighbours
-from dermssl.files import write_npy
+from dermssl.atomic import atomic_file
 from dermssl.processes import process_map
 
-IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 256
+IMAGES_PER_TASK, PAIRS_PER_TASK = 64, 1024
 PAIRS_AT_ONCE = 16_384
 FEW_POINTS = 400
 """Keypoints that every pair is compared by; all are used where these agree."""
 LEAST_TO_GO_ON, LEAST_TO_ALIGN = 3, 4
+APPEARANCE = ["thumbnail", "colour", "spread"]
 WORLDS = 2
 """0: the second picture as it stands; 1: mirrored."""
 EVIDENCE = np.dtype(
@@ -46,27 +48,39 @@ EVIDENCE = np.dtype(
 
 
 class LocalStore(NamedTuple):
-    """Where the described images lie: files of `IMAGES_PER_TASK` rows each."""
+    """The described images in files of `IMAGES_PER_TASK` records, which are read, not mapped: memory stays small."""
 
     folder: Path
     images: int
+    detail: Detail
 
     def path(self, block: int) -> Path:
         """The file of one block."""
-        return self.folder / f"local-{block:06d}.npy"
+        return self.folder / f"local-{block:06d}.bin"
 
-    def blocks(self) -> list[np.ndarray]:
-        """All records, memory-mapped, block by block."""
-        return [_read(self.path(block)) for block in range(-(-self.images // IMAGES_PER_TASK))]
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All records (`local_features.record_type`), block by block."""
+        for block in range(-(-self.images // IMAGES_PER_TASK)):
+            yield np.fromfile(self.path(block), record_type(self.detail.points))
+
+    def record(self, row: int) -> np.ndarray:
+        """The record of one image."""
+        block, place = divmod(row, IMAGES_PER_TASK)
+        kind = record_type(self.detail.points)
+        return np.fromfile(self.path(block), kind, count=1, offset=place * kind.itemsize)[0]
+
+    def appearance(self) -> np.ndarray:
+        """Thumbnail, colours and spread of all images, ``(N,)``."""
+        return np.concatenate([recfunctions.repack_fields(block[APPEARANCE]) for block in self.blocks()])
 
 
-def describe_images(pictures: Sequence[Picture], points: int, folder: Path, workers: int) -> LocalStore:
+def describe_images(pictures: Sequence[Picture], detail: Detail, folder: Path, workers: int) -> LocalStore:
     """Describe all images into ``folder``; blocks that are there already are kept."""
-    for cached in (store_of, _block, _structure):
+    for cached in (store_of, _structure):
         cached.cache_clear()  # an earlier audit in this process may have had other images under these paths
-    store = LocalStore(folder, len(pictures))
+    store = LocalStore(folder, len(pictures), detail)
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
-    tasks = [(store.path(number), part, points) for number, part in enumerate(parts)]
+    tasks = [(store.path(number), part, detail) for number, part in enumerate(parts)]
     _run(_describe_task, tasks, [len(part) for part in parts], workers, "describe images", "image")
     return store
 
@@ -82,17 +96,16 @@ def compare_pairs(
     parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
     # A file is named after its pairs, so one that was made for other pairs is never taken for this one's.
     names = [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16] for part in parts]
-    paths = [folder / f"pairs-{name}.npy" for name in names]
+    paths = [folder / f"pairs-{name}.bin" for name in names]
     used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
     tasks = [(*one, store) for one in zip(paths, parts, used, strict=True)]
     _run(_compare_task, tasks, [len(part) for part in parts], workers, "compare pairs", "pair")
-    return np.concatenate([np.zeros(0, EVIDENCE), *(_read(path) for path in paths)])
+    return np.concatenate([np.zeros(0, EVIDENCE), *(np.fromfile(path, EVIDENCE) for path in paths)])
 
 
-def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, blocks: Sequence[np.ndarray]) -> None:
-    """Fill in ``layout`` and ``colour`` of the pairs ``(P, 2)``; ``blocks`` hold the images' records in order."""
-    thumbnails = np.concatenate([block["thumbnail"] for block in blocks])
-    colours = neighbours.normalise(np.concatenate([block["colour"] for block in blocks]))
+def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, appearance: np.ndarray) -> None:
+    """Fill in ``layout`` and ``colour`` of the pairs ``(P, 2)``; ``appearance`` is of `LocalStore.appearance`."""
+    thumbnails, colours = appearance["thumbnail"], neighbours.normalise(appearance["colour"])
     upright, mirrored = (layout_vectors(part) for part in (thumbnails, thumbnails[:, :, ::-1]))
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
@@ -103,8 +116,8 @@ def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, blocks: Sequence
 
 
 def _run(function: Callable, tasks: list[tuple], sizes: list[int], workers: int, label: str, unit: str) -> None:
-    """Run the tasks, which begin with the path that they write, where that is missing or damaged."""
-    waiting = [number for number, task in enumerate(tasks) if not _is_whole(task[0])]
+    """Run the tasks, which begin with the path that they write, where that is missing."""
+    waiting = [number for number, task in enumerate(tasks) if not task[0].is_file()]
     done = sum(sizes) - sum(sizes[number] for number in waiting)
     with tqdm(total=sum(sizes), initial=done, desc=label, unit=unit, disable=None) as bar:
         if not waiting:
@@ -114,38 +127,33 @@ def _run(function: Callable, tasks: list[tuple], sizes: list[int], workers: int,
                 bar.update(sizes[number])
 
 
-def _read(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        _read(path)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _describe_task(task: tuple[Path, Sequence[Picture], int]) -> None:
+def _describe_task(task: tuple[Path, Sequence[Picture], Detail]) -> None:
     cv2.setNumThreads(1)
-    path, pictures, points = task
-    write_npy(path, np.stack([describe_picture(pixels(picture), points) for picture in pictures]))
+    path, pictures, detail = task
+    _write(path, np.stack([describe_picture(pixels(picture), detail) for picture in pictures]))
 
 
 def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore]) -> None:
-    """Compare ``pairs`` (P, 4): rows a and b, orientations upright and mirrored."""
+    """Compare ``pairs`` (P, 4), sorted: rows a and b, orientations upright and mirrored."""
     cv2.setNumThreads(1)
     path, pairs, pictures, store = task
-    found = np.zeros(len(pairs), EVIDENCE)
+    found, last = np.zeros(len(pairs), EVIDENCE), -1
     for number, (a, b, *orientations) in enumerate(pairs.tolist()):
+        if a != last:
+            first, last = local_of(store.record(a)), a
         structures = tuple(functools.partial(_structure, pictures[row]) for row in (a, b))
-        found[number] = compare_pictures(_record(store, a), _record(store, b), structures, orientations)
-    write_npy(path, found)
+        found[number] = compare_pictures(first, local_of(store.record(b)), structures, orientations)
+    _write(path, found)
+
+
+def _write(path: Path, records: np.ndarray) -> None:
+    with atomic_file(path) as temporary:
+        records.tofile(temporary)
 
 
 def compare_pictures(
-    first: np.ndarray,
-    second: np.ndarray,
+    first: Local,
+    second: Local,
     structures: Sequence[Callable[[], np.ndarray]],
     orientations: Sequence[int] = (-1, -1),
 ) -> np.ndarray:
@@ -154,17 +162,16 @@ def compare_pictures(
     Pictures are aligned only where local features agree or an orientation proposes it.
 
     Args:
-        first: the described first picture, a `local_features.record_type`.
-        second: the same of the second one.
+        first, second: their local features.
         structures: functions that give `alignment.structure` of both.
         orientations: which of the 8 flips and turns an alignment may start from, upright and mirrored; -1 for none.
     """
-    row, strongest = np.zeros((), EVIDENCE), local_of(first, FEW_POINTS)
+    row, strongest = np.zeros((), EVIDENCE), first.strongest(FEW_POINTS)
     for world, orientation in enumerate(orientations):
-        matched = consensus(strongest, local_of(second, FEW_POINTS, world == 1))
-        if matched.inliers >= LEAST_TO_GO_ON and max(first["count"], second["count"]) > FEW_POINTS:
-            with_all = consensus(local_of(first), local_of(second, mirrored=world == 1))
-            matched = max(matched, with_all, key=lambda found: found.inliers)
+        seen = (lambda local: local.mirrored()) if world else (lambda local: local)
+        matched = consensus(strongest, seen(second.strongest(FEW_POINTS)))
+        if matched.inliers >= LEAST_TO_GO_ON and max(len(first.points), len(second.points)) > FEW_POINTS:
+            matched = max(matched, consensus(first, seen(second)), key=lambda found: found.inliers)
         row["inliers"][world], row["matches"][world] = matched.inliers, matched.matches
         told = matched.inliers >= LEAST_TO_ALIGN
         if not told and orientation < 0:
@@ -174,7 +181,7 @@ def compare_pictures(
         if told:
             assert matched.matrix is not None
             # From the pictures that were matched to those that are aligned.
-            ours, theirs = fixed.shape[1] / first["size"][0], moving.shape[1] / second["size"][0]
+            ours, theirs = fixed.shape[1] / first.size[0], moving.shape[1] / second.size[0]
             starts.append(np.column_stack([matched.matrix[:, :2] * (theirs / ours), matched.matrix[:, 2] * theirs]))
         if orientation >= 0:
             starts.append(alignment.oriented_start(orientation, fixed.shape, moving.shape))
@@ -184,16 +191,6 @@ def compare_pictures(
         if aligned.matrix is not None:
             row["matrix"][world] = aligned.matrix
     return row
-
-
-def _record(store: LocalStore, row: int) -> np.ndarray:
-    block, place = divmod(row, IMAGES_PER_TASK)
-    return _block(store, block)[place]
-
-
-@functools.lru_cache(maxsize=4096)
-def _block(store: LocalStore, block: int) -> np.ndarray:
-    return _read(store.path(block))
 
 
 @functools.lru_cache(maxsize=512)

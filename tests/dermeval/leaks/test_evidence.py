@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from dermeval.leaks.alignment import align, correlate, oriented_start, structure
-from dermeval.leaks.local_features import MIRRORED_BINS, describe_picture, keypoints, mirrored_points
+from dermeval.leaks.local_features import FINE, MIRRORED_BINS, describe_picture, keypoints, mirrored_points
 from dermeval.leaks.matching import consensus, local_of
 from dermeval.leaks.nominate import (
     LARGEST_CLUSTER,
@@ -33,7 +33,7 @@ def compare(fixed: Image.Image, moving: Image.Image, mirrored=False, orientation
     """Evidence in one world: ``inliers``, ``correlation``, ``matrix``."""
     pictures = [rgb(image) for image in (fixed, moving)]
     structures = [functools.partial(structure, picture) for picture in pictures]
-    described = [describe_picture(picture) for picture in pictures]
+    described = [local_of(describe_picture(picture)) for picture in pictures]
     found = compare_pictures(*described, structures, (orientation, orientation))
     return {name: found[name][int(mirrored)] for name in ("inliers", "correlation", "matrix")}
 
@@ -221,7 +221,8 @@ def test_what_resembles_one_image_is_compared_with_each_other():
 def test_local_features_vote_for_a_part_of_the_picture_and_for_its_mirror_image(draw_skin):
     images = [rgb(draw_skin(n, 128)) for n in range(12)]
     images += [images[0][20:100, 30:110], np.ascontiguousarray(images[1][:, ::-1])]
-    votes = Votes([np.stack([describe_picture(image) for image in images])], np.arange(14))
+    block = np.stack([describe_picture(image) for image in images])
+    votes = Votes(lambda: [block], FINE, np.arange(14))
     upright, mirrored = (
         votes.pairs(np.arange(14), 3, mirror).sort_values("normalised", ascending=False) for mirror in (False, True)
     )
