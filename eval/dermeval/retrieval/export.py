@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,34 +112,22 @@ def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions)
 def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     """``metadata.json`` and ``samples.json`` without a version: FiftyOne then fills in what it has of its own."""
     features = np.asarray(source.features)
-    x, y = _projected(neighbours.normalise(features), options.projection).T
-    columns = _columns(source)
-    labels = {target.column for target in source.targets.values()}
-    kept = [name for name in columns if name not in ("split", "dataset")]
-    samples = []
+    places = _projected(neighbours.normalise(features), options.projection)
+    columns = _columns(source).astype(object)
+    labels, samples = {target.column for target in source.targets.values()}, []
     (folder / "data").mkdir()
-    for row, jpeg in enumerate(_jpegs(source)):
+    for row, (jpeg, cells) in enumerate(zip(_jpegs(source), columns.to_dict("records"), strict=True)):
         picture = f"data/{row:07d}.jpg"
         (folder / picture).write_bytes(jpeg)
-        cells = {name: _plain(columns.at[row, name]) for name in kept}
-        known = {name: cell for name, cell in cells.items() if cell is not None}
+        known = {name: cell for name, cell in cells.items() if pd.notna(cell)}
+        tags = [str(known.pop(name)) for name in ("dataset", "split") if name in known]
         known |= {name: {"_cls": "Classification", "label": str(known[name])} for name in labels & set(known)}
-        tags = [
-            str(cell) for cell in (columns["dataset"].iat[row], columns.get("split", {}).get(row)) if pd.notna(cell)
-        ]
-        place = {"x": float(x[row]), "y": float(y[row]), "embedding": features[row].tolist()}
+        place = {"x": float(places[row, 0]), "y": float(places[row, 1]), "embedding": features[row].tolist()}
         samples.append({"filepath": picture, "tags": tags, **known, **place})
     name = "-".join(entry["name"] for entry in source.info["datasets"])
     info = {"encoder": source.encoder["path"], "licences": licences.notice_lines(source.licences)}
     write_json(folder / "metadata.json", {"name": name, "media_type": "image", "info": info})
     write_text(folder / "samples.json", json.dumps({"samples": samples}))
-
-
-def _plain(cell: Any) -> Any:
-    """A cell as JSON has it: None where it is missing."""
-    if pd.isna(cell):
-        return None
-    return cell.item() if isinstance(cell, np.generic) else cell
 
 
 def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
@@ -149,19 +136,18 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
     columns = _columns(source).astype(object)
     tabs = columns.where(columns.notna(), "").astype(str).replace(r"[\t\r\n]+", " ", regex=True)
     tabs.to_csv(folder / "metadata.tsv", sep="\t", index=False, quoting=3, escapechar=" ")
-    side = min(SPRITE_SIDE, MOST_SPRITE_SIDE // math.ceil(math.sqrt(len(source))))
-    config = [
-        "embeddings {",
-        '  tensor_name: "images"',
-        '  tensor_path: "tensors.bytes"',
-        f"  tensor_shape: {len(features)}",
-        f"  tensor_shape: {features.shape[1]}",
-        '  metadata_path: "metadata.tsv"',
-        f'  sprite {{ image_path: "sprite.png" single_image_dim: {side} single_image_dim: {side} }}',
-        "}",
-    ]
-    write_text(folder / "projector_config.pbtxt", "\n".join(config) + "\n")
     across = math.ceil(math.sqrt(len(source)))
+    side = min(SPRITE_SIDE, MOST_SPRITE_SIDE // across)
+    config = f"""embeddings {{
+  tensor_name: "images"
+  tensor_path: "tensors.bytes"
+  tensor_shape: {len(features)}
+  tensor_shape: {features.shape[1]}
+  metadata_path: "metadata.tsv"
+  sprite {{ image_path: "sprite.png" single_image_dim: {side} single_image_dim: {side} }}
+}}
+"""
+    write_text(folder / "projector_config.pbtxt", config)
     sprite = Image.new("RGB", (across * side, across * side))
     for row, jpeg in enumerate(_jpegs(source)):
         picture = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((side, side), Image.Resampling.BOX)
@@ -171,21 +157,17 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
 
 def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     lancedb = require_package("lancedb", "lancedb")
-    columns = pa.Table.from_pandas(_columns(source), preserve_index=False)
-    features, dim = source.features, source.encoder["dim"]
-    schema = columns.schema.append(pa.field("vector", pa.list_(pa.float32(), dim))).append(
-        pa.field("jpeg", pa.binary())
-    )
+    numbers = pa.array(np.ascontiguousarray(source.features, np.float32).ravel())
+    table = pa.Table.from_pandas(_columns(source), preserve_index=False)
+    table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(numbers, source.encoder["dim"]))
+    jpegs = _jpegs(source)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        jpegs = _jpegs(source)
-        for start in range(0, len(source), ROWS_AT_ONCE):
-            part = columns.slice(start, ROWS_AT_ONCE).combine_chunks()
-            block = np.ascontiguousarray(features[start : start + ROWS_AT_ONCE], np.float32)
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), dim)
-            pictures = pa.array([next(jpegs) for _ in range(part.num_rows)], pa.binary())
-            yield pa.record_batch([*(c.combine_chunks() for c in part.columns), vectors, pictures], schema=schema)
+        for batch in table.to_batches(ROWS_AT_ONCE):  # no row is read here: LanceDB cannot read while it writes
+            pictures = pa.array([next(jpegs) for _ in range(batch.num_rows)], pa.binary())
+            yield batch.append_column("jpeg", pictures)
 
+    schema = table.schema.append(pa.field("jpeg", pa.binary()))
     lancedb.connect(folder).create_table("images", data=batches(), schema=schema)
 
 

@@ -83,7 +83,7 @@ class LanceIndex(SearchIndex):
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The manifest, in memory."""
+        """The manifest, as it was indexed."""
         return self.table.to_pandas()
 
     @cached_property
@@ -109,7 +109,7 @@ class LanceIndex(SearchIndex):
         if not where or not where.strip():
             return None
         parsed = parse_where(where)
-        asked = {term.column for term in comparisons(parsed.condition)} & set(self.manifest_columns)
+        asked = {term.column for term in comparisons(parsed)} & set(self.manifest_columns)
         table = pa.Table.from_batches(self.scan(sorted(asked) or ["image_id"]))
         table = pa.Table.from_arrays(
             [table[name].combine_chunks() if name in asked else pa.nulls(len(table)) for name in self.manifest_columns],
@@ -117,7 +117,7 @@ class LanceIndex(SearchIndex):
         )
         if not passing_rows(parsed, table).any():
             raise InputError(explain_empty(parsed, table))
-        return to_sql(parsed.condition, self.lance.schema)
+        return to_sql(parsed, self.lance.schema)
 
     def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of the manifest that have one of the ``values`` in a column, as plain values."""

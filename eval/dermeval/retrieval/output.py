@@ -2,16 +2,20 @@
 
 import base64
 import logging
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
 
-from dermeval.retrieval import sheet
 from dermeval.retrieval.find import FoundCases, ImageQuery
 from dermeval.retrieval.index_folder import SearchIndex
 from dermssl import licences
+from dermssl.atomic import atomic_file
 from dermssl.dataset.store import encode
 from dermssl.errors import InputError
 from dermssl.files import write_csv, write_text
@@ -21,8 +25,26 @@ from dermssl.paths import require_output_file
 MARKS = {".png": b"Software\0dermeval", ".html": b"which is no diagnosis", ".csv": b"query,rank,similarity,"}
 """What a file that was written here holds, by its ending."""
 MARKED_BYTES = 2**26
-MAX_SHEET_QUERIES = 20
+MAX_SHEET_QUERIES, COLUMNS, CAPTION_LETTERS = 20, 5, 34
+TILE_INCHES, CAPTION_INCHES = 2.1, 0.65
+READING = "Ranked by the encoder's similarity, which is no diagnosis."
+SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
+INK, FAINT, ACCENT = "#1f2328", "#6e7781", "#0969da"
 log = logging.getLogger("dermssl")
+
+
+class Tile(NamedTuple):
+    """One picture with the lines under it."""
+
+    image: Image.Image
+    lines: list[str]
+
+
+class Block(NamedTuple):
+    """One query (None: its picture is out of reach) and its hits."""
+
+    query: Tile | None
+    hits: Sequence[Tile]
 
 
 def check_path(path: Path, overwrite: bool) -> None:
@@ -44,9 +66,9 @@ def _is_ours(path: Path) -> bool:
 
 def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[FoundCases], path: Path) -> str | None:
     """Write the file and return its path; None, with a warning, where the pictures that it needs are out of reach."""
-    kind = path.suffix.lower()
+    kind, pairs = path.suffix.lower(), list(zip(queries, found, strict=True))
     if kind == ".csv":
-        table = pd.concat([part.table.assign(query=query.name) for query, part in zip(queries, found, strict=True)])
+        table = pd.concat([part.table.assign(query=query.name) for query, part in pairs])
         table.insert(0, "query", table.pop("query"))
         write_csv(path, table)
         return str(path)
@@ -54,49 +76,97 @@ def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[Fou
     if missing:
         log.warning("warning: %s is not written: the dataset folder of %s is out of reach", path, ", ".join(missing))
         return None
-    if kind == ".html":
-        write_text(path, _page(index, queries, found))
+    if kind == ".png" and len(pairs) > MAX_SHEET_QUERIES:
+        log.warning("warning: the contact sheet shows the first %d of %d queries", MAX_SHEET_QUERIES, len(pairs))
+        pairs = pairs[:MAX_SHEET_QUERIES]
+    blocks = [_block(index, query, part) for query, part in pairs]
+    if kind == ".png":
+        _draw_sheet(path, blocks, index.notices)
         return str(path)
-    if len(queries) > MAX_SHEET_QUERIES:
-        log.warning("warning: the contact sheet shows the first %d of %d queries", MAX_SHEET_QUERIES, len(queries))
-    pairs = list(zip(queries, found, strict=True))[:MAX_SHEET_QUERIES]
-    sheet.draw_sheet(path, [_tiles(index, query, part) for query, part in pairs], index.notices)
+    results = [
+        {"name": query.name, "notes": part.notes, "query": own and _card(own), "hits": [_card(tile) for tile in hits]}
+        for (query, part), (own, hits) in zip(pairs, blocks, strict=True)
+    ]
+    foot = [READING, *licences.notice_lines(index.notices)]
+    write_text(path, render("dermeval/retrieval/hits.html", title=index.title, results=results, foot=foot))
     return str(path)
 
 
-def _tiles(index: SearchIndex, query: ImageQuery, found: FoundCases) -> sheet.Block:
+def _block(index: SearchIndex, query: ImageQuery, found: FoundCases) -> Block:
     """The pictures of one query and its hits, with their captions."""
-    hits = [_tile(index, row) for row in found.table.to_dict("records")]
+
+    def tile(row: dict[str, Any]) -> Tile:
+        stored = index.stored_rows[row["dataset"]][row["image_id"]]
+        return Tile(index.datasets[row["dataset"]].images.image(stored), _caption(row, index.labels))
+
+    hits = [tile(row) for row in found.table.to_dict("records")]
     if query.photo is not None:
-        return sheet.Block(sheet.Tile(query.photo.image, ["query", Path(query.name).name]), hits)
+        return Block(Tile(query.photo.image, ["query", Path(query.name).name]), hits)
     own = next((record for record in query.own if record["image_id"] == query.name), None)
-    return sheet.Block(_tile(index, own | {"rank": None}) if own else None, hits)
+    return Block(tile(own | {"rank": None}) if own else None, hits)
 
 
-def _tile(index: SearchIndex, row: dict[str, Any]) -> sheet.Tile:
-    dataset = index.datasets[row["dataset"]]
-    image = dataset.images.image(index.stored_rows[row["dataset"]][row["image_id"]])
-    return sheet.Tile(image, sheet.caption(row, index.labels))
+def _caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """Lines under one tile: rank and similarity, labels and skin type, the file's name."""
+    facts = [str(row[name]) for name in labels if pd.notna(row.get(name))]
+    if pd.notna(row.get("fitzpatrick")):
+        facts.append(f"skin type {SKIN_TYPES[int(row['fitzpatrick']) - 1]}")
+    head = "query" if row["rank"] is None else f"{row['rank']}   {row['similarity']:.3f}"
+    return [head, ", ".join(facts) or "no label", str(row["image_id"]).rsplit("/", 1)[-1]]
 
 
-def _page(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[FoundCases]) -> str:
-    results = []
-    for query, part in zip(queries, found, strict=True):
-        own, hits = _tiles(index, query, part)
-        cards = [_card(tile) for tile in hits]
-        results.append({"name": query.name, "notes": part.notes, "query": own and _card(own), "hits": cards})
-    return render(
-        "dermeval/retrieval/hits.html",
-        title=index.title,
-        results=results,
-        foot=[sheet.READING, *licences.notice_lines(index.notices)],
-    )
-
-
-def _card(tile: sheet.Tile) -> dict[str, Any]:
+def _card(tile: Tile) -> dict[str, Any]:
     return {"picture": data_uri(encode(tile.image.convert("RGB"))), "lines": tile.lines}
 
 
 def data_uri(jpeg: bytes) -> str:
     """A JPEG as an address that holds it, for a page without further files."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, Any]]) -> None:
+    """Write the contact sheet as PNG: each query at the left, its hits in rows of five at the right."""
+    columns = min(COLUMNS, max(1, *(len(block.hits) for block in blocks)))
+    rows = [
+        [None if start else block.query, *block.hits[start : start + columns]]
+        for block in blocks
+        for start in range(0, max(1, len(block.hits)), columns)
+    ]
+    tall = TILE_INCHES * max(min(1.0, tile.image.height / tile.image.width) for row in rows for tile in row if tile)
+    foot = sheet_foot(notices, round((columns + 1) * TILE_INCHES * 22))
+    below = 0.15 + 0.1 * len(foot)
+    height = len(rows) * (tall + CAPTION_INCHES) + below
+    figure = Figure(figsize=((columns + 1) * TILE_INCHES, height), facecolor="white", dpi=150)
+    grid = figure.subplots(len(rows), columns + 1, squeeze=False)
+    figure.subplots_adjust(
+        0.01, (below + CAPTION_INCHES) / height, 0.995, 1 - 0.1 / height, wspace=0.06, hspace=CAPTION_INCHES / tall
+    )
+    for places, row in zip(grid, rows, strict=True):
+        for column, axes in enumerate(places):
+            tile = row[column] if column < len(row) else None
+            axes.set(xticks=[], yticks=[], anchor="NW", visible=tile is not None)
+            for spine in axes.spines.values():
+                spine.set(visible=column == 0, color=ACCENT, linewidth=2)
+            if tile:
+                axes.imshow(np.asarray(tile.image), interpolation="antialiased")
+                lines = [
+                    line if len(line) <= CAPTION_LETTERS else line[: CAPTION_LETTERS - 1] + "…" for line in tile.lines
+                ]
+                axes.set_xlabel(_literal("\n".join(lines)), loc="left", fontsize=7, color=INK)
+    figure.text(0.01, 0.1 / height, _literal("\n".join(foot)), fontsize=6, color=FAINT)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": "dermeval"})
+
+
+def sheet_foot(notices: Sequence[dict[str, Any]], letters: int) -> list[str]:
+    """Lines under the sheet: how to read it, whether it must stay here, and whose pictures these are."""
+    closed = ", ".join(licences.restricted(notices))
+    text = [READING]
+    text += [f"Do not pass this sheet on: the licence keeps pictures of {closed} where they are."] if closed else []
+    text += [f"{entry['dataset']}: {entry['name']}. {entry['attribution']}" for entry in notices]
+    return [line for part in text for line in textwrap.wrap(part, letters)]
+
+
+def _literal(text: str) -> str:
+    """Text as matplotlib sets it letter by letter: ``$`` would begin a formula."""
+    return text.replace("$", r"\$").encode("utf-8", "replace").decode()

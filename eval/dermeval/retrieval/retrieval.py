@@ -46,11 +46,28 @@ def retrieval(options: RetrievalOptions) -> Report:
     sources = [open_source(folder) for folder in options.sources]
     relevance = _relevance(sources[0], options.relevance)
     judged = [judge_retrieval(source, _relevance(source, relevance), options) for source in sources]
-    parts = [_as_data(entry, options.draws) for entry in judged]
+    parts = [
+        {
+            "folder": str(entry.source.folder),
+            "encoder": entry.source.encoder["path"],
+            "queries": len(entry.frame),
+            "patients": int(entry.frame["group_id"].nunique()),
+            "scores": {name: entry.interval(entry.values[name], options.draws) for name in entry.values},
+            "groups": _by_group(entry, options.draws),
+        }
+        for entry in judged
+    ]
     data: dict[str, Any] = {"relevance": relevance, "encoders": parts}
     text = [line for entry, part in zip(judged, parts, strict=True) for line in _as_text(entry, part)]
     if len(judged) == 2:
-        data["difference"] = _difference(judged[0], judged[1], options.draws)
+        first, second = judged
+        if list(first.frame["image_id"]) != list(second.frame["image_id"]):
+            raise InputError(
+                f"{first.source.folder} and {second.source.folder} hold different images, or in another order: "
+                "embed the same data with both encoders"
+            )
+        differences = second.values - first.values
+        data["difference"] = {name: first.interval(differences[name], options.draws) for name in differences}
         text += ["", "second minus first, the same queries, patients drawn together:"]
         text += _table(data["difference"])
     text += licences.notice_lines(licences.merge(entry for part in judged for entry in part.source.licences))
@@ -122,17 +139,6 @@ def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k:
     return ranked
 
 
-def _as_data(judged: JudgedRankings, draws: int) -> dict[str, Any]:
-    return {
-        "folder": str(judged.source.folder),
-        "encoder": judged.source.encoder["path"],
-        "queries": len(judged.frame),
-        "patients": int(judged.frame["group_id"].nunique()),
-        "scores": {name: judged.interval(judged.values[name], draws) for name in judged.values},
-        "groups": _by_group(judged, draws),
-    }
-
-
 def _by_group(judged: JudgedRankings, draws: int) -> list[dict[str, Any]]:
     """The mAP of every skin type, sex, site and so on that has enough patients; others are called insufficient."""
     name = [name for name in judged.values if name.startswith("mAP")][-1]
@@ -150,15 +156,6 @@ def _by_group(judged: JudgedRankings, draws: int) -> list[dict[str, Any]]:
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             rows.append({"column": column, "value": shown, "queries": len(members), "patients": patients, name: score})
     return rows
-
-
-def _difference(first: JudgedRankings, second: JudgedRankings, draws: int) -> dict[str, dict[str, float]]:
-    if list(first.frame["image_id"]) != list(second.frame["image_id"]):
-        raise InputError(
-            f"{first.source.folder} and {second.source.folder} hold different images, or in another order: "
-            "embed the same data with both encoders"
-        )
-    return {name: first.interval(second.values[name] - first.values[name], draws) for name in first.values}
 
 
 def _shown(score: dict[str, float]) -> str:
@@ -190,10 +187,9 @@ def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
 def _table(scores: dict[str, dict[str, float]]) -> list[str]:
     """One line for each measure, one column for each depth."""
     depths = list(dict.fromkeys(name.partition("@")[2] for name in scores))
-    lines = ["  " + " " * 7 + "".join(f"{'k = ' + depth:<24}" for depth in depths[:SHOWN_DEPTHS]).rstrip()]
-    for measure in dict.fromkeys(name.partition("@")[0] for name in scores):
-        cells = [f"{_shown(scores[f'{measure}@{depth}']):<24}" for depth in depths[:SHOWN_DEPTHS]]
-        lines.append(f"  {measure:<7}" + "".join(cells).rstrip())
+    measured = dict.fromkeys(name.partition("@")[0] for name in scores)
+    cells = {f"k = {k}": {name: _shown(scores[f"{name}@{k}"]) for name in measured} for k in depths[:SHOWN_DEPTHS]}
+    lines = ["  " + line for line in pd.DataFrame(cells).to_string(justify="left").splitlines()]
     if len(depths) > SHOWN_DEPTHS:
         lines.append(f"  the scores at {', '.join(depths[SHOWN_DEPTHS:])} are in the report of --json")
     return lines

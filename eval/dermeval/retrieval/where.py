@@ -20,25 +20,20 @@ MAX_LENGTH = 2000
 MAX_NESTING = 20
 MAX_LISTED = 5000
 """In columns with more distinct values (ids) the nearest one is not looked for."""
-SYMBOLS: dict[type[ast.cmpop], str] = dict(
-    zip(
-        (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot),
-        ("==", "!=", "<", "<=", ">", ">=", "in", "not in", "is", "is not"),
-        strict=True,
-    )
-)
+SYMBOLS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+SYMBOLS |= {ast.In: "in", ast.NotIn: "not in", ast.Is: "is", ast.IsNot: "is not"}
 MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!=", "in": "==", "not in": "!="}
 """What an operator becomes when the value stands before the column."""
 NEGATED = {"!=": "==", "not in": "in", "is not": "is"}
 ORDERS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
-KINDS: tuple[tuple[Callable, tuple[type, ...], str], ...] = (
-    (pa.types.is_boolean, (bool,), "true or false"),
-    (pa.types.is_integer, (int, float), "numbers"),
-    (pa.types.is_floating, (int, float), "numbers"),
-    (pa.types.is_string, (str,), "text in quotes"),
-    (pa.types.is_large_string, (str,), "text in quotes"),
-)
-"""Types of columns that can be filtered, the types of values to compare them with, and what to call these."""
+KINDS: dict[Callable, tuple[tuple[type, ...], str]] = {
+    pa.types.is_boolean: ((bool,), "true or false"),
+    pa.types.is_integer: ((int, float), "numbers"),
+    pa.types.is_floating: ((int, float), "numbers"),
+    pa.types.is_string: ((str,), "text in quotes"),
+    pa.types.is_large_string: ((str,), "text in quotes"),
+}
+"""For each type of column that can be filtered: the types of values to compare it with, and what to call these."""
 LARGEST_NUMBER = 2**53
 CONSTANTS = {"null": None, "none": None, "true": True, "false": False}
 
@@ -63,24 +58,20 @@ class Joined:
     word: str
     parts: tuple["Condition", ...]
 
+    def __str__(self) -> str:
+        shown = [f"({part})" if isinstance(part, Joined) else str(part) for part in self.parts]
+        return f"not {shown[0]}" if self.word == "not" else f" {self.word} ".join(shown)
+
 
 Condition = Term | Joined
 
 
-@dataclass(frozen=True)
-class Where:
-    """A filter as it was written, and what it means."""
-
-    text: str
-    condition: Condition
-
-
-def parse_where(text: str) -> Where:
+def parse_where(text: str) -> Condition:
     """Parse a filter; raises InputError that quotes what is not understood."""
     if len(text) > MAX_LENGTH:
         raise InputError(f"--where has {len(text)} characters, {MAX_LENGTH} are allowed")
     try:
-        return Where(text, _condition(ast.parse(text.strip(), mode="eval").body))
+        return _condition(ast.parse(text.strip(), mode="eval").body)
     except InputError as error:
         raise InputError(f"--where {_quoted(text)}: {error}") from None
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -156,13 +147,13 @@ def comparisons(condition: Condition) -> list[Term]:
     return [found for part in condition.parts for found in comparisons(part)]
 
 
-def passing_rows(where: Where, table: pa.Table) -> np.ndarray:
+def passing_rows(condition: Condition, table: pa.Table) -> np.ndarray:
     """Which rows of ``table`` pass, ``(N,)`` bool.
 
     Raises:
         InputError: an unknown column, a value that the column never has, or a comparison that its type does not allow.
     """
-    return _mask(where.condition, table).fill_null(False).to_numpy(zero_copy_only=False)
+    return _mask(condition, table).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def to_sql(condition: Condition, schema: pa.Schema) -> str:
@@ -183,10 +174,10 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
     return f"{name} IN ({', '.join(values)})" if condition.op in ("==", "in") else f"{name} {condition.op} {values[0]}"
 
 
-def explain_empty(where: Where, table: pa.Table) -> str:
-    """How many rows each condition of a filter leaves, for a filter that leaves none."""
-    counts = [f"{part} leaves {passing_rows(Where('', part), table).sum()}" for part in comparisons(where.condition)]
-    return f"--where {_quoted(where.text)} leaves none of {table.num_rows} images: {'; '.join(counts)}"
+def explain_empty(condition: Condition, table: pa.Table) -> str:
+    """How many rows each comparison of a filter leaves, for a filter that leaves none."""
+    counts = [f"{part} leaves {passing_rows(part, table).sum()}" for part in comparisons(condition)]
+    return f"--where {_quoted(str(condition))} leaves none of {table.num_rows} images: {'; '.join(counts)}"
 
 
 def _mask(condition: Condition, table: pa.Table) -> pa.Array:
@@ -210,7 +201,10 @@ def _compared(test: Term, table: pa.Table) -> pa.Array:
     holds_lists = pa.types.is_list(column.type)
     values = column.flatten() if holds_lists else column
     _check_values(test, column, values)
-    scalars = [_scalar(value, values.type) for value in test.values]
+    # A column of float32 holds no 0.1 and no 16777217, but the nearest that it can.
+    floating = pa.types.is_floating(values.type)
+    cast = values.type.to_pandas_dtype() if floating else lambda value: value
+    scalars = [pa.scalar(cast(value), values.type if floating else None) for value in test.values]
     if test.op in ORDERS:
         return ORDERS[test.op](values, scalars[0])
     equal = functools.reduce(pc.or_kleene, (pc.equal(values, scalar) for scalar in scalars))
@@ -221,11 +215,6 @@ def _compared(test: Term, table: pa.Table) -> pa.Array:
     return pa.array(found, mask=column.is_null().to_numpy(zero_copy_only=False))
 
 
-def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
-    """A value as a column of floats holds it, since 0.1 and 16777217 have no exact float32."""
-    return pa.scalar(kind.to_pandas_dtype()(value), kind) if pa.types.is_floating(kind) else pa.scalar(value)
-
-
 def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:
     """Raise InputError where what is asked is not of the column's type, or a text that the column never has."""
     name, kind = test.column, values.type
@@ -233,7 +222,7 @@ def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:
         raise InputError(f"--where: no image has a {name}: the column is empty")
     if pa.types.is_list(column.type) and test.op in ORDERS:
         raise InputError(f"--where {test}: {name} holds lists: write 'value' in {name}")
-    types, what = next((known[1:] for known in KINDS if known[0](kind)), ((), ""))
+    types, what = next((known for fits, known in KINDS.items() if fits(kind)), ((), ""))
     if not types:
         raise InputError(f"--where: {name} cannot be filtered; it holds {kind}")
     for value in test.values:

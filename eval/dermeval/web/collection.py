@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dermeval.retrieval.find import ImageQuery, NothingElse, find
 from dermeval.retrieval.index_folder import SearchIndex
-from dermeval.web.filters import FilterField, filters_of
+from dermeval.web.filters import filters_of
 from dermssl import licences
 from dermssl.errors import InputError
 
@@ -96,9 +96,13 @@ class Collection:
         texts = {name: self.frame[name].map(_text, na_action="ignore") for name in index.labels}
         self.labelled = {name: pd.factorize(text, sort=True) for name, text in texts.items()}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
+        # What a group of the collection is called: patients, lesions, or both.
+        self.unit = " or ".join(sorted({f"{entry['group']}s" for entry in index.info["datasets"]}, reverse=True))
+        self.foot = licences.notice_lines(index.notices)
+        self.filters = filters_of(index.columns, index.labels)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # What several threads will ask for is computed now, before there are any.
-        _ = self.filters, self._filtered(""), index.groups, index.row_of, index.columns, index.stored_rows
+        _ = self._filtered(""), index.groups, index.row_of, index.columns, index.stored_rows
 
     def __len__(self) -> int:
         return int(self.served.sum())
@@ -157,21 +161,6 @@ class Collection:
         picks = np.random.default_rng(0).permutation(len(rows))[:EXAMPLES]
         return self.images(self.index.records(np.sort(rows[picks])))
 
-    @property
-    def unit(self) -> str:
-        """What a group of the collection is called: patients, lesions, or both."""
-        return " or ".join(sorted({f"{entry['group']}s" for entry in self.index.info["datasets"]}, reverse=True))
-
-    @property
-    def foot(self) -> list[str]:
-        """Licences and duties."""
-        return licences.notice_lines(self.index.notices)
-
-    @cached_property
-    def filters(self) -> list[FilterField]:
-        """Filters for the columns that have at least two values."""
-        return filters_of(self.index.columns, self.index.labels)
-
     def _filter(self, where: str) -> tuple[Any, dict[str, tuple[np.ndarray, int]]]:
         """The filter for the index (None: all rows), and for each target how often each condition occurs among them.
 
@@ -180,13 +169,10 @@ class Collection:
         both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
         passed = self.index.mask(both)
         rows = np.flatnonzero(self.served if passed is None else passed)
-        groups = self.index.groups[0]
-        first = np.full(groups.max(initial=-1) + 1, -1)
-        first[groups[rows[::-1]]] = rows[::-1]  # of several rows of one group the first is assigned last
+        first = rows[np.unique(self.index.groups[0][rows], return_index=True)[1]]
         rates = {}
         for target, (codes, names) in self.labelled.items():
-            known = codes[first[first >= 0]]
-            known = known[known >= 0]
+            known = codes[first][codes[first] >= 0]
             rates[target] = np.bincount(known, minlength=len(names)) / max(1, len(known)), len(known)
         return self.index.passing(both), rates
 
@@ -196,19 +182,19 @@ class Collection:
         """The target that most hits have, and how often the conditions of each target are among them."""
         counts = {name: Counter(_text(hit[name]) for hit in hits if hit[name] is not None) for name in self.labelled}
         targets = sorted(filter(counts.get, counts), key=lambda name: -counts[name].total())
-        shares = [
-            ConditionShare(
-                target=target,
-                condition=condition,
-                labelled_hits=counts[target].total(),
-                labelled_cases=rates[target][1],
-                hits=number,
-                share=number / counts[target].total(),
-                base_rate=rates[target][0][list(self.labelled[target][1]).index(condition)],
-            )
-            for target in targets
-            for condition, number in sorted(counts[target].items(), key=lambda entry: (-entry[1], entry[0]))
-        ]
+        shares = []
+        for target in targets:
+            total, (base, cases) = counts[target].total(), rates[target]
+            names = list(self.labelled[target][1])
+            for name, hit in sorted(counts[target].items(), key=lambda entry: (-entry[1], entry[0])):
+                asked: dict[str, Any] = {
+                    "target": target,
+                    "condition": name,
+                    "labelled_hits": total,
+                    "labelled_cases": cases,
+                }
+                rate = base[names.index(name)]
+                shares.append(ConditionShare(**asked, hits=hit, share=hit / total, base_rate=rate))
         return next(iter(targets), None), shares
 
 

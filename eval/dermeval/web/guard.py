@@ -3,9 +3,8 @@
 import ipaddress
 import re
 import secrets
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
 
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,32 +46,23 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """The answer instead of the page, or None where the page may be shown."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        request = Request(scope)
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL:
             return PlainTextResponse("the address is too long", 422)
         if self.token is None:
             # Another site's name that resolves to this machine (DNS rebinding) must not read the images.
-            if is_loopback(headers.get("host", "")):
+            if is_loopback(request.headers.get("host", "")):
                 return None
             return PlainTextResponse("open this page under the name localhost or the address 127.0.0.1", 403)
-        if self._knows_token(headers):
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self._is_token(bearer) or self._is_token(request.cookies.get(COOKIE, "")):
             return None
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        given = request.query_params.get("token", "")
         if self._is_token(given):
             answer = RedirectResponse(scope["path"] or "/", 303)
             answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
             return answer
         return PlainTextResponse("open the address with the token that `dermeval serve` printed", 401)
-
-    def _knows_token(self, headers: dict[str, str]) -> bool:
-        if self._is_token(headers.get("authorization", "").removeprefix("Bearer ")):
-            return True
-        cookies = SimpleCookie()
-        try:
-            cookies.load(headers.get("cookie", ""))
-        except CookieError:
-            return False
-        return COOKIE in cookies and self._is_token(cookies[COOKIE].value)
 
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), (self.token or "").encode())

@@ -52,30 +52,23 @@ class RowShown(BaseModel):
     sides: list[dict[str, str]] = []
 
 
-def session_of(sessions: Sequence[ReviewSession], part: int) -> ReviewSession:
-    """The session of a part; 404 where there is none of that number."""
-    if not 0 <= part < len(sessions):
-        raise HTTPException(404, "this audit has no part of that number")
+def session_of(sessions: Sequence[ReviewSession], part: int, row: int | None = None) -> ReviewSession:
+    """The session of a part; 404 where there is none of that number, or none of its rows has the number ``row``."""
+    if not 0 <= part < len(sessions) or (row is not None and not 0 <= row < len(sessions[part].table)):
+        raise HTTPException(404, "this audit has no part or no row of that number")
     return sessions[part]
-
-
-def row_of(sessions: Sequence[ReviewSession], part: int, row: int) -> int:
-    """A row of a part's ranking; 404 where there is none of that number."""
-    if not 0 <= row < len(session_of(sessions, part).table):
-        raise HTTPException(404, "this audit has no row of that number")
-    return row
 
 
 def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> RowShown:
     """What the page shows of a row; without a number of the next one that waits."""
-    session = session_of(sessions, part)
+    session = session_of(sessions, part, row)
     waiting = session.waiting()
     row = waiting[0] if row is None and waiting else row
     state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
     state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
     if row is None:
         return RowShown(pair=None, **state)
-    verdict = decided(session.table.loc[[row_of(sessions, part, row)]], session.decisions).iloc[0]
+    verdict = decided(session.table.loc[[row]], session.decisions).iloc[0]
     asked, measured = session.told(row)
     sides = [side_of(session.images, image) for image in session.rows_of(row)]
     state |= {"kind": asked, "confirmed": bool(session.table.get("confirmed", {}).get(row, True))}
@@ -101,9 +94,8 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
     @app.get("/picture", include_in_schema=False)
     def picture(pair: int, which: Literal["first", "second", "laid"], part: int = 0) -> Response:
         with turn:
-            rgb = dict(
-                zip(PICTURES, session_of(sessions, part).pictures(row_of(sessions, part, pair)), strict=False)
-            ).get(which)
+            pictures = session_of(sessions, part, pair).pictures(pair)
+        rgb = dict(zip(PICTURES, pictures, strict=False)).get(which)
         if rgb is None:
             raise HTTPException(404, "there is one picture only")
         _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
@@ -119,7 +111,7 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
     def decide(given: Decision) -> RowShown:
         """Save one decision; answers with the next row that waits."""
         with turn:
-            session_of(sessions, given.part).decide(row_of(sessions, given.part, given.pair), given.decision)
+            session_of(sessions, given.part, given.pair).decide(given.pair, given.decision)
             return row_shown(sessions, given.part, None)
 
     @app.post("/api/undo")

@@ -12,8 +12,8 @@ from dermeval.retrieval.build import _choose
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import fingerprint, open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
+from dermeval.retrieval.output import sheet_foot
 from dermeval.retrieval.search import search
-from dermeval.retrieval.sheet import sheet_foot
 from dermssl.errors import InputError
 from dermssl.licences import notice
 

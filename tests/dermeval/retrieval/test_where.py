@@ -55,7 +55,7 @@ def lance_table(tmp_path_factory):
 def test_a_filter_passes_the_rows_it_names_and_so_does_its_sql(text, rows, lance_table):
     parsed = parse_where(text)
     assert np.flatnonzero(passing_rows(parsed, TABLE)).tolist() == rows
-    found = lance_table.search().where(to_sql(parsed.condition, TABLE.schema)).select(["row"]).to_arrow()
+    found = lance_table.search().where(to_sql(parsed, TABLE.schema)).select(["row"]).to_arrow()
     assert sorted(found["row"].to_pylist()) == rows
 
 
