@@ -109,14 +109,9 @@ def dino_head(in_dim: int, options: DinoOptions) -> DINOProjectionHead:
     with warnings.catch_warnings():
         # lightly uses PyTorch's older form of weight normalisation; the user can do nothing about it.
         warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
-        return DINOProjectionHead(
-            input_dim=in_dim,
-            hidden_dim=options.hidden_dim,
-            bottleneck_dim=options.bottleneck_dim,
-            output_dim=options.out_dim,
-            batch_norm=options.batch_norm,
-            norm_last_layer=options.norm_last_layer,
-        )
+        sizes = options.hidden_dim, options.bottleneck_dim, options.out_dim
+        how = {"batch_norm": options.batch_norm, "norm_last_layer": options.norm_last_layer}
+        return DINOProjectionHead(in_dim, *sizes, **how)
 
 
 class DinoLoss(nn.Module):

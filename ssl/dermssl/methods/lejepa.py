@@ -68,12 +68,8 @@ def sigreg(projections: Tensor, slices: int, seed: int) -> Tensor:
     t = torch.linspace(-LARGEST, LARGEST, KNOTS, device=projections.device)
     gauss = torch.exp(-t.square() / 2)
     angles = (projections @ (directions / directions.norm(dim=0))).unsqueeze(-1) * t
-    real, imaginary = (_mean_over_ranks(part(angles).mean(dim=1)) for part in (torch.cos, torch.sin))
+    real, imaginary = (part(angles).mean(dim=1) for part in (torch.cos, torch.sin))
+    if (ranks := place_among_ranks()[1]) > 1:
+        real, imaginary = (all_reduce(part) / ranks for part in (real, imaginary))  # with their gradients
     error = ((real - gauss).square() + imaginary.square()) * gauss
-    return torch.trapezoid(error, t).mean() * projections.shape[1] * place_among_ranks()[1]
-
-
-def _mean_over_ranks(value: Tensor) -> Tensor:
-    """With its gradient."""
-    ranks = place_among_ranks()[1]
-    return all_reduce(value) / ranks if ranks > 1 else value
+    return torch.trapezoid(error, t).mean() * projections.shape[1] * ranks

@@ -118,11 +118,8 @@ class DinoOptions(MethodOptions):
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
         """Sinkhorn targets depend on the images that one forward pass holds."""
-        if self.centering == "sinkhorn" and micro_batch < batch:
-            return [
-                f"sinkhorn spreads prototypes over the {micro_batch} images of a micro-batch, not the whole {batch}"
-            ]
-        return []
+        told = f"sinkhorn spreads prototypes over the {micro_batch} images of a micro-batch, not the whole {batch}"
+        return [told] * (self.centering == "sinkhorn" and micro_batch < batch)
 
     @classmethod
     def recommend(cls, setting: Setting) -> list[Choice]:
@@ -136,35 +133,28 @@ class DinoOptions(MethodOptions):
             Choice(f"{name}.out_dim", prototypes, "more prototypes than images never settle (published 65,536)"),
             Choice(f"{name}.momentum", momentum, lag),
         ]
-        if few:
-            temperature = 0.015 if setting.tier == 0 else 0.02
-            sharp = "a sharper teacher keeps the loss off ln(out_dim) in short runs (published 0.04)"
-            choices += [
-                Choice(f"{name}.centering", "sinkhorn", "the mean centre collapsed within 300 steps on 5,000 images"),
-                Choice(f"{name}.warmup_teacher_temperature", temperature, sharp),
-                Choice(f"{name}.teacher_temperature", temperature, "as above; published up to 0.07 for long runs"),
-            ]
-        else:
-            choices += [
-                Choice(f"{name}.centering", "mean", "as published, for long runs on a million images"),
-                Choice(f"{name}.warmup_teacher_temperature", 0.04, "as published"),
-                Choice(f"{name}.teacher_temperature", 0.07, "as published, for long runs"),
-                Choice(f"{name}.warmup_teacher_epochs", 30.0, "as published, where the temperature ends at 0.07"),
-            ]
-        if setting.convnet:
-            rate = 0.004 if few else 0.002
-            apart = "keeps the outputs of different images apart in short runs (ResNet-18)"
-            choices += [
-                Choice("optim.lr", rate, "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
-                Choice("optim.weight_decay", 0.0001, "for convnets; the published 0.04 is for ViT"),
-                Choice("optim.weight_decay_end", 0.01, "for convnets; the published 0.4 is for ViT"),
-            ]
-            if few:
-                choices += [
-                    Choice(f"{name}.batch_norm", True, apart),
-                    Choice("views.local_count", 0, "small crops of a lesion's picture show bare skin (ResNet-18)"),
-                ]
-        return choices
+        temperature = 0.015 if setting.tier == 0 else 0.02
+        sharp = "a sharper teacher keeps the loss off ln(out_dim) in short runs (published 0.04)"
+        of_few = [
+            Choice(f"{name}.centering", "sinkhorn", "the mean centre collapsed within 300 steps on 5,000 images"),
+            Choice(f"{name}.warmup_teacher_temperature", temperature, sharp),
+            Choice(f"{name}.teacher_temperature", temperature, "as above; published up to 0.07 for long runs"),
+        ]
+        of_many = [
+            Choice(f"{name}.centering", "mean", "as published, for long runs on a million images"),
+            Choice(f"{name}.warmup_teacher_temperature", 0.04, "as published"),
+            Choice(f"{name}.teacher_temperature", 0.07, "as published, for long runs"),
+            Choice(f"{name}.warmup_teacher_epochs", 30.0, "as published, where the temperature ends at 0.07"),
+        ]
+        rate, apart = 0.004 if few else 0.002, "keeps the outputs of different images apart in short runs (ResNet-18)"
+        of_convnets = [
+            Choice("optim.lr", rate, "measured on ResNet-18 with AdamW; the published 0.0005 is for ViT"),
+            Choice("optim.weight_decay", 0.0001, "for convnets; the published 0.04 is for ViT"),
+            Choice("optim.weight_decay_end", 0.01, "for convnets; the published 0.4 is for ViT"),
+            *[Choice(f"{name}.batch_norm", True, apart)] * few,
+            *[Choice("views.local_count", 0, "small crops of a lesion's picture show bare skin (ResNet-18)")] * few,
+        ]
+        return choices + (of_few if few else of_many) + of_convnets * setting.convnet
 
 
 @dataclass
@@ -233,9 +223,8 @@ class SimclrOptions(MethodOptions):
         """Only images of one forward pass are each other's negatives."""
         if micro_batch < 2:
             raise ValueError("method simclr needs at least 2 images per micro-batch: raise training.batch")
-        if micro_batch < batch:
-            return [f"simclr compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"]
-        return []
+        told = f"simclr compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"
+        return [told] * (micro_batch < batch)
 
     @classmethod
     def recommend(cls, setting: Setting) -> list[Choice]:
@@ -274,9 +263,8 @@ class LejepaOptions(MethodOptions):
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
         """The Gaussian term is taken over the images of one forward pass."""
-        if micro_batch < batch:
-            return [f"lejepa spreads the {micro_batch} images of a micro-batch, not the whole batch of {batch}"]
-        return []
+        told = f"lejepa spreads the {micro_batch} images of a micro-batch, not the whole batch of {batch}"
+        return [told] * (micro_batch < batch)
 
     @classmethod
     def recommend(cls, setting: Setting) -> list[Choice]:

@@ -40,14 +40,16 @@ def export(options: ExportOptions) -> Report:
     if holds_run(out.absolute().parent):
         raise InputError(f"{out} lies in a run folder, which `dermssl pretrain` writes: choose another --out")
     with atomic_folder(out) as temporary:
+        saved = states.newest_state(run / "state") if options.heads or options.which not in FOLDERS else None
         if options.which in FOLDERS:
             _copy_encoder(run, FOLDERS[options.which], temporary)
+        elif saved is None:
+            raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
         else:
-            _write_network(run, options.which, temporary)
-        if options.heads:
-            saved = states.newest_state(run / "state")
-            if saved is None:
-                raise InputError(f"{run} has no state/ to take the heads from: leave --heads out")
+            _write_network(run, saved, options.which, temporary)
+        if options.heads and saved is None:
+            raise InputError(f"{run} has no state/ to take the heads from: leave --heads out")
+        if options.heads and saved:
             heads = {name: value for name, value in saved.weights.items() if name.split(".")[0].endswith("head")}
             write_safetensors(temporary / "heads.safetensors", heads)
         model, config = load_encoder(temporary)
@@ -72,18 +74,13 @@ def export(options: ExportOptions) -> Report:
 def _copy_encoder(run: Path, name: str, folder: Path) -> None:
     if not (run / name).is_dir():
         raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
-    parts = ("config.json", "model.safetensors")
-    files = [require_file(inside(run, f"{name}/{part}"), "dermssl pretrain") for part in parts]
     load_encoder(run / name)  # damaged weights are told by the run's own path
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+    for part in ("config.json", "model.safetensors"):
+        shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), folder / part)
 
 
-def _write_network(run: Path, which: str, folder: Path) -> None:
-    """A network of the newest state; licences and data as the run's first exported encoder states them."""
-    saved = states.newest_state(run / "state")
-    if saved is None:
-        raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
+def _write_network(run: Path, saved: states.Saved, which: str, folder: Path) -> None:
+    """A network of a state; licences and data as the run's first exported encoder states them."""
     config = read_yaml(run / "config.yaml")
     name, size = config["model"]["backbone"], config["views"]["global_size"]
     model = build(name, size, patch_size=config["model"].get("patch_size"))

@@ -4,7 +4,6 @@ Published recipes are for a million images. On a few thousand they collapse or n
 """
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -53,30 +52,25 @@ def recommend(options: RecipeOptions, images: int) -> list[Choice]:
         Choice("training.batch", batch, f"{images // batch:,} steps per epoch; 64 images and more learn better"),
         Choice("training.epochs", epochs, "small epochs are few steps: count steps, not epochs"),
         Choice("optim.warmup_epochs", warmup, "a fifteenth of the run, at most the published 10"),
+        *[Choice("optim.name", options.optimizer, "as asked")] * (options.optimizer != "adamw"),
     ]
-    if options.optimizer != "adamw":
-        common.append(Choice("optim.name", options.optimizer, "as asked"))
     setting = Setting(images, tier, epochs, batch, not is_vit(options.backbone), options.optimizer)
     return common + method.recommend(setting)
 
 
 def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:
     """The config as YAML, one reason per line, with the command that uses it."""
-    model: dict[str, Any] = {"backbone": options.backbone}
-    if not is_vit(options.backbone):
-        model["drop_path"] = 0
+    model = {"backbone": options.backbone} | ({} if is_vit(options.backbone) else {"drop_path": 0})
     lines = [
         f"# {options.method}, {options.backbone}, {images:,} training images of {', '.join(options.data)}.",
         f"# dermssl pretrain --config THIS_FILE --data {' '.join(options.data)} --out checkpoints/run1",
         f"method: {options.method}",
         yaml.safe_dump({"model": model}, sort_keys=False).rstrip(),
     ]
-    sections: dict[str, list[Choice]] = {}
-    for choice in choices:
-        sections.setdefault(choice.key.split(".")[0], []).append(choice)
-    for section, entries in sections.items():
-        lines.append(f"{section}:")
+    for section in dict.fromkeys(choice.key.split(".")[0] for choice in choices):
+        entries = [choice for choice in choices if choice.key.startswith(f"{section}.")]
         written = [yaml.safe_dump({entry.key.split(".")[1]: entry.value}).strip() for entry in entries]
         width = max(map(len, written))
-        lines += [f"  {text:<{width}}  # {entry.reason}" for text, entry in zip(written, entries, strict=True)]
+        told = [f"  {text:<{width}}  # {entry.reason}" for text, entry in zip(written, entries, strict=True)]
+        lines += [f"{section}:", *told]
     return "\n".join(lines) + "\n"

@@ -21,7 +21,7 @@ def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
     return philox(seed, VIEW_STREAM, position, epoch).random((views, DRAWS_PER_VIEW))
 
 
-def crop_box(scale: tuple[float, float], width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
+def crop_box(scale: Sequence[float], width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
     """A random resized crop as torchvision draws it: area share, log-uniform ratio, ten tries, else a centre crop.
 
     ``scale`` is the smallest and largest share of the area of the stored image, ``width`` x ``height`` pixels. Of the

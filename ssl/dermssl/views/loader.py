@@ -60,7 +60,10 @@ class ViewDataset(Dataset):
         outs = [out for group in batch for out in group]
         seconds = [number % 2 for views in self.groups for number in range(len(views))]
         for index, item in enumerate(items):
-            images = self._images(item.row, numbers[index, 0])
+            image, partner = self.pool.image(item.row), item.row
+            if self.pool.partners:
+                partner = self.pool.partners.partner(item.row, self.options.positive_share, numbers[index, 0])
+            images = image, image if partner == item.row else self.pool.image(partner)
             for number, view in enumerate(every):
                 at, image = (index, number), images[seconds[number]]
                 box = draws.crop_box(view.scale, image.shape[1], image.shape[0], numbers[at].tolist())
@@ -73,13 +76,6 @@ class ViewDataset(Dataset):
                     made = colour.solarize(made)
                 turn(made, int(changes.turn[at]), out=outs[number][index])
         return [torch.from_numpy(group) for group in batch]
-
-    def _images(self, row: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The image of a row, and the one that its second views come from, which is often the same."""
-        image, partner = self.pool.image(row), row
-        if self.pool.partners:
-            partner = self.pool.partners.partner(row, self.options.positive_share, numbers)
-        return image, image if partner == row else self.pool.image(partner)
 
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:

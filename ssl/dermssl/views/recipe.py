@@ -6,6 +6,7 @@ is grey. Blur grows with the size of a view; in the published recipe it is the s
 """
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, NamedTuple
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -63,17 +64,12 @@ class ViewOptions:
         if self.global_size > LARGEST_CROP:
             raise ValueError(f"views.global_size {self.global_size}: give at most {LARGEST_CROP} pixels")
         if self.local_count and self.local_size > self.global_size:
-            raise ValueError(
-                f"views.local_size {self.local_size} is above views.global_size {self.global_size}: lower it, or leave "
-                "it out"
-            )
-        for key in ("global_scale", "local_scale"):
-            low, high = _pair(key, getattr(self, key))
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"views.{key} must be two numbers with 0 < low <= high <= 1, not {[low, high]}")
-        low, high = _pair("blur_sigma", self.blur_sigma)
-        if not 0 < low <= high:
-            raise ValueError(f"views.blur_sigma must be 0 < low <= high, not {[low, high]}")
+            above = f"views.local_size {self.local_size} is above views.global_size {self.global_size}"
+            raise ValueError(f"{above}: lower it, or leave it out")
+        for key, largest, bound in (("global_scale", 1, " <= 1"), ("local_scale", 1, " <= 1"), ("blur_sigma", inf, "")):
+            values = getattr(self, key)
+            if len(values) != 2 or not 0 < values[0] <= values[1] <= largest:
+                raise ValueError(f"views.{key} must be two numbers with 0 < low <= high{bound}, not {values}")
         for key in ("blur", "solarize"):
             values = getattr(self, key)
             if len(values) != 3 or not all(0 <= value <= 1 for value in values):
@@ -82,25 +78,19 @@ class ViewOptions:
             raise ValueError("views.hue must lie between 0 and 0.5")
 
 
-def _pair(key: str, values: list[float]) -> tuple[float, float]:
-    if len(values) != 2:
-        raise ValueError(f"views.{key} must be two numbers, not {values}")
-    return values[0], values[1]
-
-
 class View(NamedTuple):
     """One view of an image: its side in pixels, its range of areas, and its probabilities of blur and solarisation."""
 
     size: int
-    scale: tuple[float, float]
+    scale: list[float]
     blur: float
     solarize: float
 
 
 def group_views(options: ViewOptions) -> list[list[View]]:
     """The views of an image in order by role: global crops, then local ones where there are any."""
-    size, scale = options.global_size, _pair("global_scale", options.global_scale)
     roles = [min(index, 1) for index in range(options.global_count)]
-    large = [View(size, scale, options.blur[role], options.solarize[role]) for role in roles]
-    small = View(options.local_size, _pair("local_scale", options.local_scale), options.blur[2], options.solarize[2])
+    odds = list(zip(options.blur, options.solarize, strict=True))
+    large = [View(options.global_size, options.global_scale, *odds[role]) for role in roles]
+    small = View(options.local_size, options.local_scale, *odds[2])
     return [group for group in (large, [small] * options.local_count) if group]

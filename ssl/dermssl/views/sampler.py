@@ -109,18 +109,14 @@ def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, 
     """
     if list(weights) == ["size"]:
         return None
-    if list(weights) == ["equal"]:
-        return tuple(1 / len(names) for _ in names)
     try:
-        numbers = [float(weight) for weight in weights]
+        numbers = [1.0] * len(names) if list(weights) == ["equal"] else list(map(float, weights))
     except ValueError:
         raise InputError(f"data.weights is {' '.join(weights)}: give `size`, `equal`, or a number per set") from None
-    usable = all(math.isfinite(number) and number >= 0 for number in numbers)
-    if len(numbers) != len(names) or not usable or sum(numbers) <= 0:
-        raise InputError(
-            f"data.weights is {' '.join(weights)} for {len(names)} sets ({', '.join(names)}): one number each, >= 0, "
-            "and not all 0"
-        )
+    usable = all(math.isfinite(number) and number >= 0 for number in numbers) and sum(numbers) > 0
+    if len(numbers) != len(names) or not usable:
+        sets = f"{len(names)} sets ({', '.join(names)})"
+        raise InputError(f"data.weights is {' '.join(weights)} for {sets}: one number each, >= 0, and not all 0")
     return tuple(number / sum(numbers) for number in numbers)
 
 

@@ -80,7 +80,7 @@ def test_crop_boxes_stay_inside_and_cover_the_asked_share():
 
 def test_local_crops_have_a_range_of_their_own():
     options = ViewOptions(global_scale=[0.4, 1.0], local_scale=[0.05, 0.3])
-    assert [view.scale for view in list(chain(*group_views(options)))] == [(0.4, 1.0)] * 2 + [(0.05, 0.3)] * 8
+    assert [tuple(view.scale) for view in list(chain(*group_views(options)))] == [(0.4, 1.0)] * 2 + [(0.05, 0.3)] * 8
 
 
 def test_flips_and_turns_come_equally_often():
