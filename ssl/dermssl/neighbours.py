@@ -157,15 +157,12 @@ class Index:
 
 
 def build_codes(vectors: np.ndarray, kind: IndexType, held_out: np.ndarray | None = None) -> Codes | None:
-    """Codes of unit vectors ``(N, D)``; row ``i`` becomes entry ``i``. None where exact search needs none.
+    """Codes of unit ``vectors`` ``(N, D)`` float32; row ``i`` becomes entry ``i``. None where exact search needs none.
 
-    Args:
-        vectors: unit length, float32.
-        kind: ``flat`` is exact and has no codes. ``scan`` compares the query with all codes: 4 bits for every two
-            dimensions (product quantisation with the fast scan of André et al. 2015), a sixteenth of float32.
-            ``ivfpq`` has the same codes in cells and visits an eighth of them. ``hnsw`` is a graph over 8-bit vectors
-            (D + 256 bytes each).
-        held_out: rows that the codes must not be trained on.
+    ``kind``: ``flat`` is exact and has no codes. ``scan`` compares the query with all codes: 4 bits for every two
+    dimensions (product quantisation with the fast scan of André et al. 2015), a sixteenth of float32. ``ivfpq`` has the
+    same codes in cells and visits an eighth of them. ``hnsw`` is a graph over 8-bit vectors (D + 256 bytes each). The
+    codes are not trained on the rows ``held_out``.
     """
     total, dim = vectors.shape
     if kind == "flat" or total < LEAST_CODED_ROWS:

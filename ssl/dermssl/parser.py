@@ -203,10 +203,9 @@ def parse(
     parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
 ) -> tuple[Any, str | None]:
     """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it."""
-    known = [o for action in parser._actions for o in action.option_strings]
-    arguments = [_expand(a, aliases or {}, known) for a in arguments]
-    for argument in arguments:
-        option = argument.split("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    arguments = [_expand(argument, aliases or {}, known) for argument in arguments]
+    for option in (argument.split("=")[0] for argument in arguments):
         if option.startswith("--") and len(option) > 2 and option not in known:
             raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
     config_file = _value_of("--config", arguments)

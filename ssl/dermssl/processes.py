@@ -27,12 +27,9 @@ def available_cores(per_rank: bool = False) -> int:
 
     ``per_rank`` shares them among the ranks that torchrun or Accelerate started on this machine.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    quota = _quota()
-    cores = min(cores, math.ceil(quota)) if math.isfinite(quota) else cores
+    bound = getattr(os, "sched_getaffinity", None)
+    cores = len(bound(0)) if bound else os.cpu_count() or 1
+    cores = math.ceil(min(cores, _quota()))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if per_rank else cores)
 
 

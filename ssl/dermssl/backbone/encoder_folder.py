@@ -102,18 +102,13 @@ def write_encoder(
     if is_vit(name):
         patch: Any = model.patch_embed.patch_size  # type: ignore[union-attr]
         arguments = {"img_size": preprocessing["input_size"][-1], "dynamic_img_size": True, "patch_size": int(patch[0])}
+    terms = ", ".join(sorted({entry["id"] for entry in licences}))
     config = {
         "architecture": name,
         "num_classes": 0,
         "num_features": width(model),
         "model_args": arguments,
-        "pretrained_cfg": {
-            "tag": tag,
-            "fixed_input_size": False,
-            **preprocessing,
-            "num_classes": 0,
-            "license": ", ".join(sorted({entry["id"] for entry in licences})),
-        },
+        "pretrained_cfg": {"tag": tag, "fixed_input_size": False, **preprocessing, "num_classes": 0, "license": terms},
         "dermssl": {"licences": licences, **training},
     }
     with atomic_folder(folder) as temporary:

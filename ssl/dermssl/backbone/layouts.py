@@ -34,11 +34,10 @@ def renamed(weights: Weights, rules: Mapping[str, str], drop: str = "$^") -> dic
     """Names with the regular expressions of ``rules`` replaced, in their order, but for those that match ``drop``."""
     kept = {}
     for name, value in weights.items():
-        if re.search(drop, name):
-            continue
-        for pattern, replacement in rules.items():
-            name = re.sub(pattern, replacement, name)
-        kept[name] = value
+        if not re.search(drop, name):
+            for pattern, replacement in rules.items():
+                name = re.sub(pattern, replacement, name)
+            kept[name] = value
     return kept
 
 
@@ -211,14 +210,7 @@ def _sscd(weights: Weights) -> dict[str, Tensor] | None:
     return part_under("backbone.")(weights) if is_sscd else None
 
 
-TORCHVISION_CHILDREN = {
-    r"^0\.": "conv1.",
-    r"^1\.": "bn1.",
-    r"^4\.": "layer1.",
-    r"^5\.": "layer2.",
-    r"^6\.": "layer3.",
-    r"^7\.": "layer4.",
-}
+TORCHVISION_CHILDREN = {r"^0\.": "conv1.", r"^1\.": "bn1."} | {rf"^{n + 3}\.": f"layer{n}." for n in range(1, 5)}
 """Of torchvision's ResNet; 2 and 3 are the activation and the pooling, which have no weights."""
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -51,12 +50,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     # Whatever a foreign file provokes is that file's problem.
     except Exception as error:
-        if path.suffix == ".safetensors":
-            raise InputError(
-                f"{path} holds no weights that can be read ({shortened(error, 200)}): get it again"
-            ) from None
-        script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
-        raise InputError(f"{path} holds no weights that can be read safely{script}: give a state dict") from None
+        why = f" ({shortened(error, 200)}): get it again"
+        if path.suffix != ".safetensors":
+            script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
+            why = f" safely{script}: give a state dict"
+        raise InputError(f"{path} holds no weights that can be read{why}") from None
     while isinstance(content, dict) and (inner := [content[p] for p in PARTS if isinstance(content.get(p), dict)]):
         content = inner[0]
     weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
@@ -114,11 +112,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> N
         if name in known and value.shape != known[name].shape
     ]
     if problems:
-        guess = guess_architecture(translated.weights, translated.layouts)
-        looks = [f"written by {' within '.join(translated.layouts)}"] * bool(translated.layouts)
-        looks += [f"for timm's {guess}"] * bool(guess)
-        seems = f"; they seem to be {', '.join(looks)}" if looks else ""
-        raise RuntimeError(f"{problems[0]}{seems}")
+        guess, layouts = guess_architecture(translated.weights, translated.layouts), translated.layouts
+        looks = [f"written by {' within '.join(layouts)}"] * bool(layouts) + [f"for timm's {guess}"] * bool(guess)
+        raise RuntimeError(problems[0] + (f"; they seem to be {', '.join(looks)}" if looks else ""))
     model.load_state_dict(wanted, strict=True)
     for note in translated.notes:
         log.warning("warning: %s", note)
@@ -189,9 +185,7 @@ def _transformer(weights: Weights, layouts: Sequence[str]) -> str | None:
 
 
 def _resnet(weights: Weights) -> str | None:
-    counts = tuple(
-        len({found[1] for name in weights if (found := re.match(rf"layer{stage}\.(\d+)\.", name))})
-        for stage in range(1, 5)
-    )
+    blocks = {".".join(name.split(".")[:2]) for name in weights}
+    counts = tuple(sum(block.startswith(f"layer{stage}.") for block in blocks) for stage in range(1, 5))
     plain = weights["layer1.0.conv1.weight"].shape[0] == 64
     return RESNETS.get((counts, "layer1.0.conv3.weight" in weights)) if plain else None

@@ -71,9 +71,7 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     """The split of ``split_repaired.csv`` in the order of ``frame``, and what is recorded of where it is from.
 
     The table may have further data sets, which were audited together with this one.
-
-    Raises:
-        InputError: the table does not fit this data set as it is now, or tears a group apart.
+    Raises InputError: it does not fit this data set as it is now, or tears a group apart.
     """
     path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
     try:

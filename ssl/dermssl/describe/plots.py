@@ -65,21 +65,20 @@ def _bars(axis: Axes, table: pd.DataFrame) -> None:
         offset = (number - (len(table.columns) - 1) / 2) * width
         bars = axis.bar(places + offset, values, width, label=str(name), color=OKABE_ITO[number])
         axis.bar_label(bars, fontsize=7, padding=1)
-    _label_places(axis, table)
-    axis.set_ylabel("number")
     axis.margins(y=0.12)
-    _legend(axis, len(table.columns))
+    _label_places(axis, table)
 
 
 def _stacked(axis: Axes, table: pd.DataFrame) -> None:
     bottom = np.zeros(len(table))
     for number, (name, values) in enumerate(table.items()):
-        colour = GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
-        axis.bar(np.arange(len(table)), values, 0.75, bottom=bottom, label=str(name), color=colour)
+        axis.bar(np.arange(len(table)), values, 0.75, bottom=bottom, label=str(name), color=_colour(name, number))
         bottom += values.to_numpy(dtype=float)
     _label_places(axis, table)
-    axis.set_ylabel("number")
-    _legend(axis, len(table.columns))
+
+
+def _colour(name: Any, number: int) -> str:
+    return GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
 
 
 def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
@@ -90,7 +89,7 @@ def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
     shares = 100 * table.drop(columns="all").div(table["all"].replace(0, 1), axis=0)
     left = np.zeros(len(shares))
     for number, (name, values) in enumerate(shares.items()):
-        colour = GREY if name == MISSING else OKABE_ITO[number % len(OKABE_ITO)]
+        colour = _colour(name, number)
         bars = axis.barh(np.arange(len(shares)), values, 0.6, left=left, label=str(name), color=colour)
         labels = [f"{value:.0f}" if value >= 6 else "" for value in values]
         ink = INK if colour in LIGHT else "white"
@@ -131,7 +130,8 @@ def _label_places(axis: Axes, table: pd.DataFrame) -> None:
     names = [str(value) for value in table.index]
     crowded = sum(map(len, names)) > 45
     axis.set_xticks(np.arange(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
-    axis.set_xlabel(str(table.index.name or ""))
+    axis.set(xlabel=str(table.index.name or ""), ylabel="number")
+    _legend(axis, len(table.columns))
 
 
 def _legend(axis: Axes, entries: int) -> None:

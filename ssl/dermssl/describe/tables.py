@@ -21,11 +21,9 @@ TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "fold
 
 
 def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
-    """``frame`` with the column ``unit``, and the plural name of what it counts.
+    """The manifest ``frame`` with the column ``unit``, and the plural name of what it counts.
 
-    Args:
-        frame: the manifest.
-        group: what the data set keeps whole. Images without such an id count by their group.
+    ``group`` is what the data set keeps whole. Images without such an id count by their group.
     """
     own = frame[f"{group}_id"] if f"{group}_id" in frame else pd.Series(None, index=frame.index, dtype=object)
     units = own.where(own.notna(), frame["group_id"] if "group_id" in frame else frame["image_id"])
@@ -33,12 +31,9 @@ def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
 
 
 def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -> dict[str, pd.DataFrame]:
-    """Every table that the data set has the columns for, by title; missing values are a row of their own.
+    """Every table that the manifest ``frame`` has the columns for, by title; missing values are a row of their own.
 
-    Args:
-        frame: the manifest, one row per image.
-        targets: the data set's targets, whose classes give the order of columns.
-        group: what the data set keeps whole, see `with_units`.
+    The classes of the ``targets`` give the order of columns. ``group`` is what the data set keeps whole.
     """
     frame, units = with_units(frame, group)
     column = "image_id" if units == "images" else "unit"

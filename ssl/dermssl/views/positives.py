@@ -39,10 +39,9 @@ class Partners:
 
 
 def find_partners(groups: np.ndarray, patients: np.ndarray) -> Partners:
-    """Group rows of the same group id (case, lesion or patient) and the same patient; a row without an id stands alone.
+    """Group rows of the same group id (case, lesion or patient) and the same patient, ``(N,)``, None where unknown.
 
-    Args:
-        groups, patients: ids ``(N,)``, None where unknown.
+    A row without a group id stands alone.
     """
     known = ~pd.isna(groups)
     code, _ = pd.factorize(pd.MultiIndex.from_arrays([groups, pd.Series(patients, dtype=object).fillna("")]))
