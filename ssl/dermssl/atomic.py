@@ -43,7 +43,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{TEMPORARY}"):
-        if not _runs(leftover):
+        number = leftover.name.removesuffix(TEMPORARY).rpartition("-")[2]
+        if not (number.isdigit() and psutil.pid_exists(int(number))):  # its process no longer runs
             leftover.unlink(missing_ok=True)
     temporary = _temporary(path)
     temporary.touch()
@@ -202,12 +203,9 @@ def _tidy(folder: Path) -> None:
     """Put an old folder back whose replacement a crash cut short, and remove other temporary folders beside it."""
     if _old(folder).exists() and not folder.exists():
         _old(folder).rename(folder)
-    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*{TEMPORARY}"):
-        if leftover.is_dir():
-            _remove(leftover)
-    for leftover in folder.glob(f".*{TEMPORARY}"):
-        if leftover.is_file():
-            _remove(leftover)
+    beside = folder.parent.glob(f".{glob.escape(folder.name)}.*{TEMPORARY}")
+    for leftover in [*filter(Path.is_dir, beside), *filter(Path.is_file, folder.glob(f".*{TEMPORARY}"))]:
+        _remove(leftover)
 
 
 def _remove(path: Path) -> None:
@@ -228,12 +226,6 @@ def _old(path: Path) -> Path:
 def _host() -> str:
     """Six characters for this machine, whose process ids say nothing about another's."""
     return hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:6]
-
-
-def _runs(temporary: Path) -> bool:
-    """Whether the process of this machine that a temporary name belongs to still runs."""
-    number = temporary.name.removesuffix(TEMPORARY).rpartition("-")[2]
-    return number.isdigit() and psutil.pid_exists(int(number))
 
 
 def _fsync(path: Path) -> None:

@@ -79,17 +79,18 @@ class Encoder:
         return self.preprocessing["input_size"][-1]
 
     def record(self) -> dict[str, Any]:
-        """The encoder entry of ``embedding.json``; computes the fingerprint where there is no weights file."""
-        fingerprint = self.origin.get("fingerprint") or weights_fingerprint(self.model)
-        how = {"fingerprint": fingerprint, "preprocessing": self.preprocessing, "features": self.features}
+        """The encoder entry of ``embedding.json``; the fingerprint is of all weights where they have no file."""
+        how: dict[str, Any] = {"preprocessing": self.preprocessing, "features": self.features}
+        if "fingerprint" not in self.origin:
+            state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+            how["fingerprint"] = hashlib.sha256(save(state)).hexdigest()
         return self.origin | how
 
 
 def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls") -> Encoder:
     """The encoder that ``spec`` names, at ``image_size`` pixels (None: its own), read as ``features`` says.
 
-    Raises:
-        InputError: no such folder, architecture, weights or seed, or a size or ``features`` that it cannot give.
+    Raises InputError: no such folder, architecture, weights or seed, or a size or ``features`` that it cannot give.
     """
     kind, _, name = spec.partition(":")
     if image_size and image_size > LARGEST_CROP:
@@ -135,12 +136,6 @@ def _check_readable(encoder: Encoder) -> None:
     if kind == "last4" and (tokens == 0 or len(_stages(model)) < LAST):
         what = "no class token" if tokens == 0 else f"fewer than {LAST} blocks or stages to read"
         raise InputError(f"--features last4: {name} has {what}: use --features cls")
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """Hex SHA-256 of all weights and buffers, for encoders that have no file of their own."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    return hashlib.sha256(save(state)).hexdigest()
 
 
 def _from_folder(path: Path, image_size: int | None) -> Encoder:

@@ -62,8 +62,13 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
     source = str(path) + "".join(f"; what its start, {name}, was trained on is not recorded" for name in starts)
     ledger = read_parquet(path, "dermssl pretrain").select([*COLUMNS, "times_seen"]).to_pandas()
     ledger = ledger[ledger["times_seen"] > 0].reset_index(drop=True)
-    known = dict(datasets or {})
-    return _by_ledger(frame, ledger, source, known, _trained_datasets(path.parent) | known)
+    known, trained = dict(datasets or {}), {}
+    config = read_yaml(path.parent / "config.yaml") if (path.parent / "config.yaml").is_file() else {}
+    for folder in (config.get("data") or {}).get("folders", []):
+        with contextlib.suppress(InputError, OSError):
+            dataset = open_dataset(str(folder))
+            trained[dataset.name] = dataset
+    return _by_ledger(frame, ledger, source, known, trained | known)
 
 
 def weights_folder(path: Path) -> Path:
@@ -85,17 +90,6 @@ def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
         return None, f"{name} has changed since these features were made"
     found = find_ledger(Path(name), encoder.get("training", {}).get("ledger"))
     return found, "" if found else f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends"
-
-
-def _trained_datasets(run: Path) -> dict[str, Dataset]:
-    """The dataset folders that a run names, where they are still to be had."""
-    found = {}
-    config = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    for folder in (config.get("data") or {}).get("folders", []):
-        with contextlib.suppress(InputError, OSError):
-            dataset = open_dataset(str(folder))
-            found[dataset.name] = dataset
-    return found
 
 
 def _by_ledger(

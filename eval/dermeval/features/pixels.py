@@ -19,10 +19,9 @@ class PixelPCA(nn.Module):
 
     def __init__(self, components: int, image_size: int, seed: int) -> None:
         super().__init__()
-        self.num_features, self.image_size, self.seed = components, image_size, seed
-        pixels = 3 * image_size**2
-        self.register_buffer("mean", torch.zeros(pixels))
-        self.register_buffer("directions", torch.zeros(pixels, components))
+        self.num_features, self.seed = components, seed
+        self.register_buffer("mean", torch.zeros(3 * image_size**2))
+        self.register_buffer("directions", torch.zeros(3 * image_size**2, components))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Project; computed in float32 whatever the autocast, as differences of pixels are small."""
@@ -32,8 +31,7 @@ class PixelPCA(nn.Module):
     def fit(self, pixels: np.ndarray) -> None:
         """Fit on ``(N, 3*S*S)`` values 0 to 1 by randomized SVD (Halko et al. 2011), seeded.
 
-        Raises:
-            InputError: no image, or fewer images or pixels than components.
+        Raises InputError: no image, or fewer images or pixels than components.
         """
         if not len(pixels):
             raise InputError(f"pixels:{self.num_features} is fitted on train images, and no image's split is train")

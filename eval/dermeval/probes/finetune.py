@@ -204,18 +204,12 @@ class TrainingPictures(Pictures):
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """uint8 ``(1, 3, S, S)``."""
         size = self.preprocessing["input_size"][-1]
-        changes = (
-            v2.RandomResizedCrop(size, (SMALLEST_CROP, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.ColorJitter(0.2, 0.2, 0.1),
-            v2.PILToTensor(),
-        )
-        return v2.Compose(changes)(image)[None]
+        crop = v2.RandomResizedCrop(size, (SMALLEST_CROP, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
+        changes = v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.ColorJitter(0.2, 0.2, 0.1), v2.PILToTensor()
+        return v2.Compose([crop, *changes])(image)[None]
 
 
 def _rate(done: float) -> float:
     """Learning rate as a share of its peak: a linear warm-up, then a cosine to 0."""
-    if done < WARM_UP:
-        return (done + 1e-3) / WARM_UP
-    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
+    cosine = 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
+    return (done + 1e-3) / WARM_UP if done < WARM_UP else cosine

@@ -33,7 +33,13 @@ class Scorer:
         self.present = np.bincount(truth, minlength=self.classes) > 0
         outcome = np.zeros((rows, self.classes**2))
         outcome[np.arange(rows), truth * self.classes + probabilities.argmax(1)] = 1
-        table = np.hstack([outcome, _squared_errors(truth, probabilities), _calibration_table(truth, probabilities)])
+        # Brier score of each row: squared error summed over classes, halved for two (Brier 1950).
+        errors = ((probabilities - np.eye(self.classes)[truth]) ** 2).sum(1, keepdims=True)
+        # The calibration error (Guo et al. 2017) is the sum over bins of the absolute column sums, by the rows.
+        confidence, calibration = probabilities.max(1), np.zeros((rows, BINS))
+        right = probabilities.argmax(1) == truth
+        calibration[np.arange(rows), confidence_bins(confidence)] = right - confidence
+        table = np.hstack([outcome, errors / 2 if self.classes == 2 else errors, calibration])
         self.sums = np.zeros((clusters.max() + 1, table.shape[1]))
         np.add.at(self.sums, clusters, table)
         ranked = np.flatnonzero(self.present) if positive is None else [positive]
@@ -66,25 +72,19 @@ class Scorer:
             "brier": sums[:, cells] / rows,
             "ece": np.abs(sums[:, cells + 1 :]).sum(1) / rows,
         }
-        return scores | (self._macro(weights) if self.positive is None else self._binary(weights, scores))
-
-    def _macro(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        per_class = {}
         counted = [ranking.count(weights) for ranking in self.rankings]
+        if self.positive is not None:
+            (counts,) = counted
+            scores |= {"auroc": counts.auroc(), "average_precision": counts.average_precision()}
+            scores[f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"] = counts.sensitivity_at(SPECIFICITY)
+            own = {f"positive_{name}": scores[name][:, self.positive] for name in ("f1", "precision", "recall")}
+            return scores | own
+        per_class = {}
         for name, score in (("auroc", Counts.auroc), ("average_precision", Counts.average_precision)):
             per_class[name] = np.full((weights.shape[1], self.classes), np.nan)
             per_class[name][:, self.present] = np.stack([score(counts) for counts in counted], 1)
-        macro = {f"macro_{name}": values[:, self.present].mean(1) for name, values in per_class.items()}
-        return macro | {f"{name}_per_class": values for name, values in per_class.items()}
-
-    def _binary(self, weights: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        counts = self.rankings[0].count(weights)
-        fixed = f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"
-        return {
-            "auroc": counts.auroc(),
-            "average_precision": counts.average_precision(),
-            fixed: counts.sensitivity_at(SPECIFICITY),
-        } | {f"positive_{name}": scores[name][:, self.positive] for name in ("f1", "precision", "recall")}
+        scores |= {f"macro_{name}": values[:, self.present].mean(1) for name, values in per_class.items()}
+        return scores | {f"{name}_per_class": values for name, values in per_class.items()}
 
 
 class Counts(NamedTuple):
@@ -160,23 +160,6 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def balanced_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
     """Mean recall of the classes that occur in ``truth`` ``(N,)``."""
     return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))
-
-
-def _squared_errors(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Brier score of each row, ``(N, 1)``: squared error summed over classes, halved for two (Brier 1950)."""
-    errors = ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1, keepdims=True)
-    return errors / 2 if probabilities.shape[1] == 2 else errors
-
-
-def _calibration_table(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Each row's entry of the reliability table, ``(N, BINS)``: right minus confidence, in the bin of its confidence.
-
-    The expected calibration error (Guo et al. 2017) is the sum over bins of the absolute column sums, by the rows.
-    """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == truth
-    table = np.zeros((len(truth), BINS))
-    table[np.arange(len(truth)), confidence_bins(confidence)] = right - confidence
-    return table
 
 
 def confidence_bins(confidence: np.ndarray) -> np.ndarray:

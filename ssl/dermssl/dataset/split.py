@@ -30,7 +30,7 @@ def split(options: SplitOptions) -> Report:
     dataset = open_dataset(options.folder)
     _check_options(options, dataset)
     frame = dataset.frame()
-    groups, strata = _groups(frame, options, dataset), _strata(frame, options, dataset)
+    groups, strata = frame["group_id"], _strata(frame, options, dataset)
     table, info = dataset.table, dict(dataset.info)
     if options.fractions or options.apply:
         if options.apply:
@@ -65,6 +65,11 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
         raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
     if options.fractions and dataset.info.get("split", "official") == "official" and not options.replace_official:
         raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
+    own = dataset.info["group"]  # nothing finer stays whole
+    if options.by == "patient" and not dataset.table["patient_id"].drop_null():
+        raise InputError(f"{dataset.folder} has no patients: split --by group, which keeps each {own} whole")
+    if options.by == "lesion" and own != "lesion":
+        raise InputError(f"{dataset.folder}: --by lesion would tear its {own}s apart: use --by group")
 
 
 def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
@@ -111,16 +116,6 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
 
 def _unit(options: SplitOptions, dataset: Dataset) -> str:
     return dataset.info["group"] if options.by == "group" else options.by
-
-
-def _groups(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:
-    """What stays whole, ``(N,)``; never finer than the data set's own unit."""
-    own = dataset.info["group"]
-    if options.by == "patient" and frame["patient_id"].isna().all():
-        raise InputError(f"{dataset.folder} has no patients: split --by group, which keeps each {own} whole")
-    if options.by == "lesion" and own != "lesion":
-        raise InputError(f"{dataset.folder}: --by lesion would tear its {own}s apart: use --by group")
-    return frame["group_id"]
 
 
 def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:

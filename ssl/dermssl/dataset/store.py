@@ -60,22 +60,17 @@ def strip_metadata(jpeg: bytes) -> bytes:
             # A scan runs to the next marker that is neither a stuffed byte (FF 00) nor a restart (FF D0-D7).
             following = _MARKER.search(jpeg, end)
             end = following.start() if following else len(jpeg)
-        kept.append(_without_private_parts(marker, jpeg[position:end]))
-        position = end
+        segment, position = jpeg[position:end], end
+        if marker == _JFIF:
+            is_jfif = segment[4:9] == b"JFIF\0" and len(segment) >= 18
+            segment = b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0" if is_jfif else b""
+        private = marker == _COMMENT or (0xE1 <= marker <= 0xEF and marker != _ADOBE)
+        kept.append(b"" if private else segment)
     return b"".join([*kept, b"\xff\xd9"])
 
 
 _SCAN, _END, _JFIF, _ADOBE, _COMMENT = 0xDA, 0xD9, 0xE0, 0xEE, 0xFE
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-
-
-def _without_private_parts(marker: int, segment: bytes) -> bytes:
-    if marker == _JFIF:
-        is_jfif = segment[4:9] == b"JFIF\0" and len(segment) >= 18
-        return b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0" if is_jfif else b""
-    if marker == _COMMENT or (0xE1 <= marker <= 0xEF and marker != _ADOBE):
-        return b""
-    return segment
 
 
 def shard_name(number: int) -> str:

@@ -57,21 +57,15 @@ def copy_photo(jpeg: bytes, kind: str, random: np.random.Generator) -> bytes:
     """A near-duplicate of one JPEG: encoded anew, photographed off a screen or print, or mirrored."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     if kind == "re-photographed":
-        image = _photograph_again(image, random)
+        turned = image.rotate(float(random.uniform(-5, 5)), Image.Resampling.BICUBIC)
+        # 5 degrees on a 4:3 picture leave the corners of anything above 0.87 of the frame empty.
+        share, (width, height) = random.uniform(0.80, 0.86), image.size
+        left, top = (1 - share) * width / 2, (1 - share) * height / 2
+        cropped = turned.resize(image.size, Image.Resampling.BICUBIC, box=(left, top, width - left, height - top))
+        image = ImageEnhance.Brightness(cropped).enhance(float(random.uniform(0.85, 1.15)))
     elif kind == "flipped":
         image = ImageOps.mirror(image)
     return encode_photo(image, int(random.integers(55, 86)))
-
-
-def _photograph_again(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    turned = image.rotate(float(random.uniform(-5, 5)), Image.Resampling.BICUBIC)
-    # 5 degrees on a 4:3 picture leave the corners of anything above 0.87 of the frame empty.
-    share = random.uniform(0.80, 0.86)
-    width, height = image.size
-    left, top = (1 - share) * width / 2, (1 - share) * height / 2
-    box = (left, top, width - left, height - top)
-    cropped = turned.resize(image.size, Image.Resampling.BICUBIC, box=box)
-    return ImageEnhance.Brightness(cropped).enhance(float(random.uniform(0.85, 1.15)))
 
 
 def encode_photo(image: Image.Image, quality: int) -> bytes:

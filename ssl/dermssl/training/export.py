@@ -41,8 +41,12 @@ def export(options: ExportOptions) -> Report:
         raise InputError(f"{out} lies in a run folder, which `dermssl pretrain` writes: choose another --out")
     with atomic_folder(out) as temporary:
         saved = states.newest_state(run / "state") if options.heads or options.which not in FOLDERS else None
-        if options.which in FOLDERS:
-            _copy_encoder(run, FOLDERS[options.which], temporary)
+        if name := FOLDERS.get(options.which):
+            if not (run / name).is_dir():
+                raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
+            load_encoder(run / name)  # damaged weights are told by the run's own path
+            for part in ("config.json", "model.safetensors"):
+                shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), temporary / part)
         elif saved is None:
             raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
         else:
@@ -69,14 +73,6 @@ def export(options: ExportOptions) -> Report:
         *["  " + line for line in licences.notice_lines(config["dermssl"]["licences"])],
     ]
     return Report("\n".join(text), {"out": str(out), "config": config})
-
-
-def _copy_encoder(run: Path, name: str, folder: Path) -> None:
-    if not (run / name).is_dir():
-        raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
-    load_encoder(run / name)  # damaged weights are told by the run's own path
-    for part in ("config.json", "model.safetensors"):
-        shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), folder / part)
 
 
 def _write_network(run: Path, saved: states.Saved, which: str, folder: Path) -> None:

@@ -158,6 +158,5 @@ def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
 
 def _is_one_file(one: Any, other: Any) -> bool:
     """Whether two values are paths of the same file or folder, such as ``x`` and ``./x``."""
-    if not (isinstance(one, str) and isinstance(other, str)):
-        return False
-    return Path(one).exists() and os.path.realpath(one) == os.path.realpath(other)
+    are_text = isinstance(one, str) and isinstance(other, str)
+    return are_text and Path(one).exists() and os.path.realpath(one) == os.path.realpath(other)

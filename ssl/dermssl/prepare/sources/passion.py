@@ -26,7 +26,13 @@ def read(raw: RawFolder) -> Rows:
     """Patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
     table = raw.table("label", "labels", required=LABEL_COLUMNS)
     _check_values(raw.find("label", "labels"), "impetig", table["impetig"], IMPETIGO)
-    table, problems = _one_row_per_subject(table)
+    blank = table["subject_id"].isna()
+    problems = [Problem(f"label row {row + 2}", "no subject_id", "left out") for row in blank[blank].index]
+    table = table[~blank]
+    for subject, same in table[table["subject_id"].duplicated(keep=False)].groupby("subject_id"):
+        twice = "label row stands twice" if len(same.drop_duplicates()) == 1 else "two label rows that differ"
+        problems.append(Problem(f"subject {subject}", twice, "first row kept"))
+    table = table.drop_duplicates("subject_id")
     split, split_problems = _read_split(raw, set(table["subject_id"]))
     rows = read_columns(
         table.assign(split=table["subject_id"].map(split)),
@@ -58,17 +64,6 @@ def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[s
     unknown = set(values.dropna()) - set(known)
     if unknown:
         raise InputError(f"{where}: {column} holds {sorted(unknown)}, known are {', '.join(known)}")
-
-
-def _one_row_per_subject(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    blank = table["subject_id"].isna()
-    problems = [Problem(f"label row {row + 2}", "no subject_id", "left out") for row in blank[blank].index]
-    table = table[~blank]
-    for subject, rows in table[table["subject_id"].duplicated(keep=False)].groupby("subject_id"):
-        same = len(rows.drop_duplicates()) == 1
-        problem = "label row stands twice" if same else "two label rows that differ"
-        problems.append(Problem(f"subject {subject}", problem, "first row kept"))
-    return table.drop_duplicates("subject_id"), problems
 
 
 def _read_split(raw: RawFolder, labelled: set[str]) -> tuple[dict[str, str], list[Problem]]:

@@ -40,17 +40,12 @@ def read(raw: RawFolder) -> Rows:
     )
     # A case that no dermatologist could label holds {}, which is no mistake.
     rows.problems = [problem for problem in rows.problems if LABEL_COLUMNS[1] not in problem.file]
-    rows.frame["body_site"] = _body_sites(views)
-    rows.targets = {"condition": found_classes(rows.frame, "condition", level="case")}
-    return match_files(raw, rows)
-
-
-def _body_sites(table: pd.DataFrame) -> pd.Series:
-    """Names of the ``body_parts_*`` columns that are marked."""
-    marked = table[[name for name in table if str(name).startswith("body_parts_")]].notna()
+    marked = views[[name for name in views if str(name).startswith("body_parts_")]].notna()
     names = [str(name).removeprefix("body_parts_").replace("_", " ") for name in marked]
     sites = [[name for name, mark in zip(names, row, strict=True) if mark] or None for row in marked.to_numpy()]
-    return pd.Series(sites, index=table.index, dtype=object)
+    rows.frame["body_site"] = pd.Series(sites, index=views.index, dtype=object)
+    rows.targets = {"condition": found_classes(rows.frame, "condition", level="case")}
+    return match_files(raw, rows)
 
 
 def _heaviest(text: str) -> str | None:

@@ -19,7 +19,6 @@ from dermssl.training.watching.online import (
     KNN,
     RECALL,
     SHOWN,
-    Evaluation,
     headline,
     online_features,
     patch_components,
@@ -125,7 +124,14 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     tracker.log(progress.step, scores)
     told = ", ".join(f"{name} {value:.3f}" for name, value in headline(scores).items())
     log.info(f"step {progress.step}: {told}")
-    _draw(run, progress.step, evaluation, tracker)
+    size, dataset = run.options.views.global_size, evaluation.dataset
+    queries = pictures_of(dataset, evaluation.queries, size)
+    if evaluation.nearest.size:
+        nearest = [list(pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
+        tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), progress.step)
+    maps = patch_components(run.method.encoder(), queries[:SHOWN], run.preprocessing, device)
+    if maps is not None:
+        tracker.image("patch_components", component_grid(queries[:SHOWN], maps), progress.step)
     for line in below_start(scores, progress.baseline, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)
     progress.health.observe_rank(progress.step, scores["online_rankme"])
@@ -141,17 +147,6 @@ def below_start(scores: Scores, first: Scores | None, images: int) -> list[str]:
         for name, value in scores.items()
         if first and value < first.get(name, -1.0) - error and name.startswith((KNN, RECALL))
     ]
-
-
-def _draw(run: Run, step: int, evaluation: Evaluation, tracker: Tracker) -> None:
-    size, dataset = run.options.views.global_size, evaluation.dataset
-    queries = pictures_of(dataset, evaluation.queries, size)
-    if evaluation.nearest.size:
-        nearest = [list(pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
-        tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), step)
-    maps = patch_components(run.method.encoder(), queries[:SHOWN], run.preprocessing, run.accelerator.device)
-    if maps is not None:
-        tracker.image("patch_components", component_grid(queries[:SHOWN], maps), step)
 
 
 def project(run: Run, tracker: Tracker) -> None:
