@@ -10,7 +10,7 @@ Elias & Gygi 2007).
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.stats import chi2, poisson
 
 CORRELATION_WEIGHT, LAYOUT_WEIGHT = 4.0, 2.0
 LAYOUT_RANK = 20
@@ -50,14 +50,16 @@ class Background(NamedTuple):
         """The upper bound, with `CONFIDENCE`, of the number of pairs of the other world that reach each score.
 
         It is the exact bound of a Poisson count. Where none is counted it is the largest bound of the tails, whose
-        means are uncertain too.
+        means are uncertain too; and at least the number that a Poisson count of the expected mean reaches so often,
+        since one false pair among 60 is more than 1%.
         """
         counted, beyond = self.counted(score), np.full(len(score), np.nan)
         bound = chi2.ppf(CONFIDENCE, 2 * counted + 2) / 2
         for rank, start, mean in self.tails[self.tails[:, 0] >= LEAST_BOUND_RANK]:
             most, longest = chi2.ppf(CONFIDENCE, 2 * rank + 2) / 2, mean * 2 * rank / chi2.ppf(1 - CONFIDENCE, 2 * rank)
             beyond = np.fmax(beyond, most * np.exp((start - score) / longest))
-        return np.where(counted == 0, np.fmin(beyond, bound), bound)
+        drawn = poisson.ppf(CONFIDENCE, self.expected_above(score))
+        return np.where(counted == 0, np.maximum(np.fmin(beyond, bound), drawn), bound)
 
 
 def world_scores(evidence: np.ndarray, layout_start: float = np.inf) -> np.ndarray:
@@ -162,12 +164,8 @@ def would_be_confirmed(
 def false_match_ratios(scores: np.ndarray, groups: dict[str, np.ndarray], least: int = 50) -> dict[str, dict]:
     """How much more often the background pairs of a group score high than all do: the ratio of two shares.
 
-    They are the shares that reach the score which one of 200 of all background pairs reaches.
-
-    Args:
-        scores: of the mirrored world, ``(P,)``.
-        groups: bool ``(P,)`` per name, the pairs within a group.
-        least: groups with fewer background pairs are left out.
+    They are the shares that reach the score which one of 200 of all background pairs reaches. ``scores`` (P,) are of
+    the mirrored world, ``groups`` name the pairs within each group (bool), ``least`` is the fewest pairs of a group.
     """
     if not len(scores):
         return {}
