@@ -6,7 +6,8 @@
     python scripts/bench/leaks_scale.py standin --work DIR --plot results/leaks_scale.svg
 
 Every image is its own record, and all are audited as those of more than 20,000 images are. Each size runs the whole
-command `dermeval leaks` in a process of its own. Processor time is that of all its processes. Memory is the peak of
+command `dermeval leaks` in a process of its own; images that a smaller part described are not described again, and the
+time that the others took stands for all. Processor time is that of all its processes. Memory is the peak of
 the sum over its processes, once without the pages of files, which the system may drop (anonymous), once with them.
 DIR keeps a line per size in scale.jsonl. Results are in results/leaks_scale.md.
 """
@@ -76,7 +77,7 @@ class Memory(threading.Thread):
 
 def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) -> dict[str, Any]:
     """Audit the first ``count`` images and return what it cost and found."""
-    from dermeval.leaks import find, leaks
+    from dermeval.leaks import find, leaks, verify
     from dermeval.leaks.options import LeaksOptions
     from dermeval.leaks.records import open_audited
 
@@ -97,6 +98,20 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
 
         setattr(find, name, run)
 
+    def described(pictures: Any, detail: Any, folder: Path, workers: int) -> Any:
+        kept = work / "described"
+        kept.mkdir(exist_ok=True)
+        whole = [path.name for path in sorted(kept.iterdir())][: count // verify.IMAGES_PER_TASK]
+        for name in whole:
+            os.link(kept / name, folder / name)
+        store = describe(pictures, detail, folder, workers)
+        for path in sorted(folder.glob("local-*.bin"))[len(whole) : count // verify.IMAGES_PER_TASK]:
+            os.link(path, kept / path.name)
+        new[0] = count - len(whole) * verify.IMAGES_PER_TASK
+        return store
+
+    describe, new = find.describe_images, [count]
+    find.describe_images = described
     for name, part in PARTS.items():
         timed(name, part)
     find.MANY_IMAGES = 0
@@ -110,6 +125,7 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
     start, wall = used(), time.perf_counter()
     found = leaks.leaks(options).data
     cost["other"] = used() - start - sum(cost.values())
+    cost["describe"] *= count / new[0]
     result = {"images": count, "seconds": cost, "wall": time.perf_counter() - wall, "memory_gb": memory.peaks}
     result |= {"compared": found["certainty"]["compared"], "confirmed": found["pairs"], "sources": found["sources"]}
     if copies is not None:

@@ -22,10 +22,7 @@ LARGEST_CHANGE = 4.0
 
 
 class Aligned(NamedTuple):
-    """Median block correlation, the share of the first picture that the second covers, and the map ``(2, 3)``.
-
-    The map is in shares of the short side; ``mirrored`` maps start from the mirrored second picture.
-    """
+    """Median block correlation, the share of the first picture that the second covers, and the map ``(2, 3)``."""
 
     correlation: float
     overlap: float
@@ -47,12 +44,9 @@ def structure(rgb: np.ndarray) -> np.ndarray:
 
 
 def oriented_start(orientation: int, first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
-    """The map ``(2, 3)``, in pixels, of a quarter turn about the centres.
+    """The map ``(2, 3)``, in pixels, of a quarter turn about the centres of two pictures of some heights and widths.
 
-    Args:
-        orientation: 0 to 7 as in `dermssl.dataset.hashes.perceptual_hashes`; from 4 on it maps to the mirrored picture.
-        first: height and width of the first picture.
-        second: the same of the second one.
+    ``orientation``: 0 to 7 as in `dermssl.dataset.hashes.perceptual_hashes`; from 4 on it maps to the mirrored picture.
     """
     angle = np.deg2rad(90.0 * (orientation % 4))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -61,12 +55,9 @@ def oriented_start(orientation: int, first: tuple[int, int], second: tuple[int, 
 
 
 def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> Aligned:
-    """Refine ``start`` and correlate what it lays on each other.
+    """Refine the map ``start`` (2, 3) of the pixels of two `structure` pictures, and correlate what lies on each other.
 
-    Args:
-        first: `structure` of the first picture.
-        second: `structure` of the second one, mirrored already where the start asks for it.
-        start: ``(2, 3)`` map from pixels of the first to pixels of the second.
+    The second one is mirrored already where the start asks for it.
     """
     found = correlate(first, second, start)
     everywhere = np.full(second.shape, 255, np.uint8)

@@ -13,12 +13,11 @@ from dermeval.leaks.leaks import WRITTEN as LEAKS
 from dermeval.leaks.off_topic import off_topic_scores, picture_features
 from dermeval.leaks.options import AuditOptions, LeaksOptions
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.report import IMAGES, LOCAL, copy_picture, side_of
-from dermssl import licences, page
+from dermeval.leaks.report import shown_image, write_page
 from dermssl.atomic import locked
 from dermssl.commandline import Report
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import read_json, write_csv, write_json, write_text
+from dermssl.files import read_json, write_csv, write_json
 from dermssl.neighbours import normalise
 from dermssl.paths import require_new_folder
 
@@ -53,18 +52,19 @@ def audit(options: AuditOptions) -> Report:
         data: dict[str, Any] = {"leaks": found, "images": len(images.frame)}
         data |= {"label_errors": None if errors is None else errors.head(options.shown).to_dict("records")}
         data |= {"off_topic": off_topic.head(options.shown).to_dict("records"), "why_no_label_errors": why_not}
-        _write_page(out, images, off_topic, errors, data, options.shown)
+        title = f"Audit of {', '.join(entry['name'] for entry in images.datasets)}"
+        cards = {"off_topic": _cards(out, images, off_topic, options.shown)}
+        cards |= {"errors": _cards(out, images, errors, options.shown)}
+        write_page(out, "audit", images, found["notes"], title=title, leaks=found, why_not=why_not, **cards)
         write_json(out / MARK, data | {"finished": True})
     text = [
         f"{out}: report.html",
         f"  near-duplicates   {found['pairs']} pairs, {found['records_in_leak_groups']} records",
+        f"  off-topic         {', '.join(off_topic['image_id'].head(5))} are furthest from the others",
+        f"  label errors      {why_not or ', '.join(errors['image_id'].head(5)) + ' come first'}",  # type: ignore[index]
+        "  off_topic.csv and label_errors.csv rank all images: look at the first ones, and stop where they are right",
+        f"  decide about all three with `dermeval review {out}`",
     ]
-    text.append(f"  off-topic         {', '.join(off_topic['image_id'].head(5))} are furthest from the others")
-    text.append(f"  label errors      {why_not or ', '.join(errors['image_id'].head(5)) + ' come first'}")  # type: ignore[index]
-    text.append(
-        "  off_topic.csv and label_errors.csv rank all images: look at the first ones, and stop where they are right"
-    )
-    text.append(f"  decide about all three with `dermeval review {out}`")
     return Report("\n".join(text), data | {"out": str(out)})
 
 
@@ -122,37 +122,14 @@ def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.Dat
     codes, names = pd.factorize(given[used], sort=True)
     features, groups, rows = one.features[used].astype(np.float32), groups[used], one.rows[used]
     believed = self_confidence(features, codes, groups)
-    nearby = labels_nearby(features, codes, groups, np.arange(len(rows)))
     words = [
-        ", ".join(f"{count} {name}" for name, count in pd.Series(names[part]).value_counts().items()) for part in nearby
+        ", ".join(f"{count} {name}" for name, count in pd.Series(names[part]).value_counts().items())
+        for part in labels_nearby(features, codes, groups)
     ]
     columns = {"label": names[codes], "likelier": names[believed.argmax(axis=1)], "nearby": words}
     return _ranked(images, 1 - believed[np.arange(len(codes)), codes], rows, **columns), ""
 
 
-def _write_page(
-    out: Path,
-    images: AuditedImages,
-    off_topic: pd.DataFrame,
-    errors: pd.DataFrame | None,
-    data: dict[str, Any],
-    shown: int,
-) -> None:
-    (out / IMAGES).mkdir(exist_ok=True)
-
-    def cards(table: pd.DataFrame | None) -> list[dict[str, Any]]:
-        rows = [] if table is None else table.head(shown).to_dict("records")
-        return [one | side_of(images, one["row"]) | {"file": copy_picture(out, images, one["row"])} for one in rows]
-
-    found = data["leaks"]
-    html = page.render(
-        "dermeval/leaks/audit.html",
-        title=f"Audit of {', '.join(entry['name'] for entry in images.datasets)}",
-        notes=[LOCAL, *found["notes"]],
-        leaks=found,
-        off_topic=cards(off_topic),
-        errors=cards(errors),
-        why_not=data["why_no_label_errors"],
-        licences=licences.notice_lines(images.licences),
-    )
-    write_text(out / "report.html", html)
+def _cards(out: Path, images: AuditedImages, table: pd.DataFrame | None, shown: int) -> list[dict[str, Any]]:
+    rows = [] if table is None else table.head(shown).to_dict("records")
+    return [one | shown_image(out, images, one["row"]) for one in rows]

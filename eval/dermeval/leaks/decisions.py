@@ -19,11 +19,7 @@ STOP_AFTER = 58
 
 
 def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
-    """The decisions in a file, the last one of each pair or image; empty where none was made yet.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """The decisions in a file, the last one of each pair or image; empty without a file. Raises InputError: damaged."""
     if not path.is_file():
         return pd.DataFrame(columns=columns, dtype=object)
     try:
@@ -52,11 +48,7 @@ def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_results(folder: Path, images: AuditedImages, pairs: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
-    """Write ``pairs.parquet``, ``groups.csv`` and ``split_repaired.csv`` of the pairs that count.
-
-    Returns:
-        The leak group of each image, and the repaired split.
-    """
+    """Write ``pairs.parquet``, ``groups.csv``, ``split_repaired.csv``; returns leak groups and the repaired split."""
     frame = images.frame
     groups = leak_groups(images.groups, pairs)
     split = repaired(groups, frame, strata(frame, images.labels))

@@ -15,45 +15,48 @@ from dermssl.paths import require_folder
 VERSION = 5
 """Of the leaks folder; 1 had no scores, 2 no ranking, 3 saw white letters as part of the picture, 4 fewer features."""
 FILE = "images.parquet"
+IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
 TAKEN_OVER += ["scale", "mirrored", "matrix"]
 
 
 class EarlierAudit(NamedTuple):
-    """What an earlier audit says about the images of this one.
+    """What an earlier audit says about the images of this one; the default is an audit of other images.
 
     ``known`` (N,): images that it compared with each other. ``pairs``: its ranked pairs of these, by rows ``a``, ``b``.
-    ``background``: scores of its mirrored pairs. ``layout_start``: see `certainty.layout_start_of`.
+    ``background``: scores of its mirrored pairs. ``layout_start``: see `certainty.layout_start_of`; None if not known.
     """
 
     known: np.ndarray
-    pairs: pd.DataFrame
-    background: np.ndarray
-    layout_start: float
+    pairs: pd.DataFrame = pd.DataFrame(columns=["a", "b", *TAKEN_OVER])
+    background: np.ndarray = np.zeros(0)
+    layout_start: float | None = None
+
+    def compared(self, pairs: pd.DataFrame | np.ndarray) -> np.ndarray:
+        """Which pairs ``(P, 2)`` of rows it compared."""
+        return np.all(self.known[np.asarray(pairs, np.int64)], axis=1)
 
 
 def write_images(folder: Path, images: AuditedImages) -> None:
     """Write which images were audited."""
-    table = images.frame[["image_id", "group_id", "pixel_sha256"]]
-    write_parquet(folder / FILE, pa.Table.from_pandas(table, preserve_index=False))
+    write_parquet(folder / FILE, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
 
 
-def open_earlier(folder: Path, images: AuditedImages, every_image: bool) -> EarlierAudit:
-    """Open the leaks folder of an earlier audit.
+def open_earlier(since: str | None, images: AuditedImages, every_image: bool) -> EarlierAudit:
+    """Open the leaks folder of an earlier audit; raises InputError if it is of another version or has other records.
 
     An image is known if its id, its pixels and its record are the same as then.
-
-    Raises:
-        InputError: no leaks folder, one of another version, or one with other records.
     """
+    if since is None:
+        return EarlierAudit(np.zeros(len(images.frame), bool))
+    folder = Path(since)
     summary = read_json(require_folder(folder, "summary.json", "dermeval leaks") / "summary.json", "dermeval leaks")
     if summary.get("version") != VERSION or not (folder / FILE).is_file():
         raise InputError(f"--since {folder}: it is of another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
         raise InputError(f"--since {folder}: it was made with another --every-image: give the same, or no --since")
     before = read_parquet(folder / FILE, "dermeval leaks").to_pandas()
-    columns = ["image_id", "group_id", "pixel_sha256"]
-    known = pd.MultiIndex.from_frame(images.frame[columns]).isin(pd.MultiIndex.from_frame(before[columns]))
+    known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
     ranking = read_parquet(folder / "ranking.parquet", "dermeval leaks").to_pandas()
     kept = ranking["evidence"].map(lambda names: not {"file", "pixels"} & set(names)).to_numpy(bool)
     for end in ("a", "b"):

@@ -10,7 +10,7 @@ import pandas as pd
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.local_features import COARSE, FINE, Detail
-from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate
+from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate, united
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import compare_appearance, compare_pairs, describe_images
@@ -53,42 +53,37 @@ def find_pairs(
     ``work`` holds what is finished, that of an earlier start too. Pairs of images that the ``earlier`` audit compared
     with each other are left out.
     """
-    detail = COARSE if len(images.frame) > MANY_IMAGES else FINE
-    store = describe_images(images.pictures, detail, work, options.workers)
+    count = len(images.frame)
+    earlier = earlier or EarlierAudit(np.zeros(count, bool))
+    store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work, options.workers)
     identical, appearance = identical_pairs(images), store.appearance()
     nominated = nominate(images, options, store, appearance)
     known = pd.MultiIndex.from_frame(nominated[["a", "b"]]).isin(pd.MultiIndex.from_frame(identical[["a", "b"]]))
-    if earlier is not None:
-        known |= earlier.known[nominated[["a", "b"]].to_numpy(np.int64)].all(axis=1)
-    nominated = nominated[~known].reset_index(drop=True)
-    # Sets that forbid re-linking meet others by copies only.
-    pool = np.zeros(len(images.frame), np.int64)
-    for number, rows in enumerate(pools(images)):
-        pool[rows] = number
+    nominated = nominated[~known & ~earlier.compared(nominated[["a", "b"]])].reset_index(drop=True)
+    pool = pools(images)
 
     def compare(pairs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         ends = pairs[["a", "b"]].to_numpy(np.int64)
         log.info("comparing the pixels of %d candidate pairs", len(pairs))
         evidence = compare_pairs(pairs, images.pictures, store, work, options.workers)
         compare_appearance(evidence, ends, appearance)
+        # Sets that forbid re-linking meet others by copies only.
         apart = pool[ends[:, 0]] != pool[ends[:, 1]]
         kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
         return pairs[kept].reset_index(drop=True), evidence[kept]
 
     table, evidence = compare(nominated)
-    found = scored(table, evidence, identical, detail, earlier)
+    found = scored(table, evidence, identical, store.detail, earlier)
     likely = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY][["a", "b"]].to_numpy(np.int64)
     compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
     ends = linked_pairs(likely, compared, images.groups, pool)
-    if earlier is not None:
-        ends = ends[~earlier.known[ends].all(axis=1)]
+    ends = ends[~earlier.compared(ends)]
     if not len(ends):
         return found
-    linked = pd.DataFrame(ends, columns=["a", "b"]).assign(linked=True, upright=-1, mirrored=-1, hash_bits=np.nan)
-    more, further = compare(linked)
+    more, further = compare(united([("linked", pd.DataFrame(ends, columns=["a", "b"]))]))
     both = pd.concat([table.assign(linked=False), more], ignore_index=True)
     both[found.sources] = both[found.sources].fillna(False).astype(bool)
-    return scored(both, np.concatenate([evidence, further]), identical, detail, earlier)
+    return scored(both, np.concatenate([evidence, further]), identical, store.detail, earlier)
 
 
 def scored(
@@ -99,12 +94,11 @@ def scored(
     earlier: EarlierAudit | None = None,
 ) -> ScoredPairs:
     """Score compared pairs against the background that they, and those of an earlier audit, give themselves."""
-    start = certainty.layout_start_of(evidence) if earlier is None else earlier.layout_start
+    before = earlier or EarlierAudit(np.zeros(0, bool))
+    start = certainty.layout_start_of(evidence) if before.layout_start is None else before.layout_start
     scores = certainty.world_scores(evidence, start)
     mirrored = scores[~certainty.mirrored_copies(evidence), 1]
-    background = certainty.background_of(
-        mirrored if earlier is None else np.concatenate([mirrored, earlier.background])
-    )
+    background = certainty.background_of(np.concatenate([mirrored, before.background]))
     best = scores.max(axis=1, initial=0)
     table = nominated.assign(
         score=best,

@@ -21,9 +21,7 @@ TRAINING_SIDE = "train"
 def record_pairs(groups: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
     """Confirmed pairs of images as pairs of records: ``one`` < ``other``, image ``pairs``, ``strong``, ``expected``.
 
-    Args:
-        groups: integer record of each image, ``(N,)``.
-        pairs: columns ``a``, ``b``, ``expected_false`` (0 for identical images).
+    ``groups`` (N,) are integer records; ``pairs`` has ``a``, ``b`` and ``expected_false`` (0 for identical images).
     """
     ends = np.sort(groups[pairs[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
     table = pd.DataFrame({"one": ends[:, 0], "other": ends[:, 1], "expected": pairs["expected_false"].to_numpy(float)})
@@ -71,12 +69,8 @@ def repaired(leaks: np.ndarray, frame: pd.DataFrame, stratum: pd.Series) -> pd.S
     """The split with every leak group on one side: the side that leaves the fewest records to move.
 
     Of sides with as few, the one is taken that keeps the counts of the strata nearest to the original ones, then the
-    training side. Images without a split keep none where their group stays on the training side.
-
-    Args:
-        leaks: leak group of each image.
-        frame: columns ``group_id`` and ``split``.
-        stratum: what each side keeps its mix of, such as class and skin type, ``(N,)`` of str.
+    training side. Images without a split keep none where their group stays on the training side. ``stratum`` (N,) is
+    what each side keeps its mix of, such as class and skin type.
     """
     before = side(frame["split"])
     kinds = pd.factorize(stratum)[0]
@@ -124,14 +118,9 @@ def group_table(frame: pd.DataFrame, leaks: np.ndarray, labels: list[str]) -> pd
     table = rows.groupby(["leak_group", "group_id"], sort=True).agg(
         dataset=("dataset", "first"), images=("image_id", "size"), split=("side", lambda s: "+".join(sorted(set(s))))
     )
-    number = table.index.get_level_values(0)
-    table["straddles"] = number.isin(straddling(leaks, frame["split"]))
-    table["across_datasets"] = number.isin(_several(rows, "dataset"))
-    table["conflict"] = number.isin([leak for name in labels for leak in _several(rows, name)])
+    several = rows.groupby("leak_group")[["side", "dataset", *labels]].nunique() > 1
+    several = several.loc[table.index.get_level_values(0)].set_axis(table.index)
+    table["straddles"], table["across_datasets"] = several["side"], several["dataset"]
+    table["conflict"] = several[labels].any(axis=1)
     table["large"] = table.groupby(level=0)["images"].transform("size") > LARGE
     return table.reset_index()
-
-
-def _several(rows: pd.DataFrame, column: str) -> np.ndarray:
-    values = rows.groupby("leak_group")[column].nunique()
-    return values[values > 1].index.to_numpy()

@@ -23,10 +23,7 @@ SHOWN_NEIGHBOURS = 10
 def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Probabilities ``(N, C)`` of the classes for each image, by a model that saw no image of its group.
 
-    Args:
-        features: ``(N, D)`` of an encoder.
-        labels: class numbers.
-        groups: integer group of each image; what must not be split, such as the patient.
+    ``features`` (N, D) are of an encoder, ``labels`` class numbers, ``groups`` integers of what must not be split.
     """
     found = np.zeros((len(labels), labels.max() + 1))
     folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
@@ -45,9 +42,9 @@ def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     return found
 
 
-def labels_nearby(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """The labels of the `SHOWN_NEIGHBOURS` nearest images of other groups, for each of ``rows``."""
+def labels_nearby(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """The labels of the `SHOWN_NEIGHBOURS` nearest images of other groups, for each image."""
     vectors = neighbours.normalise(features - features.mean(axis=0))
-    own = int(np.bincount(groups).max(initial=1))
-    _, found = neighbours.search(vectors[rows], vectors, SHOWN_NEIGHBOURS + own)
-    return [labels[near[groups[near] != groups[row]][:SHOWN_NEIGHBOURS]] for row, near in zip(rows, found, strict=True)]
+    most = int(np.bincount(groups).max(initial=1))
+    _, found = neighbours.search(vectors, vectors, SHOWN_NEIGHBOURS + most)
+    return [labels[near[groups[near] != own][:SHOWN_NEIGHBOURS]] for own, near in zip(groups, found, strict=True)]

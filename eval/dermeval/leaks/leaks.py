@@ -45,7 +45,7 @@ def leaks(options: LeaksOptions) -> Report:
     planted = None if options.truth is None else planted_records(Path(options.truth), images)
     with locked(out):
         decisions = read_decisions(out / FILE)
-        earlier = None if options.since is None else open_earlier(Path(options.since), images, options.every_image)
+        earlier = open_earlier(options.since, images, options.every_image)
         work = _work_folder(out, images, options)
         found = find_pairs(images, options, work, earlier)
         ranking = rank_pairs(found, options.ranked, images, earlier)
@@ -153,25 +153,21 @@ def _certainty(
     reached = certainty.would_be_confirmed(
         planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false
     )
-    background = found.background.scores
-    expected = ranking["expected_false"][ranking["confirmed"]]
+    background, ends = found.background.scores, found.candidates[["a", "b"]].to_numpy(np.int64)
     return {
         "precision": options.precision,
         "threshold": None if np.isinf(threshold) else threshold,
         "layout_start": None if np.isinf(found.layout_start) else found.layout_start,
-        "expected_false_pairs": float(expected.max()) if len(expected) else 0.0,
+        "expected_false_pairs": float(ranking["expected_false"][kept].max()) if kept.any() else 0.0,
         "compared": len(found.candidates),
         "highest_background": float(background[0]) if len(background) else None,
         "planted": {
             "copies": len(planted),
             "recall": float(reached.mean()) if len(planted) else None,
-            "by_kind": {
-                str(kind): float(part.mean())
-                for kind, part in pd.Series(reached).groupby(planted["kind"].to_numpy(), sort=False)
-            },
+            "by_kind": pd.Series(reached).groupby(planted["kind"].to_numpy(), sort=False).mean().to_dict(),
         },
         "false_match_ratio": certainty.false_match_ratios(
-            certainty.world_scores(found.evidence, found.layout_start)[:, 1], _strata_of_pairs(images, found.candidates)
+            certainty.world_scores(found.evidence, found.layout_start)[:, 1], _strata_of_pairs(images, ends)
         ),
     }
 
@@ -196,16 +192,13 @@ def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
     return entries
 
 
-def _strata_of_pairs(images: AuditedImages, table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Per data set and Fitzpatrick type the pairs within it."""
-    ends = table[["a", "b"]].to_numpy(np.int64)
+def _strata_of_pairs(images: AuditedImages, ends: np.ndarray) -> dict[str, np.ndarray]:
+    """Per data set and Fitzpatrick type which of the pairs ``(P, 2)`` are within it."""
     strata = {}
     for column, title in (("dataset", "data set"), ("fitzpatrick", "Fitzpatrick")):
-        values = images.frame.get(column, pd.Series(dtype=object)).dropna()
-        paired = images.frame[column].to_numpy()[ends] if len(values) else ends
-        for value in values.unique():
+        for value in images.frame.get(column, pd.Series(dtype=object)).dropna().unique():
             shown = f"{value:g}" if isinstance(value, float) else value
-            strata[f"{title} {shown}"] = (paired == value).all(axis=1)
+            strata[f"{title} {shown}"] = (images.frame[column].to_numpy()[ends] == value).all(axis=1)
     return strata
 
 
@@ -269,14 +262,14 @@ def _lines(data: dict[str, Any]) -> list[str]:
         lines.append(
             f"pretraining       images that {entry['encoder']} saw: {counts or 'not known'} ({entry['source']})"
         )
-    if "truth" not in data:
-        return lines
-    scored = data["truth"]
-    by_kind = ", ".join(f"{kind} {found}/{of}" for kind, (found, of) in scored["by_kind"].items())
-    precision = "-" if scored["precision"] is None else f"{scored['precision']:.3f}"
-    return [
-        *lines,
-        f"planted records   {scored['found']} of {scored['planted']} record pairs found, recall {scored['recall']:.3f} "
-        f"({by_kind})",
-        f"not planted       {scored['not_planted']} of {scored['record_pairs']} record pairs, precision {precision}",
-    ]
+    if scored := data.get("truth"):
+        by_kind = ", ".join(f"{kind} {found}/{of}" for kind, (found, of) in scored["by_kind"].items())
+        precision = "-" if scored["precision"] is None else f"{scored['precision']:.3f}"
+        lines.append(
+            f"planted records   {scored['found']} of {scored['planted']} record pairs found, "
+            f"recall {scored['recall']:.3f} ({by_kind})"
+        )
+        lines.append(
+            f"not planted       {scored['not_planted']} of {scored['record_pairs']} record pairs, precision {precision}"
+        )
+    return lines

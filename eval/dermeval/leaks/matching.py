@@ -98,10 +98,7 @@ def tentative_matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray
 def best_similarity(p: np.ndarray, q: np.ndarray, side: float) -> tuple[np.ndarray, complex, complex]:
     """Which matches ``(M,)`` agree with the best proposal, and that map as ``linear * z + shift`` of complex points.
 
-    Args:
-        p: keypoints ``(M, 4)`` of the first picture.
-        q: keypoints ``(M, 4)`` of the second one that match them.
-        side: short side of the pictures.
+    ``p`` and ``q`` (M, 4) are the matched keypoints of two pictures with this short ``side``.
     """
     a, b = p[:, 0] + 1j * p[:, 1], q[:, 0] + 1j * q[:, 1]
     linear = (q[:, 2] / p[:, 2]) * np.exp(1j * (q[:, 3] - p[:, 3]))

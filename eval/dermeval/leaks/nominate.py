@@ -48,8 +48,9 @@ def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, ap
     flat = appearance["spread"] < FLAT_SPREAD
     copies = images.frame.groupby(["dataset", "pixel_sha256"]).cumcount().to_numpy()
     searched = ~flat & (copies < COPIES_SEARCHED)
-    for pool in pools(images):
-        rows = pool[searched[pool]]
+    pool = pools(images)
+    for number in np.unique(pool):
+        rows = np.flatnonzero(searched & (pool == number))
         if len(np.unique(images.groups[rows])) > 1:
             nearest = max(1, round(options.neighbours * store.detail.share))
             tables += _within(images, rows, nearest, store, appearance)
@@ -217,16 +218,11 @@ def pairs_of_equal(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         if len(cluster) <= LARGEST_CLUSTER:
             pairs += [(a, b) for a, b in combinations(cluster, 2) if groups[a] != groups[b]]
         else:
-            pairs += _linked_to_one(cluster, groups)
+            # Each with the first one, or where that is of its own group with the first of another: still one component.
+            own = groups[cluster] == groups[cluster[0]]
+            ends = [(a, b) for a in cluster[~own][:1] for b in cluster[own]] + [(cluster[0], b) for b in cluster[~own]]
+            pairs += sorted({(min(pair), max(pair)) for pair in ends})
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
-
-
-def _linked_to_one(cluster: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:
-    """Each row with the first one, or where that is its own group with the first of another; still one component."""
-    other = cluster[groups[cluster] != groups[cluster[0]]][:1]
-    pairs = {(cluster[0], b) for b in cluster if groups[b] != groups[cluster[0]]}
-    pairs |= {(min(a, b), max(a, b)) for a in other for b in cluster if groups[b] == groups[cluster[0]]}
-    return sorted(pairs)
 
 
 class Votes:
@@ -239,30 +235,23 @@ class Votes:
 
     def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], detail: Detail, rows: np.ndarray) -> None:
         self.blocks, self.voting, self.rows = blocks, detail.voting, rows
-        counts = np.concatenate([np.minimum(part["count"], self.voting) for part in self._parts()])
-        self.image = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        places = [part["points"][:, : self.voting, 2:][self._voting(part)] for part in self._parts()]
-        self.size, self.angle = np.concatenate(places).T
-        self.size = np.log2(self.size)
+        parts = [(image.astype(np.int32), points[:, 2:].copy()) for image, points in self._parts("points")]
+        self.image, (size, self.angle) = (np.concatenate(part).T for part in zip(*parts, strict=True))
+        self.size = np.log2(size)
         self.cells = neighbours.build_cells(len(self.image), self._descriptors, detail.scanned)
 
-    def _parts(self) -> Iterator[np.ndarray]:
-        """The records of the images, block by block."""
-        start = 0
+    def _parts(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of the features that vote: the number of the image among `rows`, and what is stored as ``name``; by block."""
+        start = number = 0
         for block in self.blocks():
-            inside = self.rows[(self.rows >= start) & (self.rows < start + len(block))] - start
-            start += len(block)
-            if len(inside):
-                yield block[inside]
-
-    def _voting(self, part: np.ndarray) -> np.ndarray:
-        """Which features of each image there are, ``(images, voting)``."""
-        return np.arange(self.voting) < part["count"][:, None]
+            part = block[self.rows[(self.rows >= start) & (self.rows < start + len(block))] - start]
+            there = np.arange(self.voting) < part["count"][:, None]
+            if len(part):
+                yield number + np.nonzero(there)[0], part[name][:, : self.voting][there]
+            start, number = start + len(block), number + len(part)
 
     def _descriptors(self) -> Iterator[np.ndarray]:
-        """The descriptors that vote, block by block."""
-        for part in self._parts():
-            yield part["descriptors"][:, : self.voting][self._voting(part)]
+        return (descriptors for _, descriptors in self._parts("descriptors"))
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
         """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.
@@ -297,7 +286,8 @@ class Votes:
             + np.clip(np.floor(size + half / 2).astype(np.int64) + SIZES // 2, 0, SIZES - 1)
             for half in (0, 1)
         ]
-        step, votes = _summed(np.concatenate(steps), np.tile(weight, 2))
+        step, which = np.unique(np.concatenate(steps), return_inverse=True)
+        votes = np.bincount(which, np.tile(weight, 2), len(step))
         pair, starts = np.unique(step // (2 * TURNS * SIZES), return_index=True)
         votes = np.maximum.reduceat(votes, starts) if len(votes) else votes
         order = np.lexsort((-votes, pair // len(groups)))
@@ -310,10 +300,3 @@ class Votes:
         image, other = image[kept], other[kept]
         ends = {"a": np.minimum(image, other), "b": np.maximum(image, other)}
         return pd.DataFrame(ends | {"normalised": votes[kept] - level[image], "rank": rank[kept]})
-
-
-def _summed(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different ``keys`` (M,), sorted, and the sum of the weights of each."""
-    order = np.argsort(keys, kind="stable")
-    found, starts = np.unique(keys[order], return_index=True)
-    return found, np.add.reduceat(weights[order], starts) if len(keys) else weights

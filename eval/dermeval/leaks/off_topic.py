@@ -39,9 +39,7 @@ def off_topic_scores(features: Sequence[np.ndarray]) -> np.ndarray:
     Single linkage joins the nearest images first. An image's score is the distance of the last step in which its
     cluster was the smaller one, so a small cluster of like off-topic images counts as one image would. This is the
     order in which SelfClean ranks off-topic images (Gröger et al. 2024), on the graph of nearest neighbours.
-
-    Args:
-        features: unit vectors ``(N, D)`` of several kinds.
+    ``features`` are unit vectors ``(N, D)`` of several kinds.
     """
     vectors = np.hstack(features) / np.sqrt(len(features))
     tree = minimum_spanning_tree(_joined_graph(vectors)).tocoo()

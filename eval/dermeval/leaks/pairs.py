@@ -22,34 +22,20 @@ SCENE, LESION = "same scene", "same lesion, other photograph"
 SCHEMA = pa.schema(
     [
         *[(f"{name}_{end}", pa.string()) for name in ("image_id", "group_id", "dataset", "split") for end in "ab"],
-        ("kind", pa.string()),
-        ("evidence", pa.list_(pa.string())),
-        ("score", pa.float64()),
-        ("expected_false", pa.float64()),
-        ("false_discovery_rate", pa.float64()),
-        ("hash_bits", pa.int64()),
-        ("inliers", pa.int64()),
-        ("matches", pa.int64()),
-        ("correlation", pa.float64()),
-        ("overlap", pa.float64()),
-        ("degrees", pa.float64()),
-        ("scale", pa.float64()),
-        ("mirrored", pa.bool_()),
-        ("matrix", pa.list_(pa.float64())),
-        ("across_splits", pa.bool_()),
-        ("across_datasets", pa.bool_()),
-        ("labels_agree", pa.bool_()),
-        ("leak_group", pa.int64()),
-        ("confirmed", pa.bool_()),
+        *[("kind", pa.string()), ("evidence", pa.list_(pa.string()))],
+        *[(name, pa.float64()) for name in ("score", "expected_false", "false_discovery_rate")],
+        *[(name, pa.int64()) for name in ("hash_bits", "inliers", "matches")],
+        *[(name, pa.float64()) for name in ("correlation", "overlap", "degrees", "scale")],
+        *[("mirrored", pa.bool_()), ("matrix", pa.list_(pa.float64()))],
+        *[(name, pa.bool_()) for name in ("across_splits", "across_datasets", "labels_agree")],
+        *[("leak_group", pa.int64()), ("confirmed", pa.bool_())],
     ]
 )
 """Schema of ``pairs.parquet`` and ``ranking.parquet``. ``matrix`` (2 x 3, row by row) maps pixels of the first picture,
 its short side 128 pixels, to the second one (mirrored first where ``mirrored``)."""
 
 
-def rank_pairs(
-    found: ScoredPairs, least: int, images: AuditedImages, earlier: EarlierAudit | None = None
-) -> pd.DataFrame:
+def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages, earlier: EarlierAudit) -> pd.DataFrame:
     """The plausible pairs with their evidence in words and numbers, the strongest first; ``a`` and ``b`` are rows.
 
     At least ``least`` pairs are ranked, and all that are rather true than false. Those of the ``earlier`` audit are
@@ -60,8 +46,7 @@ def rank_pairs(
     sure = {"expected_false": 0.0, "most_false": 0.0, "false_discovery_rate": 0.0}
     identical = found.identical.assign(score=IDENTICAL_SCORE, kind=SCENE, **sure)
     identical["evidence"] = _named(found.identical, ["file", "pixels"])
-    parts = [_compared(found, chosen[chosen["score"] > 0]), *([] if earlier is None else [earlier.pairs])]
-    compared = pd.concat(parts, ignore_index=True)
+    compared = pd.concat([_compared(found, chosen[chosen["score"] > 0]), earlier.pairs], ignore_index=True)
     scores = compared["score"].to_numpy(float)
     compared["expected_false"] = certainty.expected_false(scores, found.background)
     compared["most_false"] = certainty.most_false(scores, found.background)
@@ -138,11 +123,7 @@ def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
 
 
 def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
-    """``ranking.parquet`` with the rows ``a`` and ``b`` of both images.
-
-    Raises:
-        InputError: an image is no longer in its data set.
-    """
+    """``ranking.parquet`` with the rows ``a``, ``b`` of the images; raises InputError if one is not in its data set."""
     pairs = read_parquet(inside(folder, "ranking.parquet"), "dermeval leaks", SCHEMA.names).to_pandas()
     for end in ("a", "b"):
         pairs[end] = images.rows_of(pairs[f"image_id_{end}"])

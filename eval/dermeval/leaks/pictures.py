@@ -27,11 +27,6 @@ def pixels(picture: Picture) -> np.ndarray:
     return np.asarray(store_of(picture.folder).image(picture.row).convert("RGB"))
 
 
-def jpeg(picture: Picture) -> bytes:
-    """The stored JPEG."""
-    return bytes(store_of(picture.folder).jpeg(picture.row))
-
-
 def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
     """The grey picture with this short side, ``(H, W)`` uint8, enlarged at most `MOST_ENLARGED` times."""
     grey, size = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), grey_size(rgb, short_side)

@@ -3,7 +3,6 @@
 import functools
 import io
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -125,16 +124,6 @@ KINDS: dict[str, Change] = {
 }
 
 
-class PlantTask(NamedTuple):
-    """One image, the kind of copy that is made of it, how hard, and how finely both are described."""
-
-    picture: Picture
-    kind: str
-    severity: float
-    seed: int
-    detail: Detail
-
-
 def scores_of_planted(
     pictures: list[Picture], count: int, layout_start: float, detail: Detail, workers: int
 ) -> pd.DataFrame:
@@ -142,14 +131,14 @@ def scores_of_planted(
     random = np.random.default_rng(0)
     rows = random.integers(len(pictures), size=count)
     tasks = [
-        PlantTask(pictures[row], list(KINDS)[number % len(KINDS)], float(random.uniform()), number, detail)
+        (list(KINDS)[number % len(KINDS)], float(random.uniform()), pictures[row], number, detail)
         for number, row in enumerate(rows)
     ]
     with process_map(workers if len(tasks) > 32 else 1) as run:
         done = tqdm(run(_planted_evidence, tasks), "planted copies", len(tasks), unit="copy", disable=None, leave=False)
         evidence = np.array(list(done), EVIDENCE)
     scores = certainty.world_scores(evidence, layout_start).max(axis=1, initial=0)
-    return pd.DataFrame(tasks, columns=PlantTask._fields)[["kind", "severity"]].assign(score=scores)
+    return pd.DataFrame([task[:2] for task in tasks], columns=["kind", "severity"]).assign(score=scores)
 
 
 def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarray:
@@ -157,11 +146,12 @@ def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarra
     return np.ascontiguousarray(KINDS[kind](rgb, severity, np.random.default_rng(seed)))
 
 
-def _planted_evidence(task: PlantTask) -> np.ndarray:
+def _planted_evidence(task: tuple[str, float, Picture, int, Detail]) -> np.ndarray:
     cv2.setNumThreads(1)
-    rgb = pixels(task.picture)
-    pictures = (rgb, copy_of(rgb, task.kind, task.severity, task.seed))
-    described = [describe_picture(picture, task.detail) for picture in pictures]
+    kind, severity, picture, seed, detail = task
+    rgb = pixels(picture)
+    pictures = (rgb, copy_of(rgb, kind, severity, seed))
+    described = [describe_picture(picture, detail) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]
     found = compare_pictures(local_of(described[0]), local_of(described[1]), structures)[None]
     compare_appearance(found, np.array([[0, 1]]), np.stack(described))

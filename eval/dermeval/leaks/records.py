@@ -1,6 +1,6 @@
 """All images under audit as one table, where their pixels are stored, and the embeddings that were given."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +44,7 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
     """Open dataset folders and embeddings folders to be audited together.
 
     A data set may be given by itself and by any number of embeddings of it. ``every_image`` takes each image for a
-    record of its own.
-
-    Raises:
-        InputError: neither kind of folder, a dataset folder out of reach, or two data sets of one name.
+    record of its own. Raises InputError: neither kind of folder, a dataset folder out of reach, or two of one name.
     """
     if not folders:
         raise InputError("FOLDERS is missing: give dataset folders (`dermssl prepare`) or embeddings folders")
@@ -56,11 +53,22 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
     for folder in map(Path, folders):
         if (folder / "embedding.json").is_file():
             embeddings.append(open_embeddings(folder))
-            _add(datasets, _datasets_of(embeddings[-1]))
+            found = list(embeddings[-1].datasets.values())
+            for entry in embeddings[-1].info["datasets"]:
+                if entry["name"] not in embeddings[-1].datasets:
+                    raise InputError(
+                        f"{entry['path']} is out of reach: the audit compares stored pixels, so put it back there"
+                    )
         else:
-            _add(datasets, [open_dataset(folder)])
-    frames = [dataset.frame() for dataset in datasets.values()]
-    frame = pd.concat(frames, ignore_index=True)
+            found = [open_dataset(folder)]
+        for dataset in found:
+            other = datasets.setdefault(dataset.name, dataset)
+            if other.folder.resolve() != dataset.folder.resolve():
+                raise InputError(
+                    f"{other.folder} and {dataset.folder} are both named '{dataset.name}': prepare one of them again "
+                    "with another --name"
+                )
+    frame = pd.concat([dataset.frame() for dataset in datasets.values()], ignore_index=True)
     if every_image:
         frame["group_id"] = frame["image_id"]
     targets = {target.column for dataset in datasets.values() for target in dataset.targets.values()}
@@ -79,23 +87,6 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
             [dataset.licence for dataset in datasets.values()] + [entry for one in embeddings for entry in one.licences]
         ),
     )
-
-
-def _add(known: dict[str, Dataset], found: Iterable[Dataset]) -> None:
-    for dataset in found:
-        other = known.setdefault(dataset.name, dataset)
-        if other.folder.resolve() != dataset.folder.resolve():
-            raise InputError(
-                f"{other.folder} and {dataset.folder} are both named '{dataset.name}': prepare one of them again "
-                "with another --name"
-            )
-
-
-def _datasets_of(embeddings: Embeddings) -> list[Dataset]:
-    for entry in embeddings.info["datasets"]:
-        if entry["name"] not in embeddings.datasets:
-            raise InputError(f"{entry['path']} is out of reach: the audit compares stored pixels, so put it back there")
-    return list(embeddings.datasets.values())
 
 
 def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedded]:
@@ -121,13 +112,10 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
     return found
 
 
-def pools(images: AuditedImages) -> list[np.ndarray]:
-    """Rows that may be compared by more than copies of files, pixels and hashes.
+def pools(images: AuditedImages) -> np.ndarray:
+    """Numbers ``(N,)``: images of one number may be compared by more than copies of files, pixels and hashes.
 
     A set whose licence forbids re-linking is compared only within itself.
     """
-    closed = {entry["dataset"] for entry in images.licences if not entry["relinking"]}
-    names = images.frame["dataset"].unique().tolist()
-    sets = [tuple(name for name in names if name not in closed), *[(name,) for name in names if name in closed]]
-    dataset = images.frame["dataset"]
-    return [np.flatnonzero(dataset.isin(pool)) for pool in sets if pool]
+    closed = [entry["dataset"] for entry in images.licences if not entry["relinking"]]
+    return pd.factorize(images.frame["dataset"].where(images.frame["dataset"].isin(closed), ""))[0]

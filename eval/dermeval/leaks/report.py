@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.leaks.pictures import jpeg
+from dermeval.leaks.pictures import store_of
 from dermeval.leaks.records import AuditedImages
 from dermssl import licences, page
 from dermssl.files import write_text
@@ -22,25 +22,24 @@ def write_report(
     folder: Path, images: AuditedImages, pairs: pd.DataFrame, lines: list[str], notes: list[str], shown: int
 ) -> None:
     """Write ``report.html`` and the pictures of the first ``shown`` pairs into the leaks folder."""
-    (folder / IMAGES).mkdir()
-    cards = [_card(folder, images, pair) for pair in pairs.head(shown).to_dict("records")]
-    html = page.render(
-        "dermeval/leaks/report.html",
-        title=lines[0],
-        lines=lines[1:],
-        notes=[LOCAL, *notes],
-        cards=cards,
-        hidden=len(pairs) - len(cards),
-        licences=licences.notice_lines(images.licences),
-    )
+    cards = [
+        {
+            "sides": [shown_image(folder, images, pair[end]) for end in ("a", "b")],
+            "kind": pair["kind"],
+            "facts": facts(pair),
+            "alert": pair["across_splits"],
+        }
+        for pair in pairs.head(shown).to_dict("records")
+    ]
+    hidden = len(pairs) - len(cards)
+    write_page(folder, "report", images, notes, title=lines[0], lines=lines[1:], cards=cards, hidden=hidden)
+
+
+def write_page(folder: Path, template: str, images: AuditedImages, notes: list[str], **values: Any) -> None:
+    """Write ``report.html`` of a template of this folder."""
+    notices = licences.notice_lines(images.licences)
+    html = page.render(f"dermeval/leaks/{template}.html", notes=[LOCAL, *notes], licences=notices, **values)
     write_text(folder / "report.html", html)
-
-
-def _card(folder: Path, images: AuditedImages, pair: dict[Any, Any]) -> dict[str, Any]:
-    sides = [side_of(images, pair[end]) for end in ("a", "b")]
-    for side, end in zip(sides, ("a", "b"), strict=True):
-        side["file"] = copy_picture(folder, images, pair[end])
-    return {"sides": sides, "kind": pair["kind"], "facts": facts(pair), "alert": pair["across_splits"]}
 
 
 def side_of(images: AuditedImages, row: int) -> dict[str, str]:
@@ -55,12 +54,14 @@ def side_of(images: AuditedImages, row: int) -> dict[str, str]:
     }
 
 
-def copy_picture(folder: Path, images: AuditedImages, row: int) -> str:
-    """Put the stored JPEG beside the page, once, under a name that every file system takes; returns that name."""
+def shown_image(folder: Path, images: AuditedImages, row: int) -> dict[str, str]:
+    """`side_of`, with the stored JPEG put beside the page, once, under a name that every file system takes."""
     file = f"{IMAGES}/{hashlib.sha256(images.frame['image_id'].iloc[row].encode()).hexdigest()[:16]}.jpg"
+    (folder / IMAGES).mkdir(exist_ok=True)
     if not (folder / file).exists():
-        (folder / file).write_bytes(jpeg(images.pictures[row]))
-    return file
+        picture = images.pictures[row]
+        (folder / file).write_bytes(store_of(picture.folder).jpeg(picture.row))
+    return side_of(images, row) | {"file": file}
 
 
 def facts(pair: dict[Any, Any]) -> list[str]:

@@ -38,6 +38,8 @@ class ReviewSession:
 
     title = ""
     """What is looked for."""
+    ends: tuple[str, ...] = ("a", "b")
+    """Columns of the table that hold rows of `AuditedImages`."""
 
     def __init__(self, path: Path, images: AuditedImages, table: pd.DataFrame, columns: list[str]) -> None:
         self.path, self.images, self.table, self.columns = path, images, table, columns
@@ -76,7 +78,7 @@ class ReviewSession:
 
     def rows_of(self, row: int) -> list[int]:
         """The images of a row of the table, as rows of `AuditedImages`."""
-        raise NotImplementedError
+        return [int(self.table.at[row, end]) for end in self.ends]
 
     def told(self, row: int) -> tuple[str, list[str]]:
         """What is asked about a row, and what was measured, in words."""
@@ -103,10 +105,6 @@ class PairReview(ReviewSession):
             raise InputError(f"{folder} is of an older version: audit again with `dermeval leaks`")
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
         super().__init__(folder / FILE, images, read_ranking(folder, images), COLUMNS)
-
-    def rows_of(self, row: int) -> list[int]:
-        """The two images of a pair."""
-        return [int(self.table.at[row, end]) for end in ("a", "b")]
 
     def told(self, row: int) -> tuple[str, list[str]]:
         """The kind of the pair, which is a guess below the threshold, and its evidence."""
@@ -139,6 +137,8 @@ class PairReview(ReviewSession):
 class ImageReview(ReviewSession):
     """The ranked images of one table of an audit folder: ``off_topic.csv`` or ``label_errors.csv``."""
 
+    ends = ("row",)
+
     def __init__(self, folder: Path, name: str, images: AuditedImages) -> None:
         self.file = inside(folder, f"{name}.csv")
         self.title = {"off_topic": "off-topic images", "label_errors": "label errors"}[name]
@@ -147,10 +147,6 @@ class ImageReview(ReviewSession):
         for lost in table.loc[table["row"] < 0, "image_id"]:
             raise InputError(f"{self.file}: image {lost} is not in the data set: audit again with `dermeval audit`")
         super().__init__(inside(folder, f"{name}_decisions.csv"), images, table, OF_IMAGES)
-
-    def rows_of(self, row: int) -> list[int]:
-        """The image."""
-        return [int(self.table.at[row, "row"])]
 
     def told(self, row: int) -> tuple[str, list[str]]:
         """The question, and what the rank rests on."""

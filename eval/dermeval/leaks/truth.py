@@ -9,8 +9,6 @@ from dermeval.leaks.records import AuditedImages
 from dermssl.errors import InputError
 from dermssl.prepare.tables import read_table
 
-COLUMNS = ("subject_id", "duplicate_subject_id", "kind")
-
 
 def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
     """Recall of the `planted_records`, by kind, and precision of the pairs of records found."""
@@ -32,12 +30,11 @@ def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str,
 def planted_records(path: Path, images: AuditedImages) -> pd.DataFrame:
     """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``.
 
-    Raises:
-        InputError: no such file, or it does not fit the audited records.
+    Raises InputError: no such file, or it does not fit the audited records.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")
-    table = read_table(path, COLUMNS)
+    table = read_table(path, ["subject_id", "duplicate_subject_id", "kind"])
     known = {group.split("/", 1)[1]: group for group in images.frame["group_id"].unique()}
     for subject in pd.concat([table["subject_id"], table["duplicate_subject_id"]]):
         if subject not in known:

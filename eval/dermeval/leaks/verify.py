@@ -24,7 +24,7 @@ from dermssl import neighbours
 from dermssl.atomic import atomic_file
 from dermssl.processes import process_map
 
-IMAGES_PER_TASK, PAIRS_PER_TASK = 64, 1024
+IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 1024
 PAIRS_AT_ONCE = 16_384
 FEW_POINTS = 400
 """Keypoints that every pair is compared by; all are used where these agree."""
@@ -152,19 +152,12 @@ def _write(path: Path, records: np.ndarray) -> None:
 
 
 def compare_pictures(
-    first: Local,
-    second: Local,
-    structures: Sequence[Callable[[], np.ndarray]],
-    orientations: Sequence[int] = (-1, -1),
+    first: Local, second: Local, structures: Sequence[Callable[[], np.ndarray]], orientations: Sequence[int] = (-1, -1)
 ) -> np.ndarray:
-    """The evidence of one pair, a record of `EVIDENCE`.
+    """The evidence of one pair, a record of `EVIDENCE`; ``structures`` give `alignment.structure` of both pictures.
 
-    Pictures are aligned only where local features agree or an orientation proposes it.
-
-    Args:
-        first, second: their local features.
-        structures: functions that give `alignment.structure` of both.
-        orientations: which of the 8 flips and turns an alignment may start from, upright and mirrored; -1 for none.
+    They are aligned only where local features agree or ``orientations`` propose it: which of the 8 flips and turns an
+    alignment may start from, upright and mirrored; -1 for none.
     """
     row, strongest = np.zeros((), EVIDENCE), first.strongest(FEW_POINTS)
     for world, orientation in enumerate(orientations):
