@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from dermeval.retrieval.build import Source, open_source
+from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.lance import require_package
 from dermeval.retrieval.options import EmbeddingsExportOptions
 from dermssl import licences, neighbours

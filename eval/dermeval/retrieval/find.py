@@ -1,13 +1,13 @@
 """A query and the cases that a search finds for it: used by `dermeval search`, the browser and the API."""
 
 import difflib
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from dermeval.features.embeddings import open_embeddings, refuse_mixed
@@ -59,16 +59,10 @@ def find(
     passing: Any = None,
     min_similarity: float | None = None,
 ) -> FoundCases:
-    """The ``k`` cases most similar to the query, best first.
+    """The ``k`` cases most similar to the query, best first, of the images that ``passing`` (of the index) allows.
 
-    Args:
-        index: where to search.
-        query: what to search for.
-        k: number of cases.
-        include_own: also find other images of the query's own group.
-        per_image: find every image; otherwise those of one group collapse to the best.
-        passing: a filter, from the index's ``passing`` (None: all images).
-        min_similarity: lowest cosine of a hit.
+    ``include_own`` also finds other images of the query's own group. ``per_image`` finds every image; otherwise those
+    of one group collapse to the best. ``min_similarity`` is the lowest cosine of a hit.
 
     Raises:
         NothingElse: the index holds nothing but the query's own group.
@@ -102,16 +96,12 @@ def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
     """An image of the index as the query; raises InputError where there is none of that id."""
     own = index.lookup("image_id", [image_id])
     if not own:
-        raise InputError(f"{index.folder} has no image '{image_id}'; {_nearest_id(image_id, index.table['image_id'])}")
+        known, stem = index.table["image_id"], image_id.rsplit("/", 1)[-1]
+        close = known.filter(pc.ends_with(known, f"/{stem}")).slice(0, 1).to_pylist()  # a file's name for the full id
+        close = close or difflib.get_close_matches(image_id, known.slice(0, 20_000).to_pylist(), 1)
+        hint = f"did you mean '{close[0]}'?" if close else "its manifest lists them all"
+        raise InputError(f"{index.folder} has no image '{image_id}'; {hint}")
     return ImageQuery(index.vector(image_id), own, image_id)
-
-
-def _nearest_id(wanted: str, known: pa.ChunkedArray) -> str:
-    """The tail of an error: ids that end like the wanted one, else the nearest in spelling."""
-    stem = wanted.rsplit("/", 1)[-1]
-    close = known.filter(pc.ends_with(known, f"/{stem}")).slice(0, 1).to_pylist()
-    close = close or difflib.get_close_matches(wanted, known.slice(0, 20_000).to_pylist(), 1)
-    return f"did you mean '{close[0]}'?" if close else "its manifest lists them all"
 
 
 def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str) -> ImageQuery:
@@ -128,18 +118,18 @@ def embedded_queries(index: SearchIndex, folder: str) -> list[ImageQuery]:
     """
     embeddings = open_embeddings(folder)
     refuse_mixed([index, embeddings], "search with embeddings of the index's encoder")
-    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for name in ("sha256", "pixel_sha256", "group_id"):
+    columns, known = ("sha256", "pixel_sha256", "group_id"), defaultdict[tuple[str, str], list[dict[str, Any]]](list)
+    for name in columns:
         for record in index.lookup(name, embeddings.frame[name].unique().tolist()):
-            known.setdefault((name, record[name]), []).append(record)
-    queries = []
-    for row, entry in enumerate(embeddings.frame.to_dict("records")):
-        same = [
-            record for name in ("sha256", "pixel_sha256", "group_id") for record in known.get((name, entry[name]), ())
-        ]
-        feature = np.asarray(embeddings.features[row], np.float32)
-        queries.append(ImageQuery(feature, same, entry["image_id"]))
-    return queries
+            known[name, record[name]].append(record)
+    return [
+        ImageQuery(
+            np.asarray(embeddings.features[row], np.float32),
+            [record for name in columns for record in known[name, entry[name]]],
+            entry["image_id"],
+        )
+        for row, entry in enumerate(embeddings.frame.to_dict("records"))
+    ]
 
 
 def _notes(index: SearchIndex, query: ImageQuery, include_own: bool) -> list[str]:

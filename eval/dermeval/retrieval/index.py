@@ -1,20 +1,41 @@
-"""``dermeval index``: make a search index, add to one, or take images out of everything that holds them."""
+"""``dermeval index``: embeddings folders -> index folder, more of them into a finished index, or images out of it."""
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from dermeval.retrieval.build import append, build, open_source
-from dermeval.retrieval.index_folder import is_address
+import numpy as np
+import pyarrow as pa
+
+from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
+from dermeval.retrieval.index_folder import MARK, SearchIndex, fingerprint, is_address, open_index, recall_line
 from dermeval.retrieval.options import IndexOptions
-from dermeval.retrieval.remove import remove
+from dermssl import licences, neighbours
+from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
 from dermssl.errors import InputError
+from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
 
 WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet", "images.lance/*")
+Source = Embeddings | SearchIndex
+EXACT_UP_TO = 100_000
+"""Images up to which ``auto`` takes the exact index: it answers in about 10 ms there."""
+SCAN_UP_TO = 20_000_000
+"""Images up to which ``auto`` compares a query with all codes."""
+MANIFEST_BYTES = 2000
+"""Memory of the manifest for each image, measured on 7,300 real images."""
 
 
 def index(options: IndexOptions) -> Report:
-    """Build an index, append to one, or remove images from one; see `IndexOptions`."""
+    """Build an index, append to one, or remove images from one; see `IndexOptions`.
+
+    Raises:
+        InputError: parts from different encoders, images that come twice, or two data sets of one name. The index is
+            then as it was.
+    """
     if sum(map(bool, (options.sources, options.append, options.remove))) != 1:
         raise InputError(
             "give one of these: SOURCES to make an index, --append to add to the one at --out, or --remove"
@@ -30,9 +51,192 @@ def index(options: IndexOptions) -> Report:
     elif options.sources:
         require_new_folder(out, options.overwrite, WRITTEN, options.sources, key="recall")
     if options.sources:
-        return build(out, [open_source(folder) for folder in options.sources], options.type, options.memory)
+        parts = [open_source(folder) for folder in options.sources]
+        _check_parts(parts)
+        if isinstance(out, Path):
+            images, dim = sum(map(len, parts)), parts[0].encoder["dim"]
+            return write_index(out, parts, *_choose(options.type, images, dim, options.memory))
+        if options.type not in ("auto", "lance"):
+            raise InputError(f"--type {options.type}: an object store holds indexes of the type lance only")
+        return write_index(out, parts, "lance", "chosen as the only type that an object store holds")
     if options.type != "auto" or options.overwrite:
         raise InputError("--append and --remove keep the type of the index at --out: leave out --type and --overwrite")
-    if options.append:
-        return append(out, [open_source(folder) for folder in options.append])
-    return remove(out, options.remove, options.also, options.index_only)
+    if options.remove:
+        from dermeval.retrieval.remove import remove  # it imports this module
+
+        return remove(out, options.remove, options.also, options.index_only)
+    added = [open_source(folder) for folder in options.append]
+    with nullcontext() if isinstance(out, str) else locked(out):  # another command may be adding to it at this moment
+        old = open_index(out)
+        _check_parts([old, *added])
+        reason = old.info["reason"]
+        reason = reason if reason.startswith(("chosen", "as for")) else f"as for the first {reason}"
+        return write_index(out, [old, *added], old.info["type"], reason, grows=True)
+
+
+def open_source(folder: str) -> Source:
+    """An embeddings folder, or an index folder to be merged into another."""
+    indexed = is_address(folder) or (Path(folder) / MARK).is_file()
+    return open_index(folder) if indexed else open_embeddings(folder)
+
+
+def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str, str]:
+    """The type of index and why; ``memory`` is the budget in GiB."""
+    if kind != "auto":
+        return kind, "chosen with --type"
+    budget = memory * 2**30 if memory else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    exact, codes, manifest = images * dim * 4, images * dim / 4, images * MANIFEST_BYTES
+    sizes = (
+        f"{images} images, {exact / 2**30:.2f} GiB of vectors, {manifest / 2**30:.2f} GiB of manifest, "
+        f"{budget / 2**30:.1f} GiB of memory to use"
+    )
+    if images <= EXACT_UP_TO and exact + manifest <= budget:
+        return "flat", f"{sizes}: exact search is fast enough"
+    if codes + manifest > budget:
+        needed = f"codes and manifest need {(codes + manifest) / 2**30:.2f} GiB"
+        raise InputError(f"{sizes}: {needed}: give more --memory, or --type lance, which needs none")
+    if images <= SCAN_UP_TO:
+        return "scan", f"{sizes}: all codes are compared, and the best are ranked exactly"
+    return "ivfpq", f"{sizes}: too many codes to compare all"
+
+
+def _check_parts(parts: Sequence[Source]) -> None:
+    refuse_mixed(parts, "embed all of them with one encoder")
+    seen: dict[str, Path] = {}
+    paths: dict[str, str] = {}
+    for part in parts:
+        ids = part.table["image_id"].to_pylist()
+        twice = [image_id for image_id in ids if image_id in seen]
+        if twice:
+            raise InputError(
+                f"{len(twice)} images of {part.folder} (first {twice[0]}) are in {seen[twice[0]]} already: "
+                "give each image once"
+            )
+        seen |= dict.fromkeys(ids, part.folder)
+        for entry in part.info["datasets"]:
+            path = paths.setdefault(entry["name"], entry["path"])
+            if path != entry["path"]:
+                raise InputError(
+                    f"{part.folder} holds another data set named '{entry['name']}' than {path}: "
+                    f"prepare {entry['path']} again with another --name"
+                )
+
+
+def _provenance(parts: Sequence[Source]) -> dict[str, Any]:
+    """Encoder, data sets and licences of all parts; of a data set that came twice the last state."""
+    sources: list[str] = []
+    sides: list[int | None] = []
+    for part in parts:
+        if isinstance(part, SearchIndex):
+            sources += part.info["sources"]
+            sides += [part.info["short_side"]]
+        else:
+            sources += [str(part.folder.resolve())]
+            sides += [dataset.info["short_side"] for dataset in part.datasets.values()]
+    return {
+        "encoder": parts[0].encoder,
+        "datasets": list({entry["name"]: entry for part in parts for entry in part.info["datasets"]}.values()),
+        "licences": licences.merge(entry for part in parts for entry in part.licences),
+        "sources": list(dict.fromkeys(sources)),
+        "short_side": max((side for side in sides if side), default=None),
+    }
+
+
+def write_index(
+    out: Path | str,
+    parts: Sequence[Source],
+    kind: str,
+    reason: str,
+    kept: np.ndarray | None = None,
+    grows: bool = False,
+) -> Report:
+    """Write the index of all parts, or of the rows ``kept`` ``(N,)`` of the only one.
+
+    With ``grows`` the first part is the index at ``out``, whose codes are kept.
+    """
+    info = {"schema_version": 2, "metric": "cosine", **_provenance(parts), "type": kind, "reason": reason}
+    info["images"] = sum(map(len, parts)) if kept is None else int(kept.sum())
+    if isinstance(out, str):
+        _write_stored(out, parts, info, kept)
+    else:
+        with atomic_folder(out) as temporary:
+            write = _write_lance if kind == "lance" else _write_faiss
+            info["recall"] = write(temporary, parts, info, kept, grows)
+            files = sorted(file for file in temporary.rglob("*") if file.is_file())
+            info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
+            write_json(temporary / MARK, info)
+    text = [
+        f"{out}: {info['images']} images of {', '.join(entry['name'] for entry in info['datasets'])}; "
+        f"{kind}, cosine, {info['encoder']['dim']} dimensions",
+        f"  {reason}",
+        f"  {recall_line(info)}",
+        *["  " + line for line in licences.notice_lines(info["licences"])],
+    ]
+    return Report("\n".join(text), info | {"out": str(out)})
+
+
+def _write_faiss(
+    folder: Path, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None, grows: bool
+) -> dict[str, Any]:
+    """Write manifest, vectors and codes; returns the measured recall."""
+    shape = (info["images"], info["encoder"]["dim"])
+    vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+    tables, row = [], 0
+    for table, unit in _blocks(parts, kept):
+        tables.append(table)
+        vectors[row : row + len(unit)] = unit
+        row += len(unit)
+    vectors.flush()
+    write_parquet(folder / "manifest.parquet", pa.concat_tables(tables, promote_options="default"))
+    held_out = neighbours.held_out_rows(len(vectors))
+    if grows and parts[0].entries.codes is not None:  # type: ignore[union-attr]
+        codes = parts[0].entries.codes  # type: ignore[union-attr]
+        neighbours.add_codes(codes, vectors[len(parts[0]) :])
+    else:
+        codes = neighbours.build_codes(vectors, info["type"], held_out)
+    if codes is not None:
+        neighbours.write_codes(folder / "index.faiss", codes)
+    return neighbours.measured_recall(neighbours.Index(vectors, codes), held_out)
+
+
+def _write_lance(
+    folder: Path, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None, grows: bool
+) -> dict[str, Any]:
+    """Write the table; returns the measured recall."""
+    from dermeval.retrieval import lance
+
+    schema, first = lance.manifest_schema(parts), lance.manifest_schema(parts[:1])
+    if grows and schema.equals(first):
+        lance.grow_table(folder, parts[0].folder, _blocks(parts[1:], kept))
+    else:
+        database = lance.database_in(folder)
+        lance.write_table(database, lance.TABLE, _blocks(parts, kept), schema, info["encoder"]["dim"])
+    return lance.table_recall(lance.open_table_in(folder, info))
+
+
+def _write_stored(address: str, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None) -> None:
+    """Write the table of an index on an object store; it follows the change that ``parts[0]`` was read from."""
+    from dermeval.retrieval import lance, object_store
+
+    def fill(database: Any, name: str) -> dict[str, Any]:
+        lance.write_table(database, name, _blocks(parts, kept), lance.manifest_schema(parts), info["encoder"]["dim"])
+        return lance.table_recall(lance.LanceIndex(address, info, database, name), object_store.MEASURED_QUERIES)
+
+    same = isinstance(parts[0], object_store.StoredIndex) and parts[0].folder == address
+    number = parts[0].number if same else object_store.latest(address)  # type: ignore[union-attr]
+    object_store.publish(address, number, info, fill)
+
+
+def _blocks(parts: Sequence[Source], kept: np.ndarray | None) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Manifest rows and unit vectors of all parts, or of the rows ``kept`` of the only one, a block at a time."""
+    row = 0
+    for part in parts:
+        # Vectors of an index have unit length; to scale them again would change their last bits.
+        indexed = isinstance(part, SearchIndex)
+        for table, features in part.blocks():
+            unit = features if indexed else neighbours.normalise(features)
+            if kept is not None:
+                chosen = kept[row : row + len(unit)]
+                row += len(unit)
+                table, unit = table.filter(pa.array(chosen)), unit[chosen]
+            yield table, unit

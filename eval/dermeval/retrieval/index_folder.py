@@ -28,8 +28,6 @@ from dermssl.paths import inside, require_file, require_folder
 
 MAKER = "dermeval index"
 MARK = "index.json"
-SCHEMA_VERSION = 2
-"""2: ``vectors.npy`` beside the codes."""
 NEEDED_COLUMNS = ("image_id", "dataset", "group_id", "case_id", "sha256", "pixel_sha256")
 log = logging.getLogger("dermssl")
 HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
@@ -136,12 +134,8 @@ class SearchIndex(EmbeddedRows):
     ) -> list[dict[str, Any]]:
         """The manifest rows of the ``k`` images most similar to ``feature`` ``(D,)``, with ``similarity``, best first.
 
-        Args:
-            feature: of any length.
-            k: there are fewer only where fewer exist.
-            passing: what `passing` gave.
-            column: ``image_id`` or ``group_id``.
-            left_out: values of the column whose images are not found.
+        ``passing`` is what `passing` gave. Images are not found whose ``column`` (``image_id`` or ``group_id``) is
+        ``left_out``. There are fewer than ``k`` only where fewer exist.
         """
         own = np.array([self.row_of[value] for value in left_out] if column == "image_id" else [], np.int64)
         if column == "group_id" and len(left_out):
@@ -152,9 +146,8 @@ class SearchIndex(EmbeddedRows):
             raise InputError(
                 f"{self.folder}: vectors.npy holds values that are no numbers: make it again with `{MAKER}`"
             )
-        return [
-            record | {"similarity": float(value)} for record, value in zip(self.records(rows), similarity, strict=True)
-        ]
+        pairs = zip(self.records(rows), similarity.tolist(), strict=True)
+        return [record | {"similarity": value} for record, value in pairs]
 
 
 def is_address(name: str | Path) -> bool:

@@ -98,11 +98,8 @@ def require_new_address(address: str, overwrite: bool, inputs: Sequence[str]) ->
 def publish(address: str, number: int, info: dict[str, Any], fill: Callable[[Any, str], Any]) -> None:
     """Change the index at an address, and delete all tables of earlier versions.
 
-    Args:
-        address: where it is.
-        number: of the change that this one follows.
-        info: what to record of it; the images' table and the measured recall are added.
-        fill: writes the table of a given name into a given database, and returns the measured recall.
+    ``number`` is that of the change that this one follows. ``info`` is recorded, with the images' table and the
+    measured recall. ``fill`` writes the table of a given name into a given database, and returns the recall.
 
     Raises:
         InputError: another command has changed the index meanwhile. It is then as that command left it.

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from dermeval.features.embeddings import INFO, EmbeddedRows, array_hashes, open_embeddings
 from dermeval.features.ledger import seen_images
-from dermeval.retrieval.build import rebuild
+from dermeval.retrieval.index import write_index
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
 from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
@@ -28,19 +28,16 @@ from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
 
 IMAGES_PER_SHARD = 1024
+ID_COLUMNS = ("image_id", "patient_id")
 Holder = Dataset | EmbeddedRows
 OPENERS: dict[str, Callable[[Path], Holder]] = {"dataset.json": open_dataset, INFO: open_embeddings, MARK: open_index}
 """How each kind of folder that holds images is opened, by the file that marks it; the kinds in order of removal."""
 
 
 def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only: bool) -> Report:
-    """Take images out of the index at ``out`` and out of the folders ``also``.
+    """Take images, given by image or patient ``ids``, out of the index at ``out`` and out of the folders ``also``.
 
-    Args:
-        out: index folder, or an address on an object store.
-        ids: image or patient ids.
-        also: dataset, embeddings and further index folders that hold the images.
-        index_only: leave the folders that the index was made from as they are, but for those in ``also``.
+    ``index_only`` leaves the other folders that the index was made from as they are.
 
     Raises:
         InputError: an id that none of the folders holds, or a folder that the index was made from, holds the images
@@ -58,8 +55,15 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
         for path in [*named, *([out] if isinstance(out, Path) else [])]:
             locks.enter_context(locked(path))
         index = open_index(out)
-        holders: dict[Path | str, Holder] = {**{folder: _open(folder) for folder in named}, out: index}
-        _check_known(ids, holders)
+        holders: dict[Path | str, Holder] = {**{path: OPENERS[_mark(path) or MARK](path) for path in named}, out: index}
+        tables = [holder.table for holder in holders.values()]
+        columns = [table[name] for table in tables for name in ID_COLUMNS if name in table.column_names]
+        known = {name for column in columns for name in column.to_pylist() if name}
+        unknown = [name for name in ids if name not in known]
+        if unknown:
+            hint = did_you_mean(unknown[0], known) if len(known) < 5000 else "nothing was removed"
+            where = ", ".join(map(str, holders))
+            raise InputError(f"--remove {unknown[0]}: no image and no patient of that id in {where}; {hint}")
         kept, lost = _recorded(index, ids, holders)
         if kept and not index_only:
             raise InputError(
@@ -67,7 +71,7 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
                 f"--also {' '.join(kept)} to remove them there too, or --index-only to keep them there"
             )
         notes = [f"KEPT in {folder}: --also names no such folder" for folder in kept]
-        notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost] + _trained_on(index, ids)
+        notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost] + [_trained_on(index, ids)]
         removed = _remove_all(holders, ids)
     text = [
         f"{number} {'image' if number == 1 else 'images'} removed from {folder}" for folder, number in removed.items()
@@ -80,28 +84,11 @@ def _mark(folder: Path) -> str | None:
     return next((mark for mark in OPENERS if (folder / mark).is_file()), None)
 
 
-def _open(folder: Path) -> Holder:
-    return OPENERS[_mark(folder) or MARK](folder)
-
-
 def matches(table: pa.Table, ids: Sequence[str]) -> np.ndarray:
     """Which rows of a manifest have one of the ids as image or patient, ``(N,)`` bool."""
     values = pa.array(list(ids), pa.string())
-    columns = [table[name] for name in ("image_id", "patient_id") if name in table.column_names]
+    columns = [table[name] for name in ID_COLUMNS if name in table.column_names]
     return np.any([pc.is_in(column, value_set=values).to_numpy() for column in columns], axis=0)
-
-
-def _check_known(ids: Sequence[str], holders: dict[Path | str, Holder]) -> None:
-    known: set[str] = set()
-    for holder in holders.values():
-        for column in {"image_id", "patient_id"} & set(holder.table.column_names):
-            known |= set(filter(None, holder.table[column].to_pylist()))
-    unknown = [name for name in ids if name not in known]
-    if unknown:
-        raise InputError(
-            f"--remove {unknown[0]}: no image and no patient of that id in {', '.join(map(str, holders))}; "
-            f"{did_you_mean(unknown[0], known) if len(known) < 5000 else 'nothing was removed'}"
-        )
 
 
 def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | str]) -> tuple[list[str], list[str]]:
@@ -112,26 +99,23 @@ def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | st
         if Path(folder).resolve() in named:
             continue
         try:
-            if matches(_open(Path(folder)).table, ids).any():
+            if matches(OPENERS[_mark(Path(folder)) or MARK](Path(folder)).table, ids).any():
                 kept.append(folder)
         except InputError:  # no such folder, or a damaged one
             lost.append(folder)
     return kept, lost
 
 
-def _trained_on(index: SearchIndex, ids: Sequence[str]) -> list[str]:
+def _trained_on(index: SearchIndex, ids: Sequence[str]) -> str:
     """What the encoder was trained on, by its ledger: an encoder cannot forget."""
     rows, encoder = matches(index.table, ids), index.encoder["path"]
     seen = seen_images(index.encoder, index.table.filter(pa.array(rows)).to_pandas())
     if seen.reasons is None:
-        return [f"whether the encoder {encoder} was trained on them is not known: {seen.source}"]
-    trained = int(seen.reasons.any(axis=1).sum())
+        return f"whether the encoder {encoder} was trained on them is not known: {seen.source}"
+    trained, remedy = int(seen.reasons.any(axis=1).sum()), "pretrain again without them to remove their influence"
     if not trained:
-        return [f"the encoder {encoder} was not trained on them ({seen.source})"]
-    return [
-        f"the encoder {encoder} was TRAINED on {trained} of them ({seen.source}): pretrain again without them to "
-        "remove their influence"
-    ]
+        return f"the encoder {encoder} was not trained on them ({seen.source})"
+    return f"the encoder {encoder} was TRAINED on {trained} of them ({seen.source}): {remedy}"
 
 
 def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[str, int]:
@@ -141,30 +125,21 @@ def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[s
     for folder, holder in holders.items():
         going = matches(holder.table, ids)
         if isinstance(holder, Dataset):
-            before, stale = holder.fingerprint, False
-        else:  # no later command shall say that the data sets have changed
+            if going.any():
+                before = holder.fingerprint
+                _from_dataset(holder, going)
+                renamed[before] = open_dataset(holder.folder).fingerprint
+        else:
             stale = any(entry["fingerprint"] in renamed for entry in holder.info["datasets"])
-            for entry in holder.info["datasets"]:
+            for entry in holder.info["datasets"]:  # no later command shall say that the data sets have changed
                 entry["fingerprint"] = renamed.get(entry["fingerprint"], entry["fingerprint"])
-        if going.any() or stale:
-            _remove_from(holder, going)
+            if isinstance(holder, SearchIndex) and (going.any() or stale):
+                write_index(holder.folder, [holder], holder.info["type"], holder.info["reason"], kept=~going)
+            elif going.any() or stale:
+                _from_embeddings(holder, ~going)
         if going.any():
             removed[str(folder)] = int(going.sum())
-            if isinstance(holder, Dataset):
-                renamed[before] = open_dataset(holder.folder).fingerprint
     return removed
-
-
-def _remove_from(holder: Holder, going: np.ndarray) -> None:
-    """Rewrite one folder without some rows, and delete what unfinished writers left of it."""
-    kept = np.flatnonzero(~going)
-    if isinstance(holder, Dataset):
-        _from_dataset(holder, kept, set(holder.table.filter(pa.array(going))["file"].to_pylist()))
-    elif isinstance(holder, SearchIndex):
-        rebuild(holder, ~going)
-    else:
-        _from_embeddings(holder, kept)
-        remove_folder(holder.folder.with_name(f"{holder.folder.name}.unfinished"))
 
 
 def _copy_others(folder: Path, temporary: Path, written: set[str]) -> None:
@@ -174,8 +149,9 @@ def _copy_others(folder: Path, temporary: Path, written: set[str]) -> None:
             shutil.copy2(file, temporary / file.name)
 
 
-def _from_dataset(dataset: Dataset, kept: np.ndarray, files: set[str]) -> None:
-    folder, table = dataset.folder, dataset.table.take(pa.array(kept))
+def _from_dataset(dataset: Dataset, going: np.ndarray) -> None:
+    folder, kept = dataset.folder, np.flatnonzero(~going)
+    table, files = dataset.table.take(pa.array(kept)), dataset.table["file"].filter(pa.array(going)).to_pylist()
     shards = {path.name for path in folder.glob("images-*.arrow")}
     with atomic_folder(folder) as temporary:
         _copy_others(folder, temporary, {"manifest.parquet", "dataset.json", "problems.csv", *shards})
@@ -198,4 +174,5 @@ def _from_embeddings(embeddings: EmbeddedRows, kept: np.ndarray) -> None:
         for name, array in arrays.items():
             write_npy(temporary / name, array[kept])
         write_json(temporary / INFO, embeddings.info | {"sha256": array_hashes(temporary)})
-        write_parquet(temporary / "manifest.parquet", embeddings.table.take(pa.array(kept)))
+        write_parquet(temporary / "manifest.parquet", embeddings.table.filter(pa.array(kept)))
+    remove_folder(folder.with_name(f"{folder.name}.unfinished"))  # what a killed `embed` left

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.retrieval import measures
-from dermeval.retrieval.build import Source, open_source
+from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
 from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean
 from dermssl import licences, neighbours

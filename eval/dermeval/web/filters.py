@@ -1,5 +1,6 @@
 """The filters that a collection offers: one for each column that has something to choose from."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -46,15 +47,14 @@ def _filter(name: str, column: pa.ChunkedArray) -> FilterField | None:
     kind = distinct.type
     if len(distinct) < 2:
         return None
-    if pa.types.is_boolean(kind):
-        return FilterField(column=name, title=title, choices=["true", "false"])
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        choices = sorted(distinct.to_pylist()) if len(distinct) <= MAX_CHOICES else []
-        return FilterField(column=name, title=title, choices=choices) if choices else None
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         numbers = distinct.to_numpy()
         return FilterField(column=name, title=title, low=float(numbers.min()), high=float(numbers.max()))
-    return None
+    if pa.types.is_boolean(kind):
+        return FilterField(column=name, title=title, choices=["true", "false"])
+    if len(distinct) > MAX_CHOICES or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return None
+    return FilterField(column=name, title=title, choices=sorted(distinct.to_pylist()))
 
 
 def where_of(fields: Sequence[FilterField], given: Mapping[str, str], also: str = "") -> str:
@@ -72,15 +72,9 @@ def where_of(fields: Sequence[FilterField], given: Mapping[str, str], also: str 
         for prefix, sign in (("min", ">="), ("max", "<=")):
             text = given.get(f"{prefix}.{field.column}", "").strip()
             if text:
-                parts.append(f"{field.column} {sign} {_number(text, field.title)}")
+                with contextlib.suppress(ValueError):
+                    if abs(float(text)) < LARGEST_NUMBER:
+                        parts.append(f"{field.column} {sign} {float(text)}")
+                        continue
+                raise InputError(f"{field.title}: {text[:40]} is no number")
     return " and ".join(parts)
-
-
-def _number(text: str, title: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not abs(number) < LARGEST_NUMBER:
-        raise InputError(f"{title}: {text[:40]} is no number")
-    return number

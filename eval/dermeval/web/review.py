@@ -1,18 +1,131 @@
-"""``dermeval review``: a person decides about what an audit ranks, in the browser or in the terminal."""
+"""``dermeval review``: a person decides about what an audit ranks, in the browser or in the terminal.
+
+The page shows two pictures aligned, or one, and takes one key a decision. Each decision is saved at once.
+"""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
 
-from dermeval.leaks.session import open_review
+import cv2
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from dermeval.leaks.decisions import STOP_AFTER, decided
+from dermeval.leaks.report import side_of
+from dermeval.leaks.session import ReviewSession, open_review
 from dermeval.leaks.terminal import review_in_terminal
 from dermeval.web.options import ReviewOptions
-from dermeval.web.review_app import review_app
-from dermeval.web.server import address_of, listen, run_app
+from dermeval.web.server import address_of, listen, make_app, run_app
+from dermssl import licences
 from dermssl.atomic import locked
 from dermssl.commandline import Report
+from dermssl.page import render
 
+PICTURES = ("first", "second", "laid")
 HOST = "127.0.0.1"
 log = logging.getLogger("dermssl")
+
+
+class Decision(BaseModel):
+    """What a person decided about one row of a ranking; ``part`` counts what is reviewed."""
+
+    part: int = 0
+    pair: int
+    decision: Literal["accept", "reject", "unsure"]
+
+
+class Undo(BaseModel):
+    """Which part's last decision is taken back."""
+
+    part: int = 0
+
+
+class RowShown(BaseModel):
+    """What the page shows. ``pair`` is None when every row of the part is decided; ``parts`` names all parts."""
+
+    part: int
+    parts: list[str]
+    pair: int | None
+    rank: int = 0
+    waiting: int
+    ranked: int
+    counts: dict[str, int]
+    enough: bool
+    kind: str = ""
+    confirmed: bool = False
+    decision: str | None = None
+    facts: list[str] = []
+    sides: list[dict[str, str]] = []
+
+
+def session_of(sessions: Sequence[ReviewSession], part: int, row: int | None = None) -> ReviewSession:
+    """The session of a part; 404 where there is none of that number, or none of its rows has the number ``row``."""
+    if not 0 <= part < len(sessions) or (row is not None and not 0 <= row < len(sessions[part].table)):
+        raise HTTPException(404, "this audit has no part or no row of that number")
+    return sessions[part]
+
+
+def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> RowShown:
+    """What the page shows of a row; without a number of the next one that waits."""
+    session = session_of(sessions, part, row)
+    waiting = session.waiting()
+    row = waiting[0] if row is None and waiting else row
+    state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
+    state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
+    if row is None:
+        return RowShown(pair=None, **state)
+    verdict = decided(session.table.loc[[row]], session.decisions).iloc[0]
+    asked, measured = session.told(row)
+    sides = [side_of(session.images, image) for image in session.rows_of(row)]
+    state |= {"kind": asked, "confirmed": bool(session.table.get("confirmed", {}).get(row, True))}
+    state |= {"facts": measured, "sides": sides, "decision": verdict if isinstance(verdict, str) else None}
+    return RowShown(pair=row, rank=row + 1, **state)
+
+
+def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
+    """The app of the sessions of one folder, its parts; requests take turns."""
+    title = f"Review of {name}"
+    app, turn = make_app(title, "review.js"), Lock()
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> str:
+        notices = licences.notice_lines(sessions[0].images.licences)
+        return render("dermeval/web/review.html", title=title, stop_after=STOP_AFTER, licences=notices)
+
+    @app.get("/picture", include_in_schema=False)
+    def picture(pair: int, which: Literal["first", "second", "laid"], part: int = 0) -> Response:
+        with turn:
+            pictures = session_of(sessions, part, pair).pictures(pair)
+        rgb = dict(zip(PICTURES, pictures, strict=False)).get(which)
+        if rgb is None:
+            raise HTTPException(404, "there is one picture only")
+        _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        return Response(data.tobytes(), media_type="image/jpeg")
+
+    @app.get("/api/pair")
+    def pair_shown(pair: int | None = None, part: int = 0) -> RowShown:
+        """One row of a ranking; without a number the next one that waits."""
+        with turn:
+            return row_shown(sessions, part, pair)
+
+    @app.post("/api/decide")
+    def decide(given: Decision) -> RowShown:
+        """Save one decision; answers with the next row that waits."""
+        with turn:
+            session_of(sessions, given.part, given.pair).decide(given.pair, given.decision)
+            return row_shown(sessions, given.part, None)
+
+    @app.post("/api/undo")
+    def undo(given: Undo) -> RowShown:
+        """Take the last decision back; answers with its row. The JSON body keeps forms of other sites out."""
+        with turn:
+            return row_shown(sessions, given.part, session_of(sessions, given.part).undo())
+
+    return app
 
 
 def review(options: ReviewOptions) -> Report:

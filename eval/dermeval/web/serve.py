@@ -1,15 +1,25 @@
 """``dermeval serve``: similar-case search in the browser. It keeps nothing that it is given."""
 
 import logging
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse
 
 from dermeval.retrieval.index_folder import SearchIndex, open_index
+from dermeval.retrieval.output import data_uri
 from dermeval.retrieval.photo import Encoder, open_photo_encoder
+from dermeval.web.api import Crop, Id, api_routes
 from dermeval.web.collection import Collection
+from dermeval.web.filters import where_of
 from dermeval.web.options import MAX_CASES, ServeOptions
-from dermeval.web.search_app import search_app
-from dermeval.web.server import address_of, choose_token, listen, run_app
+from dermeval.web.searches import MAX_UPLOAD_BYTES, Asked, Searches
+from dermeval.web.server import address_of, choose_token, in_a_browser, listen, make_app, run_app
 from dermssl.commandline import Report
+from dermssl.dataset.store import encode as encode_jpeg
 from dermssl.errors import InputError
+from dermssl.page import render
 
 log = logging.getLogger("dermssl")
 
@@ -43,3 +53,68 @@ def _encoder(index: SearchIndex, path: str | None) -> tuple[Encoder | None, str]
     except InputError as error:
         log.warning("warning: photos cannot be searched for: %s", error)
         return None, "The encoder that made this index is out of reach, so photos cannot be searched for."
+
+
+def search_app(collection: Collection, encode: Encoder | None, no_photos: str, token: str | None = None) -> FastAPI:
+    """The app. Without an encoder, ``no_photos`` says why only images of the collection can be searched from."""
+    app, searches = make_app(collection.title, "search.js", token), Searches(collection, encode, no_photos)
+    app.router.routes += [*api_routes(searches).routes, *search_pages(searches).routes]
+    return app
+
+
+def search_pages(searches: Searches) -> APIRouter:
+    """The start page, the results of a search, the page of one case, the stored images and the script."""
+    routes, collection = APIRouter(include_in_schema=False, default_response_class=HTMLResponse), searches.collection
+
+    def page(name: str, **values: Any) -> str:
+        values = {"no_photos": searches.no_photos, "max_mib": MAX_UPLOAD_BYTES // 2**20, "problem": ""} | values
+        return render(f"dermeval/web/{name}", title=collection.title, collection=collection, **values)
+
+    def with_filters(request: Request, asked: Asked) -> Asked:
+        where = where_of(collection.filters, request.query_params, asked.where)
+        return asked.model_copy(update={"where": where})
+
+    def start_page(request: Request, problem: str = "") -> str:
+        given = dict(request.query_params)
+        return page("search.html", given=given, result=None, examples=collection.examples(), problem=problem)
+
+    @routes.get("/")
+    async def start(request: Request) -> str:
+        return start_page(request)
+
+    @routes.get("/similar")
+    async def similar(request: Request, image_id: Id, asked: Annotated[Asked, Query()]) -> Any:
+        try:
+            result = await searches.from_image(image_id, with_filters(request, asked))
+        except InputError as error:  # the form stays, so that its filter can be mended
+            return HTMLResponse(start_page(request, in_a_browser(str(error))), 422)
+        (query,), given = collection.images(collection.index.lookup("image_id", [image_id])), dict(request.query_params)
+        return page("search.html", given=given, result=result, query=query, picture=None, kept=_kept(given))
+
+    @routes.post("/similar")
+    async def similar_to_photo(request: Request, asked: Annotated[Asked, Query()], crop: Crop = "") -> str:
+        photo, result = await searches.from_photo(request, crop, with_filters(request, asked))
+        picture, kept = data_uri(encode_jpeg(photo.image)), _kept(dict(request.query_params))
+        return page("results.html", result=result, query=None, picture=picture, kept=kept)
+
+    @routes.get("/case")
+    async def case_page(id: Id) -> str:
+        found = collection.case(id)
+        if found is None:
+            raise HTTPException(404, "There is no case of that id in this collection.")
+        return page("case.html", case=found)
+
+    @routes.get("/image")
+    async def image(id: Id) -> Response:
+        found = collection.picture(id)
+        if found is None:
+            raise HTTPException(404, "There is no image of that id in this collection.")
+        return Response(found, media_type="image/jpeg")
+
+    return routes
+
+
+def _kept(given: dict[str, str]) -> str:
+    """The filters of a form as the beginning of an address."""
+    kept = {name: value for name, value in given.items() if name not in ("image_id", "crop") and value}
+    return urlencode(kept) + "&" if kept else ""

@@ -7,6 +7,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 import uvicorn
@@ -28,8 +29,8 @@ REQUEST_SECONDS = 30
 log = logging.getLogger("dermssl")
 
 
-def make_app(title: str, token: str | None = None) -> FastAPI:
-    """An app with the guard before it, whose errors are pages for people and JSON under ``/api``."""
+def make_app(title: str, script: str, token: str | None = None) -> FastAPI:
+    """An app with the guard before it and its pages' script, whose errors are pages and, under ``/api``, JSON."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.add_middleware(Guard, token=token)
 
@@ -50,6 +51,11 @@ def make_app(title: str, token: str | None = None) -> FastAPI:
                 "allow": ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", ())}))
             }
         return error_answer(request, error.status_code, str(error.detail), headers)
+
+    @app.get(f"/{script}", include_in_schema=False)
+    async def script_file() -> Response:
+        source = resources.files("dermeval.web").joinpath(script).read_bytes()
+        return Response(source, media_type="text/javascript; charset=utf-8")
 
     for kind in (HTTPException, RequestValidationError, InputError, QueueFull):
         app.add_exception_handler(kind, on_error)

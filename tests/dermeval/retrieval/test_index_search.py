@@ -8,8 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from dermeval.retrieval.build import _choose
-from dermeval.retrieval.index import index
+from dermeval.retrieval.index import _choose, index
 from dermeval.retrieval.index_folder import fingerprint, open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.output import sheet_foot

@@ -99,22 +99,18 @@ def test_folders_out_of_reach_are_named_and_the_ledger_is_asked(folders, remove)
     assert "whether the encoder e was trained on them is not known" in report.text
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders, remove, monkeypatch, tmp_path):
     from dermeval.retrieval import remove as module
 
     secrets = folders[3]
-    real, calls = module._remove_from, []
-
-    def killed(holder, going):
-        calls.append(holder)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        real(holder, going)
-
-    monkeypatch.setattr(module, "_remove_from", killed)
-    with pytest.raises(KeyboardInterrupt):
-        remove("set/p1")
-    monkeypatch.setattr(module, "_remove_from", real)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_from_embeddings", interrupted)  # the data set is done, the index not yet
+        with pytest.raises(KeyboardInterrupt):
+            remove("set/p1")
     remove("set/p1")
     for secret in secrets:
         assert not files_with(tmp_path, secret)

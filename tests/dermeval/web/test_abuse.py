@@ -14,7 +14,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx")
 
 from dermeval.web import searches as module  # noqa: E402
 from dermeval.web.collection import Collection  # noqa: E402
-from dermeval.web.search_app import search_app  # noqa: E402
+from dermeval.web.serve import search_app  # noqa: E402
 from dermeval.web.server import listen, make_server  # noqa: E402
 from dermeval.web.workers import QueueFull, Workers  # noqa: E402
 

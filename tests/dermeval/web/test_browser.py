@@ -24,7 +24,7 @@ from dermeval.retrieval.find import photo_query  # noqa: E402
 from dermeval.retrieval.photo import decode_photo  # noqa: E402
 from dermeval.web import searches  # noqa: E402
 from dermeval.web.collection import Collection  # noqa: E402
-from dermeval.web.search_app import search_app  # noqa: E402
+from dermeval.web.serve import search_app  # noqa: E402
 from dermeval.web.server import address_of, listen, make_server  # noqa: E402
 from dermssl.prepare.decode import open_image  # noqa: E402
 

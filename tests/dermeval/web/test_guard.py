@@ -12,8 +12,7 @@ from fastapi.testclient import TestClient
 from dermeval.web.collection import Collection
 from dermeval.web.guard import HEADERS, is_loopback
 from dermeval.web.options import ServeOptions
-from dermeval.web.search_app import search_app
-from dermeval.web.serve import serve
+from dermeval.web.serve import search_app, serve
 from dermeval.web.server import choose_token, listen
 from dermssl.errors import InputError
 from dermssl.licences import notice

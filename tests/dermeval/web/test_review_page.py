@@ -10,7 +10,7 @@ from PIL import Image
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.session import PairReview
-from dermeval.web.review_app import review_app
+from dermeval.web.review import review_app
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.search import search
 from dermeval.web.collection import Collection
-from dermeval.web.search_app import search_app
+from dermeval.web.serve import search_app
 
 
 @pytest.fixture
