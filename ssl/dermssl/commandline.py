@@ -48,7 +48,7 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
     arguments = list(sys.argv[1:] if argv is None else argv)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(format="%(message)s", level=logging.ERROR if rank else logging.INFO, stream=sys.stderr)
-    for noisy in ("PIL", "faiss", "matplotlib", "timm", "accelerate", "torch", "tensorboard"):
+    for noisy in ("PIL", "faiss", "matplotlib", "timm", "accelerate", "torch", "tensorboard", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that no text can show

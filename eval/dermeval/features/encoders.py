@@ -16,7 +16,7 @@ from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
 from dermssl.backbone.build import build, check_sizes, width
-from dermssl.backbone.encoder_folder import load_encoder
+from dermssl.backbone.encoder_folder import folder_of, load_encoder
 from dermssl.backbone.layouts import translate
 from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
 from dermssl.backbone.weights import guess_architecture, load_weights, read_weights
@@ -108,10 +108,10 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
             encoder = _from_timm(spec, name, image_size, pretrained=False)
     elif kind == "pixels" and name:
         encoder = _pixels(spec, name, image_size)
-    elif Path(spec).is_file():
-        encoder = _from_file(spec, Path(spec), None, image_size)
+    elif (path := folder_of(Path(spec))).is_file():
+        encoder = _from_file(spec, path, None, image_size)
     else:
-        encoder = _from_folder(Path(spec), image_size)
+        encoder = _from_folder(path, image_size)
     encoder.model.eval()
     if not isinstance(encoder.model, PixelPCA):
         check_sizes(encoder.model, [encoder.image_size])

@@ -17,6 +17,7 @@ from dermeval.features.embeddings import open_embeddings
 from dermeval.features.pool import PooledEmbeddings, open_pool
 from dermeval.pages.tables import ReportTable, show
 from dermeval.probes import report
+from dermeval.probes.contamination import cannot_tell
 from dermeval.probes.folds import Fold
 from dermeval.probes.groups import MISSING, attributes, values_of
 from dermeval.probes.judge import Probe
@@ -31,7 +32,7 @@ from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interva
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 
-SCORE, MEAN_RANK = "balanced_accuracy", "mean rank"
+SCORE, MEAN_RANK, RECALL = "balanced_accuracy", "mean rank", "recall@1"
 KEYS = ("encoder", "column")
 WRITTEN = ("encoders.json", "encoders.csv", "encoders.tex", "report.html")
 log = logging.getLogger("dermssl")
@@ -89,15 +90,38 @@ def encoders_report(
         ),
         f"{SCORE.replace('_', ' ')} of images, or recall@1 where a column says so; 95% intervals and p from "
         f"{options.draws} paired draws of {source.unit}s",
-        *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items()),
+        *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
     rows = [row for task, made in planned for row in _target_rows(pools, task.name, made[0].folds, probes, options)]
+    notes = [*notes, *(note for task, made in planned for note in _short_classes(task, made[0].folds))]
     tables = _tables(pd.DataFrame(rows))
     data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
-    data |= {"notes": list(notes), "rows": rows}
+    data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())], "rows": rows}
     head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
+
+
+def _short_classes(task: Task, folds: Sequence[Fold]) -> Iterator[str]:
+    """What is said where a class has too few groups to draw from."""
+    held = dict(zip(task.classes, fewest_patients(task, folds), strict=True))
+    few = ", ".join(f"{name} has {count}" for name, count in held.items() if count < report.FEW)
+    if few:
+        yield f"{task.name}, {report.FEW} {task.unit}s per class: of these classes all are taken: {few}"
+
+
+def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]) -> str:
+    """How many of an encoder's scored images, and of its queries of recall@1, it has seen in pretraining."""
+    if pool.seen.reasons is None:
+        return f"{name}: {cannot_tell(pool.seen.source)}"
+    counts = [
+        f"{row['seen']} of {row['images']} " + (f"queries of {row['column']}" if RECALL in row["column"] else "images")
+        for row in rows
+        if row["encoder"] == name and row.get("seen") and "," not in row["column"]
+    ]
+    said = "; ".join(dict.fromkeys(counts)) or "none of the scored images"
+    saw_test = pool.encoder.get("training", {}).get("splits") == "all"
+    return f"{name} has seen in pretraining: {said}" + (" (all splits, test images included)" if saw_test else "")
 
 
 def _target_rows(
@@ -110,14 +134,17 @@ def _target_rows(
     """The score of each encoder in each column, its difference from the first and its rank; mean ranks last."""
     tasks = [task_of(pool, target) for pool in pools.values()]
     rows, ranks = [], []
-    for column, score, encoders in _columns(tasks, folds, probes, options):
+    for column, score, encoders, images in _columns(tasks, folds, probes, options):
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
         ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
-        for name, found, rank in zip(pools, encoders, ranks[-1], strict=True):
-            row = {"target": target, "column": column, "encoder": name} | report.long_row(found.scores[score])
+        for (name, pool), found, rank in zip(pools.items(), encoders, ranks[-1], strict=True):
+            seen = None if pool.seen.reasons is None else int(pool.seen.flags(images).sum())
+            row = {"target": target, "column": column, "encoder": name, "images": len(images), "seen": seen}
+            row |= report.long_row(found.scores[score])
             row |= report.interval_columns("difference", found.differences.get(score))
             rows.append(row | report.interval_columns("rank", Interval(rank[0], *percentiles(rank[1:]))))
-        log.info("%s, %s: %s", target, column, "; ".join(show(one.scores[score].entry()) for one in encoders))
+        shown = (f"{name} {show(one.scores[score].entry())}" for name, one in zip(pools, encoders, strict=True))
+        log.info("%s, %s: %s", target, column, "; ".join(shown))
     for name, rank in zip(pools, np.mean(ranks, axis=0), strict=True):
         mean = report.long_row(Interval(rank[0], *percentiles(rank[1:])))
         rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | mean)
@@ -126,16 +153,17 @@ def _target_rows(
 
 def _columns(
     tasks: Sequence[Task], folds: Sequence[Fold], probes: Sequence[Probe], options: EvaluateOptions
-) -> Iterator[tuple[str, str, list[Bootstrap]]]:
+) -> Iterator[tuple[str, str, list[Bootstrap], pd.Series]]:
     """Each probe; then the last one from few labels and on skin types; then recall@1.
 
-    Yields a column's name, the name of its score, and what each encoder scores.
+    Yields a column's name, the name of its score, what each encoder scores, and the ids of the scored images.
     """
     first, last = tasks[0], probes[-1]
     whole: list[Predictions] = []
     for probe in probes:
         whole = [probe.fit(task, folds).predictions for task in tasks]
-        yield probe.name, SCORE, paired_scores([[own] for own in whole], options.draws, options.seed)
+        scored = whole[0].frame["image_id"]
+        yield probe.name, SCORE, paired_scores([[own] for own in whole], options.draws, options.seed), scored
     shares = {label: max(1, round(report.SHARE * held)) for label, held in enumerate(fewest_patients(first, folds))}
     few_labels = {
         f"{report.FEW} {first.unit}s per class": dict.fromkeys(shares, report.FEW),
@@ -144,20 +172,21 @@ def _columns(
     for column, wanted in few_labels.items():
         drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(report.RUNS)]
         few = [[last.fit(task, one, min(wanted.values())).predictions for one in drawn] for task in tasks]
-        yield f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed)
+        yield f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed), scored
     values = attributes(first.frame).get("fitzpatrick_pairs")
     if values is not None:
         of_rows = values_of(whole[0], first.frame, values)
         for value in sorted({value for value in of_rows if value not in (None, MISSING)}):
             inside = [[own.rows(of_rows == value)] for own in whole]
             if len(set(inside[0][0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0][0].truth)) > 1:
-                yield f"{last.name}, skin types {value}", SCORE, paired_scores(inside, options.draws, options.seed)
+                compared = paired_scores(inside, options.draws, options.seed)
+                yield f"{last.name}, skin types {value}", SCORE, compared, inside[0][0].frame["image_id"]
     groups = first.pool.frame["group_id"].to_numpy(dtype=object)
     hits = [list(recall_hits(task.pool.features, task.pool.frame)) for task in tasks]
     for found in zip(*hits, strict=True):
         dataset, kind, queries, _ = found[0]
         compared = paired_means([own for *_, own in found], groups[queries], options.draws, options.seed)
-        yield f"same-{kind} recall@1 of {dataset}", MEAN, compared
+        yield f"same-{kind} {RECALL} of {dataset}", MEAN, compared, first.pool.frame["image_id"].iloc[queries]
 
 
 def _tables(table: pd.DataFrame) -> list[ReportTable]:

@@ -39,6 +39,8 @@ def evaluate(options: EvaluateOptions) -> Report:
     pools = pools_by_encoder(options.embeddings)
     pool = next(iter(pools.values()))
     tasks, notes = planned_tasks(pool, options)
+    if len(pools) == 1 and pool.seen.reasons is None:
+        notes.insert(0, cannot_tell(pool.seen.source))
     if out:
         written, key = (ENCODER_FILES, "rows") if len(pools) > 1 else (WRITTEN, "experiments")
         require_new_folder(out, options.overwrite, written, options.embeddings, key=key)
@@ -91,8 +93,7 @@ def planned_tasks(
             f"protocol {options.protocol} needs the target '{missing[0]}', the data declares "
             f"{', '.join(pool.targets)}: use --protocol generic"
         )
-    notes = [cannot_tell(pool.seen.source)] if pool.seen.reasons is None else []
-    tasks = []
+    tasks, notes = [], []
     for name in wanted:
         try:
             task = task_of(pool, name)

@@ -43,6 +43,7 @@ from dermssl.workers import read_batches
 
 SETTINGS = ("train", "last", "adapter_rank", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
 WARM_UP = 0.1
+MOST_KEPT_OUT = 0.5
 SMALLEST_CROP = 0.5
 """Share of an image's area that a random training crop holds at least."""
 log = logging.getLogger("dermssl")
@@ -50,6 +51,8 @@ log = logging.getLogger("dermssl")
 
 def finetune(options: FinetuneOptions) -> Report:
     """Judge an encoder by training it on the target; see `FinetuneOptions`. Bad input raises InputError."""
+    if options.batch < 2:
+        raise InputError(f"--batch {options.batch}: batch statistics need 2 images or more")
     datasets = open_datasets(options.data)
     encoder = open_encoder(options.encoder, options.image_size)
     if isinstance(encoder.model, PixelPCA):
@@ -89,6 +92,8 @@ def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
     if not found:
         raise InputError(f"--train last: {options.encoder} has no blocks to count: use --train all, adapters or head")
     after = [getattr(model, name) for name in ("norm", "fc_norm", "conv_head", "bn2", "head") if hasattr(model, name)]
+    if options.last > len(found):
+        raise InputError(f"--last {options.last}: {options.encoder} has {len(found)} blocks: use --train all")
     return [*found[-options.last :], *(part for part in after if isinstance(part, nn.Module))]
 
 
@@ -109,7 +114,7 @@ class FinetuneProbe:
         with tqdm(total=images[-1], desc="finetune", unit="image", disable=None) as bar:
             for number, fold in enumerate(folds):
                 # Not the key of the whole probe, which has one fold with an official split.
-                key = f"fold-{fit_key(self, task, [fold], shots)}"
+                key = f"one-fold-{fit_key(self, task, [fold], shots)}"
                 probabilities, said = self.kept.get(key, partial(self._train, task, fold, bar))
                 found.append(probabilities)
                 best.append(said)
@@ -118,17 +123,15 @@ class FinetuneProbe:
                 bar.update(images[number + 1] - bar.n)
         settings = {name: getattr(options, name) for name in SETTINGS} | {"early_stopping": best}
         epochs = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
-        line = f"best epoch of each fold on {options.held_out:.0%} of its training {task.unit}s, kept out: {epochs}"
+        counts = "; ".join(f"{one['trained']} trained on, {one['kept_out']} kept out" for one in best)
+        line = f"best epoch of each fold on the training {task.unit}s kept out: {epochs}\nimages of each fold: {counts}"
         return Fitted(collect(task, folds, found, options.seed), settings, (), (line,))
 
     def _train(self, task: Task, fold: Fold, bar: tqdm) -> tuple[np.ndarray, dict[str, Any]]:
         """Probabilities of the test images; the best epoch, and its score on the kept-out training patients."""
         options, labels = self.options, task.labels
         torch.manual_seed(options.seed)
-        parts = max(2, round(1 / options.held_out))
-        where = f"{task.where}, --held-out {options.held_out}"
-        cut = grouped(task, parts, options.seed, fold.train, where)[0]
-        fitted, held = cut.train, cut.test
+        fitted, held = self._kept_out(task, fold)
         precision = choose_precision("auto", PartialState().device)
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         model, optimizer, tuned = self.new_model(len(task.classes))
@@ -141,6 +144,7 @@ class FinetuneProbe:
             for part in tuned:
                 part.train()
             order = np.random.default_rng([options.seed, fold.number, number]).permutation(fitted)
+            order = order[: len(order) - (len(order) % options.batch == 1)]  # one image alone has no batch statistics
             for rows, images in self._batches(task, order, accelerator.device, TrainingPictures):
                 truth = torch.from_numpy(labels[rows]).to(images.device)
                 loss = nn.functional.cross_entropy(model(images).float(), truth)
@@ -159,7 +163,20 @@ class FinetuneProbe:
                 break
         model.load_state_dict(kept)
         found = self._predict(model, task, fold.test, accelerator.device)
-        return found, {"epoch": epoch, "balanced_accuracy": best}
+        return found, {"epoch": epoch, "balanced_accuracy": best, "trained": len(fitted), "kept_out": len(held)}
+
+    def _kept_out(self, task: Task, fold: Fold) -> tuple[np.ndarray, np.ndarray]:
+        """The training images that are trained on, and those of the patients who decide when training stops."""
+        share = self.options.held_out
+        where = f"{task.where}, --held-out {share}"
+        if share > MOST_KEPT_OUT:
+            raise InputError(f"{where}: at most {MOST_KEPT_OUT:g} can be kept out of training")
+        # As many parts as come nearest to the share with one or several of them.
+        counts = range(2, max(10, round(1 / share)) + 1)
+        parts = min(counts, key=lambda count: abs(max(1, round(share * count)) / count - share))
+        cut = grouped(task, parts, self.options.seed, fold.train, where)
+        held = np.sort(np.concatenate([part.test for part in cut[: max(1, round(share * parts))]]))
+        return np.setdiff1d(fold.train, held), held
 
     def new_model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
         """The encoder as it was given, with a new classifier; its optimizer; and the parts to set to training mode.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
 from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
@@ -59,6 +60,12 @@ def build(
     except (OSError, RuntimeError) as error:
         if not from_hub:
             raise
+        if isinstance(error, GatedRepoError):
+            where = f"https://huggingface.co/{timm_config(name).hf_hub_id}"
+            raise InputError(
+                f"pretrained weights of '{name}' are gated: accept their terms at {where} and log in with "
+                f"`hf auth login`, or give {remedy(name)}"
+            ) from None
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give {remedy(name)}") from None
     except TypeError as error:

@@ -57,6 +57,12 @@ class EncoderConfig(BaseModel):
     dermssl: Training = Training()
 
 
+def folder_of(path: Path) -> Path:
+    """The folder of an exported encoder whose file of weights is ``path``; any other path as it is."""
+    exported = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
+    return path.parent if exported else path
+
+
 def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """An exported encoder and its ``config.json``; weights are read strictly, never left random.
 

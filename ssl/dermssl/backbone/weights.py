@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> N
     """Load strictly, but for classifiers that the model has none of.
 
     Weights of another project's layout are translated first, position embeddings for another image size resampled.
-    Raises RuntimeError: names or shapes do not fit; the message names the layout that the weights look like.
+    Raises RuntimeError: names, shapes or numbers do not fit; the message names the layout that the weights look like.
     """
     translated = weights if isinstance(weights, Translated) else translate(weights)
     known = model.state_dict()
@@ -110,6 +110,12 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> N
         f"'{name}' is {tuple(value.shape)}, not {tuple(known[name].shape)}"
         for name, value in wanted.items()
         if name in known and value.shape != known[name].shape
+    ]
+    problems += [
+        f"'{name}' holds {value.dtype} numbers" if not value.is_floating_point() else f"'{name}' is not finite"
+        for name, value in wanted.items()
+        if name in known and known[name].is_floating_point()
+        if not value.is_floating_point() or not torch.isfinite(value).all()
     ]
     if problems:
         guess, layouts = guess_architecture(translated.weights, translated.layouts), translated.layouts

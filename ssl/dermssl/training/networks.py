@@ -17,7 +17,7 @@ from dermssl.backbone.build import (
     recompute_activations,
     write_out_attention,
 )
-from dermssl.backbone.encoder_folder import load_encoder
+from dermssl.backbone.encoder_folder import folder_of, load_encoder
 from dermssl.backbone.layouts import translate
 from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.backbone.weights import load_weights, read_weights
@@ -40,7 +40,7 @@ FEW_VIEWS = 32
 def init_of(options: ModelOptions) -> str | None:
     """``model.init``, where ``timm:NAME`` and ``timm:NAME@FILE`` mean what they mean for `dermeval embed --encoder`."""
     if not options.init or not options.init.startswith("timm:"):
-        return options.init
+        return options.init and str(folder_of(Path(options.init)))
     name, _, file = options.init.removeprefix("timm:").partition("@")
     if name != options.backbone:
         raise InputError(f"model.init {options.init}: model.backbone is {options.backbone}: use the same")

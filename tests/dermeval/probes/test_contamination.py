@@ -246,3 +246,21 @@ def test_evaluate_shows_both_sides_in_text_and_page(tmp_path, embeddings, capsys
     for text in (out, page):
         assert "images clean of pretraining, and contaminated" in text and "are contaminated" in text
     assert pd.read_parquet(tmp_path / "r" / "predictions.parquet")["contaminated"].any()
+
+
+def test_a_table_of_encoders_says_what_each_has_seen(tmp_path, embeddings, make_embeddings, frame, capsys):
+    manifest = open_embeddings(embeddings).frame
+    _write_ledger(tmp_path / "run", manifest)
+    features = np.random.default_rng(1).normal(size=(len(frame), 6))
+    other = make_embeddings(tmp_path / "other", frame, features, fingerprint="n" * 64)
+    command = ["evaluate", str(embeddings), str(other), "--probe", "knn", "--draws", "20", "--out", str(tmp_path / "r")]
+    assert main(command) == 0
+    tested, asked = int((frame["split"] == "test").sum()), int(frame["patient_id"].duplicated(keep=False).sum())
+    said = f"run has seen in pretraining: {tested} of {tested} images"
+    for text in (capsys.readouterr().out, (tmp_path / "r" / "report.html").read_text()):
+        assert said in text, text[-900:]
+        assert f"{asked} of {asked} queries of same-patient recall@1" in text, text[-900:]
+        assert "toy: clean and contaminated images cannot be told apart" in text
+    assert said in (tmp_path / "r" / "encoders.tex").read_text()
+    table = pd.read_csv(tmp_path / "r" / "encoders.csv").query("column == 'knn'").set_index("encoder")
+    assert table["seen"]["run"] == table["images"]["run"] == tested and np.isnan(table["seen"]["toy"])

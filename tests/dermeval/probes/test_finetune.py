@@ -119,5 +119,23 @@ def test_what_cannot_be_trained_is_refused(tmp_path, coloured, capsys):
     adapters = ["--train", "adapters", "--adapter-rank", "4000"]
     assert main(["finetune", "--encoder", "random:test_resnet", "--data", str(coloured), *adapters]) == 2
     assert "--adapter-rank 4000: the backbone has no layer" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--last 9: random:test_resnet has 4 blocks: use --train all"):
+        options = FinetuneOptions(encoder="random:test_resnet", data=[], train="last", last=9)
+        trained_blocks(open_encoder("random:test_resnet", 32).model, options)
     with pytest.raises(InputError, match="no blocks to count"):
         trained_blocks(open_encoder("pixels:2", 8).model, FinetuneOptions(encoder="x", data=[], train="last"))
+
+
+def test_as_many_patients_are_kept_out_as_asked_for(tmp_path, coloured, capsys):
+    for share, kept in (("0.5", 12), ("0.4", 10), ("0.2", 5)):  # 24 training patients with one image each
+        result = finetune(coloured, tmp_path / share, "--held-out", share, "--epochs", "1")
+        (said,) = result["settings"]["early_stopping"]
+        assert abs(said["kept_out"] - kept) <= 1 and said["trained"] + said["kept_out"] == 24
+    assert main(["finetune", "--encoder", "random:test_resnet", "--data", str(coloured), "--held-out", "0.7"]) == 2
+    assert "--held-out 0.7: at most 0.5 can be kept out of training" in capsys.readouterr().err
+
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path, coloured):
+    # 19 images are trained on; at 32 px the last maps are 1 x 1, of which BatchNorm needs two.
+    result = finetune(coloured, tmp_path / "tuned", "--batch", "3", "--epochs", "1", "--encoder", "random:resnet18")
+    assert result["settings"]["early_stopping"][0]["trained"] % 3 == 1

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from dermssl.backbone.build import build
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.encoder_folder import load_encoder, write_encoder
+from dermssl.backbone.encoder_folder import folder_of, load_encoder, write_encoder
+from dermssl.backbone.weights import load_weights
 from dermssl.errors import InputError
 
 
@@ -68,3 +70,20 @@ def test_an_image_size_that_the_patches_do_not_divide_is_one_line(folder):
     change(folder, model_args={"img_size": 33, "dynamic_img_size": True, "patch_size": 5})
     with pytest.raises(InputError, match="do not fit test_vit"):
         load_encoder(folder)
+
+
+def test_the_file_of_an_exported_encoder_stands_for_its_folder(folder, tmp_path):
+    assert folder_of(folder / "model.safetensors") == folder
+    assert folder_of(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"  # no config beside it
+
+
+@pytest.mark.parametrize(
+    ("change_of", "why"),
+    [(lambda value: value.to(torch.int8), "holds torch.int8 numbers"), (lambda value: value / 0, "is not finite")],
+)
+def test_numbers_that_are_no_weights_are_refused(change_of, why):
+    model = build("test_vit", 32)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    weights["norm.weight"] = change_of(weights["norm.weight"])
+    with pytest.raises(RuntimeError, match=f"'norm.weight' {why}"):
+        load_weights(model, weights)

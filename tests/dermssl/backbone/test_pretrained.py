@@ -1,10 +1,15 @@
 """Pretrained weights: from the installed package or the hub, or one line with the offline remedy."""
 
+import contextlib
+import hashlib
 import time
 
+import httpx
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError
 
 from dermssl.backbone import pretrained
 from dermssl.backbone.build import build
@@ -40,6 +45,17 @@ def test_a_hub_that_does_not_answer_is_told_at_once_with_the_remedy():
     assert time.perf_counter() - start < 10
 
 
+def test_gated_weights_name_the_page_where_their_terms_are(monkeypatch):
+    def refuse(*_, **__):
+        raise GatedRepoError("403", response=httpx.Response(403, request=httpx.Request("GET", "http://127.0.0.1:9")))
+
+    monkeypatch.setattr("dermssl.backbone.build.hub_access", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(InputError, match=r"gated: accept their terms at https://huggingface.co/timm/.*dinov3.*log in"):
+        build("vit_small_patch16_dinov3", 32, pretrained=True)
+    assert constants.HF_HUB_DISABLE_TELEMETRY
+
+
 def test_an_unknown_tag_names_the_nearest():
     with pytest.raises(InputError, match=r"did you mean 'resnet18.a1_in1k'"):
         build("resnet18.a1_in1", 32)
@@ -65,5 +81,7 @@ def test_the_licence_is_the_one_that_timm_states(name, licence, commercial):
 
 
 def test_a_file_has_no_licence_that_anybody_knows(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"weights")
     notice = pretrained.file_notice(tmp_path / "w.pth")
+    assert hashlib.sha256(b"weights").hexdigest() in notice["attribution"]
     assert notice["id"] == "unknown" and not notice["commercial"] and not notice["redistribution"]
