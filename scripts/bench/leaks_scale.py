@@ -6,10 +6,11 @@
     python scripts/bench/leaks_scale.py standin --work DIR --plot results/leaks_scale.svg
 
 Every image is its own record, and all are audited as those of more than 20,000 images are. Each size runs the whole
-command `dermeval leaks` in a process of its own; images that a smaller part described are not described again, and the
-time that the others took stands for all. Processor time is that of all its processes. Memory is the peak of
-the sum over its processes, once without the pages of files, which the system may drop (anonymous), once with them.
-DIR keeps a line per size in scale.jsonl. Results are in results/leaks_scale.md.
+command `dermeval leaks` in a process of its own. Images that a smaller size described are not described again, and the
+time that the others took stands for all. Processor time is that of all its processes; set OMP_NUM_THREADS to 1 on a
+busy machine, since threads that wait for each other use it. Memory is the peak of the sum over the processes, once
+without the pages of files, which the system may drop, once with them. DIR keeps a line per size in scale.jsonl.
+Results are in results/leaks_scale.md.
 """
 
 import argparse
@@ -22,8 +23,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 PARTS = {
     "describe_images": "describe",
@@ -129,16 +128,19 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
     result = {"images": count, "seconds": cost, "wall": time.perf_counter() - wall, "memory_gb": memory.peaks}
     result |= {"compared": found["certainty"]["compared"], "confirmed": found["pairs"], "sources": found["sources"]}
     if copies is not None:
-        result["copies"] = of_copies(out, pd.read_csv(copies, dtype={"original": str, "copy": str}), count)
+        result["copies"] = of_copies(out, copies, count)
     return result
 
 
-def of_copies(out: Path, copies: pd.DataFrame, count: int) -> dict[str, Any]:
+def of_copies(out: Path, copies: Path, count: int) -> dict[str, Any]:
     """How many of the planted copies are confirmed, by kind, and how many confirmed pairs are no copies."""
+    import pandas as pd
+
     pairs = pd.read_parquet(out / "pairs.parquet")
     ends = pairs[["image_id_a", "image_id_b"]].map(lambda name: name.rsplit("/", 1)[1])
     confirmed = set(map(frozenset, ends.to_numpy().tolist()))
-    part = copies[copies["copy"].astype(int) < count]
+    table = pd.read_csv(copies, dtype={"original": str, "copy": str})
+    part = table[table["copy"].astype(int) < count]
     found = part[["original", "copy"]].apply(frozenset, axis=1).isin(confirmed)
     kinds = found.groupby(part["kind"], sort=False).agg(["sum", "size"]).apply(list, axis=1).to_dict()
     return {

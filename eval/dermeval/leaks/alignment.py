@@ -29,9 +29,6 @@ class Aligned(NamedTuple):
     matrix: np.ndarray | None
 
 
-APART = Aligned(0.0, 0.0, None)
-
-
 def structure(rgb: np.ndarray) -> np.ndarray:
     """Details between two scales, brought to equal local contrast, ``(H, W)`` float32.
 
@@ -80,7 +77,7 @@ def correlate(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> Alig
     inside = cv2.warpAffine(np.ones_like(second), matrix, size, flags=flags)
     covered = _blocks(inside).mean(axis=1) > 0.95
     if covered.sum() < LEAST_BLOCKS:
-        return APART
+        return Aligned(0.0, 0.0, None)
     ours, theirs = (_blocks(part)[covered] for part in (first, seen))
     ours, theirs = (part - part.mean(axis=1, keepdims=True) for part in (ours, theirs))
     norms = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))

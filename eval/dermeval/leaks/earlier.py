@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from dermeval.leaks.records import AuditedImages
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_npy, read_parquet, write_parquet
+from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.paths import require_folder
 
 VERSION = 5
@@ -35,11 +34,6 @@ class EarlierAudit(NamedTuple):
     def compared(self, pairs: pd.DataFrame | np.ndarray) -> np.ndarray:
         """Which pairs ``(P, 2)`` of rows it compared."""
         return np.all(self.known[np.asarray(pairs, np.int64)], axis=1)
-
-
-def write_images(folder: Path, images: AuditedImages) -> None:
-    """Write which images were audited."""
-    write_parquet(folder / FILE, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
 
 
 def open_earlier(since: str | None, images: AuditedImages, every_image: bool) -> EarlierAudit:

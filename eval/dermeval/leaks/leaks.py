@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from dermeval.features.ledger import seen_images
 from dermeval.leaks import certainty, report
 from dermeval.leaks.decisions import ACCEPT, FILE, REJECT, decided, kept_pairs, read_decisions, write_results
-from dermeval.leaks.earlier import VERSION, open_earlier, write_images
+from dermeval.leaks.earlier import FILE as AUDITED
+from dermeval.leaks.earlier import IDENTITY, VERSION, open_earlier
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.groups import LARGE, group_table, side
 from dermeval.leaks.options import LeaksOptions
@@ -25,7 +27,7 @@ from dermssl import licences
 from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
-from dermssl.files import read_json, write_csv, write_json, write_npy
+from dermssl.files import read_json, write_csv, write_json, write_npy, write_parquet
 from dermssl.paths import require_new_folder
 
 PLAN, SEEN = "plan.json", "pretrained_on.csv"
@@ -54,7 +56,7 @@ def leaks(options: LeaksOptions) -> Report:
             pairs = kept_pairs(ranking, decisions)
             write_ranking(folder, ranking)
             groups, split = write_results(folder, images, pairs)
-            write_images(folder, images)
+            write_parquet(folder / AUDITED, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
             write_npy(folder / "background.npy", found.background.scores.astype(np.float32))
             data = _summary(images, pairs, groups, split, options)
             data |= {"sources": found.shares_of_sources(threshold)}

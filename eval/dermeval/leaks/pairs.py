@@ -46,7 +46,9 @@ def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages, earlier: E
     sure = {"expected_false": 0.0, "most_false": 0.0, "false_discovery_rate": 0.0}
     identical = found.identical.assign(score=IDENTICAL_SCORE, kind=SCENE, **sure)
     identical["evidence"] = _named(found.identical, ["file", "pixels"])
-    compared = pd.concat([_compared(found, chosen[chosen["score"] > 0]), earlier.pairs], ignore_index=True)
+    compared = _compared(found, chosen[chosen["score"] > 0])
+    if len(earlier.pairs):
+        compared = pd.concat([compared, earlier.pairs], ignore_index=True)
     scores = compared["score"].to_numpy(float)
     compared["expected_false"] = certainty.expected_false(scores, found.background)
     compared["most_false"] = certainty.most_false(scores, found.background)

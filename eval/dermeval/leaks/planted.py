@@ -17,9 +17,6 @@ from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
 from dermssl.processes import process_map
 
-Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-"""(picture, severity from 0 to 1, random numbers) -> changed picture."""
-
 
 def resave(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
     """JPEG of quality 90 to 30."""
@@ -109,7 +106,7 @@ def photo_of_screen(rgb: np.ndarray, severity: float, random: np.random.Generato
     return _jpeg(seen, 75)
 
 
-KINDS: dict[str, Change] = {
+KINDS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
     "re-saved": resave,
     "resized": resize,
     "cropped": crop,
@@ -122,6 +119,7 @@ KINDS: dict[str, Change] = {
     "screenshot": screenshot,
     "photo of a screen": photo_of_screen,
 }
+"""Each makes a changed picture of a picture, a severity from 0 to 1 and random numbers."""
 
 
 def scores_of_planted(

@@ -57,6 +57,7 @@ def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, pl
     assert pairs.loc["set/c2", "correlation"] > 0.6 and (pairs["kind"] == "same scene").all()
     assert pairs["across_splits"].to_dict() == {"set/c0": True, "set/c1": False, "set/c2": True}
     assert pairs.loc["set/c0", "labels_agree"] and not pairs.loc["set/c1", "labels_agree"]
+    assert not re.search(r"\d\.\d{6}", (out / "ranking.csv").read_text())
 
 
 def test_similar_embeddings_alone_prove_nothing(audit, make_dataset, embed_as, draw_skin):
