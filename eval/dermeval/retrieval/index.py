@@ -21,6 +21,7 @@ from dermssl.paths import require_new_folder
 
 WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet", "images.lance/*")
 Source = Embeddings | SearchIndex
+Blocks = Iterator[tuple[pa.Table, np.ndarray]]
 EXACT_UP_TO = 100_000
 """Images up to which ``auto`` takes the exact index: it answers in about 10 ms there."""
 SCAN_UP_TO = 20_000_000
@@ -108,10 +109,8 @@ def _check_parts(parts: Sequence[Source]) -> None:
         ids = part.table["image_id"].to_pylist()
         twice = [image_id for image_id in ids if image_id in seen]
         if twice:
-            raise InputError(
-                f"{len(twice)} images of {part.folder} (first {twice[0]}) are in {seen[twice[0]]} already: "
-                "give each image once"
-            )
+            told = f"{len(twice)} images of {part.folder} (first {twice[0]}) are in {seen[twice[0]]} already"
+            raise InputError(f"{told}: give each image once")
         seen |= dict.fromkeys(ids, part.folder)
         for entry in part.info["datasets"]:
             path = paths.setdefault(entry["name"], entry["path"])
@@ -120,26 +119,6 @@ def _check_parts(parts: Sequence[Source]) -> None:
                     f"{part.folder} holds another data set named '{entry['name']}' than {path}: "
                     f"prepare {entry['path']} again with another --name"
                 )
-
-
-def _provenance(parts: Sequence[Source]) -> dict[str, Any]:
-    """Encoder, data sets and licences of all parts; of a data set that came twice the last state."""
-    sources: list[str] = []
-    sides: list[int | None] = []
-    for part in parts:
-        if isinstance(part, SearchIndex):
-            sources += part.info["sources"]
-            sides += [part.info["short_side"]]
-        else:
-            sources += [str(part.folder.resolve())]
-            sides += [dataset.info["short_side"] for dataset in part.datasets.values()]
-    return {
-        "encoder": parts[0].encoder,
-        "datasets": list({entry["name"]: entry for part in parts for entry in part.info["datasets"]}.values()),
-        "licences": licences.merge(entry for part in parts for entry in part.licences),
-        "sources": list(dict.fromkeys(sources)),
-        "short_side": max((side for side in sides if side), default=None),
-    }
 
 
 def write_index(
@@ -154,14 +133,31 @@ def write_index(
 
     With ``grows`` the first part is the index at ``out``, whose codes are kept.
     """
-    info = {"schema_version": 2, "metric": "cosine", **_provenance(parts), "type": kind, "reason": reason}
-    info["images"] = sum(map(len, parts)) if kept is None else int(kept.sum())
+    sources: list[str] = []
+    sides: list[int | None] = []
+    for part in parts:
+        indexed = isinstance(part, SearchIndex)
+        sources += part.info["sources"] if indexed else [str(part.folder.resolve())]
+        sides += [part.info["short_side"]] if indexed else [data.info["short_side"] for data in part.datasets.values()]
+    info: dict[str, Any] = {
+        "schema_version": 2,
+        "metric": "cosine",
+        "encoder": parts[0].encoder,
+        "datasets": list({entry["name"]: entry for part in parts for entry in part.info["datasets"]}.values()),
+        "licences": licences.merge(entry for part in parts for entry in part.licences),
+        "sources": list(dict.fromkeys(sources)),
+        "short_side": max((side for side in sides if side), default=None),
+        "type": kind,
+        "reason": reason,
+        "images": sum(map(len, parts)) if kept is None else int(kept.sum()),
+    }
+    blocks = _blocks(parts, kept)
     if isinstance(out, str):
-        _write_stored(out, parts, info, kept)
+        _write_stored(out, parts, info, blocks)
     else:
         with atomic_folder(out) as temporary:
             write = _write_lance if kind == "lance" else _write_faiss
-            info["recall"] = write(temporary, parts, info, kept, grows)
+            info["recall"] = write(temporary, parts, info, blocks, grows)
             files = sorted(file for file in temporary.rglob("*") if file.is_file())
             info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
             write_json(temporary / MARK, info)
@@ -176,58 +172,56 @@ def write_index(
 
 
 def _write_faiss(
-    folder: Path, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None, grows: bool
+    folder: Path, parts: Sequence[Any], info: dict[str, Any], blocks: Blocks, grows: bool
 ) -> dict[str, Any]:
     """Write manifest, vectors and codes; returns the measured recall."""
     shape = (info["images"], info["encoder"]["dim"])
     vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
     tables, row = [], 0
-    for table, unit in _blocks(parts, kept):
+    for table, unit in blocks:
         tables.append(table)
         vectors[row : row + len(unit)] = unit
         row += len(unit)
     vectors.flush()
     write_parquet(folder / "manifest.parquet", pa.concat_tables(tables, promote_options="default"))
     held_out = neighbours.held_out_rows(len(vectors))
-    if grows and parts[0].entries.codes is not None:  # type: ignore[union-attr]
-        codes = parts[0].entries.codes  # type: ignore[union-attr]
-        neighbours.add_codes(codes, vectors[len(parts[0]) :])
-    else:
+    codes = parts[0].entries.codes if grows else None
+    if codes is None:
         codes = neighbours.build_codes(vectors, info["type"], held_out)
+    else:
+        neighbours.add_codes(codes, vectors[len(parts[0]) :])
     if codes is not None:
         neighbours.write_codes(folder / "index.faiss", codes)
     return neighbours.measured_recall(neighbours.Index(vectors, codes), held_out)
 
 
 def _write_lance(
-    folder: Path, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None, grows: bool
+    folder: Path, parts: Sequence[Any], info: dict[str, Any], blocks: Blocks, grows: bool
 ) -> dict[str, Any]:
     """Write the table; returns the measured recall."""
     from dermeval.retrieval import lance
 
-    schema, first = lance.manifest_schema(parts), lance.manifest_schema(parts[:1])
-    if grows and schema.equals(first):
-        lance.grow_table(folder, parts[0].folder, _blocks(parts[1:], kept))
+    schema = lance.manifest_schema(parts)
+    if grows and schema.equals(lance.manifest_schema(parts[:1])):
+        lance.grow_table(folder, parts[0].folder, _blocks(parts[1:], None))
     else:
-        database = lance.database_in(folder)
-        lance.write_table(database, lance.TABLE, _blocks(parts, kept), schema, info["encoder"]["dim"])
+        lance.write_table(lance.database_in(folder), lance.TABLE, blocks, schema, info["encoder"]["dim"])
     return lance.table_recall(lance.open_table_in(folder, info))
 
 
-def _write_stored(address: str, parts: Sequence[Source], info: dict[str, Any], kept: np.ndarray | None) -> None:
+def _write_stored(address: str, parts: Sequence[Any], info: dict[str, Any], blocks: Blocks) -> None:
     """Write the table of an index on an object store; it follows the change that ``parts[0]`` was read from."""
     from dermeval.retrieval import lance, object_store
 
     def fill(database: Any, name: str) -> dict[str, Any]:
-        lance.write_table(database, name, _blocks(parts, kept), lance.manifest_schema(parts), info["encoder"]["dim"])
+        lance.write_table(database, name, blocks, lance.manifest_schema(parts), info["encoder"]["dim"])
         return lance.table_recall(lance.LanceIndex(address, info, database, name), object_store.MEASURED_QUERIES)
 
-    same = isinstance(parts[0], object_store.StoredIndex) and parts[0].folder == address
-    number = parts[0].number if same else object_store.latest(address)  # type: ignore[union-attr]
+    number = parts[0].number if parts[0].folder == address else object_store.latest(address)
     object_store.publish(address, number, info, fill)
 
 
-def _blocks(parts: Sequence[Source], kept: np.ndarray | None) -> Iterator[tuple[pa.Table, np.ndarray]]:
+def _blocks(parts: Sequence[Source], kept: np.ndarray | None) -> Blocks:
     """Manifest rows and unit vectors of all parts, or of the rows ``kept`` of the only one, a block at a time."""
     row = 0
     for part in parts:

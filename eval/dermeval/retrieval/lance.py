@@ -54,11 +54,8 @@ class LanceIndex(SearchIndex):
             vars(self).update(folder=folder, info=info, lance=database.open_table(table))
             fields = {field.name: str(field.type) for field in self.lance.schema}
         kind = f"fixed_size_list<item: float>[{info['encoder']['dim']}]"
-        if (
-            fields.get(VECTOR) != kind
-            or not {*LOOKED_UP, "dataset", "case_id"} <= set(fields)
-            or self.lance.count_rows() != len(self)
-        ):
+        needed = {*LOOKED_UP, "dataset", "case_id"} <= set(fields)
+        if fields.get(VECTOR) != kind or not needed or self.lance.count_rows() != len(self):
             raise InputError(
                 f"{folder}: its table is not the one that index.json tells of: make it again with `{MAKER}`"
             )
@@ -139,22 +136,18 @@ class LanceIndex(SearchIndex):
         self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
     ) -> list[dict[str, Any]]:
         """As `SearchIndex.nearest`; ``passing`` is SQL. The codes see only rows that pass."""
-        k = min(k, len(self))
+        k, unit = min(k, len(self)), neighbours.normalise(feature[None])[0]
         parts = [f"({passing})"] if passing else []
         parts += [f"{column} NOT IN ({_quoted(left_out)})"] if left_out else []
         columns = [*(name for name in self.manifest_columns if name != "phash"), "_distance"]
-        cells = max(LEAST_CELLS, len(self) // CELL_ROWS // 8)
-        hits: list[dict[str, Any]] = []
-        for exact in (False, True):  # where the cells visited hold fewer than k, all rows are compared
-            search = (
-                self.lance.search(neighbours.normalise(feature[None])[0], VECTOR).distance_type("dot").select(columns)
-            )
-            search = search.limit(k).where(" AND ".join(parts), prefilter=True) if parts else search.limit(k)
-            search = search.nprobes(cells).refine_factor(max(CANDIDATES_PER_HIT, -(-CANDIDATES // k)))
-            with lance_answers(self.folder):
-                hits = (search.bypass_vector_index() if exact else search).to_arrow().to_pylist()
-            if len(hits) == k:
-                break
+        search = self.lance.search(unit, VECTOR).distance_type("dot").select(columns).limit(k)
+        search = search.where(" AND ".join(parts), prefilter=True) if parts else search
+        search = search.nprobes(max(LEAST_CELLS, len(self) // CELL_ROWS // 8))
+        search = search.refine_factor(max(CANDIDATES_PER_HIT, -(-CANDIDATES // k)))
+        with lance_answers(self.folder):
+            hits = search.to_arrow().to_pylist()
+            if len(hits) < k:  # the cells visited hold fewer, so all rows are compared
+                hits = search.bypass_vector_index().to_arrow().to_pylist()
         return [hit | {"similarity": 1 - hit.pop("_distance")} for hit in hits]
 
 

@@ -43,10 +43,7 @@ def ndcg_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
 def majority_at(labels: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
     """1 where most of the first k hits have the query's label; of labels that tie, the one that is nearer wins.
 
-    Args:
-        labels: ``(Q, K)`` integer labels of the hits, negative where there is none.
-        truth: ``(Q,)`` labels of the queries.
-        k: hits that vote.
+    ``labels`` ``(Q, K)`` are integers of the hits, negative where there is none; ``truth`` ``(Q,)`` of the queries.
     """
     votes = np.stack([(labels[:, :k] == labels[:, [rank]]).sum(1) for rank in range(min(k, labels.shape[1]))], axis=1)
     votes[labels[:, : votes.shape[1]] < 0] = 0

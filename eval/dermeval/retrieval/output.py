@@ -40,11 +40,8 @@ class Tile(NamedTuple):
     lines: list[str]
 
 
-class Block(NamedTuple):
-    """One query (None: its picture is out of reach) and its hits."""
-
-    query: Tile | None
-    hits: Sequence[Tile]
+Block = tuple[Tile | None, Sequence[Tile]]
+"""One query (None: its picture is out of reach) and its hits."""
 
 
 def check_path(path: Path, overwrite: bool) -> None:
@@ -101,9 +98,9 @@ def _block(index: SearchIndex, query: ImageQuery, found: FoundCases) -> Block:
 
     hits = [tile(row) for row in found.table.to_dict("records")]
     if query.photo is not None:
-        return Block(Tile(query.photo.image, ["query", Path(query.name).name]), hits)
+        return Tile(query.photo.image, ["query", Path(query.name).name]), hits
     own = next((record for record in query.own if record["image_id"] == query.name), None)
-    return Block(tile(own | {"rank": None}) if own else None, hits)
+    return (tile(own | {"rank": None}) if own else None), hits
 
 
 def _caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
@@ -126,11 +123,11 @@ def data_uri(jpeg: bytes) -> str:
 
 def _draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, Any]]) -> None:
     """Write the contact sheet as PNG: each query at the left, its hits in rows of five at the right."""
-    columns = min(COLUMNS, max(1, *(len(block.hits) for block in blocks)))
+    columns = min(COLUMNS, max(1, *(len(hits) for _, hits in blocks)))
     rows = [
-        [None if start else block.query, *block.hits[start : start + columns]]
-        for block in blocks
-        for start in range(0, max(1, len(block.hits)), columns)
+        [None if start else query, *hits[start : start + columns]]
+        for query, hits in blocks
+        for start in range(0, max(1, len(hits)), columns)
     ]
     tall = TILE_INCHES * max(min(1.0, tile.image.height / tile.image.width) for row in rows for tile in row if tile)
     foot = sheet_foot(notices, round((columns + 1) * TILE_INCHES * 22))

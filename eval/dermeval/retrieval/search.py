@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dermeval.retrieval import output
-from dermeval.retrieval.find import FoundCases, ImageQuery, embedded_queries, find, indexed_query, photo_query
+from dermeval.retrieval.find import ImageQuery, embedded_queries, find, indexed_query, photo_query
 from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.photo import MAX_CROPS, open_photo_encoder, photo_feature, photo_files, read_photo
@@ -33,8 +33,11 @@ def search(options: SearchOptions) -> Report:
         "\n  ".join([f"cases similar to {query.name} in {index.folder}", *part.notes]) + "\n" + _aligned(part.table)
         for query, part in pairs
     )
-    asked = {"index": options.index, "where": options.where, "k": options.k}
-    data = asked | {"queries": [_as_data(query, part) for query, part in pairs], "out": written}
+    data: dict[str, Any] = {"index": options.index, "where": options.where, "k": options.k, "queries": []}
+    for query, part in pairs:
+        hits = part.table.astype(object).where(part.table.notna(), None).to_dict("records")
+        data["queries"].append({"query": query.name, "notes": part.notes, "hits": hits})
+    data["out"] = written
     return Report(text + (f"\nwritten: {written}" if written else ""), data)
 
 
@@ -69,11 +72,6 @@ def _queries(index: SearchIndex, options: SearchOptions) -> list[ImageQuery]:
         raise InputError(f"none of the {len(files)} files is a readable image")
     encode = open_photo_encoder(index.encoder, options.encoder)
     return [photo_query(index, photo, photo_feature(encode, photo, options.crops), str(file)) for file, photo in photos]
-
-
-def _as_data(query: ImageQuery, found: FoundCases) -> dict[str, Any]:
-    plain = found.table.astype(object).where(found.table.notna(), None)
-    return {"query": query.name, "notes": found.notes, "hits": plain.to_dict("records")}
 
 
 def _aligned(table: pd.DataFrame) -> str:

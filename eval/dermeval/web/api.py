@@ -46,10 +46,9 @@ def _takes(*names: str) -> Any:
 
     def check(request: Request) -> None:
         unknown = [name for name in request.query_params if name not in names]
-        if unknown and names:
-            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': {did_you_mean(unknown[0], names)}")
         if unknown:
-            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': there are none here")
+            hint = did_you_mean(unknown[0], names) if names else "there are none here"
+            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': {hint}")
 
     return [Depends(check)]
 
