@@ -24,7 +24,9 @@ from dermssl.errors import InputError
 from dermssl.files import sha256_file
 from dermssl.views.recipe import LARGEST_CROP
 
-NAME_IT = "give it as timm:NAME@FILE, for instance timm:vit_base_patch16_clip_quickgelu_224@FILE"
+NAME_IT = "give it as timm:NAME@FILE, for instance timm:{}@FILE"
+EXAMPLES = {True: "vit_base_patch16_clip_quickgelu_224", False: "convnext_tiny"}
+"""Of weights by open_clip, and of others."""
 log = logging.getLogger("dermssl")
 PIXELS_IMAGE_SIZE = 32
 LAST = 4
@@ -97,6 +99,8 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
         raise InputError(f"--image-size {image_size}: give at most {LARGEST_CROP} pixels")
     if kind == "timm" and "@" in name:
         name, _, file = name.partition("@")
+        if not file:
+            raise InputError(f"--encoder {spec}: no file stands after @")
         encoder = _from_file(spec, Path(file), name, image_size)
     elif kind == "timm" and name:
         encoder = _from_timm(spec, name, image_size, pretrained=True)
@@ -174,8 +178,9 @@ def _from_file(spec: str, path: Path, name: str | None, image_size: int | None) 
     if name is None:
         name = guess_architecture(weights.weights, weights.layouts)
         if name is None:
+            named = NAME_IT.format(EXAMPLES["open_clip" in weights.layouts])
             seem = f" (they seem to be written by {' within '.join(weights.layouts)})" if weights.layouts else ""
-            raise InputError(f"--encoder {spec}: which network the weights are of cannot be told{seem}: {NAME_IT}")
+            raise InputError(f"--encoder {spec}: which network the weights are of cannot be told{seem}: {named}")
         log.info("%s: weights of timm's %s%s", path, name, f", from {weights.layouts[-1]}" if weights.layouts else "")
     encoder = _from_timm(spec, name, image_size, pretrained=False)
     try:

@@ -116,6 +116,8 @@ def _check_classes(task: Task) -> list[str]:
             f"it cannot be predicted for new {task.unit}s"
         )
     notes = []
+    if (task.features == task.features[:1]).all():
+        notes.append("all images have the same features: the encoder tells nothing apart")
     if len(patients) > 2 and patients.median() <= 2:
         notes.append(
             f"half of the {len(patients)} classes of '{task.name}' belong to at most 2 {task.unit}s each, like an "

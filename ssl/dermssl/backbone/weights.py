@@ -54,6 +54,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix != ".safetensors":
             script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
             why = f" safely{script}: give a state dict"
+            if not zipfile.is_zipfile(path):
+                why = " safely: it is damaged, or not of PyTorch 1.6 or later: get it again, or give safetensors"
         raise InputError(f"{path} holds no weights that can be read{why}") from None
     while isinstance(content, dict) and (inner := [content[p] for p in PARTS if isinstance(content.get(p), dict)]):
         content = inner[0]
@@ -119,6 +121,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> N
     ]
     if problems:
         guess, layouts = guess_architecture(translated.weights, translated.layouts), translated.layouts
+        if guess == getattr(model, "pretrained_cfg", {}).get("architecture") and problems[0].endswith("missing"):
+            raise RuntimeError(f"{problems[0]}: the file is incomplete")
         looks = [f"written by {' within '.join(layouts)}"] * bool(layouts) + [f"for timm's {guess}"] * bool(guess)
         raise RuntimeError(problems[0] + (f"; they seem to be {', '.join(looks)}" if looks else ""))
     model.load_state_dict(wanted, strict=True)

@@ -332,3 +332,11 @@ def test_whitened_features_are_uncorrelated_on_train_alone():
     white = feature_space(train, "whitened")(train)
     assert np.allclose(white.mean(0), 0, atol=1e-9) and np.allclose(np.cov(white, rowvar=False), np.eye(5), atol=0.05)
     assert np.allclose(feature_space(train, "centred")(train[:2]), train[:2] - train.mean(0))
+
+
+def test_features_that_are_all_equal_are_told(tmp_path, make_embeddings, make_frame, capsys, recwarn):
+    frame = make_frame(30, seed=1)
+    folder = make_embeddings(tmp_path, frame, np.ones((len(frame), 4)))
+    assert main(["knn", str(folder), "--space", "whitened", "--draws", "20"]) == 0
+    assert "all images have the same features: the encoder tells nothing apart" in capsys.readouterr().out
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
