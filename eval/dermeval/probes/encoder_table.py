@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from dermeval.features.pool import PooledEmbeddings, open_pool
 from dermeval.pages.tables import ReportTable, show
 from dermeval.probes import report
 from dermeval.probes.contamination import cannot_tell
+from dermeval.probes.evaluate_page import class_figures
 from dermeval.probes.folds import Fold
 from dermeval.probes.groups import MISSING, attributes, values_of
 from dermeval.probes.judge import Probe
@@ -92,13 +93,21 @@ def encoders_report(
         f"{options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
-    rows = [row for task, made in planned for row in _target_rows(pools, task.name, made[0].folds, probes, options)]
+    columns = {task.name: list(_columns(pools, task.name, made[0].folds, probes, options)) for task, made in planned}
+    rows = [row for target, own in columns.items() for row in _target_rows(pools, target, own)]
     notes = [*notes, *(note for task, made in planned for note in _short_classes(task, made[0].folds))]
     tables = _tables(pd.DataFrame(rows))
+    figures = [
+        ReportTable(f"{target} by class: {name}, {column.name}", pd.DataFrame(), class_figures(predictions, {}))
+        for target, own in columns.items()
+        for column in own
+        for name, predictions in zip(pools, column.predictions, strict=False)
+    ]
     data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
     data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())], "rows": rows}
     head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
+    tables += figures
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
 
 
@@ -124,17 +133,23 @@ def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]
     return f"{name} has seen in pretraining: {said}" + (" (all splits, test images included)" if saw_test else "")
 
 
-def _target_rows(
-    pools: dict[str, PooledEmbeddings],
-    target: str,
-    folds: Sequence[Fold],
-    probes: Sequence[Probe],
-    options: EvaluateOptions,
-) -> list[dict[str, Any]]:
+class Column(NamedTuple):
+    """What each encoder scores in one column: ``images`` are the ids of those scored.
+
+    ``predictions`` are those of each encoder where they are drawn class by class.
+    """
+
+    name: str
+    score: str
+    encoders: list[Bootstrap]
+    images: pd.Series
+    predictions: Sequence[Predictions] = ()
+
+
+def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Sequence[Column]) -> list[dict[str, Any]]:
     """The score of each encoder in each column, its difference from the first and its rank; mean ranks last."""
-    tasks = [task_of(pool, target) for pool in pools.values()]
     rows, ranks = [], []
-    for column, score, encoders, images in _columns(tasks, folds, probes, options):
+    for column, score, encoders, images, _ in columns:
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
         ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
         for (name, pool), found, rank in zip(pools.items(), encoders, ranks[-1], strict=True):
@@ -143,8 +158,6 @@ def _target_rows(
             row |= report.long_row(found.scores[score])
             row |= report.interval_columns("difference", found.differences.get(score))
             rows.append(row | report.interval_columns("rank", Interval(rank[0], *percentiles(rank[1:]))))
-        shown = (f"{name} {show(one.scores[score].entry())}" for name, one in zip(pools, encoders, strict=True))
-        log.info("%s, %s: %s", target, column, "; ".join(shown))
     for name, rank in zip(pools, np.mean(ranks, axis=0), strict=True):
         mean = report.long_row(Interval(rank[0], *percentiles(rank[1:])))
         rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | mean)
@@ -152,18 +165,32 @@ def _target_rows(
 
 
 def _columns(
-    tasks: Sequence[Task], folds: Sequence[Fold], probes: Sequence[Probe], options: EvaluateOptions
-) -> Iterator[tuple[str, str, list[Bootstrap], pd.Series]]:
-    """Each probe; then the last one from few labels and on skin types; then recall@1.
+    pools: dict[str, PooledEmbeddings],
+    target: str,
+    folds: Sequence[Fold],
+    probes: Sequence[Probe],
+    options: EvaluateOptions,
+) -> Iterator[Column]:
+    """`_scored`, each column told as it comes."""
+    tasks = [task_of(pool, target) for pool in pools.values()]
+    for column in _scored(tasks, folds, probes, options):
+        scores = (one.scores[column.score].entry() for one in column.encoders)
+        shown = "; ".join(f"{name} {show(score)}" for name, score in zip(pools, scores, strict=True))
+        log.info("%s, %s: %s", target, column.name, shown)
+        yield column
 
-    Yields a column's name, the name of its score, what each encoder scores, and the ids of the scored images.
-    """
+
+def _scored(
+    tasks: Sequence[Task], folds: Sequence[Fold], probes: Sequence[Probe], options: EvaluateOptions
+) -> Iterator[Column]:
+    """Each probe; then the last one from few labels and on skin types; then recall@1."""
     first, last = tasks[0], probes[-1]
     whole: list[Predictions] = []
     for probe in probes:
         whole = [probe.fit(task, folds).predictions for task in tasks]
         scored = whole[0].frame["image_id"]
-        yield probe.name, SCORE, paired_scores([[own] for own in whole], options.draws, options.seed), scored
+        compared = paired_scores([[own] for own in whole], options.draws, options.seed)
+        yield Column(probe.name, SCORE, compared, scored, whole)
     shares = {label: max(1, round(report.SHARE * held)) for label, held in enumerate(fewest_patients(first, folds))}
     few_labels = {
         f"{report.FEW} {first.unit}s per class": dict.fromkeys(shares, report.FEW),
@@ -172,7 +199,7 @@ def _columns(
     for column, wanted in few_labels.items():
         drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(report.RUNS)]
         few = [[last.fit(task, one, min(wanted.values())).predictions for one in drawn] for task in tasks]
-        yield f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed), scored
+        yield Column(f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed), scored)
     values = attributes(first.frame).get("fitzpatrick_pairs")
     if values is not None:
         of_rows = values_of(whole[0], first.frame, values)
@@ -180,13 +207,15 @@ def _columns(
             inside = [[own.rows(of_rows == value)] for own in whole]
             if len(set(inside[0][0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0][0].truth)) > 1:
                 compared = paired_scores(inside, options.draws, options.seed)
-                yield f"{last.name}, skin types {value}", SCORE, compared, inside[0][0].frame["image_id"]
+                images = inside[0][0].frame["image_id"]
+                yield Column(f"{last.name}, skin types {value}", SCORE, compared, images)
     groups = first.pool.frame["group_id"].to_numpy(dtype=object)
     hits = [list(recall_hits(task.pool.features, task.pool.frame)) for task in tasks]
     for found in zip(*hits, strict=True):
         dataset, kind, queries, _ = found[0]
         compared = paired_means([own for *_, own in found], groups[queries], options.draws, options.seed)
-        yield f"same-{kind} {RECALL} of {dataset}", MEAN, compared, first.pool.frame["image_id"].iloc[queries]
+        images = first.pool.frame["image_id"].iloc[queries]
+        yield Column(f"same-{kind} {RECALL} of {dataset}", MEAN, compared, images)
 
 
 def _tables(table: pd.DataFrame) -> list[ReportTable]:

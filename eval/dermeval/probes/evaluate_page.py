@@ -1,12 +1,12 @@
 """The result of a protocol as text, as a table of groups, and as an HTML page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, roc_curve
+from sklearn.metrics import auc, confusion_matrix, roc_curve
 
 from dermeval.pages import plots
 from dermeval.pages.tables import ReportTable, show, tables_as_text
@@ -100,7 +100,7 @@ def _tables(result: ProtocolResult, predictions: Sequence[Predictions | None] | 
         for entry, images in plain:
             name = f"{entry['probe']}, {entry['experiment']}"
             rows = pd.DataFrame(_class_rows(entry), dtype=object)
-            figures = () if images is None else _class_figures(images, entry)
+            figures = () if images is None else class_figures(images, entry["levels"]["image"]["scores"])
             tables.append(ReportTable(f"{target} by class: {name}", rows, figures))
             for attribute, levels in entry["groups"].items():
                 rows = pd.DataFrame(_group_rows(levels, unit), dtype=object)
@@ -153,15 +153,16 @@ def _group_rows(levels: dict[str, Any], unit: str) -> Rows:
             yield {"group": name, "level": level, "balanced_accuracy": f"gap {show(gap)}"}
 
 
-def _class_figures(images: Predictions, entry: dict[str, Any]) -> tuple[str, ...]:
-    """Confusion matrix, ROC curves and reliability of the images."""
+def class_figures(images: Predictions, scores: Mapping[str, Any]) -> tuple[str, ...]:
+    """Confusion matrix, ROC curves and reliability of the images; AUROC with its interval where ``scores`` have it."""
     truth, probabilities, classes = images.truth, images.probabilities, images.classes
     confidence, guess = probabilities.max(1), probabilities.argmax(1)
-    scores, curves = entry["levels"]["image"]["scores"], {}
+    curves = {}
     for label in np.unique(truth) if images.positive is None else [images.positive]:
         false, true, _ = roc_curve(truth == label, probabilities[:, label])
-        area = scores["auroc"] if "auroc" in scores else scores["auroc_per_class"][classes[label]]
-        curves[f"{classes[label]}, AUROC {show(area)}"] = false, true
+        known = scores.get("auroc") or scores.get("auroc_per_class", {}).get(classes[label])
+        area = show(known) if known else f"{auc(false, true):.3f}"
+        curves[f"{classes[label]}, AUROC {area}"] = false, true
     bins = confidence_bins(confidence)
     rows = np.bincount(bins, minlength=BINS)
     filled = rows > 0
