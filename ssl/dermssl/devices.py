@@ -33,19 +33,16 @@ def join_ranks() -> PartialState:
 def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
     """Run ``work`` on rank 0 while the others wait; where it ends the run, it ends it on all of them alike.
 
-    Returns what ``work`` gave on rank 0, None on the others.
-
-    Raises:
-        InputError, HealthStop: what ``work`` raised, on every rank.
+    Returns what ``work`` gave on rank 0, None on the others. Raises InputError or HealthStop, as ``work`` does, on all.
     """
-    stops: list[InputError | HealthStop | None] = [None]
+    stop: InputError | HealthStop | None = None
     result = None
     if accelerator.is_main_process:
         try:
             result = work()
-        except (InputError, HealthStop) as stop:
-            stops = [stop]
-    (told,) = broadcast_object_list(stops)
+        except (InputError, HealthStop) as error:
+            stop = error
+    (told,) = broadcast_object_list([stop])
     if told is not None:
         raise told
     return result

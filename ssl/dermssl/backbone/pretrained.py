@@ -65,9 +65,8 @@ def pretrained_notice(name: str) -> dict[str, Any]:
     cfg = timm_config(name)
     stated = str(cfg.license) if cfg and cfg.license else "no licence"
     known = LICENCES.get(stated, "unknown")
-    attribution = f"Weights from {describe_weights(name)}"
-    attribution += "." if known != "unknown" else f", for which timm states: {stated}."
-    return licences.notice(f"{WEIGHTS}{name}", known, attribution, synthetic=False)
+    told = f", for which timm states: {stated}" if known == "unknown" else ""
+    return licences.notice(f"{WEIGHTS}{name}", known, f"Weights from {describe_weights(name)}{told}.", synthetic=False)
 
 
 def file_notice(path: Path) -> dict[str, Any]:
@@ -86,9 +85,8 @@ def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]
     path = Path(init) if Path(init).exists() else run
     configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
     config = next((file for file in configs if file.is_file()), None)
-    if config is None:
-        return [file_notice(path)]
-    return (read_json(config, "dermssl export").get("dermssl") or {}).get("licences", [file_notice(path)])
+    found = read_json(config, "dermssl export").get("dermssl") if config else None
+    return (found or {}).get("licences", [file_notice(path)])
 
 
 def find_ledger(folder: Path, pointer: str | None = None) -> Path | None:

@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dermssl.errors import InputError, did_you_mean
-
 
 @dataclass(frozen=True)
 class Target:
@@ -35,10 +33,3 @@ class Target:
         """The inverse of `to_json`."""
         known = {name: part for name, part in value.items() if name in Target.__dataclass_fields__}
         return Target(**known | {"classes": tuple(value["classes"])})
-
-
-def choose_target(targets: dict[str, Target], name: str, where: str) -> Target:
-    """The target called ``name``; raises InputError naming the nearest one that ``where`` declares."""
-    if name not in targets:
-        raise InputError(f"{where} has no target '{name}'; {did_you_mean(name, targets)}")
-    return targets[name]

@@ -71,7 +71,7 @@ def _write(
     from dermssl.plotting import PLOT_STYLE, as_svg
 
     title = dataset.info["title"]
-    figure = draw_page(f"{title}" + (" (SYNTHETIC)" if dataset.info["synthetic"] else ""), tables)
+    figure = draw_page(title + " (SYNTHETIC)" * dataset.info["synthetic"], tables)
     sections = [Section("Plots of the tables below", figures=[as_svg(figure)])]
     for name, table in tables.items():
         columns = [str(table.index.name or ""), *map(str, table.columns)]

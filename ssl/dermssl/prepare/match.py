@@ -19,9 +19,7 @@ def match_files(raw: RawFolder, rows: Rows) -> Rows:
     ``file`` of a row is a path, below the root or from another one, or a bare name, with any image extension or
     none. A row is matched by its whole path, else by its name. Of several files of that name it takes the one whose
     path shares the longest end, or the first where all are copies of each other.
-
-    Raises:
-        InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
+    Raises InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
     """
     wanted = [name if isinstance(name, str) else None for name in rows.frame["file"]]
     index, problems = _Index(raw.images), rows.problems

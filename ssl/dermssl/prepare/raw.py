@@ -144,8 +144,7 @@ class RawFolder:
     def find(self, *names: str) -> Path:
         """The table called one of ``names``, see `choose_tables`; others of its name are reported.
 
-        Raises:
-            InputError: there is none.
+        Raises InputError: there is none.
         """
         near = [file for file in self._files if file.count("/") <= TABLE_DEPTH and _suffix(file) not in IMAGE_SUFFIXES]
         found = choose_tables(near, *names)

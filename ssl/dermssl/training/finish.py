@@ -73,10 +73,10 @@ def write_record(run: Run, progress: Progress) -> None:
 
 def note_end(run: Run, progress: Progress, error: BaseException) -> None:
     """Record what ended the run: a stop of all ranks, or the failure of one; only the first, as others fail with it."""
+    if isinstance(error, HealthStop) and run.main:
+        write_record(run, progress)
     if isinstance(error, (HealthStop, Preempted)):
         if run.main:
-            if isinstance(error, HealthStop):
-                write_record(run, progress)
             status = "stopped" if isinstance(error, HealthStop) else "preempted"
             write_status(run.folder, status, progress.step, run.steps, str(error))
         return
@@ -104,7 +104,7 @@ def leave_group(run: Run, stop: BaseException | None = None) -> None:
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
     """Length, hardware, time, energy and scores, for card and report."""
     device = run.accelerator.device
-    known = device.type == "cuda" and progress.joules is not None
+    joules = progress.joules if device.type == "cuda" else None
     return {
         "steps": progress.step,
         "planned_steps": run.steps,
@@ -114,10 +114,8 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
         "device": str(device),
         "hardware": hardware(device),
         "precision": run.precision,
-        "energy_kwh": round(progress.joules / JOULES_PER_KWH, 4) if known and progress.joules else None,
-        "baseline": progress.baseline,
-        "last": progress.last,
-        "best": progress.best,
+        "energy_kwh": round(joules / JOULES_PER_KWH, 4) if joules else None,
+        **{name: getattr(progress, name) for name in ("baseline", "last", "best")},
         "skipped_steps": progress.health.skipped,
     }
 

@@ -57,8 +57,7 @@ def clip_each(optimizer: torch.optim.Optimizer, limit: float) -> torch.Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))
     if limit:
-        scales = (limit / (norms + 1e-6)).clamp(max=1)
-        torch._foreach_mul_(gradients, scales.unbind())
+        torch._foreach_mul_(gradients, (limit / (norms + 1e-6)).clamp(max=1).unbind())
     return norms.norm()
 
 

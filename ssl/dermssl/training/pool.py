@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from dermssl.dataset.dataset import Dataset
 from dermssl.dataset.splits import draw_split
-from dermssl.dataset.targets import Target, choose_target
-from dermssl.errors import InputError
+from dermssl.dataset.targets import Target
+from dermssl.errors import InputError, did_you_mean
 from dermssl.training.options import OnlineOptions
 from dermssl.views.loader import Pool
 from dermssl.views.positives import find_partners
@@ -128,8 +128,9 @@ def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int)
     if options.target is not None:
         labelled = [dataset for dataset in labelled if options.target in dataset.targets]
         if not labelled:
-            known = {name: target for dataset in datasets for name, target in dataset.targets.items()}
-            choose_target(known, options.target, "online.target: --data")
+            known = {name for dataset in datasets for name in dataset.targets}
+            near = did_you_mean(options.target, known)
+            raise InputError(f"online.target: --data has no target '{options.target}'; {near}")
     sets = []
     for dataset in labelled:
         name = options.target or next(iter(dataset.targets))

@@ -155,12 +155,12 @@ def _check_batch(options: PretrainOptions, sampler: Sampler) -> list[str]:
         remarks = options.of_method.remarks(options.micro_batch, batch)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if optim.warmup_epochs >= options.training.epochs:
-        epochs = f"optim.warmup_epochs is {optim.warmup_epochs:g} of {options.training.epochs} epochs"
-        remarks.append(f"the learning rate only rises: {epochs}")
-    if optim.freeze_backbone_epochs >= options.training.epochs:
-        epochs = f"optim.freeze_backbone_epochs is {optim.freeze_backbone_epochs:g} of {options.training.epochs} epochs"
-        remarks.append(f"the backbone never moves, so the encoder stays as it starts: {epochs}")
+    for name, what in (
+        ("warmup_epochs", "the learning rate only rises"),
+        ("freeze_backbone_epochs", "the backbone never moves, so the encoder stays as it starts"),
+    ):
+        if (asked := getattr(optim, name)) >= options.training.epochs:
+            remarks.append(f"{what}: optim.{name} is {asked:g} of {options.training.epochs} epochs")
     if batch < 64:
         remarks.append(f"batches of {batch} images are small for self-supervision: 64 or more learn better")
     return remarks

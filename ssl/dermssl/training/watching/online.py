@@ -114,10 +114,7 @@ def headline(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
-    """Same-lesion, else same-patient, recall@1 of the kept-out images, the first of ``rows``; None without such pairs.
-
-    The gallery is every other image of ``rows``.
-    """
+    """Same-lesion, else same-patient, recall@1 of the kept-out images, the first of ``rows``, among all of ``rows``."""
     for kind in ("lesion_id", "patient_id"):
         queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
         kept_out = queries < len(online.score)
@@ -128,16 +125,13 @@ def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float 
 
 def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, float]:
     """The scores of all sets under one name each; the first decides which encoder is the best."""
-    means: dict[str, float] = {}
-    for score in (KNN, RECALL):
-        found = [part.scores[score] for part in parts if score in part.scores]
-        means |= {score: float(np.mean(found))} if found else {}
-    mix = [np.mean([part.scores[score] for score in (KNN, RECALL) if score in part.scores]) for part in parts]
-    scores = ({MIX: float(np.mean(mix))} if RECALL in means or len(parts) > 1 else {}) | means
+    main = pd.DataFrame([part.scores for part in parts], index=list(names)).reindex(columns=[KNN, RECALL])
+    scores = main.mean().dropna().to_dict()
+    if RECALL in scores or len(parts) > 1:
+        scores = {MIX: float(main.mean(axis=1).mean())} | scores
     scores[RANKME] = parts[0].scores[RANKME]
-    if len(parts) > 1:
-        for name, part in zip(names, parts, strict=True):
-            scores |= {f"{score}/{name}": part.scores[score] for score in (KNN, RECALL) if score in part.scores}
+    for name, row in main.iterrows() if len(parts) > 1 else ():
+        scores |= {f"{score}/{name}": value for score, value in row.dropna().items()}
     for part in parts:
         scores |= {name: value for name, value in part.scores.items() if name.startswith(BY_TONE)}
     return scores
