@@ -207,16 +207,17 @@ def array_hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(folder.glob("features*.npy"))}
 
 
+def how_made(part: EmbeddedRows) -> dict[str, Any]:
+    """What parts must share to be pooled: the encoder, how images were prepared for it, what was read, and the type."""
+    encoder = {"features": "cls"} | part.encoder
+    same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
+    return same | {"dtype": part.info.get("dtype", "float32")}
+
+
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
     """Raise InputError, ending in ``remedy``, unless one encoder made all ``parts`` in one way."""
-
-    def made(part: EmbeddedRows) -> dict[str, Any]:
-        encoder = {"features": "cls"} | part.encoder
-        same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
-        return same | {"dtype": part.info.get("dtype", "float32")}
-
     for part in parts[1:]:
-        one, other = made(parts[0]), made(part)
+        one, other = how_made(parts[0]), how_made(part)
         differing = [key for key in one if one[key] != other[key]]
         if differing:
             raise InputError(

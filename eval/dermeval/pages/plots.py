@@ -110,15 +110,8 @@ def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
         figure = Figure(figsize=(4.4, 3.4 + 0.2 * len(curves)), layout="constrained")
         axes = figure.add_subplot()
         for number, (label, (false, true)) in enumerate(curves.items()):
-            style = ("-", "--", ":")[number // len(OKABE_ITO) % 3]
-            axes.plot(
-                false,
-                true,
-                style,
-                color=OKABE_ITO[number % len(OKABE_ITO)],
-                label=textwrap.fill(label, 60),
-                linewidth=1.4,
-            )
+            style, colour = ("-", "--", ":")[number // len(OKABE_ITO) % 3], OKABE_ITO[number % len(OKABE_ITO)]
+            axes.plot(false, true, style, color=colour, label=textwrap.fill(label, 60), linewidth=1.4)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance")
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(0, 1), ylim=(0, 1.005))
         figure.legend(loc="outside lower left", fontsize=8)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from dermeval.features.embeddings import open_embeddings
+from dermeval.features.embeddings import how_made, open_embeddings
 from dermeval.features.pool import PooledEmbeddings, open_pool
 from dermeval.pages.tables import ReportTable, show
 from dermeval.probes import report
@@ -46,9 +46,7 @@ def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
     """
     by_encoder: dict[str, list[str]] = {}
     for folder in folders:
-        part = open_embeddings(folder)
-        made = [part.encoder.get(key, "cls") for key in ("fingerprint", "preprocessing", "features")]
-        by_encoder.setdefault(str([*made, part.info.get("dtype")]), []).append(folder)
+        by_encoder.setdefault(str(how_made(open_embeddings(folder))), []).append(folder)
     pools = [open_pool(own) for own in by_encoder.values()]
     names = report.distinct_names(
         [Path(pool.encoder["path"]).name or pool.encoder["path"] for pool in pools],

@@ -123,16 +123,10 @@ def _run(
     """The experiment's entry of ``result.json``, and the predictions behind it by the kind of training."""
     judged = judge(probe, task, experiment.folds, options.draws, options.seed)
     images = judged.fitted.predictions
-    entry: dict[str, Any] = {
-        "target": task.name,
-        "probe": probe.name,
-        "experiment": experiment.name,
-        "classes": list(task.classes),
-        "positive": task.target.positive,
-        **judged.counts,
-        "levels": {name: result_json(level) for name, level in judged.levels.items()},
-        "notes": list(judged.notes),
-    }
+    entry: dict[str, Any] = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
+    entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged.counts
+    entry |= {"levels": {name: result_json(level) for name, level in judged.levels.items()}}
+    entry["notes"] = list(judged.notes)
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
         entry["against_size_matched"] = found = {}

@@ -17,14 +17,8 @@ from dermeval.probes.report import PROTOCOL, FeatureSource, report_page, report_
 from dermeval.statistics.metrics import BINS, confidence_bins
 
 SHOWN = (
-    "balanced_accuracy",
-    "macro_f1",
-    "positive_f1",
-    "positive_precision",
-    "positive_recall",
-    "macro_auroc",
-    "auroc",
-    "sensitivity_at_90_specificity",
+    *("balanced_accuracy", "macro_f1", "positive_f1", "positive_precision", "positive_recall"),
+    *("macro_auroc", "auroc", "sensitivity_at_90_specificity"),
 )
 SHIFTED = ("balanced_accuracy", "macro_f1", "positive_f1")
 CLASS_SCORES = {"recall": "recall", "precision": "precision", "auroc_per_class": "AUROC"}
@@ -70,11 +64,8 @@ def groups_table(result: ProtocolResult) -> pd.DataFrame:
 
 
 def _lead(result: ProtocolResult) -> list[str]:
-    return [
-        f"protocol {result.protocol} on {result.names}",
-        result.encoder_line,
-        f"95% intervals from {result.draws} draws of {result.unit}s",
-    ]
+    draws = f"95% intervals from {result.draws} draws of {result.unit}s"
+    return [f"protocol {result.protocol} on {result.names}", result.encoder_line, draws]
 
 
 def _notes(result: ProtocolResult) -> list[str]:

@@ -8,23 +8,22 @@ import pandas as pd
 from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.protocols import age_bands
 from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE, Interval, percentiles
+from dermssl.dataset.manifest import TONE_GROUPS
 
 LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
-TONES = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-VI"}
-"""Pairs of Fitzpatrick types, as the literature pools them."""
+
 MISSING = "missing"
 """The group of the images whose value is not known; scored where there are others, and never ranked."""
 
 
 def attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """What groups are formed by: name -> ``(N,)`` of text or None, for those columns that hold anything."""
-    pooled = frame["fitzpatrick"].map(TONES, na_action="ignore")
+    pairs = frame["fitzpatrick"].map(TONE_GROUPS, na_action="ignore")  # as the literature pools them
+    pairs = pairs.where(pairs.notna(), frame["tone_group"]) if "tone_group" in frame else pairs
     found = {
         "fitzpatrick": _text(frame["fitzpatrick"].map(lambda kind: f"{kind:.0f}", na_action="ignore")),
-        "fitzpatrick_pairs": _text(
-            pooled.where(pooled.notna(), frame["tone_group"]) if "tone_group" in frame else pooled
-        ),
+        "fitzpatrick_pairs": _text(pairs),
         "sex": _text(frame["sex"]),
         "age": age_bands(frame["age"]),
         "centre": _text(frame["centre"] if "centre" in frame else frame["country"]),

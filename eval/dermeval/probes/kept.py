@@ -67,13 +67,10 @@ class KeptFits:
 def fit_key(probe: Probe, task: Task, folds: Sequence[Fold], shots: int | None = None) -> str:
     """A hash of all that a fit depends on: probe and options, features, labels, and the rows of the folds."""
     options = {name: value for name, value in vars(probe.options).items() if name not in FREE}
-    sources = [part.info for part in task.pool.parts]
-    text = json.dumps([__version__, probe.name, options, shots, task.name, task.classes, sources], sort_keys=True)
-    found = hashlib.sha256(text.encode())
-    for array in (task.labels, *(rows for fold in folds for rows in (fold.train, fold.test))):
-        found.update(np.asarray(array, np.int64).tobytes() + b"|")
-    found.update("\n".join(task.frame["image_id"]).encode(errors="backslashreplace"))
-    return found.hexdigest()[:32]
+    sources, ids = [part.info for part in task.pool.parts], list(task.frame["image_id"])
+    rows = [part.tolist() for fold in folds for part in (fold.train, fold.test)]
+    what = [__version__, probe.name, options, shots, task.name, task.classes, sources, ids, task.labels.tolist(), rows]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class KeptProbe:

@@ -68,10 +68,9 @@ class LinearProbe:
         grid = make_grid(options, len(task.labels))
         if shots is None:
             plan = inner_folds(task, folds, options.inner_folds, options.seed)
-        elif shots > 1:
-            plan = list(_separate(task, folds, min(options.inner_folds, shots), options.seed))
         else:
-            plan = []
+            number = min(options.inner_folds, shots)
+            plan = list(_separate(task, folds, number, options.seed)) if shots > 1 else []
         chosen, scores = choose(task, plan, grid, len(folds)) if plan else ([grid.unchosen] * len(folds), [])
         found = []
         for fold, index in zip(tqdm(folds, desc="refit", unit="fold", disable=None, leave=False), chosen, strict=True):
@@ -96,11 +95,9 @@ def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> li
     """
     if len(folds) < max(SHARED_FROM, number) or sum(len(fold.test) for fold in folds) != len(task.labels):
         return list(_separate(task, folds, number, seed))
-    tests = [fold.test for fold in folds]
+    tests, every = [fold.test for fold in folds], np.arange(len(task.labels))
     return [
-        Inner(
-            np.setdiff1d(np.arange(len(task.labels)), np.r_[tests[one], tests[two]]), {one: tests[two], two: tests[one]}
-        )
+        Inner(np.setdiff1d(every, np.r_[tests[one], tests[two]]), {one: tests[two], two: tests[one]})
         for one, two in itertools.combinations(range(len(folds)), 2)
     ]
 

@@ -109,12 +109,8 @@ class LogisticSolver:
                 return theta
             self.axes = _Axes(self.x, problem.rows)
         log.warning(
-            "warning: %d of %d logistic regressions (C from %.3g) still improved after %d steps: check the features, "
-            "or use fewer weak penalties",
-            len(going),
-            len(cs),
-            float(cs[going].min()),
-            MAX_STEPS,
+            f"warning: {len(going)} of {len(cs)} logistic regressions (C from {float(cs[going].min()):.3g}) still "
+            f"improved after {MAX_STEPS} steps: check the features, or use fewer weak penalties"
         )
         return theta
 

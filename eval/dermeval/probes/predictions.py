@@ -55,7 +55,7 @@ def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarra
     """The scored rows of ``folds``, in the task's row order; ``probabilities`` of a fold are those of its test rows."""
     rows = np.concatenate([fold.test for fold in folds])
     order = np.argsort(rows, kind="stable")
-    numbers = np.concatenate([np.full(len(fold.test), fold.number) for fold in folds])[order]
+    numbers = np.repeat([fold.number for fold in folds], [len(fold.test) for fold in folds])[order]
     if len(np.unique(rows)) != len(rows):
         raise RuntimeError("an image was scored in two folds")
     frame = task.frame.iloc[rows[order]][["image_id", "case_id", "group_id"]].reset_index(drop=True)

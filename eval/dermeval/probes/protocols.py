@@ -17,11 +17,7 @@ from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import MIN_PATIENTS
 from dermssl.errors import InputError
 
-PROTOCOL_TARGETS = {
-    "passion": ("condition", "impetigo"),
-    "ham10000": ("dx",),
-    "pad_ufes_20": ("diagnostic",),
-}
+PROTOCOL_TARGETS = {"passion": ("condition", "impetigo"), "ham10000": ("dx",), "pad_ufes_20": ("diagnostic",)}
 LAST_CHILDS_AGE = 16
 
 
@@ -52,21 +48,16 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
 
 def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[str]]:
     published = official(task)
-    made = [
-        Experiment("official split", [published]),
-        Experiment(f"{folds} folds within train", grouped(task, folds, seed, published.train)),
-    ]
-    notes = []
+    within = Experiment(f"{folds} folds within train", grouped(task, folds, seed, published.train))
+    made, notes = [Experiment("official split", [published]), within], list[str]()
     if "centre" not in task.frame:
         raise InputError(f"{task.where}: no column 'centre': prepare the data with --source passion")
     ages, centres = age_bands(task.frame["age"], (LAST_CHILDS_AGE,)), task.frame["centre"].to_numpy(dtype=object)
     for column, values in (("centre", centres), ("age", ages)):
         for value in sorted({value for value in values if isinstance(value, str)}):
             found = _unseen(task, published, values, value, f"unseen {column} {value}", seed)
-            if isinstance(found, Experiment):
-                made.append(found)
-            else:
-                notes.append(found)
+            made += [found] if isinstance(found, Experiment) else []
+            notes += [found] if isinstance(found, str) else []
     return made, notes
 
 

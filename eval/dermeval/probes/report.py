@@ -149,9 +149,8 @@ def long_row(score: Interval) -> dict[str, Any]:
 
 def interval_columns(prefix: str, interval: Interval | None) -> dict[str, Any]:
     """The columns ``prefix``, ``prefix_low``, ``prefix_high`` of a further interval, and ``p`` of a difference."""
-    entry = interval.entry() if interval else {}
-    columns = {name: entry.get(end) for end, name in _columns_of(prefix).items()}
-    return columns | ({"p": entry.get("p")} if prefix == "difference" else {})
+    entry, p = interval.entry() if interval else {}, {"p": "p"} if prefix == "difference" else {}
+    return {name: entry.get(end) for end, name in (_columns_of(prefix) | p).items()}
 
 
 def _columns_of(prefix: str) -> dict[str, str]:
@@ -160,8 +159,8 @@ def _columns_of(prefix: str) -> dict[str, str]:
 
 def _interval_at(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The interval in the columns of ``prefix`` (empty: that of the score), as `show` takes it."""
-    entry = {end: row[name] for end, name in _columns_of(prefix).items()} | {"narrow": row["narrow"]}
-    return entry | ({"p": row["p"]} if prefix == "difference" else {})
+    names = _columns_of(prefix) | {"narrow": "narrow"} | ({"p": "p"} if prefix == "difference" else {})
+    return {end: row[name] for end, name in names.items()}
 
 
 def interval_table(

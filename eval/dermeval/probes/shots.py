@@ -107,7 +107,6 @@ def curve_text(points: list[dict[str, Any]], group: str) -> list[str]:
         for level in (level for level in ("image", "case") if level in point):
             row |= {f"{name} ({level})": show(point[level][name]) for name in ("balanced_accuracy", "macro_f1")}
         rows.append(row)
-    head = (
-        f"few-shot: mean of {points[0]['draws']} draws of training {group}s, 95% intervals over draws and test {group}s"
-    )
+    drawn = f"mean of {points[0]['draws']} draws of training {group}s"
+    head = f"few-shot: {drawn}, 95% intervals over draws and test {group}s"
     return ["", head, pd.DataFrame(rows).to_string(index=False)]

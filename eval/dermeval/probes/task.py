@@ -89,13 +89,12 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     labelled = values.notna().to_numpy()
     if not labelled.any():
         raise InputError(f"{where}: no image has a label of '{target.column}'")
-    unknown = np.flatnonzero(labelled & ~values.isin(target.classes).to_numpy())
-    if len(unknown):
-        first = pool.frame.iloc[unknown[0]]
-        raise InputError(
-            f"{where}: {first['image_id']} has '{first[target.column]}' in {target.column}, which is "
-            f"not among its declared classes ({', '.join(target.classes)}): run `dermssl prepare` again"
-        )
+    for image_id, value in zip(pool.frame["image_id"][labelled], values[labelled], strict=True):
+        if value not in target.classes:
+            raise InputError(
+                f"{where}: {image_id} has '{value}' in {target.column}, which is not among its declared classes "
+                f"({', '.join(target.classes)}): run `dermssl prepare` again"
+            )
     left = int((~labelled).sum())
     notes = (f"{left} of {len(labelled)} images have no label of '{name}' and are left out",) if left else ()
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)
@@ -123,8 +122,7 @@ def _check_classes(task: Task) -> list[str]:
             f"half of the {len(patients)} classes of '{task.name}' belong to at most 2 {task.unit}s each, like an "
             f"identifier: scores on new {task.unit}s say little"
         )
-    rare = [task.classes[index] for index in patients.index[patients == 1]]
-    if rare:
+    if rare := [task.classes[index] for index in patients.index[patients == 1]]:
         named = f"class {rare[0]} occurs" if len(rare) == 1 else f"classes {', '.join(rare)} each occur"
         notes.append(f"{named} in one {task.unit} only: its recall has no spread to estimate")
     return notes

@@ -30,13 +30,8 @@ Change = Callable[[Image.Image], Image.Image]
 
 def preprocessing_at(image_size: int, normalisation: Normalisation = IMAGENET) -> dict[str, Any]:
     """How images are prepared for the encoders that are trained here: a timm data config."""
-    return {
-        "input_size": (3, image_size, image_size),
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "crop_mode": "center",
-        **normalisation._asdict(),
-    }
+    crop = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    return {"input_size": (3, image_size, image_size), **crop, **normalisation._asdict()}
 
 
 class Pictures(TorchDataset):

@@ -1,6 +1,5 @@
 """``dermssl licence``: the terms that travel with a folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,11 @@ from dermssl.errors import InputError
 from dermssl.files import read_json
 from dermssl.paths import inside
 
-KEPT_IN: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
-    "dataset.json": lambda info: [info["licence"]],
-    "embedding.json": lambda info: info["licences"],
-    "index.json": lambda info: info["licences"],
-    "result.json": lambda info: info["licences"],
-    "summary.json": lambda info: info["licences"],
-    "config.json": lambda info: info["dermssl"]["licences"],
-    "encoder/config.json": lambda info: info["dermssl"]["licences"],
-    "best/config.json": lambda info: info["dermssl"]["licences"],  # of a run that is not finished
-    "comparison.json": lambda info: info["licences"],
-    "tables.json": lambda info: [info["licence"]],
-}
-"""Where each kind of folder keeps its notices, see `dermssl.licences.notice`."""
+KEPT_IN = (
+    *("dataset.json", "embedding.json", "index.json", "result.json", "summary.json", "config.json"),
+    *("encoder/config.json", "best/config.json", "comparison.json", "tables.json"),
+)
+"""Where folders keep their notices (`dermssl.licences.notice`): one as ``licence``, or a list as ``licences``."""
 LIMITS = {"commercial use": "commercial", "passing it on": "redistribution", "re-linking of records": "relinking"}
 
 
@@ -47,11 +38,11 @@ def licence(options: LicenceOptions) -> Report:
 
 def read_notices(folder: Path) -> list[dict[str, Any]]:
     """Licence notices of a folder of any kind; raises InputError where there are none to be found."""
-    for name, notices in KEPT_IN.items():
-        if not (folder / name).is_file():
-            continue
+    for name in (name for name in KEPT_IN if (folder / name).is_file()):
         try:
-            found = notices(read_json(inside(folder, name), "the command that wrote it"))
+            info = read_json(inside(folder, name), "the command that wrote it")
+            info = info["dermssl"] if name.endswith("config.json") else info
+            found = [info["licence"]] if "licence" in info else info["licences"]
             TypeAdapter(list[licences.Notice]).validate_python(found)
             return found
         except (KeyError, TypeError, ValidationError) as error:

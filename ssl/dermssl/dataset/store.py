@@ -96,9 +96,6 @@ class ImageStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open()
-
-    def _open(self) -> None:
         shards = [inside(self.folder, path.name) for path in sorted(self.folder.glob("images-*.arrow"))]
         for shard in shards:
             require_file(shard, "dermssl prepare")  # a pipe would be waited for without end
@@ -106,21 +103,16 @@ class ImageStore:
             tables = [pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in shards]
             columns = [table["jpeg"].cast(pa.large_binary()) for table in tables]
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise InputError(
-                f"{self.folder}: an image shard is damaged ({error}): run `dermssl prepare` again"
-            ) from None
+            again = "run `dermssl prepare` again"
+            raise InputError(f"{self.folder}: an image shard is damaged ({error}): {again}") from None
         self._chunks = [chunk for column in columns for chunk in column.chunks]
         self._starts = np.cumsum([0, *map(len, self._chunks)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getstate__(self) -> dict:
-        return {"folder": self.folder}
-
-    def __setstate__(self, state: dict) -> None:
-        self.folder = state["folder"]
-        self._open()
+    def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path]]:
+        return ImageStore, (self.folder,)
 
     def jpeg(self, row: int) -> memoryview:
         """Compressed bytes of one image, without a copy."""
@@ -136,7 +128,6 @@ class ImageStore:
             image = Image.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"])
             image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"{self.folder}: image {row} of the store is damaged ({error}): run `dermssl prepare` again"
-            ) from None
+            what = f"image {row} of the store is damaged ({error})"
+            raise InputError(f"{self.folder}: {what}: run `dermssl prepare` again") from None
         return image

@@ -101,9 +101,7 @@ def restore(
     parameters = dict(method.named_parameters())
     for key, value in moments.items():
         name, moment = key.rsplit("|", 1)
-        parameter = parameters[name]
+        parameter, stored = parameters[name], value
         if value.shape == parameter.shape:
-            stored = torch.empty_like(parameter, memory_format=torch.preserve_format)
-            optimizer.state[parameter][moment] = stored.copy_(value)
-        else:
-            optimizer.state[parameter][moment] = value.to(parameter.device)
+            stored = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
+        optimizer.state[parameter][moment] = stored.to(parameter.device)

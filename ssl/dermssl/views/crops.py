@@ -45,9 +45,7 @@ def cut(image: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
 
 def turn(view: np.ndarray, number: int, out: np.ndarray) -> None:
     """Write ``view`` into ``out`` in the symmetry ``number`` of `dermssl.views.draws.turns`."""
-    if number % 2:
-        view = cv2.transpose(view)
-    flip = FLIPS[number]
+    view, flip = cv2.transpose(view) if number % 2 else view, FLIPS[number]
     if flip is None:
         out[...] = view
     else:

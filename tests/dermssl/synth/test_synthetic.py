@@ -9,9 +9,9 @@ from PIL import Image
 
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.hashes import perceptual_hashes
-from dermssl.synth.copies import KINDS
 from dermssl.synth.patients import draw_photo_counts, invent_patients
 from dermssl.synth.photo import draw_person, draw_photo
+from dermssl.synth.synth import KINDS
 from dermssl.synth.texture import tile
 
 

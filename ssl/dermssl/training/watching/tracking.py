@@ -164,16 +164,12 @@ class Waiting:
         self.since = time.perf_counter()
 
     def __iter__(self) -> Iterator[Any]:
-        iterator = iter(self.loader)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        start = time.perf_counter()
+        for batch in self.loader:
             self.waited += time.perf_counter() - start
             self.batches += 1
             yield batch
+            start = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
