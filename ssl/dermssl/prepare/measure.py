@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dermssl.dataset import hashes, store
-from dermssl.prepare.decode import (
-    DecodeError,
-    decode_rgb,
-    further_frames,
-    open_image,
-    orientation,
-    read_bytes,
-    reduction,
-    upright,
-)
+from dermssl.prepare import decode
 
 HASHED_SIDE = 512
 """``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, pixels."""
@@ -35,30 +26,30 @@ def decode_one(
     A link is followed where it leads to a file below ``root`` or ``follow``.
     """
     try:
-        data = read_bytes(root / file, [root, follow] if follow else [root])
+        data = decode.read_bytes(root / file, [root, follow] if follow else [root])
         with warnings.catch_warnings():
             # Pillow warns of odd metadata, which is dropped, without saying in which file.
             warnings.simplefilter("ignore")
             return measure(data, short_side)
-    except DecodeError as error:
+    except decode.DecodeError as error:
         return {"problem": str(error)}, None
 
 
 def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
     """Measurements of one file's bytes and its stored JPEG; raises DecodeError."""
-    file = open_image(data)
+    file = decode.open_image(data)
     width, height = file.size
-    note = FURTHER_FRAMES if further_frames(file) else None
+    note = FURTHER_FRAMES if decode.further_frames(file) else None
     # The hash depends on the file alone, so a larger stored image needs a second decode at a larger scale.
-    hashed_scale, scale = reduction(file, HASHED_SIDE), reduction(file, max(HASHED_SIDE, short_side))
-    hashed = decode_rgb(file, hashed_scale)
-    turn = orientation(file)
+    hashed_scale, scale = decode.reduction(file, HASHED_SIDE), decode.reduction(file, max(HASHED_SIDE, short_side))
+    hashed = decode.decode_rgb(file, hashed_scale)
+    turn = decode.orientation(file)
     if scale == hashed_scale:
         raster = hashed
     else:
-        file = open_image(data)
-        raster = decode_rgb(file, scale)
-    small = upright(store.shrink(raster, short_side, (width / scale, height / scale)), turn)
+        file = decode.open_image(data)
+        raster = decode.decode_rgb(file, scale)
+    small = decode.upright(store.shrink(raster, short_side, (width / scale, height / scale)), turn)
     if turn in SIDEWAYS:
         width, height = height, width
     measured = {
@@ -68,7 +59,7 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
         "stored_width": small.width,
         "stored_height": small.height,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "pixel_sha256": hashes.pixel_hash(upright(hashed, turn)),
+        "pixel_sha256": hashes.pixel_hash(decode.upright(hashed, turn)),
         "phash": hashes.perceptual_hashes(small),
     }
     # The file's own compressed bytes are kept where not one of its pixels was changed.

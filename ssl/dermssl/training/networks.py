@@ -9,14 +9,8 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from dermssl.backbone.build import (
-    IMAGENET,
-    Normalisation,
-    build,
-    check_sizes,
-    recompute_activations,
-    write_out_attention,
-)
+from dermssl.backbone import build
+from dermssl.backbone.build import IMAGENET, Normalisation
 from dermssl.backbone.encoder_folder import folder_of, load_encoder
 from dermssl.backbone.layouts import translate
 from dermssl.backbone.low_rank import merge_low_rank
@@ -58,11 +52,11 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any
     model, size = options.model, options.views.global_size
 
     def build_backbone(drop_path: float) -> nn.Module:
-        return build(model.backbone, size, drop_path, patch_size=model.patch_size)
+        return build.build(model.backbone, size, drop_path, patch_size=model.patch_size)
 
     method: Method = METHODS[options.method].load()(build_backbone, float(model.drop_path), options.of_method)
     sizes = {size} | ({options.views.local_size} if options.views.local_count else set())
-    check_sizes(method.network("student"), sorted(sizes))
+    build.check_sizes(method.network("student"), sorted(sizes))
     normalisation = IMAGENET
     record = None if options.overwrite else states.newest_record(Path(options.out) / "state")
     if record:
@@ -79,12 +73,12 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any
 def _fitted(method: Method, options: PretrainOptions, accelerator: Accelerator) -> Method:
     """Checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
     if options.model.gradient_checkpointing:
-        recompute_activations(method.network("student"))
+        build.recompute_activations(method.network("student"))
     batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
     if batch_norm and not options.keep.frozen_batch_norm:
         method = share_statistics(method, options, accelerator)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        write_out_attention(method)
+        build.write_out_attention(method)
     if options.training.compile:
         require_compiler(accelerator.device)
         for which in method.backbones:
@@ -154,12 +148,12 @@ def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisat
 
 def _encoder_weights(init: str, options: ModelOptions, size: int) -> tuple[dict[str, Tensor], Normalisation]:
     if init == "timm":
-        model: Any = build(options.backbone, size, pretrained=True, patch_size=options.patch_size)
+        model: Any = build.build(options.backbone, size, pretrained=True, patch_size=options.patch_size)
         return model.state_dict(), Normalisation.of(model.pretrained_cfg)
     path = Path(init)
     if path.is_file():
         translated = translate(read_weights(path))
-        backbone: Any = build(options.backbone, size)
+        backbone: Any = build.build(options.backbone, size)
         known = translated.normalisation or Normalisation.of(backbone.pretrained_cfg)
         return translated.weights, Normalisation(*known)
     if not path.exists():

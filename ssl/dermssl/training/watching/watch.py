@@ -15,16 +15,7 @@ from dermssl.parser import flatten
 from dermssl.training.progress import Progress, Scores
 from dermssl.training.run_folder import write_status
 from dermssl.training.setup import Run
-from dermssl.training.watching.online import (
-    KNN,
-    RECALL,
-    SHOWN,
-    headline,
-    online_features,
-    patch_components,
-    pictures_of,
-    score_encoder,
-)
+from dermssl.training.watching import online
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.watching.tracking import Tracker
 from dermssl.views.sampler import Sampler
@@ -119,19 +110,19 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     Raises HealthStop: the features are not finite, or their rank has collapsed.
     """
     device = run.accelerator.device
-    evaluation = score_encoder(run.method.encoder(), run.data, run.preprocessing, run.options.online, device)
+    evaluation = online.score_encoder(run.method.encoder(), run.data, run.preprocessing, run.options.online, device)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in headline(scores).items())
+    told = ", ".join(f"{name} {value:.3f}" for name, value in online.headline(scores).items())
     log.info(f"step {progress.step}: {told}")
     size, dataset = run.options.views.global_size, evaluation.dataset
-    queries = pictures_of(dataset, evaluation.queries, size)
+    queries = online.pictures_of(dataset, evaluation.queries, size)
     if evaluation.nearest.size:
-        nearest = [list(pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
+        nearest = [list(online.pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
         tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), progress.step)
-    maps = patch_components(run.method.encoder(), queries[:SHOWN], run.preprocessing, device)
+    maps = online.patch_components(run.method.encoder(), queries[: online.SHOWN], run.preprocessing, device)
     if maps is not None:
-        tracker.image("patch_components", component_grid(queries[:SHOWN], maps), progress.step)
+        tracker.image("patch_components", component_grid(queries[: online.SHOWN], maps), progress.step)
     for line in below_start(scores, progress.baseline, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)
     progress.health.observe_rank(progress.step, scores["online_rankme"])
@@ -145,22 +136,22 @@ def below_start(scores: Scores, first: Scores | None, images: int) -> list[str]:
         f"{name} {value:.3f} is below {first[name]:.3f} at the start, by more than its standard error on {images} "
         "images: lower optim.lr or, where the run starts from pretrained weights, raise keep.distillation"
         for name, value in scores.items()
-        if first and value < first.get(name, -1.0) - error and name.startswith((KNN, RECALL))
+        if first and value < first.get(name, -1.0) - error and name.startswith((online.KNN, online.RECALL))
     ]
 
 
 def project(run: Run, tracker: Tracker) -> None:
     """Features of some evaluated images, with labels and thumbnails, for TensorBoard's embedding projector."""
-    most, online = run.options.tracking.projector_images, next(iter(run.data.online), None)
-    dataset = online.dataset if online else run.data.datasets[0]
-    rows = np.concatenate([online.fit, online.score]) if online else run.data.rows[0]
+    most, labelled = run.options.tracking.projector_images, next(iter(run.data.online), None)
+    dataset = labelled.dataset if labelled else run.data.datasets[0]
+    rows = np.concatenate([labelled.fit, labelled.score]) if labelled else run.data.rows[0]
     rows = np.sort(np.random.default_rng(run.options.training.seed).permutation(rows)[:most])
     if not len(rows):
         return
-    features = online_features(run.method.encoder(), dataset, rows, run.preprocessing, run.accelerator.device)
+    features = online.online_features(run.method.encoder(), dataset, rows, run.preprocessing, run.accelerator.device)
     names = [str(name) for name in dataset.column("image_id")[rows]]
     header, labels = ["image"], [[name] for name in names]
-    if online:
-        header = [online.target, "image"]
-        labels = [[online.classes[online.labels[row]], name] for row, name in zip(rows, names, strict=True)]
-    tracker.projector(features, labels, header, pictures_of(dataset, rows, THUMBNAIL))
+    if labelled:
+        header = [labelled.target, "image"]
+        labels = [[labelled.classes[labelled.labels[row]], name] for row, name in zip(rows, names, strict=True)]
+    tracker.projector(features, labels, header, online.pictures_of(dataset, rows, THUMBNAIL))
