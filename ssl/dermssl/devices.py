@@ -33,7 +33,7 @@ def join_ranks() -> PartialState:
 def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
     """Run ``work`` on rank 0 while the others wait; where it ends the run, it ends it on all of them alike.
 
-    Returns what ``work`` gave on rank 0, None on the others. Raises InputError or HealthStop, as ``work`` does, on all.
+    Returns what ``work`` gave on rank 0, None on the others. An InputError or HealthStop of ``work`` is raised on all.
     """
     stop: InputError | HealthStop | None = None
     result = None

@@ -55,7 +55,7 @@ class Interrupted(Exception):
 
 
 def plain_text(text: str) -> str:
-    """``text`` without characters that a terminal would obey, which names in others' data may hold."""
+    """``text`` without control characters, which names in other people's data may hold and a terminal would obey."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 

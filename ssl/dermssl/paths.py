@@ -40,7 +40,7 @@ def require_folder(path: Path, holding: str, maker: str) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """``folder / name``; InputError where it is a link to somewhere else, which a folder of another's may hold."""
+    """``folder / name``; InputError where it is a link out of the folder, as a folder from somebody else may hold."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{path} is a link out of its folder: put a copy of the file in its place")
@@ -57,10 +57,10 @@ def require_new_folder(
 ) -> Path:
     """``path`` if it may be written: absent, an empty folder, or one to replace because ``overwrite`` was asked for.
 
-    ``written`` are patterns of the files that the command writes, such as ``images/*.jpg``. Only a folder that holds
-    the first of them is replaced, and none that holds anything else (but a report of ``--json``), nor one that is,
-    holds or lies in one of the ``inputs``, which the command reads. Where others have files of the first name too, this
-    command's (JSON) has the ``key``; where other commands have that key too, its ``value`` stands under it.
+    ``written`` are patterns of the files that the command writes, such as ``images/*.jpg``. A folder is replaced only
+    if it holds the first of them, and only files that match one of them (or reports of ``--json``). It must also lie
+    apart from the ``inputs``, which the command reads. Where other programs write a file of that first name too, this
+    command's file (JSON) must have the ``key``, with the ``value`` where one is given.
     """
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):

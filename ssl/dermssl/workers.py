@@ -80,8 +80,8 @@ def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> It
     So the caller is between two batches when it hears of either, and may save its state. ``signals`` are SIGTERM and
     SIGINT so far, to which the process's own handlers add; None: signals do not end a wait.
 
-    Raises WorkerDied (a worker was killed, or had no memory left), Interrupted (a signal came), or what InputError a
-    worker raised, each of one line.
+    Raises, each in one line, WorkerDied: a worker was killed or had no memory left; Interrupted: a signal came;
+    InputError: a worker raised it.
     """
     if not loader.num_workers or threading.current_thread() is not threading.main_thread():
         yield from loader

@@ -81,7 +81,7 @@ class Encoder:
         return self.preprocessing["input_size"][-1]
 
     def record(self) -> dict[str, Any]:
-        """The encoder entry of ``embedding.json``; the fingerprint is of all weights where they have no file."""
+        """The encoder entry of ``embedding.json``. Its fingerprint is the hash of the file, else of all weights."""
         how: dict[str, Any] = {"preprocessing": self.preprocessing, "features": self.features}
         if "fingerprint" not in self.origin:
             state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}

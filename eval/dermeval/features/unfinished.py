@@ -27,7 +27,7 @@ def folder_of(out: Path, mark: str = MARK) -> Path:
 class Unfinished:
     """Finished blocks of rows as ``rows-<first row>.npy`` ``(b, V, D)``, and the plan that they belong to.
 
-    A block depends on plan and first row alone, so runs with other ranks and batches may continue each other's.
+    A block depends on the plan and its first row alone, so a run with other ranks or batches can continue it.
     """
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:

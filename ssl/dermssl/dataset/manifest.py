@@ -93,8 +93,8 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The manifest part by part: rows of ``table`` (from `to_table`), with the measured columns at their place.
 
-    Each part has the column ``file`` and the measured ones; together they are the rows of ``table`` in its order, else
-    it raises RuntimeError.
+    Each part has the column ``file`` and the measured ones. RuntimeError unless the parts are the rows of ``table`` in
+    its order.
     """
     free = [field for field in table.schema if field.name not in FIXED.names]
     schema, done = pa.schema([*FIXED, *free]), 0

@@ -91,7 +91,7 @@ def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
 class ImageStore:
     """Random access to the stored images of one dataset folder; cheap to send to worker processes.
 
-    All of them are JPEGs. Whatever else a folder of another's may hold is never given to a decoder.
+    All of them are JPEGs. Nothing else that a folder from somebody else may hold is given to a decoder.
     """
 
     def __init__(self, folder: Path) -> None:

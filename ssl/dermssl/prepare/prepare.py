@@ -54,16 +54,14 @@ def prepare(options: PrepareOptions) -> Report:
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if drawn else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise InputError(
-            f"--name '{name[:120]}': use up to 100 letters, digits, '_', '-' and '.': it starts every image_id"
-        )
+        allowed = "up to 100 letters, digits, '_', '-' and '.'"
+        raise InputError(f"--name '{name[:120]}': use {allowed}: it starts every image_id")
     follow = Path(options.follow) if options.follow else None
     found = read_source(source, root, follow)
     if found.frame.empty:
         reasons = "; ".join(count_problems(found.problems)) or "there are no image files"
-        raise InputError(
-            f"{root} holds no image that the source '{source.name}' can use: expected {source.layout}. Found: {reasons}"
-        )
+        none = f"{root} holds no image that the source '{source.name}' can use"
+        raise InputError(f"{none}: expected {source.layout}. Found: {reasons}")
     source, targets = found.source or source, found.targets
     rows, conflicts = identify(found.frame, name, source)
     splits.check_split(rows, str(root))

@@ -39,7 +39,7 @@ def count_problems(problems: Iterable[Problem]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """One known data set. ``group`` and ``case`` name the unit kept together and, where it is another, that scored."""
+    """One known data set. ``group`` is the unit kept whole, ``case`` the unit scored as one (default: the group)."""
 
     name: str
     title: str

@@ -208,28 +208,20 @@ class _Options:
         kept = [name for name in NEED_START if getattr(self.keep, name)]
         if kept and not self.model.init:
             raise ValueError(f"keep.{kept[0]} needs weights to start from: give model.init, or leave it out")
-        peak = self.optim.lr * self.training.batch / 256
-        if self.optim.lr_end > peak:
+        peak, end = self.optim.lr * self.training.batch / 256, self.optim.lr_end
+        if end > peak:
+            above = f"optim.lr_end {end:g} is above the peak of the schedule, {peak:g} (optim.lr x batch / 256)"
+            raise ValueError(f"{above}: lower it, or raise optim.lr")
+        batch, parts = self.training.batch, self.training.accumulation
+        if batch % parts:
             raise ValueError(
-                f"optim.lr_end {self.optim.lr_end:g} is above the peak of the schedule, {peak:g} (optim.lr x batch / "
-                "256): lower it, or raise optim.lr"
-            )
-        if self.training.batch % self.training.accumulation:
-            raise ValueError(
-                f"training.batch {self.training.batch} cannot be cut into "
-                f"training.accumulation {self.training.accumulation} equal micro-batches"
+                f"training.batch {batch} cannot be cut into training.accumulation {parts} equal micro-batches"
             )
 
 
 COMMON = (
-    "out",
-    "data.folders",
-    "method",
-    "model.backbone",
-    "model.init",
-    "training.epochs",
-    "training.batch",
-    "optim.lr",
+    *("out", "data.folders", "method", "model.backbone", "model.init"),
+    *("training.epochs", "training.batch", "optim.lr"),
 )
 """Options that the help shows first."""
 RARE = (

@@ -90,10 +90,8 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
     rows = _drop_copies(datasets, rows, splits, online)
     for dataset, chosen in zip(datasets, rows, strict=True):
         if not len(chosen):
-            raise InputError(
-                f"{dataset.folder} has nothing to train on: its images are test rows by its `split` column, or copies "
-                "of images that are used already; leave it out of --data"
-            )
+            why = "its images are test rows by its `split` column, or copies of images that are used already"
+            raise InputError(f"{dataset.folder} has nothing to train on: {why}; leave it out of --data")
     return TrainingData(datasets, rows, online)
 
 
@@ -136,10 +134,8 @@ def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int)
         name = options.target or next(iter(dataset.targets))
         online = _split_online(dataset, name, dataset.targets[name], options, seed)
         if online is None and options.target is not None:
-            raise InputError(
-                f"{dataset.folder}: too few train rows have a `{name}` to score by (online.target): name another, or "
-                "leave it out"
-            )
+            few = f"{dataset.folder}: too few train rows have a `{name}` to score by"
+            raise InputError(f"{few} (online.target): name another, or leave it out")
         sets += [online] if online else []
     return sets
 

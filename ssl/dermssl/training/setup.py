@@ -106,11 +106,9 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     remarks = _check_batch(options, sampler)
     accelerator = start_accelerator(training.precision)
     ranks, accumulation = accelerator.num_processes, training.accumulation
-    if training.batch % (ranks * accumulation):
-        raise InputError(
-            f"training.batch {training.batch} cannot be shared by {ranks} ranks x {accumulation} accumulation steps: "
-            f"use a multiple of {ranks * accumulation}"
-        )
+    if training.batch % (parts := ranks * accumulation):
+        sharers = f"{ranks} ranks x {accumulation} accumulation steps"
+        raise InputError(f"training.batch {training.batch} cannot be shared by {sharers}: use a multiple of {parts}")
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)
     init = options.model.init

@@ -114,7 +114,10 @@ def headline(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
-    """Same-lesion, else same-patient, recall@1 of the kept-out images, the first of ``rows``, among all of ``rows``."""
+    """Same-lesion, else same-patient, recall@1 of the kept-out images, which come first in ``rows``; None without any.
+
+    The gallery is every other image of ``rows``.
+    """
     for kind in ("lesion_id", "patient_id"):
         queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
         kept_out = queries < len(online.score)
