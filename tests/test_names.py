@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[1]
 EVERYWHERE = {"build", "load", "read", "write", "main"}
 """Short names whose module says what they are of."""
 CLASHES = {
-    "build",
     "main",
     "read",
     "search",

@@ -22,7 +22,7 @@ from dermeval.features.embeddings import WRITTEN, write_embeddings
 from dermeval.features.encoders import Encoder, open_encoder, with_origin
 from dermeval.features.options import EmbedOptions, View
 from dermeval.features.pixels import PixelPCA, fit_rows
-from dermeval.features.unfinished import Unfinished, folder_of
+from dermeval.features.unfinished import Unfinished, unfinished_folder
 from dermssl import licences
 from dermssl.backbone.embedding import Change, Pictures, batches_of_pictures, embed_batches, in_batches
 from dermssl.commandline import Report
@@ -61,7 +61,7 @@ def embed(options: EmbedOptions) -> Report | None:
     """Write an embeddings folder; see `EmbedOptions`. Ranks above 0 return None. Bad input raises InputError."""
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, [*options.data, options.encoder], key="precision")
-    unfinished = folder_of(out)
+    unfinished = unfinished_folder(out)
     if len(set(options.views)) < len(options.views):
         raise InputError(f"--views {' '.join(options.views)}: a view is given twice")
     datasets = open_datasets(options.data)

@@ -18,7 +18,7 @@ FINISHED = ("rows-*.npy", "fit-*.parquet")
 log = logging.getLogger("dermssl")
 
 
-def folder_of(out: Path, mark: str = MARK) -> Path:
+def unfinished_folder(out: Path, mark: str = MARK) -> Path:
     """``<out>.unfinished``; raises InputError where something else bears that name."""
     path = out.resolve()
     return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, *FINISHED))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dermeval.features.unfinished import folder_of
+from dermeval.features.unfinished import unfinished_folder
 from dermeval.probes.folds import Fold
 from dermeval.probes.judge import Fitted, Probe
 from dermeval.probes.predictions import collect
@@ -35,7 +35,7 @@ class KeptFits:
 
     def __init__(self, out: str | None = None) -> None:
         """Raises InputError where something else bears the folder's name."""
-        self.folder = folder_of(Path(out), MARK) if out else None
+        self.folder = unfinished_folder(Path(out), MARK) if out else None
 
     def get(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Any]]:
         """What was kept under ``key``, else what ``make`` returns, which is then kept."""
