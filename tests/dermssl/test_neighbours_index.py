@@ -114,3 +114,11 @@ def test_codes_of_other_vectors_or_of_another_kind_are_refused(clustered, indexe
 def test_a_small_index_is_exact_whatever_its_type():
     vectors = neighbours.normalise(np.random.default_rng(0).normal(size=(50, 8)))
     assert neighbours.build_codes(vectors, "scan") is None
+
+
+@pytest.mark.parametrize("rows", [10, 3000])
+def test_scanned_cells_find_each_row_itself_however_few_there_are(rows):
+    vectors = np.random.default_rng(0).integers(0, 255, (rows, 128), dtype=np.uint8)
+    codes = neighbours.build_cells(rows, lambda: iter(np.array_split(vectors, 2)), scanned=True)
+    _, found = neighbours.search_cells(codes, vectors, 1)
+    assert np.mean(found[:, 0] == np.arange(rows)) > 0.95

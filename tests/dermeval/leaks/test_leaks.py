@@ -60,6 +60,13 @@ def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, pl
     assert not re.search(r"\d\.\d{6}", (out / "ranking.csv").read_text())
 
 
+def test_many_images_are_described_coarsely_and_their_copies_are_found_too(audit, planted, monkeypatch):
+    monkeypatch.setattr("dermeval.leaks.find.MANY_IMAGES", 0)
+    pairs = pd.read_parquet(audit(planted)[1] / "pairs.parquet").set_index("group_id_b")
+    assert set(pairs.index) == {"set/c0", "set/c1", "set/c2"}
+    assert {"local features", "colour"} <= set(pairs.loc["set/c1", "evidence"])
+
+
 def test_similar_embeddings_alone_prove_nothing(audit, make_dataset, embed_as, draw_skin):
     folder = make_dataset("set", [draw_skin(n) for n in range(12)], [f"p{n}" for n in range(12)])
     features = np.repeat(np.random.default_rng(0).normal(size=(6, 8)), 2, axis=0)
