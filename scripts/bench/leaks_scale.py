@@ -6,11 +6,11 @@
     python scripts/bench/leaks_scale.py standin --work DIR --plot results/leaks_scale.svg
 
 Every image is its own record, and all are audited as those of more than 20,000 images are. Each size runs the whole
-command `dermeval leaks` in a process of its own. Images that a smaller size described are not described again, and the
-time that the others took stands for all. Processor time is that of all its processes; set OMP_NUM_THREADS to 1 on a
-busy machine, since threads that wait for each other use it. Memory is the peak of the sum over the processes, once
-without the pages of files, which the system may drop, once with them. DIR keeps a line per size in scale.jsonl.
-Results are in results/leaks_scale.md.
+command `dermeval leaks` in a process of its own. Images that an earlier size described are not described again: the
+mean time of all that were described stands for them. Processor time is that of all processes of the command; set
+OMP_NUM_THREADS to 1 on a busy machine, since threads that wait for each other use it. Memory is the peak of the sum
+over the processes, once without the pages of files, which the system may drop, once with them. DIR keeps a line per
+size in scale.jsonl. Results are in results/leaks_scale.md.
 """
 
 import argparse
@@ -109,6 +109,8 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
         new[0] = count - len(whole) * verify.IMAGES_PER_TASK
         return store
 
+    cost_file = work / "described.json"
+
     describe, new = find.describe_images, [count]
     find.describe_images = described
     for name, part in PARTS.items():
@@ -124,7 +126,10 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
     start, wall = used(), time.perf_counter()
     found = leaks.leaks(options).data
     cost["other"] = used() - start - sum(cost.values())
-    cost["describe"] *= count / new[0]
+    before = json.loads(cost_file.read_text()) if cost_file.is_file() else [0, 0.0]
+    described_so_far = [before[0] + new[0], before[1] + cost["describe"]]
+    cost_file.write_text(json.dumps(described_so_far))
+    cost["describe"] = described_so_far[1] / described_so_far[0] * count
     result = {"images": count, "seconds": cost, "wall": time.perf_counter() - wall, "memory_gb": memory.peaks}
     result |= {"compared": found["certainty"]["compared"], "confirmed": found["pairs"], "sources": found["sources"]}
     if copies is not None:

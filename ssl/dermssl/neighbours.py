@@ -35,7 +35,7 @@ CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
 CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 40, 64
 ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS, SCANNED_CELLS_VISITED = 1024, 4096, 8
-"""To scan a cell of 5,000 rows takes less time than to find it among four times as many cells, or to make these."""
+"""To make more cells takes longer than to scan larger ones. Of those with more than 2,048 rows fewer are visited."""
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
 """If the vectors of all rows that pass a filter take no more, they are compared one by one: the codes are not faster.
@@ -267,7 +267,8 @@ def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]], scanned:
     stored = f"PQ{(SHORTENED if shortened else dim) // 2}x4fs" if scanned else "SQ8"
     codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},{stored}")
     inner = faiss.extract_index_ivf(codes)
-    inner.cp.niter, inner.nprobe = 6, SCANNED_CELLS_VISITED if scanned else CELLS_VISITED
+    visited = min(SCANNED_CELLS_VISITED, 2 * ROWS_PER_SCANNED_CELL * SCANNED_CELLS_VISITED * cells // total)
+    inner.cp.niter, inner.nprobe = 6, max(visited, CELLS_VISITED) if scanned else CELLS_VISITED
     step = max(1, total // (TRAINED_PER_CELL * cells))
     codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in blocks()]))
     for block in blocks():

@@ -258,17 +258,21 @@ class Votes:
 
         ``groups`` ``(N,)`` are integer records; ``mirrored``: the image that looks for others is mirrored.
         """
-        tables, start = [], 0
+        # One array for all: small ones between the large ones that come and go would leave holes in memory.
+        rows, filled, start = np.zeros((len(groups) * nearest, 4)), 0, 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
         for features in tqdm(self._descriptors(), name, unit="block", disable=None, leave=False):
-            tables.append(self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored))
-            start += len(features)
-        return pd.concat(tables).groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
+            votes = self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored)
+            rows[filled : filled + len(votes)] = votes
+            start, filled = start + len(features), filled + len(votes)
+        table = pd.DataFrame(rows[:filled], columns=["a", "b", "normalised", "rank"])
+        table = table.astype({"a": np.int64, "b": np.int64, "rank": np.int64})
+        return table.groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
 
     def _votes(
         self, features: np.ndarray, asking: np.ndarray, groups: np.ndarray, nearest: int, mirrored: bool
-    ) -> pd.DataFrame:
-        """Votes of the ``features`` with the numbers ``asking``, which are all those of some images."""
+    ) -> np.ndarray:
+        """Votes of the ``features`` with the numbers ``asking``, which are all those of some images: see `pairs`."""
         features = features[:, MIRRORED_BINS] if mirrored else features
         distance, found = neighbours.search_cells(self.cells, features, FEATURES_FOUND)
         distance = np.sqrt(np.maximum(distance, 0))
@@ -298,5 +302,5 @@ class Votes:
         level = np.bincount(image[far], votes[far], len(groups)) / np.maximum(counts, 1)
         kept = rank < nearest
         image, other = image[kept], other[kept]
-        ends = {"a": np.minimum(image, other), "b": np.maximum(image, other)}
-        return pd.DataFrame(ends | {"normalised": votes[kept] - level[image], "rank": rank[kept]})
+        ends = np.minimum(image, other), np.maximum(image, other)
+        return np.column_stack([*ends, votes[kept] - level[image], rank[kept]])
