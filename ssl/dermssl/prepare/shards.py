@@ -5,7 +5,6 @@ Shards are kept in ``.<out>.work`` beside the dataset folder that they will beco
 
 import functools
 import hashlib
-import itertools
 import logging
 import os
 import shutil
@@ -72,14 +71,17 @@ def decode_all(
     todo = [number for number, table in enumerate(tables) if not table.exists()]
     if len(todo) < len(shards):
         log.info("going on with an interrupted run: %d of %d shards are done", len(shards) - len(todo), len(shards))
-    left = list(itertools.chain(*(shards[number] for number in todo)))
+    left = sum(len(shards[number]) for number in todo)
     one = functools.partial(decode_one, root=root, short_side=short_side, follow=follow)
-    bar = tqdm(total=len(files), initial=len(files) - len(left), desc="decode", unit="image", disable=None)
+    bar = tqdm(total=len(files), initial=len(files) - left, desc="decode", unit="image", disable=None)
     with process_map(workers) as in_processes, bar:
-        results = in_processes(one, left)
+        begun = (in_processes(one, shards[number]) for number in todo)
+        ahead = next(begun, None)
         for number in todo:
+            # One more shard is begun, so that no worker waits; not all of them, whose pictures would fill the memory.
+            results, ahead = ahead, next(begun, None)
             rows, jpegs = [], []
-            for file, (found, jpeg) in zip(shards[number], results, strict=False):  # the rest is the next shard's
+            for file, (found, jpeg) in zip(shards[number], results or (), strict=True):
                 rows.append({"file": file} | found)
                 jpegs += [] if jpeg is None else [jpeg]
                 bar.update()
