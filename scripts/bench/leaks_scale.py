@@ -193,6 +193,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     memory_axis.set(xscale="log", ylim=(0, 4.2), xlabel="images", ylabel="GB at the peak, all processes")
     for axis in (time_axis, memory_axis):
         axis.legend(frameon=False, fontsize=8)
+        axis.minorticks_off()
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 

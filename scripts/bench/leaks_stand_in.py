@@ -1,12 +1,13 @@
-"""Makes a stand-in of a large pooled data set: photos that no two share anything, and known copies of every 200th.
+"""Makes a stand-in of a large pooled data set: pictures that are no near-duplicates, and known copies among them.
 
     python scripts/bench/leaks_stand_in.py DATA [DATA ...] --out RAW --images 100000
     dermssl prepare --source folder --root RAW --out standin --short-side 224
 
 Each picture has the colours and the large forms of two real images of the dataset folders, mixed by a random mask, and
 fine detail with the spectrum of a third one but with random phases, so that its local features are its own. Some have
-hairs. They are JPEGs of 160 to 224 px. Picture 199 of every 200 is a copy (`dermeval.leaks.planted.KINDS` in turn) of
-picture 99; ``copies.csv`` beside the pictures names both, the kind and the severity.
+hairs. Two pictures may share the large forms of a real image. All are JPEGs of 160 to 224 px. Picture 199 of every 200
+is a copy of picture 99 (`dermeval.leaks.planted.KINDS` in turn); ``copies.csv`` beside the pictures names both, the
+kind and the severity.
 """
 
 import argparse
