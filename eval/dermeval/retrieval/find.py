@@ -11,10 +11,14 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from dermeval.features.embeddings import open_embeddings, refuse_mixed
+from dermeval.features.options import HASH_BITS
 from dermeval.retrieval.index_folder import SearchIndex, has_codes, recall_line
 from dermeval.retrieval.photo import Photo
+from dermssl.dataset.hashes import perceptual_hashes
 from dermssl.errors import InputError
+from dermssl.neighbours import near_images
 
+RECORD_COLUMNS = ("dataset", "case_id", "group_id")
 SHOWN_COLUMNS = ("fitzpatrick", "tone_group", "sex", "age", "country", "body_site", "split")
 
 
@@ -43,7 +47,7 @@ class FoundCases:
     @cached_property
     def table(self) -> pd.DataFrame:
         """One line per hit: rank, similarity, ids, the targets' labels, what is known of the patient, split."""
-        columns = dict.fromkeys(["similarity", "image_id", "dataset", *self.labels, *SHOWN_COLUMNS])
+        columns = dict.fromkeys(["similarity", "image_id", *RECORD_COLUMNS, *self.labels, *SHOWN_COLUMNS])
         table = pd.DataFrame(self.hits, columns=list(columns))
         table["body_site"] = [", ".join(site) if isinstance(site, list) else None for site in table["body_site"]]
         table.insert(0, "rank", range(1, len(table) + 1))
@@ -79,7 +83,7 @@ def find(
         if len(hits) == k or len(nearest) < fetch:
             break
         fetch *= 4
-    notes = _notes(index, query, include_own)
+    notes = _notes(index, query, include_own) + _copies(index, query, hits)
     if not hits and passing is None:
         raise NothingElse(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
     if len(hits) < k:
@@ -87,9 +91,20 @@ def find(
         notes.append(f"k is {k}, but only {len(hits)} other {what} can be found")
     if min_similarity is not None:
         close = [hit for hit in hits if hit["similarity"] >= min_similarity]
-        notes.append(f"{len(close)} of the {len(hits)} nearest are at least {min_similarity:g} similar")
+        notes.append(f"at least {min_similarity:g} similar: {len(close)} of {len(hits)}")
         hits = close
     return FoundCases(hits, notes, index.labels)
+
+
+def _copies(index: SearchIndex, query: ImageQuery, hits: list[dict[str, Any]]) -> list[str]:
+    """A note on hits that may be the queried photo itself, saved anew, resized, flipped or turned."""
+    hashes = index.phashes([hit["image_id"] for hit in hits]) if query.photo else {}
+    if query.photo is None or not hashes:
+        return []
+    own = perceptual_hashes(query.photo.image)[None]
+    _, rows, _, _ = near_images(own, np.array([list(known) for known in hashes.values()], np.uint64), HASH_BITS)
+    same = ", ".join(list(hashes)[row] for row in np.unique(rows))
+    return [f"may be the same photo, as its perceptual hash is near: {same}"] if same else []
 
 
 def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
@@ -136,8 +151,8 @@ def _notes(index: SearchIndex, query: ImageQuery, include_own: bool) -> list[str
     notes = []
     if query.photo is not None and query.own:
         same = ", ".join(record["image_id"] for record in query.own)
-        left_out = "only that image is left out" if include_own else "its whole group is left out"
-        notes.append(f"the photo is identical to {same} of this index: {left_out}")
+        left_out = "that image is left out" if include_own else "the images of that patient (or lesion) are left out"
+        notes.append(f"the photo is {same} itself: {left_out}")
     elif query.own and not include_own:
         notes.append(f"other images of {query.own[0]['group_id']} are left out")
     if has_codes(index.info):

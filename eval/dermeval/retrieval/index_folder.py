@@ -125,6 +125,11 @@ class SearchIndex(EmbeddedRows):
             return self.records([self.row_of[value] for value in values if value in self.row_of])
         return self.records(np.flatnonzero(pc.is_in(self.columns[column], value_set=pa.array(values))))
 
+    def phashes(self, image_ids: Sequence[str]) -> dict[str, list[int]]:
+        """The eight perceptual hashes of some images, by image_id; none where the manifest has no such column."""
+        known = self.frame.get("phash")
+        return {} if known is None else {image_id: known.iloc[self.row_of[image_id]] for image_id in image_ids}
+
     def vector(self, image_id: str) -> np.ndarray:
         """The unit vector ``(D,)`` of an image."""
         return np.array(self.entries.vectors[self.row_of[image_id]])

@@ -126,6 +126,15 @@ class LanceIndex(SearchIndex):
                 found += self.lance.search().where(chosen).select(columns).to_arrow().to_pylist()
         return found
 
+    def phashes(self, image_ids: Sequence[str]) -> dict[str, list[int]]:
+        """As `SearchIndex.phashes`."""
+        if "phash" not in self.manifest_columns or not image_ids:
+            return {}
+        with lance_answers(self.folder):
+            asked = self.lance.search().where(f"image_id IN ({_quoted(image_ids)})")
+            rows = asked.select(["image_id", "phash"]).to_arrow().to_pylist()
+        return {row["image_id"]: row["phash"] for row in rows}
+
     def vector(self, image_id: str) -> np.ndarray:
         """The unit vector ``(D,)`` of an image."""
         with lance_answers(self.folder):

@@ -20,8 +20,8 @@ class IndexOptions:
     append: list[str] = field(default_factory=list)
     """Embeddings or index folders of the same encoder to add to the finished index at --out, instead of SOURCES."""
     remove: list[str] = field(default_factory=list)
-    """Image or patient ids to remove from the index at --out and from the folders named by --also: vectors, rows and
-    pictures. There is no way back."""
+    """Ids of images, patients, lesions or cases to remove from the index at --out and from the folders named by --also:
+    vectors, rows and pictures. There is no way back."""
     also: list[str] = field(default_factory=list)
     """With --remove: the dataset and embeddings folders that the index was made from, and any others that hold these
     images."""

@@ -28,14 +28,14 @@ from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
 
 IMAGES_PER_SHARD = 1024
-ID_COLUMNS = ("image_id", "patient_id")
+ID_COLUMNS = ("image_id", "patient_id", "lesion_id", "case_id", "group_id")
 Holder = Dataset | EmbeddedRows
 OPENERS: dict[str, Callable[[Path], Holder]] = {"dataset.json": open_dataset, INFO: open_embeddings, MARK: open_index}
 """How each kind of folder that holds images is opened, by the file that marks it; the kinds in order of removal."""
 
 
 def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only: bool) -> Report:
-    """Take images, given by image or patient ``ids``, out of the index at ``out`` and out of the folders ``also``.
+    """Take images, given by ``ids`` of `ID_COLUMNS`, out of the index at ``out`` and out of the folders ``also``.
 
     ``index_only`` leaves the other folders that the index was made from as they are.
 
@@ -63,7 +63,7 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
         if unknown:
             hint = did_you_mean(unknown[0], known) if len(known) < 5000 else "nothing was removed"
             where = ", ".join(map(str, holders))
-            raise InputError(f"--remove {unknown[0]}: no image and no patient of that id in {where}; {hint}")
+            raise InputError(f"--remove {unknown[0]}: no image, patient, lesion or case of that id in {where}; {hint}")
         kept, lost = _recorded(index, ids, holders)
         if kept and not index_only:
             raise InputError(
@@ -85,7 +85,7 @@ def _mark(folder: Path) -> str | None:
 
 
 def matches(table: pa.Table, ids: Sequence[str]) -> np.ndarray:
-    """Which rows of a manifest have one of the ids as image or patient, ``(N,)`` bool."""
+    """Which rows of a manifest have one of the ids in a column of `ID_COLUMNS`, ``(N,)`` bool."""
     values = pa.array(list(ids), pa.string())
     columns = [table[name] for name in ID_COLUMNS if name in table.column_names]
     return np.any([pc.is_in(column, value_set=values).to_numpy() for column in columns], axis=0)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dermeval.retrieval import output
-from dermeval.retrieval.find import ImageQuery, embedded_queries, find, indexed_query, photo_query
+from dermeval.retrieval.find import RECORD_COLUMNS, ImageQuery, embedded_queries, find, indexed_query, photo_query
 from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.photo import MAX_CROPS, open_photo_encoder, photo_feature, photo_files, read_photo
@@ -77,7 +77,7 @@ def _queries(index: SearchIndex, options: SearchOptions) -> list[ImageQuery]:
 def _aligned(table: pd.DataFrame) -> str:
     if not len(table):
         return "  none"
-    shown = table.dropna(axis=1, how="all").drop(columns="dataset")  # an image_id begins with it
+    shown = table.dropna(axis=1, how="all").drop(columns=[*RECORD_COLUMNS], errors="ignore")
     shown = shown.drop(columns="tone_group", errors="ignore") if "fitzpatrick" in shown else shown
     whole = {
         name: shown[name].map("{:g}".format, na_action="ignore") for name in ("fitzpatrick", "age") if name in shown

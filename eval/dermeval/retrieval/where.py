@@ -109,9 +109,11 @@ def _comparison(left: ast.expr, op: str, right: ast.expr) -> Term:
             raise InputError(f"write the column first: {column} is null")
         op, right = MIRRORED[op], left
     elif op in ("in", "not in"):
-        if not isinstance(right, (ast.Tuple, ast.List, ast.Set)) or not right.elts:
+        # One value in round brackets is that value to Python.
+        values = right.elts if isinstance(right, (ast.Tuple, ast.List, ast.Set)) else [right]
+        if not values:
             raise InputError(f"after `in` write values in brackets: {column} in ('a', 'b')")
-        return Term(column, op, tuple(map(_value, right.elts)))
+        return Term(column, op, tuple(map(_value, values)))
     value = _value(right)
     if op.startswith("is") != (value is None):
         raise InputError(f"write `{column} is null` or `{column} is not null` for missing values")

@@ -255,7 +255,7 @@ def test_where_limits_the_hits_and_an_empty_filter_counts_its_conditions(cases):
 def test_min_similarity_cuts_the_list_and_says_so(cases):
     report = search(SearchOptions(index=str(cases[0]), image_id=["set/0"], min_similarity=0.999))
     assert not hits_of(report)
-    assert "0 of the 3 nearest are at least 0.999 similar" in " ".join(report.data["queries"][0]["notes"])
+    assert "at least 0.999 similar: 0 of 3" in " ".join(report.data["queries"][0]["notes"])
 
 
 def test_embeddings_of_the_same_data_are_queries_that_leave_their_own_patient_out(cases, tmp_path):

@@ -85,7 +85,7 @@ def test_codes_are_made_anew_without_the_removed_rows(make_dataset, embed_as, dr
 
 def test_an_unknown_id_removes_nothing(folders, remove, tmp_path):
     secrets = folders[3]
-    with pytest.raises(InputError, match=r"no image and no patient of that id .* did you mean"):
+    with pytest.raises(InputError, match=r"no image, patient, lesion or case of that id .* did you mean"):
         remove("set/p1", "set/pp2")
     assert all(files_with(tmp_path, secret) for secret in secrets)
 

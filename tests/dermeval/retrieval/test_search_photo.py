@@ -67,9 +67,18 @@ def test_a_photo_identical_to_an_indexed_image_says_so_and_leaves_its_patient_ou
     folder, _, images = photos
     images[4].save(tmp_path / "photo.png")  # other file, same pixels
     report = search(SearchOptions(index=str(folder), photos=[str(tmp_path / "photo.png")]))
-    assert "identical to set/4" in report.text
+    assert "the photo is set/4 itself" in report.text
     assert {hit["image_id"] for hit in report.data["queries"][0]["hits"]}.isdisjoint({"set/4", "set/5"})
     assert hashes.pixel_hash(images[4]) == read_photo(tmp_path / "photo.png", 96).pixel_sha256
+
+
+def test_a_photo_saved_anew_is_told_to_be_a_copy(photos, tmp_path):
+    folder, _, images = photos
+    images[4].transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "photo.jpg", quality=80)
+    report = search(SearchOptions(index=str(folder), photos=[str(tmp_path / "photo.jpg")]))
+    (note,) = [note for note in report.data["queries"][0]["notes"] if "may be the same photo" in note]
+    assert note.endswith(": set/4")
+    assert {hit["image_id"]: hit["group_id"] for hit in report.data["queries"][0]["hits"]}["set/4"] == "set/p2"
 
 
 def test_an_encoder_that_changed_since_is_refused(photos, draw_skin, tmp_path):

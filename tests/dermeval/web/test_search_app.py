@@ -60,7 +60,7 @@ def test_the_page_shows_the_same_hits_and_not_the_own_patient(client):
 
 def test_an_uploaded_photo_finds_its_twin_and_leaves_its_patient_out(client, pictures, as_bytes):
     found = client.post("/api/search", content=as_bytes(pictures[4])).json()
-    assert "identical to set/4" in " ".join(found["notes"])
+    assert "the photo is set/4 itself" in " ".join(found["notes"])
     assert not {"set/3", "set/4", "set/5"} & {hit["image_id"] for hit in found["hits"]}
     answer = client.post("/similar", content=as_bytes(pictures[4]), headers={"X-Fragment": "1"})
     assert answer.status_code == 200 and "<html" not in answer.text and "Your photo" in answer.text
@@ -69,7 +69,7 @@ def test_an_uploaded_photo_finds_its_twin_and_leaves_its_patient_out(client, pic
 def test_a_smaller_copy_of_a_photo_is_known_by_the_hash_of_its_file(client, pictures, as_bytes):
     same = Collection(open_index(client.folder), 3).frame["sha256"].iloc[4]
     found = client.post("/api/search", content=as_bytes(pictures[0].resize((50, 50))), headers={"X-File-SHA256": same})
-    assert "identical to set/4" in " ".join(found.json()["notes"])
+    assert "the photo is set/4 itself" in " ".join(found.json()["notes"])
 
 
 def test_a_crop_searches_for_that_part_of_the_photo(client, pictures, as_bytes, draw_skin):
