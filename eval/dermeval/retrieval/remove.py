@@ -130,12 +130,18 @@ def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[s
                 _from_dataset(holder, going)
                 renamed[before] = open_dataset(holder.folder).fingerprint
         else:
-            stale = any(entry["fingerprint"] in renamed for entry in holder.info["datasets"])
-            for entry in holder.info["datasets"]:  # no later command shall say that the data sets have changed
-                entry["fingerprint"] = renamed.get(entry["fingerprint"], entry["fingerprint"])
-            if isinstance(holder, SearchIndex) and (going.any() or stale):
+            # No later command shall say that the data sets have changed; one of which only a copy was named has not.
+            changed = [
+                entry
+                for entry in holder.info["datasets"]
+                if entry["fingerprint"] in renamed
+                if Path(entry["path"]).resolve() in holders or not Path(entry["path"]).exists()
+            ]
+            for entry in changed:
+                entry["fingerprint"] = renamed[entry["fingerprint"]]
+            if isinstance(holder, SearchIndex) and (going.any() or changed):
                 write_index(holder.folder, [holder], holder.info["type"], holder.info["reason"], kept=~going)
-            elif going.any() or stale:
+            elif going.any() or changed:
                 _from_embeddings(holder, ~going)
         if going.any():
             removed[str(folder)] = int(going.sum())

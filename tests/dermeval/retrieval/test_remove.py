@@ -1,5 +1,7 @@
 """A withdrawn consent: after `index --remove` no file holds the vector, the row or the picture."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,14 @@ def test_after_a_removal_searches_go_on_without_a_warning(folders, remove, caplo
     hits = search(SearchOptions(index=str(out), image_id=["set/0"], per_image=True, k=20)).data["queries"][0]["hits"]
     assert {hit["image_id"] for hit in hits} == {f"set/{n}" for n in (3, 5, 6, 7, 8, 9, 10, 11)}
     assert "changed" not in caplog.text
+
+
+def test_a_data_set_whose_copy_was_changed_is_not_said_to_have_changed(folders, tmp_path, caplog):
+    data, _, out, _ = folders
+    copy = shutil.copytree(data, tmp_path / "copy")
+    index(IndexOptions(out=str(out), remove=["set/4"], also=[str(copy)], index_only=True))
+    search(SearchOptions(index=str(out), image_id=["set/0"]))
+    assert len(open_dataset(copy)) == 11 and len(open_dataset(data)) == 12 and "changed" not in caplog.text
 
 
 def test_codes_are_made_anew_without_the_removed_rows(make_dataset, embed_as, draw_skin, tmp_path):
