@@ -19,13 +19,19 @@ from dermeval.leaks.records import open_audited
 NOMINAL = (0.01, 0.05, 0.10)
 
 
-def main() -> None:
-    """Compare all candidate pairs once, then resample, and print one line per nominal share."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def truth_parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of a script that knows by a column which pairs are true."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="dataset folder")
     parser.add_argument("--work", type=Path, required=True, help="folder for the comparisons; they are kept")
     parser.add_argument("--same", default="patient_id", help="column that is the same in a true pair")
     parser.add_argument("--real", nargs="*", default=[], help="pairs ID,ID that are real by eye though the ids differ")
+    return parser
+
+
+def main() -> None:
+    """Compare all candidate pairs once, then resample, and print one line per nominal share."""
+    parser = truth_parser(__doc__)
     parser.add_argument("--resamples", type=int, default=200)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

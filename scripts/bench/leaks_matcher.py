@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from leaks_fdr import truth_parser
 from sklearn.metrics import average_precision_score
 
 from dermeval.leaks import alignment
@@ -168,11 +169,7 @@ def held_weights() -> None:
 
 def main() -> None:
     """Audit, match the chosen pairs again, and print both beside one another."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="dataset folder")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the comparisons; they are kept")
-    parser.add_argument("--same", default="patient_id", help="column that is the same in a true pair")
-    parser.add_argument("--real", nargs="*", default=[], help="pairs ID,ID that are real by eye though the ids differ")
+    parser = truth_parser(__doc__)
     parser.add_argument("--false", type=int, default=800, help="strongest pairs of two patients that are matched")
     parser.add_argument("--random", type=int, default=100, help="further pairs of two patients, at random")
     parser.add_argument("--points", type=int, default=512, help="ALIKED keypoints of an image")

@@ -6,8 +6,7 @@
     python scripts/bench/leaks_scale.py standin --work DIR --plot results/leaks_scale.svg
 
 Every image is its own record, and all are audited as those of more than 20,000 images are. Each size runs the whole
-command `dermeval leaks` in a process of its own. Images that an earlier size described are not described again: the
-mean time of all that were described stands for them. Processor time is that of all processes of the command; set
+command `dermeval leaks` in a process of its own. Processor time is that of all processes of the command. Set
 OMP_NUM_THREADS to 1 on a busy machine, since threads that wait for each other use it. Memory is the peak of the sum
 over the processes, once without the pages of files, which the system may drop, once with them. DIR keeps a line per
 size in scale.jsonl. Results are in results/leaks_scale.md.
@@ -15,7 +14,6 @@ size in scale.jsonl. Results are in results/leaks_scale.md.
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -23,6 +21,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 PARTS = {
     "describe_images": "describe",
@@ -49,9 +49,9 @@ class Memory(threading.Thread):
         """Look four times a second."""
         while True:
             now = [0.0, 0.0]
-            for process in [os.getpid(), *self.children()]:
+            for process in [psutil.Process(), *psutil.Process().children()]:
                 try:
-                    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+                    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
                 except OSError:
                     continue
                 found = {line.split(":")[0]: float(line.split()[1]) / 2**20 for line in lines if line.startswith("Rss")}
@@ -61,22 +61,10 @@ class Memory(threading.Thread):
             peak[:] = [max(pair) for pair in zip(peak, now, strict=True)]
             time.sleep(0.25)
 
-    @staticmethod
-    def children() -> list[int]:
-        """The processes that this one started."""
-        tasks = Path(f"/proc/{os.getpid()}/task")
-        found = []
-        for task in tasks.iterdir():
-            try:
-                found += [int(word) for word in (task / "children").read_text().split()]
-            except OSError:
-                continue
-        return found
-
 
 def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) -> dict[str, Any]:
     """Audit the first ``count`` images and return what it cost and found."""
-    from dermeval.leaks import find, leaks, verify
+    from dermeval.leaks import find, leaks
     from dermeval.leaks.options import LeaksOptions
     from dermeval.leaks.records import open_audited
 
@@ -97,22 +85,6 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
 
         setattr(find, name, run)
 
-    def described(pictures: Any, detail: Any, folder: Path, workers: int) -> Any:
-        kept = work / "described"
-        kept.mkdir(exist_ok=True)
-        whole = [path.name for path in sorted(kept.iterdir())][: count // verify.IMAGES_PER_TASK]
-        for name in whole:
-            os.link(kept / name, folder / name)
-        store = describe(pictures, detail, folder, workers)
-        for path in sorted(folder.glob("local-*.bin"))[len(whole) : count // verify.IMAGES_PER_TASK]:
-            os.link(path, kept / path.name)
-        new[0] = count - len(whole) * verify.IMAGES_PER_TASK
-        return store
-
-    cost_file = work / "described.json"
-
-    describe, new = find.describe_images, [count]
-    find.describe_images = described
     for name, part in PARTS.items():
         timed(name, part)
     find.MANY_IMAGES = 0
@@ -126,10 +98,6 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
     start, wall = used(), time.perf_counter()
     found = leaks.leaks(options).data
     cost["other"] = used() - start - sum(cost.values())
-    before = json.loads(cost_file.read_text()) if cost_file.is_file() else [0, 0.0]
-    described_so_far = [before[0] + new[0], before[1] + cost["describe"]]
-    cost_file.write_text(json.dumps(described_so_far))
-    cost["describe"] = described_so_far[1] / described_so_far[0] * count
     result = {"images": count, "seconds": cost, "wall": time.perf_counter() - wall, "memory_gb": memory.peaks}
     result |= {"compared": found["certainty"]["compared"], "confirmed": found["pairs"], "sources": found["sources"]}
     if copies is not None:

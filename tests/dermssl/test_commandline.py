@@ -152,7 +152,8 @@ def test_help_shows_every_option_with_its_default(run):
     assert code == 0
     for shown in ("--training.epochs", "Passes over the data.", "default: 3", "(also --epochs)", "[required]"):
         assert shown in out
-    assert "default: null" not in out
+    assert "default: null" not in out and "type:" not in out  # no names of Python types
+    assert "(a whole number of 1 or more; default: 3)" in " ".join(out.split())
 
 
 def test_an_unknown_command_names_the_nearest(dermssl):

@@ -95,22 +95,23 @@ def encoders_report(
     rows = [row for target, own in columns.items() for row in _target_rows(pools, target, own)]
     notes = [*notes, *(note for task, made in planned for note in _short_classes(task, made[0].folds))]
     tables = _tables(pd.DataFrame(rows))
-    figures = [
+    by_class = [
         ReportTable(f"{target} by class: {name}, {column.name}", pd.DataFrame(), class_figures(predictions, {}))
         for target, own in columns.items()
         for column in own
-        for name, predictions in zip(pools, column.predictions, strict=False)
+        if column.predictions
+        for name, predictions in zip(pools, column.predictions, strict=True)
     ]
     data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
     data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())], "rows": rows}
     head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
-    tables += figures
+    tables += by_class
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
 
 
 def _short_classes(task: Task, folds: Sequence[Fold]) -> Iterator[str]:
-    """What is said where a class has too few groups to draw from."""
+    """A note on classes with fewer groups than a draw takes of each."""
     held = dict(zip(task.classes, fewest_patients(task, folds), strict=True))
     few = ", ".join(f"{name} has {count}" for name, count in held.items() if count < report.FEW)
     if few:
@@ -134,7 +135,7 @@ def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]
 class Column(NamedTuple):
     """What each encoder scores in one column: ``images`` are the ids of those scored.
 
-    ``predictions`` are those of each encoder where they are drawn class by class.
+    ``predictions`` are those of each encoder, in columns that the page also draws class by class.
     """
 
     name: str

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
@@ -61,7 +62,7 @@ def build(
         if not from_hub:
             raise
         if isinstance(error, GatedRepoError):
-            where = f"https://huggingface.co/{timm_config(name).hf_hub_id}"
+            where = f"{constants.ENDPOINT}/{timm_config(name).hf_hub_id}"
             raise InputError(
                 f"pretrained weights of '{name}' are gated: accept their terms at {where} and log in with "
                 f"`hf auth login`, or give {remedy(name)}"

@@ -51,7 +51,7 @@ def test_gated_weights_name_the_page_where_their_terms_are(monkeypatch):
 
     monkeypatch.setattr("dermssl.backbone.build.hub_access", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(InputError, match=r"gated: accept their terms at https://huggingface.co/timm/.*dinov3.*log in"):
+    with pytest.raises(InputError, match=r"gated: accept their terms at http://127.0.0.1:9/timm/.*dinov3.*log in"):
         build("vit_small_patch16_dinov3", 32, pretrained=True)
     assert constants.HF_HUB_DISABLE_TELEMETRY
 
