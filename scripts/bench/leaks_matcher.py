@@ -26,7 +26,7 @@ from dermeval.leaks import alignment
 from dermeval.leaks.certainty import world_scores
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.local_features import describe_picture
-from dermeval.leaks.matching import CELL
+from dermeval.leaks.matching import CELL, local_of
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
@@ -150,12 +150,11 @@ def our_seconds(
     """Seconds of processor that our features of one image and our comparison of one pair take."""
     start = time.process_time()
     for picture in pictures[:count]:
-        describe_picture(pixels(picture))
-    features, records = (time.process_time() - start) / count, np.concatenate(store.blocks())
-    start = time.process_time()
+        describe_picture(pixels(picture), store.detail)
+    features, start = (time.process_time() - start) / count, time.process_time()
     for a, b in rows[["a", "b"]].to_numpy(np.int64).tolist():
         structures = [lambda row=row: alignment.structure(pixels(pictures[row])) for row in (a, b)]
-        compare_pictures(records[a], records[b], structures)
+        compare_pictures(local_of(store.record(a)), local_of(store.record(b)), structures)
     return features, (time.process_time() - start) / len(rows)
 
 
@@ -189,7 +188,8 @@ def main() -> None:
     rows = rows.assign(audit=rows["score"], sift=evidence["inliers"][:, 0], learned=learned["inliers"][:, 0])
     rows = rows.assign(matches=learned["matches"][:, 0], replaced=replaced, either=np.maximum(rows["audit"], replaced))
     rows.to_csv(options.work / "matcher.csv", index=False)
-    ours, count = our_seconds(rows, images.pictures, LocalStore(options.work, len(images.frame))), len(matcher.known)
+    store = LocalStore(options.work, len(images.frame), found.detail)
+    ours, count = our_seconds(rows, images.pictures, store), len(matcher.known)
     print(f"seconds of processor: SIFT {ours[0]:.3f} an image, {ours[1]:.4f} a pair (upright and mirrored, aligned)")
     print(f"LightGlue {matcher.seconds['features'] / count:.3f} an image ({count})", end=", ")
     print(f"{matcher.seconds['match'] / len(rows):.3f} a pair ({len(rows)}; upright alone, not aligned)")

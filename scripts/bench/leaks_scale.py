@@ -89,10 +89,10 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
         timed(name, part)
     find.MANY_IMAGES = 0
     images = open_audited([data], every_image=True)
-    part = images._replace(
+    audited = images._replace(
         frame=images.frame.head(count), pictures=images.pictures[:count], groups=images.groups[:count]
     )
-    leaks.open_audited = lambda *_: part  # type: ignore[assignment]
+    leaks.open_audited = lambda *_: audited  # type: ignore[assignment]
     out = work / f"leaks-{count}"
     options = LeaksOptions(out=str(out), folders=[data], every_image=True, workers=workers, ranked=2000, overwrite=True)
     start, wall = used(), time.perf_counter()
