@@ -281,6 +281,11 @@ def search_cells(codes: Codes, queries: np.ndarray, k: int) -> tuple[np.ndarray,
     return codes.search(np.ascontiguousarray(queries, np.float32), k)
 
 
+def search_alone() -> None:
+    """From now on the searches of this thread take one core: for a thread beside others that search too."""
+    faiss.omp_set_num_threads(1)
+
+
 def held_out_rows(total: int, seed: int = 0) -> np.ndarray:
     """The rows that measure an index of ``total``: at most 1,000, and fewer of very large ones."""
     queries = min(1000, total // 10, max(100, 200_000_000 // max(1, total)))

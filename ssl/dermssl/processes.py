@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import InvalidStateError, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -88,6 +89,27 @@ def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator
             for child in multiprocessing.active_children():
                 child.kill()
             raise
+
+
+@contextmanager
+def thread_map(workers: int, begin: Callable[[], None]) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield a ``map(function, items)`` that runs in ``workers`` threads (0: one per core) and keeps the order.
+
+    Each thread calls ``begin`` first. Items are taken as they are needed, not all at once.
+    """
+    workers = workers or available_cores()
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
+
+        def run(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+            waiting: deque[Future] = deque()
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        yield run
 
 
 def _without_cancelled_futures(failure: threading.ExceptHookArgs) -> None:

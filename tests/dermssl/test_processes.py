@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,3 +106,18 @@ def runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_threads_keep_the_order_and_read_only_a_little_ahead():
+    taken, begun = [], []
+
+    def items():
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    with processes.thread_map(2, lambda: begun.append(threading.get_ident())) as run:
+        results = run(lambda number: number * number, items())
+        assert next(results) == 0 and len(taken) == 3
+        assert list(results) == [number * number for number in range(1, 20)]
+    assert 1 <= len(set(begun)) <= 2 and threading.get_ident() not in begun

@@ -17,6 +17,7 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import LocalStore
 from dermssl import neighbours
+from dermssl.processes import thread_map
 
 MOST_OF_OWN_GROUP = 50
 """Of a record with more images than this, the nearest ones may fill the search and hide those of other records."""
@@ -53,12 +54,12 @@ def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, ap
         rows = np.flatnonzero(searched & (pool == number))
         if len(np.unique(images.groups[rows])) > 1:
             nearest = max(1, round(options.neighbours * store.detail.share))
-            tables += _within(images, rows, nearest, store, appearance)
+            tables += _within(images, rows, nearest, store, appearance, options.workers)
     return united(tables)
 
 
 def _within(
-    images: AuditedImages, rows: np.ndarray, nearest: int, store: LocalStore, appearance: np.ndarray
+    images: AuditedImages, rows: np.ndarray, nearest: int, store: LocalStore, appearance: np.ndarray, workers: int
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Candidates among the images ``rows``, by source."""
     groups, half = images.groups[rows], max(1, nearest // 2)
@@ -75,7 +76,7 @@ def _within(
     ]
     yield "thumbnail", within_budget(turned, rows, first)
     votes = Votes(store.blocks, store.detail, rows)
-    worlds = [votes.pairs(groups, nearest, mirrored) for mirrored in (False, True)]
+    worlds = [votes.pairs(groups, nearest, mirrored, workers) for mirrored in (False, True)]
     yield "local features", within_budget(worlds, rows, first_by_features)
     for one in images.embedded:
         inside = np.isin(one.rows, rows)
@@ -253,21 +254,30 @@ class Votes:
     def _descriptors(self) -> Iterator[np.ndarray]:
         return (descriptors for _, descriptors in self._parts("descriptors"))
 
-    def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool) -> pd.DataFrame:
+    def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool, workers: int = 1) -> pd.DataFrame:
         """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.
 
         ``groups`` ``(N,)`` are integer records; ``mirrored``: the image that looks for others is mirrored.
+        ``workers``: blocks that are searched at once (0: one per core).
         """
         # One array for all: small ones between the large ones that come and go would leave holes in memory.
-        rows, filled, start = np.zeros((len(groups) * nearest, 4)), 0, 0
+        rows, filled = np.zeros((len(groups) * nearest, 4)), 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
-        for features in tqdm(self._descriptors(), name, unit="block", disable=None, leave=False):
-            votes = self._votes(features, np.arange(start, start + len(features)), groups, nearest, mirrored)
-            rows[filled : filled + len(votes)] = votes
-            start, filled = start + len(features), filled + len(votes)
+        with thread_map(workers, neighbours.search_alone) as run:
+            found = run(lambda block: self._votes(*block, groups, nearest, mirrored), self._numbered())
+            for votes in tqdm(found, name, unit="block", disable=None, leave=False):
+                rows[filled : filled + len(votes)] = votes
+                filled += len(votes)
         table = pd.DataFrame(rows[:filled], columns=["a", "b", "normalised", "rank"])
         table = table.astype({"a": np.int64, "b": np.int64, "rank": np.int64})
         return table.groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
+
+    def _numbered(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Descriptors and the numbers of these features, by block."""
+        start = 0
+        for features in self._descriptors():
+            yield features, np.arange(start, start + len(features))
+            start += len(features)
 
     def _votes(
         self, features: np.ndarray, asking: np.ndarray, groups: np.ndarray, nearest: int, mirrored: bool
