@@ -2,7 +2,7 @@
 
 scikit-learn runs with its default solver and tolerance (1e-4), given the iterations that it asks for.
 
-    python scripts/bench/bench_logistic.py [--rows 10000] [--penalties 45] [--folds 5] [--loop-every 1]
+    python scripts/bench/logistic.py [--rows 10000] [--penalties 45] [--folds 5] [--loop-every 1]
 """
 
 import argparse

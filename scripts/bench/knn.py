@@ -4,7 +4,7 @@ Random clusters by default. With --features, rows of an embeddings folder's feat
 PCA and repeated with noise of 5% of each dimension's spread, so that every row has near-duplicates as pooled
 photographs have.
 
-    python scripts/bench/bench_knn.py [--features embeddings/x/features.npy] [--gallery 100000] [--queries 10000]
+    python scripts/bench/knn.py [--features embeddings/x/features.npy] [--gallery 100000] [--queries 10000]
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 The loop is timed on fewer draws and extrapolated, as stated in the result.
 
-    python scripts/bench/bench_bootstrap.py [--rows 10000] [--draws 2000] [--loop-draws 50]
+    python scripts/bench/bootstrap.py [--rows 10000] [--draws 2000] [--loop-draws 50]
 """
 
 import argparse
