@@ -6,7 +6,7 @@ from dermssl import commandline
 from dermssl.commandline import Command
 
 COMMANDS = (
-    Command("embed", "encoder + dataset folder -> embeddings folder", "features", "EmbedOptions", "out"),
+    Command("embed", "encoder + dataset folder -> embeddings folder", "features", "EmbedOptions", "out", ranks=True),
     Command(
         "import-embeddings", "features made by another program -> embeddings folder", "features", "ImportOptions", "out"
     ),
@@ -26,7 +26,14 @@ COMMANDS = (
         "out",
     ),
     Command("serve", "similar-case search in the browser, with a JSON API, on this machine", "web", "ServeOptions"),
-    Command("leaks", "records that share near-duplicate images, and a repaired split", "leaks", "LeaksOptions", "out"),
+    Command(
+        "leaks",
+        "records that share near-duplicate images, and a repaired split",
+        "leaks",
+        "LeaksOptions",
+        "out",
+        ranks=True,
+    ),
     Command("audit", "near-duplicates, off-topic images and label errors, on one page", "leaks", "AuditOptions", "out"),
     Command("review", "decide about the pairs of an audit in the browser, one key each", "web", "ReviewOptions"),
 )

@@ -15,6 +15,7 @@ import numpy as np
 from dermeval.leaks.find import find_pairs, scored
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import open_audited
+from dermeval.leaks.work import Work
 
 NOMINAL = (0.01, 0.05, 0.10)
 
@@ -36,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     images = open_audited([options.data], every_image=True)
-    found = find_pairs(images, LeaksOptions(out="", folders=[options.data], workers=1), options.work)
+    found = find_pairs(images, LeaksOptions(out="", folders=[options.data], workers=1), Work(options.work, 1))
     ids = images.frame[options.same].to_numpy()
     ends = found.candidates[["a", "b"]].to_numpy(np.int64)
     same = ids[ends[:, 0]] == ids[ends[:, 1]]

@@ -31,6 +31,7 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.verify import LEAST_TO_ALIGN, LocalStore, compare_pictures
+from dermeval.leaks.work import Work
 
 MAGSAC_PIXELS = 3.0
 SCORES = {
@@ -180,7 +181,7 @@ def main() -> None:
     held_weights()
     options.work.mkdir(parents=True, exist_ok=True)
     images = open_audited([options.data], every_image=True)
-    found = find_pairs(images, LeaksOptions(out="", folders=[options.data], workers=1), options.work)
+    found = find_pairs(images, LeaksOptions(out="", folders=[options.data], workers=1), Work(options.work, 1))
     rows = chosen_pairs(found, images, options)
     evidence, matcher = found.evidence[rows.index.to_numpy()], LearnedMatcher(images.pictures, options.points)
     learned = learned_evidence(rows, evidence, matcher)

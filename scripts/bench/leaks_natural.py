@@ -19,6 +19,7 @@ from dermeval.leaks.find import find_pairs
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.pictures import pixels
 from dermeval.leaks.records import AuditedImages, open_audited
+from dermeval.leaks.work import Work
 
 
 def drawn(data: str, key: str, count: int, seed: int) -> AuditedImages:
@@ -67,7 +68,7 @@ def main() -> None:
     options.work.mkdir()
     images, start = drawn(options.data, options.key, options.images, options.seed), time.process_time()
     settings = LeaksOptions(out="", folders=[options.data], workers=1, neighbours=options.neighbours)
-    found = find_pairs(images, settings, options.work)
+    found = find_pairs(images, settings, Work(options.work, 1))
     seconds = time.process_time() - start
     key, upper = images.frame[options.key].to_numpy(), np.triu_indices(len(images.frame), 1)
     true = key[upper[0]] == key[upper[1]]

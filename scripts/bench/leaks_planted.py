@@ -24,6 +24,7 @@ from dermeval.leaks.find import find_pairs
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.planted import KINDS, copy_of
 from dermeval.leaks.records import open_audited
+from dermeval.leaks.work import Work
 from dermssl.cli import main as dermssl
 from dermssl.dataset.dataset import open_dataset
 
@@ -89,7 +90,7 @@ def main() -> None:
         raise SystemExit(2)
     audit.mkdir()
     images, start = open_audited([data], every_image=True), time.process_time()
-    found = find_pairs(images, LeaksOptions(out="", folders=[data], workers=1), audit)
+    found = find_pairs(images, LeaksOptions(out="", folders=[data], workers=1), Work(audit, 1))
     print(f"{len(images.frame)} images, {len(found.candidates)} pairs compared, {time.process_time() - start:.0f} s")
     names = [image_id.rsplit("/", 1)[1] for image_id in images.frame["image_id"]]
     rows, count = {name: row for row, name in enumerate(names)}, len(names)

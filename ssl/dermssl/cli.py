@@ -18,6 +18,7 @@ COMMANDS = (
         "training",
         "PretrainOptions",
         aliases={"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
+        ranks=True,
     ),
     Command("recipe", "a config for this data, with the reason for each setting", "training", "RecipeOptions"),
     Command("export", "a run's encoder as a timm folder", "training", "ExportOptions", "out"),

@@ -18,6 +18,7 @@ from dermssl.errors import InputError, did_you_mean, plain_text, tell
 from dermssl.files import read_json, write_json
 from dermssl.parser import hidden_options, make_parser, parse
 from dermssl.paths import REPORT_MARK, require_output_file
+from dermssl.processes import launched_ranks
 
 
 class Report(NamedTuple):
@@ -32,7 +33,7 @@ class Command(NamedTuple):
 
     A file of the package ``room`` bears the command's name and holds a function of that name. ``options`` is the name
     of a dataclass in the room's file ``options``. ``writes`` is the option that names the folder which the command
-    writes: it is locked while the command runs.
+    writes: it is locked while the command runs. ``ranks``: a launcher may start several processes of it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Command(NamedTuple):
     options: str
     writes: str | None = None
     aliases: Mapping[str, str] = MappingProxyType({})
+    ranks: bool = False
 
 
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
@@ -100,6 +102,8 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         if hidden:
             print(f"\nFurther options are rarely needed: `{title} --help-all` explains all of them.")
         return 0
+    if launched_ranks() > 1 and not command.ranks:
+        raise InputError(f"{title} runs as one process: start it without a launcher")
     parser = make_parser(title, options_type, command.aliases)
     options, json_file = parse(parser, options_type, arguments, command.aliases)
     written = getattr(options, command.writes) if command.writes else None

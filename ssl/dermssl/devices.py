@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -14,13 +14,14 @@ from dermssl.errors import HealthStop, InputError
 Result = TypeVar("Result")
 
 
-def join_ranks() -> PartialState:
+def join_ranks(cpu: bool = False, **group: Any) -> PartialState:
     """This process's rank and device, joined with the other ranks that the launcher started.
 
+    ``cpu``: use no GPU. ``group`` goes to `torch.distributed.init_process_group`, such as a ``timeout``.
     Raises InputError: the launcher started several processes but they would each run alone.
     """
     # Accelerate's own entry object reads this variable; its light state does not.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         raise InputError(

@@ -297,3 +297,12 @@ def test_a_second_sigterm_does_not_disturb_the_cleaning_up_after_the_first(monke
     replace_code(monkeypatch, Many, work)
     assert main("prog", "A program.", [Command("try", "try it", "work", "Many")], ["try"]) == 1
     assert cleaned and "Traceback" not in capsys.readouterr().err
+
+
+def test_a_command_for_one_process_refuses_a_launcher(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a job script may leave it behind: without a launcher it says nothing
+    assert cli.main(["licence", str(tmp_path)]) == 2
+    assert "launcher" not in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert cli.main(["licence", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "dermssl: dermssl licence runs as one process: start it without a launcher\n"

@@ -77,7 +77,9 @@ def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str,
             if summary.get("datasets") == images.datasets:
                 return summary
     chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
-    return leaks(chosen).data
+    report = leaks(chosen)
+    assert report is not None  # there is one process
+    return report.data
 
 
 def rank_off_topic(images: AuditedImages, workers: int = 0) -> pd.DataFrame:

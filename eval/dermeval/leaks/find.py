@@ -1,7 +1,7 @@
 """From images to scored pairs: describe, nominate, compare, score. What is finished is kept for a second start."""
 
+import hashlib
 import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate, uni
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import compare_appearance, compare_pairs, describe_images
+from dermeval.leaks.work import Work
 
 MANY_IMAGES = 20_000
 """More are described coarsely, so that an audit ends in time."""
@@ -46,18 +47,22 @@ class ScoredPairs(NamedTuple):
 
 
 def find_pairs(
-    images: AuditedImages, options: LeaksOptions, work: Path, earlier: EarlierAudit | None = None
+    images: AuditedImages, options: LeaksOptions, work: Work, earlier: EarlierAudit | None = None
 ) -> ScoredPairs:
-    """All candidate pairs of images of different records, compared and scored.
+    """All candidate pairs of images of different records, compared and scored; every rank returns the same.
 
     ``work`` holds what is finished, that of an earlier start too. Pairs of images that the ``earlier`` audit compared
     with each other are left out.
     """
     count = len(images.frame)
     earlier = earlier or EarlierAudit(np.zeros(count, bool))
-    store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work, options.workers)
+    store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work)
     identical, appearance = identical_pairs(images), store.appearance()
-    nominated = nominate(images, options, store, appearance)
+    nominated = work.decided(
+        f"candidates-{_nominated_by(images, options, store.detail)}.parquet",
+        lambda: nominate(images, options, store, appearance),
+        kept=True,
+    )
     known = pd.MultiIndex.from_frame(nominated[["a", "b"]]).isin(pd.MultiIndex.from_frame(identical[["a", "b"]]))
     nominated = nominated[~known & ~earlier.compared(nominated[["a", "b"]])].reset_index(drop=True)
     pool = pools(images)
@@ -65,7 +70,7 @@ def find_pairs(
     def compare(pairs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         ends = pairs[["a", "b"]].to_numpy(np.int64)
         log.info("comparing the pixels of %d candidate pairs", len(pairs))
-        evidence = compare_pairs(pairs, images.pictures, store, work, options.workers)
+        evidence = compare_pairs(pairs, images.pictures, store, work)
         compare_appearance(evidence, ends, appearance)
         # Sets that forbid re-linking meet others by copies only.
         apart = pool[ends[:, 0]] != pool[ends[:, 1]]
@@ -77,13 +82,23 @@ def find_pairs(
     likely = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY][["a", "b"]].to_numpy(np.int64)
     compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
     ends = linked_pairs(likely, compared, images.groups, pool)
-    ends = ends[~earlier.compared(ends)]
-    if not len(ends):
+    ends = pd.DataFrame(ends[~earlier.compared(ends)], columns=["a", "b"])
+    linked = work.decided("candidates-linked.parquet", lambda: united([("linked", ends)]))
+    if not len(linked):
         return found
-    more, further = compare(united([("linked", pd.DataFrame(ends, columns=["a", "b"]))]))
+    more, further = compare(linked)
     both = pd.concat([table.assign(linked=False), more], ignore_index=True)
     both[found.sources] = both[found.sources].fillna(False).astype(bool)
     return scored(both, np.concatenate([evidence, further]), identical, store.detail, earlier)
+
+
+def _nominated_by(images: AuditedImages, options: LeaksOptions, detail: Detail) -> str:
+    """A name for all that the nominated pairs depend on besides the pixels."""
+    digest = hashlib.sha256(repr((options.neighbours, options.hash_bits, detail, images.licences)).encode())
+    embedded = [part for one in images.embedded for part in (one.rows, one.features, *one.views.values())]
+    for array in (images.groups, *embedded):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
 
 
 def scored(

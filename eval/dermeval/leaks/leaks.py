@@ -23,14 +23,15 @@ from dermeval.leaks.pairs import IDENTICAL_SCORE, LESION, SCENE, rank_pairs, wri
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.truth import planted_records, score_against_truth
+from dermeval.leaks.work import open_work
 from dermssl import licences
 from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
-from dermssl.files import read_json, write_csv, write_json, write_npy, write_parquet
+from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.paths import require_new_folder
 
-PLAN, SEEN = "plan.json", "pretrained_on.csv"
+SEEN = "pretrained_on.csv"
 PICTURE = "images/" + 16 * "[0-9a-f]" + ".jpg"
 WRITTEN = (
     *("summary.json", "pairs.parquet", "ranking.parquet", "images.parquet", "background.npy"),
@@ -39,8 +40,8 @@ WRITTEN = (
 """Files of a leaks folder."""
 
 
-def leaks(options: LeaksOptions) -> Report:
-    """Audit dataset folders; see `LeaksOptions`."""
+def leaks(options: LeaksOptions) -> Report | None:
+    """Audit dataset folders; see `LeaksOptions`. Ranks above 0 return None."""
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
@@ -48,8 +49,10 @@ def leaks(options: LeaksOptions) -> Report:
     with locked(out):
         decisions = read_decisions(out / FILE)
         earlier = open_earlier(options.since, images, options.every_image)
-        work = _work_folder(out, images, options)
+        work = open_work(out, images, options)
         found = find_pairs(images, options, work, earlier)
+        if work.rank:
+            return None
         ranking = rank_pairs(found, options.ranked, images, earlier)
         ranking, threshold = confirmed_ranking(ranking, decisions, options)
         with atomic_folder(out) as folder:
@@ -69,24 +72,12 @@ def leaks(options: LeaksOptions) -> Report:
             if len(decisions):
                 write_csv(folder / FILE, decisions)
             report.write_report(folder, images, pairs, lines, data["notes"], options.shown)
-        remove_folder(work)
+        remove_folder(work.folder)
     text = [f"{out}: {lines[0]}", *[f"  {line}" for line in lines[1:]]]
     text += [f"  note: {note}" for note in data["notes"]] + [
         f"  {line}" for line in licences.notice_lines(images.licences)
     ]
     return Report("\n".join(text), data | {"out": str(out)})
-
-
-def _work_folder(out: Path, images: AuditedImages, options: LeaksOptions) -> Path:
-    """``<out>.unfinished``: what a killed command had finished, if it was on the same images; else empty."""
-    path = out.resolve()
-    work = path.with_name(f"{path.name}.unfinished")
-    require_new_folder(work, True, (PLAN, "local-*", "pairs-*"), options.folders)
-    plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
-    if (work / PLAN).is_file() and read_json(work / PLAN, "dermeval leaks") != plan:
-        remove_folder(work)
-    write_json(work / PLAN, plan)
-    return work
 
 
 def confirmed_ranking(

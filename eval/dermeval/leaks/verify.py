@@ -14,15 +14,14 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.lib import recfunctions
-from tqdm import tqdm
 
 from dermeval.leaks import alignment
 from dermeval.leaks.local_features import Detail, describe_picture, layout_vectors, record_type
 from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.pictures import Picture, pixels, store_of
+from dermeval.leaks.work import Work
 from dermssl import neighbours
 from dermssl.atomic import atomic_file
-from dermssl.processes import process_map
 
 IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 1024
 PAIRS_AT_ONCE = 16_384
@@ -74,21 +73,19 @@ class LocalStore(NamedTuple):
         return np.concatenate([recfunctions.repack_fields(block[APPEARANCE]) for block in self.blocks()])
 
 
-def describe_images(pictures: Sequence[Picture], detail: Detail, folder: Path, workers: int) -> LocalStore:
-    """Describe all images into ``folder``; blocks that are there already are kept."""
+def describe_images(pictures: Sequence[Picture], detail: Detail, work: Work) -> LocalStore:
+    """Describe all images into the folder of ``work``; blocks that are there already are kept."""
     for cached in (store_of, _structure):
         cached.cache_clear()  # an earlier audit in this process may have had other images under these paths
-    store = LocalStore(folder, len(pictures), detail)
+    store = LocalStore(work.folder, len(pictures), detail)
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
     tasks = [(store.path(number), part, detail) for number, part in enumerate(parts)]
-    _run(_describe_task, tasks, [len(part) for part in parts], workers, "describe images", "image")
+    work.run(_describe_task, tasks, [len(part) for part in parts], "describe images", "image")
     return store
 
 
-def compare_pairs(
-    pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, folder: Path, workers: int
-) -> np.ndarray:
-    """Evidence of each pair, ``(P,)`` of `EVIDENCE`; it is kept in ``folder`` until all is there.
+def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, work: Work) -> np.ndarray:
+    """Evidence of each pair, ``(P,)`` of `EVIDENCE`; it is kept in the folder of ``work`` until all is there.
 
     ``pairs``: columns ``a``, ``b``, ``upright``, ``mirrored`` of `nominate.united`, sorted by ``a``.
     """
@@ -96,10 +93,10 @@ def compare_pairs(
     parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
     # A file is named after its pairs, so one that was made for other pairs is never taken for this one's.
     names = [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16] for part in parts]
-    paths = [folder / f"pairs-{name}.bin" for name in names]
+    paths = [work.folder / f"pairs-{name}.bin" for name in names]
     used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
     tasks = [(*one, store) for one in zip(paths, parts, used, strict=True)]
-    _run(_compare_task, tasks, [len(part) for part in parts], workers, "compare pairs", "pair")
+    work.run(_compare_task, tasks, [len(part) for part in parts], "compare pairs", "pair")
     return np.concatenate([np.zeros(0, EVIDENCE), *(np.fromfile(path, EVIDENCE) for path in paths)])
 
 
@@ -113,18 +110,6 @@ def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, appearance: np.n
         evidence["colour"][part] = np.einsum("pd,pd->p", colours[a], colours[b])
         for world, vectors in enumerate((upright, mirrored)):
             evidence["layout"][part, world] = np.einsum("pd,pd->p", upright[a], vectors[b])
-
-
-def _run(function: Callable, tasks: list[tuple], sizes: list[int], workers: int, label: str, unit: str) -> None:
-    """Run the tasks, which begin with the path that they write, where that is missing."""
-    waiting = [number for number, task in enumerate(tasks) if not task[0].is_file()]
-    done = sum(sizes) - sum(sizes[number] for number in waiting)
-    with tqdm(total=sum(sizes), initial=done, desc=label, unit=unit, disable=None) as bar:
-        if not waiting:
-            return
-        with process_map(workers, chunk=1) as run:
-            for number, _ in zip(waiting, run(function, [tasks[number] for number in waiting]), strict=True):
-                bar.update(sizes[number])
 
 
 def _describe_task(task: tuple[Path, Sequence[Picture], Detail]) -> None:

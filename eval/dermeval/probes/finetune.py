@@ -59,8 +59,6 @@ def finetune(options: FinetuneOptions) -> Report:
         raise InputError(f"--encoder {options.encoder} has no weights to train: give a network")
     probe = FinetuneProbe(options, encoder, datasets, KeptFits(options.out))
     probe.new_model(2)  # refuses what has no blocks or layers to train
-    if PartialState().num_processes > 1:
-        raise InputError("finetune runs as one process: start it without a launcher")
     task = task_of(_rows_as_features(encoder, datasets), options.target)
     return probe_report(probe, task, options, [*options.data, options.encoder])
 

@@ -1,7 +1,10 @@
 """The whole audit on drawn data sets with planted copies: what it finds, what licences forbid, what it writes."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,8 +12,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from dermeval.features.ledger import Seen
+from dermeval.leaks import find
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.work import Work
 from dermssl.dataset.hashes import perceptual_hashes
 from dermssl.errors import InputError
 
@@ -203,6 +208,54 @@ def test_a_killed_audit_goes_on_with_what_it_had_finished(audit, planted, tmp_pa
     monkeypatch.setattr("dermeval.leaks.verify._compare_task", stopped)
     assert audit(planted)[0].data["pairs"] == 3
     assert not (tmp_path / "leaks.unfinished").exists()
+
+
+def test_a_killed_audit_nominates_once_unless_asked_otherwise(audit, planted, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    expected = pd.read_parquet(audit(planted)[1] / "pairs.parquet")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(find, "compare_pairs", killed)
+        audit(planted)
+    with monkeypatch.context() as patched:
+        patched.setattr(find, "nominate", killed)
+        assert pd.read_parquet(audit(planted)[1] / "pairs.parquet").equals(expected)
+        with pytest.raises(KeyboardInterrupt):
+            audit(planted, neighbours=4)
+
+
+def test_two_ranks_find_what_one_finds(audit, planted, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dermeval"]
+    options = ["--planted", "0", "--workers", "1", "--neighbours", "3", "--out", str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, *launch, "leaks", str(planted), *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("records share near-duplicate images (") == 1
+    _, one = audit(planted)
+    for name in ("pairs.parquet", "ranking.parquet", "groups.csv", "split_repaired.csv", "background.npy"):
+        assert (tmp_path / "two" / name).read_bytes() == (one / name).read_bytes()
+    assert not (tmp_path / "two.unfinished").exists()
+
+
+def test_ranks_share_the_work_and_what_fails_on_one_fails_on_all(tmp_path):
+    def task(one):
+        if one[1] == "bad":
+            raise InputError("image 3 is damaged")
+        one[0].write_text(one[1])
+
+    tasks = [(tmp_path / str(number), "good") for number in range(5)]
+    with pytest.raises(InputError, match="other"):
+        Work(tmp_path, 1, rank=1, ranks=2, exchange=lambda own: [InputError("other"), *own]).run(
+            task, tasks, [1] * 5, "work", "task"
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+    with pytest.raises(InputError, match="image 3 is damaged"):
+        Work(tmp_path, 1).run(task, [*tasks[:4], (tmp_path / "4", "bad")], [1] * 5, "work", "task")
 
 
 def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_same(

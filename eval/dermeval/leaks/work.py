@@ -1,0 +1,92 @@
+"""What an audit has finished, so that a killed command goes on, and the processes that share its work."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from dermeval.leaks.earlier import VERSION
+from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.records import AuditedImages
+from dermssl.atomic import remove_folder
+from dermssl.errors import InputError
+from dermssl.files import read_json, read_parquet, write_json, write_parquet
+from dermssl.paths import require_new_folder
+from dermssl.processes import launched_ranks, process_map
+
+PLAN = "plan.json"
+FILES = (PLAN, "local-*", "candidates-*", "pairs-*")
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for the others: rank 0 alone nominates the pairs of all images."""
+
+
+class Work(NamedTuple):
+    """The ``folder`` of what is finished, the ``workers`` of this rank (0: one per core), and the ranks that share it.
+
+    ``exchange`` waits for all ranks and returns what they gave, joined.
+    """
+
+    folder: Path
+    workers: int = 0
+    rank: int = 0
+    ranks: int = 1
+    exchange: Callable[[list[Any]], list[Any]] = list
+
+    def run(self, function: Callable, tasks: Sequence[tuple], sizes: Sequence[int], label: str, unit: str) -> None:
+        """Run the tasks, which begin with the path that they write, where that is missing; each rank does its share.
+
+        Every rank returns when all is there. An InputError of one rank is raised on all of them.
+        """
+        mine = range(self.rank, len(tasks), self.ranks)
+        waiting, failure = [number for number in mine if not tasks[number][0].is_file()], None
+        total = sum(sizes[number] for number in mine)
+        done = total - sum(sizes[number] for number in waiting)
+        with tqdm(total=total, initial=done, desc=label, unit=unit, disable=True if self.rank else None) as bar:
+            try:
+                with process_map(self.workers if waiting else 1, chunk=1) as run:
+                    for number, _ in zip(waiting, run(function, [tasks[number] for number in waiting]), strict=True):
+                        bar.update(sizes[number])
+            except InputError as error:
+                failure = error
+        self._meet(failure)
+
+    def decided(self, name: str, decide: Callable[[], pd.DataFrame], kept: bool = False) -> pd.DataFrame:
+        """What rank 0 decides, on every rank; it lies in the file ``name``.
+
+        ``kept``: where the file is there already, it stands.
+        """
+        path = self.folder / name
+        if self.rank == 0 and not (kept and path.is_file()):
+            write_parquet(path, pa.Table.from_pandas(decide(), preserve_index=False))
+        self._meet()
+        return read_parquet(path, "dermeval leaks").to_pandas()
+
+    def _meet(self, failure: InputError | None = None) -> None:
+        for error in self.exchange([failure]):
+            if error is not None:
+                raise error
+
+
+def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
+    """``<out>.unfinished``, shared with the other ranks. What lies there stays if it is of the same images."""
+    path = out.resolve()
+    work = Work(path.with_name(f"{path.name}.unfinished"), options.workers)
+    if launched_ranks() > 1:
+        from accelerate.utils import gather_object
+
+        from dermssl.devices import join_ranks  # both take seconds to import
+
+        state = join_ranks(cpu=True, timeout=PATIENCE)
+        work = work._replace(rank=state.process_index, ranks=state.num_processes, exchange=gather_object)
+    if work.rank == 0:
+        require_new_folder(work.folder, True, FILES, options.folders)
+        plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
+        if (work.folder / PLAN).is_file() and read_json(work.folder / PLAN, "dermeval leaks") != plan:
+            remove_folder(work.folder)
+        write_json(work.folder / PLAN, plan)
+    work._meet()
+    return work
