@@ -1,11 +1,11 @@
-"""The patient bootstrap: whole clusters (``group_id``) are drawn with replacement, within strata of class.
+"""The patient bootstrap: it draws whole clusters (``group_id``) with replacement, within strata of class.
 
-A cluster's stratum is its most frequent class. A draw that loses a class is drawn again, and counted.
-Intervals are percentile intervals (Efron & Tibshirani 1993, chapter 13). Where too few patients are behind a score they
-are too narrow, and marked so; so are those of no width, as of a class that is never recognised.
+The stratum of a cluster is its most frequent class. A draw that loses a class is repeated, and counted. Intervals are
+percentile intervals (Efron & Tibshirani 1993, chapter 13). An interval is marked as too narrow where its score rests on
+too few patients, and where it has no width, like that of a class that is never recognised.
 
-Encoders are compared under the same draws of patients. An encoder with several seeds counts as the mean of what each
-scores. Scores are averaged, not probabilities, since the mean probability is an ensemble that nobody will run.
+All encoders are scored under the same draws of patients. The score of an encoder with several seeds is the mean over
+its seeds. Scores are averaged, not probabilities, because a mean of probabilities would judge an ensemble.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +20,16 @@ from dermeval.statistics.metrics import Scorer
 from dermssl.errors import InputError
 
 BLOCK = 64
-"""Draws scored at once: the tables of a block stay in the processor's cache."""
+"""Draws scored at once, so that the tables of a block stay in the processor's cache."""
 MAX_REDRAWS = 1000
 MIN_PATIENTS = 15
-"""Groups with fewer patients are called insufficient and not scored."""
+"""A group with fewer patients is called insufficient and is not scored."""
 RARE = 5
 """A class with fewer patients hardly varies between draws. With 5 patients in a class, an interval of balanced accuracy
-covers the truth in about 9 of 10 samples, with 2 patients in 6 to 8 (simulated; 250 samples each)."""
+covers the truth in about 9 of 10 samples; with 2 patients, in 6 to 8 of 10 (simulated, 250 samples each)."""
 LEVEL = 0.95
+MIN_DRAWS = 40
+"""2.5% of the draws lie beyond each end of a 95% interval: one draw of 40."""
 
 BY_ROWS = ("accuracy", "weighted_f1", "brier", "ece")
 """Scores that count every row alike, so that a rare class hardly matters."""
@@ -40,9 +42,9 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its 95% interval, or a difference of two, with its two-sided ``p``; per-class ones are ``(C,)``.
+    """A score with its 95% interval, or a difference with its two-sided ``p`` too. Per-class values are ``(C,)``.
 
-    ``narrow``: the interval is too narrow.
+    ``narrow``: the interval is too narrow, see `too_narrow`.
     """
 
     value: Any
@@ -52,9 +54,9 @@ class Interval:
     p: Any = None
 
     def entry(self, classes: Sequence[str] = ()) -> dict[str, Any]:
-        """As JSON has it: ``value``, ``low``, ``high``, and ``narrow`` and ``p`` where they are; null where undefined.
+        """As in JSON: ``value``, ``low``, ``high`` (null where undefined); ``narrow`` if true; ``p`` if there is one.
 
-        For per-class scores one such entry per name in ``classes``.
+        Per-class scores give one entry for each name in ``classes``.
         """
         if np.ndim(self.value):
             columns = map(np.asarray, (self.value, self.low, self.high, self.narrow))
@@ -65,16 +67,16 @@ class Interval:
 
 
 def defined(value: Any) -> float | None:
-    """A score as JSON has it: null where it is undefined."""
+    """A score as in JSON: null for NaN."""
     return None if np.isnan(value) else float(value)
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Scores of one encoder with intervals, and the scores themselves under every draw.
+    """Scores of one encoder with intervals, and in ``drawn`` the scores under every draw.
 
-    ``differences`` are those from the first encoder; the first has none. ``deviations`` are standard deviations over
-    the seeds, NaN where there is one. ``redrawn`` counts the draws that lost a class.
+    ``differences`` are from the first encoder, which has none itself. ``deviations`` are standard deviations over the
+    seeds, NaN for a single seed. ``redrawn`` counts the draws that lost a class.
     """
 
     scores: dict[str, Interval]
@@ -89,11 +91,17 @@ def cluster_codes(groups: Sequence[str] | np.ndarray) -> np.ndarray:
     return pd.factorize(np.asarray(groups, dtype=object))[0]
 
 
+def require_draws(draws: int) -> None:
+    """Raise InputError for too few ``--draws`` to measure a 95% interval."""
+    if draws < MIN_DRAWS:
+        raise InputError(f"--draws {draws} is too few for {LEVEL:.0%} intervals: give {MIN_DRAWS} or more")
+
+
 class Resampler:
-    """Draws of clusters as weights: how often each cluster came, the same for the same seed."""
+    """Draws of clusters as weights: how often a draw holds each cluster. One seed always gives the same draws."""
 
     def __init__(self, support: np.ndarray, draws: int, seed: int) -> None:
-        """``support`` ``(G, C)``: rows of each class in each cluster."""
+        """``support`` ``(G, C)``: the number of rows of each class in each cluster."""
         self.support, self.draws = support, draws
         self.random = np.random.default_rng(seed)
         self.redrawn = 0
@@ -102,11 +110,10 @@ class Resampler:
         self.present = support.sum(0) > 0
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Weights ``(G, b)`` until all draws are made; `redrawn` counts those thrown away.
+        """Weights ``(G, b)``, block by block, until all draws are made; `redrawn` counts the draws that lost a class.
 
         InputError where a class is so rare that nearly every draw loses it.
         """
-        # Short loops show no bar.
         starts = tqdm(range(0, self.draws, BLOCK), "bootstrap", unit="block", disable=None, leave=False, delay=3)
         for start in starts:
             weights = self._draw(min(BLOCK, self.draws - start))
@@ -118,8 +125,8 @@ class Resampler:
                 weights[:, lost] = self._draw(int(lost.sum()))
             else:
                 raise InputError(
-                    "the bootstrap cannot keep every class: a class occurs only as the rarer label of very few "
-                    "patients; leave that class out"
+                    "the bootstrap cannot keep every class: one class occurs only in a few patients who have more images "
+                    "of another class; leave that class out"
                 )
             yield weights
 
@@ -133,9 +140,9 @@ class Resampler:
 
 
 def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[Scores], int]:
-    """Scores of each of ``scorers`` under the same draws, ``(draws,)`` or ``(draws, C)`` each, and the redraws.
+    """Scores of each scorer under the same draws, ``(draws,)`` or ``(draws, C)`` each, and the number of redraws.
 
-    All scorers must cut the same rows into the same clusters.
+    All scorers must hold the same rows in the same clusters.
     """
     resampler = Resampler(scorers[0].support, draws, seed)
     parts = [[scorer.score(weights) for scorer in scorers] for weights in resampler.blocks()]
@@ -146,7 +153,7 @@ def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[Sco
 
 
 def percentiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the 95% percentile interval over the first axis."""
+    """Lower and upper end of the 95% percentile interval, over the first axis."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
@@ -154,8 +161,9 @@ def percentiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray | np.bool_:
     """Whether the interval of the score ``name`` is too narrow, ``()``, or ``(C,)`` for a per-class ``point``.
 
-    It is with fewer than `MIN_PATIENTS` patients, and with fewer than `RARE` of a class that the score depends on. A
-    class's own score depends on that class, a macro average or a binary score on all of them.
+    It is too narrow with fewer than `MIN_PATIENTS` patients, or with fewer than `RARE` patients of a class that the
+    score depends on: a per-class score on its class, a macro average or a binary score on every class, and one of
+    `BY_ROWS` on no single class. ``support`` is that of `Resampler`.
     """
     patients = (support > 0).sum(0)
     rare = ((patients > 0) & (patients < RARE)) | (len(support) < MIN_PATIENTS)
@@ -165,9 +173,9 @@ def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray 
 
 
 def two_sided_p(differences: np.ndarray) -> np.ndarray:
-    """Bootstrap p of no difference over the first axis: twice the smaller tail, each with one added draw.
+    """Bootstrap p for no difference, over the first axis: twice the smaller tail, each with one added draw.
 
-    The added draw keeps p above 0: with B draws it is at least 2 / (B + 1) (Davison & Hinkley 1997, section 4.2).
+    The added draw keeps p above 0. With B draws, p is at least 2 / (B + 1) (Davison & Hinkley 1997, section 4.2).
     """
     below = 1 + (differences <= 0).sum(0)
     above = 1 + (differences >= 0).sum(0)
@@ -183,12 +191,12 @@ def paired_bootstrap(
     seed: int = 0,
     draw_seeds: bool = False,
 ) -> list[Bootstrap]:
-    """Scores of several encoders' ``(N, C)`` probabilities of the same rows; see `Scorer` for the other arguments.
+    """Scores of several encoders, whose ``predictions`` are probabilities ``(N, C)`` of the same rows; see `Scorer`.
 
-    Those of an encoder with S seeds (or draws of training patients) are ``(S, N, C)``. The intervals do not carry the
-    luck of the seeds: two or three say too little about a spread. With ``draw_seeds``, for many of them, each draw also
-    takes seeds with replacement, independently (Owen 2007, the pigeonhole bootstrap), and the interval errs on the wide
-    side.
+    An encoder with S seeds (or S draws of training patients) has ``(S, N, C)``. By default the intervals hold for these
+    seeds and leave out the spread between them, which two or three seeds cannot measure. With ``draw_seeds``, for many
+    seeds, each draw also takes seeds with replacement, independently of the patients (the pigeonhole bootstrap, Owen
+    2007). Such an interval errs on the wide side.
     """
     codes = cluster_codes(groups)
     seeds = [entry.reshape(-1, *entry.shape[-2:]) for entry in predictions]
@@ -197,12 +205,13 @@ def paired_bootstrap(
     encoders, rest = [], iter(sampled)
     for own in scorers:
         number, points, drawn = len(own), [scorer.point() for scorer in own], [next(rest) for _ in own]
-        shares = np.random.default_rng([seed, 1]).multinomial(number, [1 / number] * number, size=draws) / number
+        shares = np.full((draws, number), 1 / number)
+        if draw_seeds:
+            shares = np.random.default_rng([seed, 1]).multinomial(number, shares[0], size=draws) / number
         mean, sample, spread = {}, {}, {}
         for name in points[0]:
             values = np.stack([point[name] for point in points])
-            several = np.stack([part[name] for part in drawn], axis=1)
-            several = np.einsum("br,br...->b...", shares, several) if draw_seeds else several.mean(1)
+            several = np.einsum("br,br...->b...", shares, np.stack([part[name] for part in drawn], axis=1))
             mean[name], sample[name] = _debiased(name, values.mean(0), several)
             spread[name] = values.std(0, ddof=1) if number > 1 else np.full(values.shape[1:], np.nan)
         encoders.append((mean, sample, spread))
@@ -214,28 +223,29 @@ def paired_bootstrap(
 def paired_means(
     values: Sequence[np.ndarray], groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
 ) -> list[Bootstrap]:
-    """Means of several ``(N,)`` values of the same rows, as the score `MEAN` (one stratum: there is no class)."""
+    """Means of several encoders' ``values`` ``(N,)`` of the same rows, as the score `MEAN`; all are in one stratum."""
     codes = cluster_codes(groups)
     sums = np.stack([np.bincount(codes, own) for own in (np.ones(len(codes)), *values)], axis=1)
     drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, :1], draws, seed).blocks()]).T
-    means = [({MEAN: np.mean(own)}, {MEAN: total / drawn[0]}) for own, total in zip(values, drawn[1:], strict=True)]
-    encoders = [(mean, sample, {MEAN: np.array(np.nan)}) for mean, sample in means]
+    pairs, spread = zip(values, drawn[1:], strict=True), {MEAN: np.array(np.nan)}
+    encoders = [({MEAN: np.mean(own)}, {MEAN: total / drawn[0]}, spread) for own, total in pairs]
     return _against_first(encoders, {MEAN: len(sums) < MIN_PATIENTS}, 0)
 
 
 def bootstrap_mean(
     values: np.ndarray, groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Mean of ``values`` ``(N,)`` over rows with its interval by cluster."""
+    """Mean of ``values`` ``(N,)`` over rows, with its interval by cluster."""
     return paired_means([values], groups, draws, seed)[0].scores[MEAN]
 
 
 def _debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The score ``name`` of the sample and of its draws, corrected where noise biases it.
+    """The score ``name`` of the sample (``point``) and of its draws, corrected where noise biases it.
 
-    The calibration error (``ece``) is a sum of absolute values, which noise makes larger: that of a sample is too
-    large, and that of its resamples more so. The draws are mirrored in the sample's value (the basic bootstrap,
-    Davison & Hinkley 1997, sections 2.1 and 5.2) and their mean is the estimate. Neither falls below 0.
+    Only the calibration error (``ece``) is corrected. It is a sum of absolute values, which noise makes larger: the
+    value of a sample is too large, and the values of its resamples are larger still. The draws are mirrored at the
+    sample's value (the basic bootstrap, Davison & Hinkley 1997, sections 2.1 and 5.2). The estimate is the sample's
+    value minus the mean rise of the draws. No value falls below 0.
     """
     if name != "ece":
         return point, drawn
@@ -245,7 +255,7 @@ def _debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarr
 def _against_first(
     encoders: Sequence[tuple[Scores, Scores, Scores]], narrow: Mapping[str, Any], redrawn: int
 ) -> list[Bootstrap]:
-    """Intervals from the scores, draws and deviations of each encoder, and of its differences from the first."""
+    """Each encoder with intervals of its scores and of its differences, from its scores, their draws and deviations."""
     reference, reference_drawn, _ = encoders[0]
     found: list[Bootstrap] = []
     for mean, drawn, spread in encoders:

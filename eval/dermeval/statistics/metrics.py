@@ -1,7 +1,7 @@
-"""All scores of one set of predictions, for the sample itself and for thousands of its resamples by patient at once.
+"""All scores of one set of predictions: of the sample, and of thousands of its resamples by patient at once.
 
-Arrays of scores have the resamples on their leading axis. Classes that never occur in the truth are left out of macro
-averages, as they have no recall.
+The first axis of an array of scores counts the resamples. Macro averages leave out the classes that never occur in the
+truth, since these have no recall.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,9 @@ SPECIFICITY = 0.9
 
 
 class Scorer:
-    """Predictions cut into clusters (patients), so that a resample is one weight per cluster.
+    """Predictions in clusters (patients), so that a resample is one weight per cluster.
 
-    Everything that is a sum over rows is summed per cluster once; a resample then is a matrix product.
+    Whatever is a sum over rows is summed once per cluster. A resample is then a matrix product.
     """
 
     def __init__(
@@ -26,16 +26,16 @@ class Scorer:
     ) -> None:
         """``truth`` ``(N,)`` class indices, ``probabilities`` ``(N, C)``, ``clusters`` ``(N,)`` codes 0..G-1.
 
-        ``positive`` is the positive class of a binary target, whose own scores are then reported too.
+        ``positive`` is the positive class of a binary target. With it, that class has scores of its own.
         """
         rows, self.classes = probabilities.shape
         self.positive = positive
         self.present = np.bincount(truth, minlength=self.classes) > 0
         outcome = np.zeros((rows, self.classes**2))
         outcome[np.arange(rows), truth * self.classes + probabilities.argmax(1)] = 1
-        # Brier score of each row: squared error summed over classes, halved for two (Brier 1950).
+        # Brier score of each row: the squared error, summed over classes and halved for two classes (Brier 1950).
         errors = ((probabilities - np.eye(self.classes)[truth]) ** 2).sum(1, keepdims=True)
-        # The calibration error (Guo et al. 2017) is the sum over bins of the absolute column sums, by the rows.
+        # The calibration error (Guo et al. 2017): the absolute sum of each of these columns, summed, over all rows.
         confidence, calibration = probabilities.max(1), np.zeros((rows, BINS))
         right = probabilities.argmax(1) == truth
         calibration[np.arange(rows), confidence_bins(confidence)] = right - confidence
@@ -55,7 +55,7 @@ class Scorer:
         return {name: values[0] for name, values in self.score(np.ones((len(self.sums), 1))).items()}
 
     def score(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores under ``weights`` ``(G, B)``, the times each cluster was drawn: ``(B,)`` or ``(B, C)`` each."""
+        """Scores ``(B,)`` or ``(B, C)`` under ``weights`` ``(G, B)``: how often each draw holds each cluster."""
         sums, cells = weights.T @ self.sums, self.classes**2
         confusion = sums[:, :cells].reshape(-1, self.classes, self.classes)
         right, support, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)
@@ -88,67 +88,67 @@ class Scorer:
 
 
 class Counts(NamedTuple):
-    """Weighted rows at the K distinct scores that positives have, best first, in each of B resamples, and their scores.
+    """Weighted rows at each of the K thresholds, the distinct scores of positives, best first, in each of B resamples.
 
-    ``up`` ``(K, B)``: positives of that score. ``up_to``: positives of that score or better. ``level``: negatives of
-    exactly that score. ``above``: negatives that are better. ``ups`` and ``downs`` ``(B,)``: all of them.
+    ``(K, B)``: ``positives`` of exactly that score, and ``recalled`` ones of that score or a better one; negatives
+    ``tied`` at that score, and those ``above`` it. ``(B,)``: ``all_positives`` and ``all_negatives``.
     """
 
-    up: np.ndarray
-    up_to: np.ndarray
-    level: np.ndarray
+    positives: np.ndarray
+    recalled: np.ndarray
+    tied: np.ndarray
     above: np.ndarray
-    ups: np.ndarray
-    downs: np.ndarray
+    all_positives: np.ndarray
+    all_negatives: np.ndarray
 
     def auroc(self) -> np.ndarray:
-        """Area under the ROC curve (Mann-Whitney: negatives below, ties half); NaN without either side."""
-        lost = np.einsum("kb,kb->b", self.up, self.above + 0.5 * self.level)
-        pairs = self.ups * self.downs
+        """Area under the ROC curve (Mann-Whitney, where a tie counts half); NaN without positives or negatives."""
+        lost = np.einsum("kb,kb->b", self.positives, self.above + 0.5 * self.tied)
+        pairs = self.all_positives * self.all_negatives
         return np.where(pairs > 0, 1 - _ratio(lost, pairs), np.nan)
 
     def average_precision(self) -> np.ndarray:
-        """Precision averaged over the recalled positives (no interpolation); NaN without positives."""
-        accepted = self.up_to + self.above + self.level
-        total = np.einsum("kb,kb->b", self.up, _ratio(self.up_to, accepted))
-        return np.where(self.ups > 0, _ratio(total, self.ups), np.nan)
+        """Mean over positives of the precision at their score, not interpolated; NaN without positives."""
+        precision = _ratio(self.recalled, self.recalled + self.above + self.tied)
+        total = np.einsum("kb,kb->b", self.positives, precision)
+        return np.where(self.all_positives > 0, _ratio(total, self.all_positives), np.nan)
 
     def sensitivity_at(self, specificity: float) -> np.ndarray:
-        """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
-        allowed = (1 - specificity) * self.downs + 1e-9
-        found = np.where(self.above + self.level <= allowed, self.up_to, 0).max(0, initial=0)
-        return np.where(self.ups * self.downs > 0, _ratio(found, self.ups), np.nan)
+        """Highest sensitivity at a specificity of at least ``specificity``; NaN without positives or negatives."""
+        allowed = (1 - specificity) * self.all_negatives + 1e-9
+        found = np.where(self.above + self.tied <= allowed, self.recalled, 0).max(0, initial=0)
+        return np.where(self.all_positives * self.all_negatives > 0, _ratio(found, self.all_positives), np.nan)
 
 
 class Ranking:
-    """The order in which one class's scores put the rows; sorted once, then scored under any weights.
+    """The rows in the order of one class's scores: sorted once, then counted under any weights.
 
-    Only thresholds at the scores of positives matter, so negatives are counted per gap between two of them: one sparse
-    product from clusters to gaps. Ties are one threshold, as in scikit-learn.
+    Only thresholds at the scores of positives matter. So negatives are counted in the gaps between them, by one sparse
+    product from clusters to gaps. Equal scores are one threshold, as in scikit-learn.
     """
 
     def __init__(self, positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> None:
-        """``positive`` ``(N,)`` bool, ``scores`` ``(N,)``, ``clusters`` ``(N,)`` integer codes into the weights."""
+        """``positive`` ``(N,)`` bool, ``scores`` ``(N,)``, ``clusters`` ``(N,)`` codes 0..G-1."""
         steps, step_of = np.unique(-scores[positive], return_inverse=True)
         below = -scores[~positive]
-        gap, level = np.searchsorted(steps, below), np.isin(below, steps)
+        gap, tied = np.searchsorted(steps, below), np.isin(below, steps)
         number, negatives = clusters.max(initial=-1) + 1, clusters[~positive]
 
         def summing(rows: np.ndarray, columns: np.ndarray, height: int) -> sparse.csr_array:
             return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(height, number))
 
         self.positives = summing(step_of, clusters[positive], len(steps))
-        # Negatives of a positive's score lie just below it: in the next gap, and in a table of their own.
-        self.gaps = summing(gap + level, negatives, len(steps) + 1)
-        self.level = summing(gap[level], negatives[level], len(steps))
+        # A negative with the score of a positive counts in the next gap, and in a table of its own.
+        self.gaps = summing(gap + tied, negatives, len(steps) + 1)
+        self.tied = summing(gap[tied], negatives[tied], len(steps))
 
     def count(self, weights: np.ndarray) -> Counts:
-        """Count under ``weights`` ``(G, B)``, the times each cluster was drawn."""
-        up, down = self.positives @ weights, self.gaps @ weights
-        np.add.accumulate(down, axis=0, out=down)
-        up_to = np.add.accumulate(up, axis=0)
-        ups = up_to[-1] if len(up) else np.zeros(weights.shape[1])
-        return Counts(up, up_to, self.level @ weights, down[:-1], ups, down[-1])
+        """Counts under ``weights`` ``(G, B)``: how often each draw holds each cluster."""
+        positives, negatives = self.positives @ weights, self.gaps @ weights
+        np.add.accumulate(negatives, axis=0, out=negatives)
+        recalled = np.add.accumulate(positives, axis=0)
+        every = recalled[-1] if len(positives) else np.zeros(weights.shape[1])
+        return Counts(positives, recalled, self.tied @ weights, negatives[:-1], every, negatives[-1])
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
