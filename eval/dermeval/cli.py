@@ -1,4 +1,4 @@
-"""The command ``dermeval``: judges and uses encoders. Heavy modules are imported only where needed."""
+"""The command ``dermeval``, which judges and uses encoders. A command's own modules are imported when it runs."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,14 @@ COMMANDS = (
     ),
     Command("knn", "weighted kNN on frozen features, by patient", "probes", "KnnOptions", "out"),
     Command("linear", "logistic regression on frozen features, by patient", "probes", "LinearOptions", "out"),
-    Command("finetune", "the encoder trained on a target, judged by patient", "probes", "FinetuneOptions", "out"),
+    Command("finetune", "an encoder trained on a target, judged by patient", "probes", "FinetuneOptions", "out"),
     Command("evaluate", "a data set's published protocol, with per-group tables", "probes", "EvaluateOptions", "out"),
     Command("compare", "encoders side by side, with paired differences", "probes", "CompareOptions", "out"),
     Command("index", "embeddings folder -> search index", "retrieval", "IndexOptions", "out"),
-    Command("search", "similar cases of an image, as a table and a contact sheet", "retrieval", "SearchOptions"),
+    Command("search", "cases similar to an image, as a table and a contact sheet", "retrieval", "SearchOptions"),
     Command("retrieval", "retrieval judged: recall, precision, mAP, nDCG, by group", "retrieval", "RetrievalOptions"),
     Command(
-        "export",
-        "embeddings as embedding-atlas, FiftyOne, LanceDB or TensorBoard opens them",
-        "retrieval",
-        "EmbeddingsExportOptions",
-        "out",
+        "export", "embeddings -> FiftyOne, LanceDB and other viewers", "retrieval", "EmbeddingsExportOptions", "out"
     ),
     Command("serve", "similar-case search in the browser, with a JSON API, on this machine", "web", "ServeOptions"),
     Command(
@@ -35,7 +31,7 @@ COMMANDS = (
         ranks=True,
     ),
     Command("audit", "near-duplicates, off-topic images and label errors, on one page", "leaks", "AuditOptions", "out"),
-    Command("review", "decide about the pairs of an audit in the browser, one key each", "web", "ReviewOptions"),
+    Command("review", "decide in the browser about the pairs that an audit found", "web", "ReviewOptions"),
 )
 
 

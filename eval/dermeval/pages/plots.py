@@ -1,4 +1,4 @@
-"""Plots of scores, as SVG text that a page can hold."""
+"""Plots of scores. All but the few-shot curve are SVG text for a page."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from dermssl.errors import shortened
 from dermssl.plotting import BLUE, GREY, INK, LONGEST_LABEL, OKABE_ITO, PLOT_STYLE, VERMILION, as_svg
 
 PAGE_WIDTH = 12.5
-"""Inches."""
+"""Inches. A wider plot would be shrunk, with its text."""
 LEVELS = {"image": BLUE, "case": VERMILION}
 
 
 class Bar(NamedTuple):
-    """One dot with its interval; a ring where the interval is too narrow."""
+    """A dot with its interval, or a ring where the interval is too narrow."""
 
     label: str
     value: float
@@ -28,13 +28,12 @@ class Bar(NamedTuple):
 
 
 def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False, same_axis: bool = False) -> str:
-    """Panels side by side, each a titled column of dots with intervals; ``zero`` draws the line of no difference.
+    """Panels side by side, each a title and its bars; ``zero`` draws the line of no difference.
 
-    Panels of one score have the ``same_axis``, so that they can be read across.
+    All panels have the same labels. With ``same_axis`` they also have the same scale, as panels of one score need.
     """
     rows = len(panels[0][1])
     with rc_context(PLOT_STYLE):
-        # No wider than a page, so that the text keeps its size.
         width = min(3.0 * len(panels), PAGE_WIDTH)
         figure = Figure(figsize=(width, 1.1 + 0.36 * rows), layout="constrained")
         axes = figure.subplots(1, len(panels), sharex=same_axis, sharey=True, squeeze=False)[0]
@@ -57,9 +56,10 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
 
 
 def few_shot_plot(points: Sequence[dict[str, Any]], result: dict[str, Any]) -> Figure:
-    """Balanced accuracy over patients per class.
+    """Balanced accuracy over the number of training patients per class.
 
-    The last point is the ``result`` of all of them, apart from the curve since its classes are as unequal as they come.
+    The last point is the ``result`` from all training patients. No line joins it to the curve, since its classes are
+    of unequal size.
     """
     levels, group = result["levels"], result["datasets"][0]["group"]
     with rc_context(PLOT_STYLE):
@@ -68,13 +68,14 @@ def few_shot_plot(points: Sequence[dict[str, Any]], result: dict[str, Any]) -> F
         for index, level in enumerate(level for level in LEVELS if level in points[0]):
             entries = [point[level]["balanced_accuracy"] for point in points]
             entries += [levels[level]["scores"]["balanced_accuracy"]] if level in levels else []
-            # Side by side, so that one level's interval does not hide the other's.
+            # The two levels stand side by side, so that no interval hides another.
             x = [number + 0.08 * (2 * index - 1) for number in range(len(entries))]
             y, colour = [entry["value"] for entry in entries], LEVELS[level]
             axes.plot(x, y, "o", color=colour, label=f"{level} level")
             axes.plot(x[: len(points)], y[: len(points)], color=colour)
             axes.vlines(x, [e["low"] for e in entries], [e["high"] for e in entries], color=colour)
-        axes.axhline(1 / len(result["classes"]), color=INK, linewidth=0.8, linestyle=":", label="chance")
+        chance = 1 / sum(map(bool, levels["image"]["support"].values()))
+        axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":", label="chance")
         axes.set_xticks(range(len(points) + 1), [str(point["shots"]) for point in points] + ["all"])
         axes.set(xlabel=f"training {group}s per class", ylabel="balanced accuracy")
         names = ", ".join(entry["name"] for entry in result["datasets"])
@@ -85,7 +86,7 @@ def few_shot_plot(points: Sequence[dict[str, Any]], result: dict[str, Any]) -> F
 
 
 def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Truth by prediction ``(C, C)``: counts, shaded by the share of the true class."""
+    """The confusion matrix ``counts`` ``(C, C)``, true by predicted class, shaded by the share of the true class."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size, names = 1.6 + 0.48 * len(classes), [shortened(name, LONGEST_LABEL) for name in classes]
     with rc_context(PLOT_STYLE):
@@ -93,7 +94,7 @@ def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:
         axes = figure.add_subplot()
         shading = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
-            # Not INK, which follows the page to light or dark while the shading stays.
+            # Not INK: it turns light on a dark page, but the shading does not change.
             colour = "white" if shares[row, column] > 0.5 else "#111111"
             axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
         axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
@@ -105,7 +106,7 @@ def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """False against true positive rates, a line each class, by the label of its entry in the legend."""
+    """ROC curves: by label, false and true positive rates ``(T,)`` each."""
     with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.4, 3.4 + 0.2 * len(curves)), layout="constrained")
         axes = figure.add_subplot()
@@ -119,7 +120,7 @@ def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def reliability_plot(confidence: np.ndarray, right: np.ndarray, rows: np.ndarray) -> str:
-    """For each bin of confidence ``(K,)`` the mean confidence, the share that is right, and the number of rows."""
+    """For each of K bins of confidence: the mean confidence, the share that is right, and the number of rows."""
     with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

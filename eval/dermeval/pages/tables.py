@@ -1,4 +1,4 @@
-"""A report as tables under headings, which text and page show alike, and scores with intervals as their cells."""
+"""A report as tables under headings, the same in text and on a page. Their cells are scores with intervals."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,12 +11,12 @@ import pandas as pd
 from dermssl.page import Section
 
 NARROW = "too narrow"
-"""Follows an interval that is wider in truth."""
+"""The words that follow an interval which is too narrow."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A heading and a table. Figures (SVG) and terms with their meanings stand on the page only."""
+    """A heading and a table. The page also has the figures (SVG), and terms with their meanings."""
 
     heading: str
     frame: pd.DataFrame
@@ -25,10 +25,7 @@ class ReportTable:
 
 
 def show(entry: Mapping[str, Any], digits: str = ".3f") -> str:
-    """``0.412 [0.371, 0.455]``, in the number format ``digits``; a difference also has its p.
-
-    An interval that is too narrow is followed by `NARROW`, which every report explains.
-    """
+    """``0.412 [0.371, 0.455]`` with numbers in the format ``digits``, then `NARROW` or p where the entry has them."""
     if entry["value"] is None or np.isnan(entry["value"]):
         return "undefined"
     value, low, high = (format(entry[key], digits) for key in ("value", "low", "high"))
@@ -37,7 +34,7 @@ def show(entry: Mapping[str, Any], digits: str = ".3f") -> str:
 
 
 def tables_as_text(tables: Iterable[ReportTable]) -> list[str]:
-    """Aligned columns under each heading; tables without rows are left out."""
+    """The tables as aligned columns under their headings, without those that have no rows."""
     text = []
     for table in tables:
         if len(table.frame):
@@ -46,7 +43,7 @@ def tables_as_text(tables: Iterable[ReportTable]) -> list[str]:
 
 
 def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
-    """The sections of a page, with no-break spaces in ``[low, high]`` and ``p 0.050``."""
+    """The tables as sections of a page, with no-break spaces in ``[low, high]`` and ``p 0.050``."""
 
     def whole(cell: str) -> str:
         return re.sub(r"\[.*?\]|p [\d.]+$", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)

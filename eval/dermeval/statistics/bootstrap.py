@@ -125,8 +125,8 @@ class Resampler:
                 weights[:, lost] = self._draw(int(lost.sum()))
             else:
                 raise InputError(
-                    "the bootstrap cannot keep every class: one class occurs only in a few patients who have more images "
-                    "of another class; leave that class out"
+                    "the bootstrap cannot keep every class: one class occurs only in a few patients, who have more "
+                    "images of another class; leave that class out"
                 )
             yield weights
 
