@@ -18,9 +18,7 @@ COMMANDS = (
     Command("index", "embeddings folder -> search index", "retrieval", "IndexOptions", "out"),
     Command("search", "cases similar to an image, as a table and a contact sheet", "retrieval", "SearchOptions"),
     Command("retrieval", "retrieval judged: recall, precision, mAP, nDCG, by group", "retrieval", "RetrievalOptions"),
-    Command(
-        "export", "embeddings -> FiftyOne, LanceDB and other viewers", "retrieval", "EmbeddingsExportOptions", "out"
-    ),
+    Command("export", "embeddings for other viewers and for LanceDB", "retrieval", "EmbeddingsExportOptions", "out"),
     Command("serve", "similar-case search in the browser, with a JSON API, on this machine", "web", "ServeOptions"),
     Command(
         "leaks",

@@ -15,15 +15,16 @@ class JudgeOptions:
     target: str | None = None
     """What to predict: a target that the data set declares (default: the only one)."""
     split: Literal["official", "folds"] = "official"
-    """official: fit on split train and val, score test once. folds: every patient is scored out of fold."""
+    """official: fit on split train and val, score split test once. folds: every patient is scored by a probe that was
+    fitted on the other folds."""
     folds: PositiveInt = 5
-    """Number of patient-grouped, class-stratified folds for --split folds."""
+    """Number of folds for --split folds. They keep patients whole and are stratified by class."""
     draws: PositiveInt = 2000
-    """Bootstrap draws of patients behind every interval."""
+    """Bootstrap draws of patients for every interval; 40 or more."""
     seed: NonNegativeInt = 0
-    """Seed of folds and bootstrap."""
+    """Seed of the folds, of the draws of training patients, and of the bootstrap."""
     out: str | None = None
-    """Results folder to write: result.json, predictions.parquet, and plots where the command draws some."""
+    """Results folder to write: result.json, predictions.parquet, and shots.png with --shots."""
     overwrite: bool = False
     """Replace an existing results folder."""
 
@@ -33,11 +34,11 @@ class ProbeOptions(JudgeOptions):
     """What every probe of frozen features needs."""
 
     embeddings: list[str] = positional(kw_only=True)
-    """Embeddings folders made by `dermeval embed`, all with one encoder; several are pooled."""
+    """Embeddings folders made by `dermeval embed` with one encoder; several are pooled."""
     shots: list[PositiveInt] = field(default_factory=list)
     """Few-shot curve: also fit on this many patients of each class, for instance 1 2 5 10."""
     shot_draws: PositiveInt = 10
-    """Random draws of training patients behind each point of the curve."""
+    """Random draws of training patients for each point of the few-shot curve."""
 
 
 @dataclass
@@ -45,46 +46,46 @@ class KnnOptions(ProbeOptions):
     """Classify each image by the weighted vote of its nearest training images (Caron et al. 2021)."""
 
     k: list[PositiveInt] = field(default_factory=lambda: [5, 10, 20, 50, 100, 200])
-    """Numbers of neighbours; the headline is 20 where it is among them, else the first."""
+    """Numbers of neighbours. The main scores are those of 20 if it is among them, else of the first."""
     temperature: PositiveFloat = 0.07
     """T of the weights exp(cosine / T)."""
     space: Literal["raw", "centred", "whitened"] = "raw"
-    """centred: the mean of train is subtracted from the features. whitened: all directions also get one variance."""
+    """centred: subtract the mean of the training features. whitened: also give all directions the same variance."""
     votes: Literal["weighted", "balanced"] = "weighted"
-    """balanced: a vote counts by the inverse frequency of its class in train, so that rare classes are found."""
+    """balanced: divide each vote by the frequency of its class in training, so that rare classes are found."""
     choose_k: bool = False
-    """Choose the headline k in each fold by five patient-grouped folds within train."""
+    """Choose k for the main scores in each fold, by five patient-grouped folds within the training images."""
     recall: bool = True
-    """Also report same-lesion and same-patient recall@1 where their ids repeat."""
+    """Also report same-lesion and same-patient recall@1, where several images share a lesion or patient."""
 
 
 @dataclass
 class LinearOptions(ProbeOptions):
-    """Linear classifiers on frozen features; the best is chosen by patient-grouped folds within train."""
+    """Fit linear classifiers on frozen features; patient-grouped folds within the training images choose the best."""
 
     solver: Literal["auto", "lbfgs", "sgd", "newton"] = "auto"
-    """lbfgs: logistic regression to its optimum for a grid of penalties (newton, its former name, means the same).
+    """lbfgs: logistic regression, fitted to its optimum for a grid of penalties (newton is its former name).
     sgd: DINOv2's grid of 13 learning rates, on the features as they are and standardised.
-    auto: lbfgs below 100,000 images."""
+    auto: lbfgs below 100,000 images, else sgd."""
     c_values: PositiveInt = 45
-    """lbfgs: number of inverse penalties C tried, spaced evenly in the logarithm from 1e-6 to 1e5; some are tried
-    first, then all that lie near the best of them."""
+    """lbfgs: size of the grid of inverse penalties C, spaced evenly in the logarithm from 1e-6 to 1e5. Some are tried
+    first, then all near the best of them."""
     steps: PositiveInt = 12_500
     """sgd: steps of gradient descent (momentum 0.9, cosine to 0)."""
     batch: PositiveInt = 128
     """sgd: images per step."""
     inner_folds: PositiveInt = 5
-    """Patient-grouped folds within the training images that choose the classifier by balanced accuracy. With --split
-    folds the other folds are the inner folds of a fold, if there are 5 or more, and no fewer than are asked for."""
+    """Patient-grouped folds within the training images; they choose the classifier by balanced accuracy. With --split
+    folds, the other folds serve as the inner folds if there are at least 5, and at least this many, --folds."""
     class_weight: Literal["none", "balanced"] = "none"
-    """balanced: each class counts the same in the loss, whatever its number of images."""
+    """balanced: every class has the same weight in the loss, whatever its number of images."""
 
 
 @dataclass
 class FinetuneOptions(JudgeOptions):
     """Train the encoder itself, its last blocks, or adapters in it, with a linear classifier on top.
 
-    Training stops early by patients that are kept out of the training images, never by test images.
+    Some training patients are kept out of training. Their score decides when training stops; test images never do.
     """
 
     encoder: str = field(kw_only=True)
@@ -92,16 +93,16 @@ class FinetuneOptions(JudgeOptions):
     data: list[str] = field(kw_only=True)
     """Dataset folders made by `dermssl prepare`; several are pooled."""
     train: Literal["all", "last", "adapters", "head"] = "all"
-    """What is trained beside the classifier: all weights; the last blocks (see --last); low-rank adapters (LoRA) in
-    every layer, which need a larger --lr (1e-3); or nothing."""
+    """What is trained besides the classifier. all: all weights. last: the last blocks (see --last). adapters: low-rank
+    adapters (LoRA) in every layer, which need a larger --lr (1e-3). head: nothing."""
     last: PositiveInt = 2
-    """Blocks (or stages) from the end that --train last trains."""
+    """Number of blocks (or stages) from the end that --train last trains."""
     adapter_rank: PositiveInt = 8
     """Rank of the adapters of --train adapters."""
     epochs: PositiveInt = 20
-    """Passes over the training images at most."""
+    """Most passes over the training images."""
     patience: PositiveInt = 4
-    """Epochs without a better balanced accuracy on the kept-out patients after which training stops."""
+    """Training stops after this many epochs without a better balanced accuracy on the kept-out patients."""
     batch: PositiveInt = 32
     """Images per step."""
     lr: PositiveFloat = 1e-4
@@ -111,30 +112,30 @@ class FinetuneOptions(JudgeOptions):
     weight_decay: PositiveFloat = 0.05
     """Weight decay of AdamW."""
     image_size: PositiveInt | None = None
-    """Side of the square given to the encoder, pixels (default: the encoder's own)."""
+    """Side in pixels of the square images that the encoder gets (default: the encoder's own size)."""
     held_out: OpenUnitInterval = 0.2
-    """Share of the training patients that are not trained on and decide when training stops."""
+    """Share of the training patients that is kept out of training, at most 0.5."""
     workers: NonNegativeInt = 0
     """Processes that decode images (0: none)."""
 
 
 @dataclass
 class CompareOptions:
-    """Results of several encoders or probes side by side, each against the first, on the same patients.
+    """Compare the results of encoders or probes with those of the first, on the same patients.
 
-    A folder that holds results folders (trained/0, trained/1, ...) is one encoder with several seeds. Its scores are
-    averaged over them (scores, not probabilities). Intervals and p come from draws of patients that all seeds share.
-    They do not include the spread between seeds, which is shown as a standard deviation. Of whole protocols, each
-    experiment is compared.
+    A folder that holds results folders (trained/0, trained/1, ...) is one encoder with several seeds. Its scores (not
+    its probabilities) are averaged over the seeds. Intervals and p come from draws of patients, which all seeds share.
+    They leave out the spread between seeds, which is shown as a standard deviation. Whole protocols are compared
+    experiment by experiment.
     """
 
     results: list[str] = positional()
     """Results folders written with --out by `dermeval knn`, `linear`, `finetune` or `evaluate`, or folders of them, one
-    per seed; the first is the reference."""
+    per seed. The first is the reference."""
     out: str | None = None
-    """Folder to write: comparison.csv, comparison.tex and comparison.html."""
+    """Folder to write: comparison.json, comparison.csv, comparison.tex and comparison.html."""
     draws: PositiveInt = 2000
-    """Paired bootstrap draws of patients behind every interval and p."""
+    """Paired bootstrap draws of patients for every interval and p; 40 or more."""
     seed: NonNegativeInt = 0
     """Seed of the bootstrap."""
     overwrite: bool = False
@@ -143,27 +144,27 @@ class CompareOptions:
 
 @dataclass
 class EvaluateOptions:
-    """Run a data set's whole published protocol on frozen features, with per-group tables and intervals.
+    """Run a data set's whole published protocol on frozen features, with intervals and a table for each group.
 
-    Embeddings folders of several encoders give one table of encoders instead: kNN, linear, few-shot, a tenth of the
-    labels, recall@1 and groups of skin types, paired by patient, with ranks.
+    Embeddings folders of several encoders give one table of encoders instead, for the first experiment of the protocol:
+    kNN, linear, few labels, skin types and recall@1, paired by patient, with ranks.
     """
 
     embeddings: list[str] = positional()
     """Embeddings folders made by `dermeval embed`; those of one encoder are pooled."""
     protocol: Literal["passion", "ham10000", "pad_ufes_20", "generic"] = "generic"
-    """passion: official split, folds within train, unseen centres and ages. ham10000, pad_ufes_20: five folds by
-    lesion or patient. generic: every target, on the split where there is one, else in folds."""
+    """passion: official split, folds within train, unseen centres and ages. ham10000, pad_ufes_20: folds by lesion or
+    patient. generic: every target, on the split if there is one, else in folds."""
     probe: Literal["knn", "linear", "both"] = "both"
-    """Which classifier judges the features: weighted kNN (k 20), logistic regression, or each in turn."""
+    """Which probe judges the features: weighted kNN (k = 20), the linear probe, or both, one after the other."""
     folds: PositiveInt = 5
     """Number of patient-grouped folds."""
     draws: PositiveInt = 2000
-    """Bootstrap draws of patients behind every interval."""
+    """Bootstrap draws of patients for every interval; 40 or more."""
     seed: NonNegativeInt = 0
-    """Seed of folds, size-matched samples and bootstrap."""
+    """Seed of the folds, of the draws of training patients, and of the bootstrap."""
     out: str | None = None
-    """Results folder to write: result.json, predictions.parquet, groups.csv and report.html; of several encoders
+    """Results folder to write: result.json, predictions.parquet, groups.csv and report.html. Several encoders give
     encoders.json, encoders.csv, encoders.tex and report.html."""
     overwrite: bool = False
     """Replace an existing results folder."""
