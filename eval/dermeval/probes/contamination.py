@@ -1,7 +1,8 @@
-"""Scores of clean images (not seen in pretraining) and of contaminated ones apart, and their difference.
+"""Scores of clean images (not seen in pretraining) and of contaminated ones (seen), and their difference.
 
-Images of the two sides differ, so nothing is paired by image. Patients are drawn whole, within strata of class and
-side. A patient's images on both sides come and go together; where no patient has such, the sides are independent.
+The two sides have different images, so nothing is paired by image. The bootstrap draws whole patients, within strata of
+class and side. So the clean and the contaminated images of one patient are drawn together. Where no patient has images
+on both sides, the sides are independent.
 """
 
 from typing import Any
@@ -19,10 +20,11 @@ from dermssl.errors import InputError
 SIDES = ("clean", "contaminated")
 
 
-def clean_and_contaminated(images: Predictions, seen: Seen, draws: int, seed: int) -> dict[str, Any]:
+def clean_and_contaminated(images: Predictions, seen: Seen, unit: str, draws: int, seed: int) -> dict[str, Any]:
     """The entry ``contamination`` of ``result.json``: how many scored images were seen, why, and the two scores.
 
-    ``known`` is False where the ledger cannot be read. ``sides`` is None where they cannot be compared, with ``why``.
+    ``known`` is False where the ledger cannot be read. ``sides`` is None where the two cannot be compared; ``why`` then
+    gives the reason. ``unit`` is what a group is.
     """
     if seen.reasons is None:
         return {"known": False, "source": seen.source, "images": len(images)}
@@ -36,19 +38,19 @@ def clean_and_contaminated(images: Predictions, seen: Seen, draws: int, seed: in
         "reasons": {name: int(count) for name, count in reasons.sum().items()},
         "hash_only": int((reasons["hash"] & (reasons.sum(axis=1) == 1)).sum()),
         "suspected": int(images.frame["image_id"].isin(seen.suspected).sum()),
-    } | _compared(images, flags.astype(int), draws, seed)
+    } | _compared(images, flags.astype(int), unit, draws, seed)
 
 
-def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
-    """Balanced accuracy of each side over the classes that both have, and contaminated minus clean."""
+def _compared(images: Predictions, side: np.ndarray, unit: str, draws: int, seed: int) -> dict[str, Any]:
+    """Balanced accuracy of each side over the classes that both have, and the difference: contaminated minus clean."""
     shared = sorted(set(images.truth[side == 0]) & set(images.truth[side == 1]))
     kept = np.isin(images.truth, shared)
     images, side = images.rows(kept), side[kept]
     patients = [len(set(images.groups[side == number])) for number in (0, 1)]
     if len(shared) < 2:
-        return {"sides": None, "why": "the two share fewer than two classes"}
+        return {"sides": None, "why": "the two have fewer than two classes in common"}
     if min(patients) < MIN_PATIENTS:
-        return {"sides": None, "why": f"one of them has fewer than {MIN_PATIENTS} patients"}
+        return {"sides": None, "why": f"one of the two has fewer than {MIN_PATIENTS} {unit}s"}
     try:
         scores, difference, both = _drawn(images, np.searchsorted(shared, images.truth), side, draws, seed)
     except InputError as problem:
@@ -65,7 +67,7 @@ def _compared(images: Predictions, side: np.ndarray, draws: int, seed: int) -> d
 def _drawn(
     images: Predictions, truth: np.ndarray, side: np.ndarray, draws: int, seed: int
 ) -> tuple[list[Interval], Interval, int]:
-    """Balanced accuracy of the two sides, their difference, and the clusters that have rows on both."""
+    """Balanced accuracy of the two sides, their difference, and the number of clusters with rows on both."""
     clusters, cells = cluster_codes(images.groups), 2 * truth + side
     shape = (clusters.max() + 1, 2 * (truth.max() + 1))
     support, hits = np.zeros(shape), np.zeros(shape)
@@ -86,12 +88,12 @@ def _drawn(
 
 
 def cannot_tell(source: str) -> str:
-    """What is said where no ledger can be read."""
+    """The sentence for an encoder whose ledger cannot be read."""
     return f"clean and contaminated images cannot be told apart: {source}"
 
 
 def contamination_summary(entry: dict[str, Any], split: str) -> str:
-    """The entry in one sentence or two; ``split`` is ``official`` or ``folds``."""
+    """The entry in one sentence; ``split`` is ``official`` or ``folds``."""
     if not entry["known"]:
         return cannot_tell(entry["source"])
     text = f"{entry['contaminated']} of {entry['images']} scored images are contaminated"
@@ -99,21 +101,21 @@ def contamination_summary(entry: dict[str, Any], split: str) -> str:
         return f"{text}: the encoder saw none of them in pretraining ({entry['source']})"
     hits = {name: f"{name} {count}" for name, count in entry["reasons"].items() if count}
     if entry["hash_only"]:
-        hits["hash"] += f" ({entry['hash_only']} by it alone)"
+        hits["hash"] += f", {entry['hash_only']} of them by hash alone"
     text += ": the encoder saw them, a copy, or their patient or lesion in pretraining, without labels "
-    text += f"({', '.join(hits.values())})"
+    text += f"(reasons: {'; '.join(hits.values())})"
     if split == "folds":
-        text = f"the folds also score images that the encoder was trained on; a held-out test split has none: {text}"
+        text += "; folds also score images that the encoder was trained on, a held-out test split does not"
     return text + (f"; clean and contaminated are not compared: {entry['why']}" if entry["sides"] is None else "")
 
 
 def contamination_lines(entry: dict[str, Any], split: str, unit: str) -> list[str]:
-    """The section of a text report: the summary, possible copies, the ledger, and the table of the two sides."""
+    """The section of a text report: the summary, possible copies, the ledger, and a table of the two sides."""
     text = ["", contamination_summary(entry, split)]
     if entry.get("suspected"):
         text.append(
-            f"{entry['suspected']} more are possible copies: their perceptual hash is within {HASH_BITS} bits of "
-            "that of a seen image whose data set is out of reach; they count as clean"
+            f"{entry['suspected']} more may be copies of seen images: their perceptual hashes differ by {HASH_BITS} "
+            "bits or less, but the seen images are out of reach, so these count as clean"
         )
     if entry.get("contaminated"):
         text.append(f"ledger: {entry['source']}")
@@ -122,7 +124,7 @@ def contamination_lines(entry: dict[str, Any], split: str, unit: str) -> list[st
 
 
 def sides_table(entry: dict[str, Any], unit: str) -> list[dict[str, Any]]:
-    """Rows for clean, contaminated, and their difference; none where the two are not compared."""
+    """Rows for clean, contaminated and their difference; none where the two are not compared."""
     if not entry.get("sides"):
         return []
     score, both = f"balanced accuracy of {len(entry['classes'])} classes", entry["patients_on_both"]

@@ -1,4 +1,4 @@
-"""Which images are fitted and which are scored. A patient is never on both sides."""
+"""Which images are fitted and which are scored. No patient is both fitted and scored."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dermssl.errors import InputError
 
 @dataclass(frozen=True)
 class Fold:
-    """Row indices of a task: what is fitted and what is scored."""
+    """Row indices of a task: ``train`` rows are fitted, ``test`` rows are scored."""
 
     number: int
     train: np.ndarray
@@ -21,14 +21,14 @@ class Fold:
 
 
 def make_folds(task: Task, split: str, folds: int, seed: int) -> list[Fold]:
-    """The official split as one fold, or ``folds`` patient-grouped folds over all images; both are checked."""
+    """The official split as one fold, or ``folds`` patient-grouped folds of all images; see `check_folds`."""
     made = [official(task)] if split == "official" else grouped(task, folds, seed)
     check_folds(task, made)
     return made
 
 
 def official(task: Task) -> Fold:
-    """Fit on split train and val, score test; images without a split are used for neither."""
+    """Fit on split train and val, and score split test. Images without a split are left out."""
     split = task.frame["split"]
     train, test = np.flatnonzero(split.isin(["train", "val"])), np.flatnonzero(split == "test")
     for rows, side in ((train, "train"), (test, "test")):
@@ -38,10 +38,10 @@ def official(task: Task) -> Fold:
 
 
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
-    """Patient-grouped, class-stratified folds of some ``rows`` (default: all), each of which is scored once.
+    """Patient-grouped folds of ``rows`` (default: all), stratified by class; each row is scored once.
 
-    They are scikit-learn's StratifiedGroupKFold, shuffled by ``seed``. InputError, which begins with ``where``, for
-    fewer than two folds, or more than patients.
+    They are those of scikit-learn's StratifiedGroupKFold, shuffled by ``seed``. InputError, which begins with
+    ``where``, for fewer than two folds, or for more folds than patients.
     """
     rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
     labels, groups = task.labels[rows], task.groups[rows]
@@ -51,26 +51,26 @@ def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, w
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings():
-            # Classes rarer than the folds are noted by the probes, in words that name them.
+            # `missing_classes` names the classes that are rarer than the folds.
             warnings.simplefilter("ignore", UserWarning)
             parts = list(splitter.split(np.zeros(len(labels)), labels, groups))
     except ValueError as error:
         raise InputError(f"{where}: {folds} folds are not possible ({error}): ask for fewer") from None
-    # With few large patients scikit-learn can leave a fold without any.
+    # Where few patients have most images, scikit-learn can leave a fold empty.
     if any(not len(train) or not len(test) for train, test in parts):
-        raise InputError(f"{where}: {folds} folds leave one without images: ask for fewer")
+        raise InputError(f"{where}: one of {folds} folds has no images: ask for fewer")
     return [Fold(number, rows[train], rows[test]) for number, (train, test) in enumerate(parts)]
 
 
 def check_folds(task: Task, folds: Sequence[Fold]) -> None:
-    """Raise InputError where patients are fitted and scored, or one class is fitted or scored: nothing is measured."""
+    """Raise InputError where a patient is both fitted and scored, or where only one class is fitted or scored."""
     for fold in folds:
         shared = sorted(set(task.groups[fold.train]) & set(task.groups[fold.test]))
         if shared:
             shown = ", ".join(shared[:5]) + (" ..." if len(shared) > 5 else "")
             raise InputError(
-                f"{task.where}: {len(shared)} {task.unit}s are in both train and test ({shown}): correct the split, or "
-                "use --split folds"
+                f"{task.where}: {task.unit}s are in both train and test ({len(shared)}: {shown}): correct the split, "
+                "or use --split folds"
             )
     remedy = "correct the split, or use --split folds" if len(folds) == 1 else "ask for fewer folds"
     sides = [("fitted", fold.train) for fold in folds] + [("scored", np.concatenate([fold.test for fold in folds]))]
@@ -81,7 +81,7 @@ def check_folds(task: Task, folds: Sequence[Fold]) -> None:
 
 
 def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:
-    """Notes on classes that a fold's training or scored images lack."""
+    """Notes on classes that the train or test images of a fold lack."""
     notes, one = [], len(folds) == 1
     for side, words in (("train", "cannot be predicted there"), ("test", "is left out of macro averages")):
         for label in np.unique(task.labels):

@@ -1,4 +1,4 @@
-"""Scores per skin type, sex, age and centre, with the worst group and its distance from the best."""
+"""Scores by skin type, sex, age and centre, with the gap between the best and the worst group."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ LOWER_IS_BETTER = ("brier", "ece")
 RANKED_BY = "balanced_accuracy"
 
 MISSING = "missing"
-"""The group of the images whose value is not known; scored where there are others, and never ranked."""
+"""The group of the images whose value is not known. It is scored, but never ranked."""
 
 
 def attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """What groups are formed by: name -> ``(N,)`` of text or None, for those columns that hold anything."""
-    pairs = frame["fitzpatrick"].map(TONE_GROUPS, na_action="ignore")  # as the literature pools them
+    """The attributes that form groups, by name: ``(N,)`` of text or None. Attributes without any value are left out."""
+    pairs = frame["fitzpatrick"].map(TONE_GROUPS, na_action="ignore")  # pooled as in the literature
     pairs = pairs.where(pairs.notna(), frame["tone_group"]) if "tone_group" in frame else pairs
     found = {
         "fitzpatrick": _text(frame["fitzpatrick"].map(lambda kind: f"{kind:.0f}", na_action="ignore")),
@@ -36,9 +36,9 @@ def _text(values: pd.Series) -> np.ndarray:
 
 
 def values_of(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """The ``values`` of the task's ``frame`` rows for each row of ``predictions``, matched by id.
+    """For each row of ``predictions`` its value, from the ``values`` of the rows of ``frame``, matched by id.
 
-    A case takes the value of its images, None where they differ.
+    A case has the value of its images, or None where they differ.
     """
     key = "image_id" if "image_id" in predictions.frame else "case_id"
     table = pd.DataFrame({"id": frame[key], "value": values}).dropna()
@@ -47,16 +47,17 @@ def values_of(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray)
 
 
 def group_scores(predictions: Predictions, values: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
-    """All scores of each value with intervals by patient, and for each the gap between best and worst value.
+    """All scores of each group with intervals by patient, and the gap between the best and the worst group.
 
-    ``gap`` is that of balanced accuracy, ``gaps`` holds all. ``values`` are text or None, which is the group `MISSING`.
+    ``values`` ``(N,)`` name the group of each row; None is the group `MISSING`. ``gap`` is that of balanced accuracy;
+    ``gaps`` holds the gap of every score.
 
-    Groups under `MIN_PATIENTS` patients, or with one class, are named but not scored. Only groups that hold every
-    class are ranked, as fewer classes are an easier question. Best and worst are those of the sample, so the gap is
-    the largest of several and errs on the large side.
+    A group with fewer than `MIN_PATIENTS` patients, or with one class, is named but not scored. Only groups with every
+    class are ranked, because fewer classes are easier to tell apart. Best and worst group are those of the sample. The
+    gap is thus the largest of several differences, and errs on the large side.
     """
     named = np.array([MISSING if value is None else value for value in values], dtype=object)
-    # ``<=16`` before ``17-40`` before ``>65``, the missing last
+    # ``<=16``, ``17-40``, ``>65``, then the missing values.
     order = sorted(set(named), key=lambda value: (value == MISSING, value[0] != "<", value[0] == ">", value))
     rows, sampled = [], {}
     for index, value in enumerate(order):
@@ -77,12 +78,12 @@ def group_scores(predictions: Predictions, values: np.ndarray, draws: int, seed:
 
 
 def is_ranked(row: dict[str, Any], classes: int) -> bool:
-    """Whether a group is compared with others: it is scored, known, and holds all ``classes``."""
+    """Whether a group is compared with others: it is scored, its value is known, and it has all ``classes``."""
     return row["status"] == "scored" and row["classes"] == classes and row["value"] != MISSING
 
 
 def _gaps(rows: list[dict[str, Any]], sampled: dict[str, dict[str, np.ndarray]], classes: int) -> dict[str, Any]:
-    """Best and worst value of every score, and by how much they differ; nothing with fewer than two ranked values."""
+    """By score, the best and the worst group and the gap between them; empty with fewer than two ranked groups."""
     ranked = [row for row in rows if is_ranked(row, classes)]
     if len(ranked) < 2:
         return {}

@@ -1,6 +1,6 @@
-"""One orchestration for every probe: fit it in folds, score it at image and at case level, say what to doubt.
+"""How every probe is judged: fitted in folds, scored at image and at case level, with notes on what to doubt.
 
-`knn`, `linear`, `finetune` and `evaluate` call `judge`. A further probe needs a name, options with a seed, and `fit`.
+`knn`, `linear`, `finetune` and `evaluate` call `judge`. A new probe is a class as `Probe` describes.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ from dermeval.probes.task import Task
 
 PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
 HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
-"""Scores that need no probability, as the votes of a majority give none."""
+"""Scores that need no probability, for the majority vote, which gives none."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a probe predicts of all scored images, out of sample, and how.
+    """What a probe predicts for all scored images, none of which it was fitted on.
 
-    ``settings`` go into ``result.json``, ``extra`` beside them (``by_k``), ``lines`` into the text report.
+    ``settings`` is an entry of ``result.json``, ``extra`` holds further entries (``by_k``). ``lines`` are for the text
+    report.
     """
 
     predictions: Predictions
@@ -35,20 +36,20 @@ class Fitted:
 
 
 class Probe(Protocol):
-    """A way to judge an encoder: it learns from the training images of each fold and predicts the test images."""
+    """A way to judge an encoder: it learns from the train images of each fold and predicts the test images."""
 
     name: str
-    """As ``result.json`` calls it."""
+    """Its name in ``result.json``."""
     options: Any
-    """Those of its command."""
+    """The options of its command."""
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
-        """Fit on each fold's ``train`` rows, which hold ``shots`` patients of each class, and predict its ``test``."""
+        """Fit on each fold's ``train`` rows and predict its ``test`` rows. ``shots``: the train patients per class."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """Scores with intervals of all images, or of all cases; an entry of ``levels`` in ``result.json``."""
+    """Scores with intervals, of all images or of all cases: an entry of ``levels`` in ``result.json``."""
 
     scores: dict[str, Any]
     rows: int
@@ -61,7 +62,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A probe's predictions on one task with all that is said of them."""
+    """A probe's predictions on one task, their scores, and notes on them."""
 
     fitted: Fitted
     counts: dict[str, Any]
@@ -75,30 +76,30 @@ def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int
     fitted = probe.fit(task, folds)
     images = fitted.predictions
     levels, notes = score_levels(images, draws, seed)
-    fitted_rows = [len(fold.train) for fold in folds]
-    counts = {"fitted": fitted_rows, "scored": len(images), "scored_groups": len(set(images.groups))}
-    seen = clean_and_contaminated(images, task.pool.seen, draws, seed)
+    rows = [len(fold.train) for fold in folds]
+    counts = {"fitted": rows, "scored": len(images), "scored_groups": levels["image"].clusters}
+    seen = clean_and_contaminated(images, task.pool.seen, task.unit, draws, seed)
     return Judgement(fitted, counts, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
 
 
 def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, Level], list[str]]:
-    """Scores of images and of cases, and notes on what the case level left out."""
+    """Scores of images and of cases, and notes on what these leave out."""
     cases, conflicting = by_case(images)
     levels, notes = {"image": _score_level(images, draws, seed)}, []
     if conflicting:
-        notes.append(f"{conflicting} cases have images with different labels and are out of case-level scores")
+        notes.append(f"case-level scores leave out {conflicting} cases, whose images have different labels")
     if len(np.unique(cases.truth)) > 1:
         votes = _score_level(by_case(images, "majority")[0], draws, seed).scores
         hard = {name: votes[name] for name in HARD if name in votes}
         levels["case"] = dataclasses.replace(_score_level(cases, draws, seed), by_majority=hard)
     else:
-        notes.append("fewer than two classes are left at case level, which is not scored")
+        notes.append("the case level is not scored: fewer than two classes are left")
     redrawn = sum(level.redrawn for level in levels.values())
     return levels, notes + redrawn_note(redrawn)
 
 
 def _score_level(predictions: Predictions, draws: int, seed: int) -> Level:
-    """All scores with intervals by group. Per-class scores are those of the classes that occur in the truth."""
+    """All scores with intervals by group. Per-class scores are given for the classes that occur in the truth."""
     (found,) = paired_scores([[predictions]], draws, seed)
     counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
     support = dict(zip(predictions.classes, map(int, counts), strict=True))
@@ -110,4 +111,4 @@ def _score_level(predictions: Predictions, draws: int, seed: int) -> Level:
 
 def redrawn_note(redrawn: int) -> list[str]:
     """A note where bootstrap draws lost a class."""
-    return [f"{redrawn} bootstrap draws lost a class and were drawn again"] if redrawn else []
+    return [f"{redrawn} bootstrap draws lost a class and were repeated"] if redrawn else []

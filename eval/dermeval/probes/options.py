@@ -22,9 +22,9 @@ class JudgeOptions:
     draws: PositiveInt = 2000
     """Bootstrap draws of patients for every interval; 40 or more."""
     seed: NonNegativeInt = 0
-    """Seed of the folds, of the draws of training patients, and of the bootstrap."""
+    """Seed of all random choices."""
     out: str | None = None
-    """Results folder to write: result.json, predictions.parquet, and shots.png with --shots."""
+    """Results folder to write: result.json and predictions.parquet, and shots.png for a few-shot curve."""
     overwrite: bool = False
     """Replace an existing results folder."""
 
@@ -162,7 +162,7 @@ class EvaluateOptions:
     draws: PositiveInt = 2000
     """Bootstrap draws of patients for every interval; 40 or more."""
     seed: NonNegativeInt = 0
-    """Seed of the folds, of the draws of training patients, and of the bootstrap."""
+    """Seed of all random choices."""
     out: str | None = None
     """Results folder to write: result.json, predictions.parquet, groups.csv and report.html. Several encoders give
     encoders.json, encoders.csv, encoders.tex and report.html."""

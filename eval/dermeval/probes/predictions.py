@@ -1,4 +1,4 @@
-"""Out-of-sample predictions that carry the ids of their images, at image and at case level, and their scores."""
+"""Predictions with the ids of their images, at image and at case level, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import Bootstrap, paired_bootstrap
 
 PREFIX = "p_"
-"""Columns of ``predictions.parquet`` that hold the probability of a class: ``p_<class>``."""
+"""Before the name of a class: the column of ``predictions.parquet`` with the probability of that class."""
 TIE_BREAK = 1e-6
-"""Weight of the probabilities beside the votes of a majority: too little to overturn a vote."""
+"""Weight of the probabilities in a majority vote: enough to settle a tie, too little to overturn a vote."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Row ``i`` of ``frame`` (``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed``, ``contaminated``), ``truth``
-    (N,) and ``probabilities`` (N, C) is one scored image, or one case (then ``image_id`` and ``contaminated`` are
-    missing). Contaminated images are those that the encoder has seen in pretraining; null where that is not known.
-    ``positive`` is the index of the positive class of a binary target.
+    """Row ``i`` of ``frame``, ``truth`` ``(N,)`` and ``probabilities`` ``(N, C)`` is one scored image, or one case.
+
+    ``frame`` has the columns ``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed`` and ``contaminated``: whether
+    the encoder has seen the image in pretraining, null where that is not known. Cases have no ``image_id`` and no
+    ``contaminated``. ``positive`` is the index of the positive class of a binary target.
     """
 
     frame: pd.DataFrame
@@ -45,14 +46,14 @@ class Predictions:
         return Predictions(frame, self.truth[which], self.probabilities[which], self.classes, self.positive)
 
     def to_frame(self) -> pd.DataFrame:
-        """As ``predictions.parquet``: ``frame``, ``y_true`` by name, and one probability column per class."""
+        """The table of ``predictions.parquet``: ``frame``, ``y_true`` (names), and a probability for each class."""
         columns = dict(self.frame) | {"y_true": np.array(self.classes, dtype=object)[self.truth]}
         columns |= {PREFIX + name: self.probabilities[:, c] for c, name in enumerate(self.classes)}
         return pd.DataFrame(columns)
 
 
 def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarray], seed: int) -> Predictions:
-    """The scored rows of ``folds``, in the task's row order; ``probabilities`` of a fold are those of its test rows."""
+    """Predictions for the test rows of all folds, in the task's row order, from the ``probabilities`` of each fold."""
     rows = np.concatenate([fold.test for fold in folds])
     order = np.argsort(rows, kind="stable")
     numbers = np.repeat([fold.number for fold in folds], [len(fold.test) for fold in folds])[order]
@@ -65,9 +66,10 @@ def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarra
 
 
 def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> tuple[Predictions, int]:
-    """Mean probability per ``case_id``, and the number of cases left out because their labels conflict.
+    """Mean probability per ``case_id``, and the number of cases left out because their images have different labels.
 
-    By ``majority`` the share of a case's images that are given each class; the mean probability settles ties.
+    ``majority``: instead, for each class the share of the case's images that are predicted to be of it. The mean
+    probability settles ties.
     """
     codes, cases = pd.factorize(images.frame["case_id"])
     labels = pd.Series(images.truth).groupby(codes)
@@ -86,9 +88,9 @@ def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> t
 def paired_scores(
     encoders: Sequence[Sequence[Predictions]], draws: int, seed: int, draw_seeds: bool = False
 ) -> list[Bootstrap]:
-    """Scores with intervals by group; see `paired_bootstrap`. Each encoder has the predictions of one or more seeds.
+    """Scores with intervals by group; see `paired_bootstrap`. Each encoder has predictions of one or more seeds.
 
-    All are of the same rows.
+    All predictions are of the same rows.
     """
     first = encoders[0][0]
     stacked = [np.stack([one.probabilities for one in seeds]) for seeds in encoders]

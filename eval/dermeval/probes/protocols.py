@@ -1,8 +1,8 @@
-"""The experiments that a data set's protocol consists of, as rows to fit and rows to score.
+"""The experiments of a data set's protocol, as rows to fit and rows to score.
 
-PASSION (Gottfrois et al., MICCAI 2024): TRAIN/TEST as published; grouped folds on TRAIN; and generalisation to a
-centre (Madagascar, Guinea, East Africa) or an age group (up to 16, above) that was not in training. Beside each of
-these stands a sample of all of TRAIN with as many patients. TEST is scored, never chosen on.
+PASSION (Gottfrois et al., MICCAI 2024): train and test as published; grouped folds within train; and generalisation to
+a centre (Madagascar, Guinea, East Africa) or an age group (up to 16, above 16) that was left out of training. The
+control for the latter trains on as many patients, drawn from all of train. Test is scored; it never decides a choice.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from dermeval.statistics.bootstrap import MIN_PATIENTS
 from dermssl.errors import InputError
 
 PROTOCOL_TARGETS = {"passion": ("condition", "impetigo"), "ham10000": ("dx",), "pad_ufes_20": ("diagnostic",)}
-LAST_CHILDS_AGE = 16
+LAST_CHILD_AGE = 16
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is fitted and scored. ``control`` fits a size-matched sample instead and scores the same images."""
+    """What is fitted and scored. ``control`` scores the same images, but fits a size-matched sample."""
 
     name: str
     folds: list[Fold]
@@ -33,7 +33,7 @@ class Experiment:
 def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[str]]:
     """The experiments of ``protocol`` on ``task``, and notes on those that the data cannot support.
 
-    InputError where the protocol needs a split or column that the data lack, or where a split shares patients.
+    InputError where the data lacks a split or column that the protocol needs, or where a split shares patients.
     """
     if protocol == "passion":
         made, notes = _passion(task, folds, seed)
@@ -52,7 +52,7 @@ def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[
     made, notes = [Experiment("official split", [published]), within], list[str]()
     if "centre" not in task.frame:
         raise InputError(f"{task.where}: no column 'centre': prepare the data with --source passion")
-    ages, centres = age_bands(task.frame["age"], (LAST_CHILDS_AGE,)), task.frame["centre"].to_numpy(dtype=object)
+    ages, centres = age_bands(task.frame["age"], (LAST_CHILD_AGE,)), task.frame["centre"].to_numpy(dtype=object)
     for column, values in (("centre", centres), ("age", ages)):
         for value in sorted({value for value in values if isinstance(value, str)}):
             found = _unseen(task, published, values, value, f"unseen {column} {value}", seed)
@@ -62,31 +62,31 @@ def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[
 
 
 def _unseen(task: Task, base: Fold, values: np.ndarray, value: str, name: str, seed: int) -> Experiment | str:
-    """Train on ``base`` without images of ``value``, test on them; the control trains on as many patients of all kinds.
+    """Train on ``base`` without the images of ``value``, and test on these; the control trains on as many patients.
 
-    Images whose ``values`` entry is null are in neither. Returns a note instead where there are too few patients.
+    Images whose entry in ``values`` is null are left out. Returns a note instead where there are too few patients.
     """
     known = np.array([isinstance(entry, str) for entry in values])
     inside = values == value
     train, test = base.train[known[base.train] & ~inside[base.train]], base.test[inside[base.test]]
     few = min(len(set(task.groups[train])), len(set(task.groups[test]))) < MIN_PATIENTS
     if few or min(len(np.unique(task.labels[rows])) for rows in (train, test)) < 2:
-        return f"{name} is not run: fewer than {MIN_PATIENTS} patients or two classes on one side"
+        return f"{name} is not run: train or test has fewer than {MIN_PATIENTS} patients, or a single class"
     sample = matched_sample(task.groups, base.train, len(set(task.groups[train])), seed)
     if len(np.unique(task.labels[sample])) < 2:
-        return f"{name} is not run: its size-matched sample has one class"
+        return f"{name} is not run: its size-matched sample has a single class"
     return Experiment(name, [Fold(0, train, test)], [Fold(0, sample, test)])
 
 
 def matched_sample(groups: np.ndarray, rows: np.ndarray, patients: int, seed: int) -> np.ndarray:
-    """Those of ``rows`` that belong to ``patients`` patients drawn at random from all of ``rows``."""
+    """The rows of as many randomly drawn ``patients``, out of ``rows``."""
     names = sorted(set(groups[rows]))
     chosen = np.random.default_rng(seed).choice(len(names), patients, replace=False)
     return rows[np.isin(groups[rows], [names[index] for index in chosen])]
 
 
 def age_bands(ages: pd.Series, ends: Sequence[int] = (16, 40, 65)) -> np.ndarray:
-    """``<=16``, ``17-40``, ``41-65``, ``>65`` or None for each age in years."""
+    """The band of each age in years: ``<=16``, ``17-40``, ``41-65``, ``>65``; None where it is not known."""
     names = [f"<={ends[0]}", *(f"{low + 1}-{high}" for low, high in itertools.pairwise(ends)), f">{ends[-1]}"]
     found = pd.cut(ages.astype(float), [-np.inf, *ends, np.inf], labels=names).astype(object)
     return found.where(found.notna(), None).to_numpy()

@@ -13,7 +13,7 @@ from dermssl.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Task:
-    """Row ``i`` of ``features`` (N, D), ``labels`` (N,; class indices) and ``frame`` is one labelled image."""
+    """Row ``i`` of ``features`` ``(N, D)``, ``labels`` ``(N,)`` (class indices) and ``frame`` is one labelled image."""
 
     pool: PooledEmbeddings
     name: str
@@ -35,17 +35,17 @@ class Task:
 
     @property
     def groups(self) -> np.ndarray:
-        """``group_id`` of each row: what folds and bootstrap keep whole."""
+        """``group_id`` of each row ``(N,)``; folds and the bootstrap keep these groups whole."""
         return self.frame["group_id"].to_numpy(dtype=object)
 
     @property
     def unit(self) -> str:
-        """What a group is, in the singular: ``patient`` only where the data has a patient key."""
+        """See `unit_of`."""
         return unit_of(self.pool.datasets)
 
     @property
     def split_origin(self) -> str:
-        """Where the split is from: ``official split``, ``split drawn by patient (seed 0)``, or just ``split``."""
+        """Where the split comes from: ``official split``, ``split drawn by patient (seed 0)``, or just ``split``."""
         datasets = [dataset for part in self.pool.parts for dataset in part.datasets.values()]
         origins = {dataset.info.get("split") for dataset in datasets} - {None}
         origin = origins.pop() if len(origins) == 1 else ""
@@ -58,7 +58,7 @@ class Task:
 
 
 def unit_of(datasets: Sequence[dict]) -> str:
-    """What a group of the ``datasets`` (as ``embedding.json`` records them) is, in the singular."""
+    """What a ``group_id`` of ``datasets`` (as in ``embedding.json``) stands for: ``patient``, ``lesion`` or another."""
     return " or ".join(dict.fromkeys(entry["group"] for entry in datasets))
 
 
@@ -70,7 +70,8 @@ def open_task(folders: Sequence[str], name: str | None) -> Task:
 def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     """The task ``name`` (None: the only one) on the labelled rows of ``pool``.
 
-    Raises InputError: no or unknown target, labels outside its classes, or labels that cannot be judged by patient.
+    InputError where there is no such target, where a label is not among its classes, or where no class can be judged by
+    patient.
     """
     where = pool.where
     if not pool.targets:
@@ -84,7 +85,7 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     if any(other != target for other in others):
         raise InputError(f"{where}: the data sets declare '{name}' with different classes, so they cannot be pooled")
     if target.kind == "multilabel":
-        raise InputError(f"{where}: '{name}' has several labels per image; the probes take one class per image")
+        raise InputError(f"{where}: '{name}' has several labels per image, but a probe takes one")
     values = pool.frame[target.column].where(pool.frame["dataset"].isin(list(pool.targets[name])))
     labelled = values.notna().to_numpy()
     if not labelled.any():
@@ -96,33 +97,37 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
                 f"({', '.join(target.classes)}): run `dermssl prepare` again"
             )
     left = int((~labelled).sum())
-    notes = (f"{left} of {len(labelled)} images have no label of '{name}' and are left out",) if left else ()
+    notes = [f"{left} of {len(labelled)} images have no label of '{name}' and are left out"] if left else []
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)
     frame = pool.frame[labelled].reset_index(drop=True)
-    task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame, notes)
-    return replace(task, notes=task.notes + tuple(_check_classes(task)))
+    task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame)
+    return replace(task, notes=(*notes, *_check_classes(task)))
+
+
+def constant_features(features: np.ndarray) -> list[str]:
+    """A note where ``features`` ``(N, D)`` are the same for all images."""
+    same = bool((features == features[:1]).all())
+    return ["all images have the same features, so these cannot tell classes apart: check the encoder"] * same
 
 
 def _check_classes(task: Task) -> list[str]:
-    """Notes on classes too rare to judge; raises InputError where no class can be judged by patient."""
+    """Notes on classes too rare to judge; InputError where no class can be judged by patient."""
     patients = pd.Series(task.groups).groupby(task.labels).nunique()
     if len(patients) == 1:
         only = task.classes[patients.index[0]]
-        raise InputError(f"{task.where}: every labelled image has '{task.name}' = {only}: there is nothing to learn")
+        raise InputError(f"{task.where}: every labelled image has '{task.name}' = {only}, so there is nothing to learn")
     if (patients == 1).all():
         raise InputError(
-            f"{task.where}: every class of '{task.name}' belongs to a single {task.unit}, like an identifier: "
-            f"it cannot be predicted for new {task.unit}s"
+            f"{task.where}: every class of '{task.name}' belongs to a single {task.unit}, like an identifier, so it "
+            f"cannot be predicted for new {task.unit}s"
         )
     notes = []
-    if (task.features == task.features[:1]).all():
-        notes.append("all images have the same features: the encoder tells nothing apart")
     if len(patients) > 2 and patients.median() <= 2:
         notes.append(
             f"half of the {len(patients)} classes of '{task.name}' belong to at most 2 {task.unit}s each, like an "
-            f"identifier: scores on new {task.unit}s say little"
+            f"identifier, so scores on new {task.unit}s say little"
         )
     if rare := [task.classes[index] for index in patients.index[patients == 1]]:
         named = f"class {rare[0]} occurs" if len(rare) == 1 else f"classes {', '.join(rare)} each occur"
-        notes.append(f"{named} in one {task.unit} only: its recall has no spread to estimate")
+        notes.append(f"{named} in one {task.unit} only: the spread of its recall cannot be measured")
     return notes

@@ -178,7 +178,7 @@ def test_patients_on_both_sides_are_drawn_together():
     both = np.tile(right, 2), np.tile(labels, 2), np.repeat([False, True], patients)
     together = _predicted(both[0], both[1], [f"p{n}" for n in range(patients)] * 2)
     apart = _predicted(both[0], both[1], [f"p{n}" for n in range(2 * patients)])
-    paired, loose = (clean_and_contaminated(p, _marked(p, both[2]), 200, 0) for p in (together, apart))
+    paired, loose = (clean_and_contaminated(p, _marked(p, both[2]), "patient", 200, 0) for p in (together, apart))
     assert paired["patients_on_both"] == patients and loose["patients_on_both"] == 0
     assert paired["difference"]["low"] == pytest.approx(0) == paired["difference"]["high"]
     assert loose["difference"]["high"] - loose["difference"]["low"] > 0.1
@@ -188,12 +188,12 @@ def test_patients_on_both_sides_are_drawn_together():
     ("flags", "truth", "why"),
     [
         (np.arange(60) < 10, np.arange(60) % 2, "fewer than 15 patients"),
-        (np.arange(60) < 30, (np.arange(60) < 30).astype(int), "fewer than two classes"),
+        (np.arange(60) < 30, (np.arange(60) < 30).astype(int), "fewer than two classes in common"),
     ],
 )
 def test_sides_that_cannot_be_compared_say_why(flags, truth, why):
     images = _predicted(np.ones(60, bool), truth, [f"p{n}" for n in range(60)])
-    entry = clean_and_contaminated(images, _marked(images, flags), 50, 0)
+    entry = clean_and_contaminated(images, _marked(images, flags), "patient", 50, 0)
     assert entry["sides"] is None and why in entry["why"] and entry["contaminated"] == flags.sum()
 
 
