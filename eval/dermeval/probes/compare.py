@@ -1,4 +1,4 @@
-"""``dermeval compare``: encoders or probes side by side, with paired differences on the same patients."""
+"""``dermeval compare``: the results of encoders or probes side by side, with differences paired by patient."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from dermeval.probes.open_results import Result, open_results
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import by_case, paired_scores
 from dermeval.probes.report import FeatureSource
-from dermeval.statistics.bootstrap import Bootstrap, defined
+from dermeval.statistics.bootstrap import Bootstrap, defined, require_draws
 from dermssl.commandline import Report
 from dermssl.paths import require_new_folder
 
@@ -26,6 +26,7 @@ WRITTEN = ("comparison.json", "comparison.csv", "comparison.tex", "comparison.ht
 
 def compare(options: CompareOptions) -> Report:
     """Compare results folders; see `CompareOptions`. Bad input raises InputError."""
+    require_draws(options.draws)
     if options.out:
         require_new_folder(Path(options.out), options.overwrite, WRITTEN, options.results, key="rows")
     questions = open_results(options.results)
@@ -50,22 +51,23 @@ def compare(options: CompareOptions) -> Report:
         | {"seeds": len(result.infos)}
         for result in results
     ]
-    data |= {"results": named, "notes": notes, "rows": rows, "draws": options.draws}
+    data |= {"results": named, "notes": notes, "rows": list(map(report.flat_row, rows)), "draws": options.draws}
     tables = _tables(pd.DataFrame(rows))
-    # Of each experiment, the scores of the case level where there is one: it stands last.
-    finest = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
+    # The case level of each experiment comes after its image level, and so takes its place here.
+    last = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
+    before = f"{data['target']}, " if "" in questions else ""
     head = f"comparison on {data['target']}" if "" in questions else "comparison of protocols"
-    captions = [(table, f"{data['target']}, {table.heading}, by {source.unit}") for table in finest]
+    captions = [(table, f"{before}{table.heading}, by {source.unit}") for table in last]
     lead, shown = _lead(data, list(questions), source.unit), [table for pair in tables.values() for table in pair]
     return report.side_by_side_report(options.out, WRITTEN, head, lead, shown, captions, report.RESULTS, source, data)
 
 
 def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
-    """One row per score of a result: value, interval, and the paired difference against the first result."""
+    """A row of the long table for each score of a result, with the paired difference from the first result."""
     for name in (name for name in found.scores if name not in PER_CLASS):
-        row: dict[str, Any] = {"result": result.name, "score": name, **report.long_row(found.scores[name])}
+        row = {"result": result.name, "score": name, "value": found.scores[name].entry()}
         row |= {"seeds": len(result.infos), "seed_sd": defined(found.deviations[name])}
-        yield row | report.interval_columns("difference", found.differences.get(name))
+        yield row | {"difference": found.differences[name].entry() if found.differences else None}
 
 
 def _lead(data: dict[str, Any], questions: Sequence[str], unit: str) -> list[str]:
@@ -79,16 +81,16 @@ def _lead(data: dict[str, Any], questions: Sequence[str], unit: str) -> list[str
         probe = f"{entry['probe']} on " if "" in questions else ""
         lines.append(f"{entry['name']}: {mean}{probe}{entry['encoder']}")
     lines.append(
-        f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s; differences are against "
+        f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s; differences from "
         f"{results[0]['name']}."
     )
     if any(entry["seeds"] > 1 for entry in results):
-        lines.append(f"Intervals and p hold for these seeds, which share the draws of {unit}s; sd is over the seeds.")
+        lines.append(f"All seeds share the draws of {unit}s. Intervals and p hold for these seeds; sd is over them.")
     return lines
 
 
 def _tables(table: pd.DataFrame) -> dict[tuple[str, str], tuple[ReportTable, ReportTable]]:
-    """For each experiment (empty: the only one) and level, the main scores and their differences from the first's."""
+    """By experiment (empty: the only one) and level, the main scores and their differences from the first result."""
     table = table if "experiment" in table else table.assign(experiment="")
     table = table.assign(sd=[f", sd {sd:.3f}" if pd.notna(sd) else "" for sd in table["seed_sd"]])
     tables = {}

@@ -1,4 +1,4 @@
-"""Several encoders in one table, as papers print it: probes, few labels, groups and recall@1, paired by patient.
+"""Several encoders in one table: probes, few labels, skin types and recall@1.
 
 All encoders are scored on the same images under the same draws of patients, so that differences and ranks are paired.
 """
@@ -40,7 +40,7 @@ log = logging.getLogger("dermssl")
 
 
 def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
-    """The embeddings folders pooled by the encoder that made them, in the order given, by a short name of each.
+    """By a short name of each encoder, its embeddings folders as one pool. All pools have the same images and order.
 
     InputError where the encoders were not run on the same images.
     """
@@ -57,6 +57,7 @@ def pools_by_encoder(folders: Sequence[str]) -> dict[str, PooledEmbeddings]:
 
 
 def _in_order(pool: PooledEmbeddings, first: PooledEmbeddings) -> PooledEmbeddings:
+    """``pool`` with its rows in the order of ``first``."""
     ids, wanted = pd.Index(pool.frame["image_id"]), first.frame["image_id"]
     if len(ids) != len(wanted) or not wanted.isin(ids).all():
         raise InputError(
@@ -77,23 +78,23 @@ def encoders_report(
     probes: Sequence[Probe],
     options: EvaluateOptions,
 ) -> Report:
-    """The table of encoders on the first experiment of each target, written and printed; see `EvaluateOptions`."""
-    first, *_ = pools
+    """The table of encoders on the first experiment of each target; see `EvaluateOptions`."""
+    first = next(iter(pools))
     sources = [FeatureSource.of(pool) for pool in pools.values()]
     source = FeatureSource.of_all(sources)
     lead = [
-        f"{len(pools)} encoders, each on the same images; differences are against {first}",
+        f"{len(pools)} encoders, each on the same images; differences from {first}",
         *(
             f"{task.name}: {len(task.labels)} images of {len(set(task.groups))} {task.unit}s, {made[0].name}"
             for task, made in planned
         ),
-        f"{SCORE.replace('_', ' ')} of images, or recall@1 where a column says so; 95% intervals and p from "
-        f"{options.draws} paired draws of {source.unit}s",
+        f"scores are {SCORE.replace('_', ' ')} at image level, or recall@1 where a column says so",
+        f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
     columns = {task.name: list(_columns(pools, task.name, made[0].folds, probes, options)) for task, made in planned}
     rows = [row for target, own in columns.items() for row in _target_rows(pools, target, own)]
-    notes = [*notes, *(note for task, made in planned for note in _short_classes(task, made[0].folds))]
+    notes = [*notes, *(note for task, made in planned for note in _few_label_notes(task, made[0].folds, probes[-1]))]
     tables = _tables(pd.DataFrame(rows))
     by_class = [
         ReportTable(f"{target} by class: {name}, {column.name}", pd.DataFrame(), class_figures(predictions, {}))
@@ -104,22 +105,34 @@ def encoders_report(
     ]
     data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
-    data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())], "rows": rows}
+    data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())]}
+    data |= {"rows": list(map(report.flat_row, rows))}
     head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
     tables += by_class
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
 
 
-def _short_classes(task: Task, folds: Sequence[Fold]) -> Iterator[str]:
-    """A note on classes with fewer groups than a draw takes of each."""
-    held = dict(zip(task.classes, fewest_patients(task, folds), strict=True))
-    few = ", ".join(f"{name} has {count}" for name, count in held.items() if count < report.FEW)
+def _tenths(held: Sequence[int]) -> tuple[dict[int, int], int]:
+    """By class a tenth of its ``held`` training patients, but at least one; and the fewest of a class that has some."""
+    shares = {label: max(1, round(report.SHARE * patients)) for label, patients in enumerate(held)}
+    return shares, min((shares[label] for label, patients in enumerate(held) if patients), default=1)
+
+
+def _few_label_notes(task: Task, folds: Sequence[Fold], probe: Probe) -> Iterator[str]:
+    """Notes on classes with too few patients for a draw, or for the choice of a classifier."""
+    held = fewest_patients(task, folds)
+    few = [f"{name} ({count})" for name, count in zip(task.classes, held, strict=True) if count < report.FEW]
     if few:
-        yield f"{task.name}, {report.FEW} {task.unit}s per class: of these classes all are taken: {few}"
+        yield f"{task.name}, {report.FEW} {task.unit}s per class: classes with fewer give all: {', '.join(few)}"
+    if probe.name == "linear" and _tenths(held)[1] == 1:
+        yield (
+            f"{task.name}, linear, {report.SHARE:.0%} of {task.unit}s: one {task.unit} of a class is too few to choose a "
+            "penalty, so C = 1 is taken"
+        )
 
 
 def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]) -> str:
-    """How many of an encoder's scored images, and of its queries of recall@1, it has seen in pretraining."""
+    """How many of the scored images, and of the queries of recall@1, the encoder has seen in pretraining."""
     if pool.seen.reasons is None:
         return f"{name}: {cannot_tell(pool.seen.source)}"
     counts = [
@@ -133,9 +146,9 @@ def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]
 
 
 class Column(NamedTuple):
-    """What each encoder scores in one column: ``images`` are the ids of those scored.
+    """The score of each encoder in one column, and the ids of the scored ``images``.
 
-    ``predictions`` are those of each encoder, in columns that the page also draws class by class.
+    In the columns that the page also shows by class, ``predictions`` has those of each encoder.
     """
 
     name: str
@@ -146,20 +159,24 @@ class Column(NamedTuple):
 
 
 def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """The score of each encoder in each column, its difference from the first and its rank; mean ranks last."""
-    rows, ranks = [], []
+    """The long table: in each column the score of each encoder, its difference from the first and its rank.
+
+    The mean ranks come last.
+    """
+    rows: list[dict[str, Any]] = []
+    ranks = []
     for column, score, encoders, images, _ in columns:
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
         ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
         for (name, pool), found, rank in zip(pools.items(), encoders, ranks[-1], strict=True):
             seen = None if pool.seen.reasons is None else int(pool.seen.flags(images).sum())
             row = {"target": target, "column": column, "encoder": name, "images": len(images), "seen": seen}
-            row |= report.long_row(found.scores[score])
-            row |= report.interval_columns("difference", found.differences.get(score))
-            rows.append(row | report.interval_columns("rank", Interval(rank[0], *percentiles(rank[1:]))))
+            interval, difference = found.scores[score], found.differences.get(score)
+            row |= {"value": interval.entry(), "difference": difference.entry() if difference else None}
+            rows.append(row | {"rank": Interval(rank[0], *percentiles(rank[1:]), interval.narrow).entry()})
     for name, rank in zip(pools, np.mean(ranks, axis=0), strict=True):
-        mean = report.long_row(Interval(rank[0], *percentiles(rank[1:])))
-        rows.append({"target": target, "column": MEAN_RANK, "encoder": name} | mean)
+        mean = Interval(rank[0], *percentiles(rank[1:])).entry()
+        rows.append({"target": target, "column": MEAN_RANK, "encoder": name, "value": mean})
     return rows
 
 
@@ -170,7 +187,7 @@ def _columns(
     probes: Sequence[Probe],
     options: EvaluateOptions,
 ) -> Iterator[Column]:
-    """`_scored`, each column told as it comes."""
+    """The columns of `_scored`; each is logged when it is done."""
     tasks = [task_of(pool, target) for pool in pools.values()]
     for column in _scored(tasks, folds, probes, options):
         scores = (one.scores[column.score].entry() for one in column.encoders)
@@ -182,7 +199,7 @@ def _columns(
 def _scored(
     tasks: Sequence[Task], folds: Sequence[Fold], probes: Sequence[Probe], options: EvaluateOptions
 ) -> Iterator[Column]:
-    """Each probe; then the last one from few labels and on skin types; then recall@1."""
+    """A column for each probe, then for the last probe from few labels and on skin types, then for recall@1."""
     first, last = tasks[0], probes[-1]
     whole: list[Predictions] = []
     for probe in probes:
@@ -190,14 +207,14 @@ def _scored(
         scored = whole[0].frame["image_id"]
         compared = paired_scores([[own] for own in whole], options.draws, options.seed)
         yield Column(probe.name, SCORE, compared, scored, whole)
-    shares = {label: max(1, round(report.SHARE * held)) for label, held in enumerate(fewest_patients(first, folds))}
-    few_labels = {
-        f"{report.FEW} {first.unit}s per class": dict.fromkeys(shares, report.FEW),
-        f"{report.SHARE:.0%} of {first.unit}s": shares,
-    }
-    for column, wanted in few_labels.items():
+    tenths, fewest = _tenths(fewest_patients(first, folds))
+    few_labels = [
+        (f"{report.FEW} {first.unit}s per class", dict.fromkeys(tenths, report.FEW), report.FEW),
+        (f"{report.SHARE:.0%} of {first.unit}s", tenths, fewest),
+    ]
+    for column, wanted, shots in few_labels:
         drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(report.RUNS)]
-        few = [[last.fit(task, one, min(wanted.values())).predictions for one in drawn] for task in tasks]
+        few = [[last.fit(task, one, shots).predictions for one in drawn] for task in tasks]
         yield Column(f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed), scored)
     values = attributes(first.frame).get("fitzpatrick_pairs")
     if values is not None:
@@ -218,7 +235,7 @@ def _scored(
 
 
 def _tables(table: pd.DataFrame) -> list[ReportTable]:
-    """Scores, differences and ranks of each target: a row for each encoder, its columns across."""
+    """For each target the tables of scores, of differences and of ranks, with a row for each encoder."""
     tables = []
     for target, own in table.groupby("target", sort=False):
         scored = own[own["column"] != MEAN_RANK]

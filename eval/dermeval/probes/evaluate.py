@@ -23,7 +23,8 @@ from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.probe_report import result_json
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
 from dermeval.probes.report import FeatureSource
-from dermeval.probes.task import Task, task_of
+from dermeval.probes.task import Task, constant_features, task_of
+from dermeval.statistics.bootstrap import require_draws
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -35,12 +36,15 @@ WRITTEN = ("result.json", "predictions.parquet", "groups.csv", "report.html")
 
 def evaluate(options: EvaluateOptions) -> Report:
     """Run a protocol; see `EvaluateOptions`. Bad input raises InputError."""
+    require_draws(options.draws)
     out = Path(options.out) if options.out else None
     pools = pools_by_encoder(options.embeddings)
     pool = next(iter(pools.values()))
     tasks, notes = planned_tasks(pool, options)
     if len(pools) == 1 and pool.seen.reasons is None:
         notes.insert(0, cannot_tell(pool.seen.source))
+    for name, own in pools.items():
+        notes += [f"{name}: {note}" if len(pools) > 1 else note for note in constant_features(own.features)]
     if out:
         written, key = (ENCODER_FILES, "rows") if len(pools) > 1 else (WRITTEN, "experiments")
         require_new_folder(out, options.overwrite, written, options.embeddings, key=key)
@@ -82,7 +86,7 @@ def planned_tasks(
 ) -> tuple[list[tuple[Task, list[Experiment]]], list[str]]:
     """The targets of the protocol with their experiments, and notes on what cannot be evaluated.
 
-    InputError where the data declares no such target, or where none can be evaluated.
+    InputError where the data lacks a target of the protocol, or where no target can be evaluated.
     """
     if not pool.targets:
         raise InputError("the data declares no target, so there is nothing to evaluate")
@@ -90,7 +94,7 @@ def planned_tasks(
     missing = [name for name in wanted if name not in pool.targets]
     if missing:
         raise InputError(
-            f"protocol {options.protocol} needs the target '{missing[0]}', the data declares "
+            f"protocol {options.protocol} needs the target '{missing[0]}', but the data declares "
             f"{', '.join(pool.targets)}: use --protocol generic"
         )
     tasks, notes = [], []
@@ -101,7 +105,7 @@ def planned_tasks(
         except InputError as problem:
             if options.protocol != "generic" or len(pool.targets) == 1:
                 raise
-            # Among all that the data declares one may be an identifier; the others are worth their scores.
+            # One of all declared targets may be an identifier: the others are evaluated all the same.
             notes.append(f"{name} is not evaluated: {problem}")
             continue
         notes += [f"{name}: {note}" for note in (*task.notes, *problems)]
@@ -112,17 +116,19 @@ def planned_tasks(
 
 
 def make_probe(name: str, seed: int) -> Probe:
-    """The probe ``name`` with the settings of its command's defaults; kNN takes k 20, clipped."""
-    knn, linear = KnnOptions(embeddings=[], k=[HEADLINE], seed=seed), LinearOptions(embeddings=[], seed=seed)
-    return KnnProbe(knn) if name == "knn" else LinearProbe(linear)
+    """The probe ``name`` with the default options of its command, but k = 20 alone for kNN."""
+    if name == "knn":
+        return KnnProbe(KnnOptions(embeddings=[], k=[HEADLINE], seed=seed))
+    return LinearProbe(LinearOptions(embeddings=[], seed=seed))
 
 
 def _run(
     task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions
 ) -> tuple[dict[str, Any], dict[str, Predictions]]:
-    """The experiment's entry of ``result.json``, and the predictions behind it by the kind of training."""
+    """The experiment's entry of ``result.json``, and its predictions by the kind of training."""
     judged = judge(probe, task, experiment.folds, options.draws, options.seed)
     images = judged.fitted.predictions
+    rows = {"image": images, "case": by_case(images)[0]}
     entry: dict[str, Any] = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
     entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged.counts
     entry |= {"levels": {name: result_json(level) for name, level in judged.levels.items()}}
@@ -130,8 +136,8 @@ def _run(
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
         entry["against_size_matched"] = found = {}
-        for level, before, after in (("image", control, images), ("case", by_case(control)[0], by_case(images)[0])):
-            matched, without = paired_scores([[before], [after]], options.draws, options.seed)
+        for level, before in (("image", control), ("case", by_case(control)[0])):
+            matched, without = paired_scores([[before], [rows[level]]], options.draws, options.seed)
             found[level] = {
                 name: {"control": matched.scores[name].entry(), "difference": difference.entry()}
                 for name, difference in without.differences.items()
@@ -142,8 +148,8 @@ def _run(
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
     entry["groups"] = {
         attribute: {
-            level: group_scores(rows, values_of(rows, task.frame, values), options.draws, options.seed)
-            for level, rows in (("image", images), ("case", by_case(images)[0]))
+            level: group_scores(own, values_of(own, task.frame, values), options.draws, options.seed)
+            for level, own in rows.items()
         }
         for attribute, values in attributes(task.frame).items()
     }

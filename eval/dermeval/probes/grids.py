@@ -1,6 +1,7 @@
-"""Penalties of logistic regression that the linear probe chooses from, and what every grid of classifiers needs.
+"""The penalties of logistic regression that the linear probe chooses from, and what every grid of classifiers needs.
 
-The milder classifiers of a grid come first, as the first of equals is chosen.
+The classifiers with the stronger penalty or the lower learning rate come first, because the first of equal ones is
+chosen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +16,21 @@ from dermeval.probes.logistic import TOLERANCE, LogisticSolver
 
 GRID_ENDS = (-6.0, 5.0)
 GRID_TOLERANCE, FINE_TOLERANCE = 1e-5, 1e-6
-"""Enough in float32 to find where the best penalties lie, and to choose among them, nats. On HAM10000 the choice is
-within 0.0013 of the exact best (``scripts/bench/results/linear_folds.md``). What is reported is fitted fully."""
+"""Tolerances (nats) of fits in float32: the first to find where the best penalties lie, the second to choose among
+them. On HAM10000 the chosen one scores within 0.0013 of the exact best (``scripts/bench/results/linear_folds.md``). It
+is then fitted to `TOLERANCE`."""
 NEAR_BEST = 0.005
-"""Balanced accuracy below the best up to which coarse penalties are scored again at the finer tolerance."""
+"""Coarse penalties up to this much balanced accuracy below the best are scored again at the finer tolerance."""
 COARSE = 9
-"""Penalties that are tried first, evenly spread over the grid; then those between the best one's neighbours."""
+"""Number of penalties that are tried first, evenly spread over the grid."""
 Predict = Callable[..., np.ndarray]
-"""Features ``(N, D)``, some classifiers of a grid, and ``fine`` or not -> probabilities ``(len(which), N, C)``."""
+"""Features ``(N, D)``, the indices of K classifiers, and whether to fit them finely -> probabilities ``(K, N, C)``."""
 
 
 def standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that brings features to the mean 0 and spread 1 of ``features`` ``(N, D)``, float64.
+    """A function that standardises rows by the mean and standard deviation of ``features`` ``(N, D)``, in float64.
 
-    Constant features keep spread 1.
+    Constant features are only centred.
     """
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread = np.where(spread > 1e-12, spread, 1.0)
@@ -36,20 +38,23 @@ def standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def class_weights(labels: np.ndarray, kind: str) -> np.ndarray | None:
-    """Weight of each image ``(N,)``, of mean 1, under which classes count the same; None for kind ``none``."""
+    """Weights of the images ``(N,)``, of mean 1, that give all classes the same weight; None for kind ``none``."""
     return None if kind == "none" else compute_sample_weight("balanced", labels)
 
 
 @dataclass(frozen=True)
 class PenaltyGrid:
-    """L2-penalised logistic regressions on standardised features, from the strongest penalty to the weakest."""
+    """L2-penalised logistic regressions on standardised features, from the strongest penalty to the weakest.
+
+    ``cs`` are the inverse penalties C, ascending.
+    """
 
     cs: np.ndarray
     class_weight: str
 
     @property
     def unchosen(self) -> int:
-        """Taken where there are too few patients to choose by: the C nearest to 1, scikit-learn's default."""
+        """The one to take where there are too few patients to choose: the C nearest to 1, scikit-learn's default."""
         return int(np.abs(np.log(self.cs)).argmin())
 
     @property
@@ -58,24 +63,24 @@ class PenaltyGrid:
         return max(1, len(self.cs) // COARSE)
 
     def coarse(self) -> list[list[int]]:
-        """What is tried first, in steps: every `stride`-th penalty to C = 1 at once, then the weaker one by one.
+        """What is tried first, in steps: every `stride`-th penalty to C = 1 at once, then the weaker ones one by one.
 
-        The weaker the penalty, the longer its fit takes.
+        A weaker penalty takes longer to fit.
         """
         picked = sorted({*range(0, len(self.cs), self.stride), len(self.cs) - 1})
         strong = [index for index in picked if self.cs[index] <= 1]
         return [strong] * bool(strong) + [[index] for index in picked if self.cs[index] > 1]
 
     def around(self, scores: Mapping[int, float]) -> list[int]:
-        """What is fitted finely after the coarse penalties: those nearly as good as the best, and all around it."""
+        """What is fitted finely next: the coarse penalties that score nearly as well as the best, and all near it."""
         best = max(sorted(scores), key=scores.__getitem__)
         near = {index for index, score in scores.items() if score >= scores[best] - NEAR_BEST}
         return sorted(near | set(range(max(0, best - self.stride + 1), min(len(self.cs), best + self.stride))))
 
     def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> Predict:
-        """Classifiers on training ``features`` ``(N, D)`` and ``labels`` ``(N,)``, each fitted when first asked for.
+        """Classifiers for training ``features`` ``(N, D)`` and ``labels`` ``(N,)``, each fitted when first asked for.
 
-        They are fitted in float32 to rank them, or (``final``) in float64 to the optimum.
+        ``final`` fits in float64 to the optimum, else a fit is in float32, to rank classifiers.
         """
         standard = standardiser(features)
         weight = class_weights(labels, self.class_weight)
@@ -89,21 +94,21 @@ class PenaltyGrid:
         return predict
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
-        """C of each fold, and the grid as first, last and number, for ``result.json``."""
+        """For ``result.json``: the C of each fold, and the grid as its first value, last value and size."""
         grid = [float(self.cs[0]), float(self.cs[-1]), len(self.cs)]
         return {"solver": "lbfgs", "c": [float(self.cs[index]) for index in chosen], "c_grid": grid}
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
-        """Choices at an end of the grid, and what they mean."""
+        """Notes on choices at an end of the grid, and what these mean."""
         if len(self.cs) == 1:
             return []
         meaning = {
-            0: "the strongest penalty: the features say little about the target; compare with `dermeval knn`",
-            len(self.cs) - 1: "almost no penalty: the inner folds are too few or too small to choose by, or all "
-            "choices score alike; trust the interval, not the point, and compare with `dermeval knn`",
+            0: "the strongest penalty: the features say little about the target",
+            len(self.cs) - 1: "almost no penalty: the inner folds are too small for a choice, or all choices score "
+            "alike; trust the interval rather than the score",
         }
-        ends = [index for index in meaning if index in chosen]
-        return [f"C = {self.cs[index]:.3g} lies at the end of the grid, {meaning[index]}" for index in ends]
+        said = "C = {:.3g} lies at the end of the grid, {}; compare with `dermeval knn`"
+        return [said.format(self.cs[index], meaning[index]) for index in meaning if index in chosen]
 
     def say(self, chosen: Sequence[int]) -> str:
         """The choice in words."""

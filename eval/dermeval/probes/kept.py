@@ -1,4 +1,4 @@
-"""What a killed probe had finished, kept beside its output until the whole is written."""
+"""The finished fits of a command, kept beside its output until the whole is written, for the case that it is killed."""
 
 import hashlib
 import json
@@ -23,22 +23,19 @@ from dermssl.files import read_parquet, write_json, write_parquet
 
 MARK = "fits.json"
 FREE = ("embeddings", "data", "encoder", "out", "overwrite", "draws", "shots", "workers")
-"""Options that do not change a fit, or that the task holds."""
+"""Options that change no fit, or that the key of a fit holds by way of its task."""
 log = logging.getLogger("dermssl")
 
 
 class KeptFits:
-    """Arrays ``(N, C)`` with what is said of them, in ``<out>.unfinished``, each under a hash of all it depends on.
-
-    Without ``out`` nothing is kept.
-    """
+    """Fits in ``<out>.unfinished``: probabilities ``(N, C)`` and a dictionary each. Without ``out`` none are kept."""
 
     def __init__(self, out: str | None = None) -> None:
-        """Raises InputError where something else bears the folder's name."""
+        """InputError where ``<out>.unfinished`` is something else."""
         self.folder = unfinished_folder(Path(out), MARK) if out else None
 
     def get(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Any]]:
-        """What was kept under ``key``, else what ``make`` returns, which is then kept."""
+        """What was kept under ``key`` (see `fit_key`), else what ``make`` returns, which is then kept."""
         if self.folder is None:
             return make()
         path = self.folder / f"fit-{key}.parquet"
@@ -48,10 +45,10 @@ class KeptFits:
                 said = json.loads(table.schema.metadata[b"said"])
                 return np.column_stack([column.to_numpy() for column in table.columns]), said
             except (InputError, KeyError, ValueError):
-                log.warning("%s is damaged: what it held is fitted again", path)
+                log.warning("%s is damaged, so this fit is made again", path)
         array, said = make()
         if not self.folder.is_dir():
-            # Whole or not at all: a folder without its mark would be taken for somebody else's.
+            # Whole or not at all: a folder without its mark would be refused as somebody else's.
             with atomic_folder(self.folder) as temporary:
                 write_json(temporary / MARK, {})
         table = pa.table({str(number): column for number, column in enumerate(array.T)})
@@ -59,8 +56,8 @@ class KeptFits:
         return array, said
 
     def remove(self) -> None:
-        """Delete all that was kept, as the result is written."""
-        if self.folder is not None:
+        """Delete all that was kept, once the result is written."""
+        if self.folder:
             remove_folder(self.folder)
 
 
@@ -74,14 +71,14 @@ def fit_key(probe: Probe, task: Task, folds: Sequence[Fold], shots: int | None =
 
 
 class KeptProbe:
-    """A probe whose finished fits are kept, and read back where a killed command had made them."""
+    """A probe whose finished fits are kept, and read back where a killed command has made them."""
 
     def __init__(self, probe: Probe, kept: KeptFits) -> None:
         self.probe, self.kept = probe, kept
         self.name, self.options = probe.name, probe.options
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
-        """As the probe does it."""
+        """See `Probe.fit`."""
 
         def make() -> tuple[np.ndarray, dict[str, Any]]:
             fitted = self.probe.fit(task, folds, shots)

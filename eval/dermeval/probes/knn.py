@@ -1,4 +1,4 @@
-"""``dermeval knn``: the weighted vote of the nearest neighbours (Caron et al. 2021, section 4.1) and the majority's."""
+"""``dermeval knn``: the weighted vote of the nearest neighbours (Caron et al. 2021, section 4.1), or their majority."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,31 +21,31 @@ from dermssl.commandline import Report
 HEADLINE = 20
 INNER = 5
 MAJORITY = math.inf
-"""The temperature at which all neighbours weigh the same: the majority vote."""
+"""The temperature at which all neighbours have the same weight: the majority vote."""
 
 
 def knn(options: KnnOptions) -> Report:
-    """Judge features by their neighbours; see `KnnOptions`. Bad input raises InputError."""
+    """Judge features by their nearest neighbours; see `KnnOptions`. Bad input raises InputError."""
     task = open_task(options.embeddings, options.target)
     return probe_report(KnnProbe(options), task, options, options.embeddings, options.recall)
 
 
 @dataclass
 class KnnProbe:
-    """The weighted vote for every k; the headline is what is scored in full."""
+    """The weighted vote for every k. That of the headline k is scored in full."""
 
     options: KnnOptions
     name: str = "knn"
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
-        """Predictions of the headline k; the table of all k is in ``extra``. From ``shots`` patients no k is chosen."""
+        """Predictions of the headline k; ``extra`` has the scores of all k. With few ``shots`` no k is chosen."""
         options, temperature = self.options, self.options.temperature
         choose = options.choose_k and shots is None
         most = min(len(fold.train) for fold in folds)
         ks = sorted({min(k, most) for k in options.k})
         headline = min(HEADLINE if HEADLINE in options.k else options.k[0], most)
         large = ", ".join(str(k) for k in sorted(set(options.k)) if k > most)
-        notes = [f"k = {large} exceeds the {most} training images and is clipped"] if large else []
+        notes = [f"k = {large} is more than the {most} training images, so {most} is taken"] if large else []
         votes = [_votes(task, fold, ks, (temperature, MAJORITY), options) for fold in folds]
         truth = task.labels[np.concatenate([fold.test for fold in folds])]
         rows = []
@@ -58,7 +58,7 @@ class KnnProbe:
         changed = [f"{name} {value}" for name, value in variant.items() if value not in ("raw", "weighted", False)]
         said = "/".join(map(str, chosen)) if choose else headline
         how = ", ".join([f"k = {said}", f"T = {temperature:g}", *changed])
-        head = f"image level by k (all other scores are of the weighted vote with {how})"
+        head = f"image level by k (all other scores are those of the weighted vote with {how})"
         table = pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
         settings = {"k": chosen if choose else headline, "temperature": temperature} | (variant if changed else {})
         predictions = collect(task, folds, found, options.seed)
@@ -68,7 +68,7 @@ class KnnProbe:
 def _votes(
     task: Task, fold: Fold, ks: Sequence[int], temperatures: Sequence[float], options: KnnOptions
 ) -> dict[tuple[int, float], np.ndarray]:
-    """Probabilities of a fold's test images for every k and temperature; the neighbours are searched once."""
+    """Probabilities ``(N, C)`` of a fold's test images by k and temperature, from one search for neighbours."""
     y, space = task.labels[fold.train], feature_space(task.features[fold.train], options.space)
     train, test = space(task.features[fold.train]), space(task.features[fold.test])
     found = neighbours.knn_votes(test, train, y, len(task.classes), ks, temperatures).probabilities
@@ -79,10 +79,10 @@ def _votes(
 
 
 def feature_space(train: np.ndarray, space: str) -> Callable[[np.ndarray], np.ndarray]:
-    """What is done to features before cosines are taken, measured on the ``train`` features ``(N, D)``.
+    """How features are changed before the cosine, as measured on the ``train`` features ``(N, D)``.
 
-    ``centred`` takes off their mean. ``whitened`` also turns and scales them to uncorrelated directions of equal
-    variance, where directions of less than a thousandth of the mean variance are not raised further.
+    ``centred`` subtracts the mean. ``whitened`` also rotates and scales to uncorrelated directions of equal variance.
+    It scales a direction at most as one of a thousandth of the mean variance.
     """
     if space == "raw":
         return lambda rows: rows
@@ -96,7 +96,8 @@ def feature_space(train: np.ndarray, space: str) -> Callable[[np.ndarray], np.nd
 
 def _best_k(task: Task, fold: Fold, ks: Sequence[int], options: KnnOptions) -> int:
     """The k of the best balanced accuracy over patient-grouped folds within the training images."""
-    inner, t = grouped(task, INNER, options.seed, fold.train), options.temperature
+    where, t = f"{task.where}, --choose-k within the training {task.unit}s", options.temperature
+    inner = grouped(task, INNER, options.seed, fold.train, where)
     usable = [k for k in ks if k <= min(len(one.train) for one in inner)] or [min(ks)]
     votes = [_votes(task, one, usable, [t], options) for one in inner]
     truth = task.labels[np.concatenate([one.test for one in inner])]

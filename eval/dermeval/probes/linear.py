@@ -1,4 +1,4 @@
-"""``dermeval linear``: linear classifiers on frozen features, their settings chosen within the training patients."""
+"""``dermeval linear``: linear classifiers on frozen features; the training patients alone decide their settings."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,25 +20,25 @@ from dermssl.commandline import Report
 from dermssl.errors import InputError
 
 SHARED_FROM = 5
-"""Outer folds from which each fold's inner folds are the other outer folds, so that two folds share a fit."""
+"""With this many outer folds, the inner folds of a fold are the other outer folds, so that two folds share a fit."""
 PAST_BEST = 0.005
-"""Balanced accuracy below the best that two penalties in a row must have for the weaker ones not to be tried."""
+"""Once two penalties in a row score this much balanced accuracy below the best, no weaker ones are tried."""
 SGD_FROM = 100_000
-"""Images from which ``--solver auto`` takes SGD."""
+"""From this many images on, ``--solver auto`` is SGD."""
 Grid = PenaltyGrid | RateGrid
-"""Both kinds have the same methods."""
+"""Both have the same methods."""
 
 
 def linear(options: LinearOptions) -> Report:
     """Judge features by a linear classifier; see `LinearOptions`. Bad input raises InputError."""
     if options.inner_folds < 2:
-        raise InputError("--inner-folds 1 leaves no patients to choose the classifier by: give 2 or more")
+        raise InputError("--inner-folds 1 leaves no patients to choose a classifier: give 2 or more")
     task = open_task(options.embeddings, options.target)
     return probe_report(LinearProbe(options), task, options, options.embeddings)
 
 
 def make_grid(options: LinearOptions, images: int) -> Grid:
-    """The grid that the options ask for, on so many images."""
+    """The grid that ``options`` ask for, given the number of ``images``."""
     if options.solver == "sgd" or (options.solver == "auto" and images >= SGD_FROM):
         return RateGrid(np.array(RATES), options.steps, options.batch, options.class_weight, options.seed)
     return PenaltyGrid(np.logspace(*GRID_ENDS, options.c_values), options.class_weight)
@@ -46,7 +46,7 @@ def make_grid(options: LinearOptions, images: int) -> Grid:
 
 @dataclass(frozen=True)
 class Inner:
-    """One inner fit: rows to fit, and per outer fold that it serves the rows to predict."""
+    """One inner fit: the rows to fit, and the rows to predict for each outer fold that it serves."""
 
     train: np.ndarray
     held: dict[int, np.ndarray]
@@ -54,7 +54,7 @@ class Inner:
 
 @dataclass
 class LinearProbe:
-    """Chooses a classifier of the grid within each fold's training patients, refits it on all of them."""
+    """Chooses a classifier of the grid by folds within each fold's training patients, and refits it on all of them."""
 
     options: LinearOptions
     name: str = "linear"
@@ -62,7 +62,7 @@ class LinearProbe:
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
         """Predictions of every fold, with the chosen classifiers as settings.
 
-        There are no more inner folds than ``shots``; with one patient of each class there is nothing to choose by.
+        With few ``shots`` there are as many inner folds as shots. A single shot leaves no choice.
         """
         options = self.options
         grid = make_grid(options, len(task.labels))
@@ -82,16 +82,16 @@ class LinearProbe:
         said = f"chosen by {number} inner folds within train: {grid.say(chosen)}"
         notes = grid.notes(chosen)
         if options.shots and min(options.shots) == 1:
-            notes.append(f"--shots 1 leaves no {task.unit} to choose by: {grid.say([grid.unchosen])} is taken")
+            notes.append(f"--shots 1 leaves no {task.unit} for a choice: {grid.say([grid.unchosen])} is taken")
         return Fitted(collect(task, folds, found, options.seed), settings, notes, (said,))
 
 
 def inner_folds(task: Task, folds: Sequence[Fold], number: int, seed: int) -> list[Inner]:
-    """The fits by which each outer fold chooses its classifier; none of them sees that fold's test rows.
+    """The fits that choose the classifier of each outer fold; none of them sees that fold's test rows.
 
-    From `SHARED_FROM` outer folds on, the inner folds of a fold are the other folds. The fit without folds i and j then
-    predicts j for i and i for j, which halves the fits. With fewer outer folds the training rows are cut into
-    ``number`` grouped folds.
+    From `SHARED_FROM` outer folds on, if they are at least ``number`` and cover all rows, the inner folds of a fold are
+    the other folds. The fit without folds i and j then predicts j for i and i for j, which halves the number of fits.
+    Otherwise the training rows of each fold are cut into ``number`` grouped folds.
     """
     if len(folds) < max(SHARED_FROM, number) or sum(len(fold.test) for fold in folds) != len(task.labels):
         return list(_separate(task, folds, number, seed))
@@ -110,10 +110,10 @@ def _separate(task: Task, folds: Sequence[Fold], number: int, seed: int) -> Iter
 
 
 def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[list[int], list[float]]:
-    """The best classifier of each outer fold and its balanced accuracy over pooled out-of-fold predictions.
+    """The best classifier of each outer fold and its balanced accuracy over the predictions of all its inner folds.
 
-    The grid's coarse classifiers are scored step by step, until two in a row fall `PAST_BEST` below the best; then
-    those around the best, finely fitted, and the choice is among these. Of equals the mildest is taken.
+    The grid's coarse classifiers are scored step by step, until two in a row score `PAST_BEST` below the best. Then
+    those around the best are fitted finely, and the best of these is chosen, or the first of several equal ones.
     """
     tried: list[dict[int, float]] = [{} for _ in range(folds)]
     fits: dict[int, Predict] = {}

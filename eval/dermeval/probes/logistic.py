@@ -1,16 +1,16 @@
-"""L2-penalised multinomial logistic regression for a path of penalties, to the optimum.
+"""L2-penalised multinomial logistic regression for several penalties, fitted to the optimum.
 
-The objective is scikit-learn's (``LogisticRegression``): C x the weighted sum of cross-entropies plus half the
-squared norm of the weights, intercepts free; a binary task has one weight vector.
+The objective is scikit-learn's (``LogisticRegression``): C x the weighted sum of cross-entropies plus half the squared
+norm of the weights. Intercepts are not penalised. A binary task has one weight vector.
 
 All penalties share each pass over the data as one matrix product. They are fitted by L-BFGS (Nocedal & Wright 2006,
 algorithm 7.4), each from the solution of the nearest penalty that is known.
 
-The coordinates are those in which the Hessian of the mean loss is close to the identity. It is the mean over images of
-(diag(p) - pp') x (zz'). Its two factors are averaged apart, as in K-FAC (Martens & Grosse 2015), so that it is diagonal
-in their eigenvectors. The eigenvectors of the features take most of the time, so they are found once, and again only
-for fits that have not converged after `ROUND` steps. Without these coordinates, weak penalties on the features of a
-real encoder need many hundreds of steps.
+The fit works in coordinates in which the Hessian of the mean loss is close to the identity. This Hessian is the mean
+over images of (diag(p) - pp') x (zz'). The mean of each factor is taken alone, as in K-FAC (Martens & Grosse 2015): the
+Hessian is then diagonal in the eigenvectors of the two. The eigenvectors of the features take most of the time. They
+are found once, and again for fits that have not converged after `ROUND` steps. Without these coordinates, weak
+penalties on the features of a real encoder need many hundreds of steps.
 """
 
 import logging
@@ -25,14 +25,14 @@ MEMORY = 12
 ROUND, MAX_STEPS = 40, 600
 """Steps of L-BFGS before the Hessian is measured again, and in all."""
 TOLERANCE = 1e-8
-"""A fit stops where a quasi-Newton step promises less than this much mean cross-entropy (nats)."""
+"""A fit stops once a quasi-Newton step promises to lower the mean cross-entropy by less than this (nats)."""
 BLOCK_ROWS = 2048
-"""Rows whose logits are formed at once, to stay in the processor's cache."""
+"""Rows whose logits are computed at once, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class LogisticPath:
-    """Solutions for each penalty: ``weights`` ``(P, D, C)``, ``intercepts`` ``(P, C)``; all float64."""
+    """Solutions for P penalties: ``weights`` ``(P, D, C)`` and ``intercepts`` ``(P, C)``, float64."""
 
     weights: np.ndarray
     intercepts: np.ndarray
@@ -44,15 +44,15 @@ class LogisticPath:
 
 
 class LogisticSolver:
-    """Fits one model for each penalty on the same data, each from the nearest penalty that it has solved.
+    """Fits one model for each penalty on the same data, and keeps them as starts for further penalties.
 
     Args:
-        features: ``(N, D)``; standardise them first, as one penalty serves all.
+        features: ``(N, D)``; standardise them first, since all have the same penalty.
         labels: ``(N,)`` in 0..C-1; a class without rows gets probability 0.
         classes: C.
         sample_weight: ``(N,)`` positive, default 1.
-        tolerance: mean cross-entropy (nats) that a step must promise for the fit to go on.
-        dtype: of the passes over the data; float32 is twice as fast and good for tolerances from 1e-6 up.
+        tolerance: see `TOLERANCE`.
+        dtype: of the passes over the data. float32 is twice as fast and good for tolerances of 1e-6 and more.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LogisticSolver:
         weight = torch.ones(len(codes)) if sample_weight is None else torch.from_numpy(sample_weight)
         self.total = float(weight.sum())
         self.w = (weight.double() / self.total).to(dtype)
-        # The model that knows only how frequent the classes are: the optimum of an endless penalty.
+        # The optimum of an infinite penalty knows only the frequencies of the classes.
         shares = torch.zeros(len(present), dtype=torch.float64).scatter_add_(0, self.labels, self.w.double())
         frequencies = torch.zeros(self.x.shape[1] + 1, len(present), dtype=torch.float64)
         frequencies[-1] = shares.log()
@@ -80,7 +80,7 @@ class LogisticSolver:
         self.axes = _Axes(self.x, self.w)
 
     def fit(self, cs: np.ndarray, tolerance: float | None = None) -> LogisticPath:
-        """The optimum for every inverse penalty in ``cs`` ``(P,)``, to ``tolerance`` (default: the solver's)."""
+        """The optimum for each inverse penalty of ``cs`` ``(P,)``, to ``tolerance`` (default: the solver's)."""
         tolerance = tolerance or self.tolerance
         new = [c for c in map(float, cs) if self.reached.get(c, np.inf) > tolerance]
         if new:
@@ -97,8 +97,8 @@ class LogisticSolver:
         return path
 
     def _minimise(self, cs: torch.Tensor, theta: torch.Tensor, tolerance: float) -> torch.Tensor:
-        """Rounds of batched L-BFGS on coefficients ``(P, D + 1, C)``, whose last row is the intercept."""
-        # Two penalised softmax columns +-v/2 stand for scikit-learn's single v of a binary task: twice the penalty.
+        """Coefficients ``(P, D + 1, C)``, the last row the intercepts, after rounds of L-BFGS from ``theta``."""
+        # In a binary task scikit-learn has one vector v, here the columns v/2 and -v/2, which need twice the penalty.
         penalty = (2.0 if len(self.present) == 2 else 1.0) / (cs * self.total)
         going = torch.arange(len(cs))
         for _ in range(0, MAX_STEPS, ROUND):
@@ -110,26 +110,26 @@ class LogisticSolver:
             self.axes = _Axes(self.x, problem.rows)
         log.warning(
             f"warning: {len(going)} of {len(cs)} logistic regressions (C from {float(cs[going].min()):.3g}) still "
-            f"improved after {MAX_STEPS} steps: check the features, or use fewer weak penalties"
+            f"improved after {MAX_STEPS} steps: check the features"
         )
         return theta
 
 
 class _Axes:
-    """Features ``z`` ``(N, D + 1)`` in the eigenvectors of their covariance under weights ``(N,)``; the last is 1."""
+    """Features ``z`` ``(N, D + 1)`` along the eigenvectors of their covariance, weighted by ``rows``; then 1."""
 
     def __init__(self, x: torch.Tensor, rows: torch.Tensor) -> None:
         rows = rows / rows.sum()
         self.mean = (rows @ x).double()
         centred = x - self.mean.to(x.dtype)
         covariance = (centred.T @ (centred * rows[:, None])).numpy()
-        # PyTorch's own fails, or gives NaN, where many features are the same for all images.
+        # SciPy's: PyTorch's fails, or gives NaN, where many features are the same for all images.
         self.basis = torch.from_numpy(eigh(covariance, driver="evd")[1]).double()
         self.z = torch.cat([centred @ self.basis.to(x.dtype), torch.ones(len(x), 1, dtype=x.dtype)], 1)
 
 
 class _Coordinates:
-    """The objective around ``theta`` ``(P, D + 1, C)``, in coordinates ``u`` ``(P, D + 1, C - 1)``."""
+    """The objective near ``theta`` ``(P, D + 1, C)``, in coordinates ``u`` ``(P, D + 1, C - 1)``."""
 
     def __init__(
         self, axes: _Axes, labels: torch.Tensor, w: torch.Tensor, theta: torch.Tensor, penalty: torch.Tensor
@@ -140,10 +140,10 @@ class _Coordinates:
         p = torch.softmax(torch.einsum("nd,pdc->pnc", self.z, turned.to(self.z.dtype)), 2)
         weighted = p * w[:, None]
         between = torch.diag_embed(weighted.sum(1)) - p.mT @ weighted
-        # An image counts by how undecided the models still are about it.
+        # An image weighs more the less certain the models are about it.
         self.rows = (w * (1 - (p * p).sum(2))).clamp_min(1e-12).mean(0)
         variances = ((self.rows / self.rows.sum()) @ self.z.square()).double()
-        # The direction in which all classes rise alike changes no probability and is left out.
+        # The direction in which all classes rise alike changes no probability: it is left out.
         spread, contrasts = torch.linalg.eigh(between.double())
         self.contrasts = contrasts[:, :, 1:].mT
         curvature = variances[:, None] * spread[:, None, 1:].clamp_min(1e-12)
@@ -153,7 +153,7 @@ class _Coordinates:
         self.start = (turned @ self.contrasts.mT) / self.scale
 
     def restore(self, u: torch.Tensor) -> torch.Tensor:
-        """Coefficients for the features as they were given."""
+        """Coefficients ``(P, D + 1, C)`` for the features as they were given."""
         theta = (u * self.scale) @ self.contrasts
         weights = self.basis @ theta[:, :-1]
         return torch.cat([weights, theta[:, -1:] - self.mean @ weights[:, None]], 1)
@@ -162,8 +162,8 @@ class _Coordinates:
         """Objective ``(Q,)`` and gradient (as ``u``) of the problems ``which`` ``(Q,)`` at ``u``."""
         scale, penalty, contrasts = self.scale[which], self.penalty[which], self.contrasts[which]
         theta = (u * scale) @ contrasts
-        # Rows of coefficients times columns of images: with the images last, products and softmax are several times
-        # as fast for the few problems that take the most steps.
+        # Coefficients in rows, images in columns: with the images last, products and softmax are several times as fast
+        # for the few problems that take the most steps.
         flat = theta.permute(2, 0, 1).reshape(-1, theta.shape[1]).to(self.z.dtype)
         loss = 0.5 * (penalty * theta**2).sum((1, 2))
         gradient = torch.zeros(flat.shape, dtype=torch.float64)
@@ -192,7 +192,7 @@ class _Coordinates:
 
 
 def _lbfgs(problem: _Coordinates, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """At most `ROUND` steps; problems that have converged drop out of the batch. Coefficients, and which converged."""
+    """Coefficients after at most `ROUND` steps, and which problems converged; these leave the batch at once."""
     solution, u = problem.start.clone(), problem.start.clone()
     which = torch.arange(len(u))
     done = torch.zeros(len(u), dtype=torch.bool)
@@ -218,7 +218,7 @@ def _lbfgs(problem: _Coordinates, tolerance: float) -> tuple[torch.Tensor, torch
 
 
 def _direction(gradient: torch.Tensor, history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Two-loop recursion: minus the approximate inverse Hessian times the gradient, per problem."""
+    """By the two-loop recursion, minus the approximate inverse Hessian times the gradient of each problem."""
     q, alphas = gradient.clone(), []
     for step, change, rho in reversed(history):
         alphas.append(rho * (step * q).sum((1, 2), keepdim=True))
@@ -240,11 +240,11 @@ def _line_search(
     direction: torch.Tensor,
     promise: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Full steps, halved only for those problems whose loss does not fall enough (Armijo)."""
+    """Full steps, halved for the problems whose loss does not fall enough (Armijo)."""
     new_u = u + direction
     new_loss, new_gradient = problem.evaluate(new_u, which)
     length = torch.ones_like(loss)
-    # What rounding alone can add must not be taken for a rise.
+    # A rise of the loss by rounding alone is no rise.
     noise = 4 * torch.finfo(problem.z.dtype).eps * loss
     for _ in range(30):
         failed = torch.nonzero(new_loss > loss - 1e-4 * length * promise + noise).ravel()

@@ -1,4 +1,4 @@
-"""What `dermeval knn`, `linear` and `finetune` report: a page of text, ``result.json``, and a results folder."""
+"""The report of `dermeval knn`, `linear` and `finetune`: a page of text, and a results folder."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.report import FeatureSource, report_text
 from dermeval.probes.shots import curve_text, few_shot_curve
-from dermeval.probes.task import Task
-from dermeval.statistics.bootstrap import bootstrap_mean
+from dermeval.probes.task import Task, constant_features
+from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
 from dermssl import neighbours
 from dermssl.atomic import atomic_file, atomic_folder
 from dermssl.commandline import Report
@@ -29,7 +29,7 @@ from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
 
 OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
-"""Keys of ``result.json`` that are left out where there is nothing to say."""
+"""Keys that ``result.json`` leaves out where they are None."""
 WRITTEN = ("result.json", "predictions.parquet", "shots.png")
 
 
@@ -55,7 +55,7 @@ class ProbeResult(FeatureSource):
 
 
 def result_json(result: Any) -> dict[str, Any]:
-    """A result, and the dataclasses in it, as ``result.json`` has them."""
+    """A result, and the dataclasses in it, as in ``result.json``."""
 
     def without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in items if value is not None or name not in OPTIONAL}
@@ -66,10 +66,11 @@ def result_json(result: Any) -> dict[str, Any]:
 def probe_report(
     probe: Probe, task: Task, options: ProbeOptions | FinetuneOptions, inputs: Sequence[str], recall: bool = False
 ) -> Report:
-    """Run one probe as its command does: judge it, add recall@1 and the few-shot curve, write and print the result.
+    """Run one probe as its command does: judge it, add recall@1 and the few-shot curve, and write the results folder.
 
-    ``inputs`` are the folders that are read, which the output may not replace.
+    ``inputs`` are the folders that the command reads, which the output may not replace.
     """
+    require_draws(options.draws)
     out = Path(options.out) if options.out else None
     if out:
         require_new_folder(out, options.overwrite, WRITTEN, inputs, "probe", probe.name)
@@ -89,7 +90,7 @@ def probe_report(
         settings=judged.fitted.settings,
         counts={"labelled": len(task.labels)} | judged.counts,
         levels=judged.levels,
-        notes=[*task.notes, *judged.notes, *(curve.notes if curve else [])],
+        notes=[*task.notes, *constant_features(task.features), *judged.notes, *(curve.notes if curve else [])],
         contamination=judged.contamination,
         **judged.fitted.extra,
         recall_at_1=same_id_recall(task.pool, options.draws, options.seed) if recall else None,
@@ -100,7 +101,7 @@ def probe_report(
         table = judged.fitted.predictions.to_frame()
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", data)
-            if curve:  # null: predictions from all training patients
+            if curve:  # null shots: predictions from all training patients
                 table = pd.concat([table.assign(shots=None), curve.predictions], ignore_index=True)
                 table = table.astype({"shots": "Int32"})
                 figure = few_shot_plot(curve.points, data)
@@ -112,9 +113,9 @@ def probe_report(
 
 
 def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Data set, ``lesion`` or ``patient``, the query rows, and whether each query's nearest image shares its id.
+    """For each data set and kind (``lesion``, ``patient``): the query rows, and whether each is a hit of recall@1.
 
-    Only for data sets in which such ids repeat.
+    Kinds whose ids do not repeat in a data set are left out.
     """
     for dataset, rows in frame.groupby("dataset", sort=False).indices.items():
         for kind in ("lesion", "patient"):
@@ -125,9 +126,9 @@ def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str
 
 
 def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[str, Any]]:
-    """Recall@1 for lesions and patients of each data set of ``pool``, with intervals by group.
+    """Same-lesion and same-patient recall@1 of each data set of ``pool``, with intervals by group.
 
-    ``contaminated`` counts the queries that the encoder saw in pretraining; None where that is not known.
+    ``contaminated`` counts the queries that the encoder saw in pretraining, None where that is not known.
     """
     found, seen = [], pool.seen.flags(pool.frame["image_id"])
     groups = pool.frame["group_id"].to_numpy(dtype=object)
@@ -140,7 +141,7 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
 
 
 def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
-    """Headline, scores at both levels, recall per class, what the probe says, and what the encoder has seen."""
+    """The headline, scores at both levels, recall of each class, the lines of the probe, recall@1, contamination."""
     counts, split, unit = result.counts, result.protocol["split"], task.unit
     folds = f"{result.protocol['folds']} folds by {unit}"
     how = folds if split == "folds" else f"fit on train, scored once on test; {task.split_origin}"
@@ -163,7 +164,7 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         pd.DataFrame(scores).to_string(),
         "",
         pd.DataFrame(recalls).to_string(),
-        *(["", f"case level by majority vote of its images: {majority}"] if majority else []),
+        *(["", f"case level by majority vote of the images: {majority}"] if majority else []),
         "",
         *judged.fitted.lines,
     ]

@@ -1,6 +1,6 @@
-"""What every report has: where the features are from, its words, notes and licences; and tables that compare.
+"""What all reports share: the source of the features, terms, notes, licences; and tables that compare encoders.
 
-A long table has one row for each encoder and column. It becomes tables of intervals, plots and the files of a report.
+A long table has one row for each encoder and column. From it come the tables, the plots and the files of a report.
 """
 
 import re
@@ -9,65 +9,71 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.pages import plots
 from dermeval.pages.tables import NARROW, ReportTable, show, tables_as_sections, tables_as_text
 from dermeval.probes.task import unit_of
-from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE, Interval
+from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE
 from dermssl import licences, page
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.files import write_csv, write_json, write_text
 
-ENDS = ("value", "low", "high")
+INTERVALS = ("value", "difference", "rank")
+"""Cells of a long table that are intervals, as `Interval.entry` gives them; ``difference`` may be None."""
 FEW, SHARE, RUNS = 5, 0.1, 3
-"""Patients of each class, share of the training patients, and draws of either, for scores from few labels."""
+"""For scores from few labels: patients of each class, share of the training patients, and draws of each kind."""
 TERMS = {
     "probe": "A simple classifier on the encoder's frozen features. It judges the features, not itself.",
     "knn": "Weighted vote of the 20 most similar training images (cosine, weights exp(s / 0.07)).",
-    "linear": "Logistic regression; folds within the training {unit}s choose its penalty.",
-    "folds": "The {unit}s are cut into parts. Each part is scored by a probe that was trained on the others.",
-    "image level, case level": "Each image scored alone; or the mean probability of all images of one case.",
-    "majority vote": "The case gets the class that most of its images are predicted to be.",
-    "[low, high]": "95% interval, from resampling whole {unit}s. The true score of similar {unit}s lies outside in "
-    "about 1 of 20 such intervals.",
-    NARROW: f"The true interval is wider: fewer than {RARE} {{unit}}s of a class, or {MIN_PATIENTS} in all, hardly "
-    "vary between resamples, and a class of which none or all are recognised does not vary at all. Plots show a ring.",
+    "linear": "Logistic regression. Folds within the training {unit}s choose its penalty.",
+    "folds": "The {unit}s are cut into parts. A probe that was trained on the other parts scores each part.",
+    "image level, case level": "Image level: each image is scored alone. Case level: each case is scored by the mean "
+    "probability of its images.",
+    "majority vote": "A case gets the class that is predicted for most of its images.",
+    "[low, high]": "95% interval, from resampling whole {unit}s. About 1 of 20 such intervals does not hold the true "
+    "score of similar {unit}s.",
+    NARROW: f"The true interval is wider than the one shown. Fewer than {RARE} {{unit}}s of a class, or {MIN_PATIENTS} "
+    "in all, hardly vary between resamples. A class of which none or all are recognised does not vary at all. Plots "
+    "show a ring.",
     "balanced accuracy": "The mean of the recall of each class, so that rare classes count as much as frequent ones.",
-    "recall, precision": "Of the images of a class, the share that is recognised; of those predicted to be of "
-    "the class, the share that is.",
+    "recall, precision": "Recall: the share of the images of a class that are predicted to be of it. Precision: the "
+    "share of the images predicted to be of a class that are of it.",
     "macro F1": "The harmonic mean of precision and recall of each class, averaged over classes.",
-    "AUROC": "The probability that an image of the class scores higher for it than an image of another; 0.5 is chance.",
-    "sensitivity at 90 specificity": "The recall of the positive class when 10% of the others are called positive.",
-    "p": "Probability of a difference at least this large if there were none (two-sided, paired by {unit}). It is not "
-    "corrected for the number of differences.",
-    "per class, 10%": f"Trained on {FEW} {{unit}}s of each class, or on a tenth of those of each class; the mean of "
-    f"{RUNS} draws.",
-    "recall@1": "The share of images whose nearest other image shows the same lesion (patient).",
-    "rank": "1 is the best encoder of a column. The mean rank is over all columns; its interval over draws of {unit}s.",
+    "AUROC": "How often an image of a class gets a higher probability of that class than an image of another class. "
+    "0.5 is chance.",
+    "sensitivity at 90 specificity": "The recall of the positive class where 10% of the others are called positive.",
+    "p": "The probability of a difference at least this large if there were none (two-sided, paired by {unit}). It is "
+    "not corrected for the number of differences.",
+    "per class, 10%": f"Trained on {FEW} {{unit}}s of each class, or on a tenth of the {{unit}}s of each class. The "
+    f"score is the mean of {RUNS} draws. Its interval leaves out the spread between these draws.",
+    "recall@1": "The share of images whose most similar other image shows the same lesion (patient).",
+    "rank": "1 is the best encoder of a column. The mean rank is over all columns. Its interval is from draws of "
+    "{unit}s.",
     "sd": "Standard deviation over the seeds.",
-    "clean, contaminated": "The encoder did not see the image in pretraining; or it saw the image, a copy of it, or "
-    "another image of its {unit} or lesion.",
+    "clean, contaminated": "Contaminated: in pretraining the encoder saw the image, a copy of it, or another image of "
+    "its {unit} or lesion. Clean: it saw none of these.",
     "resampled together, independently": "Whether a draw takes a {unit}'s clean and contaminated images together.",
-    "unseen, size-matched": "Trained without that group and scored on it; the control is trained on as many {unit}s of "
-    "all groups, so that the difference is not due to their number.",
+    "unseen, size-matched": "Unseen: trained without a group and scored on it. Size-matched: trained on as many "
+    "{unit}s of all groups, so that their number does not explain the difference.",
     "insufficient": f"Fewer than {MIN_PATIENTS} {{unit}}s: not scored.",
-    "one class": "All images of the group have one label, so there is nothing to tell apart.",
+    "one class": "All images of the group have one label, so there are no classes to tell apart.",
     "missing": "Images for which the value is not known.",
-    "gap": "The best group's score minus the worst's. Only groups that hold every class are ranked. As the largest of "
-    "several differences it errs on the large side.",
+    "gap": "The best group's score minus the worst's. Only groups with every class are ranked. The gap is the largest "
+    "of several differences, so it errs on the large side.",
 }
 ENCODERS = ("knn", "linear", "balanced accuracy", "[low, high]", NARROW, "per class, 10%", "recall@1", "rank", "p")
 RESULTS = ("image level, case level", "[low, high]", NARROW, "balanced accuracy", "macro F1", "AUROC", "p", "sd")
 PROTOCOL = tuple(term for term in TERMS if term not in ("per class, 10%", "recall@1", "rank", "sd"))
-"""The words that a table of encoders, a comparison of results and a protocol explain."""
+"""The terms that a table of encoders, a comparison of results and a protocol explain."""
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What every report says of where its features come from, and under which licences."""
+    """Where the features of a report come from, and under which licences."""
 
     encoder: dict[str, Any]
     datasets: list[dict[str, Any]]
@@ -76,29 +82,29 @@ class FeatureSource:
 
     @property
     def unit(self) -> str:
-        """What a group is, in the singular."""
+        """See `unit_of`."""
         return unit_of(self.datasets)
 
     @property
     def names(self) -> str:
-        """The data sets."""
+        """The names of the data sets."""
         return ", ".join(entry["name"] for entry in self.datasets)
 
     @property
     def encoder_line(self) -> str:
-        """Which encoder made the features."""
+        """A line that names the encoder."""
         return f"encoder: {self.encoder['path']} (fingerprint {self.encoder['fingerprint'][:12]})"
 
     @staticmethod
     def of(pool: PooledEmbeddings) -> "FeatureSource":
-        """That of the pooled embeddings folders."""
+        """The source of pooled embeddings."""
         keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
         datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
         return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in pool.licences))
 
     @staticmethod
     def of_all(sources: "Sequence[FeatureSource]") -> "FeatureSource":
-        """That of several on the same images: the strictest of each."""
+        """The joint source of several encoders on the same images, with the warnings and licences of all."""
         saw_test = any(source.encoder.get("training", {}).get("splits") == "all" for source in sources)
         encoder, synthetic = {"training": {"splits": "all"} if saw_test else {}}, any(one.synthetic for one in sources)
         notices = licences.merge(entry for source in sources for entry in source.licences)
@@ -106,7 +112,7 @@ class FeatureSource:
 
 
 def report_text(lines: Iterable[str], source: FeatureSource, notes: Sequence[str]) -> str:
-    """The lines of a report, and what closes it: what marks in them mean, notes, warnings and licences."""
+    """The lines of a report, then what `NARROW` means where they have it, notes, warnings and licences."""
     text = "\n".join(lines)
     marks = [f"{NARROW}: {TERMS[NARROW]}".replace("{unit}", source.unit)] if NARROW in text else []
     return "\n".join([text, "", *marks, *[f"note: {note}" for note in notes], *_closing_lines(source)])
@@ -120,14 +126,14 @@ def report_page(
     notes: Sequence[str],
     words: Sequence[str],
 ) -> str:
-    """The tables as an HTML page that explains its ``words`` (of `TERMS`) at the end."""
+    """The tables as an HTML page that ends with the meaning of ``words`` (keys of `TERMS`)."""
     terms = {word: TERMS[word].replace("{unit}", source.unit) for word in words}
     sections = tables_as_sections([*tables, ReportTable("What the words mean", pd.DataFrame(), terms=terms)])
     return page.render(title=title, lead=lead, sections=sections, notes=notes, foot=_closing_lines(source))
 
 
 def _closing_lines(source: FeatureSource) -> list[str]:
-    """Warnings about the data, and licences."""
+    """Warnings about the data, then the licences."""
     text = ["SYNTHETIC data: these scores say nothing about patients"] if source.synthetic else []
     doubt = "has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
     text += [f"{entry['name']} {doubt}" for entry in source.datasets if not entry["patient_key"]]
@@ -137,60 +143,56 @@ def _closing_lines(source: FeatureSource) -> list[str]:
 
 
 def distinct_names(*choices: Sequence[str]) -> list[str]:
-    r"""The first choice of names in which all differ, else the last; bytes that are no UTF-8 become ``\udcff``."""
+    r"""The first of ``choices`` in which all names differ, else the last. Bytes that are no UTF-8 become ``\udcff``."""
     found = next((names for names in choices if len(set(names)) == len(names)), choices[-1])
     return [name.encode("utf-8", "backslashreplace").decode() for name in found]
 
 
-def long_row(score: Interval) -> dict[str, Any]:
-    """The columns ``value``, ``low``, ``high`` and ``narrow``."""
-    return {"narrow": False} | score.entry()
-
-
-def interval_columns(prefix: str, interval: Interval | None) -> dict[str, Any]:
-    """The columns ``prefix``, ``prefix_low``, ``prefix_high`` of a further interval, and ``p`` of a difference."""
-    entry, p = interval.entry() if interval else {}, {"p": "p"} if prefix == "difference" else {}
-    return {name: entry.get(end) for end, name in (_columns_of(prefix) | p).items()}
-
-
-def _columns_of(prefix: str) -> dict[str, str]:
-    return dict(zip(ENDS, (prefix, f"{prefix}_low", f"{prefix}_high") if prefix else ENDS, strict=True))
-
-
-def _interval_at(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The interval in the columns of ``prefix`` (empty: that of the score), as `show` takes it."""
-    names = _columns_of(prefix) | {"narrow": "narrow"} | ({"p": "p"} if prefix == "difference" else {})
-    return {end: row[name] for end, name in names.items()}
+def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a long table as the files have it, with the ends of each interval in columns of their own."""
+    flat: dict[str, Any] = {}
+    for name, cell in row.items():
+        if name not in INTERVALS:
+            flat[name] = cell
+            continue
+        entry, prefix = cell or {}, "" if name == "value" else f"{name}_"
+        flat |= {"narrow": entry.get("narrow", False)} if name == "value" else {}
+        flat |= {name: entry.get("value"), f"{prefix}low": entry.get("low"), f"{prefix}high": entry.get("high")}
+        flat |= {"p": entry.get("p")} if name == "difference" else {}
+    return flat
 
 
 def interval_table(
     heading: str,
     rows: pd.DataFrame,
     keys: tuple[str, str],
-    prefix: str = "",
+    interval: str = "value",
     digits: str = ".3f",
     more: str = "",
     figures: tuple[str, ...] = (),
 ) -> ReportTable:
-    """The intervals in the columns of ``prefix`` as a table: the first key down, unnamed, the second across.
+    """One of `INTERVALS` of a long table as a table: the first key down, without a heading, the second key across.
 
-    Both stand in the order of ``rows``. ``more`` is a column of text that follows the interval.
+    Both are in the order of ``rows``. ``more`` names a column of text that follows the interval.
     """
     down, across = keys
-    cells = [show(_interval_at(row, prefix), digits) + (row[more] if more else "") for row in rows.to_dict("records")]
+    cells = [show(row[interval], digits) + (row[more] if more else "") for row in rows.to_dict("records")]
     found = rows.assign(cell=cells).pivot(index=down, columns=across, values="cell")
     found = found.loc[list(dict.fromkeys(rows[down])), list(dict.fromkeys(rows[across]))]
     return ReportTable(heading, found.rename_axis(index=None, columns=None).reset_index(names=""), figures)
 
 
-def dots(rows: pd.DataFrame, keys: tuple[str, str], prefix: str = "", most: int = 6) -> str:
-    """Dots with intervals as SVG: a panel for each of the first ``most`` columns."""
+def dots(rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value", most: int = 6) -> str:
+    """One of `INTERVALS` of a long table as dots (SVG): a panel for each of the second key's first ``most`` values."""
     panels = []
     for column, part in list(rows.groupby(keys[1], sort=False))[:most]:
-        entries = [(row[keys[0]], _interval_at(row, prefix)) for row in part.to_dict("records")]
-        bars = [plots.Bar(name, *(own[key] for key in (*ENDS, "narrow"))) for name, own in entries]
+        entries = [(row[keys[0]], row[interval]) for row in part.to_dict("records")]
+        bars = [
+            plots.Bar(name, *np.array([own[end] for end in ("value", "low", "high")], float), own.get("narrow", False))
+            for name, own in entries
+        ]
         panels.append((str(column).replace("_", " "), bars))
-    return plots.interval_plot(panels, zero=prefix == "difference")
+    return plots.interval_plot(panels, zero=interval == "difference")
 
 
 def side_by_side_report(
@@ -204,7 +206,10 @@ def side_by_side_report(
     source: FeatureSource,
     data: dict[str, Any],
 ) -> Report:
-    """What is printed; and, in ``folder``, ``files``: ``data``, its rows, the tables with captions (LaTeX), a page."""
+    """A report on several encoders. It is written to ``folder``, if there is one, as four ``files``.
+
+    They are ``data`` (JSON), the rows of it (CSV), the tables with ``captions`` (LaTeX), and a page.
+    """
     notes = data["notes"]
     if folder:
         with atomic_folder(Path(folder)) as temporary:

@@ -1,8 +1,8 @@
 """Linear heads trained by stochastic gradient descent, all settings of a grid together.
 
 This is DINOv2's linear evaluation (Oquab et al. 2023, appendix B.3, and its ``eval/linear.py``): momentum 0.9, no
-weight decay, a cosine to 0, weights from N(0, 0.01). There is one head per learning rate and form of the features.
-Every head sees the same batches, so one batched product serves them all.
+weight decay, a cosine to 0, and first weights of standard deviation 0.01. There is one head for each learning rate and
+form of the features. All heads see the same batches, so one batched product serves them all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ import torch
 from dermeval.probes.grids import Predict, class_weights, standardiser
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
-"""DINOv2's learning rates per 256 images of a batch."""
+"""DINOv2's learning rates, for batches of 256 images."""
 FORMS = ("as they are", "standardised")
 MOMENTUM, INITIAL_SPREAD = 0.9, 0.01
 
@@ -28,13 +28,13 @@ class Heads:
     biases: torch.Tensor
 
     def logits(self, forms: torch.Tensor) -> torch.Tensor:
-        """``(F, N, R, C)`` for features in all their ``forms`` ``(F, N, D)``."""
+        """Logits ``(F, N, R, C)`` of features in all ``forms`` ``(F, N, D)``."""
         return torch.einsum("fnd,fdrc->fnrc", forms, self.weights) + self.biases[:, None]
 
 
 @dataclass(frozen=True)
 class RateGrid:
-    """SGD heads for each learning rate on the features as they are, then on standardised ones."""
+    """SGD heads: one for each learning rate on the features as they are, then one for each on standardised features."""
 
     rates: np.ndarray
     steps: int
@@ -44,19 +44,19 @@ class RateGrid:
 
     @property
     def unchosen(self) -> int:
-        """The middle rate on standardised features."""
+        """The one to take where there are too few patients to choose: the middle rate on standardised features."""
         return len(self.rates) + len(self.rates) // 2
 
     def coarse(self) -> list[list[int]]:
-        """All of them in one step: trained together they cost little more than one."""
+        """What is tried first: all, in one step, since all together cost little more than one."""
         return [list(range(len(FORMS) * len(self.rates)))]
 
     def around(self, scores: Mapping[int, float]) -> list[int]:
-        """Nothing further."""
+        """Nothing: no head is trained more finely."""
         return []
 
     def fits(self, features: np.ndarray, labels: np.ndarray, classes: int, final: bool = False) -> Predict:
-        """Heads that are trained when predictions are asked for: all together, or one; the batches are the same."""
+        """Heads that are trained, all together or one alone, when predictions are asked for; see `Predict`."""
         standard, weight = standardiser(features), class_weights(labels, self.class_weight)
 
         def predict(rows: np.ndarray, which: Sequence[int], fine: bool = False) -> np.ndarray:
@@ -72,9 +72,9 @@ class RateGrid:
         return predict
 
     def train(self, forms: np.ndarray, labels: np.ndarray, classes: int, weight: np.ndarray | None = None) -> Heads:
-        """F x R heads on ``forms`` ``(F, N, D)`` of the same N images, float32; ``weight`` ``(N,)`` has mean 1.
+        """Heads on ``forms`` ``(F, N, D)``, float32, of the same N images, with weights ``weight`` ``(N,)`` of mean 1.
 
-        The rates are per 256 images and scaled to the batch, which is clipped to N.
+        A batch has at most N images. The rates, which are for 256 images, are scaled to its size.
         """
         x, y = torch.from_numpy(forms), torch.tensor(labels)
         w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight).float()
@@ -97,14 +97,14 @@ class RateGrid:
         return heads
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
-        """Learning rate (per 256 images) and form of the features of each fold, and how long all were trained."""
+        """For ``result.json``: the rate (for 256 images) and form of each fold, and how all were trained."""
         forms, rates = np.divmod(chosen, len(self.rates))
         picked = {"rate": self.rates[rates].tolist(), "features": [FORMS[form] for form in forms]}
         grid = {"rate_grid": self.rates.tolist(), "steps": self.steps, "batch": self.batch}
         return {"solver": "sgd"} | picked | grid
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
-        """Choices at an end of the grid of rates."""
+        """Notes on choices at an end of the grid of rates."""
         last = len(self.rates) - 1
         ends = sorted({index % len(self.rates) for index in chosen} & {0, last}) if last else []
         return [f"learning rate {self.rates[index]:.3g} lies at the end of the grid" for index in ends]
@@ -116,13 +116,10 @@ class RateGrid:
 
 
 def batches(rows: int, batch: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
-    """Row indices ``(batch,)`` of each step: one permutation after the other, the last short part of each left out."""
+    """Row indices ``(batch,)`` of each step, from one permutation after another; a short last batch is left out."""
     generator = torch.Generator().manual_seed(seed)
-    made = 0
-    while made < steps:
-        order = torch.randperm(rows, generator=generator)
-        for start in range(0, rows - batch + 1, batch):
-            yield order[start : start + batch]
-            made += 1
-            if made == steps:
-                return
+    for step in range(steps):
+        start = step % (rows // batch) * batch
+        if start == 0:
+            order = torch.randperm(rows, generator=generator)
+        yield order[start : start + batch]

@@ -1,8 +1,7 @@
-"""Few-shot curves: how scores grow with the number of training patients per class.
+"""Few-shot curves: scores by the number of training patients per class.
 
-Patients are drawn, not images: n patients of each class, with all their training images of that class. The test
-images stay the same. A draw's patients for a smaller n are among those for a larger one, so that a curve is not
-shaken by new patients at every point.
+A draw takes n patients of each class, with all their training images of that class. The test images stay the same. The
+patients of a draw for a smaller n are among its patients for a larger n, so that chance moves a curve less.
 """
 
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
 
 @dataclass(frozen=True)
 class Curve:
-    """``points``: per n the entry of ``result.json``. ``predictions``: those of every draw, its number as ``seed``."""
+    """``points``: the entry of ``result.json`` for each n. ``predictions``: of every draw, whose number is ``seed``."""
 
     points: list[dict[str, Any]]
     predictions: pd.DataFrame
@@ -34,9 +33,9 @@ class Curve:
 
 
 def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
-    """Fit and score ``options.shot_draws`` draws of each of ``options.shots`` patients per class.
+    """Fit and score ``options.shot_draws`` draws for each number of patients per class in ``options.shots``.
 
-    InputError where more patients are asked for than any class has.
+    InputError for a number of patients that no class has.
     """
     asked = sorted(set(options.shots))
     notes = _scarce(task, folds, asked)
@@ -60,10 +59,10 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
 def draw_of_each_class(
     task: Task, folds: Sequence[Fold], shots: int | dict[int, int], seed: Sequence[int]
 ) -> list[Fold]:
-    """The folds with the training rows of ``shots`` random patients of each class (or so many by class).
+    """The folds with the training rows of ``shots`` random patients of each class; ``shots`` may differ by class.
 
-    Where there are fewer patients, all are taken. A patient with images of two classes can be drawn for either; only
-    the images of that class then count.
+    A class with fewer patients gives all of them. A patient with images of two classes can be drawn for either, and
+    then gives only the images of that class.
     """
     drawn = []
     for fold in folds:
@@ -79,26 +78,26 @@ def draw_of_each_class(
 
 
 def fewest_patients(task: Task, folds: Sequence[Fold]) -> list[int]:
-    """For each class the number of its training patients, in the fold that has the fewest."""
+    """For each class the number of its training patients, in the fold with the fewest."""
     held = [pd.Series(task.groups[fold.train]).groupby(task.labels[fold.train]).nunique() for fold in folds]
     return pd.concat(held, axis=1).reindex(range(len(task.classes))).fillna(0).min(axis=1).astype(int).tolist()
 
 
 def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str]:
-    """Notes on classes with fewer training patients than asked for."""
+    """Notes on classes with fewer training patients than asked for; InputError where all classes have fewer."""
     fewest, group = fewest_patients(task, folds), task.unit
     if asked[-1] > max(fewest):
         raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {max(fewest)} training {group}s")
     return [
-        f"class {task.classes[label]} has {patients} training {group}{'s' * (patients != 1)}, so it has fewer than the "
-        f"others from --shots {min(shots for shots in asked if shots > patients)} on"
+        f"class {task.classes[label]} has {patients} training {group}{'s' * (patients != 1)}, all of which are drawn "
+        f"from --shots {min(shots for shots in asked if shots > patients)} on"
         for label, patients in enumerate(fewest)
         if label in task.labels and patients < asked[-1]
     ]
 
 
 def curve_text(points: list[dict[str, Any]], group: str) -> list[str]:
-    """The curve as a table, with how its intervals came about; nothing where there is none."""
+    """The curve as a table, and what its intervals cover; nothing for a curve without ``points``."""
     if not points:
         return []
     rows = []
@@ -107,6 +106,8 @@ def curve_text(points: list[dict[str, Any]], group: str) -> list[str]:
         for level in (level for level in ("image", "case") if level in point):
             row |= {f"{name} ({level})": show(point[level][name]) for name in ("balanced_accuracy", "macro_f1")}
         rows.append(row)
-    drawn = f"mean of {points[0]['draws']} draws of training {group}s"
-    head = f"few-shot: {drawn}, 95% intervals over draws and test {group}s"
+    drawn, over = f"mean of {points[0]['draws']} draws of training {group}s", f"draws and test {group}s"
+    if points[0]["draws"] == 1:
+        drawn, over = f"one draw of training {group}s", f"test {group}s only"
+    head = f"few-shot: {drawn}, 95% intervals over {over}"
     return ["", head, pd.DataFrame(rows).to_string(index=False)]

@@ -89,7 +89,7 @@ def test_k_beyond_the_training_images_is_clipped_and_said(tmp_path, make_embeddi
     emb = make_embeddings(tmp_path, frame, class_features)
     train = int((frame["split"] == "train").sum())
     assert main(["knn", str(emb), "--k", "500", "20", "--json", str(tmp_path / "j.json"), *FAST]) == 0
-    assert f"k = 500 exceeds the {train} training images" in capsys.readouterr().out
+    assert f"k = 500 is more than the {train} training images" in capsys.readouterr().out
     report = json.loads((tmp_path / "j.json").read_text())
     assert [row["k"] for row in report["by_k"]] == [20, train] and report["settings"]["k"] == 20
 
@@ -117,7 +117,7 @@ def test_a_case_by_majority_counts_images_and_settles_ties_by_probability():
 def test_both_ways_to_score_a_case_are_reported(tmp_path, make_embeddings, frame, class_features, capsys):
     emb = make_embeddings(tmp_path, frame, class_features)
     assert main(["knn", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
-    assert "case level by majority vote of its images: accuracy" in capsys.readouterr().out
+    assert "case level by majority vote of the images: accuracy" in capsys.readouterr().out
     read = read_predictions(tmp_path / "r", CONDITION.classes)
     votes = pd.Series(read.probabilities.argmax(1)).groupby(read.frame["case_id"].to_numpy())
     truth = pd.Series(read.truth).groupby(read.frame["case_id"].to_numpy()).first()

@@ -145,9 +145,7 @@ def test_scarce_classes_are_named(tmp_path, make_embeddings, frame, class_featur
     rows = (~scabies | frame["patient_id"].isin(kept) | (frame["split"] == "test")).to_numpy()
     emb = make_embeddings(tmp_path, frame[rows], class_features[rows])
     assert main(["knn", str(emb), "--shots", "2", "3", *FAST]) == 0
-    assert "class Scabies has 2 training patients, so it has fewer than the others from --shots 3" in (
-        capsys.readouterr().out
-    )
+    assert "class Scabies has 2 training patients, all of which are drawn from --shots 3 on" in capsys.readouterr().out
     assert main(["knn", str(emb), "--shots", "99", *FAST]) == 2
     assert "no class has more than" in capsys.readouterr().err
 
@@ -157,6 +155,6 @@ def test_one_patient_per_class_leaves_nothing_to_choose_by_and_says_so(
 ):
     emb = make_embeddings(tmp_path, frame, class_features)
     assert main(["linear", str(emb), "--shots", "1", "--c-values", "12", "--inner-folds", "2", *FAST]) == 0
-    assert "--shots 1 leaves no patient to choose by: C 1 is taken" in capsys.readouterr().out
+    assert "--shots 1 leaves no patient for a choice: C 1 is taken" in capsys.readouterr().out
     assert main(["linear", str(emb), "--inner-folds", "1"]) == 2
     assert "--inner-folds 1" in capsys.readouterr().err
