@@ -29,18 +29,18 @@ def compare(options: CompareOptions) -> Report:
     require_draws(options.draws)
     if options.out:
         require_new_folder(Path(options.out), options.overwrite, WRITTEN, options.results, key="rows")
-    questions = open_results(options.results)
+    experiments = open_results(options.results)
     rows, redrawn = [], 0
-    for question, results in questions.items():
+    for experiment, results in experiments.items():
         levels = {"image": [result.predictions for result in results]}
         cases = [[by_case(seed)[0] for seed in seeds] for seeds in levels["image"]]
         levels |= {"case": cases} if len(np.unique(cases[0][0].truth)) > 1 else {}
         for level, predictions in levels.items():
-            keys = ({"experiment": question} if question else {}) | {"level": level}
+            keys = ({"experiment": experiment} if experiment else {}) | {"level": level}
             compared = paired_scores(predictions, options.draws, options.seed)
             rows += [keys | row for one in zip(results, compared, strict=True) for row in _rows(*one)]
             redrawn += compared[0].redrawn
-    results = next(iter(questions.values()))
+    results = next(iter(experiments.values()))
     infos = [info for result in results for info in result.infos]
     source = FeatureSource.of_all([FeatureSource(*(info[key] for key in SOURCE)) for info in infos])
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
@@ -55,10 +55,10 @@ def compare(options: CompareOptions) -> Report:
     tables = _tables(pd.DataFrame(rows))
     # The case level of each experiment comes after its image level, and so takes its place here.
     last = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
-    before = f"{data['target']}, " if "" in questions else ""
-    head = f"comparison on {data['target']}" if "" in questions else "comparison of protocols"
+    before = f"{data['target']}, " if "" in experiments else ""
+    head = f"comparison on {data['target']}" if "" in experiments else "comparison of protocols"
     captions = [(table, f"{before}{table.heading}, by {source.unit}") for table in last]
-    lead, shown = _lead(data, list(questions), source.unit), [table for pair in tables.values() for table in pair]
+    lead, shown = _lead(data, list(experiments), source.unit), [table for pair in tables.values() for table in pair]
     return report.side_by_side_report(options.out, WRITTEN, head, lead, shown, captions, report.RESULTS, source, data)
 
 
@@ -70,15 +70,15 @@ def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
         yield row | {"difference": found.differences[name].entry() if found.differences else None}
 
 
-def _lead(data: dict[str, Any], questions: Sequence[str], unit: str) -> list[str]:
+def _lead(data: dict[str, Any], experiments: Sequence[str], unit: str) -> list[str]:
     results, counts = data["results"], data["counts"]
     text = f"{len(results)} results on the same {counts['scored']} images of {counts['scored_groups']} {unit}s."
-    if "" not in questions:
-        text = f"{len(results)} results of {len(questions)} experiments, each on the same images."
+    if "" not in experiments:
+        text = f"{len(results)} results of {len(experiments)} experiments, each on the same images."
     lines = [text]
     for entry in results:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
-        probe = f"{entry['probe']} on " if "" in questions else ""
+        probe = f"{entry['probe']} on " if "" in experiments else ""
         lines.append(f"{entry['name']}: {mean}{probe}{entry['encoder']}")
     lines.append(
         f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s; differences from "

@@ -126,8 +126,8 @@ def _few_label_notes(task: Task, folds: Sequence[Fold], probe: Probe) -> Iterato
         yield f"{task.name}, {report.FEW} {task.unit}s per class: classes with fewer give all: {', '.join(few)}"
     if probe.name == "linear" and _tenths(held)[1] == 1:
         yield (
-            f"{task.name}, linear, {report.SHARE:.0%} of {task.unit}s: one {task.unit} of a class is too few to choose a "
-            "penalty, so C = 1 is taken"
+            f"{task.name}, linear, {report.SHARE:.0%} of {task.unit}s: a class has one {task.unit}, too few to choose "
+            "a penalty, so C = 1 is taken"
         )
 
 

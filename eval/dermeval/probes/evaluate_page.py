@@ -27,7 +27,7 @@ Rows = Iterator[dict[str, Any]]
 
 @dataclass(frozen=True)
 class ProtocolResult(FeatureSource):
-    """``result.json`` of `dermeval evaluate`; the fields are its keys."""
+    """``result.json`` of `dermeval evaluate`. The fields are its keys."""
 
     protocol: str
     seed: int
@@ -37,18 +37,18 @@ class ProtocolResult(FeatureSource):
 
 
 def text_page(result: ProtocolResult) -> str:
-    """All experiments as aligned tables, then groups, notes and licences."""
+    """All tables as aligned text, then notes and licences."""
     return report_text([*_lead(result), *tables_as_text(_tables(result))], result, _notes(result))
 
 
 def html_page(result: ProtocolResult, predictions: Sequence[Predictions | None]) -> str:
-    """The same tables as one page, with plots of groups, and of classes from each experiment's ``predictions``."""
+    """The same tables as one page, with plots by group, and by class for the experiments that have ``predictions``."""
     tables = _tables(result, predictions)
     return report_page(f"Protocol {result.protocol}", _lead(result), tables, result, _notes(result), PROTOCOL)
 
 
 def groups_table(result: ProtocolResult) -> pd.DataFrame:
-    """One row per experiment, level, attribute, value and score: the long form behind the group tables."""
+    """The groups as a long table: a row for each experiment, level, attribute, value and score."""
     rows = []
     for entry in result.experiments:
         for attribute, levels in entry.get("groups", {}).items():
@@ -74,7 +74,7 @@ def _notes(result: ProtocolResult) -> list[str]:
 
 
 def _tables(result: ProtocolResult, predictions: Sequence[Predictions | None] | None = None) -> list[ReportTable]:
-    """Tables in reading order: scores, generalisation, classes, groups; with figures where there are predictions."""
+    """Tables in reading order: scores, unseen groups, contamination, classes, groups; with figures for a page."""
     tables, unit = [], result.unit
     experiments = list(zip(result.experiments, predictions or [None] * len(result.experiments), strict=True))
     for target in dict.fromkeys(entry["target"] for entry in result.experiments):
@@ -87,7 +87,7 @@ def _tables(result: ProtocolResult, predictions: Sequence[Predictions | None] | 
         if shifted:
             tables.append(ReportTable(f"{target}: groups unseen in training", pd.DataFrame(shifted)))
         if seen:
-            tables.append(ReportTable(f"{target}: images clean of pretraining, and contaminated", pd.DataFrame(seen)))
+            tables.append(ReportTable(f"{target}: clean and contaminated images", pd.DataFrame(seen)))
         for entry, images in plain:
             name = f"{entry['probe']}, {entry['experiment']}"
             rows = pd.DataFrame(_class_rows(entry), dtype=object)
@@ -113,7 +113,7 @@ def _score_rows(entry: dict[str, Any]) -> Rows:
 
 
 def _class_rows(entry: dict[str, Any]) -> Rows:
-    """Recall, precision and AUROC of each class, with the images or cases behind them."""
+    """Recall, precision and AUROC of each class, with the number of scored images or cases."""
     for level, scored in entry["levels"].items():
         for label, number in scored["support"].items():
             found = {name: scored["scores"].get(key, {}).get(label) for key, name in CLASS_SCORES.items()}
@@ -145,7 +145,7 @@ def _group_rows(levels: dict[str, Any], unit: str) -> Rows:
 
 
 def class_figures(images: Predictions, scores: Mapping[str, Any]) -> tuple[str, ...]:
-    """Confusion matrix, ROC curves and reliability of the images; AUROC with its interval where ``scores`` have it."""
+    """Confusion matrix, ROC curves and reliability of the images, with the intervals of AUROC that ``scores`` have."""
     truth, probabilities, classes = images.truth, images.probabilities, images.classes
     confidence, guess = probabilities.max(1), probabilities.argmax(1)
     curves = {}
@@ -166,7 +166,7 @@ def class_figures(images: Predictions, scores: Mapping[str, Any]) -> tuple[str, 
 
 
 def _group_figures(levels: dict[str, Any]) -> tuple[str, ...]:
-    """Balanced accuracy per group at both levels; nothing where no group is scored."""
+    """Balanced accuracy by group at both levels, or at image level where they differ in groups; none without groups."""
     panels = []
     for level, scored in levels.items():
         groups = [group for group in scored["groups"] if group["status"] == "scored"]

@@ -1,6 +1,6 @@
-"""``dermeval finetune``: the encoder itself trained with a linear classifier on top, judged like every probe.
+"""``dermeval finetune``: trains the encoder itself with a linear classifier on top, and judges it like every probe.
 
-Training images are seen in random crops and flips. A part of the training patients is kept out of them: training stops
+Training images are shown in random crops and flips. Some training patients are kept out of training. Training stops
 when their balanced accuracy no longer rises, and the weights of their best epoch predict the test images.
 """
 
@@ -31,6 +31,7 @@ from dermeval.probes.options import FinetuneOptions
 from dermeval.probes.predictions import collect
 from dermeval.probes.probe_report import probe_report
 from dermeval.probes.task import Task, task_of
+from dermeval.statistics.bootstrap import require_draws
 from dermeval.statistics.metrics import balanced_accuracy
 from dermssl import licences
 from dermssl.backbone.embedding import Pictures, batches_of_pictures, in_batches, normalise_pixels
@@ -45,26 +46,27 @@ SETTINGS = ("train", "last", "adapter_rank", "epochs", "patience", "batch", "lr"
 WARM_UP = 0.1
 MOST_KEPT_OUT = 0.5
 SMALLEST_CROP = 0.5
-"""Share of an image's area that a random training crop holds at least."""
+"""Least share of an image's area in a random training crop."""
 log = logging.getLogger("dermssl")
 
 
 def finetune(options: FinetuneOptions) -> Report:
     """Judge an encoder by training it on the target; see `FinetuneOptions`. Bad input raises InputError."""
     if options.batch < 2:
-        raise InputError(f"--batch {options.batch}: batch statistics need 2 images or more")
+        raise InputError(f"--batch {options.batch} is too small for batch statistics: give 2 or more")
     datasets = open_datasets(options.data)
     encoder = open_encoder(options.encoder, options.image_size)
     if isinstance(encoder.model, PixelPCA):
         raise InputError(f"--encoder {options.encoder} has no weights to train: give a network")
+    require_draws(options.draws)
     probe = FinetuneProbe(options, encoder, datasets, KeptFits(options.out))
-    probe.new_model(2)  # refuses what has no blocks or layers to train
+    probe.new_model(2)  # refuses an encoder without the blocks or layers to train
     task = task_of(_rows_as_features(encoder, datasets), options.target)
     return probe_report(probe, task, options, [*options.data, options.encoder])
 
 
 def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEmbeddings:
-    """The data sets as a pool whose only feature is the number of the image, so that every probe's task fits."""
+    """The data sets as a pool whose only feature is the number of the image, to make a `Task` without embeddings."""
     record, parts, start = encoder.record() | {"dim": encoder.dim}, [], 0
     for dataset in datasets:
         notices = licences.merge([dataset.licence, *record.get("licences", [])])
@@ -76,9 +78,9 @@ def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEm
 
 
 def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
-    """The parts of the encoder whose own weights are trained: it, its last blocks or stages, or nothing.
+    """The parts of the encoder whose own weights are trained: the whole, its last blocks or stages, or none.
 
-    InputError where it has no blocks or stages to count from the end.
+    InputError for ``--train last`` of an encoder without blocks or stages, or with too few.
     """
     if options.train in ("head", "adapters"):
         return []
@@ -97,7 +99,7 @@ def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:
 
 @dataclass
 class FinetuneProbe:
-    """Trains the encoder anew in every fold, from the same weights."""
+    """Trains the encoder anew in every fold, each time from the weights that it was given with."""
 
     options: FinetuneOptions
     encoder: Encoder
@@ -106,12 +108,12 @@ class FinetuneProbe:
     name: str = "finetune"
 
     def fit(self, task: Task, folds: Sequence[Fold], shots: int | None = None) -> Fitted:
-        """Predictions of the epoch of each fold that scored best on the kept-out training patients."""
+        """Predictions from the epoch of each fold that scored best on the kept-out training patients."""
         options, found, best = self.options, [], []
         images = np.cumsum([0, *(options.epochs * len(fold.train) for fold in folds)])
         with tqdm(total=images[-1], desc="finetune", unit="image", disable=None) as bar:
             for number, fold in enumerate(folds):
-                # Not the key of the whole probe, which has one fold with an official split.
+                # Not the same as the key of the whole probe, which has this one fold where the split is official.
                 key = f"one-fold-{fit_key(self, task, [fold], shots)}"
                 probabilities, said = self.kept.get(key, partial(self._train, task, fold, bar))
                 found.append(probabilities)
@@ -122,11 +124,11 @@ class FinetuneProbe:
         settings = {name: getattr(options, name) for name in SETTINGS} | {"early_stopping": best}
         epochs = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)
         counts = "; ".join(f"{one['trained']} trained on, {one['kept_out']} kept out" for one in best)
-        line = f"best epoch of each fold on the training {task.unit}s kept out: {epochs}\nimages of each fold: {counts}"
+        line = f"best epoch of each fold on the kept-out training {task.unit}s: {epochs}\nimages of each fold: {counts}"
         return Fitted(collect(task, folds, found, options.seed), settings, (), (line,))
 
     def _train(self, task: Task, fold: Fold, bar: tqdm) -> tuple[np.ndarray, dict[str, Any]]:
-        """Probabilities of the test images; the best epoch, and its score on the kept-out training patients."""
+        """Probabilities ``(N, C)`` of the test images; and the best epoch, with its score on the kept-out patients."""
         options, labels = self.options, task.labels
         torch.manual_seed(options.seed)
         fitted, held = self._kept_out(task, fold)
@@ -142,7 +144,7 @@ class FinetuneProbe:
             for part in tuned:
                 part.train()
             order = np.random.default_rng([options.seed, fold.number, number]).permutation(fitted)
-            order = order[: len(order) - (len(order) % options.batch == 1)]  # one image alone has no batch statistics
+            order = order[: len(order) - (len(order) % options.batch == 1)]  # a single image has no batch statistics
             for rows, images in self._batches(task, order, accelerator.device, TrainingPictures):
                 truth = torch.from_numpy(labels[rows]).to(images.device)
                 loss = nn.functional.cross_entropy(model(images).float(), truth)
@@ -164,12 +166,12 @@ class FinetuneProbe:
         return found, {"epoch": epoch, "balanced_accuracy": best, "trained": len(fitted), "kept_out": len(held)}
 
     def _kept_out(self, task: Task, fold: Fold) -> tuple[np.ndarray, np.ndarray]:
-        """The training images that are trained on, and those of the patients who decide when training stops."""
+        """The rows that are trained on, and those of the kept-out patients, who decide when training stops."""
         share = self.options.held_out
         where = f"{task.where}, --held-out {share}"
         if share > MOST_KEPT_OUT:
             raise InputError(f"{where}: at most {MOST_KEPT_OUT:g} can be kept out of training")
-        # As many parts as come nearest to the share with one or several of them.
+        # The number of parts of which one or several come nearest to the share.
         counts = range(2, max(10, round(1 / share)) + 1)
         parts = min(counts, key=lambda count: abs(max(1, round(share * count)) / count - share))
         cut = grouped(task, parts, self.options.seed, fold.train, where)
@@ -179,7 +181,7 @@ class FinetuneProbe:
     def new_model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
         """The encoder as it was given, with a new classifier; its optimizer; and the parts to set to training mode.
 
-        With adapters there is no such part: batch statistics stay as they are.
+        Adapters set none to training mode, so that batch statistics do not change.
         """
         options, backbone = self.options, copy.deepcopy(self.encoder.model)
         head = nn.Linear(self.encoder.dim, classes)
@@ -204,7 +206,7 @@ class FinetuneProbe:
     def _batches(
         self, task: Task, rows: np.ndarray, device: torch.device, kind: type[Pictures]
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Rows of the task and their images ``(B, 3, S, S)``, normalised, on the device."""
+        """Rows of the task ``(B,)`` and their images ``(B, 3, S, S)``, normalised, on the device."""
         preprocessing = self.encoder.preprocessing
         pictures = kind([dataset.images for dataset in self.datasets], preprocessing)
         images = in_batches(task.features[rows, 0], self.options.batch)
@@ -214,10 +216,10 @@ class FinetuneProbe:
 
 
 class TrainingPictures(Pictures):
-    """Images in random crops, flips and a little change of light, at the size that the encoder takes."""
+    """Images in random crops, flips and slight changes of colour, at the size that the encoder takes."""
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """uint8 ``(1, 3, S, S)``."""
+        """One random view, uint8 ``(1, 3, S, S)``."""
         size = self.preprocessing["input_size"][-1]
         crop = v2.RandomResizedCrop(size, (SMALLEST_CROP, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
         changes = v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.ColorJitter(0.2, 0.2, 0.1), v2.PILToTensor()
@@ -225,6 +227,6 @@ class TrainingPictures(Pictures):
 
 
 def _rate(done: float) -> float:
-    """Learning rate as a share of its peak: a linear warm-up, then a cosine to 0."""
+    """Learning rate as a share of its peak, when a share ``done`` of the steps is done: warm-up, then a cosine to 0."""
     cosine = 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
     return (done + 1e-3) / WARM_UP if done < WARM_UP else cosine

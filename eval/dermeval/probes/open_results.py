@@ -1,4 +1,4 @@
-"""Results folders read back, and put into one row order so that they can be compared image by image."""
+"""Results folders, opened and put into one row order, so that they can be compared image by image."""
 
 import itertools
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class _Judged(BaseModel):
     @model_validator(mode="after")
     def _positive_is_a_class(self) -> Self:
         if self.positive not in (None, *self.classes):
-            raise ValueError("'positive' is no class")
+            raise ValueError("'positive' is not one of the classes")
         return self
 
 
@@ -62,7 +62,7 @@ class _Split(BaseModel):
 
 
 class ResultInfo(_Source, _Judged):
-    """What is read of the ``result.json`` of `dermeval knn`, `linear` and `finetune`."""
+    """What must be in the ``result.json`` of `dermeval knn`, `linear` and `finetune`."""
 
     protocol: _Split
     settings: dict[str, Any]
@@ -75,7 +75,7 @@ class _Experiment(_Judged, _Counts):
 
 
 class ProtocolInfo(_Source):
-    """What is read of the ``result.json`` of `dermeval evaluate`."""
+    """What must be in the ``result.json`` of `dermeval evaluate`."""
 
     seed: int
     experiments: list[_Experiment]
@@ -83,7 +83,7 @@ class ProtocolInfo(_Source):
 
 @dataclass(frozen=True)
 class Result:
-    """What is compared under one name: the ``result.json`` and the predictions of each of its seeds, mostly one."""
+    """What is compared under one name: ``result.json`` and the predictions of each of its seeds (mostly one seed)."""
 
     name: str
     infos: list[dict[str, Any]]
@@ -91,41 +91,42 @@ class Result:
 
 
 def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
-    """Results by question, each in the row order of the first; a folder of results folders is one with several seeds.
+    """For each experiment that all ``folders`` have, their results, in the row order of the first.
 
-    A probe answers one question, whose name is empty; a protocol one for each target, probe and experiment. InputError
-    where there are fewer than two folders, where they do not answer the same, or where seeds differ in more than that.
+    A folder that holds results folders is one result with several seeds. The name of an experiment is its target, probe
+    and experiment in a protocol, and empty for a single probe. InputError for fewer than two folders, for folders
+    without a common experiment or with different images, and for seeds that differ in more than the seed.
     """
     if len(folders) < 2:
         raise InputError("compare needs at least two results folders: the first is the reference")
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
-        raise InputError("one results folder is given twice: give each once")
+        raise InputError("a results folder is given twice: give each once")
     names = distinct_names([path.name for path in paths], list(map(str, paths)))
     opened = [_open(path, name) for path, name in zip(paths, names, strict=True)]
-    questions = [question for question in opened[0] if all(question in other for other in opened)]
-    if not questions:
-        raise InputError(f"{paths[0]} and the others have no experiment in common: make all with one command")
-    for found, question in itertools.product(opened, questions):
-        _check_seeds(found[question].infos)
-    return {question: [_aligned(one[question], opened[0][question]) for one in opened] for question in questions}
+    shared = [experiment for experiment in opened[0] if all(experiment in other for other in opened)]
+    if not shared:
+        raise InputError(f"{paths[0]} and the others have no experiment in common: make all with the same command")
+    for found, experiment in itertools.product(opened, shared):
+        _check_seeds(found[experiment].infos)
+    return {experiment: [_aligned(one[experiment], opened[0][experiment]) for one in opened] for experiment in shared}
 
 
 def _open(path: Path, name: str) -> dict[str, Result]:
-    """For each question that all seeds in ``path`` answer, their answers."""
+    """By experiment, the result of all seeds in ``path`` that have it."""
     inner = [] if (path / "result.json").exists() else sorted(found.parent for found in path.glob("[!.]*/result.json"))
     seeds = [_read(folder) for folder in inner or [path]]
     return {
-        question: Result(name, *map(list, zip(*(seed[question] for seed in seeds), strict=True)))
-        for question in seeds[0]
-        if all(question in seed for seed in seeds)
+        experiment: Result(name, *map(list, zip(*(seed[experiment] for seed in seeds), strict=True)))
+        for experiment in seeds[0]
+        if all(experiment in seed for seed in seeds)
     }
 
 
 def _read(path: Path) -> dict[str, tuple[dict[str, Any], Predictions]]:
-    """By question, what ``result.json`` says of it and the predictions; what a protocol lacks is filled in."""
+    """By experiment, the ``result.json`` of a probe and the predictions; for a protocol, as a probe would have it."""
     if (path / "encoders.json").is_file():
-        raise InputError(f"{path} holds a table of several encoders, which compares them already: see its report.html")
+        raise InputError(f"{path} holds a table of encoders, which already compares them: see its report.html")
     file = inside(require_folder(path, "result.json", MAKER), "result.json")
     if "experiments" not in read_json(file, MAKER):
         info = read_json(file, MAKER, ResultInfo) | {"folder": str(path)}
@@ -143,9 +144,10 @@ def _read(path: Path) -> dict[str, tuple[dict[str, Any], Predictions]]:
 def read_predictions(
     folder: Path, classes: Sequence[str], positive: str | None = None, experiment: dict[str, str] | None = None
 ) -> Predictions:
-    """The predictions of a results folder, without its few-shot ones, or those of one ``experiment`` of a protocol.
+    """The predictions of a results folder from all training patients, or those of one ``experiment`` of a protocol.
 
-    InputError where the experiment, a column or an id is missing, a label is no class, or a probability is none.
+    InputError where the experiment, a column or an id is missing, where a label is not one of ``classes``, or where a
+    probability is not from 0 to 1.
     """
     path, columns = inside(folder, "predictions.parquet"), [PREFIX + name for name in classes]
 
@@ -165,11 +167,11 @@ def read_predictions(
         raise damaged(f"a row has no {blank[0]}")
     truth = table["y_true"].map({name: index for index, name in enumerate(classes)})
     if truth.isna().any():
-        raise damaged(f"'{table['y_true'][truth.isna()].iloc[0]}' is no class")
+        raise damaged(f"'{table['y_true'][truth.isna()].iloc[0]}' is not one of the classes")
     try:
         probabilities = table[columns].to_numpy(dtype=np.float64)
     except (TypeError, ValueError):
-        raise damaged("the probabilities are no numbers") from None
+        raise damaged("a probability is not a number") from None
     bad = np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all(axis=1))
     if len(bad):
         raise damaged(f"a probability of {table['image_id'].iloc[bad[0]]} is not from 0 to 1")
@@ -179,14 +181,14 @@ def read_predictions(
 
 
 def _check_seeds(infos: Sequence[dict[str, Any]]) -> None:
-    """Raise InputError unless results differ in their seed, or in that of their encoder, and in nothing else."""
+    """Raise InputError unless all results differ in the seed of the probe or of the encoder, and in nothing else."""
     first, met = infos[0], dict[tuple[str, int], str]()
     for info in infos:
-        for (what, value), other in zip(_question(first).items(), _question(info).values(), strict=True):
+        for (what, value), other in zip(_shared_by_seeds(first).items(), _shared_by_seeds(info).values(), strict=True):
             if other != value:
                 raise InputError(
-                    f"{first['folder']} and {info['folder']} differ in {what} ({value}, {other}), so "
-                    f"they are not seeds of one result: put them in separate folders"
+                    f"{first['folder']} and {info['folder']} differ in {what} ({value}, {other}), so they are not "
+                    "seeds of one result: put them in separate folders"
                 )
         seed = (info["encoder"]["fingerprint"], info["protocol"]["seed"])
         if seed in met:
@@ -194,8 +196,8 @@ def _check_seeds(infos: Sequence[dict[str, Any]]) -> None:
         met[seed] = info["folder"]
 
 
-def _question(info: dict[str, Any]) -> dict[str, Any]:
-    """What all seeds of one result share."""
+def _shared_by_seeds(info: dict[str, Any]) -> dict[str, Any]:
+    """What is the same for all seeds of one result."""
     encoder, settings = info["encoder"], info["settings"]
     solver = {"newton": "lbfgs"}.get(settings.get("solver"), settings.get("solver"))  # its former name
     return {
@@ -211,17 +213,19 @@ def _question(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _aligned(result: Result, first: Result) -> Result:
-    """``result`` with its predictions in ``first``'s row order, matched by image_id and never by position."""
+    """``result`` with its predictions in the row order of ``first``, matched by image_id."""
     for key in ("target", "classes", "positive"):
         for info in result.infos:
             if info[key] != (wanted := first.infos[0][key]):
-                raise InputError(f"{result.name} has {key} {info[key]}, {first.name} {wanted}: not comparable")
+                raise InputError(
+                    f"{result.name} has {key} {info[key]}, but {first.name} has {wanted}: make both for the same target"
+                )
     reference, aligned = first.predictions[0], []
     for seed in result.predictions:
         ids, wanted = pd.Index(seed.frame["image_id"]), reference.frame["image_id"]
         if len(ids) != len(wanted) or not wanted.isin(ids).all():
             raise InputError(
-                f"{first.name} scores {len(wanted)} images and {result.name} {len(ids)}, of which "
+                f"{first.name} scores {len(wanted)} images and {result.name} scores {len(ids)}, of which "
                 f"{int(wanted.isin(ids).sum())} are shared: make both with the same data and --split"
             )
         if ids.has_duplicates:

@@ -120,7 +120,7 @@ def test_a_result_of_another_kind_is_named_by_its_key(three, tmp_path, capsys):
         "protocol.seed": {"protocol": {"split": "folds", "folds": 5}},
         "counts": {"counts": 3},
         "classes": {"classes": ["Eczema"]},
-        "'positive' is no class": {"positive": "none of them"},
+        "'positive' is not one of the classes": {"positive": "none of them"},
     }
     for key, change in changes.items():
         path.write_text(json.dumps(stored | change))
