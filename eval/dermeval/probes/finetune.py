@@ -31,7 +31,6 @@ from dermeval.probes.options import FinetuneOptions
 from dermeval.probes.predictions import collect
 from dermeval.probes.probe_report import probe_report
 from dermeval.probes.task import Task, task_of
-from dermeval.statistics.bootstrap import require_draws
 from dermeval.statistics.metrics import balanced_accuracy
 from dermssl import licences
 from dermssl.backbone.embedding import Pictures, batches_of_pictures, in_batches, normalise_pixels
@@ -58,7 +57,6 @@ def finetune(options: FinetuneOptions) -> Report:
     encoder = open_encoder(options.encoder, options.image_size)
     if isinstance(encoder.model, PixelPCA):
         raise InputError(f"--encoder {options.encoder} has no weights to train: give a network")
-    require_draws(options.draws)
     probe = FinetuneProbe(options, encoder, datasets, KeptFits(options.out))
     probe.new_model(2)  # refuses an encoder without the blocks or layers to train
     task = task_of(_rows_as_features(encoder, datasets), options.target)

@@ -4,8 +4,6 @@ The first axis of an array of scores counts the resamples. Macro averages leave 
 truth, since these have no recall.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import sparse
 
@@ -72,56 +70,20 @@ class Scorer:
             "brier": sums[:, cells] / rows,
             "ece": np.abs(sums[:, cells + 1 :]).sum(1) / rows,
         }
-        counted = [ranking.count(weights) for ranking in self.rankings]
-        if self.positive is not None:
-            (counts,) = counted
-            scores |= {"auroc": counts.auroc(), "average_precision": counts.average_precision()}
-            scores[f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"] = counts.sensitivity_at(SPECIFICITY)
+        binary = self.positive is not None
+        ranked = [ranking.scores(weights, binary) for ranking in self.rankings]
+        if binary:
             own = {f"positive_{name}": scores[name][:, self.positive] for name in ("f1", "precision", "recall")}
-            return scores | own
-        per_class = {}
-        for name, score in (("auroc", Counts.auroc), ("average_precision", Counts.average_precision)):
-            per_class[name] = np.full((weights.shape[1], self.classes), np.nan)
-            per_class[name][:, self.present] = np.stack([score(counts) for counts in counted], 1)
-        scores |= {f"macro_{name}": values[:, self.present].mean(1) for name, values in per_class.items()}
+            return scores | ranked[0] | own
+        per_class = {name: np.full((len(rows), self.classes), np.nan) for name in ("auroc", "average_precision")}
+        for name, values in per_class.items():
+            values[:, self.present] = np.stack([own[name] for own in ranked], 1)
+            scores[f"macro_{name}"] = values[:, self.present].mean(1)
         return scores | {f"{name}_per_class": values for name, values in per_class.items()}
 
 
-class Counts(NamedTuple):
-    """Weighted rows at each of the K thresholds, the distinct scores of positives, best first, in each of B resamples.
-
-    ``(K, B)``: ``positives`` of exactly that score, and ``recalled`` ones of that score or a better one; negatives
-    ``tied`` at that score, and those ``above`` it. ``(B,)``: ``all_positives`` and ``all_negatives``.
-    """
-
-    positives: np.ndarray
-    recalled: np.ndarray
-    tied: np.ndarray
-    above: np.ndarray
-    all_positives: np.ndarray
-    all_negatives: np.ndarray
-
-    def auroc(self) -> np.ndarray:
-        """Area under the ROC curve (Mann-Whitney, where a tie counts half); NaN without positives or negatives."""
-        lost = np.einsum("kb,kb->b", self.positives, self.above + 0.5 * self.tied)
-        pairs = self.all_positives * self.all_negatives
-        return np.where(pairs > 0, 1 - _ratio(lost, pairs), np.nan)
-
-    def average_precision(self) -> np.ndarray:
-        """Mean over positives of the precision at their score, not interpolated; NaN without positives."""
-        precision = _ratio(self.recalled, self.recalled + self.above + self.tied)
-        total = np.einsum("kb,kb->b", self.positives, precision)
-        return np.where(self.all_positives > 0, _ratio(total, self.all_positives), np.nan)
-
-    def sensitivity_at(self, specificity: float) -> np.ndarray:
-        """Highest sensitivity at a specificity of at least ``specificity``; NaN without positives or negatives."""
-        allowed = (1 - specificity) * self.all_negatives + 1e-9
-        found = np.where(self.above + self.tied <= allowed, self.recalled, 0).max(0, initial=0)
-        return np.where(self.all_positives * self.all_negatives > 0, _ratio(found, self.all_positives), np.nan)
-
-
 class Ranking:
-    """The rows in the order of one class's scores: sorted once, then counted under any weights.
+    """The rows in the order of one class's scores: sorted once, then scored under any weights.
 
     Only thresholds at the scores of positives matter. So negatives are counted in the gaps between them, by one sparse
     product from clusters to gaps. Equal scores are one threshold, as in scikit-learn.
@@ -142,13 +104,27 @@ class Ranking:
         self.gaps = summing(gap + tied, negatives, len(steps) + 1)
         self.tied = summing(gap[tied], negatives[tied], len(steps))
 
-    def count(self, weights: np.ndarray) -> Counts:
-        """Counts under ``weights`` ``(G, B)``: how often each draw holds each cluster."""
-        positives, negatives = self.positives @ weights, self.gaps @ weights
-        np.add.accumulate(negatives, axis=0, out=negatives)
-        recalled = np.add.accumulate(positives, axis=0)
-        every = recalled[-1] if len(positives) else np.zeros(weights.shape[1])
-        return Counts(positives, recalled, self.tied @ weights, negatives[:-1], every, negatives[-1])
+    def scores(self, weights: np.ndarray, sensitivity: bool) -> dict[str, np.ndarray]:
+        """AUROC, average precision and, if asked for, sensitivity at `SPECIFICITY`, ``(B,)`` each; see `Scorer.score`.
+
+        NaN without positives, or without the negatives that the score needs.
+        """
+        # All (K, B), at each of the K thresholds: positives of that score, negatives above it, and so on.
+        positives, above, tied = self.positives @ weights, self.gaps @ weights, self.tied @ weights
+        np.add.accumulate(above, axis=0, out=above)
+        recalled, accepted = np.add.accumulate(positives, axis=0), above[:-1] + tied
+        every, others, above = positives.sum(0), above[-1], above[:-1]
+        # Mann-Whitney: a positive loses to the negatives above it, and half to a negative of the same score.
+        lost = np.einsum("kb,kb->b", positives, above + 0.5 * tied)
+        precision = np.einsum("kb,kb->b", positives, _ratio(recalled, recalled + accepted))
+        both = every * others > 0
+        found = {"auroc": np.where(both, 1 - _ratio(lost, every * others), np.nan)}
+        found["average_precision"] = np.where(every > 0, _ratio(precision, every), np.nan)
+        if sensitivity:
+            allowed = (1 - SPECIFICITY) * others + 1e-9
+            best = np.where(accepted <= allowed, recalled, 0).max(0, initial=0)
+            found[f"sensitivity_at_{100 * SPECIFICITY:.0f}_specificity"] = np.where(both, _ratio(best, every), np.nan)
+        return found
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
