@@ -21,18 +21,6 @@ MOMENTUM, INITIAL_SPREAD = 0.9, 0.01
 
 
 @dataclass(frozen=True)
-class Heads:
-    """``weights`` ``(F, D, R, C)`` and ``biases`` ``(F, R, C)`` for F forms of the features and R learning rates."""
-
-    weights: torch.Tensor
-    biases: torch.Tensor
-
-    def logits(self, forms: torch.Tensor) -> torch.Tensor:
-        """Logits ``(F, N, R, C)`` of features in all ``forms`` ``(F, N, D)``."""
-        return torch.einsum("fnd,fdrc->fnrc", forms, self.weights) + self.biases[:, None]
-
-
-@dataclass(frozen=True)
 class RateGrid:
     """SGD heads: one for each learning rate on the features as they are, then one for each on standardised features."""
 
@@ -64,36 +52,35 @@ class RateGrid:
             if len(which) == 1:
                 form, rate = divmod(which[0], len(self.rates))
                 grid, forms = replace(self, rates=self.rates[[rate]]), slice(form, form + 1)
-            x, held = (np.stack([part, standard(part)][forms]).astype(np.float32) for part in (features, rows))
-            logits = grid.train(x, labels, classes, weight).logits(torch.from_numpy(held)).double()
+            x, held = (with_bias(np.stack([part, standard(part)][forms])) for part in (features, rows))
+            logits = _logits(held, grid.train(x, labels, classes, weight)).double()
             probabilities = torch.softmax(logits, 3).permute(0, 2, 1, 3).flatten(0, 1).numpy()
             return probabilities if len(which) == 1 else probabilities[list(which)]
 
         return predict
 
-    def train(self, forms: np.ndarray, labels: np.ndarray, classes: int, weight: np.ndarray | None = None) -> Heads:
-        """Heads on ``forms`` ``(F, N, D)``, float32, of the same N images, with weights ``weight`` ``(N,)`` of mean 1.
+    def train(
+        self, x: torch.Tensor, labels: np.ndarray, classes: int, weight: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Heads ``(F, D + 1, R, C)``, the last row the biases, for F forms ``x`` of the features of `with_bias`.
 
-        A batch has at most N images. The rates, which are for 256 images, are scaled to its size.
+        ``weight`` ``(N,)`` has mean 1. A batch has at most N images. The rates, which are for 256 images, are scaled to
+        its size.
         """
-        x, y = torch.from_numpy(forms), torch.tensor(labels)
+        y = torch.tensor(labels)
         w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight).float()
-        batch = min(self.batch, len(y))
-        start = INITIAL_SPREAD * torch.randn(x.shape[2], 1, classes, generator=torch.Generator().manual_seed(self.seed))
-        number = len(self.rates)
-        heads = Heads(start.repeat(len(x), 1, number, 1).contiguous(), torch.zeros(len(x), number, classes))
-        speed = Heads(torch.zeros_like(heads.weights), torch.zeros_like(heads.biases))
+        batch, random = min(self.batch, len(y)), torch.Generator().manual_seed(self.seed)
+        heads = torch.zeros(len(x), x.shape[2], len(self.rates), classes)
+        heads[:, :-1] = INITIAL_SPREAD * torch.randn(x.shape[2] - 1, 1, classes, generator=random)
+        speed = torch.zeros_like(heads)
         scaled = torch.from_numpy(np.asarray(self.rates, dtype=np.float32) * batch / 256)[:, None]
         for step, rows in enumerate(batches(len(y), batch, self.steps, self.seed)):
             part = x[:, rows]
-            residual = torch.softmax(heads.logits(part), 3)
+            residual = torch.softmax(_logits(part, heads), 3)
             residual[:, torch.arange(batch), :, y[rows]] -= 1
             residual *= (w[rows] / batch)[None, :, None, None]
-            speed.weights.mul_(MOMENTUM).add_(torch.einsum("fnd,fnrc->fdrc", part, residual))
-            speed.biases.mul_(MOMENTUM).add_(residual.sum(1))
-            now = scaled * (0.5 * (1 + np.cos(np.pi * step / self.steps)))
-            heads.weights.sub_(now * speed.weights)
-            heads.biases.sub_(now * speed.biases)
+            speed.mul_(MOMENTUM).add_(torch.einsum("fnd,fnrc->fdrc", part, residual))
+            heads.sub_(scaled * (0.5 * (1 + np.cos(np.pi * step / self.steps))) * speed)
         return heads
 
     def settings(self, chosen: Sequence[int]) -> dict[str, Any]:
@@ -113,6 +100,16 @@ class RateGrid:
         """The choice in words."""
         picked = [divmod(index, len(self.rates)) for index in chosen]
         return "SGD head " + ", ".join(f"{self.rates[rate]:.3g} on features {FORMS[form]}" for form, rate in picked)
+
+
+def with_bias(forms: np.ndarray) -> torch.Tensor:
+    """Forms of the features ``(F, N, D)`` as float32 with a last feature of 1, ``(F, N, D + 1)``."""
+    return torch.from_numpy(np.pad(forms.astype(np.float32), ((0, 0), (0, 0), (0, 1)), constant_values=1))
+
+
+def _logits(x: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    """``(F, N, R, C)`` for features ``(F, N, D + 1)`` and heads ``(F, D + 1, R, C)``."""
+    return torch.einsum("fnd,fdrc->fnrc", x, heads)
 
 
 def batches(rows: int, batch: int, steps: int, seed: int) -> Iterator[torch.Tensor]:

@@ -12,7 +12,7 @@ from dermeval.probes.folds import Fold
 from dermeval.probes.grids import PenaltyGrid, class_weights
 from dermeval.probes.linear import SGD_FROM, _separate, choose, make_grid
 from dermeval.probes.options import LinearOptions
-from dermeval.probes.sgd import RATES, RateGrid, batches
+from dermeval.probes.sgd import RATES, RateGrid, batches, with_bias
 from dermeval.probes.task import open_task
 
 SHORT = ["--solver", "sgd", "--steps", "60", "--batch", "32", "--inner-folds", "3", "--draws", "50"]
@@ -48,12 +48,12 @@ def test_every_head_is_what_torch_trains_alone(balanced):
     labels = np.where(np.arange(90) % 5 == 0, labels, 0)
     forms, rates = np.stack([features, 3 * features]), np.array([1e-3, 1e-1, 1.0])
     weight = class_weights(labels, balanced)
-    heads = RateGrid(rates, 40, 16, "none", 4).train(forms, labels, 3, weight)
+    heads = RateGrid(rates, 40, 16, "none", 4).train(with_bias(forms), labels, 3, weight)
     for form in range(2):
         for index, rate in enumerate(rates):
             alone = plain_sgd(forms[form], labels, rate, 40, 16, np.ones(90) if weight is None else weight)
-            assert torch.allclose(heads.weights[form, :, index].T, alone.weight, atol=1e-5)
-            assert torch.allclose(heads.biases[form, index], alone.bias, atol=1e-5)
+            assert torch.allclose(heads[form, :-1, index].T, alone.weight, atol=1e-5)
+            assert torch.allclose(heads[form, -1, index], alone.bias, atol=1e-5)
 
 
 def test_an_epoch_shows_each_image_once_and_the_next_in_another_order():
