@@ -4,7 +4,7 @@ All encoders are scored on the same images under the same draws of patients, so 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from dermeval.probes.probe_report import recall_hits
 from dermeval.probes.protocols import Experiment
 from dermeval.probes.report import FeatureSource
 from dermeval.probes.shots import draw_of_each_class, fewest_patients
-from dermeval.probes.task import Task, task_of
+from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -92,7 +92,12 @@ def encoders_report(
         f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
-    columns = {task.name: list(_columns(pools, task.name, made[0].folds, probes, options)) for task, made in planned}
+    columns: dict[str, list[Column]] = {task.name: [] for task, _ in planned}
+    for task, made in planned:
+        for column in _columns(pools.values(), task, made[0].folds, probes, options):
+            scores = [show(one.scores[column.score].entry()) for one in column.encoders]
+            log.info("%s, %s: %s", task.name, column.name, "; ".join(map(" ".join, zip(pools, scores, strict=True))))
+            columns[task.name].append(column)
     rows = [row for target, own in columns.items() for row in _target_rows(pools, target, own)]
     notes = [*notes, *(note for task, made in planned for note in _few_label_notes(task, made[0].folds, probes[-1]))]
     tables = _tables(pd.DataFrame(rows))
@@ -181,26 +186,19 @@ def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Seque
 
 
 def _columns(
-    pools: dict[str, PooledEmbeddings],
-    target: str,
+    pools: Iterable[PooledEmbeddings],
+    first: Task,
     folds: Sequence[Fold],
     probes: Sequence[Probe],
     options: EvaluateOptions,
 ) -> Iterator[Column]:
-    """The columns of `_scored`; each is logged when it is done."""
-    tasks = [task_of(pool, target) for pool in pools.values()]
-    for column in _scored(tasks, folds, probes, options):
-        scores = (one.scores[column.score].entry() for one in column.encoders)
-        shown = "; ".join(f"{name} {show(score)}" for name, score in zip(pools, scores, strict=True))
-        log.info("%s, %s: %s", target, column.name, shown)
-        yield column
+    """A column for each probe, then for the last probe from few labels and on skin types, then for recall@1.
 
-
-def _scored(
-    tasks: Sequence[Task], folds: Sequence[Fold], probes: Sequence[Probe], options: EvaluateOptions
-) -> Iterator[Column]:
-    """A column for each probe, then for the last probe from few labels and on skin types, then for recall@1."""
-    first, last = tasks[0], probes[-1]
+    All encoders have the labels, patients and folds of the ``first`` task.
+    """
+    rows = pd.Index(first.pool.frame["image_id"]).get_indexer(first.frame["image_id"])
+    tasks = [replace(first, pool=pool, features=np.asarray(pool.features)[rows]) for pool in pools]
+    last = probes[-1]
     whole: list[Predictions] = []
     for probe in probes:
         whole = [probe.fit(task, folds).predictions for task in tasks]
@@ -226,7 +224,7 @@ def _scored(
                 images = inside[0][0].frame["image_id"]
                 yield Column(f"{last.name}, skin types {value}", SCORE, compared, images)
     groups = first.pool.frame["group_id"].to_numpy(dtype=object)
-    hits = [list(recall_hits(task.pool.features, task.pool.frame)) for task in tasks]
+    hits = [list(recall_hits(task.pool.features, first.pool.frame)) for task in tasks]
     for found in zip(*hits, strict=True):
         dataset, kind, queries, _ = found[0]
         compared = paired_means([own for *_, own in found], groups[queries], options.draws, options.seed)
