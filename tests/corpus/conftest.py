@@ -69,7 +69,7 @@ PRETRAIN = (
     "--dino.hidden_dim 16 --dino.bottleneck_dim 8 --training.epochs 1 --training.batch 8 --training.precision fp32 "
     "--optim.warmup_epochs 0 --data.workers 0 --health.on_collapse warn"
 )
-KNN = "dermeval knn {emb} --target condition --draws 20 --k 3"
+KNN = "dermeval knn {emb} --target condition --draws 40 --k 3"
 RECIPES = {
     "raw": "dermssl synth --patients 16 --image-size 32 --duplicates 2 --workers 1",
     "data": "dermssl prepare --source passion --root {raw} --workers 1",

@@ -1,6 +1,6 @@
 """Bad inputs for `dermeval compare`; see conftest.py."""
 
-COMMAND = "dermeval compare {result} {other} --draws 10"
+COMMAND = "dermeval compare {result} {other} --draws 40"
 READS = ("result", "other")
 WRITES = True
 DAMAGED = ("result/result.json", "result/predictions.parquet")

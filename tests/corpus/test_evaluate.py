@@ -1,6 +1,6 @@
 """Bad inputs for `dermeval evaluate`; see conftest.py."""
 
-COMMAND = "dermeval evaluate {emb} --probe knn --draws 10"
+COMMAND = "dermeval evaluate {emb} --probe knn --draws 40"
 READS = ("emb",)
 WRITES = True
 DAMAGED = ("emb/features.npy",)

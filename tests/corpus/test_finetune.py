@@ -1,6 +1,6 @@
 """Bad inputs for `dermeval finetune`; see conftest.py."""
 
-COMMAND = "dermeval finetune --encoder {encoder} --data {data} --target condition --epochs 1 --draws 10 --workers 1"
+COMMAND = "dermeval finetune --encoder {encoder} --data {data} --target condition --epochs 1 --draws 40 --workers 1"
 READS = ("encoder", "data")
 WRITES = True
 DAMAGED = ("encoder/config.json",)

@@ -1,6 +1,6 @@
 """Bad inputs for `dermeval knn`; see conftest.py."""
 
-COMMAND = "dermeval knn {emb} --target condition --draws 10 --k 3"
+COMMAND = "dermeval knn {emb} --target condition --draws 40 --k 3"
 READS = ("emb",)
 WRITES = True
 DAMAGED = ("emb/embedding.json", "emb/features.npy", "emb/manifest.parquet")

@@ -1,6 +1,6 @@
 """Bad inputs for `dermeval linear`; see conftest.py."""
 
-COMMAND = "dermeval linear {emb} --target condition --draws 10 --c-values 2"
+COMMAND = "dermeval linear {emb} --target condition --draws 40 --c-values 2"
 READS = ("emb",)
 WRITES = True
 DAMAGED = ("emb/features.npy",)

@@ -1,6 +1,6 @@
 """Bad inputs for `dermeval retrieval`; see conftest.py."""
 
-COMMAND = "dermeval retrieval {emb} --relevance condition --draws 10"
+COMMAND = "dermeval retrieval {emb} --relevance condition --draws 40"
 READS = ("emb",)
 DAMAGED = ("emb/embedding.json", "emb/features.npy")
 

@@ -203,14 +203,16 @@ def test_whole_protocols_compare_experiment_by_experiment(tmp_path, make_embeddi
         )
         value = entry["levels"]["case"]["scores"]["macro_f1"]["value"]
         assert rows.loc[("case", "macro_f1", "b"), "value"] == pytest.approx(value)
-    assert (tmp_path / "c" / "comparison.tex").read_text().count("toprule") == 2
+    tex = (tmp_path / "c" / "comparison.tex").read_text()
+    assert tex.count("toprule") == 2
+    assert r"\caption{scores, condition, linear, split, case level, by patient}" in tex
 
 
 def test_a_protocol_and_a_probe_have_nothing_to_compare(
     tmp_path, three, make_embeddings, frame, class_features, capsys
 ):
     emb = make_embeddings(tmp_path / "p", frame, class_features)
-    assert main(["evaluate", str(emb), "--probe", "knn", "--draws", "20", "--out", str(tmp_path / "protocol")]) == 0
+    assert main(["evaluate", str(emb), "--probe", "knn", "--draws", "40", "--out", str(tmp_path / "protocol")]) == 0
     assert main(["compare", three[0], str(tmp_path / "protocol")]) == 2
     assert "no experiment in common" in capsys.readouterr().err
 

@@ -7,6 +7,10 @@ import pandas as pd
 import pytest
 
 from dermeval.cli import main
+from dermeval.probes.encoder_table import _few_label_notes
+from dermeval.probes.evaluate import make_probe
+from dermeval.probes.folds import official
+from dermeval.probes.task import open_task
 from dermeval.statistics.bootstrap import MEAN, Resampler, cluster_codes, paired_means
 
 FAST = ["--probe", "knn", "--draws", "40", "--folds", "3"]
@@ -51,6 +55,31 @@ def test_one_encoder_alone_scores_as_it_does_in_the_table(tmp_path, folders):
     alone = json.loads((tmp_path / "one.json").read_text())["experiments"][0]["levels"]["image"]["scores"]
     shown = next(row for row in rows if row["column"] == "knn" and row["rank"] == 2)
     assert shown["value"] == pytest.approx(alone["balanced_accuracy"]["value"])
+
+
+def test_all_encoders_have_the_labels_of_the_first_and_each_has_its_notes(tmp_path, make_embeddings, frame, capsys):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(len(frame), 4))
+    relabelled = frame.assign(condition=random.permutation(frame["condition"]))
+    folders = [
+        make_embeddings(tmp_path / "one", frame, features, fingerprint="a" * 64),
+        make_embeddings(tmp_path / "two", relabelled, features, fingerprint="b" * 64),
+        make_embeddings(tmp_path / "none", frame, np.ones((len(frame), 4)), fingerprint="c" * 64),
+    ]
+    assert main(["evaluate", *map(str, folders), "--json", str(tmp_path / "j.json"), *FAST]) == 0
+    report = json.loads((tmp_path / "j.json").read_text())
+    one, two, none = (row["value"] for row in report["rows"] if row["column"] == "knn")
+    assert one == two != none
+    noted = [note for note in report["notes"] if "all images have the same features" in note]
+    assert len(noted) == 1 and noted[0].startswith(list(report["encoders"])[2])
+
+
+def test_a_class_with_one_patient_in_a_tenth_leaves_no_choice_of_a_penalty_and_the_table_says_so(
+    tmp_path, make_embeddings, frame
+):
+    task = open_task([str(make_embeddings(tmp_path, frame, np.ones((len(frame), 4))))], None)
+    linear, knn = (list(_few_label_notes(task, [official(task)], make_probe(name, 0))) for name in ("linear", "knn"))
+    assert any("so C = 1 is taken" in note for note in linear) and not any("C = 1" in note for note in knn)
 
 
 def test_encoders_of_other_images_are_refused(tmp_path, folders, make_embeddings, make_frame, capsys):

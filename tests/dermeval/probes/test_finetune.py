@@ -15,7 +15,7 @@ from dermeval.probes.options import FinetuneOptions
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_parquet
 
-FAST = ["--image-size", "32", "--epochs", "4", "--batch", "16", "--lr", "0.01", "--head-lr", "0.01", "--draws", "30"]
+FAST = ["--image-size", "32", "--epochs", "4", "--batch", "16", "--lr", "0.01", "--head-lr", "0.01", "--draws", "40"]
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_it_learns_the_target_and_compares_with_other_probes(tmp_path, coloured,
     result = finetune(coloured, tmp_path / "tuned")
     assert result["levels"]["image"]["scores"]["balanced_accuracy"]["value"] == 1.0
     assert result["counts"]["scored"] == 8 and result["probe"] == "finetune"
-    assert "kept out: epoch" in capsys.readouterr().out
+    assert "kept-out training patients: epoch" in capsys.readouterr().out
     noise = embed_as(coloured, np.random.default_rng(1).normal(size=(32, 4)))
-    assert main(["knn", str(noise), "--k", "3", "--draws", "30", "--out", str(tmp_path / "knn")]) == 0
-    assert main(["compare", str(tmp_path / "knn"), str(tmp_path / "tuned"), "--draws", "30"]) == 0
+    assert main(["knn", str(noise), "--k", "3", "--draws", "40", "--out", str(tmp_path / "knn")]) == 0
+    assert main(["compare", str(tmp_path / "knn"), str(tmp_path / "tuned"), "--draws", "40"]) == 0
 
 
 def test_a_command_killed_after_its_only_fold_goes_on_without_training_again(tmp_path, coloured, monkeypatch):

@@ -23,7 +23,7 @@ def fits(monkeypatch):
     return made
 
 
-COMMAND = ["linear", "--c-values", "2", "--draws", "20", "--shots", "2", "4", "--shot-draws", "2"]
+COMMAND = ["linear", "--c-values", "2", "--draws", "40", "--shots", "2", "4", "--shot-draws", "2"]
 
 
 def test_a_killed_command_goes_on_and_gives_what_an_unbroken_one_gives(
@@ -57,7 +57,7 @@ def test_other_options_and_features_are_fitted_again(tmp_path, make_embeddings, 
 
 def test_evaluate_keeps_each_probe(tmp_path, make_embeddings, frame, class_features, fits, monkeypatch):
     emb, out = str(make_embeddings(tmp_path / "e", frame, class_features)), tmp_path / "r"
-    command = ["evaluate", emb, "--draws", "20", "--out", str(out)]
+    command = ["evaluate", emb, "--draws", "40", "--out", str(out)]
     monkeypatch.setattr("dermeval.probes.linear.choose", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(command) == 1
     kept = list((tmp_path / "r.unfinished").glob("fit-*"))

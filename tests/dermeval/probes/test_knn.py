@@ -231,18 +231,6 @@ def test_labels_that_cannot_be_judged_are_refused(tmp_path, make_embeddings, fra
     assert words in error[-1] and not any("Traceback" in line for line in error)
 
 
-def test_a_class_of_one_patient_and_a_fold_without_it_are_noted_not_fatal(
-    tmp_path, make_embeddings, frame, class_features, capsys
-):
-    keep = frame["patient_id"][frame["condition"] == "Others"].iloc[0]
-    rows = ((frame["condition"] != "Others") | (frame["patient_id"] == keep)).to_numpy()
-    emb = make_embeddings(tmp_path, frame[rows], class_features[rows])
-    assert main(["knn", str(emb), "--split", "folds", *FAST]) == 0
-    printed = capsys.readouterr().out
-    assert "class Others occurs in one patient only" in printed
-    assert "train images lack class Others" in printed
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -278,7 +266,7 @@ def test_features_of_two_encoders_are_not_pooled(tmp_path, make_embeddings, fram
 
 def test_only_the_result_of_the_same_command_is_replaced(tmp_path, make_embeddings, frame, class_features, capsys):
     emb, out = str(make_embeddings(tmp_path / "e", frame, class_features)), tmp_path / "r"
-    arguments = [emb, "--draws", "5", "--out", str(out), "--overwrite"]
+    arguments = [emb, "--draws", "40", "--out", str(out), "--overwrite"]
     assert main(["knn", *arguments]) == 0 and main(["knn", *arguments]) == 0
     assert main(["linear", *arguments]) == 2 and main(["evaluate", *arguments]) == 2
     (out / "mine.csv").write_text("mine")
@@ -337,6 +325,6 @@ def test_whitened_features_are_uncorrelated_on_train_alone():
 def test_features_that_are_all_equal_are_told(tmp_path, make_embeddings, make_frame, capsys, recwarn):
     frame = make_frame(30, seed=1)
     folder = make_embeddings(tmp_path, frame, np.ones((len(frame), 4)))
-    assert main(["knn", str(folder), "--space", "whitened", "--draws", "20"]) == 0
+    assert main(["knn", str(folder), "--space", "whitened", "--draws", "40"]) == 0
     assert "all images have the same features, so these cannot tell classes apart" in capsys.readouterr().out
     assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]

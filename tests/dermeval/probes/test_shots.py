@@ -154,7 +154,10 @@ def test_one_patient_per_class_leaves_nothing_to_choose_by_and_says_so(
     tmp_path, make_embeddings, frame, class_features, capsys
 ):
     emb = make_embeddings(tmp_path, frame, class_features)
-    assert main(["linear", str(emb), "--shots", "1", "--c-values", "12", "--inner-folds", "2", *FAST]) == 0
-    assert "--shots 1 leaves no patient for a choice: C 1 is taken" in capsys.readouterr().out
+    few = ["--shots", "1", "--shot-draws", "1", "--draws", "50"]
+    assert main(["linear", str(emb), "--c-values", "12", "--inner-folds", "2", *few]) == 0
+    out = capsys.readouterr().out
+    assert "--shots 1 leaves no patient for a choice: C 1 is taken" in out
+    assert "one draw of training patients, 95% intervals over test patients only" in out
     assert main(["linear", str(emb), "--inner-folds", "1"]) == 2
     assert "--inner-folds 1" in capsys.readouterr().err
