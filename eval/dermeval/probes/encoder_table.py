@@ -164,10 +164,7 @@ class Column(NamedTuple):
 
 
 def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """The long table: in each column the score of each encoder, its difference from the first and its rank.
-
-    The mean ranks come last.
-    """
+    """The rows of the long table for one target, with the mean ranks last."""
     rows: list[dict[str, Any]] = []
     ranks = []
     for column, score, encoders, images, _ in columns:

@@ -28,10 +28,7 @@ Predict = Callable[..., np.ndarray]
 
 
 def standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that standardises rows by the mean and standard deviation of ``features`` ``(N, D)``, in float64.
-
-    Constant features are only centred.
-    """
+    """A function that standardises rows as ``features`` ``(N, D)``, in float64; constant features are only centred."""
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread = np.where(spread > 1e-12, spread, 1.0)
     return lambda rows: (rows.astype(np.float64) - mean) / spread
@@ -44,10 +41,7 @@ def class_weights(labels: np.ndarray, kind: str) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class PenaltyGrid:
-    """L2-penalised logistic regressions on standardised features, from the strongest penalty to the weakest.
-
-    ``cs`` are the inverse penalties C, ascending.
-    """
+    """L2-penalised logistic regressions on standardised features, for ascending inverse penalties ``cs``."""
 
     cs: np.ndarray
     class_weight: str
@@ -63,10 +57,7 @@ class PenaltyGrid:
         return max(1, len(self.cs) // COARSE)
 
     def coarse(self) -> list[list[int]]:
-        """What is tried first, in steps: every `stride`-th penalty to C = 1 at once, then the weaker ones one by one.
-
-        A weaker penalty takes longer to fit.
-        """
+        """What is tried first, in steps: every `stride`-th C up to 1, all at once; then larger ones, which take longer."""
         picked = sorted({*range(0, len(self.cs), self.stride), len(self.cs) - 1})
         strong = [index for index in picked if self.cs[index] <= 1]
         return [strong] * bool(strong) + [[index] for index in picked if self.cs[index] > 1]

@@ -57,8 +57,6 @@ def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarra
     rows = np.concatenate([fold.test for fold in folds])
     order = np.argsort(rows, kind="stable")
     numbers = np.repeat([fold.number for fold in folds], [len(fold.test) for fold in folds])[order]
-    if len(np.unique(rows)) != len(rows):
-        raise RuntimeError("an image was scored in two folds")
     frame = task.frame.iloc[rows[order]][["image_id", "case_id", "group_id"]].reset_index(drop=True)
     frame = frame.assign(fold=numbers, seed=seed, contaminated=task.pool.seen.flags(frame["image_id"]))
     found = np.concatenate(probabilities)[order]
@@ -88,10 +86,7 @@ def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> t
 def paired_scores(
     encoders: Sequence[Sequence[Predictions]], draws: int, seed: int, draw_seeds: bool = False
 ) -> list[Bootstrap]:
-    """Scores with intervals by group; see `paired_bootstrap`. Each encoder has predictions of one or more seeds.
-
-    All predictions are of the same rows.
-    """
+    """Scores of encoders, each with one or more seeds, on the same rows; see `paired_bootstrap`."""
     first = encoders[0][0]
     stacked = [np.stack([one.probabilities for one in seeds]) for seeds in encoders]
     return paired_bootstrap(first.truth, stacked, first.groups, first.positive, draws, seed, draw_seeds)

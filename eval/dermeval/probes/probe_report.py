@@ -19,7 +19,7 @@ from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.report import FeatureSource, report_text
-from dermeval.probes.shots import curve_text, few_shot_curve
+from dermeval.probes.shots import curve_text, few_shot_curve, scarce_classes
 from dermeval.probes.task import Task, constant_features
 from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
 from dermssl import neighbours
@@ -77,8 +77,10 @@ def probe_report(
     kept = KeptFits(options.out)
     probe = KeptProbe(probe, kept)
     folds = make_folds(task, options.split, options.folds, options.seed)
+    asked = options.shots if isinstance(options, ProbeOptions) else []
+    scarce = scarce_classes(task, folds, asked)
     judged = judge(probe, task, folds, options.draws, options.seed)
-    curve = few_shot_curve(task, folds, options, probe) if isinstance(options, ProbeOptions) and options.shots else None
+    points, drawn = few_shot_curve(task, folds, options, probe) if asked else ([], pd.DataFrame())
     number = len(folds) if options.split == "folds" else None
     result = ProbeResult(
         **vars(FeatureSource.of(task.pool)),
@@ -90,21 +92,21 @@ def probe_report(
         settings=judged.fitted.settings,
         counts={"labelled": len(task.labels)} | judged.counts,
         levels=judged.levels,
-        notes=[*task.notes, *constant_features(task.features), *judged.notes, *(curve.notes if curve else [])],
+        notes=[*task.notes, *constant_features(task.features), *judged.notes, *scarce],
         contamination=judged.contamination,
         **judged.fitted.extra,
         recall_at_1=same_id_recall(task.pool, options.draws, options.seed) if recall else None,
-        shots=curve.points if curve else None,
+        shots=points or None,
     )
     data = result_json(result)
     if out:
         table = judged.fitted.predictions.to_frame()
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", data)
-            if curve:  # null shots: predictions from all training patients
-                table = pd.concat([table.assign(shots=None), curve.predictions], ignore_index=True)
+            if points:  # null shots: predictions from all training patients
+                table = pd.concat([table.assign(shots=None), drawn], ignore_index=True)
                 table = table.astype({"shots": "Int32"})
-                figure = few_shot_plot(curve.points, data)
+                figure = few_shot_plot(points, data)
                 with atomic_file(temporary / "shots.png") as picture:
                     figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
             write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))

@@ -5,7 +5,7 @@ patients of a draw for a smaller n are among its patients for a larger n, so tha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,25 +23,16 @@ from dermssl.errors import InputError
 SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
 
 
-@dataclass(frozen=True)
-class Curve:
-    """``points``: the entry of ``result.json`` for each n. ``predictions``: of every draw, whose number is ``seed``."""
-
-    points: list[dict[str, Any]]
-    predictions: pd.DataFrame
-    notes: list[str]
-
-
-def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe) -> Curve:
+def few_shot_curve(
+    task: Task, folds: Sequence[Fold], options: ProbeOptions, probe: Probe
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Fit and score ``options.shot_draws`` draws for each number of patients per class in ``options.shots``.
 
-    InputError for a number of patients that no class has.
+    Returns the entry of ``result.json`` for each number, and the predictions of every draw, whose number is ``seed``.
     """
-    asked = sorted(set(options.shots))
-    notes = _scarce(task, folds, asked)
     points: list[dict[str, Any]] = []
     predictions = []
-    for shots in asked:
+    for shots in sorted(set(options.shots)):
         runs, fitted = [], 0.0
         for draw in tqdm(range(options.shot_draws), f"{shots} per class", unit="draw", disable=None, leave=False):
             drawn = draw_of_each_class(task, folds, shots, [options.seed, draw])
@@ -53,7 +44,7 @@ def few_shot_curve(task: Task, folds: Sequence[Fold], options: ProbeOptions, pro
             if len(np.unique(found[0].truth)) > 1:
                 (own,) = paired_scores([found], options.draws, options.seed, draw_seeds=True)
                 points[-1][level] = {name: own.scores[name].entry() for name in SCORES if name in own.scores}
-    return Curve(points, pd.concat(predictions), notes)
+    return points, pd.concat(predictions)
 
 
 def draw_of_each_class(
@@ -83,16 +74,16 @@ def fewest_patients(task: Task, folds: Sequence[Fold]) -> list[int]:
     return pd.concat(held, axis=1).reindex(range(len(task.classes))).fillna(0).min(axis=1).astype(int).tolist()
 
 
-def _scarce(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str]:
-    """Notes on classes with fewer training patients than asked for; InputError where all classes have fewer."""
+def scarce_classes(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str]:
+    """Notes on classes with fewer training patients than ``asked`` for; InputError where all classes have fewer."""
     fewest, group = fewest_patients(task, folds), task.unit
-    if asked[-1] > max(fewest):
-        raise InputError(f"{task.where}: --shots {asked[-1]}: no class has more than {max(fewest)} training {group}s")
+    if max(asked, default=0) > max(fewest):
+        raise InputError(f"{task.where}: --shots {max(asked)}: no class has more than {max(fewest)} training {group}s")
     return [
         f"class {task.classes[label]} has {patients} training {group}{'s' * (patients != 1)}, all of which are drawn "
         f"from --shots {min(shots for shots in asked if shots > patients)} on"
         for label, patients in enumerate(fewest)
-        if label in task.labels and patients < asked[-1]
+        if label in task.labels and patients < max(asked, default=0)
     ]
 
 

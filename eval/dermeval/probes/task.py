@@ -90,12 +90,12 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     labelled = values.notna().to_numpy()
     if not labelled.any():
         raise InputError(f"{where}: no image has a label of '{target.column}'")
-    for image_id, value in zip(pool.frame["image_id"][labelled], values[labelled], strict=True):
-        if value not in target.classes:
-            raise InputError(
-                f"{where}: {image_id} has '{value}' in {target.column}, which is not among its declared classes "
-                f"({', '.join(target.classes)}): run `dermssl prepare` again"
-            )
+    unknown = np.flatnonzero(labelled & ~values.isin(target.classes).to_numpy())
+    if len(unknown):
+        raise InputError(
+            f"{where}: {pool.frame['image_id'][unknown[0]]} has '{values[unknown[0]]}' in {target.column}, which is "
+            f"not among its declared classes ({', '.join(target.classes)}): run `dermssl prepare` again"
+        )
     left = int((~labelled).sum())
     notes = [f"{left} of {len(labelled)} images have no label of '{name}' and are left out"] if left else []
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)

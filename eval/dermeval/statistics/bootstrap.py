@@ -42,15 +42,13 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its 95% interval, or a difference with its two-sided ``p`` too. Per-class values are ``(C,)``.
-
-    ``narrow``: the interval is too narrow, see `too_narrow`.
-    """
+    """A score with its 95% interval; a difference has a two-sided ``p`` too. Per-class values are ``(C,)``."""
 
     value: Any
     low: Any
     high: Any
     narrow: Any = False
+    """See `too_narrow`."""
     p: Any = None
 
     def entry(self, classes: Sequence[str] = ()) -> dict[str, Any]:
