@@ -80,11 +80,14 @@ def _drawn(
 
     point = balanced(np.ones((shape[0], 1)))[0]
     drawn = np.concatenate([balanced(weights) for weights in Resampler(support, draws, seed).blocks()])
-    gap = drawn[:, 1] - drawn[:, 0]
     both = int((support.reshape(shape[0], -1, 2).sum(1) > 0).all(1).sum())
-    narrow = [too_narrow("balanced_accuracy", point[number], support[:, number::2]) for number in (0, 1)]
-    scores = [Interval(point[number], *percentiles(drawn[:, number]), narrow[number]) for number in (0, 1)]
-    return scores, Interval(point[1] - point[0], *percentiles(gap), any(narrow)), both
+    scores = []
+    for number in (0, 1):
+        low, high = percentiles(drawn[:, number])
+        narrow = too_narrow("balanced_accuracy", point[number], support[:, number::2]) | (low == high)
+        scores.append(Interval(point[number], low, high, narrow))
+    ends = percentiles(drawn[:, 1] - drawn[:, 0])
+    return scores, Interval(point[1] - point[0], *ends, scores[0].narrow or scores[1].narrow), both
 
 
 def cannot_tell(source: str) -> str:
