@@ -57,7 +57,7 @@ class PenaltyGrid:
         return max(1, len(self.cs) // COARSE)
 
     def coarse(self) -> list[list[int]]:
-        """What is tried first, in steps: every `stride`-th C up to 1 at once, then each larger one, which takes longer."""
+        """The steps of the first try: every `stride`-th C up to 1 at once, then each larger one, which takes longer."""
         picked = sorted({*range(0, len(self.cs), self.stride), len(self.cs) - 1})
         strong = [index for index in picked if self.cs[index] <= 1]
         return [strong] * bool(strong) + [[index] for index in picked if self.cs[index] > 1]
