@@ -20,14 +20,7 @@ COMMANDS = (
     Command("retrieval", "retrieval judged: recall, precision, mAP, nDCG, by group", "retrieval", "RetrievalOptions"),
     Command("export", "embeddings for other viewers and for LanceDB", "retrieval", "EmbeddingsExportOptions", "out"),
     Command("serve", "similar-case search in the browser, with a JSON API, on this machine", "web", "ServeOptions"),
-    Command(
-        "leaks",
-        "records that share near-duplicate images, and a repaired split",
-        "leaks",
-        "LeaksOptions",
-        "out",
-        ranks=True,
-    ),
+    Command("leaks", "near-duplicates across records; a repaired split", "leaks", "LeaksOptions", "out", ranks=True),
     Command("audit", "near-duplicates, off-topic images and label errors, on one page", "leaks", "AuditOptions", "out"),
     Command("review", "decide in the browser about the pairs that an audit found", "web", "ReviewOptions"),
 )
