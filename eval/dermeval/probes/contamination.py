@@ -14,7 +14,7 @@ from dermeval.features.ledger import Seen
 from dermeval.features.options import HASH_BITS
 from dermeval.pages.tables import show
 from dermeval.probes.predictions import Predictions
-from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, Resampler, cluster_codes, percentiles, too_narrow
+from dermeval.statistics.bootstrap import MIN_PATIENTS, Interval, cluster_codes, drawn_weights, percentiles, too_narrow
 from dermssl.errors import InputError
 
 SIDES = ("clean", "contaminated")
@@ -79,7 +79,7 @@ def _drawn(
         return recall.reshape(len(recall), -1, 2).mean(1)
 
     point = balanced(np.ones((shape[0], 1)))[0]
-    drawn = np.concatenate([balanced(weights) for weights in Resampler(support, draws, seed).blocks()])
+    drawn = np.concatenate([balanced(weights) for weights, _ in drawn_weights(support, draws, seed)])
     both = int((support.reshape(shape[0], -1, 2).sum(1) > 0).all(1).sum())
     scores = []
     for number in (0, 1):

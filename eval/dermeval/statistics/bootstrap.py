@@ -95,46 +95,37 @@ def require_draws(draws: int) -> None:
         raise InputError(f"--draws {draws} is too few for {LEVEL:.0%} intervals: give {MIN_DRAWS} or more")
 
 
-class Resampler:
-    """Draws of clusters as weights: how often a draw holds each cluster. One seed always gives the same draws."""
+def drawn_weights(support: np.ndarray, draws: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
+    """For each block of draws, how often a draw holds each cluster ``(G, b)``, and how many draws lost a class.
 
-    def __init__(self, support: np.ndarray, draws: int, seed: int) -> None:
-        """``support`` ``(G, C)``: the number of rows of each class in each cluster."""
-        self.support, self.draws = support, draws
-        self.random = np.random.default_rng(seed)
-        self.redrawn = 0
-        strata = support.argmax(1)
-        self.members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-        self.present = support.sum(0) > 0
+    ``support`` ``(G, C)`` is the number of rows of each class in each cluster. One seed always gives the same draws.
+    InputError where a class is so rare that nearly every draw loses it.
+    """
+    random, strata, present = np.random.default_rng(seed), support.argmax(1), support.sum(0) > 0
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Weights ``(G, b)``, block by block, until all draws are made; `redrawn` counts the draws that lost a class.
-
-        InputError where a class is so rare that nearly every draw loses it.
-        """
-        starts = tqdm(range(0, self.draws, BLOCK), "bootstrap", unit="block", disable=None, leave=False, delay=3)
-        for start in starts:
-            weights = self._draw(min(BLOCK, self.draws - start))
-            for _ in range(MAX_REDRAWS):
-                lost = ((self.support.T @ weights)[self.present] == 0).any(0)
-                if not lost.any():
-                    break
-                self.redrawn += int(lost.sum())
-                weights[:, lost] = self._draw(int(lost.sum()))
-            else:
-                raise InputError(
-                    "the bootstrap cannot keep every class: one class occurs only in a few patients, who have more "
-                    "images of another class; leave that class out"
-                )
-            yield weights
-
-    def _draw(self, number: int) -> np.ndarray:
-        weights = np.empty((len(self.support), number))
-        for members in self.members:
-            size = len(members)
-            picks = self.random.integers(size, size=(number, size)) + size * np.arange(number)[:, None]
-            weights[members] = np.bincount(picks.ravel(), minlength=number * size).reshape(number, size).T
+    def draw(number: int) -> np.ndarray:
+        weights = np.empty((len(support), number))
+        for own in members:
+            size = len(own)
+            picks = random.integers(size, size=(number, size)) + size * np.arange(number)[:, None]
+            weights[own] = np.bincount(picks.ravel(), minlength=number * size).reshape(number, size).T
         return weights
+
+    for start in tqdm(range(0, draws, BLOCK), "bootstrap", unit="block", disable=None, leave=False, delay=3):
+        weights, redrawn = draw(min(BLOCK, draws - start)), 0
+        for _ in range(MAX_REDRAWS):
+            lost = ((support.T @ weights)[present] == 0).any(0)
+            if not lost.any():
+                break
+            redrawn += int(lost.sum())
+            weights[:, lost] = draw(int(lost.sum()))
+        else:
+            raise InputError(
+                "the bootstrap cannot keep every class: one class occurs only in a few patients, who have more images "
+                "of another class; leave that class out"
+            )
+        yield weights, redrawn
 
 
 def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[Scores], int]:
@@ -142,12 +133,12 @@ def resample(scorers: Sequence[Scorer], draws: int, seed: int) -> tuple[list[Sco
 
     All scorers must hold the same rows in the same clusters.
     """
-    resampler = Resampler(scorers[0].support, draws, seed)
-    parts = [[scorer.score(weights) for scorer in scorers] for weights in resampler.blocks()]
-    joined = [
-        {name: np.concatenate([block[name] for block in part]) for name in part[0]} for part in zip(*parts, strict=True)
-    ]
-    return joined, resampler.redrawn
+    blocks, redrawn = [], 0
+    for weights, lost in drawn_weights(scorers[0].support, draws, seed):
+        blocks.append([scorer.score(weights) for scorer in scorers])
+        redrawn += lost
+    parts = zip(*blocks, strict=True)
+    return [{name: np.concatenate([block[name] for block in part]) for name in part[0]} for part in parts], redrawn
 
 
 def percentiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +152,7 @@ def too_narrow(name: str, point: np.ndarray, support: np.ndarray) -> np.ndarray 
 
     It is too narrow with fewer than `MIN_PATIENTS` patients, or with fewer than `RARE` patients of a class that the
     score depends on: a per-class score on its class, a macro average or a binary score on every class, and one of
-    `BY_ROWS` on no single class. ``support`` is that of `Resampler`.
+    `BY_ROWS` on no single class. ``support`` is as in `drawn_weights`.
     """
     patients = (support > 0).sum(0)
     rare = ((patients > 0) & (patients < RARE)) | (len(support) < MIN_PATIENTS)
@@ -224,7 +215,7 @@ def paired_means(
     """Means of several encoders' ``values`` ``(N,)`` of the same rows, as the score `MEAN`; all are in one stratum."""
     codes = cluster_codes(groups)
     sums = np.stack([np.bincount(codes, own) for own in (np.ones(len(codes)), *values)], axis=1)
-    drawn = np.concatenate([weights.T @ sums for weights in Resampler(sums[:, :1], draws, seed).blocks()]).T
+    drawn = np.concatenate([weights.T @ sums for weights, _ in drawn_weights(sums[:, :1], draws, seed)]).T
     pairs, spread = zip(values, drawn[1:], strict=True), {MEAN: np.array(np.nan)}
     encoders = [({MEAN: np.mean(own)}, {MEAN: total / drawn[0]}, spread) for own, total in pairs]
     return _against_first(encoders, {MEAN: len(sums) < MIN_PATIENTS}, 0)

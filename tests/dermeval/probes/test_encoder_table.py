@@ -11,7 +11,7 @@ from dermeval.probes.encoder_table import _few_label_notes
 from dermeval.probes.evaluate import make_probe
 from dermeval.probes.folds import official
 from dermeval.probes.task import open_task
-from dermeval.statistics.bootstrap import MEAN, Resampler, cluster_codes, paired_means
+from dermeval.statistics.bootstrap import MEAN, cluster_codes, drawn_weights, paired_means
 
 FAST = ["--probe", "knn", "--draws", "40", "--folds", "3"]
 
@@ -94,7 +94,7 @@ def test_paired_means_are_those_of_the_drawn_patients_rows():
     values, groups = random.random((2, 50)), random.integers(12, size=50)
     first, second = paired_means(list(values), groups, 200, 3)
     codes = cluster_codes(groups)
-    weights = np.concatenate(list(Resampler(np.bincount(codes)[:, None], 200, 3).blocks()), axis=1)
+    weights = np.concatenate([block for block, _ in drawn_weights(np.bincount(codes)[:, None], 200, 3)], axis=1)
     for own, found in zip(values, (first, second), strict=True):
         means = [np.average(own, weights=draw[codes]) for draw in weights.T]
         score = found.scores[MEAN]

@@ -5,9 +5,9 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from dermeval.statistics.bootstrap import (
-    Resampler,
     bootstrap_mean,
     cluster_codes,
+    drawn_weights,
     paired_bootstrap,
     resample,
     two_sided_p,
@@ -111,7 +111,7 @@ def test_a_resample_scores_as_the_drawn_patients_rows_do(classes):
     truth, probabilities, groups = predictions(classes=classes)
     codes = cluster_codes(groups)
     scorer = Scorer(truth, probabilities, codes)
-    weights = next(Resampler(scorer.support, 20, seed=3).blocks())
+    weights, _ = next(drawn_weights(scorer.support, 20, seed=3))
     sampled = scorer.score(weights)
     for draw in range(20):
         rows = np.concatenate(
@@ -160,19 +160,19 @@ def test_patients_of_many_alike_images_widen_the_interval():
 def test_a_draw_never_loses_a_class_and_redraws_are_counted():
     # Class 1 only ever is the rarer label of two patients, so stratifying alone cannot keep it.
     support = np.array([[3, 1], [3, 1], [3, 0], [3, 0], [3, 0]])
-    resampler = Resampler(support, 500, seed=0)
-    weights = np.concatenate(list(resampler.blocks()), axis=1)
+    blocks, redrawn = zip(*drawn_weights(support, 500, seed=0), strict=True)
+    weights = np.concatenate(blocks, axis=1)
     assert weights.shape == (5, 500) and (weights.sum(0) == 5).all()
     assert ((support.T @ weights) > 0).all()
     # A draw of five out of five misses both patients with probability (3/5)^5 = 7.8%.
-    assert 20 < resampler.redrawn < 75
+    assert 20 < sum(redrawn) < 75
 
 
 def test_a_class_that_no_draw_can_keep_is_an_input_error():
     support = np.tile([2, 0] + [0] * 38, (60, 1))
     support[:40] = 2 * np.eye(40)[0] + np.eye(40)
     with pytest.raises(InputError, match="cannot keep every class"):
-        next(Resampler(support, 8, seed=0).blocks())
+        next(drawn_weights(support, 8, seed=0))
 
 
 def test_the_mean_of_a_cluster_bootstrap_weighs_rows_not_clusters():
