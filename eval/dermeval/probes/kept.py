@@ -1,4 +1,4 @@
-"""The finished fits of a command, kept beside its output until the whole is written, for the case that it is killed."""
+"""The finished fits of a command, kept beside its output until that is written, so that a killed command can go on."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from dermssl.files import read_parquet, write_json, write_parquet
 
 MARK = "fits.json"
 FREE = ("embeddings", "data", "encoder", "out", "overwrite", "draws", "shots", "workers")
-"""Options that change no fit, or that the key of a fit holds by way of its task."""
+"""Options that `fit_key` leaves out: they change no fit, or the key has them through the task."""
 log = logging.getLogger("dermssl")
 
 

@@ -82,7 +82,7 @@ def feature_space(train: np.ndarray, space: str) -> Callable[[np.ndarray], np.nd
     """How features are changed before the cosine, as measured on the ``train`` features ``(N, D)``.
 
     ``centred`` subtracts the mean. ``whitened`` also rotates and scales to uncorrelated directions of equal variance.
-    It scales a direction at most as one of a thousandth of the mean variance.
+    A direction with less than a thousandth of the mean variance is scaled as if it had a thousandth.
     """
     if space == "raw":
         return lambda rows: rows

@@ -12,7 +12,7 @@ from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import Bootstrap, paired_bootstrap
 
 PREFIX = "p_"
-"""Before the name of a class: the column of ``predictions.parquet`` with the probability of that class."""
+"""Columns of ``predictions.parquet`` with the probability of a class are named ``p_<class>``."""
 TIE_BREAK = 1e-6
 """Weight of the probabilities in a majority vote: enough to settle a tie, too little to overturn a vote."""
 

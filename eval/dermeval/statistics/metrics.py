@@ -33,7 +33,7 @@ class Scorer:
         outcome[np.arange(rows), truth * self.classes + probabilities.argmax(1)] = 1
         # Brier score of each row: the squared error, summed over classes and halved for two classes (Brier 1950).
         errors = ((probabilities - np.eye(self.classes)[truth]) ** 2).sum(1, keepdims=True)
-        # The calibration error (Guo et al. 2017): the absolute sum of each of these columns, summed, over all rows.
+        # The calibration error (Guo et al. 2017) adds up the absolute sums of these columns, and divides by the rows.
         confidence, calibration = probabilities.max(1), np.zeros((rows, BINS))
         right = probabilities.argmax(1) == truth
         calibration[np.arange(rows), confidence_bins(confidence)] = right - confidence
