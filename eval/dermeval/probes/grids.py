@@ -28,7 +28,7 @@ Predict = Callable[..., np.ndarray]
 
 
 def standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that standardises rows as ``features`` ``(N, D)``, in float64; constant features are only centred."""
+    """A function that standardises rows, in float64, by ``features`` ``(N, D)``; constant features are only centred."""
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread = np.where(spread > 1e-12, spread, 1.0)
     return lambda rows: (rows.astype(np.float64) - mean) / spread
@@ -91,8 +91,6 @@ class PenaltyGrid:
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
         """Notes on choices at an end of the grid, and what these mean."""
-        if len(self.cs) == 1:
-            return []
         meaning = {
             0: "the strongest penalty: the features say little about the target",
             len(self.cs) - 1: "almost no penalty: the inner folds are too small for a choice, or all choices score "

@@ -33,6 +33,8 @@ def linear(options: LinearOptions) -> Report:
     """Judge features by a linear classifier; see `LinearOptions`. Bad input raises InputError."""
     if options.inner_folds < 2:
         raise InputError("--inner-folds 1 leaves no patients to choose a classifier: give 2 or more")
+    if options.c_values < 2:
+        raise InputError("--c-values 1 leaves no choice of a penalty: give 2 or more")
     task = open_task(options.embeddings, options.target)
     return probe_report(LinearProbe(options), task, options, options.embeddings)
 

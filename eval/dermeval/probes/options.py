@@ -9,8 +9,22 @@ from dermssl.parser import positional
 
 
 @dataclass
-class JudgeOptions:
-    """What every probe needs: a target, which patients are fitted and scored, and where to write."""
+class BootstrapOptions:
+    """How intervals are measured, and where results are written."""
+
+    draws: PositiveInt = 2000
+    """Bootstrap draws of patients for every interval and p; 40 or more."""
+    seed: NonNegativeInt = 0
+    """Seed of all random choices."""
+    out: str | None = None
+    """Folder to write the results to."""
+    overwrite: bool = False
+    """Replace earlier results in --out."""
+
+
+@dataclass
+class TargetOptions:
+    """What is predicted, and which patients are fitted and scored."""
 
     target: str | None = None
     """What to predict: a target that the data set declares (default: the only one)."""
@@ -19,14 +33,11 @@ class JudgeOptions:
     fitted on the other folds."""
     folds: PositiveInt = 5
     """Number of folds for --split folds. They keep patients whole and are stratified by class."""
-    draws: PositiveInt = 2000
-    """Bootstrap draws of patients for every interval; 40 or more."""
-    seed: NonNegativeInt = 0
-    """Seed of all random choices."""
-    out: str | None = None
-    """Results folder to write: result.json and predictions.parquet, and shots.png for a few-shot curve."""
-    overwrite: bool = False
-    """Replace an existing results folder."""
+
+
+@dataclass
+class JudgeOptions(BootstrapOptions, TargetOptions):
+    """What every probe needs."""
 
 
 @dataclass
@@ -100,7 +111,7 @@ class FinetuneOptions(JudgeOptions):
     adapter_rank: PositiveInt = 8
     """Rank of the adapters of --train adapters."""
     epochs: PositiveInt = 20
-    """Most passes over the training images."""
+    """Largest number of passes over the training images."""
     patience: PositiveInt = 4
     """Training stops after this many epochs without a better balanced accuracy on the kept-out patients."""
     batch: PositiveInt = 32
@@ -120,37 +131,30 @@ class FinetuneOptions(JudgeOptions):
 
 
 @dataclass
-class CompareOptions:
+class CompareOptions(BootstrapOptions):
     """Compare the results of encoders or probes with those of the first, on the same patients.
 
     A folder that holds results folders (trained/0, trained/1, ...) is one encoder with several seeds. Its scores (not
     its probabilities) are averaged over the seeds. Intervals and p come from draws of patients, which all seeds share.
     They leave out the spread between seeds, which is shown as a standard deviation. Whole protocols are compared
-    experiment by experiment.
+    experiment by experiment. --out gets comparison.json, comparison.csv, comparison.tex and comparison.html.
     """
 
-    results: list[str] = positional()
+    results: list[str] = positional(kw_only=True)
     """Results folders written with --out by `dermeval knn`, `linear`, `finetune` or `evaluate`, or folders of them, one
     per seed. The first is the reference."""
-    out: str | None = None
-    """Folder to write: comparison.json, comparison.csv, comparison.tex and comparison.html."""
-    draws: PositiveInt = 2000
-    """Paired bootstrap draws of patients for every interval and p; 40 or more."""
-    seed: NonNegativeInt = 0
-    """Seed of the bootstrap."""
-    overwrite: bool = False
-    """Replace an existing output folder."""
 
 
 @dataclass
-class EvaluateOptions:
+class EvaluateOptions(BootstrapOptions):
     """Run a data set's whole published protocol on frozen features, with intervals and a table for each group.
 
-    Embeddings folders of several encoders give one table of encoders instead, for the first experiment of the protocol:
-    kNN, linear, few labels, skin types and recall@1, paired by patient, with ranks.
+    --out gets result.json, predictions.parquet, groups.csv and report.html. Embeddings folders of several encoders give
+    one table of encoders instead, for the first experiment of the protocol: kNN, linear, few labels, skin types and
+    recall@1, paired by patient, with ranks (encoders.json, encoders.csv, encoders.tex and report.html).
     """
 
-    embeddings: list[str] = positional()
+    embeddings: list[str] = positional(kw_only=True)
     """Embeddings folders made by `dermeval embed`; those of one encoder are pooled."""
     protocol: Literal["passion", "ham10000", "pad_ufes_20", "generic"] = "generic"
     """passion: official split, folds within train, unseen centres and ages. ham10000, pad_ufes_20: folds by lesion or
@@ -159,12 +163,3 @@ class EvaluateOptions:
     """Which probe judges the features: weighted kNN (k = 20), the linear probe, or both, one after the other."""
     folds: PositiveInt = 5
     """Number of patient-grouped folds."""
-    draws: PositiveInt = 2000
-    """Bootstrap draws of patients for every interval; 40 or more."""
-    seed: NonNegativeInt = 0
-    """Seed of all random choices."""
-    out: str | None = None
-    """Results folder to write: result.json, predictions.parquet, groups.csv and report.html. Several encoders give
-    encoders.json, encoders.csv, encoders.tex and report.html."""
-    overwrite: bool = False
-    """Replace an existing results folder."""

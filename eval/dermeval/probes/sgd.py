@@ -92,8 +92,7 @@ class RateGrid:
 
     def notes(self, chosen: Sequence[int]) -> list[str]:
         """Notes on choices at an end of the grid of rates."""
-        last = len(self.rates) - 1
-        ends = sorted({index % len(self.rates) for index in chosen} & {0, last}) if last else []
+        ends = sorted({index % len(self.rates) for index in chosen} & {0, len(self.rates) - 1})
         return [f"learning rate {self.rates[index]:.3g} lies at the end of the grid" for index in ends]
 
     def say(self, chosen: Sequence[int]) -> str:

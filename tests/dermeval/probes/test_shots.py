@@ -159,5 +159,6 @@ def test_one_patient_per_class_leaves_nothing_to_choose_by_and_says_so(
     out = capsys.readouterr().out
     assert "--shots 1 leaves no patient for a choice: C 1 is taken" in out
     assert "one draw of training patients, 95% intervals over test patients only" in out
-    assert main(["linear", str(emb), "--inner-folds", "1"]) == 2
-    assert "--inner-folds 1" in capsys.readouterr().err
+    for option in ("--inner-folds", "--c-values"):
+        assert main(["linear", str(emb), option, "1"]) == 2
+        assert f"{option} 1 leaves no" in capsys.readouterr().err
