@@ -51,43 +51,30 @@ def _compared(images: Predictions, side: np.ndarray, unit: str, draws: int, seed
         return {"sides": None, "why": "the two have fewer than two classes in common"}
     if min(patients) < MIN_PATIENTS:
         return {"sides": None, "why": f"one of the two has fewer than {MIN_PATIENTS} {unit}s"}
-    try:
-        scores, difference, both = _drawn(images, np.searchsorted(shared, images.truth), side, draws, seed)
-    except InputError as problem:
-        return {"sides": None, "why": str(problem)}
-    counts = np.bincount(side, minlength=2).tolist()
-    rows = [
-        {"side": name, "images": number, "patients": of, **score.entry()}
-        for name, number, of, score in zip(SIDES, counts, patients, scores, strict=True)
-    ]
-    classes = [images.classes[label] for label in shared]
-    return {"sides": rows, "difference": difference.entry(), "classes": classes, "patients_on_both": both}
-
-
-def _drawn(
-    images: Predictions, truth: np.ndarray, side: np.ndarray, draws: int, seed: int
-) -> tuple[list[Interval], Interval, int]:
-    """Balanced accuracy of the two sides, their difference, and the number of clusters with rows on both."""
-    clusters, cells = cluster_codes(images.groups), 2 * truth + side
-    shape = (clusters.max() + 1, 2 * (truth.max() + 1))
-    support, hits = np.zeros(shape), np.zeros(shape)
-    np.add.at(support, (clusters, cells), 1)
-    np.add.at(hits, (clusters, cells), images.probabilities.argmax(1) == images.truth)
+    truth, clusters = np.searchsorted(shared, images.truth), cluster_codes(images.groups)
+    # Rows of each cluster by class and side, and how many of them are recognised.
+    support, hits = np.zeros((2, clusters.max() + 1, 2 * len(shared)))
+    np.add.at(support, (clusters, 2 * truth + side), 1)
+    np.add.at(hits, (clusters, 2 * truth + side), images.probabilities.argmax(1) == images.truth)
 
     def balanced(weights: np.ndarray) -> np.ndarray:
         recall = (weights.T @ hits) / (weights.T @ support)
         return recall.reshape(len(recall), -1, 2).mean(1)
 
-    point = balanced(np.ones((shape[0], 1)))[0]
-    drawn = np.concatenate([balanced(weights) for weights, _ in drawn_weights(support, draws, seed)])
-    both = int((support.reshape(shape[0], -1, 2).sum(1) > 0).all(1).sum())
-    scores = []
-    for number in (0, 1):
+    try:
+        drawn = np.concatenate([balanced(weights) for weights, _ in drawn_weights(support, draws, seed)])
+    except InputError as problem:
+        return {"sides": None, "why": str(problem)}
+    point, rows, narrow = balanced(np.ones((len(support), 1)))[0], [], []
+    for number, name in enumerate(SIDES):
         low, high = percentiles(drawn[:, number])
-        narrow = too_narrow("balanced_accuracy", point[number], support[:, number::2]) | (low == high)
-        scores.append(Interval(point[number], low, high, narrow))
-    ends = percentiles(drawn[:, 1] - drawn[:, 0])
-    return scores, Interval(point[1] - point[0], *ends, scores[0].narrow or scores[1].narrow), both
+        narrow.append(too_narrow("balanced_accuracy", point[number], support[:, number::2]) | (low == high))
+        row = {"side": name, "images": int((side == number).sum()), "patients": patients[number]}
+        rows.append(row | Interval(point[number], low, high, narrow[-1]).entry())
+    difference = Interval(point[1] - point[0], *percentiles(drawn[:, 1] - drawn[:, 0]), any(narrow))
+    both = int((support.reshape(len(support), -1, 2).sum(1) > 0).all(1).sum())
+    classes = [images.classes[label] for label in shared]
+    return {"sides": rows, "difference": difference.entry(), "classes": classes, "patients_on_both": both}
 
 
 def cannot_tell(source: str) -> str:

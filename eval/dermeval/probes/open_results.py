@@ -21,6 +21,8 @@ from dermssl.paths import inside, require_folder
 MAKER = "dermeval knn --out`, `linear --out` or `evaluate --out"
 IDS = ("image_id", "case_id", "group_id", "fold", "seed")
 EXPERIMENT = ("target", "probe", "experiment")
+CHOSEN = {"c", "rate", "features", "inner_balanced_accuracy", "early_stopping"}
+"""Settings that a probe has chosen by itself, so that its seeds may differ in them."""
 
 
 class _Dataset(BaseModel):
@@ -184,12 +186,12 @@ def _check_seeds(infos: Sequence[dict[str, Any]]) -> None:
     """Raise InputError unless all results differ in the seed of the probe or of the encoder, and in nothing else."""
     first, met = infos[0], dict[tuple[str, int], str]()
     for info in infos:
-        for (what, value), other in zip(_shared_by_seeds(first).items(), _shared_by_seeds(info).values(), strict=True):
-            if other != value:
-                raise InputError(
-                    f"{first['folder']} and {info['folder']} differ in {what} ({value}, {other}), so they are not "
-                    "seeds of one result: put them in separate folders"
-                )
+        one, other = _shared_by_seeds(first), _shared_by_seeds(info)
+        for what in (what for what in one | other if one.get(what) != other.get(what)):
+            raise InputError(
+                f"{first['folder']} and {info['folder']} differ in {what} ({one.get(what)}, {other.get(what)}), so "
+                "they are not seeds of one result: put them in separate folders"
+            )
         seed = (info["encoder"]["fingerprint"], info["protocol"]["seed"])
         if seed in met:
             raise InputError(f"{met[seed]} and {info['folder']} have the same encoder and --seed: remove one of them")
@@ -199,13 +201,13 @@ def _check_seeds(infos: Sequence[dict[str, Any]]) -> None:
 def _shared_by_seeds(info: dict[str, Any]) -> dict[str, Any]:
     """What is the same for all seeds of one result."""
     encoder, settings = info["encoder"], info["settings"]
-    solver = {"newton": "lbfgs"}.get(settings.get("solver"), settings.get("solver"))  # its former name
+    chosen = CHOSEN | {"k"} if settings.get("choose_k") else CHOSEN
+    solver = {"solver": "lbfgs"} if settings.get("solver") == "newton" else {}  # its former name
     return {
         "probe": info["probe"],
         **{key: info["protocol"][key] for key in ("split", "folds")},
-        **{key: settings.get(key) for key in ("k", "temperature")},
-        "solver": solver,
-        "class weight": settings.get("class_weight"),
+        **{key: value for key, value in settings.items() if key not in chosen},
+        **solver,
         "architecture": encoder.get("name"),
         **{key: encoder.get(key) for key in ("features", "preprocessing")},
         "method": encoder.get("training", {}).get("method"),

@@ -172,6 +172,7 @@ def test_what_differs_in_more_than_its_seed_is_not_averaged(three, seeds, capsys
     stored = json.loads(path.read_text())
     for change, words in (
         ({"settings": stored["settings"] | {"k": 5}}, "differ in k (20, 5)"),
+        ({"settings": stored["settings"] | {"votes": "balanced"}}, "differ in votes (None, balanced)"),
         ({"probe": "linear"}, "differ in probe"),
         ({"protocol": stored["protocol"] | {"seed": 1}, "encoder": _encoder(several / "1")}, "the same encoder and"),
     ):
