@@ -86,7 +86,7 @@ class RetrievalOptions:
     split: Literal["all", "train", "val", "test"] = "all"
     """Which images are queries; all others can always be found."""
     draws: PositiveInt = 1000
-    """Bootstrap draws of patients for the 95% intervals."""
+    """Bootstrap draws of patients for the 95% intervals; 40 or more."""
 
 
 @dataclass

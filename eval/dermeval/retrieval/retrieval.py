@@ -11,7 +11,7 @@ import pandas as pd
 from dermeval.retrieval import measures
 from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
-from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean
+from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean, require_draws
 from dermssl import licences, neighbours
 from dermssl.commandline import Report
 from dermssl.errors import InputError, did_you_mean
@@ -41,6 +41,7 @@ class JudgedRankings:
 
 def retrieval(options: RetrievalOptions) -> Report:
     """Judge the retrieval of one encoder, or compare two; see `RetrievalOptions`."""
+    require_draws(options.draws)
     if len(options.sources) > 2:
         raise InputError("give one embeddings or index folder, or two to compare")
     sources = [open_source(folder) for folder in options.sources]

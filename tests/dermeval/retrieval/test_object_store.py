@@ -147,7 +147,7 @@ def test_an_index_is_built_searched_grown_merged_and_judged_as_in_a_folder(bucke
     index(IndexOptions(sources=[stored], out=merged))
     index(IndexOptions(sources=[merged], out=str(tmp_path / "back"), type="flat"))
     assert answers(stored) == answers(merged) == answers(flat) == answers(tmp_path / "back")
-    judged = [retrieval(RetrievalOptions([folder], draws=20)).data["encoders"][0] for folder in (stored, flat)]
+    judged = [retrieval(RetrievalOptions([folder], draws=40)).data["encoders"][0] for folder in (stored, flat)]
     assert judged[0]["scores"] == judged[1]["scores"]
     names = {name.split("/")[2] for name in objects(bucket) if "/team/" not in name}
     assert {name.partition("-")[0] for name in names} == {"index", "images"} and len(names) == 2

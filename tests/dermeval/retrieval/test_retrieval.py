@@ -49,7 +49,7 @@ def embedded(make_dataset, embed_as, draw_skin):
 
 
 def test_the_own_patient_is_junk_for_a_target_and_a_hit_for_patients(embedded):
-    options = {"k": [1, 3], "draws": 20}
+    options = {"k": [1, 3], "draws": 40}
     report = retrieval(RetrievalOptions(sources=[embedded[0]], **options)).data["encoders"][0]
     assert report["scores"]["hit@1"]["value"] == 1
     assert report["scores"]["P@3"]["value"] == pytest.approx(2 / 3)  # two others of the label, then the other label
@@ -60,10 +60,10 @@ def test_the_own_patient_is_junk_for_a_target_and_a_hit_for_patients(embedded):
 
 
 def test_two_encoders_are_compared_query_by_query(embedded):
-    report = retrieval(RetrievalOptions(sources=list(embedded), k=[1], draws=20))
+    report = retrieval(RetrievalOptions(sources=list(embedded), k=[1], draws=40))
     first, second = (part["scores"]["hit@1"]["value"] for part in report.data["encoders"])
     assert report.data["difference"]["hit@1"]["value"] == pytest.approx(second - first) and second < first
-    same = retrieval(RetrievalOptions(sources=[embedded[0]] * 2, k=[1], draws=20)).data["difference"]["hit@1"]
+    same = retrieval(RetrievalOptions(sources=[embedded[0]] * 2, k=[1], draws=40)).data["difference"]["hit@1"]
     assert same == {"value": 0, "low": 0, "high": 0}
 
 
@@ -78,6 +78,6 @@ def test_lesions_without_a_second_image_leave_nothing_to_judge(embedded):
 
 
 def test_what_is_printed_fits_100_columns_and_the_report_holds_all(embedded):
-    report = retrieval(RetrievalOptions([*embedded], k=[1, 2, 3, 4, 5], draws=20))
+    report = retrieval(RetrievalOptions([*embedded], k=[1, 2, 3, 4, 5], draws=40))
     assert max(len(line) for line in report.text.splitlines() if str(embedded[0]) not in line) <= 100
     assert "the scores at 4, 5 are in the report of --json" in report.text and "P@5" in report.data["difference"]
