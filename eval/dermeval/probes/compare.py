@@ -71,18 +71,16 @@ def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
 
 
 def _lead(data: dict[str, Any], experiments: Sequence[str], unit: str) -> list[str]:
-    results, counts = data["results"], data["counts"]
-    text = f"{len(results)} results on the same {counts['scored']} images of {counts['scored_groups']} {unit}s."
-    if "" not in experiments:
-        text = f"{len(results)} results of {len(experiments)} experiments, each on the same images."
-    lines = [text]
+    results, counts, single = data["results"], data["counts"], "" in experiments
+    scored = f"on the same {counts['scored']} images of {counts['scored_groups']} {unit}s."
+    every = f"of {len(experiments)} experiments, each on the same images."
+    lines = [f"{len(results)} results {scored if single else every}"]
     for entry in results:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
-        probe = f"{entry['probe']} on " if "" in experiments else ""
-        lines.append(f"{entry['name']}: {mean}{probe}{entry['encoder']}")
+        lines.append(f"{entry['name']}: {mean}{entry['probe'] + ' on ' if single else ''}{entry['encoder']}")
+    first = results[0]["name"]
     lines.append(
-        f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s; differences from "
-        f"{results[0]['name']}."
+        f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s; differences from {first}."
     )
     if any(entry["seeds"] > 1 for entry in results):
         lines.append(f"All seeds share the draws of {unit}s. Intervals and p hold for these seeds; sd is over them.")

@@ -65,9 +65,8 @@ def group_scores(predictions: Predictions, values: np.ndarray, draws: int, seed:
         held = [len(set(inside.groups[inside.truth == label])) for label in np.unique(inside.truth)]
         row: dict[str, Any] = {"value": value, "patients": len(set(inside.groups)), "rows": len(inside)}
         row |= {"classes": len(held), "rare_classes": sum(patients < RARE for patients in held)}
-        row["status"] = "one class" if len(held) < 2 else "scored"
-        if row["patients"] < MIN_PATIENTS:
-            row["status"] = "insufficient"
+        few = row["patients"] < MIN_PATIENTS
+        row["status"] = "insufficient" if few else "one class" if len(held) < 2 else "scored"
         if row["status"] == "scored":
             (found,) = paired_scores([[inside]], draws, seed + index)
             row |= {name: own.entry() for name, own in found.scores.items() if np.ndim(own.value) == 0}
