@@ -78,10 +78,8 @@ def _lead(data: dict[str, Any], experiments: Sequence[str], unit: str) -> list[s
     for entry in results:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
         lines.append(f"{entry['name']}: {mean}{entry['probe'] + ' on ' if single else ''}{entry['encoder']}")
-    first = results[0]["name"]
-    lines.append(
-        f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s; differences from {first}."
-    )
+    how = f"95% intervals and two-sided p from {data['draws']} paired draws of {unit}s"
+    lines.append(f"{how}; differences from {results[0]['name']}.")
     if any(entry["seeds"] > 1 for entry in results):
         lines.append(f"All seeds share the draws of {unit}s. Intervals and p hold for these seeds; sd is over them.")
     return lines

@@ -32,14 +32,14 @@ BLOCK_ROWS = 2048
 
 @dataclass(frozen=True)
 class LogisticPath:
-    """Solutions for P penalties: ``weights`` ``(P, D, C)`` and ``intercepts`` ``(P, C)``, float64."""
+    """Solutions for P penalties: ``coefficients`` ``(P, D + 1, C)``, float64, the last row the intercepts."""
 
-    weights: np.ndarray
-    intercepts: np.ndarray
+    coefficients: np.ndarray
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities ``(P, N, C)`` of ``features`` ``(N, D)``."""
-        logits = np.einsum("nd,pdc->pnc", features, self.weights, optimize=True) + self.intercepts[:, None]
+        weights, intercepts = self.coefficients[:, :-1], self.coefficients[:, -1:]
+        logits = np.einsum("nd,pdc->pnc", features, weights, optimize=True) + intercepts
         return torch.softmax(torch.from_numpy(logits), 2).numpy()
 
 
@@ -90,11 +90,10 @@ class LogisticSolver:
             self.solved |= dict(zip(new, self._minimise(torch.tensor(new).double(), start, tolerance), strict=True))
             self.reached |= dict.fromkeys(new, tolerance)
         found = torch.stack([self.solved[float(c)] for c in cs]).numpy()
-        path = LogisticPath(
-            np.zeros((len(cs), found.shape[1] - 1, self.classes)), np.full((len(cs), self.classes), -np.inf)
-        )
-        path.weights[:, :, self.present], path.intercepts[:, self.present] = found[:, :-1], found[:, -1]
-        return path
+        coefficients = np.zeros((*found.shape[:2], self.classes))
+        coefficients[:, -1] = -np.inf
+        coefficients[:, :, self.present] = found
+        return LogisticPath(coefficients)
 
     def _minimise(self, cs: torch.Tensor, theta: torch.Tensor, tolerance: float) -> torch.Tensor:
         """Coefficients ``(P, D + 1, C)``, the last row the intercepts, after rounds of L-BFGS from ``theta``."""

@@ -53,7 +53,7 @@ def test_every_penalty_reaches_scikit_learns_optimum(classes, balanced):
         model = LogisticRegression(C=c, tol=1e-9, max_iter=50_000).fit(features, labels, sample_weight=weight)
         coefficients = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if classes == 2 else model.coef_
         reference = model.predict_proba(features)
-        ours = objective(probabilities[index], path.weights[index], labels, c, weight, classes == 2)
+        ours = objective(probabilities[index], path.coefficients[index, :-1], labels, c, weight, classes == 2)
         theirs = objective(reference, coefficients.T, labels, c, weight, classes == 2)
         assert ours == pytest.approx(theirs, abs=1e-6)
         assert np.abs(probabilities[index] - reference).max() < 1e-2
@@ -102,7 +102,7 @@ def test_a_quick_fit_goes_on_to_a_finer_tolerance_where_it_stopped():
     assert (
         np.abs(quick.probabilities(features) - exact).max() > 1e-3 > np.abs(fine.probabilities(features) - exact).max()
     )
-    assert np.array_equal(solver.fit(cs).weights, fine.weights), "a finer fit is kept"
+    assert np.array_equal(solver.fit(cs).coefficients, fine.coefficients), "a finer fit is kept"
 
 
 def test_the_choice_is_among_finely_fitted_penalties_near_the_best():
