@@ -163,9 +163,9 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
         f"{result.levels['image'].draws} draws of {unit}s",
         "",
-        pd.DataFrame(scores).to_string(),
+        pd.DataFrame(scores).fillna("").to_string(),
         "",
-        pd.DataFrame(recalls).to_string(),
+        pd.DataFrame(recalls, dtype=object).fillna("").to_string(),
         *(["", f"case level by majority vote of the images: {majority}"] if majority else []),
         "",
         *judged.fitted.lines,

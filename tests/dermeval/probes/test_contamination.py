@@ -197,6 +197,12 @@ def test_sides_that_cannot_be_compared_say_why(flags, truth, why):
     assert entry["sides"] is None and why in entry["why"] and entry["contaminated"] == flags.sum()
 
 
+def test_a_side_that_is_all_right_has_an_interval_of_no_width_which_is_marked():
+    images = _predicted(np.ones(60, bool), np.arange(60) % 2, [f"p{n}" for n in range(60)])
+    entry = clean_and_contaminated(images, _marked(images, np.arange(60) < 30), "patient", 50, 0)
+    assert [(side["low"], side["high"], side["narrow"]) for side in entry["sides"]] == [(1, 1, True)] * 2
+
+
 @pytest.mark.parametrize(
     ("encoder", "words"),
     [("timm:resnet18", "not recorded"), ("pixels:8", "no ledger records"), ("/nowhere/run", "is out of reach")],
