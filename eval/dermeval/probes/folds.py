@@ -10,6 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from dermeval.probes.task import Task
 from dermssl.errors import InputError
 
+OTHER_SPLIT = "draw another split with `dermssl split`, or use --split folds (of knn, linear, finetune)"
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -33,7 +35,7 @@ def official(task: Task) -> Fold:
     train, test = np.flatnonzero(split.isin(["train", "val"])), np.flatnonzero(split == "test")
     for rows, side in ((train, "train"), (test, "test")):
         if not len(rows):
-            raise InputError(f"{task.where}: no labelled image has split {side}: use --split folds")
+            raise InputError(f"{task.where}: no labelled image has split {side}: {OTHER_SPLIT}")
     return Fold(0, train, test)
 
 
@@ -67,12 +69,9 @@ def check_folds(task: Task, folds: Sequence[Fold]) -> None:
     for fold in folds:
         shared = sorted(set(task.groups[fold.train]) & set(task.groups[fold.test]))
         if shared:
-            shown = ", ".join(shared[:5]) + (" ..." if len(shared) > 5 else "")
-            raise InputError(
-                f"{task.where}: {task.unit}s are in both train and test ({len(shared)}: {shown}): correct the split, "
-                "or use --split folds"
-            )
-    remedy = "correct the split, or use --split folds" if len(folds) == 1 else "ask for fewer folds"
+            shown = f"{len(shared)}: {', '.join(shared[:5])}" + " ..." * (len(shared) > 5)
+            raise InputError(f"{task.where}: {task.unit}s in both train and test ({shown}): {OTHER_SPLIT}")
+    remedy = OTHER_SPLIT if len(folds) == 1 else "ask for fewer folds"
     sides = [("fitted", fold.train) for fold in folds] + [("scored", np.concatenate([fold.test for fold in folds]))]
     for side, rows in sides:
         if len(np.unique(task.labels[rows])) < 2:

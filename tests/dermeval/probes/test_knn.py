@@ -286,7 +286,7 @@ def test_a_fold_that_shares_a_patient_is_an_input_error_naming_it(tmp_path, make
     task = open_task([str(make_embeddings(tmp_path, frame, class_features))], None)
     patient = frame["group_id"].value_counts().index[0]
     mine, others = (np.flatnonzero((task.groups == patient) == own) for own in (True, False))
-    with pytest.raises(InputError, match=rf"patients are in both train and test \(1: {patient}\)"):
+    with pytest.raises(InputError, match=rf"patients in both train and test \(1: {patient}\)"):
         check_folds(task, [Fold(0, np.r_[others[:20], mine[:1]], np.r_[others[20:], mine[1:]][-1:])])
 
 
