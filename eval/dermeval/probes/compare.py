@@ -65,7 +65,7 @@ def compare(options: CompareOptions) -> Report:
 def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
     """A row of the long table for each score of a result, with the paired difference from the first result."""
     for name in (name for name in found.scores if name not in PER_CLASS):
-        row = {"result": result.name, "score": name, "value": found.scores[name].entry()}
+        row: dict[str, Any] = {"result": result.name, "score": name, "value": found.scores[name].entry()}
         row |= {"seeds": len(result.infos), "seed_sd": defined(found.deviations[name])}
         yield row | {"difference": found.differences[name].entry() if found.differences else None}
 

@@ -77,10 +77,10 @@ def probe_report(
     kept = KeptFits(options.out)
     probe = KeptProbe(probe, kept)
     folds = make_folds(task, options.split, options.folds, options.seed)
-    asked = options.shots if isinstance(options, ProbeOptions) else []
-    scarce = scarce_classes(task, folds, asked)
+    few = options if isinstance(options, ProbeOptions) and options.shots else None
+    scarce = scarce_classes(task, folds, few.shots) if few else []
     judged = judge(probe, task, folds, options.draws, options.seed)
-    points, drawn = few_shot_curve(task, folds, options, probe) if asked else ([], pd.DataFrame())
+    points, drawn = few_shot_curve(task, folds, few, probe) if few else ([], pd.DataFrame())
     number = len(folds) if options.split == "folds" else None
     result = ProbeResult(
         **vars(FeatureSource.of(task.pool)),

@@ -186,11 +186,10 @@ def dots(rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value", mos
     """One of `INTERVALS` of a long table as dots (SVG): a panel for each of the second key's first ``most`` values."""
     panels = []
     for column, part in list(rows.groupby(keys[1], sort=False))[:most]:
-        entries = [(row[keys[0]], row[interval]) for row in part.to_dict("records")]
-        bars = [
-            plots.Bar(name, *np.array([own[end] for end in ("value", "low", "high")], float), own.get("narrow", False))
-            for name, own in entries
-        ]
+        bars = []
+        for row in part.to_dict("records"):
+            value, low, high = np.array([row[interval][end] for end in ("value", "low", "high")], dtype=float)
+            bars.append(plots.Bar(row[keys[0]], value, low, high, row[interval].get("narrow", False)))
         panels.append((str(column).replace("_", " "), bars))
     return plots.interval_plot(panels, zero=interval == "difference")
 

@@ -77,13 +77,13 @@ def fewest_patients(task: Task, folds: Sequence[Fold]) -> list[int]:
 def scarce_classes(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> list[str]:
     """Notes on classes with fewer training patients than ``asked`` for; InputError where all classes have fewer."""
     fewest, group = fewest_patients(task, folds), task.unit
-    if max(asked, default=0) > max(fewest):
+    if max(asked) > max(fewest):
         raise InputError(f"{task.where}: --shots {max(asked)}: no class has more than {max(fewest)} training {group}s")
     return [
         f"class {task.classes[label]} has {patients} training {group}{'s' * (patients != 1)}, all of which are drawn "
         f"from --shots {min(shots for shots in asked if shots > patients)} on"
         for label, patients in enumerate(fewest)
-        if label in task.labels and patients < max(asked, default=0)
+        if label in task.labels and patients < max(asked)
     ]
 
 
