@@ -97,7 +97,7 @@ def _nominated_by(images: AuditedImages, options: LeaksOptions, detail: Detail) 
     digest = hashlib.sha256(repr((options.neighbours, options.hash_bits, detail, images.licences)).encode())
     embedded = [part for one in images.embedded for part in (one.rows, one.features, *one.views.values())]
     for array in (images.groups, *embedded):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 

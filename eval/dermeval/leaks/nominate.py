@@ -264,7 +264,7 @@ class Votes:
         rows, filled = np.zeros((len(groups) * nearest, 4)), 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
         with thread_map(workers, neighbours.search_alone) as run:
-            found = run(lambda block: self._votes(*block, groups, nearest, mirrored), self._numbered())
+            found = run(lambda block: self._votes(block[0], block[1], groups, nearest, mirrored), self._numbered())
             for votes in tqdm(found, name, unit="block", disable=None, leave=False):
                 rows[filled : filled + len(votes)] = votes
                 filled += len(votes)
