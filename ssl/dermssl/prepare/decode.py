@@ -1,7 +1,7 @@
-"""One image file -> upright sRGB pixels, whatever the camera, scanner or re-uploader made of it.
+"""Decodes an image file of any kind to upright sRGB pixels.
 
-Colours: a picture with a colour profile (Display P3, Adobe RGB, a printer's CMYK) is converted to sRGB with Pillow's
-ImageCms. A picture without a profile, or with one that is damaged or of another colour space, keeps its values.
+An image with a colour profile (Display P3, Adobe RGB, a printer's CMYK) is converted to sRGB by Pillow's ImageCms. An
+image without a profile, or with one that is damaged or of another colour space, keeps its values.
 """
 
 import contextlib
@@ -16,34 +16,34 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 MAX_BYTES = 2**30
-"""Larger files are refused before they are read."""
+"""Larger files are refused unread."""
 MAX_PIXELS = 150_000_000
-"""Larger images (beyond a 14,000 x 10,700 photo) are refused as decompression bombs before they are decoded."""
+"""Larger images (14,000 x 10,700 pixels) are refused undecoded as decompression bombs."""
 MAX_ASPECT = 20
-"""Images whose long side is more than so many times the short one are refused: no photo of skin has such a shape."""
+"""Images with a larger ratio of long to short side are refused: no photo of skin has such a shape."""
 
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", *["AVIF"] * bool(features.check("avif"))]
-"""Pillow would open more by content, whatever the file's name; its EPS reader runs an outside program."""
+"""Pillow opens no other format here, whatever the file's name: its EPS reader would run an outside program."""
 with contextlib.suppress(ImportError):  # the extra `heif`
     import pillow_heif
 
     pillow_heif.register_heif_opener()
     FORMATS.append("HEIF")
 SAME_COLOURS = 3
-"""A profile that changes no colour by more than this (of 255) is sRGB under another name: pixels stay as they are."""
+"""A profile that changes no colour by more than this (of 255) counts as sRGB, and the pixels keep their values."""
 
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-"""First bytes of HEIC photos, after `ftyp`."""
+"""The brands after ``ftyp`` in the first bytes of HEIC photos."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 class DecodeError(Exception):
-    """A file that cannot be used as an image; the message is the entry for ``problems.csv``."""
+    """A file cannot be used as an image. The message is the problem for ``problems.csv``."""
 
 
 def read_bytes(path: Path, roots: Sequence[Path]) -> bytes:
-    """The file's bytes; refuses empty and huge files, and links that lead out of ``roots``, without opening them."""
+    """The bytes of a file. Raises DecodeError for empty and huge files and links out of ``roots``, without opening."""
     try:
         if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
             raise DecodeError("link out of the data folder: allow the folder it points to with --follow")
@@ -62,7 +62,7 @@ def read_bytes(path: Path, roots: Sequence[Path]) -> bytes:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open without decoding, after the checks of size and shape. Raises DecodeError."""
+    """Open an image without decoding it. Raises DecodeError for a file that is no image, too large or too long."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -71,7 +71,7 @@ def open_image(data: bytes) -> Image.Image:
         raise DecodeError("decompression bomb: too many pixels") from None
     except UnidentifiedImageError:
         raise DecodeError(_instead_of_an_image(data)) from None
-    # Damaged headers make Pillow's format readers raise almost anything; none of it may end the whole run.
+    # Damaged headers make Pillow's format readers raise almost any exception, and none may end the run.
     except Exception as error:
         raise DecodeError(f"not an image ({type(error).__name__})") from None
     if image.width * image.height > MAX_PIXELS:
@@ -84,7 +84,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _instead_of_an_image(data: bytes) -> str:
-    """What a file that Pillow does not know is, and what to do."""
+    """What the file holds if Pillow does not know it, and the remedy."""
     if data[4:8] == b"ftyp" and data[8:12] in HEIC:
         return "HEIC photo: install the extra heif (pip install 'dermssl[heif]') or save it as JPEG"
     if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
@@ -97,7 +97,7 @@ def _instead_of_an_image(data: bytes) -> str:
 
 
 def further_frames(image: Image.Image) -> bool:
-    """Whether an opened file holds further pages or frames; those behind a phone's photo (MPO) do not count."""
+    """Whether the file holds further pages or frames. The ones behind a phone's photo (MPO) do not count."""
     try:
         return image.format != "MPO" and getattr(image, "is_animated", False)
     except Exception:  # a damaged second page
@@ -105,29 +105,29 @@ def further_frames(image: Image.Image) -> bool:
 
 
 def _check_sums(png: bytes) -> None:
-    """Raise DecodeError where a checksum is wrong; decoding does not look at that of the last pixels."""
+    """Raise DecodeError if a checksum is wrong; decoding does not check the one of the last pixels."""
     try:
         Image.open(io.BytesIO(png)).verify()
     except SyntaxError:
         raise DecodeError("truncated or damaged") from None
-    except Exception:  # whatever else is wrong, decoding tells
+    except Exception:  # decoding reports anything else that is wrong
         return
 
 
 def reduction(image: Image.Image, short_side: int) -> int:
-    """By how much the decoder itself shrinks a JPEG (1, 2, 4 or 8) and still leaves ``short_side`` pixels.
+    """The largest factor (1, 2, 4 or 8) by which libjpeg can shrink the image and leave ``short_side`` pixels.
 
-    libjpeg then skips the detail that would be thrown away: most of the time of a large photo. 1 for other formats.
+    libjpeg then skips the finer detail, which takes most of the time of a large photo. 1 for other formats.
     """
     room = min(image.size) // short_side if isinstance(image, JpegImageFile) else 1
     return max(scale for scale in (1, 2, 4, 8) if scale <= max(room, 1))
 
 
 def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
-    """Decode at 1/``scale`` (see `reduction`) and convert any mode to 8-bit sRGB (alpha over white); not yet upright.
+    """Decode at 1/``scale`` (see `reduction`) and convert any mode to 8-bit sRGB (alpha over white), not yet upright.
 
-    Returns ``image`` itself where its pixels need no conversion. Where the sides are no multiple of ``scale``, the
-    last column and row are partly filled: the picture ends at width / ``scale`` and height / ``scale``.
+    Returns ``image`` itself if its pixels need no conversion. If a side is no multiple of ``scale``, the last column or
+    row is partly filled: the content ends at width / ``scale`` and height / ``scale``.
     Raises DecodeError: the file is truncated or damaged, or holds NaN or infinite pixels.
     """
     try:
@@ -143,10 +143,10 @@ def decode_rgb(image: Image.Image, scale: int = 1) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation 1-8 of a decoded image; 1 (as stored) where there is none or the EXIF block is broken.
+    """The EXIF orientation 1-8 of a decoded image; 1 (upright) if it has none or the EXIF block is damaged.
 
-    Ask only after `decode_rgb`. Reading the EXIF block of a PNG decodes the picture, and an error in its pixels
-    would be lost here. Pillow turns a TIFF upright while it decodes it, which the block says only then.
+    Call it after `decode_rgb`: reading the EXIF block of a PNG decodes the image and would hide an error in its pixels,
+    and Pillow turns a TIFF upright while decoding and only then updates the block.
     """
     try:
         value = image.getexif().get(0x0112, 1)
@@ -156,7 +156,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:
-    """``image`` as EXIF orientation ``turn`` says it is to be seen; itself where it stands upright."""
+    """``image`` turned upright from EXIF orientation ``turn``; ``image`` itself if it is upright."""
     return image.transpose(_UNDO[turn]) if turn in _UNDO else image
 
 
@@ -187,7 +187,7 @@ def _as_srgb(image: Image.Image) -> Image.Image:
 
 
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
-"""Modes with a colour space that a profile can describe, each with the space's name in profiles."""
+"""The modes that a profile can describe, with the name of their colour space in profiles."""
 
 
 def _convert(image: Image.Image, profile: bytes) -> Image.Image:
@@ -199,7 +199,7 @@ def _convert(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From ``profile`` to sRGB; None where there is none, it is no profile of ``mode``, or it is sRGB itself."""
+    """The transform from ``profile`` to sRGB; None for no profile, one of another mode, or one of sRGB itself."""
     lab = mode == "LAB"  # its colours are absolute, so it needs no profile
     if not profile and not lab:
         return None
@@ -221,7 +221,7 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits, scaled by the smallest range that holds it: 0-1 (floats), 8 or 16 bits."""
+    """8-bit RGB from grey of more bits. The range is the smallest that holds all values: 0-1 (floats), 8 or 16 bits."""
     values = np.asarray(image, dtype=np.float32)
     if not np.isfinite(values).all():
         raise DecodeError(f"{np.count_nonzero(~np.isfinite(values)):,} pixels are NaN or infinite")

@@ -1,4 +1,4 @@
-"""From a source's rows to the manifest's: ids, what is kept together, what is scored as one, tones, splits, labels."""
+"""Turns a source's rows into the manifest's: ids, groups, cases, skin tone groups, splits, checked labels."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.source import Problem, Source
 
 UNITS = {"patient": "patient_id", "case": "case_id", "lesion": "lesion_id", "image": "image_id"}
-"""What may name a group, the coarsest first."""
+"""The ids that may name a group, the coarsest unit first."""
 
 
 def check_labels(frame: pd.DataFrame, targets: dict[str, Target], root: Path) -> None:
-    """Raise InputError for a label that its target does not declare: a new spelling would silently be a new class."""
+    """Raise InputError for a label that its target does not declare: it may be a new spelling of a known class."""
     for name, target in targets.items():
         unknown = frame[frame[target.column].notna() & ~frame[target.column].isin(target.classes)]
         if len(unknown):
@@ -27,10 +27,10 @@ def check_labels(frame: pd.DataFrame, targets: dict[str, Target], root: Path) ->
 
 
 def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFrame, list[Problem]]:
-    """Put the data set's name before every id and fill ``group_id`` and ``case_id``; tells where ids conflict.
+    """Put the data set's name before every id and fill ``group_id`` and ``case_id``. The problems are id conflicts.
 
-    A group is a connected component: rows that share a patient, a case, a lesion or a picture (`settle_copies`), also
-    by way of further rows.
+    A group is a connected component: rows are connected if they share a patient, a case, a lesion or a ``picture``
+    (see `settle_copies`).
     """
     frame, problems = _with_own_lesions(frame.copy())
     frame["image_id"] = name + "/" + frame["file"].map(lambda file: Path(file).with_suffix("").as_posix())
@@ -48,7 +48,7 @@ def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFra
 
 
 def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Lesion numbers that repeat from patient to patient are joined with the patient's id."""
+    """If lesion numbers repeat from patient to patient, put the patient's id before them."""
     if not {"patient_id", "lesion_id"} <= set(frame):
         return frame, []
     patients, lesions = frame["patient_id"], frame["lesion_id"]
@@ -62,7 +62,7 @@ def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
 
 
 def _groups(frame: pd.DataFrame) -> pd.Series:
-    """The group of each row, named by its first patient, else case, else lesion, else image, ``(N,)`` of str."""
+    """The group of each row ``(N,)``, with the name of its first patient, else case, else lesion, else image."""
     rows, ids, count = [], [], len(frame)
     for column in [name for name in ("patient_id", "case_id", "lesion_id", "picture") if name in frame]:
         codes, names = pd.factorize(frame[column])
@@ -76,14 +76,14 @@ def _groups(frame: pd.DataFrame) -> pd.Series:
     names = pd.Series(None, index=np.unique(component), dtype=object)
     for unit, column in UNITS.items():
         first = frame[column].dropna().groupby(component[frame[column].notna()]).min()
-        # A lesion may bear the name of some patient whom it has nothing to do with.
+        # A lesion may have the same id as an unrelated patient.
         first = first.where(~first.isin(names.dropna()), first + f" ({unit})")
         names = names.where(names.notna(), first)
     return pd.Series(names.loc[component].to_numpy(), index=frame.index)
 
 
 def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
-    """Lesions and cases that several patients have."""
+    """A problem for each lesion and each case with several patients."""
     problems = []
     for unit in ("case", "lesion"):
         patients = frame.groupby(f"{unit}_id")["patient_id"].agg(["nunique", "unique"])
@@ -94,7 +94,7 @@ def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
 
 
 def complete(frame: pd.DataFrame, source: Source, targets: dict, options: PrepareOptions) -> tuple[pd.DataFrame, str]:
-    """Add tone groups, and a grouped split where the set has labels but no split; also says where the split is from."""
+    """Add tone groups, and a grouped split if the set has labels but no split. Also gives the origin of the split."""
     if "fitzpatrick" in frame and "tone_group" not in frame:
         frame["tone_group"] = frame["fitzpatrick"].map(manifest.TONE_GROUPS)
     if "fitzpatrick" in frame and "skin_tone" not in frame:
@@ -111,7 +111,7 @@ def complete(frame: pd.DataFrame, source: Source, targets: dict, options: Prepar
 
 
 def label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:
-    """Cases with two labels: kept for image-level work, out of case-level scores."""
+    """A problem for each case with two labels, which case-level scores leave out."""
     problems = []
     for name, target in targets.items():
         labels = frame.groupby("case_id")[target.column].nunique()

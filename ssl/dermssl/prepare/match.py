@@ -1,39 +1,34 @@
-"""The joining of table rows to image files, with every row and file that finds no partner reported."""
+"""Joins table rows to image files, and reports every row and every file that finds no partner."""
 
 import itertools
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import pandas as pd
 
 from dermssl.dataset.splits import check_split
-from dermssl.prepare.raw import IMAGE_SUFFIXES, PHONE_SUFFIXES, RawFolder
-from dermssl.prepare.source import Problem, Rows
+from dermssl.prepare.raw import IMAGE_SUFFIXES, RawFolder
 
 
-def match_files(raw: RawFolder, rows: Rows) -> Rows:
-    """Join the rows to files, reporting both kinds of loss.
+def match_files(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``frame`` that have an image file, with ``file`` as its path below the root, sorted by it.
 
-    ``file`` of a row is a path, below the root or from another one, or a bare name, with any image extension or
-    none. A row is matched by its whole path, else by its name. Of several files of that name it takes the one whose
-    path shares the longest end, or the first where all are copies of each other.
-    Raises InputError: rows, second ones included, put a patient (else case, else lesion) or a file into two splits.
+    The column ``file`` of ``frame`` holds a path (below the root or another folder) or a bare name, with any image
+    suffix or none. A row is matched by its whole path, else by its name. If several files have that name, the row gets
+    the one whose path has the longest common end with its own, or the first one if all have the same bytes.
+    Raises InputError: rows put a patient (else case, else lesion) or a file into two splits.
     """
-    wanted = [name if isinstance(name, str) else None for name in rows.frame["file"]]
-    index, problems = _Index(raw.images), rows.problems
-    files = [name and index.exact(name) for name in wanted]
-    taken, told = {file for file in files if file}, set[str]()
-    for row, name in enumerate(wanted):
-        if not files[row]:
-            found, problem = _by_name(raw, name, index, taken)
-            files[row] = None if problem else found[0]
-            problems += [Problem(name or "(blank)", problem, "left out")] if problem else []
-            told.update(found)
-    matched = rows.frame.assign(file=files)
+    names = [name if isinstance(name, str) else None for name in frame["file"]]
+    index = _Index(raw.images)
+    files = [name and index.exact(name) for name in names]
+    taken, ambiguous = {file for file in files if file}, set[str]()
+    for row, name in enumerate(names):
+        files[row] = files[row] or _by_name(raw, name, index, taken, ambiguous)
+    matched = frame.assign(file=files)
     matched = matched[matched["file"].notna()]
-    problems += _without_a_row(raw, set(matched["file"]), told)
+    _report_without_row(raw, set(matched["file"]), ambiguous)
     unit = matched["file"]
     # Lesion numbers may repeat from patient to patient, so they count only where there is no patient.
     for name in (name for name in ("lesion_id", "case_id", "patient_id") if name in matched):
@@ -41,38 +36,39 @@ def match_files(raw: RawFolder, rows: Rows) -> Rows:
     for group in (unit, matched["file"]):
         check_split(matched.assign(group_id=group), str(raw.root))
     doubled = matched["file"].duplicated()
-    problems += [Problem(file, "second row for the same file", "first row kept") for file in matched["file"][doubled]]
-    rows.frame = matched[~doubled].sort_values("file").reset_index(drop=True)
-    return rows
+    for file in matched["file"][doubled]:
+        raw.report(file, "second row for the same file", "first row kept")
+    return matched[~doubled].sort_values("file").reset_index(drop=True)
 
 
-def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str]) -> tuple[list[str], str]:
-    """The files that a row can mean by its name alone, and why none of them is taken ("": the first is)."""
+def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str], ambiguous: set[str]) -> str | None:
+    """The file that a row means by its name alone, None if there is not one. Adds to ``ambiguous``."""
     if not name:
-        return [], "row without a file name"
-    named = [file for file in index.named(name) if file not in taken]
-    if not named:
-        return [], "named in the table but there is no such file"
-    nearest = index.nearest(name, named)
-    if len(nearest) == 1 or raw.same_bytes(*nearest):
-        return nearest[:1], ""
-    return nearest, "several different files have that name: keep one"
+        raw.report("(blank)", "row without a file name")
+        return None
+    nearest = index.nearest(name, [file for file in index.named(name) if file not in taken])
+    if nearest and raw.same_bytes(*nearest):
+        return nearest[0]
+    ambiguous.update(nearest)
+    several, none = "several different files have that name: keep one", "named in the table but there is no such file"
+    raw.report(name, several if nearest else none)
+    return None
 
 
-def _without_a_row(raw: RawFolder, matched: set[str], told: set[str]) -> Iterator[Problem]:
+def _report_without_row(raw: RawFolder, matched: set[str], ambiguous: set[str]) -> None:
     of_name = defaultdict(list)
     for file in sorted(matched):
         of_name[PurePosixPath(file).name.casefold()].append(file)
     for file in raw.images:
-        if file not in matched and file not in told:
+        if file not in matched and file not in ambiguous:
             same = of_name[PurePosixPath(file).name.casefold()]
             original = next((other for other in same if raw.same_bytes(file, other)), None)
             problem = f"byte-identical copy: {original}" if original else "file without a row in the table"
-            yield Problem(file, problem, "one image kept" if original else "left out")
+            raw.report(file, problem, "one image kept" if original else "left out")
 
 
 class _Index:
-    """Image files by path and by bare name, both without extension."""
+    """Image files by path and by bare name, both without suffix."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._by_path: dict[str, str] = {}
@@ -88,12 +84,12 @@ class _Index:
                 self._by_name[name].append(file)
 
     def exact(self, name: str) -> str | None:
-        """The file of this path, or of this bare name with its extension."""
+        """The file with this path, or with this bare name and suffix."""
         named = self._by_name.get(PurePosixPath(_key(name)).name, [])
         return name if name in named else self._by_path.get(_key(name))
 
     def named(self, name: str) -> list[str]:
-        """Files of this bare name, in any case if there is none in the same."""
+        """Files with this bare name; if there is none, files with it in another case."""
         last = PurePosixPath(_key(name)).name
         return self._by_name.get(last) or self._by_name.get(last.casefold(), [])
 
@@ -106,31 +102,31 @@ class _Index:
 
 
 def common_start(paths: Sequence[Sequence[str]]) -> list[str]:
-    """The parts that all paths begin with."""
+    """The parts with which all paths begin."""
     levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
     return [level[0] for level in levels]
 
 
 def _key(name: str) -> str:
-    """A path without image extension, in one Unicode form: archives made on a Mac decompose accents."""
+    """A path without image suffix, in one Unicode form, because archives made on a Mac decompose accents."""
     path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./"))
-    while path.suffix.lower() in {*IMAGE_SUFFIXES, *PHONE_SUFFIXES}:  # Windows makes x.jpg.jpg of x.jpg
+    while path.suffix.lower() in IMAGE_SUFFIXES:  # Windows makes x.jpg.jpg of x.jpg
         path = path.with_suffix("")
     return path.as_posix()
 
 
-def settle_copies(frame: pd.DataFrame, raw: RawFolder) -> tuple[pd.DataFrame, list[Problem]]:
-    """Byte-identical files: no image lies in two splits, and copies of one name in two folders are one image.
+def settle_copies(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out files with the same bytes that lie in two splits, or that have the same name, labels and ids.
 
-    Copies that differ in their labels or ids are kept; the column ``picture``, the same for all of them, joins them in
-    one group. Of copies in two splits those in test stay, else those in val.
+    If copies lie in two splits, those in test stay, else those in val. Copies that differ in labels or ids are all
+    kept; the new column ``picture``, equal for all copies, puts them into one group.
     """
-    problems, left_out, picture = [], [], {}
+    left_out, picture = [], {}
     rows = frame.set_index("file")
     for files in raw.copies(frame["file"]):
         sides = {file: rows["split"][file] for file in files} if "split" in rows else {}
         strictest = next((side for side in ("test", "val") if side in sides.values()), None)
-        facts = {file: (Path(file).name.casefold(), *map(str, rows.loc[file])) for file in files}
+        facts = {file: (PurePosixPath(file).name.casefold(), *map(str, rows.loc[file])) for file in files}
         kept: dict[tuple, str] = {}
         for file in sorted(files, key=lambda file: sides.get(file) != strictest):
             if strictest and sides[file] != strictest:
@@ -142,8 +138,8 @@ def settle_copies(frame: pd.DataFrame, raw: RawFolder) -> tuple[pd.DataFrame, li
                 kept[facts[file]] = file
                 picture[file] = files[0]
             if original != file:
-                problems.append(Problem(file, f"byte-identical copy: {original}", action))
+                raw.report(file, f"byte-identical copy: {original}", action)
             if action != "kept in one group":
                 left_out.append(file)
     frame = frame.assign(picture=frame["file"].map(picture).astype(object))
-    return frame[~frame["file"].isin(left_out)].reset_index(drop=True), problems
+    return frame[~frame["file"].isin(left_out)].reset_index(drop=True)

@@ -1,6 +1,6 @@
-"""What `prepare` does to one image file: measure it, hash it, and make the JPEG that is stored.
+"""Measures and hashes one image file, and makes the JPEG that is stored.
 
-Worker processes import this module alone, so it stays free of whatever is slow to import.
+Worker processes import only this module, so nothing slow is imported here.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dermssl.dataset import hashes, store
 from dermssl.prepare import decode
 
 HASHED_SIDE = 512
-"""``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, pixels."""
+"""``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, in pixels."""
 FURTHER_FRAMES = "further pages or frames in the file"
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -21,14 +21,14 @@ SIDEWAYS = (5, 6, 7, 8)
 def decode_one(
     file: str, root: Path, short_side: int, follow: Path | None = None
 ) -> tuple[dict[str, Any], bytes | None]:
-    """Measurements of one file below ``root`` and its stored JPEG; on failure ``{"problem": ...}`` and None.
+    """The measurements of one file below ``root`` and the JPEG to store; on failure ``{"problem": ...}`` and None.
 
-    A link is followed where it leads to a file below ``root`` or ``follow``.
+    A link is followed if it leads to a file below ``root`` or ``follow``.
     """
     try:
         data = decode.read_bytes(root / file, [root, follow] if follow else [root])
         with warnings.catch_warnings():
-            # Pillow warns of odd metadata, which is dropped, without saying in which file.
+            # Pillow warns of odd metadata without naming the file; metadata is dropped anyway.
             warnings.simplefilter("ignore")
             return measure(data, short_side)
     except decode.DecodeError as error:
@@ -36,11 +36,11 @@ def decode_one(
 
 
 def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
-    """Measurements of one file's bytes and its stored JPEG; raises DecodeError."""
+    """The measurements of a file from its bytes, and the JPEG to store. Raises DecodeError."""
     file = decode.open_image(data)
     width, height = file.size
     note = FURTHER_FRAMES if decode.further_frames(file) else None
-    # The hash depends on the file alone, so a larger stored image needs a second decode at a larger scale.
+    # The hash must not depend on short_side, so a larger stored image needs a second decode at a larger scale.
     hashed_scale, scale = decode.reduction(file, HASHED_SIDE), decode.reduction(file, max(HASHED_SIDE, short_side))
     hashed = decode.decode_rgb(file, hashed_scale)
     turn = decode.orientation(file)
@@ -62,6 +62,6 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
         "pixel_sha256": hashes.pixel_hash(decode.upright(hashed, turn)),
         "phash": hashes.perceptual_hashes(small),
     }
-    # The file's own compressed bytes are kept where not one of its pixels was changed.
+    # If no pixel was changed, the file's own compressed bytes are stored.
     kept = file.format == "JPEG" and scale == 1 and small is file
     return measured, store.strip_metadata(data) if kept else store.encode(small)

@@ -1,4 +1,4 @@
-"""Options of `dermssl sources` and `dermssl prepare`; free of heavy imports, so that ``--help`` answers at once."""
+"""Options of `dermssl sources` and `dermssl prepare`. Nothing heavy is imported here, so ``--help`` is quick."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 @dataclass
 class SourcesOptions:
-    """List the known data sets: licence, patient key, layout, and how to get each."""
+    """List the known data sets with licence, units, layout, and how to get each."""
 
 
 @dataclass
 class PrepareOptions:
-    """Read a raw data set once and write a dataset folder: manifest, image store, splits, problems.csv."""
+    """Read a raw data set and write a dataset folder: manifest, image store, targets, split, problems.csv."""
 
     source: str
     """Which data set this is: a name from `dermssl sources`."""
@@ -23,16 +23,17 @@ class PrepareOptions:
     name: str | None = None
     """Name of the data set, the first part of every image_id (default: the source's name)."""
     follow: str | None = None
-    """A folder outside the root, such as a download cache, into which links may lead; other links are left out."""
+    """A folder outside the root, such as a download cache. Links into it are followed, other links out are not."""
     short_side: PositiveInt = 384
-    """Longest short side stored, in pixels; 160-256 is enough for small crops. Images are never enlarged."""
+    """Larger images are shrunk to this short side, in pixels; 160-256 is enough for small crops."""
     seed: NonNegativeInt = 0
-    """Seed of the patient-grouped split that is drawn where the data set has none."""
+    """Seed of the split that is drawn if the data set has none."""
     test_fraction: ClosedUnitInterval = 0.2
-    """Share of patients (groups) held out as test where the data set has labels but no split; 0 draws none."""
+    """Share of the groups (patients) that a drawn split puts into test. A split is drawn if the data set has labels
+    but no split; 0: none is drawn."""
     workers: NonNegativeInt = 0
-    """Processes that decode (0: one per core; 1: this process)."""
+    """Processes that decode images (0: one per core; 1: this process)."""
     strict: bool = False
-    """Treat any line of problems.csv as bad input (exit code 2)."""
+    """End with exit code 2 if there is any problem, instead of listing it in problems.csv."""
     overwrite: bool = False
     """Replace an existing dataset folder."""

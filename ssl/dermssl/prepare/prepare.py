@@ -1,6 +1,6 @@
-"""``dermssl prepare``: a raw data set becomes a dataset folder, each image decoded exactly once.
+"""``dermssl prepare``: reads a raw data set, decodes each image once, and writes a dataset folder.
 
-What the tables get wrong is said before the first image is decoded; the folder gets its name when all is in it.
+Mistakes in the tables are found before the first image is decoded. The folder gets its name when it is complete.
 """
 
 import itertools
@@ -31,32 +31,32 @@ from dermssl.prepare.sources import get_source, known_overlaps, read_source
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SIDES = ("train", "val", "test", "none")
 WRITTEN = ("dataset.json", "manifest.parquet", "problems.csv", "images-*.arrow", *PROGRESS_FILES)
-"""Files of a dataset folder."""
+"""The files of a dataset folder."""
 
 
 class SyntheticMark(BaseModel):
-    """What must be in the mark of `dermssl synth`."""
+    """What ``SYNTHETIC.json`` must hold."""
 
     version: str
     labels: Literal["real", "invented"]
     files: dict[str, str]
-    """SHA-256 of each file by its path; the marks of older versions lack it."""
+    """SHA-256 of each file by its path."""
 
 
 def prepare(options: PrepareOptions) -> Report:
-    """Prepare one data set; see `PrepareOptions`. Raises InputError before anything is written."""
+    """Prepare one data set; see `PrepareOptions`. Raises InputError for bad input, then writes no dataset folder."""
     source, root, out = get_source(options.source), Path(options.root), Path(options.out).resolve()
-    for option, folder in (("--root", options.root), ("--follow", options.follow)):
-        if folder is not None and not Path(folder).is_dir():
-            raise InputError(f"{folder} is not a folder: give the raw data set with {option}")
+    follow = Path(options.follow) if options.follow else None
+    for option, folder in (("--root", root), ("--follow", follow)):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{option} {folder} is not a folder: give an existing one")
     require_new_folder(out, options.overwrite, WRITTEN, [root, options.follow], key="schema_version")
     drawn = (root / SYNTHETIC_MARK).exists()
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if drawn else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         allowed = "up to 100 letters, digits, '_', '-' and '.'"
-        raise InputError(f"--name '{name[:120]}': use {allowed}: it starts every image_id")
-    follow = Path(options.follow) if options.follow else None
+        raise InputError(f"--name '{name[:120]}' cannot begin an image_id: use {allowed}")
     found = read_source(source, root, follow)
     if found.frame.empty:
         reasons = "; ".join(count_problems(found.problems)) or "there are no image files"
@@ -72,8 +72,8 @@ def prepare(options: PrepareOptions) -> Report:
     if mark:
         _check_mark(root, mark, files)
     work = work_folder(out, root, files, options.short_side)
-    decoded, undecodable = decode_all(work, root, files, options.short_side, options.workers, follow)
-    problems += undecodable
+    decoded, damaged = decode_all(work, root, files, options.short_side, options.workers, follow)
+    problems += damaged
     _check_strict(problems, options)
     if not decoded.any():
         shutil.rmtree(work)
@@ -88,20 +88,20 @@ def prepare(options: PrepareOptions) -> Report:
     write_json(work / "dataset.json", info)
     write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
     publish_folder(work, out)
-    # Only now: a kill before leaves what was decoded to the next start.
+    # Not earlier: after a kill before this line, the next start needs them.
     for file in itertools.chain(*map(out.glob, PROGRESS_FILES)):
         file.unlink()
     return _report(Path(options.out), table, info, problems)
 
 
 def _check_mark(root: Path, mark: dict, files: Iterable[str]) -> None:
-    """Raise InputError unless the mark of `dermssl synth` names every table and every one of ``files``, by hash."""
+    """Raise InputError unless the mark of `dermssl synth` has the hash of every table and of all ``files``."""
     tables = [path for path in root.rglob("*") if path.suffix.lower() in (".csv", ".tsv", ".tab")]
     for file in [*(path.relative_to(root).as_posix() for path in tables), *files]:
         if mark["files"].get(file) != sha256_file(root / file):
             raise InputError(
-                f"{root / SYNTHETIC_MARK} marks other data as synthetic, not {file}: delete it if these data are real, "
-                f"else run `dermssl synth` again"
+                f"{root / SYNTHETIC_MARK} marks other data as synthetic, not {file}: delete the mark if the data are "
+                "real, else run `dermssl synth` again"
             )
 
 
@@ -115,7 +115,7 @@ def _describe_folder(
     table: pa.Table, name: str, source: Source, targets: dict, mark: dict | None, options: PrepareOptions
 ) -> dict[str, Any]:
     licence, attribution = source.licence, source.citation
-    if mark:  # drawn pictures are free, but real label rows keep their own licence
+    if mark:  # the drawn images are free, but real label rows keep their licence
         attribution = f"Pictures made by dermssl {mark['version']}, no person is shown."
         if mark["labels"] == "real":
             attribution += f" Label rows: {source.citation}"
@@ -139,7 +139,7 @@ def _describe_folder(
 
 
 def count(table: pa.Table) -> dict[str, int]:
-    """Numbers of images, patients, lesions, groups and cases of a manifest."""
+    """The numbers of images, patients, lesions, groups and cases in a manifest."""
     ids = {f"{unit}s": table[f"{unit}_id"] for unit in ("patient", "lesion", "group", "case")}
     return {"images": table.num_rows} | {name: len(column.drop_null().unique()) for name, column in ids.items()}
 
@@ -154,9 +154,10 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> 
         f"  split, {info['split']}: " + ", ".join(f"{name} {split[name]}" for name in SIDES if split[name]) + " images",
         "  targets: " + (", ".join(info["targets"]) or "none"),
         *[f"  read as: {note}" for note in info["notes"]],
-        *[f"  no patient id on {unknown} images: each is kept with its case or lesion, else alone"] * bool(unknown),
+        *[f"  {unknown} images have no patient id: their group is the case, else the lesion, else the image"]
+        * bool(unknown),
         *["  problem: " + line for line in count_problems(problems)],
-        *[f"  all {len(problems)} problems are listed in {out / 'problems.csv'}"] * bool(problems),
+        *[f"  {out / 'problems.csv'} lists all {len(problems)} problems"] * bool(problems),
         *["  " + line for line in licences.notice_lines([info["licence"]])],
     ]
     if not info["patient_key"]:

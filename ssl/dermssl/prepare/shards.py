@@ -1,6 +1,6 @@
-"""Decoding a raw data set in shards: a finished shard survives a kill and is never decoded again.
+"""Decodes a raw data set in shards. A shard that was finished before a kill is not decoded again.
 
-Shards are kept in ``.<out>.work`` beside the dataset folder that they will become.
+Shards are written to ``.<out>.work`` beside the dataset folder ``<out>``, which this work folder becomes.
 """
 
 import functools
@@ -23,16 +23,16 @@ from dermssl.processes import process_map
 
 SHARD_ROWS = 1024
 DECODING = 4
-"""Raised when other pixels come out of the same files, so that shards of an older version are not kept."""
+"""Raise this number when the same files give other pixels, so that unfinished work of older versions is discarded."""
 MAKER = "dermssl prepare"
 PROGRESS_FILES = ("rows-*.parquet", "key.json")
-"""What a work folder holds besides the image store."""
+"""Files of a work folder beside the image store."""
 
 log = logging.getLogger("dermssl")
 
 
 def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) -> Path:
-    """The folder of finished shards; emptied when it belongs to another root, size, version, or state of the files."""
+    """The work folder of ``out``. It is emptied if it belongs to another root, size, version or state of the files."""
     work = out.with_name(f".{out.name}.work")
     key = {"key": _listing_hash(root, files, short_side)}
     if not (work / "key.json").exists() or read_json(work / "key.json", MAKER) != key:
@@ -43,7 +43,7 @@ def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) ->
 
 
 def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
-    """Changes with the root, the size to store, what is measured, and every file's name, length and time."""
+    """A hash of the root, the size to store, the version, and every file's name, length and time of change."""
     version = f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} "
     digest = hashlib.sha256(version.encode() + os.fsencode(root.resolve()))
     for file in files:
@@ -58,19 +58,18 @@ def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
 def decode_all(
     work: Path, root: Path, files: Sequence[str], short_side: int, workers: int, follow: Path | None = None
 ) -> tuple[np.ndarray, list[Problem]]:
-    """Decode every file into shards of the image store and of what was measured.
+    """Decode ``files`` (paths below ``root``) in their order into shards of images and of measurements in ``work``.
 
-    ``files`` are paths below ``root``, in the order of the image store. Shards that are found in ``work``, from
-    `work_folder`, are kept as they are. ``short_side`` is the longest short side stored, pixels; ``workers`` are those
-    of `process_map`; links may lead into the folder ``follow``.
+    Finished shards in ``work`` are kept. Images are shrunk to ``short_side`` pixels at most. ``workers`` are those of
+    `process_map`. Links may lead into the folder ``follow``.
 
-    Returns which files could be decoded, ``(N,)`` bool, and the others as problems. `measured` gives the measurements.
+    Returns which files could be decoded, ``(N,)`` bool, and the problems. `measured` gives the measurements.
     """
     shards = [files[start : start + SHARD_ROWS] for start in range(0, len(files), SHARD_ROWS)]
     tables = [work / f"rows-{number:05d}.parquet" for number in range(len(shards))]
     todo = [number for number, table in enumerate(tables) if not table.exists()]
     if len(todo) < len(shards):
-        log.info("going on with an interrupted run: %d of %d shards are done", len(shards) - len(todo), len(shards))
+        log.info("continuing an interrupted run: %d of %d shards are done", len(shards) - len(todo), len(shards))
     left = sum(len(shards[number]) for number in todo)
     one = functools.partial(decode_one, root=root, short_side=short_side, follow=follow)
     bar = tqdm(total=len(files), initial=len(files) - left, desc="decode", unit="image", disable=None)
@@ -78,14 +77,14 @@ def decode_all(
         begun = (in_processes(one, shards[number]) for number in todo)
         ahead = next(begun, None)
         for number in todo:
-            # One more shard is begun, so that no worker waits; not all of them, whose pictures would fill the memory.
+            # One further shard is begun so that no worker waits. More of them could fill the memory.
             results, ahead = ahead, next(begun, None)
             rows, jpegs = [], []
             for file, (found, jpeg) in zip(shards[number], results or (), strict=True):
                 rows.append({"file": file} | found)
                 jpegs += [] if jpeg is None else [jpeg]
                 bar.update()
-            # The table comes last: it is what says that the shard is finished.
+            # The table comes last, because it marks the shard as finished.
             store.write_shard(work / store.shard_name(number), jpegs)
             write_parquet(tables[number], pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
     decoded, problems = [], []
@@ -99,7 +98,7 @@ def decode_all(
 
 
 def measured(work: Path) -> Iterator[pa.Table]:
-    """File and measurements of every image that could be decoded, shard by shard, in the order of the image store."""
+    """The file and measurements of every decoded image, one table per shard, in the order of the image store."""
     for rows in sorted(work.glob("rows-*.parquet")):
         table = read_parquet(rows, MAKER)
         yield table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])

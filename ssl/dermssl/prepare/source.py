@@ -1,4 +1,4 @@
-"""What a source declares and what the reading of its layout gives: rows, and problems (``problems.csv``)."""
+"""What a source declares, and what reading a raw data set with it gives: rows, targets and problems."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +11,9 @@ from dermssl.dataset.targets import Target
 
 
 class Problem(NamedTuple):
-    """What was wrong with which file or row, and what was done about it.
+    """A line of ``problems.csv``: the file or row, what is wrong with it, and what was done.
 
-    Where ``problem`` has a detail of this one file, it stands last, after ``:`` or in brackets.
+    A detail that only this file has stands at the end of ``problem``, after ``:`` or in brackets.
     """
 
     file: str
@@ -22,12 +22,12 @@ class Problem(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``problem`` without its detail: what equal problems of other files are counted under."""
+        """``problem`` without the detail."""
         return re.split(r": | \(", self.problem, maxsplit=1)[0]
 
 
 def count_problems(problems: Iterable[Problem]) -> list[str]:
-    """Counted kinds of problems, the most frequent first; a detail is shown where all of a kind have the same."""
+    """One line per kind of problem with its count, the most frequent first; with the detail if all have the same."""
     texts: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         texts.setdefault((problem.kind, problem.action), []).append(problem.problem)
@@ -39,7 +39,7 @@ def count_problems(problems: Iterable[Problem]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """One known data set. ``group`` is the unit kept whole, ``case`` the unit scored as one (default: the group)."""
+    """One known data set. ``group`` is the unit that splits keep together; ``case`` is the unit that scores count."""
 
     name: str
     title: str
@@ -49,40 +49,42 @@ class Source:
     layout: str
     group: str
     case: str = ""
+    """Default: the group."""
     tables: tuple[str, ...] = ()
-    """Names of the table, where one has all columns; a further name where other editions call it otherwise."""
+    """For a data set with one table: the table's name, and the names that other editions give it."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What `read_columns` takes for each column of the manifest from that table."""
+    """The columns of that table, as `read_columns` takes them."""
     optional: tuple[str, ...] = ()
-    """Columns of the table that some copies lack."""
+    """Columns of that table that some copies lack."""
     reader: Callable[[Any], "Rows"] | None = None
-    """Reads the layout of a `dermssl.prepare.raw.RawFolder`, where it is not one table."""
+    """For any other layout: the function that reads a `dermssl.prepare.raw.RawFolder`."""
     targets: dict[str, Target] = field(default_factory=dict)
     found: Mapping[str, Literal["image", "case"]] = field(default_factory=dict)
-    """Further targets, whose classes are the names found in the table, and their level."""
+    """Targets whose classes are found in that table, and their level."""
     modality: str | None = None
-    """``clinical`` or ``dermoscopic``, where all images are of one kind."""
+    """``clinical`` or ``dermoscopic`` if that holds for all images."""
     overlaps: tuple[str, ...] = ()
-    """Sources known to share images or lesions with this one; saying it on one of the two is enough."""
+    """Sources that share images or lesions with this one. It is enough if one of the two names the other."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "case", self.case or self.group)
 
     @property
     def patient_key(self) -> bool:
-        """False: patient leakage cannot be ruled out, and every report says so."""
+        """Whether patients are known. If not, every report says that patient leakage cannot be ruled out."""
         return self.group == "patient"
 
 
 @dataclass
 class Rows:
-    """What a source read: one row per image with its ``file`` (below the root), raw ids and labels."""
+    """What a source read: one row per image, with its ``file`` (below the root), raw ids and labels."""
 
     frame: pd.DataFrame
-    problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What was taken for what, where the source had to find out."""
+    """What the source concluded from names, for the report."""
     targets: dict[str, Target] = field(default_factory=dict)
-    """Further targets than the source's, with classes that stand in the table alone."""
+    """Targets beside those of the source, with the classes that were found."""
     source: Source | None = None
-    """The source with terms and units that reading found out; None: as declared."""
+    """The source with the licence and units that the data set itself states; None: as declared."""
+    problems: list[Problem] = field(default_factory=list)
+    """All that `read_source` found wrong."""

@@ -1,29 +1,26 @@
-"""The tables that come with data sets, in whatever dialect of CSV they were saved, and the reading of their columns."""
+"""The tables of a raw data set: which file is meant, and reading it in whatever dialect of CSV it was saved."""
 
 import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import pandas as pd
 
-from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean, shortened
-from dermssl.prepare.source import Problem, Rows
-from dermssl.prepare.values import READERS, clean, read_number
+from dermssl.prepare.values import MISSING_NUMBERS, clean, read_number
 
 CHUNK = 20_000
 
 
 def choose_tables(files: Iterable[str], *names: str) -> list[str]:
-    """The files that may be the table called one of ``names``, the best first.
+    """The files that may be the table with one of ``names``, the best first.
 
-    The first name counts most, then the shortest path. A name is found in any case, with any suffix of a table or none,
-    with ``-``, ``_`` or a space between its words. A file of the name itself comes before those with a version behind
-    it (``_v2``, `` (1)``), of which the highest comes first.
+    Case does not count, nor does a table's suffix, nor which of ``-``, ``_`` and space stands between words. A file
+    with the exact name comes before files with a version after it (``_v2``, `` (1)``), the highest version first. Then
+    the order of ``names`` counts, then the depth of the path.
     """
     found = []
     for place, name in enumerate(map(_stem, names)):
@@ -42,11 +39,12 @@ def _stem(file: str) -> str:
 
 
 def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | None = None) -> pd.DataFrame:
-    """A CSV as stripped strings with None for missing; any delimiter, line ending, and UTF-8 or Excel's UTF-16.
+    """Read a CSV as stripped strings, None where missing; any delimiter and line ending, UTF-8 or Excel's UTF-16.
 
-    ``only`` are the columns that are kept, where they exist, besides the ``required`` ones (None: all); a wide table of
-    400,000 rows takes a gigabyte as strings. The table's ``attrs`` hold its ``path``, the number of rows that are too
-    short (``short``) and the names that several columns have (``doubled``), of which the first keeps it.
+    ``only`` names the columns to keep beside the ``required`` ones, None all: a table of 400,000 rows and many columns
+    takes a gigabyte as strings. ``attrs`` of the table holds its ``path``; ``short``, the number of rows with fewer
+    fields than the header; ``doubled``, the names that several columns have (the first column is kept); and ``coded``,
+    the number of values per column that `_without_missing_numbers` took out.
     Raises InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
     """
     try:
@@ -74,9 +72,9 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
         raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
     if table.empty:
         raise InputError(f"{path} has a header but no rows")
-    table = table.map(clean).astype(object).where(lambda t: t.notna(), None)
+    table, coded = _without_missing_numbers(table.map(clean).astype(object).where(lambda t: t.notna(), None))
     doubled = [name for name, times in Counter(map(str.strip, header)).items() if name and times > 1]
-    table.attrs |= {"path": str(path), "short": short, "doubled": doubled}
+    table.attrs |= {"path": str(path), "short": short, "doubled": doubled, "coded": coded}
     return table
 
 
@@ -84,63 +82,27 @@ def _columns(table: pd.DataFrame, path: Path, required: Iterable[str], only: Seq
     table.columns = table.columns.str.strip()
     table = table.loc[:, ~table.columns.duplicated()]
     for name in required:
-        _require_column(table, name, path)
-    # Not read_csv's usecols: with it, rows that are too long are cut off in silence.
+        require_column(table, name, path)
+    # Not read_csv's usecols: with it, fields beyond the header's would be cut off in silence.
     return table if only is None else table[[name for name in table if name in {*required, *only}]]
 
 
-def _require_column(table: pd.DataFrame, name: str, path: object) -> None:
+def require_column(table: pd.DataFrame, name: str, path: object) -> None:
+    """Raise InputError unless ``table``, which was read from ``path``, has the column ``name``."""
     if name not in table:
         raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
 
 
-def read_columns(
-    table: pd.DataFrame,
-    optional: Sequence[str] = (),
-    **columns: str | list[str] | tuple[str, Callable[[str], Any] | Mapping[str, Any]],
-) -> Rows:
-    """The manifest's columns from those of ``table`` (from `read_table`), each by its reader.
+def _without_missing_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """``table`` without `MISSING_NUMBERS`, and how many of them each column held.
 
-    ``columns``: name in the manifest = name in the table, or that name with a reader or a dictionary of its own, or a
-    list of names whose values are joined by ``/``. Those in ``optional`` may be missing from the table. A value that is
-    there but cannot be read becomes missing, and is counted among the problems; whatever is no text is missing.
-    Raises InputError: the table lacks a column, or a split is none of train, val and test.
+    A column with other negative numbers, such as SCIN's case ids, keeps them: there they are values.
     """
-    rows = Rows(pd.DataFrame(index=table.index))
-    for name, wanted in columns.items():
-        column, reader = wanted if isinstance(wanted, tuple) else (wanted, READERS.get(name, str))
-        read = reader.get if isinstance(reader, Mapping) else reader
-        parts = column if isinstance(column, list) else [column]
-        for part in (part for part in parts if part not in optional):
-            _require_column(table, part, table.attrs.get("path", "the table"))
-        cells = zip(*(table[part] if part in table else [None] * len(table) for part in parts), strict=True)
-        raw = ["/".join(row) if all(isinstance(cell, str) for cell in row) else None for row in cells]
-        column = " + ".join(parts)
-        values = [None if text is None else read(text) for text in raw]
-        numeric = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        rows.frame[name] = pd.Series(values, index=table.index, dtype=float if numeric else object)
-        unread = Counter(text for text, value in zip(raw, values, strict=True) if text is not None and value is None)
-        if unread and name == "split":
-            raise InputError(f"column '{column}' holds '{next(iter(unread))}': a split is train, val or test")
-        if unread:
-            examples = ", ".join(f"'{text[:40]}'" for text, _ in unread.most_common(3))
-            problem = f"values of {column} cannot be read ({unread.total()}, such as {examples})"
-            rows.problems.append(Problem(f"column {column}", problem, "kept as missing"))
-    return rows
-
-
-def one_hot_labels(table: pd.DataFrame, key: str, classes: tuple[str, ...]) -> tuple[dict[str, str], list[Problem]]:
-    """The class of each row by its ``key``; a row with no class or several is a problem and stays unlabelled."""
-    marks = table[list(classes)].map(lambda value: read_number(value) == 1)
-    labels, problems = {}, []
-    for name, count, label in zip(table[key], marks.sum(axis=1), marks.idxmax(axis=1), strict=True):
-        if count == 1:
-            labels[name] = label
-        else:
-            problems.append(Problem(str(name), f"{count} classes marked in the label table", "kept unlabelled"))
-    return labels, problems
-
-
-def found_classes(table: pd.DataFrame, column: str, level: Literal["image", "case"] = "image") -> Target:
-    """A target whose classes are the names in ``column``, in alphabetical order."""
-    return Target(column, tuple(sorted(table[column].dropna().unique())), level=level)
+    coded = {}
+    for name in table:
+        numbers = {text: read_number(text) or 0 for text in table[name].dropna().unique() if text.startswith("-")}
+        negative = {text: number for text, number in numbers.items() if number < 0}
+        if negative and set(negative.values()) <= MISSING_NUMBERS:
+            found = table[name].isin(list(negative))
+            table[name], coded[name] = table[name].where(~found, None), int(found.sum())
+    return table, coded

@@ -1,4 +1,4 @@
-"""One value of a table at a time: age, sex, skin type and the like, in the spellings in use."""
+"""The values of a table, each read from the spellings in use: missing, numbers, age, sex, skin type and so on."""
 
 import math
 import re
@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 MISSING = {
-    *("", "nan", "none", "null", "nil", "na", "n/a", "n.a.", "#n/a", "<na>", "-1", "-1.0", "-9", "-99", "-999"),
+    *("", "nan", "none", "null", "nil", "na", "n/a", "n.a.", "#n/a", "<na>"),
     *("?", "??", ".", "-", "--", "---", "unknown", "unk", "undefined", "unspecified", "missing", "blank", "no data"),
     *(f"not {word}" for word in ("available", "applicable", "known", "recorded", "reported", "specified", "given")),
     *("unbekannt", "keine angabe", "inconnu", "inconnue", "non renseigné", "desconocido", "desconhecido"),
 }
-"""Compared in small letters, without brackets around them."""
+"""Words for missing, in lower case and without brackets around them."""
+MISSING_NUMBERS = {-1, -9, -99, -999}
+"""Numbers for missing in columns without other negative numbers."""
 OLDEST = 120
+"""The highest age that is read, in years."""
 UNITS = {
     1: " y yr yrs year years yo a an ans année années año años ano anos jahr jahre",
     1 / 12: "m mo mos month months mois mes meses monat monate",
@@ -25,7 +28,7 @@ AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d_]*)\.?\s*")
 
 
 def _words(**spellings: str) -> dict[str, str]:
-    """Every spelling, and what it stands for."""
+    """The meaning of every spelling."""
     return {word: meaning for meaning, words in spellings.items() for word in words.split()}
 
 
@@ -47,13 +50,13 @@ ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 
 
 def clean(value: object) -> str | None:
-    """A stripped string, or None for any spelling of missing."""
+    """The stripped text of ``value``, None for any spelling in `MISSING`."""
     text = str(value).strip()
     return None if text.lower().strip("()[]") in MISSING else text
 
 
 def read_number(value: object) -> float | None:
-    """A number from "35" or "35,5"; None for missing or unreadable."""
+    """The number in "35" or "35,5"; None if there is no finite one."""
     try:
         parsed = float(str(value).strip().replace(",", "."))
     except ValueError:
@@ -62,7 +65,7 @@ def read_number(value: object) -> float | None:
 
 
 def age(text: str) -> float | None:
-    """Years from "35", "85+", ">85", "18 months" or "2 years 6 months"; None for what is no age of a person."""
+    """The years in "35", "85+", ">85", "18 months" or "2 years 6 months"; None for any other text."""
     text = re.sub(
         r"^(>=|>|≥)|\+|\b(or|and) (older|over|above)\b|\b(old|of age)\b",
         " ",
@@ -77,32 +80,31 @@ def age(text: str) -> float | None:
 
 
 def sex(text: str) -> str | None:
-    """``female``, ``male`` or None."""
+    """``female`` or ``male``; None for any other text."""
     return SEX.get(text.lower().strip(" ."))
 
 
 def fitzpatrick(text: str) -> int | None:
-    """Fitzpatrick type 1-6 from "3", "III", "type 3", "FST III"; None for what is no single type."""
+    """The Fitzpatrick type 1-6 in "3", "III", "type 3" or "FST III"; None for any other text."""
     plain = unicodedata.normalize("NFKC", text).lower()
     found = re.fullmatch(rf"(?:{TYPE_WORDS}|[\s:_.-])*0?([1-6]|i{{1,3}}|iv|vi?)(?:\.0*)?", plain)
     return (ROMAN.get(found[1]) or int(found[1])) if found else None
 
 
 def body_sites(text: str) -> list[str] | None:
-    """Names separated by ``;``."""
+    """The names in "arm; leg"; None if there is none."""
     return [site for site in map(clean, text.split(";")) if site] or None
 
 
 def modality(text: str) -> str | None:
-    """``clinical`` or ``dermoscopic``; what follows a ``:`` is a detail."""
+    """``clinical`` or ``dermoscopic`` from the words before a ``:``; None for any other text."""
     return MODALITY.get(text.lower().split(":")[0].strip())
 
 
 def malignancy(text: str) -> str | None:
-    """``malignant`` or ``benign`` from "1", "1.0", "True" and the like."""
-    return {"1": "malignant", "true": "malignant", "0": "benign", "false": "benign"}.get(
-        text.lower().removesuffix(".0")
-    )
+    """``malignant`` or ``benign`` from "1", "1.0", "True", "0" and so on; None for any other text."""
+    marks = {"1": "malignant", "true": "malignant", "0": "benign", "false": "benign"}
+    return marks.get(text.lower().removesuffix(".0"))
 
 
 READERS: dict[str, Callable[[str], Any]] = {
@@ -118,4 +120,4 @@ READERS: dict[str, Callable[[str], Any]] = {
     "modality": modality,
     "fitzpatrick": fitzpatrick,
 }
-"""How the manifest's own columns are read; other columns are text unless a source says otherwise."""
+"""How the fixed columns of the manifest are read. Other columns are text unless a source gives a reader."""

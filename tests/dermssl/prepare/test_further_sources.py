@@ -63,6 +63,16 @@ def test_isic2019_images_without_a_lesion_id_are_not_thrown_into_one_group(raw):
     assert rows["case_id"].tolist() == rows["group_id"].tolist()
 
 
+def test_isic2019_rows_that_differ_are_reported_and_the_first_one_counts(raw):
+    tables = {
+        name: text + text.splitlines()[2].replace("1,0,0", "0,1,0").replace("30", "31") + "\n"
+        for name, text in ISIC2019.items()
+    }
+    frame, problems, _ = _read("isic2019", raw(tables, ["ISIC_2_downsampled.jpg"]))
+    assert frame["diagnosis"].tolist() == ["MEL"] and frame["age"].tolist() == [30]
+    assert {("image ISIC_2_downsampled", f"two {rows} rows that differ") for rows in ("label", "metadata")} < problems
+
+
 def test_isic2020_leaves_out_the_second_of_each_known_pair(raw):
     tables = {
         "ISIC_2020_Training_GroundTruth_v2.csv": "image_name,patient_id,lesion_id,sex,age_approx,"
@@ -120,6 +130,17 @@ def test_milk10k_labels_both_views_of_a_lesion_and_keeps_its_own_tone_scale(raw)
     assert set(frame["skin_tone_scale"]) == {"milk10k"} and "fitzpatrick" not in frame and not problems
 
 
+def test_milk10k_reports_a_lesion_without_a_label(raw):
+    tables = {
+        "MILK10k_Training_Metadata.csv": "lesion_id,image_type,isic_id,age_approx,sex,skin_tone_class,site\n"
+        "IL_9,dermoscopic,ISIC_1,70,male,1,trunk\n",
+        "MILK10k_Training_GroundTruth.csv": "lesion_id,AKIEC,BCC,BEN_OTH,BKL,DF,INF,MAL_OTH,MEL,NV,SCCKA,VASC\n"
+        "IL_1,0.0,1.0,0,0,0,0,0,0,0,0,0\n",
+    }
+    frame, problems, _ = _read("milk10k", raw(tables, ["IL_9/ISIC_1.jpg"]))
+    assert frame["diagnosis"].isna().all() and problems == {("lesion IL_9", "no row in the label table")}
+
+
 def test_bcn20000_takes_classes_from_its_table_and_a_split_only_where_there_are_two_sides(raw):
     header = "bcn_filename,age_approx,anatom_site_general,diagnosis,lesion_id,capture_date,sex,split\n"
     rows = "BCN_1.jpg,55,anterior torso,MEL,BCN_7,2012-05-16,male,train\nBCN_2.jpg,55,,NV,,2012-05-16,male,train\n"
@@ -152,9 +173,13 @@ def test_derm7pt_gives_two_views_per_case_with_the_official_splits(raw):
     assert source.targets["diagnosis"].classes == ("clark nevus", "lentigo", "melanoma (in situ)")
 
 
-def test_derm7pt_refuses_a_split_that_points_past_its_table(raw):
-    root = raw(DERM7PT | {"release_v0/meta/test_indexes.csv": "indexes\n7\n"}, [])
-    with pytest.raises(InputError, match=r"test_indexes\.csv: '7' is no row of meta\.csv, which has 3"):
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("7", "'7' is no row of meta.csv, which has 3"), ("0", "row 0 of meta.csv already lies in val")],
+)
+def test_derm7pt_refuses_a_split_that_does_not_fit_its_table(raw, row, message):
+    root = raw(DERM7PT | {"release_v0/meta/test_indexes.csv": f"indexes\n{row}\n"}, [])
+    with pytest.raises(InputError, match=f"test_indexes.csv: {message}"):
         read_source(get_source("derm7pt"), root)
 
 
@@ -231,15 +256,27 @@ def test_any_table_can_be_described_by_a_few_lines_of_yaml(raw, dermssl, tmp_pat
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["split"] == "official"
 
 
+@pytest.mark.parametrize(("stages", "classes"), [("0,1,-9", ("0", "1")), ("0,-3,-9", ("-3", "-9", "0"))])
+def test_a_number_that_counts_as_no_label_is_told(raw, stages, classes):
+    rows = [f"{number}.jpg,{stage}" for number, stage in enumerate(stages.split(","))]
+    layout = "table: t.csv\ncolumns: {file: photo}\ntargets: [stage]"
+    tables = {"columns.yaml": layout, "t.csv": "\n".join(["photo,stage", *rows])}
+    records = read_source(get_source("csv"), raw(tables, [f"{number}.jpg" for number in range(3)]))
+    assert records.targets["stage"].classes == classes
+    assert [note for note in records.notes if "(1 rows)" in note] == records.notes and len(records.notes) == 3 - len(
+        classes
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("columns:", "colums:", "unknown key 'colums'; did you mean 'columns'"),
         ("patient_id:", "patient:", "unknown column 'patient'; did you mean 'patient_id'"),
-        ("{file: photo, ", "{", "at least the one with the `file` names"),
+        ("{file: photo, ", "{", "at least the column of the `file`"),
         ("who", "whom", "no column 'whom'; did you mean 'who'"),
-        ("[finding]", "[sex]", "target 'sex' is the name of a column of the manifest"),
-        ("[finding]", "[width]", "target 'width' is the name of a column of the manifest"),
+        ("[finding]", "[sex]", "target 'sex' has the name of a manifest column"),
+        ("[finding]", "[width]", "target 'width' has the name of a manifest column"),
         ("CC-BY-4.0", "CC-BY", "unknown licence 'CC-BY'"),
         ("my.csv", "your.csv", "holds no your.csv"),
         ("[finding]", "[part2]", "target 'part2' has no label in my.csv: leave it out"),

@@ -11,7 +11,6 @@ from PIL import Image
 from dermssl.errors import InputError
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Rows
 
 
 @pytest.fixture
@@ -26,8 +25,9 @@ def tree(tmp_path):
 
 
 def _match(root, *names):
-    records = match_files(RawFolder(root), Rows(pd.DataFrame({"file": list(names), "row": range(len(names))})))
-    return dict(zip(records.frame["file"], records.frame["row"], strict=True)), records.problems
+    raw = RawFolder(root)
+    frame = match_files(raw, pd.DataFrame({"file": list(names), "row": range(len(names))}))
+    return dict(zip(frame["file"], frame["row"], strict=True)), raw.problems
 
 
 def test_images_are_listed_in_any_depth_and_case_and_hidden_ones_are_not(tree):
@@ -96,12 +96,12 @@ def test_both_kinds_of_loss_are_reported_and_nothing_is_counted_twice(tree):
 def test_a_second_row_that_puts_a_patient_or_file_into_another_split_is_bad_input(tree, rows, named):
     frame = pd.DataFrame(rows, columns=["file", "patient_id", "split"])
     with pytest.raises(InputError, match=f"two splits: {named}"):
-        match_files(RawFolder(tree("a.jpg", "b.jpg")), Rows(frame))
+        match_files(RawFolder(tree("a.jpg", "b.jpg")), frame)
 
 
 def test_a_lesion_number_of_two_patients_is_no_lesion_in_two_splits(tree):
     rows = {"file": ["a", "b"], "patient_id": ["p1", "p2"], "lesion_id": ["1", "1"], "split": ["train", "test"]}
-    assert len(match_files(RawFolder(tree("a.jpg", "b.jpg")), Rows(pd.DataFrame(rows))).frame) == 2
+    assert len(match_files(RawFolder(tree("a.jpg", "b.jpg")), pd.DataFrame(rows))) == 2
 
 
 def _listed(root, follow=None):
@@ -194,7 +194,9 @@ def test_a_row_never_takes_the_file_that_another_row_names_by_its_path(tree):
 def test_a_file_name_that_is_not_utf8_is_reported(tree):
     root = tree("a.jpg")
     try:
-        (root / os.fsdecode(b"l\xe9sion.jpg")).touch()
+        for suffix in ("jpg", "heic"):
+            (root / os.fsdecode(b"l\xe9sion." + suffix.encode())).touch()
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert _listed(root) == (["a.jpg"], {r"l\xe9sion.jpg": "file name is not UTF-8: rename it"})
+    problem = "file name is not UTF-8: rename it"
+    assert _listed(root) == (["a.jpg"], {rf"l\xe9sion.{suffix}": problem for suffix in ("heic", "jpg")})

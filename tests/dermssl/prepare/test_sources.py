@@ -104,6 +104,12 @@ def test_passion_without_a_split_file_says_what_will_be_done(passion):
     assert ("PASSION_split.csv", "no official split file") in _problems(records)
 
 
+def test_passion_reports_a_subject_whose_split_is_blank(passion):
+    path = passion / "PASSION_split.csv"
+    path.write_text(path.read_text().replace("AA1,TRAIN", "AA1,"))
+    assert ("subject AA1", "not in the split file") in _problems(read_source(get_source("passion"), passion))
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
@@ -219,10 +225,10 @@ def test_one_word_of_a_split_among_class_folders_is_a_class(raw):
     assert found == [("control", None), ("patch test", None)]
 
 
-def test_a_folder_above_the_class_folders_is_passed_over_and_said(raw):
+def test_a_folder_above_the_class_folders_is_skipped_and_reported(raw):
     found, records = _labelled(raw({}, ["images/naevus/1.jpg", "images/wart/2.jpg"]))
     assert [label for label, _ in found] == ["naevus", "wart"]
-    assert "all images lie in the folder images, which is passed over" in records.notes
+    assert "all images lie in the folder images, which is skipped" in records.notes
 
 
 def test_classes_of_both_sides_are_one_however_their_folders_are_written(raw):

@@ -139,3 +139,20 @@ def test_short_rows_and_doubled_columns_are_counted_below_the_line_that_excel_wr
     (tmp_path / "t.csv").write_text("sep=;\nid;age;age\nA;35;36\nB;40\n")
     table = read_table(tmp_path / "t.csv")
     assert (table.attrs["short"], table.attrs["doubled"]) == (1, ["age"])
+
+
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [
+        (["0", "2", "-1"], ["0", "2", None]),
+        (["35", "-9", "-99", "-999.0"], ["35", None, None, None]),
+        (["3", "-9", "-2"], ["3", "-9", "-2"]),
+        (["-4.5", "-1", "7"], ["-4.5", "-1", "7"]),
+        (["P-1", "-", "-9"], ["P-1", None, None]),
+    ],
+)
+def test_minus_nine_is_missing_only_in_a_column_without_other_negative_numbers(tmp_path, values, read):
+    (tmp_path / "t.csv").write_text("\n".join(["x", *values]))
+    table = read_table(tmp_path / "t.csv")
+    assert table["x"].tolist() == read
+    assert table.attrs["coded"].get("x", 0) == sum(value is None for value in read) - values.count("-")

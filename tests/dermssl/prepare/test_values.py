@@ -4,12 +4,13 @@ import pandas as pd
 import pytest
 
 from dermssl.errors import InputError
-from dermssl.prepare.tables import read_columns
+from dermssl.prepare.columns import read_columns
+from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.values import age, clean, fitzpatrick, modality, read_number, sex
 
 
 def test_missing_is_none_in_every_spelling():
-    words = ("", " ", "NaN", "nan", "None", "NULL", "NA", "n/a", "Unknown", "-1", "?", "-", "--", "#N/A", "<NA>", ".")
+    words = ("", " ", "NaN", "nan", "None", "NULL", "NA", "n/a", "Unknown", "?", "-", "--", "#N/A", "<NA>", ".")
     further = (
         "n.a.",
         "Not available",
@@ -17,18 +18,12 @@ def test_missing_is_none_in_every_spelling():
         "[unknown]",
         "unk",
         "not specified",
-        "-999",
         "keine Angabe",
         "no data",
     )
     assert {clean(value) for value in words + further} == {None}
-    assert [clean(value) for value in (" naevus ", "0", "other", "P-1", "(a)")] == [
-        "naevus",
-        "0",
-        "other",
-        "P-1",
-        "(a)",
-    ]
+    kept = [clean(value) for value in (" naevus ", "0", "other", "P-1", "(a)")]
+    assert kept == ["naevus", "0", "other", "P-1", "(a)"]
 
 
 def test_numbers_are_read_with_a_point_or_a_comma():
@@ -87,17 +82,18 @@ def test_a_modality_may_have_a_detail_behind_it():
     ]
 
 
-def test_values_that_cannot_be_read_are_counted_per_column_and_kept_as_missing():
+def test_values_that_cannot_be_read_are_counted_per_column_and_kept_as_missing(tmp_path):
     table = pd.DataFrame({"years": ["35", "old", "old", None], "type": ["III", "x", "2", None]}, dtype=object)
-    records = read_columns(table, ["absent"], age="years", fitzpatrick="type", country="absent")
-    assert records.frame["age"].tolist()[0] == 35 and records.frame["age"].isna().tolist() == [False, True, True, True]
-    assert records.frame["country"].isna().all()
-    assert [problem.problem for problem in records.problems] == [
+    raw = RawFolder(tmp_path)
+    frame = read_columns(raw, table, ["absent"], age="years", fitzpatrick="type", country="absent")
+    assert frame["age"].tolist()[0] == 35 and frame["age"].isna().tolist() == [False, True, True, True]
+    assert frame["country"].isna().all()
+    assert [problem.problem for problem in raw.problems] == [
         "values of years cannot be read (2, such as 'old')",
         "values of type cannot be read (1, such as 'x')",
     ]
 
 
-def test_a_split_of_another_name_is_bad_input():
+def test_a_split_of_another_name_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="'part' holds 'spare'"):
-        read_columns(pd.DataFrame({"part": ["train", "spare"]}, dtype=object), split="part")
+        read_columns(RawFolder(tmp_path), pd.DataFrame({"part": ["train", "spare"]}, dtype=object), split="part")

@@ -1,16 +1,16 @@
 """BCN20000: dermoscopic images in the wild, from one hospital; contained in ISIC 2019."""
 
+from dermssl.prepare.columns import found_classes, read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import found_classes, read_columns
 
 
 def read(raw: RawFolder) -> Rows:
-    """``bcn_20k_train.csv`` joined to ``BCN_*.jpg``; its split column counts only where it says more than train."""
-    table = raw.table("bcn_20k_train", "bcn20000")
-    rows = read_columns(
-        table,
+    """Read ``bcn_20k_train.csv`` and ``BCN_*.jpg``. The column split is used only if it holds more than train."""
+    frame = read_columns(
+        raw,
+        raw.table("bcn_20k_train", "bcn20000"),
         file="bcn_filename",
         lesion_id="lesion_id",
         split="split",
@@ -19,10 +19,9 @@ def read(raw: RawFolder) -> Rows:
         body_site="anatom_site_general",
         diagnosis="diagnosis",
     )
-    if rows.frame["split"].nunique() == 1:
-        rows.frame["split"] = None
-    rows.targets = {"diagnosis": found_classes(table, "diagnosis", "case")}
-    return match_files(raw, rows)
+    if frame["split"].nunique() == 1:
+        frame["split"] = None
+    return Rows(match_files(raw, frame), targets={"diagnosis": found_classes(frame, "diagnosis", "case")})
 
 
 SOURCE = Source(

@@ -1,16 +1,14 @@
-"""Any table with any column names: a small YAML file beside it says what is what.
+"""Any table with any column names. A file ``columns.yaml`` says what each column holds::
 
-``columns.yaml`` in the root::
-
-    table: labels.csv                # the CSV, anywhere below the root
-    licence: CC-BY-4.0               # an id of `dermssl sources`, else left out
-    citation: Who to name, where.
-    columns:                         # manifest column: column of the table
-      file: image_name
-      patient_id: subject
-      lesion_id: [subject, lesion]   # joined, where lesion numbers repeat from patient to patient
-      age: age_years
-    targets: [diagnosis, stage]      # columns of the table; classes are the names found, in alphabetical order
+table: labels.csv                # the CSV, anywhere below the root
+licence: CC-BY-4.0               # an id of `dermssl sources`, else left out
+citation: Who to name, where.
+columns:                         # manifest column: column of the table
+  file: image_name
+  patient_id: subject
+  lesion_id: [subject, lesion]   # joined, because lesion numbers repeat from patient to patient
+  age: age_years
+targets: [diagnosis, stage]      # columns of the table; classes are the names found, in alphabetical order
 """
 
 import dataclasses
@@ -21,10 +19,10 @@ from dermssl.dataset.manifest import FIXED
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_yaml
 from dermssl.licences import LICENCES
+from dermssl.prepare.columns import found_classes, read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import found_classes, read_columns
 from dermssl.prepare.values import READERS
 
 KEYS = ("table", "licence", "citation", "columns", "targets")
@@ -33,50 +31,50 @@ ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
 
 
 def read(raw: RawFolder) -> Rows:
-    """The table that ``columns.yaml`` describes, joined to the images by path or name."""
+    """Read the table that ``columns.yaml`` describes, and the images that it names."""
     try:
         path = raw.find("columns.yaml", "columns.yml")
     except InputError as error:
         example = "`table: labels.csv` and `columns: {file: image_name, patient_id: subject}`"
-        raise InputError(f"{error}, or write it: it says what your table's columns are, as {example}") from None
+        raise InputError(f"{error}, or write one that says what your columns hold, such as {example}") from None
     layout = read_yaml(path)
     columns, labels = _checked(layout, path)
     table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels])
-    rows = read_columns(table, **columns, **{name: [name] for name in labels})
+    frame, notes = read_columns(raw, table, **columns, **{name: [name] for name in labels}), []
     for name in labels:
         if table[name].isna().all():
             raise InputError(f"{path}: target '{name}' has no label in {layout['table']}: leave it out of `targets`")
-    rows.targets = {name: found_classes(table, name) for name in labels}
-    # The coarsest unit that the columns name is kept whole; the case, else the lesion, is scored as one.
+        if coded := table.attrs["coded"].get(name):
+            notes.append(f"-1, -9, -99 and -999 in {name} mean no label ({coded} rows): if that is a class, name it")
+    # Splits keep the coarsest unit together that the columns name. Scores count cases, else lesions.
     group, case = (
         next((unit for unit in units if f"{unit}_id" in columns), "image")
         for units in (("patient", "case", "lesion"), ("case", "lesion"))
     )
     licence, citation = layout.get("licence") or "unknown", " ".join(str(layout.get("citation") or "").split())
-    rows.source = dataclasses.replace(SOURCE, group=group, case=case, licence=licence, citation=citation)
-    return match_files(raw, rows)
+    source = dataclasses.replace(SOURCE, group=group, case=case, licence=licence, citation=citation)
+    return Rows(match_files(raw, frame), notes, {name: found_classes(table, name) for name in labels}, source)
 
 
 def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """``columns`` and ``targets``; raises InputError naming the first key that cannot be used."""
+    """The ``columns`` and ``targets`` of the file ``path``; raises InputError naming the first key that is wrong."""
     columns, labels, licence = layout.get("columns"), layout.get("targets") or [], layout.get("licence") or "unknown"
     for key in layout:
         if key not in KEYS:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(str(key), KEYS)}")
     if not isinstance(layout.get("table"), str) or not isinstance(columns, dict) or "file" not in columns:
-        raise InputError(f"{path} must name the `table`, and under `columns` at least the one with the `file` names")
+        raise InputError(f"{path} must name the `table`, and under `columns` at least the column of the `file`")
     for name, column in columns.items():
         if name not in READERS:
             raise InputError(f"{path}: unknown column '{name}'; {did_you_mean(str(name), READERS)}")
         if (isinstance(column, list) and name not in ID_COLUMNS) or not column:
-            raise InputError(
-                f"{path}: `{name}` must be a column of the table (for {', '.join(ID_COLUMNS)} also a list)"
-            )
+            ids = ", ".join(ID_COLUMNS)
+            raise InputError(f"{path}: `{name}` must be a column of the table, or a list of columns for {ids}")
     if not isinstance(labels, list):
         raise InputError(f"{path}: `targets` must list columns of the table")
     for name in map(str, labels):
         if name in RESERVED:
-            raise InputError(f"{path}: target '{name}' is the name of a column of the manifest: rename it in the table")
+            raise InputError(f"{path}: target '{name}' has the name of a manifest column: rename it in the table")
     if str(licence) not in LICENCES:
         raise InputError(f"{path}: unknown licence '{licence}'; {did_you_mean(str(licence), LICENCES)}")
     lists = {name: column if isinstance(column, list) else [column] for name, column in columns.items()}

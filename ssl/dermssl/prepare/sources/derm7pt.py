@@ -1,13 +1,13 @@
-"""Derm7pt: lesions seen close up and by dermoscope, with the seven-point checklist and official splits."""
+"""Derm7pt: a clinical and a dermoscopic image of each lesion, with the seven-point checklist and official splits."""
 
 import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.columns import found_classes, read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import found_classes, read_columns
 from dermssl.prepare.values import read_number
 
 COLUMNS = ("case_num", "diagnosis", "clinic", "derm", "location", "sex")
@@ -16,11 +16,12 @@ INDEXES = {"train_indexes": "train", "valid_indexes": "val", "test_indexes": "te
 
 
 def read(raw: RawFolder) -> Rows:
-    """``meta/meta.csv`` as two rows per case (clinical and dermoscopic); splits are row numbers of that table."""
+    """Read ``meta/meta.csv`` as two rows per case, clinical and dermoscopic. The splits are its row numbers."""
     table = raw.table("meta", required=COLUMNS)
     table = table.assign(split=_splits(raw, len(table)), clinical=table["clinic"], dermoscopic=table["derm"])
     views = [table.assign(file=table[view], view=view) for view in ("clinical", "dermoscopic")]
-    rows = read_columns(
+    frame = read_columns(
+        raw,
         pd.concat(views, ignore_index=True),
         file="file",
         case_id="case_num",
@@ -31,8 +32,7 @@ def read(raw: RawFolder) -> Rows:
         diagnosis="diagnosis",
         diagnosis_group=("diagnosis", _group),
     )
-    rows.targets = {"diagnosis": found_classes(table, "diagnosis", level="case")}
-    return match_files(raw, rows)
+    return Rows(match_files(raw, frame), targets={"diagnosis": found_classes(table, "diagnosis", level="case")})
 
 
 def _splits(raw: RawFolder, rows: int) -> list[str | None]:
@@ -42,12 +42,14 @@ def _splits(raw: RawFolder, rows: int) -> list[str | None]:
             row = read_number(value)
             if row is None or not 0 <= row < rows:
                 raise InputError(f"{raw.find(name)}: '{value}' is no row of meta.csv, which has {rows}")
+            if sides[int(row)]:
+                raise InputError(f"{raw.find(name)}: row {value} of meta.csv already lies in {sides[int(row)]}")
             sides[int(row)] = side
     return sides
 
 
 def _group(diagnosis: str) -> str:
-    """The five groups of Kawahara et al. (2019), table 1."""
+    """The group of a diagnosis, one of the five in table 1 of Kawahara et al. (2019)."""
     known = {"basal cell carcinoma": "BCC", "seborrheic keratosis": "SK"}
     if diagnosis in known:
         return known[diagnosis]

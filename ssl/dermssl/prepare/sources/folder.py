@@ -8,15 +8,15 @@ import pandas as pd
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.prepare.match import common_start
-from dermssl.prepare.raw import RawFolder
+from dermssl.prepare.raw import TABLE_SUFFIXES, RawFolder
 from dermssl.prepare.source import Rows, Source, count_problems
 from dermssl.prepare.values import SPLIT
 
 
 def read(raw: RawFolder) -> Rows:
-    """Images at any depth, with labels where each lies in one of two or more class folders.
+    """Read images at any depth. Two or more class folders give the labels if each image lies in one.
 
-    A folder that holds all the others is passed over. ``train/CLASS`` and ``CLASS/train`` give the split too.
+    A folder that holds all others is skipped. ``train/CLASS`` and ``CLASS/train`` give the split too.
     """
     files = raw.images
     if not files:
@@ -25,8 +25,8 @@ def read(raw: RawFolder) -> Rows:
             f"{raw.root} holds no image files (.jpg, .png, ...): give the folder that does with --root. {found}"
         )
     notes: list[str] = []
-    if raw.tables:
-        notes.append(f"images alone; the source 'folder' reads no table ({', '.join(raw.tables[:3])})")
+    if tables := raw.near(TABLE_SUFFIXES):
+        notes.append(f"images alone; the source 'folder' reads no table ({', '.join(tables[:3])})")
     folders = _below_wrapper([file.split("/")[:-1] for file in files], notes)
     sides: list[str | None] = [None] * len(files)
     for depth in (0, 1):
@@ -44,7 +44,7 @@ def read(raw: RawFolder) -> Rows:
     labels = [name and spelled.setdefault(name.casefold(), name) for name in names]
     frame = pd.DataFrame({"file": files, "label": labels, "split": sides}, dtype=object)
     classes, labelled, side = tuple(sorted(spelled.values())), frame["label"].notna(), frame["split"].fillna("")
-    # The test images of a competition lie in one folder: a side is labelled throughout or not at all.
+    # A competition puts all test images into one folder, so each split must be labelled throughout or not at all.
     mixed = labelled.groupby(side).nunique() > 1
     if mixed.any() and classes:
         loose = frame["file"][~labelled & side.map(mixed)].tolist()
@@ -58,15 +58,15 @@ def read(raw: RawFolder) -> Rows:
 
 
 def _below_wrapper(folders: list[list[str]], notes: list[str]) -> list[list[str]]:
-    """Paths of folders without those that all images lie in."""
+    """``folders`` as parts of paths, without the leading parts that all images share."""
     wrapper = common_start(folders)
     if wrapper and any(len(path) > len(wrapper) for path in folders):
-        notes.append(f"all images lie in the folder {'/'.join(wrapper)}, which is passed over")
+        notes.append(f"all images lie in the folder {'/'.join(wrapper)}, which is skipped")
     return [path[len(wrapper) :] for path in folders]
 
 
 def _side(folder: str) -> str | None:
-    """``train``, ``val`` or ``test`` for a folder with that word in its name, such as ``X_test``."""
+    """``train``, ``val`` or ``test`` if one of these words is in the folder's name, such as ``X_test``."""
     words = [folder.lower(), *re.findall(r"[^\W\d_]+", folder.lower())]
     found = {SPLIT.get(re.sub(r"(set|data|images|imgs|dir|split)$", "", word)) for word in words} - {None}
     return found.pop() if len(found) == 1 else None

@@ -1,22 +1,25 @@
 """ISIC 2019: dermoscopic images of eight diagnoses; contains HAM10000 and BCN20000."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.columns import one_hot_labels, one_row_each, read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import one_hot_labels, read_columns
 
 COLUMNS = ("image", "age_approx", "anatom_site_general", "lesion_id")
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 
 
 def read(raw: RawFolder) -> Rows:
-    """Ground truth (one-hot) and metadata joined to ``ISIC_*.jpg``; some copies call the sex ``gender``."""
+    """Read the one-hot ground truth, the metadata and ``ISIC_*.jpg``. Some copies call the sex ``gender``."""
     truth = raw.table("ISIC_2019_Training_GroundTruth", required=("image", *CLASSES[:-1]))
+    truth = one_row_each(raw, truth, "image", "image")
     metadata = raw.table("ISIC_2019_Training_Metadata", required=COLUMNS)
-    labels, problems = one_hot_labels(truth, "image", tuple(name for name in CLASSES if name in truth))
-    table = truth[["image"]].merge(metadata.drop_duplicates("image"), on="image", how="left")
-    rows = read_columns(
+    metadata = one_row_each(raw, metadata, "image", "image", "metadata")
+    labels = one_hot_labels(raw, truth, "image", [name for name in CLASSES if name in truth])
+    table = truth[["image"]].merge(metadata, on="image", how="left")
+    frame = read_columns(
+        raw,
         table,
         optional=("gender",),
         file="image",
@@ -25,10 +28,9 @@ def read(raw: RawFolder) -> Rows:
         sex="sex" if "sex" in table else "gender",
         body_site="anatom_site_general",
     )
-    rows.problems += problems
-    rows.frame["diagnosis"] = table["image"].map(labels)
-    rows.frame["downsampled"] = table["image"].str.endswith("_downsampled")
-    return match_files(raw, rows)
+    frame["diagnosis"] = table["image"].map(labels)
+    frame["downsampled"] = table["image"].str.endswith("_downsampled")
+    return Rows(match_files(raw, frame))
 
 
 SOURCE = Source(

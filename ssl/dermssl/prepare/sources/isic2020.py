@@ -4,10 +4,10 @@ from pathlib import Path
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.columns import read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Problem, Rows, Source
-from dermssl.prepare.tables import read_columns
+from dermssl.prepare.source import Rows, Source
 from dermssl.prepare.values import malignancy
 
 CLASSES = (
@@ -23,13 +23,13 @@ CLASSES = (
 
 
 def read(raw: RawFolder) -> Rows:
-    """``ISIC_2020_Training_GroundTruth[_v2].csv`` or the Kaggle ``train.csv``, which has no lesions.
+    """Read ``ISIC_2020_Training_GroundTruth[_v2].csv`` or Kaggle's ``train.csv``, which has no lesions.
 
-    Of images that ``ISIC_2020_Training_Duplicates.csv`` says are one picture, also by way of a third, the first that
-    is there is kept.
+    Of images that ``ISIC_2020_Training_Duplicates.csv`` connects by one or more pairs, only the first is kept.
     """
     names = ("ISIC_2020_Training_GroundTruth_v2", "ISIC_2020_Training_GroundTruth", "train", "siim_train")
-    rows = read_columns(
+    frame = read_columns(
+        raw,
         raw.table(*names),
         optional=("lesion_id",),
         file="image_name",
@@ -41,17 +41,16 @@ def read(raw: RawFolder) -> Rows:
         diagnosis="diagnosis",
         malignancy=("target", malignancy),
     )
-    match_files(raw, rows)
+    frame = match_files(raw, frame)
     pictures = _pictures(raw)
-    doubled = rows.frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
-    for file in rows.frame["file"][doubled]:
-        rows.problems.append(Problem(file, "listed as a duplicate of another image", "left out"))
-    rows.frame = rows.frame[~doubled]
-    return rows
+    doubled = frame["file"].map(lambda file: pictures.get(Path(file).stem, Path(file).stem)).duplicated()
+    for file in frame["file"][doubled]:
+        raw.report(file, "listed as a duplicate of another image")
+    return Rows(frame[~doubled])
 
 
 def _pictures(raw: RawFolder) -> dict[str, str]:
-    """For each image of a listed pair the name that all images of the same picture share."""
+    """For each image of a listed pair, a name that all images connected with it share."""
     try:
         pairs = raw.table("ISIC_2020_Training_Duplicates", required=("image_name_1", "image_name_2"))
     except InputError:
@@ -79,6 +78,6 @@ SOURCE = Source(
     },
     reader=read,
     modality="dermoscopic",
-    # Both editions hold the same images, and both are read by this file.
+    # This source reads both editions, which hold the same images.
     overlaps=("isic2020",),
 )

@@ -1,22 +1,23 @@
 """MILK10k: lesions seen twice, close up and by dermoscope; shares lesions with HAM10000."""
 
 from dermssl.dataset.targets import Target
+from dermssl.prepare.columns import one_hot_labels, one_row_each, read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
-from dermssl.prepare.tables import one_hot_labels, read_columns
 
 CLASSES = ("AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA", "VASC")
 
 
 def read(raw: RawFolder) -> Rows:
-    """Metadata and one-hot ground truth (per lesion) joined to ``<lesion_id>/<isic_id>.jpg``.
+    """Read the metadata, the one-hot ground truth of each lesion, and ``<lesion_id>/<isic_id>.jpg``.
 
-    The skin tone classes are the set's own scale (dark 0 to light 5), not Fitzpatrick types.
+    The skin tone classes are a scale of this data set (0 dark to 5 light), not Fitzpatrick types.
     """
     truth = raw.table("MILK10k_Training_GroundTruth", required=("lesion_id", *CLASSES))
-    labels, problems = one_hot_labels(truth, "lesion_id", CLASSES)
-    rows = read_columns(
+    truth = one_row_each(raw, truth, "lesion_id", "lesion")
+    frame = read_columns(
+        raw,
         raw.table("MILK10k_Training_Metadata"),
         optional=("copyright_license",),
         file="isic_id",
@@ -27,11 +28,12 @@ def read(raw: RawFolder) -> Rows:
         modality="image_type",
         skin_tone="skin_tone_class",
         skin_tone_scale=("skin_tone_class", lambda tone: "milk10k"),
-        diagnosis=("lesion_id", labels),
         copyright_license="copyright_license",
     )
-    rows.problems += problems
-    return match_files(raw, rows)
+    frame["diagnosis"] = frame["lesion_id"].map(one_hot_labels(raw, truth, "lesion_id", CLASSES))
+    for lesion in sorted(set(frame["lesion_id"].dropna()) - set(truth["lesion_id"])):
+        raw.report(f"lesion {lesion}", "no row in the label table", "kept unlabelled")
+    return Rows(match_files(raw, frame))
 
 
 SOURCE = Source(

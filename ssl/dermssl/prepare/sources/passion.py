@@ -1,16 +1,16 @@
 """PASSION: smartphone photos of paediatric skin disease in Sub-Saharan Africa, Fitzpatrick III-VI."""
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.prepare.columns import one_row_each, read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
-from dermssl.prepare.source import Problem, Rows, Source
-from dermssl.prepare.tables import read_columns
+from dermssl.prepare.source import Rows, Source
 
 LABEL_COLUMNS = (
     *("subject_id", "country", "age", "sex"),
@@ -23,19 +23,14 @@ SPLITS = ("TRAIN", "TEST")
 
 
 def read(raw: RawFolder) -> Rows:
-    """Patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
+    """Read patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
     table = raw.table("label", "labels", required=LABEL_COLUMNS)
     _check_values(raw.find("label", "labels"), "impetig", table["impetig"], IMPETIGO)
-    blank = table["subject_id"].isna()
-    problems = [Problem(f"label row {row + 2}", "no subject_id", "left out") for row in blank[blank].index]
-    table = table[~blank]
-    for subject, same in table[table["subject_id"].duplicated(keep=False)].groupby("subject_id"):
-        twice = "label row stands twice" if len(same.drop_duplicates()) == 1 else "two label rows that differ"
-        problems.append(Problem(f"subject {subject}", twice, "first row kept"))
-    table = table.drop_duplicates("subject_id")
-    split, split_problems = _read_split(raw, set(table["subject_id"]))
-    rows = read_columns(
-        table.assign(split=table["subject_id"].map(split)),
+    table = one_row_each(raw, table, "subject_id", "subject")
+    labelled = set(table["subject_id"])
+    frame = read_columns(
+        raw,
+        table.assign(split=table["subject_id"].map(_read_split(raw, labelled))),
         patient_id="subject_id",
         split="split",
         age="age",
@@ -47,46 +42,44 @@ def read(raw: RawFolder) -> Rows:
         condition="conditions_PASSION",
         impetigo=("impetig", IMPETIGO),
     )
-    photos = match_files(raw, Rows(pd.DataFrame({"file": sorted({Path(file).name for file in raw.images})})))
-    stems = [Path(file).stem for file in photos.frame["file"]]
-    images = photos.frame.assign(patient_id=[stem.rpartition("_")[0] or stem for stem in stems])
-    rows.problems += problems + split_problems + photos.problems
-    known = images["patient_id"].isin(table["subject_id"])
+    names = {PurePosixPath(file).name for file in raw.images}
+    images = match_files(raw, pd.DataFrame({"file": sorted(names)}))
+    stems = [PurePosixPath(file).stem for file in images["file"]]
+    images = images.assign(patient_id=[stem.rpartition("_")[0] or stem for stem in stems])
+    known = images["patient_id"].isin(labelled)
     for name in images["file"][~known]:
-        rows.problems.append(Problem(name, "photo of a subject without a label row", "left out"))
-    for subject in sorted(set(table["subject_id"]) - set(images["patient_id"])):
-        rows.problems.append(Problem(f"subject {subject}", "label row without a photo", "left out"))
-    rows.frame = images[known].merge(rows.frame, on="patient_id", how="left")
-    return rows
+        raw.report(name, "photo of a subject without a label row")
+    for subject in sorted(labelled - set(images["patient_id"])):
+        raw.report(f"subject {subject}", "label row without a photo")
+    return Rows(images[known].merge(frame, on="patient_id", how="left"))
 
 
 def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
     unknown = set(values.dropna()) - set(known)
     if unknown:
-        raise InputError(f"{where}: {column} holds {sorted(unknown)}, known are {', '.join(known)}")
+        raise InputError(f"{where}: {column} holds {sorted(unknown)}: it must be one of {', '.join(known)}")
 
 
-def _read_split(raw: RawFolder, labelled: set[str]) -> tuple[dict[str, str], list[Problem]]:
+def _read_split(raw: RawFolder, labelled: set[str]) -> dict[str, str]:
+    """TRAIN or TEST by subject. Reports subjects without a label row, and ``labelled`` ones without a split."""
     try:
         path = raw.find("PASSION_split")
     except InputError:
-        return {}, [Problem("PASSION_split.csv", "no official split file", "a patient-grouped split is drawn")]
+        raw.report("PASSION_split.csv", "no official split file", "a patient-grouped split is drawn")
+        return {}
     table = raw.table("PASSION_split", required=("subject_id", "Split"))
     table = table.assign(Split=table["Split"].str.upper())
     _check_values(path, "Split", table["Split"], SPLITS)
     sides = table.groupby("subject_id")["Split"].nunique()
     if (sides > 1).any():
         raise InputError(f"{path}: subjects in two splits: {', '.join(sides[sides > 1].index[:5])}")
-    problems = [
-        Problem(f"subject {row.subject_id}", f"without a label row but in the split file ({row.Split})", "left out")
-        for row in table.itertuples()
-        if row.subject_id not in labelled
-    ]
-    problems += [
-        Problem(f"subject {subject}", "not in the split file", "kept without a split")
-        for subject in sorted(labelled - set(table["subject_id"]))
-    ]
-    return dict(zip(table["subject_id"], table["Split"], strict=True)), problems
+    table = table[table["Split"].notna()]
+    for subject, side in zip(table["subject_id"], table["Split"], strict=True):
+        if subject not in labelled:
+            raw.report(f"subject {subject}", f"without a label row but in the split file ({side})")
+    for subject in sorted(labelled - set(table["subject_id"])):
+        raw.report(f"subject {subject}", "not in the split file", "kept without a split")
+    return dict(zip(table["subject_id"], table["Split"], strict=True))
 
 
 SOURCE = Source(

@@ -1,4 +1,4 @@
-"""``dermssl sources``: the known data sets as a page."""
+"""``dermssl sources``: the list of known data sets."""
 
 from dermssl import licences
 from dermssl.commandline import Report
@@ -7,7 +7,7 @@ from dermssl.prepare.sources import NAMES, get_source, known_overlaps
 
 
 def sources(_: SourcesOptions) -> Report:
-    """Each known data set with licence, units, layout, targets and where to get it."""
+    """List each known data set with licence, units, targets, layout and where to get it."""
     text, data = [], []
     for name in NAMES:
         source = get_source(name)
@@ -17,7 +17,7 @@ def sources(_: SourcesOptions) -> Report:
             f"{name}: {source.title}",
             f"  licence    {licence.name}",
             *[f"             - {duty}" for duty in licence.duties],
-            f"  kept whole {source.group}; scored as one: {source.case}"
+            f"  units      splits keep each {source.group} together; scores count each {source.case} once"
             + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
             f"  targets    {', '.join(source.targets) or 'found in the labels'}",
             *([f"  overlaps   {', '.join(overlaps)}"] if overlaps else []),
