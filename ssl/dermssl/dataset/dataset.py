@@ -1,4 +1,4 @@
-"""A prepared dataset folder, opened and checked: what every later stage starts from."""
+"""Opens and checks a dataset folder, from which every later stage starts."""
 
 import itertools
 import logging
@@ -24,13 +24,11 @@ from dermssl.paths import inside, require_folder
 
 MAKER = "dermssl prepare"
 log = logging.getLogger("dermssl")
-
-
 Unit = Literal["patient", "case", "lesion", "image"]
 
 
 class DatasetInfo(BaseModel):
-    """What must be in ``dataset.json``; what has a default is missing from folders of older versions."""
+    """The content of ``dataset.json``. Folders of older versions lack the entries that have a default here."""
 
     schema_version: int
     name: str
@@ -39,20 +37,20 @@ class DatasetInfo(BaseModel):
     synthetic: StrictBool
     licence: Notice
     group: Unit
-    """What is kept whole in splits, folds and the bootstrap."""
+    """The unit that splits, folds and the bootstrap keep together."""
     case: Unit
-    """What is scored as one."""
+    """The unit that scores count once."""
     patient_key: StrictBool
     short_side: PositiveInt
     counts: dict[str, int]
     targets: dict[str, Target]
     overlaps: list[str] = []
-    """Other sources known to share images or lesions with this one."""
+    """Other sources that share images or lesions with this one."""
     split: str = "official"
-    """Where the split is from: "official" (it came with the data), "none", or how it was made here."""
+    """The origin of the split: "official" (it came with the data), "none", or how it was drawn."""
     folds: str | None = None
     notes: list[str] = []
-    """What `prepare` took for what."""
+    """What the source concluded from names, see `dermssl.prepare.source.Rows`."""
 
 
 @dataclass(frozen=True)
@@ -79,35 +77,38 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest file: changes with any image, label or split."""
+        """SHA-256 of the manifest file, which changes with any image, label or split."""
         return sha256_file(self.folder / "manifest.parquet")
 
     @cached_property
     def targets(self) -> dict[str, Target]:
-        """What may be given to ``--target``."""
+        """The targets by the names that ``--target`` takes."""
         return {name: Target.from_json(value) for name, value in self.info["targets"].items()}
 
     def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """The manifest (or some columns of it) as pandas, in row order."""
-        table = self.table if columns is None else self.table.select(list(columns))
-        return table.to_pandas()
+        """The manifest, or only some ``columns`` of it, in row order."""
+        return (self.table if columns is None else self.table.select(list(columns))).to_pandas()
 
     def column(self, name: str) -> np.ndarray:
-        """One manifest column as a NumPy array (object with None for strings)."""
+        """One manifest column ``(N,)``; text as objects, None where missing."""
         return self.table[name].to_pandas().to_numpy()
 
 
 def open_dataset(folder: str | Path) -> Dataset:
-    """Open a folder made by ``dermssl prepare``; raises InputError where it is not one or is damaged."""
+    """Open a folder made by ``dermssl prepare``. Raises InputError if it is none or is damaged."""
     path = require_folder(Path(folder), "dataset.json", MAKER)
     info = read_json(inside(path, "dataset.json"), MAKER, DatasetInfo)
     if (version := info["schema_version"]) != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, this dermssl reads {SCHEMA_VERSION}: run `{MAKER}` again")
+        raise InputError(
+            f"{path} has schema version {version}, but this dermssl reads {SCHEMA_VERSION}: run `{MAKER}` again"
+        )
     table = read_manifest(inside(path, "manifest.parquet"), MAKER)
     info |= read_split_origin(table)
     for name, target in info["targets"].items():
         if target["column"] not in table.column_names:
-            raise InputError(f"{path}: target '{name}' is of column '{target['column']}', which the manifest lacks")
+            raise InputError(
+                f"{path}: the manifest has no column '{target['column']}' of target '{name}': run `{MAKER}` again"
+            )
     images = ImageStore(path)
     if len(images) != (rows := table.num_rows):
         raise InputError(f"{path}: manifest has {rows} rows but the image store {len(images)}: run `{MAKER}` again")
@@ -115,9 +116,9 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:
-    """Open several dataset folders to be pooled, with a warning where they share images or are known to.
+    """Open dataset folders to pool them. Warns if two of them share images or are known to.
 
-    Raises InputError: a folder is unusable, or two have one name, as their ids would clash.
+    Raises InputError: a folder is unusable, or two data sets have the same name, so that their ids would clash.
     """
     datasets = [open_dataset(folder) for folder in folders]
     seen: dict[str, Path] = {}
@@ -140,11 +141,11 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
 
 
 def _warn_of_shared(one: Dataset, other: Dataset) -> None:
-    """Say that two sets are known to share images, and count those that ``other`` has too, by file or by pixels."""
+    """Warn if two sets are known to share images, and of the number of images with the same file or pixels."""
     if other.info["source"] in one.info.get("overlaps", []) or one.info["source"] in other.info.get("overlaps", []):
         log.warning(
-            f"warning: {one.folder} and {other.folder} are known to share images or lesions, which may lie in train of "
-            "one and test of the other: audit them with `dermeval leaks`"
+            f"warning: {one.folder} and {other.folder} are known to share images or lesions. Some may lie in train of "
+            "one and in test of the other: audit them with `dermeval leaks`"
         )
     files, pixels = (
         pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
@@ -152,6 +153,6 @@ def _warn_of_shared(one: Dataset, other: Dataset) -> None:
     if shared := (files | pixels).sum():
         log.warning(
             f"warning: {shared} images of {other.folder} are in {one.folder} too ({files.sum()} the same file, "
-            f"{(pixels & ~files).sum()} the same pixels in another file): training uses each picture once, embeddings "
-            "keep all"
+            f"{(pixels & ~files).sum()} the same pixels in another file): training uses each image once, embeddings "
+            "hold all"
         )

@@ -1,4 +1,4 @@
-"""Three ways two files can be the same picture: same bytes, same pixels, nearly the same pixels."""
+"""Hashes that are equal or close for images with the same or nearly the same pixels."""
 
 import hashlib
 
@@ -12,20 +12,20 @@ STRIP = 64
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """Hex SHA-256 of size and decoded, oriented RGB pixels: equal for re-wrapped or metadata-stripped copies."""
+    """Hex SHA-256 of the size and pixels of an upright RGB image; copies with other metadata have the same."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
-    # In strips that fit the cache: twice as fast as one copy of a 12-megapixel photo, and the same bytes.
+    # Strips that fit the cache take half the time of one copy of a 12-megapixel photo, and give the same bytes.
     for top in range(0, image.height, STRIP):
         digest.update(image.crop((0, top, image.width, min(top + STRIP, image.height))).tobytes())
     return digest.hexdigest()
 
 
 def perceptual_hashes(image: Image.Image) -> np.ndarray:
-    """DCT hashes of the 8 flips and quarter turns, ``(8,)`` uint64; entry 0 is the image as it stands.
+    """DCT hashes ``(8,)`` uint64 of an image (entry 0) and of its other flips and quarter turns.
 
-    A re-saved, resized, flipped or turned copy has entry 0 within a few bits of one of the other image's eight.
-    This is the pHash of Zauner (2010): a 32x32 grey picture, DCT-II, and the 8x8 lowest frequencies after the constant
-    row and column, each compared with their median.
+    If one image is a re-saved, resized, flipped or turned copy of another, its entry 0 differs by a few bits from one
+    of the other's eight. This is the pHash of Zauner (2010): the image in grey at 32x32, its DCT-II, and the 8x8 lowest
+    frequencies after the constant row and column, each compared with their median.
     """
     grey = image.convert("L").resize((PHASH_SIZE, PHASH_SIZE), Image.Resampling.BOX, reducing_gap=2.0)
     pixels = np.asarray(grey, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""``dermssl licence``: the terms that travel with a folder."""
+"""``dermssl licence``: shows the licences of everything that went into a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ KEPT_IN = (
     *("dataset.json", "embedding.json", "index.json", "result.json", "summary.json", "config.json"),
     *("encoder/config.json", "best/config.json", "comparison.json", "tables.json"),
 )
-"""Where folders keep their notices (`dermssl.licences.notice`): one as ``licence``, or a list as ``licences``."""
+"""The files with the licence notices of a folder: one under ``licence``, or a list under ``licences``."""
 LIMITS = {"commercial use": "commercial", "passing it on": "redistribution", "re-linking of records": "relinking"}
 
 
 def licence(options: LicenceOptions) -> Report:
-    """The licence, duties and limits of everything that went into one folder."""
+    """Show licences, duties and limits; see `LicenceOptions`."""
     folder = Path(options.folder)
     notices = read_notices(folder)
     open_ones = ", ".join(entry["dataset"] for entry in notices if entry["id"] == "unknown")
@@ -32,12 +32,12 @@ def licence(options: LicenceOptions) -> Report:
         verdict = "NOT allowed" if forbidden else f"not known, as no licence of {open_ones} is recorded"
         text.append(f"  {what}: {verdict if forbidden or open_ones else 'allowed'}")
     if not notices:
-        text[1:] = ["  no licence is recorded: find out the terms before you use, publish or pass on any of it"]
+        text[1:] = ["  no licence is recorded: find out the terms before you use, publish or pass on anything here"]
     return Report("\n".join(text), {"folder": str(folder), "licences": notices, "allowed": limits})
 
 
 def read_notices(folder: Path) -> list[dict[str, Any]]:
-    """Licence notices of a folder of any kind; raises InputError where there are none to be found."""
+    """The licence notices of a folder of any kind. Raises InputError if the folder holds none."""
     for name in (name for name in KEPT_IN if (folder / name).is_file()):
         try:
             info = read_json(inside(folder, name), "the command that wrote it")
@@ -48,6 +48,6 @@ def read_notices(folder: Path) -> list[dict[str, Any]]:
         except (KeyError, TypeError, ValidationError) as error:
             key = error.errors()[0]["loc"][-1] if isinstance(error, ValidationError) else error.args[0]
             raise InputError(
-                f"{folder / name} has no notice of licences ({key}): it was not written by dermssl or dermeval"
+                f"{folder / name} holds no licence notice ({key}): give a folder that dermssl or dermeval wrote"
             ) from None
     raise InputError(f"{folder} holds none of {', '.join(KEPT_IN)}: give a folder that dermssl or dermeval wrote")

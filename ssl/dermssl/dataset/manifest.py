@@ -1,13 +1,13 @@
-"""The manifest: one row per image, one schema that fixes every type, and the checks that keep it true.
+"""The manifest: one row per image, with a schema that fixes the type of each column, and checks of its values.
 
-Fixed columns are below; a source may add free columns (labels, folds, further metadata), which are strings
-unless they are numbers or booleans throughout. Missing is null, never "", -1 or "unknown".
+`FIXED` has the fixed columns. A source may add free columns (labels, further metadata), and `split` adds ``fold``. A
+free column is text unless all its values are numbers or booleans. A missing value is null, never "", -1 or "unknown".
 
-``width`` and ``height`` are those of the whole picture, upright; ``stored_width`` and ``stored_height`` those of the
-stored one. ``sha256`` is of the file. ``pixel_sha256`` is of the decoded, upright 8-bit sRGB pixels (after their size,
-as "WIDTHxHEIGHT:"). A JPEG with a short side of 1,024 or more is hashed as libjpeg decodes it at the smallest scale
-(1/2, 1/4, 1/8) that leaves a short side of 512. So the hash is a function of the file alone, survives new metadata,
-and for ordinary sizes a lossless change of format. ``phash`` is of the stored image and its flips and quarter turns.
+``width`` and ``height`` are of the upright raw image, ``stored_width`` and ``stored_height`` of the stored one.
+``sha256`` is of the file. ``pixel_sha256`` is of "WIDTHxHEIGHT:" and the decoded, upright 8-bit sRGB pixels. A JPEG
+with a short side of 1,024 or more is hashed as libjpeg decodes it at the smallest scale (1/2, 1/4, 1/8) that leaves a
+short side of 512. So the hash depends on the file alone, and not on its metadata. A lossless change of format keeps the
+hash of smaller images. ``phash`` is of the stored image and its flips and quarter turns.
 """
 
 import json
@@ -23,10 +23,10 @@ from dermssl.errors import InputError
 from dermssl.files import read_parquet
 
 SCHEMA_VERSION = 2
-"""2: ``pixel_sha256`` of large JPEGs is of the reduced picture, no longer of every pixel.
+"""2: ``pixel_sha256`` of large JPEGs is of the reduced image, no longer of every pixel.
 
-Folders of version 2 stay readable though two things were mended since: colour profiles other than sRGB are converted,
-and ``width`` and ``height`` of a picture taken sideways are exchanged.
+Two later corrections left the version as it is: colour profiles are converted to sRGB, and ``width`` and ``height`` are
+of the upright image.
 """
 
 FIXED = pa.schema(
@@ -58,7 +58,7 @@ FIXED = pa.schema(
     ]
 )
 MEASURED = ("width", "height", "stored_width", "stored_height", "sha256", "pixel_sha256", "phash")
-"""Fixed columns that come from the image files; all others come from the source's tables."""
+"""The fixed columns that come from the image files. All others come from the source's tables."""
 ALLOWED = {
     "split": {"train", "val", "test"},
     "sex": {"female", "male"},
@@ -72,10 +72,10 @@ TONE_GROUPS = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-
 
 
 def to_table(frame: pd.DataFrame) -> pa.Table:
-    """A frame with one row per image as an Arrow table of the manifest's schema (missing columns are null).
+    """``frame``, with one row per image, as an Arrow table with the manifest's schema; absent columns are null.
 
-    The measured columns may be missing altogether, see `with_measured`.
-    Raises InputError: an id is missing or doubled, or a fixed column holds a value outside its range.
+    The table has no measured columns if ``frame`` has none, see `with_measured`.
+    Raises InputError: an id is missing or occurs twice, or a fixed column holds a value outside its range.
     """
     columns: dict[str, pa.Array] = {}
     fields = [field for field in FIXED if field.name in frame or field.name not in MEASURED]
@@ -91,10 +91,10 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 
 
 def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The manifest part by part: rows of ``table`` (from `to_table`), with the measured columns at their place.
+    """The manifest in parts: the rows of ``table`` (from `to_table`) with the measured columns of ``parts``.
 
-    Each part has the column ``file`` and the measured ones. RuntimeError unless the parts are the rows of ``table`` in
-    its order.
+    Each part has the column ``file`` and the measured ones. Raises RuntimeError unless the parts hold the rows of
+    ``table`` in its order.
     """
     free = [field for field in table.schema if field.name not in FIXED.names]
     schema, done = pa.schema([*FIXED, *free]), 0
@@ -125,7 +125,7 @@ def _free_column(values: pd.Series) -> pa.Array:
 
 
 def read_manifest(path: Path, maker: str) -> pa.Table:
-    """The manifest that the command ``maker`` wrote, `check`ed; raises InputError that names the file."""
+    """Read and `check` the manifest that the command ``maker`` wrote. Raises InputError naming the file."""
     table = read_parquet(path, maker, FIXED.names)
     try:
         check(table)
@@ -135,7 +135,7 @@ def read_manifest(path: Path, maker: str) -> pa.Table:
 
 
 def check(table: pa.Table) -> None:
-    """Raise InputError unless types are right, ids are unique and every restricted column keeps to its values."""
+    """Raise InputError unless the fixed columns have their types, ids are unique and values are in range."""
     for field in FIXED:
         if field.name in table.column_names and table.schema.field(field.name).type != field.type:
             kind = table.schema.field(field.name).type
@@ -146,31 +146,31 @@ def check(table: pa.Table) -> None:
     for field in FIXED:
         if field.name in table.column_names and not field.nullable and table[field.name].null_count:
             row = ids[table[field.name].is_null().to_numpy()].iloc[0]
-            raise InputError(f"{row}: {field.name} is empty in the manifest, which must be given for every image")
+            raise InputError(f"{row} has no {field.name} in the manifest: every image needs one")
     for name, allowed in ALLOWED.items():
         wrong = set(table[name].drop_null().unique().to_pylist()) - allowed
         if wrong:
-            raise InputError(f"manifest column {name} holds {sorted(wrong)}; allowed are {sorted(allowed)} and null")
+            raise InputError(f"manifest column {name} holds {sorted(wrong)}: it must be null or of {sorted(allowed)}")
     for name, (low, high) in RANGES.items():
         values = table[name].drop_null().to_numpy() if name in table.column_names else np.empty(0)
         if not ((values >= low) & (values <= high)).all():
             raise InputError(f"manifest column {name} must be {low} to {high} or null")
     for name in ("image_id", "group_id", "case_id"):
         if "" in table[name].unique().to_pylist():
-            raise InputError(f"manifest column {name} holds an empty text, which names no image, group or case")
+            raise InputError(f"manifest column {name} holds an empty text: it must be an id")
 
 
 ORIGIN_KEY = b"dermssl"
 
 
 def with_split_origin(table: pa.Table, info: dict[str, Any]) -> pa.Table:
-    """The manifest with where its split and folds are from (of ``dataset.json``) in its own metadata."""
+    """``table`` with the origin of its split and folds (from ``dataset.json``) in its metadata."""
     origin = json.dumps({"split": info.get("split"), "folds": info.get("folds")})
     return table.replace_schema_metadata((table.schema.metadata or {}) | {ORIGIN_KEY: origin})
 
 
 def read_split_origin(table: pa.Table) -> dict[str, str]:
-    """What `with_split_origin` put there: ``split`` and ``folds``, as far as known."""
+    """The entries ``split`` and ``folds`` that `with_split_origin` wrote, as far as the table has them."""
     try:
         origin = json.loads((table.schema.metadata or {}).get(ORIGIN_KEY, b"{}"))
         return {name: origin[name] for name in ("split", "folds") if isinstance(origin.get(name), str)}

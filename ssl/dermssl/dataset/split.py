@@ -1,4 +1,4 @@
-"""``dermssl split``: a new split, or folds of the training part, by patient, kept in the dataset folder."""
+"""``dermssl split``: writes a new split, or folds of everything but test, into a dataset folder."""
 
 import warnings
 from pathlib import Path
@@ -26,7 +26,7 @@ IDS = ("image_id", "file", "patient_id", "lesion_id", "group_id", "case_id", "sh
 
 
 def split(options: SplitOptions) -> Report:
-    """Draw and record a split; see `SplitOptions`. The manifest is replaced whole, so a crash leaves the old one."""
+    """Draw or apply a split and record it; see `SplitOptions`. A crash leaves the old split."""
     dataset = open_dataset(options.folder)
     _check_options(options, dataset)
     frame = dataset.frame()
@@ -40,7 +40,7 @@ def split(options: SplitOptions) -> Report:
             frame["split"] = draw_split(groups, strata, fractions, options.seed)
             info["split"] = f"drawn by {_unit(options, dataset)} (seed {options.seed})"
         table = _with_column(table, "split", pa.array(frame["split"], pa.string(), from_pandas=True))
-        # Folds drawn over the old training part may now hold test rows.
+        # Folds of the old split may hold images that now lie in test.
         info.pop("folds", None)
         table = table.drop_columns("fold") if "fold" in table.column_names else table
     if options.folds:
@@ -48,7 +48,7 @@ def split(options: SplitOptions) -> Report:
         table = _with_column(table, "fold", pa.array(frame["fold"], pa.int64(), from_pandas=True))
         info["folds"] = f"{options.folds} by {_unit(options, dataset)} (seed {options.seed})"
     check(table)
-    # A kill between the two files leaves a folder whose manifest says itself where its split is from.
+    # After a kill between the two files, the origin in the manifest's metadata still fits its split.
     write_parquet(dataset.folder / "manifest.parquet", with_split_origin(table, info))
     write_json(dataset.folder / "dataset.json", info)
     return _report(dataset, info, frame.assign(group=groups, stratum=strata), options)
@@ -58,25 +58,25 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
     if not (options.fractions or options.folds or options.apply):
         raise InputError("nothing to do: give --fractions (0.8 0.2), --folds, both, or --apply with a leaks folder")
     if options.fractions and options.apply:
-        raise InputError("--fractions draws a split and --apply takes one over: give one of them")
+        raise InputError("--fractions draws a split and --apply applies a repaired one: give one of them")
     if options.fractions and len(options.fractions) not in NAMES:
         raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
     if options.folds == 1:
         raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
     if options.fractions and dataset.info.get("split", "official") == "official" and not options.replace_official:
         raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
-    own = dataset.info["group"]  # nothing finer stays whole
+    own = dataset.info["group"]
     if options.by == "patient" and not dataset.table["patient_id"].drop_null():
-        raise InputError(f"{dataset.folder} has no patients: split --by group, which keeps each {own} whole")
+        raise InputError(f"{dataset.folder} has no patients: use --by group, which keeps each {own} together")
     if options.by == "lesion" and own != "lesion":
-        raise InputError(f"{dataset.folder}: --by lesion would tear its {own}s apart: use --by group")
+        raise InputError(f"{dataset.folder}: --by lesion would divide its {own}s: use --by group")
 
 
 def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
-    """The split of ``split_repaired.csv`` in the order of ``frame``, and what is recorded of where it is from.
+    """The split of ``split_repaired.csv`` in the order of ``frame``, and its origin.
 
-    The table may have further data sets, which were audited together with this one.
-    Raises InputError: it does not fit this data set as it is now, or tears a group apart.
+    The table may hold further data sets that were audited with this one.
+    Raises InputError: it was made from other images or another split, or divides a group.
     """
     path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
     try:
@@ -102,16 +102,14 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
         )
     wrong = sorted(set(rows[REPAIRED]) - {*SIDES, ""})
     if wrong:
-        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}'; known are {', '.join(SIDES)} and nothing")
+        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}': it must be {', '.join(SIDES)} or empty")
     repaired = pd.Series(rows[REPAIRED].to_numpy(), index=frame.index, dtype=object)
     repaired = repaired.where(repaired != "", None)
     check_split(frame.assign(split=repaired), str(path))
     moved = int((rows[REPAIRED].to_numpy() != before).sum())
     was = dataset.info.get("split", "official")
-    return (
-        repaired,
-        f"repaired by dermeval leaks ({path.name} {sha256_file(path)[:12]}, {moved} images moved; was {was})",
-    )
+    how = f"{path.name} {sha256_file(path)[:12]}, {moved} images moved; was {was}"
+    return repaired, f"repaired by dermeval leaks ({how})"
 
 
 def _unit(options: SplitOptions, dataset: Dataset) -> str:
@@ -119,7 +117,7 @@ def _unit(options: SplitOptions, dataset: Dataset) -> str:
 
 
 def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:
-    """Values of the columns to stratify by, joined, ``(N,)`` of str."""
+    """The joined values of the columns to stratify by, ``(N,)`` of str."""
     columns = [name for given in options.stratify for name in given.split(",")] or [
         target.column for target in list(dataset.targets.values())[:1]
     ]
@@ -128,27 +126,25 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
             raise InputError(f"--stratify {name}: no such column; {did_you_mean(name, map(str, frame.columns))}")
         values = frame[name].map(str).nunique()
         if values > MOST_STRATA or name in IDS:
-            raise InputError(
-                f"--stratify {name}: {values} different values are too many; give a column with few values"
-            )
+            raise InputError(f"--stratify {name}: {values} different values are too many: give a column with fewer")
     parts = [frame[name].astype(object).where(frame[name].notna(), None).map(str) for name in columns]
     return pd.Series(list(map(" / ".join, zip(*parts, strict=True))) if parts else "", index=frame.index, dtype=object)
 
 
 def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: int, seed: int) -> np.ndarray:
-    """Fold 0 to ``folds`` - 1 of every row outside test, NaN in test, ``(N,)``; groups stay whole.
+    """The fold of each row ``(N,)``, 0 to ``folds`` - 1, NaN in test. No group lies in two folds.
 
-    scikit-learn's StratifiedGroupKFold, as the PASSION protocol uses it.
+    Drawn by scikit-learn's StratifiedGroupKFold, as in the PASSION protocol.
     """
     rows = np.flatnonzero((sides != "test").to_numpy())
     if groups.iloc[rows].nunique() < folds:
-        raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups outside test; give fewer folds")
+        raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups lie outside test: give fewer")
     codes = pd.factorize(strata.iloc[rows], sort=True)[0]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     drawn = np.full(len(sides), np.nan)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strata with fewer rows than folds, which is no harm
+            warnings.simplefilter("ignore")  # a stratum with fewer rows than folds does no harm
             for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
                 drawn[rows[held_out]] = number
     except ValueError as error:  # no stratum has as many rows as there are folds
@@ -176,7 +172,7 @@ def _report(dataset: Dataset, info: dict[str, Any], frame: pd.DataFrame, options
 
 
 def _count(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Groups and images per side, and images per stratum where these are few."""
+    """Groups and images per split or fold, and images per stratum if there are at most 12 strata."""
     sides = frame[name].map(lambda value: value if isinstance(value, str) else f"{value:g}", na_action="ignore")
     grouped = frame.groupby(sides)
     counted = pd.DataFrame({"groups": grouped["group"].nunique(), "images": grouped.size()})

@@ -1,4 +1,4 @@
-"""Patient-grouped splits: what shares a ``group_id`` never straddles a split."""
+"""Splits by group: all images with one ``group_id`` lie in the same split."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from dermssl.errors import InputError
 
 
 def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[str, float], seed: int) -> np.ndarray:
-    """Assign each row a split so that groups stay whole and each stratum keeps the fractions, ``(N,)`` of str.
+    """The split of each row ``(N,)`` of str. Groups stay together, and each stratum is divided by ``fractions``.
 
-    A group's stratum is the most frequent one among its rows. Within a stratum groups are shuffled and dealt by
-    largest remainder, carried from stratum to stratum so that small strata do not all lose to the same split.
+    A group's stratum is the most frequent one of its rows. The groups of a stratum are shuffled and dealt by largest
+    remainder. Remainders are carried from stratum to stratum, so that small strata do not all go to the same split.
     """
     names, targets = list(fractions), np.array(list(fractions.values()), dtype=float)
     if (targets < 0).any() or not np.isclose(targets.sum(), 1):
@@ -34,9 +34,9 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
 
 
 def check_split(frame: pd.DataFrame, where: str) -> None:
-    """Raise InputError naming the groups of ``frame`` (``group_id``, ``split``) that lie in two splits.
+    """Raise InputError naming groups (``group_id``) of ``frame`` that lie in two splits (``split``).
 
-    A frame without splits passes, and so does a row without a group.
+    A frame without the column ``split`` passes, and so does a row without a group.
     """
     if "split" not in frame:
         return

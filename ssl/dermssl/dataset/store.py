@@ -1,7 +1,6 @@
-"""The decode-once image store: small upright JPEGs in memory-mapped Arrow shards, any row in microseconds.
+"""The image store: small upright JPEGs in Arrow shards ``images-00000.arrow`` ..., in manifest order.
 
-``images-00000.arrow`` ... hold one column ``jpeg`` in manifest order. Workers map the same pages, so memory does
-not grow with the number of workers.
+The shards are memory-mapped, so any image is found in microseconds, and all workers share the memory.
 """
 
 import io
@@ -24,9 +23,9 @@ START_OF_IMAGE = b"\xff\xd8\xff"
 
 
 def shrink(image: Image.Image, short_side: int, extent: tuple[float, float] | None = None) -> Image.Image:
-    """Resize so that the short side is at most ``short_side`` pixels (antialiased bicubic); never enlarges.
+    """Shrink to a short side of ``short_side`` pixels (antialiased bicubic); smaller images stay as they are.
 
-    ``extent`` is the width and height that the picture fills from the upper left, where that is not all of ``image``.
+    ``extent`` is the width and height of the content from the upper left, None if it fills ``image``.
     """
     width, height = extent or image.size
     scale = short_side / min(width, height)
@@ -39,7 +38,7 @@ def shrink(image: Image.Image, short_side: int, extent: tuple[float, float] | No
 def encode(image: Image.Image) -> bytes:
     """JPEG quality 95 without chroma subsampling and without metadata."""
     buffer = io.BytesIO()
-    # Pillow would carry the comment of the file that the image came from into the new one.
+    # Without comment=b"", Pillow would copy the comment of the original file.
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
     return buffer.getvalue()
 
@@ -47,8 +46,8 @@ def encode(image: Image.Image) -> bytes:
 def strip_metadata(jpeg: bytes) -> bytes:
     """The same compressed JPEG without EXIF, GPS, thumbnails, comments, profiles, or anything after its end.
 
-    Only what decoding needs stays: tables, frames, scans, APP14 (Adobe: colour transform) and APP0 (JFIF) without
-    its thumbnail. Phones append whole videos and second pictures after the end of the image; those go too.
+    Only segments that decoding needs stay: tables, frames, scans, APP14 (Adobe: colour transform) and APP0 (JFIF)
+    without its thumbnail. Phones append videos and second images after the end of the JPEG.
     """
     kept, position = [jpeg[:2]], 2
     while found := _MARKER.search(jpeg, position):
@@ -79,7 +78,7 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
-    """Write one shard atomically, in small record batches so that a row can be found without reading others."""
+    """Write one shard atomically, in small record batches, so that reading a row reads few others."""
     schema = pa.schema([pa.field("jpeg", pa.large_binary(), nullable=False)])
     with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_file(sink, schema) as writer:
@@ -91,14 +90,14 @@ def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
 class ImageStore:
     """Random access to the stored images of one dataset folder; cheap to send to worker processes.
 
-    All of them are JPEGs. Nothing else that a folder from somebody else may hold is given to a decoder.
+    Raises InputError for a stored image that is no JPEG: a folder from somebody else may hold anything.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shards = [inside(self.folder, path.name) for path in sorted(self.folder.glob("images-*.arrow"))]
         for shard in shards:
-            require_file(shard, "dermssl prepare")  # a pipe would be waited for without end
+            require_file(shard, "dermssl prepare")  # opening a pipe would wait without end
         try:
             tables = [pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in shards]
             columns = [table["jpeg"].cast(pa.large_binary()) for table in tables]
@@ -115,7 +114,7 @@ class ImageStore:
         return ImageStore, (self.folder,)
 
     def jpeg(self, row: int) -> memoryview:
-        """Compressed bytes of one image, without a copy."""
+        """The compressed bytes of one image, not copied."""
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
         found = memoryview(self._chunks[chunk][int(row - self._starts[chunk])].as_buffer())
         if bytes(found[:3]) != START_OF_IMAGE:
@@ -123,7 +122,7 @@ class ImageStore:
         return found
 
     def image(self, row: int) -> Image.Image:
-        """One stored image, decoded: RGB."""
+        """One stored image, decoded to RGB."""
         try:
             image = Image.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"])
             image.load()

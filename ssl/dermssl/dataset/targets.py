@@ -1,4 +1,4 @@
-"""What a data set can be asked to predict. Class order is declared here and never comes from file order."""
+"""Targets: what can be predicted from a data set. The order of classes is declared, never taken from a file."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,8 +8,8 @@ from typing import Any, Literal
 class Target:
     """One prediction task of a data set.
 
-    ``column`` of the manifest holds the class name (null: unlabelled). ``positive`` is the positive class of a
-    binary task. ``level`` says what is scored as one: an image, or a case (all images sharing ``case_id``).
+    The manifest's ``column`` holds the class name (null: unlabelled). ``positive`` is the positive class of a binary
+    task. ``level`` says whether scores count images or cases (all images with one ``case_id``).
     """
 
     column: str
@@ -20,9 +20,9 @@ class Target:
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("a class stands twice")
+            raise ValueError("a class occurs twice")
         if self.positive is not None and self.positive not in self.classes:
-            raise ValueError(f"the positive class '{self.positive}' is none of the classes")
+            raise ValueError(f"the positive class '{self.positive}' is not among the classes")
 
     def to_json(self) -> dict[str, Any]:
         """The form written to ``dataset.json``."""

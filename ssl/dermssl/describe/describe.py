@@ -1,7 +1,7 @@
-"""``dermssl describe``: the tables that a data paper prints, as text, CSV, JSON and one page of plots.
+"""``dermssl describe``: counts a dataset folder in the tables that a data paper prints.
 
-With ``--out``: one CSV per table, ``tables.json``, ``plots.png`` and ``describe.html``, a page that needs nothing
-else and shows no image of the data set.
+``--out`` gets one CSV per table, ``tables.json``, ``plots.png`` and ``describe.html``, a page of all tables and plots
+that needs no other file and shows no image of the data set.
 """
 
 import json
@@ -64,7 +64,7 @@ def file_name(title: str) -> str:
 def _write(
     out: Path, dataset: Dataset, tables: dict[str, pd.DataFrame], data: dict[str, Any], page: dict[str, Any]
 ) -> None:
-    # matplotlib takes longer to import than the tables take to count.
+    # Importing matplotlib takes longer than counting the tables.
     from matplotlib import rc_context
 
     from dermssl.describe.plots import draw_page

@@ -7,11 +7,11 @@ from dermssl.parser import positional
 
 @dataclass
 class DescribeOptions:
-    """Print the tables that a data paper prints, and draw the plots of a dataset folder."""
+    """Count a dataset folder in the tables that a data paper prints, and plot them."""
 
     folder: str = positional()
     """Dataset folder made by `dermssl prepare`."""
     out: str | None = None
-    """Folder to write: a CSV per table, tables.json, and the page of plots as plots.png and describe.html."""
+    """Folder to write: a CSV per table, tables.json, plots.png, and describe.html with all tables and plots."""
     overwrite: bool = False
     """Replace an existing --out folder."""

@@ -1,4 +1,4 @@
-"""The page of plots of a data set, drawn from `all_tables` only, so that plots and tables cannot disagree."""
+"""The plots of a data set, drawn from `all_tables`, so that plots and tables agree."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +17,11 @@ from dermssl.plotting import GREY, INK, LONGEST_LABEL, OKABE_ITO, ORANGE, PLOT_S
 LIGHT = {ORANGE, SKY, YELLOW, GREY}
 PANELS_PER_ROW = 3
 MOST_PLACES, MOST_COLOURS = 40, 12
-"""Names at an axis, and entries of a legend, that fit a panel."""
+"""The numbers of labels at an axis and of entries in a legend that fit a panel."""
 
 
 def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
-    """One figure with a panel per plottable table."""
+    """One figure with a panel for each table that `choose_panel` can draw."""
     tables = {name: table.rename(index=_label, columns=_label) for name, table in tables.items()}
     panels = [(name, panel) for name, table in tables.items() if (panel := choose_panel(name, table))]
     rows = max(1, -(-len(panels) // PANELS_PER_ROW))
@@ -42,7 +42,7 @@ def _label(value: Any) -> Any:
 
 
 def choose_panel(name: str, table: pd.DataFrame) -> Callable[[Axes], None] | None:
-    """How a table is drawn, or None where it reads better as numbers."""
+    """The function that draws a table, None for a table that reads better as numbers."""
     if table.empty or max(table.shape) > MOST_PLACES or "spread" in name or "pixels" in name or "years" in name:
         return None
     if name == "missing values":
@@ -59,7 +59,7 @@ def choose_panel(name: str, table: pd.DataFrame) -> Callable[[Axes], None] | Non
 
 
 def _bars(axis: Axes, table: pd.DataFrame) -> None:
-    """Side by side: one colour per column, the value at each bar."""
+    """Bars side by side, one colour per column, with the value at each bar."""
     places, width = np.arange(len(table)), 0.8 / len(table.columns)
     for number, (name, values) in enumerate(table.items()):
         offset = (number - (len(table.columns) - 1) / 2) * width
@@ -82,9 +82,9 @@ def _colour(name: Any, number: int) -> str:
 
 
 def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
-    """Class shares of each split as horizontal bars: equal lengths would be a perfectly stratified split.
+    """The class shares of each split as horizontal bars, which are alike if the split is well stratified.
 
-    Who has several classes counts in each, so that a bar may be longer than 100%.
+    A unit with several classes counts in each, so a bar may be longer than 100%.
     """
     shares = 100 * table.drop(columns="all").div(table["all"].replace(0, 1), axis=0)
     left = np.zeros(len(shares))

@@ -1,7 +1,7 @@
-"""The tables a data paper prints, from the manifest alone.
+"""The tables that a data paper prints, counted from the manifest.
 
-People and lesions are counted once however many photos they have: every count is of distinct *units* (what the data
-set keeps whole: patients, cases or lesions) beside the number of images.
+Tables count distinct *units* beside images: the patients, cases or lesions that the data set's splits keep together. A
+unit counts once, however many images it has.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "fold
 
 
 def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
-    """The manifest ``frame`` with the column ``unit``, and the plural name of what it counts.
+    """The manifest ``frame`` with the id of each row's unit in the column ``unit``, and the unit's plural name.
 
-    ``group`` is what the data set keeps whole. Images without such an id count by their group.
+    ``group`` is the data set's unit. A row without its id gets its group's.
     """
     own = frame[f"{group}_id"] if f"{group}_id" in frame else pd.Series(None, index=frame.index, dtype=object)
     units = own.where(own.notna(), frame["group_id"] if "group_id" in frame else frame["image_id"])
@@ -31,9 +31,9 @@ def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
 
 
 def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -> dict[str, pd.DataFrame]:
-    """Every table that the manifest ``frame`` has the columns for, by title; missing values are a row of their own.
+    """All tables by title, as far as ``frame`` (a manifest) has their columns. Missing values have their own row.
 
-    The classes of the ``targets`` give the order of columns. ``group`` is what the data set keeps whole.
+    The columns are in the order of the classes of ``targets``. ``group`` is the data set's unit.
     """
     frame, units = with_units(frame, group)
     column = "image_id" if units == "images" else "unit"
@@ -69,7 +69,7 @@ def _known(frame: pd.DataFrame, name: str) -> bool:
 
 
 def _people(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFrame]:
-    """Skin type, age and sex."""
+    """The tables of skin type, age and sex."""
     tables, counted = {}, _counted(units)
     for name, title in (("fitzpatrick", "Fitzpatrick type"), ("skin_tone", "skin tone"), ("tone_group", "tone group")):
         scale = frame["skin_tone_scale"].dropna().unique().tolist() if _known(frame, "skin_tone_scale") else []
@@ -85,7 +85,7 @@ def _people(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFr
 
 
 def _pictures(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFrame]:
-    """Images per unit, image sizes, splits."""
+    """The tables of images per unit, splits and image sizes."""
     tables, counted = {}, _counted(units)
     if column != "image_id":
         per_unit = frame[column].value_counts()
@@ -110,7 +110,7 @@ def _bands(values: pd.Series, edges: tuple[float, ...], names: tuple[str, ...]) 
 
 
 def _with_missing(values: pd.Series) -> pd.Series:
-    """Values as ordered categories whose last one is `MISSING` (only if there are any)."""
+    """Values as ordered categories; the last one is `MISSING` if any value is."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         order = list(values.cat.categories)
     else:
@@ -122,7 +122,7 @@ def _with_missing(values: pd.Series) -> pd.Series:
 
 
 def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataFrame:
-    """Distinct units and images per value of ``name``."""
+    """The numbers of distinct units and of images per value of ``name``."""
     values = _with_missing(frame[name]).rename(name)
     if name == "split":
         values = values.cat.remove_unused_categories()
@@ -133,7 +133,7 @@ def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataF
 
 
 def _cross(frame: pd.DataFrame, rows: str, columns: str, column: str) -> pd.DataFrame:
-    """Distinct units per pair of values; ``all`` is the number of distinct units of a row."""
+    """The number of distinct units per pair of values. The column ``all`` counts the distinct units of a row."""
     frame = frame.explode(rows) if rows == "body_site" else frame  # an image of two body sites counts for both
     keys = [_with_missing(frame[name]).rename(name) for name in (rows, columns)]
     if rows == "split":
@@ -144,7 +144,7 @@ def _cross(frame: pd.DataFrame, rows: str, columns: str, column: str) -> pd.Data
 
 
 def _spread(values: pd.Series, name: str) -> pd.DataFrame:
-    """Smallest, quartiles, largest, mean and number known."""
+    """Minimum, quartiles, maximum, mean and number of the values that are known."""
     known = values.dropna().astype(float)
     numbers = {"min": known.min(), "25%": known.quantile(0.25), "median": known.median(), "75%": known.quantile(0.75)}
     numbers |= {"max": known.max(), "mean": round(known.mean(), 2), "known": len(known)}
@@ -152,7 +152,7 @@ def _spread(values: pd.Series, name: str) -> pd.DataFrame:
 
 
 def _missing(frame: pd.DataFrame) -> pd.DataFrame:
-    """Images without a value, per column of the manifest that has a meaning."""
+    """The number and share of images without a value, for all columns but `TECHNICAL`."""
     columns = [name for name in frame.columns if name not in TECHNICAL]
     without = frame[columns].isna().sum()
     table = pd.DataFrame({"images without": without, "share": (without / len(frame)).round(3)})

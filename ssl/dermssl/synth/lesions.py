@@ -1,7 +1,7 @@
-"""How the four conditions and impetigo look: shape tells them apart, colour and area alone do not.
+"""Draws the lesions of the four conditions and of impetigo, which differ in shape more than in colour or area.
 
-Each patient has a layout of marks in the plane of the skin (centimetres). Strength of redness, pigment and scaling
-is drawn per patient from one distribution for all conditions, so that a mean colour says little.
+Each patient has a layout of marks in the plane of the skin, in centimetres. The strengths of redness, pigment and
+scaling have the same distribution for all conditions, so that a mean colour tells little.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from dermssl.synth.texture import Plane
 
 
 class Mark(NamedTuple):
-    """One spot of a layout: centre and radius in cm, ``aspect`` = short / long axis, ``strength`` 0-1."""
+    """One spot: centre and radius in cm, ``aspect`` (short by long axis), ``angle`` in radians, ``strength`` 0-1."""
 
     x: float
     y: float
@@ -26,7 +26,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """A patient's lesions and how strongly they show; the same in all photos of the patient."""
+    """A patient's lesions and their strengths, the same in all photos of the patient."""
 
     condition: str
     marks: list[Mark]
@@ -39,7 +39,7 @@ class Layout:
 
 
 class Maps:
-    """What the skin is made of at each pixel, all ``(H, W)`` float32; starts as bare skin (zeros)."""
+    """The amount of each component of the skin at each pixel, all ``(H, W)`` float32, zero at first."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.melanin, self.blood, self.height, self.scale, self.crust = np.zeros((5, *shape), np.float32)
@@ -93,7 +93,7 @@ _LAYOUTS: dict[str, Callable[[np.random.Generator], tuple[list[Mark], list[Mark]
 
 
 def draw_lesions(maps: Maps, plane: Plane, layout: Layout) -> None:
-    """Add a patient's lesions to the skin in view, with a few insect bites and moles that mean nothing."""
+    """Add a patient's lesions to ``maps``, and a few insect bites and moles that belong to no condition."""
     plane = plane.warped(0.22)
     _DRAW[layout.condition](maps, plane, layout)
     bite = paint(plane, layout.bites[::2], _bell, 1.8)
@@ -109,7 +109,7 @@ def draw_lesions(maps: Maps, plane: Plane, layout: Layout) -> None:
 
 
 def paint(plane: Plane, marks: list[Mark], profile: Callable[[np.ndarray], np.ndarray], reach: float) -> np.ndarray:
-    """The strongest mark at each pixel, ``(H, W)``: strength x profile(distance in radii), zero past ``reach``."""
+    """The strongest mark at each pixel, ``(H, W)``: strength x profile(distance in radii), zero beyond ``reach``."""
     field = np.zeros(plane.x.shape, np.float32)
     for mark in marks:
         box = plane.window(mark.x, mark.y, mark.radius * reach + 0.6)
@@ -121,7 +121,7 @@ def paint(plane: Plane, marks: list[Mark], profile: Callable[[np.ndarray], np.nd
 
 
 def _step(values: np.ndarray, softness: float) -> np.ndarray:
-    """0 to 1 where ``values`` passes zero, over about ``softness``."""
+    """A smooth step from 0 to 1, of width ``softness`` around ``values`` = 0."""
     ramp = np.clip(values / softness + 0.5, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
@@ -141,7 +141,7 @@ def _draw_eczema(maps: Maps, plane: Plane, layout: Layout) -> None:
 
 
 def _draw_fungal(maps: Maps, plane: Plane, layout: Layout) -> None:
-    """Rings: a narrow raised scaly border, broken here and there, around a cleared centre."""
+    """Rings: a narrow raised scaly border with gaps around a cleared centre."""
     border = paint(plane, layout.marks, lambda d: np.exp(-(((d - 1) / 0.16) ** 2)), 1.5)
     centre = paint(plane, layout.marks, lambda d: _step(0.95 - d, 0.2), 1.2)
     broken = border * np.clip(0.85 + 0.5 * plane.noise("clouds", 3, layer=1), 0.15, 1.3)
@@ -163,7 +163,7 @@ def _draw_scabies(maps: Maps, plane: Plane, layout: Layout) -> None:
 
 
 def _draw_others(maps: Maps, plane: Plane, layout: Layout) -> None:
-    """One or few sharply bordered plaques or nodules, or flat patches that have lost their pigment."""
+    """One or few sharply bordered plaques or nodules, or flat patches without pigment."""
     cover = paint(plane, layout.marks, lambda d: _step(1 - d, 0.12), 1.3)
     if layout.pigment < 0.05:
         maps.melanin -= 0.75 * cover

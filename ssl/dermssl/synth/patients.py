@@ -1,7 +1,7 @@
-"""Who is in a synthetic set: label rows, photos per patient and splits, in PASSION's proportions.
+"""The patients of a synthetic data set: label rows, numbers of photos and splits, in PASSION's proportions.
 
-The shares are those of the public tables (Gottfrois et al., MICCAI 2024): they describe the set as a whole and hold
-no patient's record.
+The shares are those of the public tables (Gottfrois et al., MICCAI 2024). They describe the whole data set and no
+single patient.
 """
 
 import re
@@ -50,7 +50,7 @@ TEST_FRACTION = 0.2
 
 
 def invent_patients(count: int, random: np.random.Generator) -> pd.DataFrame:
-    """``count`` invented rows of ``label.csv``, strings in the official columns and spellings."""
+    """``count`` invented rows of ``label.csv``, as text in the official columns and spellings."""
     return pd.DataFrame([_draw_patient(number, random) for number in range(1, count + 1)], columns=list(LABEL_COLUMNS))
 
 
@@ -73,7 +73,7 @@ def _draw_patient(number: int, random: np.random.Generator) -> dict[str, str]:
 
 
 def synthetic_id(number: int) -> str:
-    """Subject id of an invented patient; real ones never start with SYN."""
+    """The subject id of an invented patient. No real id starts with SYN."""
     return f"SYN{number:07d}"
 
 
@@ -86,27 +86,26 @@ def _choose(values: Sequence[Any], weights: Sequence[float], random: np.random.G
 
 
 def read_patients(path: Path) -> pd.DataFrame:
-    """A real ``label.csv`` as strings ("" where missing), checked as far as drawing needs it."""
+    """A real ``label.csv`` as text, "" where missing. Raises InputError for rows that cannot be drawn."""
     table = read_table(path, LABEL_COLUMNS)
     for subject in table["subject_id"]:
         if not re.fullmatch(r"\w[\w.-]{0,99}", subject or ""):
-            raise InputError(
-                f"{path}: subject_id '{(subject or '')[:120]}' cannot begin the names of photos: use up to 100 "
-                f"letters, digits, '_', '-' and '.'"
-            )
+            allowed = "up to 100 letters, digits, '_', '-' and '.'"
+            raise InputError(f"{path}: subject_id '{(subject or '')[:120]}' cannot begin a file name: use {allowed}")
     for column, valid in (("conditions_PASSION", set(CONDITIONS)), ("impetig", set(IMPETIGO))):
         for subject, value in table[["subject_id", column]][~table[column].isin(valid)].to_numpy():
-            raise InputError(f"{path}: subject {subject} has {column} '{value}'; known are {', '.join(sorted(valid))}")
+            one_of = ", ".join(sorted(valid))
+            raise InputError(f"{path}: subject {subject} has {column} '{value}': it must be one of {one_of}")
     untyped = table["fitzpatrick"].map(fitzpatrick).isna()
     for subject in table["subject_id"][untyped]:
-        raise InputError(f"{path}: subject {subject} has no Fitzpatrick type from 1 to 6 to draw its photos by")
+        raise InputError(f"{path}: subject {subject} has no Fitzpatrick type from 1 to 6: give one")
     for subject in table["subject_id"][table["subject_id"].duplicated()]:
-        raise InputError(f"{path}: subject {subject} has two rows; keep one")
+        raise InputError(f"{path}: subject {subject} has two rows: keep one")
     return table[list(LABEL_COLUMNS)].fillna("")
 
 
 def draw_photo_counts(countries: pd.Series, random: np.random.Generator) -> np.ndarray:
-    """Photos per patient ``(N,)``: 1 to 18, adding up to PASSION's mean within each country (exactly, rounded)."""
+    """Photos per patient ``(N,)``, 1 to 18. Their sum per country is PASSION's mean times the patients, rounded."""
     counts = np.ones(len(countries), dtype=int)
     for country in sorted(set(countries)):
         rows = np.flatnonzero(countries == country)
@@ -132,7 +131,7 @@ def _counts_of_country(patients: int, country: str, random: np.random.Generator)
 
 
 def draw_splits(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Rows of ``PASSION_split.csv`` for ``labels``: a fifth TEST, stratified by condition."""
+    """The rows of ``PASSION_split.csv`` for ``labels``: a fifth is TEST, stratified by condition."""
     fractions = {"TRAIN": 1 - TEST_FRACTION, "TEST": TEST_FRACTION}
     sides = draw_split(labels["subject_id"], labels["conditions_PASSION"], fractions, seed)
     return pd.DataFrame({"subject_id": labels["subject_id"], "Split": sides})

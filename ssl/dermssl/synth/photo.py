@@ -1,7 +1,7 @@
-"""One drawn photo of a patient: skin, lesions, background, light and camera.
+"""Draws one photo of a patient: skin, lesions, background, light and camera.
 
-Skin colour follows Beer-Lambert: what melanin and blood absorb is multiplied, so redness that is plain on light skin
-turns violet and dim on dark skin, as it does in life. Tone, light, zoom and background vary more than any lesion.
+Skin colour follows the Beer-Lambert law: the transmissions of melanin and blood are multiplied. So redness is bright on
+light skin and violet and dim on dark skin, as in life. Tone, light, zoom and background vary more than any lesion.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ SCALE_COLOUR = np.array([0.88, 0.85, 0.80], np.float32)
 CRUST_COLOUR = np.array([0.72, 0.50, 0.18], np.float32)
 MELANIN = {1: 0.04, 2: 0.14, 3: 0.30, 4: 0.55, 5: 0.90, 6: 1.35}
 LIMB_RADIUS = {"arm": 4.0, "hand": 3.2, "leg": 6.0, "foot": 3.6, "face": 7.0, "hair": 8.0}
-"""Half the width of a rounded body part in cm; the other sites are flat."""
+"""Half the width of rounded body parts in cm. The other sites are flat."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """What all photos of one patient share."""
+    """Everything that all photos of one patient share."""
 
     layout: Layout
     melanin: float
@@ -38,7 +38,7 @@ class Person:
 def draw_person(
     condition: str, impetigo: bool, fitzpatrick: int, sites: tuple[str, ...], random: np.random.Generator
 ) -> Person:
-    """A patient's own skin, lesions and the cloth they lie on, of two muted colours."""
+    """A new patient: lesions, skin, body sites, hairs, and the two colours of a cloth."""
     return Person(
         layout=draw_layout(condition, impetigo, random),
         melanin=max(0.0, MELANIN[fitzpatrick] + random.normal(0, 0.08)),
@@ -50,7 +50,7 @@ def draw_person(
 
 
 def draw_photo(person: Person, longer_side: int, random: np.random.Generator) -> Image.Image:
-    """One photo, RGB, with a view, light and camera of its own."""
+    """One RGB photo with its own view, light and camera."""
     plane = _point_camera(person, longer_side, random)
     site = person.sites[random.integers(len(person.sites))]
     maps = Maps(plane.x.shape)
@@ -65,7 +65,7 @@ def draw_photo(person: Person, longer_side: int, random: np.random.Generator) ->
 
 
 def _point_camera(person: Person, longer_side: int, random: np.random.Generator) -> Plane:
-    """A view near one of the lesions, from close up to a whole body part, held either way."""
+    """A view near one of the lesions, 4 to 11 cm wide, in portrait or landscape format."""
     shape, marks = (longer_side, round(longer_side * 0.75)), person.layout.marks
     target = marks[random.integers(len(marks))]
     width = float(np.exp(random.uniform(np.log(4), np.log(11))))
@@ -75,7 +75,7 @@ def _point_camera(person: Person, longer_side: int, random: np.random.Generator)
 
 
 def _draw_skin(maps: Maps, plane: Plane, person: Person, site: str) -> None:
-    """Healthy skin: tone, blotches, furrows and pores, dryness; dense short hair on the scalp."""
+    """Add healthy skin: tone, blotches, furrows, pores and dryness, and dense short hair on the scalp."""
     maps.melanin += person.melanin + 0.07 * plane.noise("clouds", 11) + 0.03 * plane.noise("grain", 9)
     maps.blood += 0.25 + 0.07 * plane.noise("clouds", 14, layer=4)
     maps.height += 0.0032 * plane.noise("lines", 9) + 0.005 * plane.noise("grain", 5)
@@ -87,7 +87,7 @@ def _draw_skin(maps: Maps, plane: Plane, person: Person, site: str) -> None:
 
 
 def _draw_hairs(maps: Maps, plane: Plane, count: int, random: np.random.Generator) -> None:
-    """Single body hairs, all combed about the same way."""
+    """Add single body hairs, all in about the same direction."""
     if not count:
         return
     rows, columns = plane.x.shape
@@ -103,7 +103,7 @@ def _draw_hairs(maps: Maps, plane: Plane, count: int, random: np.random.Generato
 
 
 def _reflectance(maps: Maps) -> np.ndarray:
-    """Skin colour ``(H, W, 3)`` in 0-1; inflammation also darkens skin that has much melanin."""
+    """Skin colour ``(H, W, 3)`` in 0-1. Inflammation also darkens skin with much melanin."""
     melanin = np.maximum(maps.melanin + 0.35 * np.clip(maps.blood - 0.3, 0, None) * np.clip(maps.melanin, 0, 1.5), 0)
     absorbed = melanin[..., None] * MELANIN_ABSORBS + np.maximum(maps.blood, 0)[..., None] * BLOOD_ABSORBS
     colour = BLOODLESS * np.exp(-absorbed)
@@ -114,7 +114,7 @@ def _reflectance(maps: Maps) -> np.ndarray:
 
 
 def _relief(maps: Maps, plane: Plane, random: np.random.Generator) -> np.ndarray:
-    """Light and shade ``(H, W)`` of the relief under a lamp from one side, with a gloss on what faces it."""
+    """Brightness ``(H, W)`` of the relief under a lamp from one side, with a gloss on slopes that face it."""
     slope_y, slope_x = np.gradient(maps.height, plane.pixel)
     towards, strength = random.uniform(0, 2 * np.pi), random.uniform(0.3, 0.9)
     facing = strength * (slope_x * np.cos(towards) + slope_y * np.sin(towards))
@@ -125,7 +125,7 @@ def _relief(maps: Maps, plane: Plane, random: np.random.Generator) -> np.ndarray
 def _lay_on_cloth(
     colour: np.ndarray, plane: Plane, person: Person, radius: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Round the body part off towards its edges and put patterned cloth behind it."""
+    """Darken the body part towards its edges and put patterned cloth behind it."""
     rows, columns = colour.shape[:2]
     v, u = np.mgrid[0:rows, 0:columns].astype(np.float32)
     axis, aside = random.normal(0, 0.35), random.normal(0, 0.3) * radius
@@ -151,7 +151,7 @@ def _cloth(u: np.ndarray, v: np.ndarray, colours: np.ndarray, random: np.random.
 
 
 def _light(colour: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Exposure, colour of the lamp, a gradient, dark corners, and now and then a flash or a shadow."""
+    """Apply exposure, lamp colour, a gradient and dark corners, and sometimes a flash or a shadow."""
     rows, columns = colour.shape[:2]
     v, u = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     from_side = random.uniform(0, 2 * np.pi)
@@ -170,7 +170,7 @@ def _light(colour: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _camera(colour: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """Out-of-focus blur, sensor noise, and a tone curve that saves the highlights."""
+    """Apply out-of-focus blur, sensor noise, and a tone curve that keeps the highlights."""
     blur = random.uniform(0, 1.1) * max(colour.shape) / 160
     if blur > 0.25:
         colour = gaussian_filter(colour, (blur, blur, 0))

@@ -1,7 +1,7 @@
-"""``dermssl synth``: a synthetic stand-in in PASSION's own layout, to try everything before the real data arrives.
+"""``dermssl synth``: draws a synthetic data set in PASSION's layout.
 
-Writes ``label.csv``, ``PASSION_split.csv``, ``images/{subject_id}_{n}.jpg``, ``truth.csv`` (planted duplicates) and
-``SYNTHETIC.json``. Every random number comes from (seed, patient, photo): workers and their number change nothing.
+It writes ``label.csv``, ``PASSION_split.csv``, ``images/{subject_id}_{n}.jpg``, ``truth.csv`` (the planted duplicates)
+and ``SYNTHETIC.json``. All random numbers come from (seed, patient, photo), so the number of workers changes nothing.
 """
 
 import functools
@@ -30,15 +30,15 @@ from dermssl.synth.photo import draw_person, draw_photo
 DEFAULT_PATIENTS = 400
 SIZES = (8, 8192)
 MARK, MARK_OF_OLD = "SYNTHETIC.json", ("label.csv", "PASSION_split.csv", "images/*.jpg", "truth.csv")
-"""The file that names all others, and what a folder holds where an older version named none."""
+"""The file that lists all others, and the files of older versions, which listed none."""
 KINDS = ("re-saved", "re-photographed", "flipped")
-"""Of planted duplicates: patients who stand in the tables a second time under a new id, with copies of their photos."""
+"""The kinds of planted duplicates: patients with a second record under a new id and copies of their photos."""
 PATIENTS, PHOTOS, COPIES = range(3)
-"""Streams of random numbers, so that one more patient or copy shifts nothing else."""
+"""Separate streams of random numbers, so that a further patient or copy changes no other."""
 
 
 class Copy(NamedTuple):
-    """One planted photo: ``file`` shows what ``original_file`` shows. Both are names below ``images/``."""
+    """One planted photo: ``duplicate_file`` is a copy of ``original_file``. Both are names below ``images/``."""
 
     original: str
     duplicate: str
@@ -48,7 +48,7 @@ class Copy(NamedTuple):
 
 
 def synth(options: SynthOptions) -> Report:
-    """Draw a set; see `SynthOptions`. Raises InputError before anything is written."""
+    """Draw a data set; see `SynthOptions`. Raises InputError before anything is written."""
     out = Path(options.out)
     written = [MARK, *(json_object(out / MARK, "files") or MARK_OF_OLD)]
     require_new_folder(out, options.overwrite, written, [options.labels])
@@ -85,17 +85,17 @@ def synth(options: SynthOptions) -> Report:
             "split": "official" if _official_split(options) else "drawn",
             "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
         }
-        write_json(folder / MARK, mark)  # by which `dermssl prepare` knows the set and each of its files
+        write_json(folder / MARK, mark)
     return _report(out, mark, labels, splits, copies)
 
 
 def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Label rows and split rows, invented or taken from ``--labels``."""
+    """The rows of the label table and of the split table, invented or from ``--labels``."""
     if not options.labels:
         labels = invent_patients(options.patients or DEFAULT_PATIENTS, np.random.default_rng([options.seed, PATIENTS]))
         return labels, draw_splits(labels, options.seed)
     if options.patients:
-        raise InputError("--patients and --labels exclude each other: the table says how many patients there are")
+        raise InputError("--patients and --labels exclude each other: the table gives the number of patients")
     path = Path(options.labels)
     if not path.is_file():
         raise InputError(f"{path} is not a file: give PASSION's label.csv with --labels")
@@ -106,15 +106,15 @@ def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _official_split(options: SynthOptions) -> Path | None:
-    """``PASSION_split.csv`` beside the table of ``--labels``."""
+    """``PASSION_split.csv`` beside the table of ``--labels``; None if there is none."""
     path = Path(options.labels).with_name("PASSION_split.csv") if options.labels else None
     return path if path and path.is_file() else None
 
 
 def _draw_patient(sitter: tuple[int, dict[str, Any], int, list[Copy]], folder: Path, options: SynthOptions) -> int:
-    """Write all photos of one patient and their planted copies; returns their number.
+    """Write all photos of one patient and their planted copies, and return their number.
 
-    ``sitter`` is the patient's number, label row, number of photos, and copies.
+    ``sitter`` holds the patient's number, label row, number of photos, and copies.
     """
     (place, row, photos, copies), seed = sitter, options.seed
     sites = tuple(site.strip() for site in row["body_loc"].split(";") if site.strip())
@@ -136,7 +136,7 @@ def _report(out: Path, mark: dict, labels: pd.DataFrame, splits: pd.DataFrame, c
     conditions = labels["conditions_PASSION"].value_counts().sort_index()
     sides = splits["Split"].value_counts()
     text = [
-        f"SYNTHETIC stand-in for PASSION: {mark['images']} images of {mark['patients']} patients -> {out}",
+        f"SYNTHETIC data set in PASSION's layout: {mark['images']} images of {mark['patients']} patients -> {out}",
         "  patients: " + ", ".join(f"{name} {number}" for name, number in conditions.items()),
         "  split (patients): " + ", ".join(f"{name} {number}" for name, number in sides.items()),
         f"  planted duplicates: {mark['duplicates']} patients, {len(copies)} images (truth.csv)",
@@ -151,10 +151,10 @@ def _report(out: Path, mark: dict, labels: pd.DataFrame, splits: pd.DataFrame, c
 def plan_copies(
     labels: pd.DataFrame, photos: np.ndarray, splits: pd.DataFrame, count: int, random: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Copy]]:
-    """New label rows, new split rows and the photos to copy, for ``count`` patients taken at random.
+    """New label rows, new split rows and the photos to copy, for ``count`` random patients.
 
-    The kinds take turns. Every second new record stands on the other side of the split than its original, so that
-    some leak from TRAIN to TEST and some do not. A record gets one to all of the original's photos.
+    The kinds take turns. Half of the new records lie in the other split than their originals, so that some leak from
+    TRAIN to TEST and some do not. A record gets copies of one or more of the original's photos.
     """
     chosen = random.permutation(len(labels))[: min(count, len(labels))]
     rows = labels.iloc[chosen].copy()
@@ -175,16 +175,16 @@ def plan_copies(
 
 
 def photo_name(subject_id: str, number: int) -> str:
-    """File name of photo ``number`` (from 0) of a patient, below ``images/``."""
+    """The file name below ``images/`` of a patient's photo ``number``, counted from 0."""
     return f"{subject_id}_{number + 1}.jpg"
 
 
 def copy_photo(jpeg: bytes, kind: str, random: np.random.Generator) -> bytes:
-    """A near-duplicate of one JPEG: encoded anew, photographed off a screen or print, or mirrored."""
+    """A near-duplicate of a JPEG, made as its ``kind`` says (see `KINDS`)."""
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     if kind == "re-photographed":
         turned = image.rotate(float(random.uniform(-5, 5)), Image.Resampling.BICUBIC)
-        # 5 degrees on a 4:3 picture leave the corners of anything above 0.87 of the frame empty.
+        # At 5 degrees, a crop of more than 0.87 of a 4:3 image would have empty corners.
         share, (width, height) = random.uniform(0.80, 0.86), image.size
         left, top = (1 - share) * width / 2, (1 - share) * height / 2
         cropped = turned.resize(image.size, Image.Resampling.BICUBIC, box=(left, top, width - left, height - top))
@@ -195,7 +195,7 @@ def copy_photo(jpeg: bytes, kind: str, random: np.random.Generator) -> bytes:
 
 
 def encode_photo(image: Image.Image, quality: int) -> bytes:
-    """JPEG as a telephone saves it: chroma subsampled."""
+    """A JPEG with chroma subsampling, as telephones save it."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Tileable noise, of its own for every patient, and the patch of skin under a camera that samples it."""
+"""Each patient's own noise, in seamless tiles, and the plane of skin under a camera, which samples it."""
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 TILE = 512
-"""Side of a tile in samples; tiles repeat without a seam."""
+"""Side of a tile in samples."""
 
 Texture = Literal["clouds", "grain", "lines"]
 TEXTURES: tuple[Texture, ...] = ("clouds", "grain", "lines")
@@ -15,9 +15,9 @@ TEXTURES: tuple[Texture, ...] = ("clouds", "grain", "lines")
 
 @lru_cache(3)
 def tile(texture: Texture, origin: tuple[float, float]) -> np.ndarray:
-    """The noise tile of the patient at ``origin``, ``(TILE, TILE)`` float32, mean 0 and standard deviation 1.
+    """The noise tile ``(TILE, TILE)`` float32 of the patient at ``origin``, with mean 0 and standard deviation 1.
 
-    Patients share no tile: two photos of one tile would be two photos of one skin, which the leak audit finds.
+    Patients share no tile, because the leak audit would find the same skin in their photos.
     """
     random = np.random.default_rng([TEXTURES.index(texture), *(int(2**32 * part) for part in origin)])
     noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((TILE, TILE))) * _amplitude(texture), s=(TILE, TILE))
@@ -26,7 +26,7 @@ def tile(texture: Texture, origin: tuple[float, float]) -> np.ndarray:
 
 @cache
 def _amplitude(texture: Texture) -> np.ndarray:
-    """Of each frequency. ``clouds`` is fractal (1/f^2), ``grain`` fine and blotchy, ``lines`` are furrows and hairs."""
+    """The amplitude of each frequency: ``clouds`` is fractal, ``grain`` fine and blotchy, ``lines`` has furrows."""
     fy, fx = np.meshgrid(np.fft.fftfreq(TILE) * TILE, np.fft.rfftfreq(TILE) * TILE, indexing="ij")
     frequency, direction = np.hypot(fx, fy), np.arctan2(fy, fx)
     if texture == "clouds":
@@ -42,10 +42,10 @@ def _amplitude(texture: Texture) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plane:
-    """The skin under each pixel of a photo: coordinates in centimetres, fixed to the patient.
+    """The place on a patient's skin under each pixel of a photo.
 
-    ``x`` and ``y`` are ``(H, W)`` float32; ``pixel`` is the width of a pixel in cm; ``origin`` is of the
-    patient: two photos of one patient show the same skin, and no two patients do.
+    ``x`` and ``y`` are ``(H, W)`` float32, in cm. ``pixel`` is the width of a pixel in cm. ``origin`` identifies the
+    patient.
     """
 
     x: np.ndarray
@@ -59,7 +59,7 @@ class Plane:
     def under_camera(
         shape: tuple[int, int], width: float, centre: tuple[float, float], angle: float, origin: tuple[float, float]
     ) -> "Plane":
-        """The plane seen by a camera ``width`` cm wide (longer side), turned by ``angle`` radians."""
+        """The plane in view of a camera whose long side sees ``width`` cm, turned by ``angle`` radians."""
         rows, columns = shape
         pixel = width / max(shape)
         v, u = np.meshgrid(np.arange(rows) - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2, indexing="ij")
@@ -69,18 +69,18 @@ class Plane:
         return Plane(x, y, pixel, centre, angle, origin)
 
     def noise(self, texture: Texture, size: float, layer: int = 0) -> np.ndarray:
-        """Noise ``(H, W)`` whose tile is ``size`` cm wide; each ``layer`` is independent of the others."""
+        """Noise ``(H, W)`` from tiles ``size`` cm wide. Each ``layer`` samples another part of the tile."""
         shift = 0.37 * layer + self.origin[0], 0.61 * layer + self.origin[1]
         return _bilinear(tile(texture, self.origin), self.x / size + shift[0], self.y / size + shift[1])
 
     def warped(self, amount: float) -> "Plane":
-        """The plane shaken by up to about ``amount`` cm, which makes drawn outlines organic."""
+        """The plane distorted by up to about ``amount`` cm, so that drawn outlines are irregular."""
         x = self.x + amount * self.noise("clouds", 9, layer=7)
         y = self.y + amount * self.noise("clouds", 9, layer=8)
         return Plane(x, y, self.pixel, self.centre, self.angle, self.origin)
 
     def window(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
-        """Rows and columns of the box of ``reach`` cm around a point; empty where the photo does not show it."""
+        """The rows and columns within ``reach`` cm of a point, empty if the photo does not show it."""
         rows, columns = self.x.shape
         dx, dy = (x - self.centre[0]) / self.pixel, (y - self.centre[1]) / self.pixel
         u = dx * np.cos(self.angle) + dy * np.sin(self.angle) + (columns - 1) / 2
@@ -95,7 +95,7 @@ def _span(middle: float, half: float, size: int) -> slice:
 
 
 def _bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Sample a tile at ``u``, ``v`` given in tile widths, wrapping around."""
+    """Sample a tile at ``u``, ``v`` in tile widths; the tile repeats."""
     u, v = u * TILE, v * TILE
     left, top = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
     right_share, bottom_share = u - left, v - top
