@@ -1,4 +1,4 @@
-"""``python -m dermssl``: what ``accelerate launch -m dermssl`` and ``torchrun -m dermssl`` start."""
+"""``python -m dermssl``, which ``accelerate launch -m dermssl`` and ``torchrun -m dermssl`` start too."""
 
 import sys
 

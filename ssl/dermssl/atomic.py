@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and the lock that keeps two writers apart.
+"""Atomic writing of files and folders, and the lock against two writers of one folder.
 
-A write goes to a temporary name beside its target, is flushed to the disk, and is renamed. A reader therefore sees the
-whole old version or the whole new one, also after a crash.
+A file or folder is written under a temporary name beside its target, flushed to the disk, and renamed. So a reader sees
+the complete old version or the complete new one, also after a crash.
 """
 
 import ctypes
@@ -26,9 +26,9 @@ from dermssl.errors import InputError, shortened
 
 TEMPORARY = ".partial"
 LEASE = 180
-"""Seconds that a requeued job waits for a lock: NFSv4 and Lustre give up a lost node after 90 to 150."""
+"""Seconds that a requeued job waits for a lock: NFSv4 and Lustre release the locks of a lost node after 90 to 150."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
-"""Linux's numbers for renameat2(2)."""
+"""Linux's constants for renameat2(2)."""
 NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 log = logging.getLogger("dermssl")
@@ -37,9 +37,9 @@ _held: set[Path] = set()
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path``, on failure it is removed.
+    """Yield a temporary path beside ``path``. On success it replaces ``path``, on failure it is removed.
 
-    The file gets the permissions that the umask gives to a new file, whatever the library that writes it chooses.
+    The file gets the permissions of the umask, even if the library that writes it sets others.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{TEMPORARY}"):
@@ -61,10 +61,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; on success it becomes ``path`` (replacing an old one), on failure it is removed.
-
-    ``path`` is `locked` meanwhile.
-    """
+    """Yield a temporary folder. On success it replaces ``path``, on failure it is removed. ``path`` is `locked`."""
     path = path.resolve()
     with locked(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +75,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
-    """Make the finished folder ``temporary`` (same file system) known as ``path``, in one step where the system can.
+    """Replace ``path`` with the finished folder ``temporary`` on the same file system, in one step if possible.
 
-    Elsewhere the old folder waits under another name between two renames; `locked` puts it back after a crash.
+    If the system cannot exchange two folders, the old one is renamed first; after a crash `locked` puts it back.
     """
     for file in temporary.rglob("*"):
         _fsync(file)
@@ -101,7 +98,7 @@ def publish_folder(temporary: Path, path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it is there, in one step; `locked` clears away what a kill leaves of it."""
+    """Remove a folder in one step if it exists. After a kill, `locked` removes the rest of it."""
     if folder.exists():
         with locked(folder):
             temporary = _temporary(folder)
@@ -110,7 +107,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; False where the system or the file system cannot."""
+    """Exchange two paths in one step. False if the system or the file system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False
@@ -124,9 +121,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing ``folder``, and clear away what a killed writer left beside it.
+    """Keep other processes from writing ``folder``, and remove what a killed writer left beside it.
 
-    The lock is a file beside the folder. This process may take it again inside the block. Ranks above 0 take none.
+    The lock is a file beside the folder. This process may lock it again inside the block. Ranks above 0 do not lock.
     Raises InputError: another process is writing the folder.
     """
     try:
@@ -140,7 +137,7 @@ def locked(folder: Path) -> Iterator[None]:
     file = folder.with_name(f".{folder.name}.lock")
     lock = None
     try:
-        with suppress(OSError):  # where nothing can be written, the command itself will say so
+        with suppress(OSError):  # if nothing can be written, the command's own write reports it
             folder.parent.mkdir(parents=True, exist_ok=True)
         lock = take_lock(file, folder)
         _held.add(folder)
@@ -152,16 +149,16 @@ def locked(folder: Path) -> Iterator[None]:
             file.unlink(missing_ok=True)
             lock.close()
         for parent in made:
-            with suppress(OSError):  # holds something by now
+            with suppress(OSError):  # it is no longer empty
                 parent.rmdir()
 
 
 def take_lock(file: Path, folder: Path) -> IO[str] | None:
-    """A POSIX lock on ``file``, held while the returned stream is open; it ends with this process, however that ends.
+    """Take a POSIX lock on ``file``, which lasts until the returned stream is closed or this process ends.
 
-    A job that Slurm requeued waits for it: network storage keeps the lock of a node that died for a while.
-    Where the system or the file system has no locks, nothing is locked.
-    Raises InputError: another process holds the lock and so is writing ``folder``.
+    A job that Slurm requeued waits for the lock, because network storage keeps the lock of a dead node for a while.
+    Without locks in the system or file system, nothing is locked.
+    Raises InputError: another process holds the lock, so it is writing ``folder``.
     """
     requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     until = time.monotonic() + (LEASE if requeued else 0)
@@ -180,9 +177,9 @@ def take_lock(file: Path, folder: Path) -> IO[str] | None:
             if (left := until - time.monotonic()) <= 0:
                 raise InputError(
                     f"another process is writing {folder}: wait for its end or choose another --out; "
-                    f"should there be none, delete {file}"
+                    f"if there is no such process, delete {file}"
                 ) from None
-            log.info("waiting for the lock of %s, %.0f s at the most", folder, left)
+            log.info("waiting at most %.0f s for the lock of %s", left, folder)
             time.sleep(min(10, left))
             continue
         except OSError:
@@ -190,17 +187,17 @@ def take_lock(file: Path, folder: Path) -> IO[str] | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(file.stat(), os.fstat(stream.fileno())):
                 return stream
-        stream.close()  # the last holder removed the file between our opening and locking it
+        stream.close()  # its last holder removed the file between our opening and our locking
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders anywhere below ``folder``; only for the holder of its lock."""
+    """Remove all temporary files and folders below ``folder``. The caller must hold its lock."""
     for leftover in folder.rglob(f".*{TEMPORARY}"):
         _remove(leftover)
 
 
 def _tidy(folder: Path) -> None:
-    """Put an old folder back whose replacement a crash cut short, and remove other temporary folders beside it."""
+    """Put back an old folder whose replacement a crash interrupted, and remove other leftovers beside it."""
     if _old(folder).exists() and not folder.exists():
         _old(folder).rename(folder)
     beside = folder.parent.glob(f".{glob.escape(folder.name)}.*{TEMPORARY}")
@@ -224,7 +221,7 @@ def _old(path: Path) -> Path:
 
 
 def _host() -> str:
-    """Six characters for this machine, whose process ids say nothing about another's."""
+    """Six characters that stand for this machine, because process ids differ between machines."""
     return hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:6]
 
 

@@ -1,4 +1,4 @@
-"""How both programs (`dermssl`, `dermeval`) run a command, so that errors and exit codes are the same everywhere."""
+"""Runs the commands of `dermssl` and `dermeval`, with the same errors and exit codes."""
 
 import importlib
 import io
@@ -22,7 +22,7 @@ from dermssl.processes import launched_ranks
 
 
 class Report(NamedTuple):
-    """What a command says when it is done: the page for a person, the same as data for ``--json``."""
+    """The result of a command: ``text`` to print, and the same as ``data`` for ``--json``."""
 
     text: str
     data: dict[str, Any]
@@ -31,9 +31,9 @@ class Report(NamedTuple):
 class Command(NamedTuple):
     """One subcommand, whose code is imported only when it is used.
 
-    A file of the package ``room`` bears the command's name and holds a function of that name. ``options`` is the name
-    of a dataclass in the room's file ``options``. ``writes`` is the option that names the folder which the command
-    writes: it is locked while the command runs. ``ranks``: a launcher may start several processes of it.
+    The package ``room`` has a file with the command's name, and in it a function of that name. ``options`` is the name
+    of a dataclass in the room's file ``options``. ``writes`` is the option with the folder that the command writes,
+    which is locked while the command runs. ``ranks``: a launcher may start several processes of the command.
     """
 
     name: str
@@ -53,7 +53,7 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
     for noisy in ("PIL", "faiss", "matplotlib", "timm", "accelerate", "torch", "tensorboard", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that no text can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not text
     with _interrupted_by_sigterm():
         try:
             return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
@@ -63,13 +63,13 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that temporary files and locks are removed."""
+    """Make SIGTERM end a command like Ctrl-C, so that temporary files and locks are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` and schedulers send it twice: cleaning up goes on
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, as schedulers send, must not stop the cleaning
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, end)
@@ -100,7 +100,7 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         hidden = set() if "--help-all" in arguments else hidden_options(options_type, arguments)
         make_parser(title, options_type, command.aliases, hidden).print_help()
         if hidden:
-            print(f"\nFurther options are rarely needed: `{title} --help-all` explains all of them.")
+            print(f"\n`{title} --help-all` explains all options, also the ones that are rarely needed.")
         return 0
     if launched_ranks() > 1 and not command.ranks:
         raise InputError(f"{title} runs as one process: start it without a launcher")
@@ -110,7 +110,7 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
     if json_file is not None:
         require_output_file(Path(json_file), "--json", is_report)
         if written and Path(json_file).resolve() == Path(written).resolve():
-            raise InputError(f"--json {json_file} is the folder that the command writes: give another name")
+            raise InputError(f"--json {json_file} is the folder that the command writes: give another path")
     with locked(Path(written)) if written and "://" not in written else nullcontext():  # an object store has no folders
         report = _function(program, command)(options)
     if report is not None:
@@ -131,7 +131,7 @@ def _function(program: str, command: Command) -> Callable[[Any], Report | None]:
 
 
 def is_report(path: Path) -> bool:
-    """Whether ``path`` is a report that ``--json`` wrote."""
+    """Whether ``--json`` wrote the file ``path``."""
     try:
         return str(read_json(path, "").get(REPORT_MARK)).startswith(("dermssl ", "dermeval "))
     except (InputError, OSError):

@@ -1,4 +1,4 @@
-"""Where computation runs: device, ranks, bf16 where the device computes in it, and memory kept between steps."""
+"""Device, ranks and precision of a computation, and settings of its memory."""
 
 import ctypes
 import os
@@ -15,12 +15,12 @@ Result = TypeVar("Result")
 
 
 def join_ranks(cpu: bool = False, **group: Any) -> PartialState:
-    """This process's rank and device, joined with the other ranks that the launcher started.
+    """Join the other ranks that the launcher started. The state has this process's rank and device.
 
-    ``cpu``: use no GPU. ``group`` goes to `torch.distributed.init_process_group`, such as a ``timeout``.
-    Raises InputError: the launcher started several processes but they would each run alone.
+    ``cpu``: use no GPU. ``group`` are arguments of `torch.distributed.init_process_group`, such as ``timeout``.
+    Raises InputError: the launcher started several processes, but each would run alone.
     """
-    # Accelerate's own entry object reads this variable; its light state does not.
+    # Accelerator reads this variable, PartialState does not.
     state = PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
@@ -32,9 +32,9 @@ def join_ranks(cpu: bool = False, **group: Any) -> PartialState:
 
 
 def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
-    """Run ``work`` on rank 0 while the others wait; where it ends the run, it ends it on all of them alike.
+    """Run ``work`` on rank 0 while the others wait, and return its result on rank 0, None on the others.
 
-    Returns what ``work`` gave on rank 0, None on the others. An InputError or HealthStop of ``work`` is raised on all.
+    An InputError or HealthStop of ``work`` is raised on all ranks.
     """
     stop: InputError | HealthStop | None = None
     result = None
@@ -50,7 +50,10 @@ def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Resul
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """``bf16`` or ``fp32``; ``auto`` takes bf16 where the device computes in it, and asking elsewhere is refused."""
+    """``bf16`` or ``fp32``; ``auto`` chooses bf16 if the device computes in it.
+
+    Raises InputError: ``asked`` is bf16, but the device does not compute in it.
+    """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -62,13 +65,13 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Compile and run a one-line function by torch.compile; takes some seconds.
+    """Try torch.compile with a one-line function, which takes some seconds.
 
-    Raises InputError: this machine cannot (a CPU needs a C++ compiler and Python's headers, a GPU Triton).
+    Raises InputError: it fails. A CPU needs a C++ compiler and Python's headers, a GPU needs Triton.
     """
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    # Whatever a compiler that is absent, old or broken provokes means the same to the user.
+    # A missing, old or broken compiler may raise any exception.
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
         raise InputError(
@@ -78,15 +81,15 @@ def require_compiler(device: torch.device) -> None:
 
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""glibc's numbers of the settings (mallopt(3))."""
+"""glibc's constants for mallopt(3)."""
 
 
 def keep_memory() -> None:
-    """Let this process, and those that it starts, keep what a step frees for the next one, in huge pages.
+    """Let this process, and the processes that it starts, keep freed memory for the next step, in huge pages.
 
-    By default glibc hands large blocks back, and the kernel clears them page by page at every step. Kept memory is not
-    returned before the process ends. C libraries without these settings stay as they are. Call it before the first
-    tensor: PyTorch asks but once whether it may have huge pages.
+    By default glibc returns large blocks to the kernel, which clears them page by page at every step. Now memory is
+    returned only when the process ends. Other C libraries are left as they are. Call this before the first tensor:
+    PyTorch reads the setting of huge pages only once.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
@@ -96,7 +99,7 @@ def keep_memory() -> None:
 
 
 def start_accelerator(precision: str) -> Accelerator:
-    """Accelerate's engine for ``precision`` ``auto``, ``bf16`` or ``fp32``; see `join_ranks` and `choose_precision`."""
+    """An Accelerator for ``precision`` ``auto``, ``bf16`` or ``fp32``, see `join_ranks` and `choose_precision`."""
     device = join_ranks().device
     if device.type == "cpu":
         keep_memory()

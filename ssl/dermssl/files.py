@@ -1,7 +1,7 @@
-"""Reading and writing of the files that stages hand to each other.
+"""Reads and writes the files that stages pass to each other, without pickle.
 
-Every write is atomic (`dermssl.atomic`). Every read of a missing, damaged or foreign file is one line that names the
-file and the command that makes it. Nothing here reads or writes pickle.
+Every write is atomic (`dermssl.atomic`). Reading a missing, damaged or foreign file raises an InputError that names the
+file and the command that makes it.
 """
 
 import errno
@@ -27,44 +27,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_TEXT = 256 * 2**20
-"""Bytes of a JSON or YAML file that is read at all."""
+"""Larger JSON and YAML files are refused, in bytes."""
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes: the fingerprint of manifests and encoders."""
+    """Hex SHA-256 of a file's bytes, which is the fingerprint of manifests and encoders."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
 def _reading(path: Path, maker: str) -> Iterator[None]:
-    """Whatever a library raises of a file's content, as InputError that names file and remedy."""
+    """Turn any exception of a library about the file's content into an InputError that names file and remedy."""
     require_file(path, maker)
     try:
         yield
     except (InputError, PermissionError):
         raise
-    except Exception as error:  # a damaged file makes its library raise nearly anything
+    except Exception as error:  # a damaged file makes libraries raise nearly anything
         raise InputError(f"{path} is damaged ({shortened(error)}): make it again with `{maker}`") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically; what UTF-8 cannot hold (bytes of a file's name) is written as ``\\udcff``."""
+    """Write UTF-8 text atomically. Characters that UTF-8 cannot hold (bytes of file names) become ``\\udcff``."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically; NaN is refused because JSON has none."""
-    # A lone surrogate stands for a byte of a file's name that is not UTF-8. As an escape it is read back as it was.
+    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN, which JSON has not."""
+    # A lone surrogate stands for a byte of a file name that is not UTF-8. Its escape is read back unchanged.
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) -> dict[str, Any]:
     """Read a JSON object that the command ``maker`` wrote.
 
-    ``model`` is a pydantic model of what must be in the file; keys that it does not name are kept as they are.
-    Raises InputError: the file is missing, damaged or does not fit ``model``; the line names the file and the key.
+    ``model`` is a pydantic model of the required content. Keys that it does not name are returned too.
+    Raises InputError: the file is missing, damaged or does not fit ``model``; the message names file and key.
     """
     from pydantic import ValidationError
 
@@ -94,7 +94,7 @@ def write_yaml(path: Path, value: Any) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; raises InputError naming the file and the line of a mistake."""
+    """Read a YAML mapping. Raises InputError naming the file and the mistake."""
     import yaml
 
     mode = file_mode(path)
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, frame: "pd.DataFrame", index: bool = False) -> None:
-    """Write a table as CSV, atomically; cells that a spreadsheet would run as a formula get a ``'`` in front."""
+    """Write a table as CSV, atomically. A cell that a spreadsheet would run as a formula gets a ``'`` in front."""
     if index:
         frame = frame.reset_index()
     safe = frame.apply(lambda column: column.map(_defused) if column.dtype.kind not in "biufM" else column)
@@ -134,13 +134,13 @@ def _defused(cell: Any) -> Any:
 
 
 def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
-    """Write an Arrow table, or many of one schema with one in memory at a time, as Parquet (zstd), atomically."""
+    """Write an Arrow table, or several with one schema and one of them in memory, as Parquet (zstd), atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     parts = iter([tables] if isinstance(tables, pa.Table) else tables)
     first = next(parts)
-    # Streams, since Arrow takes no path whose bytes are not UTF-8.
+    # A stream, because Arrow accepts only paths in UTF-8.
     with (
         atomic_file(path) as temporary,
         temporary.open("wb") as stream,
@@ -148,21 +148,21 @@ def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
     ):
         for table in itertools.chain([first], parts):
             for batch in table.to_batches():
-                # Batches share row groups, where write_table would begin a new one for every part.
+                # write_table would begin a new row group for every part.
                 writer.write_batch(batch)
 
 
 def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Table":
-    """Read a Parquet table that the command ``maker`` wrote, and that must have ``columns``.
+    """Read a Parquet table that the command ``maker`` wrote.
 
-    Raises InputError: the file is missing or damaged, or has no such column; the line names the file and the remedy.
+    Raises InputError: the file is missing or damaged, or lacks one of ``columns``; the message names the remedy.
     """
     import pyarrow.parquet as pq
 
     with _reading(path, maker), path.open("rb") as stream, pq.ParquetFile(stream) as file:
         table = file.read()
-        table.validate(full=True)  # text that is not UTF-8 would end some later step
-        table.slice(0, 0).to_pandas()  # reads the JSON that pandas keeps in the file, with its names of types
+        table.validate(full=True)  # text that is not UTF-8 would fail later
+        table.slice(0, 0).to_pandas()  # so would damaged JSON in the metadata that pandas writes
     twice, number = Counter(table.column_names).most_common(1)[0] if table.column_names else ("", 0)
     if number > 1:
         raise InputError(f"{path} has {number} columns '{shortened(twice)}': make it again with `{maker}`")
@@ -179,14 +179,15 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         try:
             np.save(stream, array, allow_pickle=False)
-        except OSError as error:  # NumPy says "N requested and M written" of a full disk, without its number
+        except OSError as error:  # NumPy reports a full disk as "N requested and M written", without errno
             raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from None
 
 
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":
-    """Memory-map one ``.npy`` array of floating-point numbers read-only.
+    """Memory-map one ``.npy`` array of floating-point numbers, read-only.
 
-    Raises InputError: the file is missing, damaged, empty, of another type, or has not ``dimensions`` axes.
+    Raises InputError: the file is missing or damaged, or its array has no columns, another type, or not ``dimensions``
+    axes.
     """
     import numpy as np
 
@@ -199,7 +200,7 @@ def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarr
 
 
 def write_safetensors(path: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write tensors (moved to the CPU, contiguous) as ``.safetensors``, atomically; a full disk is an OSError."""
+    """Write tensors as ``.safetensors``, atomically. Raises OSError if the disk is full."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -1,7 +1,7 @@
-"""What each data set's licence allows and asks, and how that travels with everything made from the data.
+"""What the licences of data sets allow and require, and the notices that go with everything made from the data.
 
-A dataset folder states its licence once (``dataset.json``); embeddings, indexes, encoders and reports carry the
-list of `notice` dictionaries of all that went into them.
+A dataset folder holds one `notice` in ``dataset.json``. Embeddings, indexes, encoders and reports hold a list of the
+notices of all data that went into them.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from pydantic import BaseModel, StrictBool
 
 @dataclass(frozen=True)
 class Licence:
-    """Terms of one licence, as far as software can help to keep them."""
+    """The terms of one licence that software can help to keep."""
 
     id: str
     name: str
@@ -21,7 +21,7 @@ class Licence:
     commercial: bool = False
     redistribution: bool = True
     relinking: bool = True
-    """False where joining records of one person (within the set or with other data) is forbidden."""
+    """False if the licence forbids joining records of one person, within the data set or with other data."""
 
 
 _ATTRIBUTE = "Name the source wherever you publish results or derived material."
@@ -78,7 +78,7 @@ LICENCES = {
 
 
 class Notice(BaseModel):
-    """What must be in one licence entry, see `notice`."""
+    """The content of one licence notice, see `notice`."""
 
     dataset: str
     id: str
@@ -92,26 +92,26 @@ class Notice(BaseModel):
 
 
 def notice(dataset: str, licence_id: str, attribution: str, synthetic: bool) -> dict[str, Any]:
-    """The licence entry of one data set, as written to JSON and carried by everything derived from it."""
+    """The licence notice of one data set, as it is written to JSON."""
     terms = asdict(LICENCES[licence_id])
     return Notice(dataset=dataset, attribution=attribution, synthetic=synthetic, **terms).model_dump()
 
 
 def merge(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Licence entries of pooled data: one per data set and licence, in order of first appearance.
+    """The notices of pooled data: one per data set and licence, in the order of their first appearance.
 
-    Two data sets may bear one name (a synthetic one drawn freely, another from real label rows): both terms stay.
+    Two data sets with one name (such as a synthetic one with invented labels and one with real labels) keep both.
     """
     return list({(entry["dataset"], entry["id"]): entry for entry in notices}.values())
 
 
 def restricted(notices: Iterable[dict[str, Any]]) -> list[str]:
-    """The data sets whose images and ids must stay here: no redistribution, or no re-linking of records."""
+    """The data sets whose images and ids must not be passed on: no redistribution, or no re-linking of records."""
     return [entry["dataset"] for entry in notices if not (entry["redistribution"] and entry["relinking"])]
 
 
 def notice_lines(notices: Iterable[dict[str, Any]]) -> list[str]:
-    """Licence entries as lines of text for the foot of a report or model card."""
+    """Notices as lines of text for the end of a report or model card."""
     text = []
     for entry in notices:
         synthetic = "SYNTHETIC data, made by dermssl; " if entry["synthetic"] else ""

@@ -1,6 +1,6 @@
-"""Exact nearest neighbours, the weighted vote and stored indexes; the only module that imports faiss.
+"""Nearest neighbours: exact search, the kNN vote, and approximate indexes. Only this module imports faiss.
 
-Used by the online evaluation during training and by every probe, index and audit afterwards.
+The online evaluation of training and all probes, indexes and audits search by it.
 """
 
 import math
@@ -16,65 +16,65 @@ from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
 
 IndexType = Literal["flat", "scan", "ivfpq", "hnsw"]
-faiss: Any = _faiss  # half of its names are made at import, which its partial type information does not know
+faiss: Any = _faiss  # its type information lacks the many names that are made at import
 Codes = Any
 """A faiss index of compressed vectors."""
 TEMPERATURE = 0.07
-"""Of the weighted vote, as DINO's authors set it."""
+"""The temperature of the weighted vote that DINO's authors use."""
 BLOCK_ROWS = 65_536
 LEAST_BITS_SET = 16
-"""A hash has 32 of its 64 bits set; far fewer mean a picture without structure, which would match all its like."""
+"""About 32 of a hash's 64 bits are set. With far fewer, the image has no structure and matches all such images."""
 HNSW_LINKS, HNSW_BUILD_BREADTH = 32, 100
 IVF_ROWS_PER_LIST = 64
 IVF_PROBED_SHARE = 1 / 8
 TRAINING_ROWS = 65_536
 LEAST_CODED_ROWS = 1000
-"""With fewer rows an approximate index gains nothing, so none is made."""
+"""With fewer rows an approximate index is no faster, so none is made."""
 CANDIDATES, CANDIDATES_PER_HIT = 256, 4
-"""Rows that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
+"""The number of rows that the codes propose for the exact ranking: in all at least, and per hit."""
 ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
 CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 40, 64
 ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS, SCANNED_CELLS_VISITED = 1024, 4096, 8
-"""To make more cells takes longer than to scan larger ones. Of those with more than 2,048 rows fewer are visited."""
+"""More cells would cost more time than scanning larger ones. Of cells with over 2,048 rows fewer are visited."""
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
-"""If the vectors of all rows that pass a filter take no more, they are compared one by one: the codes are not faster.
+"""If the vectors of all rows that pass a filter take no more bytes, they are compared one by one.
 
-The rows are scattered over a file, so what counts is how much is read from it.
+The codes are no faster then: the rows are scattered over a file, and the time goes into reading it.
 """
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
-    """Rows scaled to unit length as contiguous float32; a zero row stays zero."""
+    """Rows scaled to unit length, as contiguous float32. A zero row stays zero."""
     features = np.ascontiguousarray(features, dtype=np.float32)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores ``(Q, k)`` float32 and rows ``(Q, k)`` int64 of the ``k`` most similar gallery rows, best first.
+    """The scores ``(Q, k)`` float32 and rows ``(Q, k)`` int64 of the ``k`` most similar gallery rows, best first.
 
-    By inner product of ``queries`` (Q, D) and ``gallery`` (N, D): pass `normalise`d rows for cosine similarity. At most
-    N rows are given. The search goes in blocks: memory is O(Q k).
+    The score is the inner product of ``queries`` (Q, D) and ``gallery`` (N, D): pass `normalise`d rows for cosine
+    similarity. If N < ``k``, there are N results. The search goes in blocks, with memory O(Q k).
     """
     queries, gallery = (np.ascontiguousarray(rows, dtype=np.float32) for rows in (queries, gallery))
     return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def main_directions(vectors: np.ndarray, dim: int, most: int = 20_000) -> np.ndarray:
-    """The ``dim`` directions ``(D, dim)`` that keep the inner products of vectors ``(N, D)`` best, by ``most`` of them.
+    """The ``dim`` directions ``(D, dim)`` that keep inner products of ``vectors`` (N, D) best, by ``most`` of them.
 
-    A search of ``vectors @ directions`` takes as much less time as they are shorter.
+    A search among ``vectors @ directions`` takes less time in proportion to ``dim``.
     """
     sample = vectors[:: -(-len(vectors) // most)]
     return np.linalg.eigh(sample.T @ sample)[1][:, -dim:]
 
 
 class KnnVotes(NamedTuple):
-    """What the kNN protocol gives: class probabilities ``(Q, C)`` for each k and temperature, and neighbours."""
+    """The result of the kNN protocol: class probabilities ``(Q, C)`` for each k and temperature, and neighbours."""
 
     probabilities: dict[tuple[int, float], np.ndarray]
     rows: np.ndarray
-    """Gallery rows ``(Q, k)`` of the largest k, most similar first."""
+    """Gallery rows ``(Q, k)`` for the largest k, most similar first."""
 
 
 def knn_votes(
@@ -87,8 +87,8 @@ def knn_votes(
 ) -> KnnVotes:
     """The kNN protocol of `dermeval knn` and of the online evaluation: cosine similarity and a weighted vote.
 
-    Features are ``queries`` (Q, D) of the images to classify and ``gallery`` (N, D) of images with ``labels`` (N,), the
-    numbers of their classes. ``ks`` are numbers of neighbours that vote; the search is done once, for the largest.
+    ``queries`` (Q, D) are features of the images to classify, ``gallery`` (N, D) those of images with class numbers
+    ``labels`` (N,). ``ks`` are numbers of voting neighbours; one search for the largest serves all.
     """
     scores, rows = search(normalise(queries), normalise(gallery), max(ks))
     near = labels[rows]
@@ -98,10 +98,10 @@ def knn_votes(
 
 
 def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperature: float = TEMPERATURE) -> np.ndarray:
-    """Class probabilities of DINO's weighted kNN: each neighbour votes with exp(s / T) (Caron et al. 2021).
+    """Class probabilities ``(Q, C)`` float64 of DINO's weighted kNN: a neighbour votes with exp(s / T).
 
-    ``scores`` and ``labels`` (Q, k) are cosine similarities and class numbers of the neighbours. An infinite
-    ``temperature`` T gives the majority vote. Returns ``(Q, C)`` float64 for C ``classes``, rows summing to 1.
+    From Caron et al. (2021). ``scores`` and ``labels`` (Q, k) are the neighbours' cosine similarities s and class
+    numbers, below C = ``classes``. An infinite ``temperature`` T gives the majority vote. Rows sum to 1.
     """
     weights = np.exp((scores - scores[:, :1]).astype(np.float64) / temperature)
     votes = np.stack([(weights * (labels == c)).sum(axis=1) for c in range(classes)], axis=1)
@@ -109,10 +109,10 @@ def weighted_vote(scores: np.ndarray, labels: np.ndarray, classes: int, temperat
 
 
 def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that are queries ``(Q,)`` and whether the most similar other image shares their id ``(Q,)``.
+    """The rows that are queries ``(Q,)``, and whether the most similar other row has the same id ``(Q,)``.
 
-    Queries are all rows whose id another row has; the gallery is every other row, also those without an id (None).
-    Cosine similarity on ``features`` (N, D).
+    Queries are all rows whose id another row has. The gallery of a query is every other row, also rows without an id
+    (None). Similarity is the cosine of ``features`` (N, D).
     """
     names = np.array([None if value is None or value != value else str(value) for value in ids], dtype=object)
     known = np.flatnonzero([name is not None for name in names])
@@ -123,7 +123,7 @@ def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.n
         return queries, np.zeros(0, dtype=bool)
     unit = normalise(features)
     _, rows = search(unit[queries], unit, 2)
-    # The query itself is one of the two, except among exact copies, where any other row is as near.
+    # The query is one of the two. Only among several exact copies it may be none, and then the first is as near.
     nearest = np.where(rows[:, 0] == queries, rows[:, 1], rows[:, 0])
     return queries, codes[nearest] == codes[queries]
 
@@ -131,12 +131,11 @@ def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.n
 def near_images(
     queries: np.ndarray, gallery: np.ndarray, bits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of images whose perceptual hashes are near, for any flip or quarter turn of the gallery image.
+    """All pairs of images whose perceptual hashes differ by at most ``bits``, in any flip or turn of the gallery.
 
-    ``queries`` (Q, 8) and ``gallery`` (N, 8) are uint64 of `dermssl.dataset.hashes.perceptual_hashes`, ``bits`` the
-    largest Hamming distance. Returns query rows, gallery rows, which of the gallery image's 8 views it is, and
-    distances, each ``(P,)``. A pair comes once for each of its views that is near. Pictures without structure are left
-    out: they are like all their like. Memory grows with the pairs found, not with Q x N.
+    ``queries`` (Q, 8) and ``gallery`` (N, 8) are uint64 of `dermssl.dataset.hashes.perceptual_hashes`. Returns query
+    rows, gallery rows, the view (0-7) of the gallery image, and Hamming distances, each ``(P,)``; one entry for each
+    view. Images without structure are left out (`LEAST_BITS_SET`). Memory grows with P, not with Q x N.
     """
     ours, theirs = (np.flatnonzero(np.bitwise_count(part[:, 0]) >= LEAST_BITS_SET) for part in (queries, gallery))
     index = faiss.IndexBinaryFlat(64)
@@ -148,7 +147,7 @@ def near_images(
 
 @dataclass(frozen=True)
 class Index:
-    """Unit vectors ``(N, D)``, usually memory-mapped, and codes that find candidates among them (None: exact scan)."""
+    """Unit vectors ``(N, D)``, usually memory-mapped, and codes that propose candidates (None: exact search)."""
 
     vectors: np.ndarray
     codes: Codes | None = None
@@ -158,12 +157,12 @@ class Index:
 
 
 def build_codes(vectors: np.ndarray, kind: IndexType, held_out: np.ndarray | None = None) -> Codes | None:
-    """Codes of unit ``vectors`` ``(N, D)`` float32; row ``i`` becomes entry ``i``. None where exact search needs none.
+    """Codes of unit ``vectors`` ``(N, D)`` float32, one entry per row; None for exact search.
 
-    ``kind``: ``flat`` is exact and has no codes. ``scan`` compares the query with all codes: 4 bits for every two
-    dimensions (product quantisation with the fast scan of André et al. 2015), a sixteenth of float32. ``ivfpq`` has the
-    same codes in cells and visits an eighth of them. ``hnsw`` is a graph over 8-bit vectors (D + 256 bytes each). The
-    codes are not trained on the rows ``held_out``.
+    ``flat`` is exact and has no codes. ``scan`` compares the query with all codes of 4 bits for two dimensions (product
+    quantisation with the fast scan of André et al. 2015), a sixteenth of float32. ``ivfpq`` has the same codes in cells
+    and visits an eighth of the cells. ``hnsw`` is a graph over 8-bit vectors (D + 256 bytes each). The rows
+    ``held_out`` are not used for training the codes.
     """
     total, dim = vectors.shape
     if kind == "flat" or total < LEAST_CODED_ROWS:
@@ -183,7 +182,7 @@ def build_codes(vectors: np.ndarray, kind: IndexType, held_out: np.ndarray | Non
 
 
 def add_codes(codes: Codes, vectors: np.ndarray) -> None:
-    """Append unit vectors to the codes, a block at a time."""
+    """Append unit vectors to the codes, block by block."""
     for start in range(0, len(vectors), BLOCK_ROWS):
         codes.add(np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]))
 
@@ -193,9 +192,9 @@ def search_index(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` most similar rows of each query by cosine, best first, as `search` returns them.
 
-    The codes propose candidates; all scores are exact. ``queries`` (Q, D) are of any length. ``allowed`` (N,) says
-    which rows may be found (None: all). Few such rows are compared one by one; of many the codes see only those. So
-    there are always ``k`` results, or as many as there are rows that may be found.
+    The codes propose candidates, whose scores are then computed exactly. ``queries`` (Q, D) need not be normalised.
+    ``allowed`` (N,) bool restricts the results (None: all rows): few allowed rows are compared one by one, among many
+    the codes propose only allowed ones. There are ``k`` results, or as many as there are allowed rows.
     """
     queries = normalise(queries)
     rows = None if allowed is None else np.flatnonzero(allowed)
@@ -203,7 +202,7 @@ def search_index(
     k = min(k, total)
     wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
     few = EXACT_BYTES // (4 * index.vectors.shape[1])
-    if isinstance(index.codes, faiss.IndexHNSWSQ):  # a graph is cut apart where most of its nodes may not be visited
+    if isinstance(index.codes, faiss.IndexHNSWSQ):  # without most of its nodes, a graph falls apart
         few = max(few, len(index) // 4)
     if index.codes is None or wanted >= total or (rows is not None and total <= few):
         return _search_rows(index.vectors, queries, k, rows)
@@ -218,7 +217,7 @@ def search_index(
 
 
 def _search_effort(codes: Codes, wanted: int, allowed: np.ndarray | None, share: float) -> Any:
-    """How far the codes are searched: further where only a ``share`` of the rows may be found."""
+    """faiss's search parameters. The smaller the ``share`` of allowed rows, the further the codes are searched."""
     chosen = {}
     if allowed is not None:
         chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
@@ -229,7 +228,7 @@ def _search_effort(codes: Codes, wanted: int, allowed: np.ndarray | None, share:
 
 
 def _ranked(vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best ``k`` of some rows by exact similarity."""
+    """The exact scores and numbers of the best ``k`` of ``rows``."""
     rows = np.sort(rows)
     scores = vectors[rows] @ query
     best = np.argsort(-scores, kind="stable")[:k]
@@ -239,7 +238,7 @@ def _ranked(vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray) ->
 def _search_rows(
     vectors: np.ndarray, queries: np.ndarray, k: int, rows: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact search of some rows (None: all), a block of copies at a time."""
+    """Exact search among ``rows`` (None: all), which are copied block by block."""
     if rows is None:
         return search(queries, vectors, k)
     scores, found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
@@ -253,11 +252,11 @@ def _search_rows(
 
 
 def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]], scanned: bool = False) -> Codes:
-    """Many short vectors, ``total`` in blocks ``(b, D)``, in cells of some 256, for `search_cells`.
+    """An index of ``total`` short vectors in cells of about 256, for `search_cells`.
 
-    The blocks are asked for twice, and never held together. Where there are many vectors, they are shortened to 64
-    dimensions (PCA) of 8 bits each. ``scanned``: of 2 bits each, in larger cells (the fast scan of André et al. 2015),
-    which takes half the time of a search, a third of the memory, and finds a few neighbours less.
+    ``blocks()`` gives the vectors in blocks ``(b, D)``; it is called twice, and one block is in memory at a time. Many
+    vectors are reduced to 64 dimensions (PCA) of 8 bits each. With ``scanned`` they have 2 bits each, in larger cells
+    (the fast scan of André et al. 2015): half the time, a third of the memory, and slightly fewer neighbours found.
     """
     dim, scanned = next(blocks()).shape[1], scanned and total >= LEAST_CODED_ROWS
     most, per_cell = (MOST_SCANNED_CELLS, ROWS_PER_SCANNED_CELL) if scanned else (MOST_CELLS, ROWS_PER_CELL)
@@ -277,23 +276,23 @@ def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]], scanned:
 
 
 def search_cells(codes: Codes, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances and rows ``(Q, k)`` of the nearest vectors in the cells visited; row -1 where none is."""
+    """Squared distances and rows ``(Q, k)`` of the nearest vectors in the visited cells; row -1 if there is none."""
     return codes.search(np.ascontiguousarray(queries, np.float32), k)
 
 
 def search_alone() -> None:
-    """From now on the searches of this thread take one core: for a thread beside others that search too."""
+    """Restrict faiss to one core in this thread, for threads that search side by side."""
     faiss.omp_set_num_threads(1)
 
 
 def held_out_rows(total: int, seed: int = 0) -> np.ndarray:
-    """The rows that measure an index of ``total``: at most 1,000, and fewer of very large ones."""
+    """The rows that serve as queries to measure an index of ``total`` rows: at most 1,000, fewer for large ones."""
     queries = min(1000, total // 10, max(100, 200_000_000 // max(1, total)))
     return np.random.default_rng(seed).permutation(total)[:queries]
 
 
 def measured_recall(index: Index, queries: np.ndarray, depths: Sequence[int] = RECALL_DEPTHS) -> dict[str, Any]:
-    """Recall@k against exact search, with some rows of the index as queries: see `held_out_rows`."""
+    """Recall@k of the index against exact search. ``queries`` are rows of it, see `held_out_rows`."""
     depths = tuple(depth for depth in depths if depth < len(index))
     if index.codes is None or not len(queries) or not depths:
         return {"queries": len(queries), "at": {str(depth): 1.0 for depth in depths}}
@@ -303,10 +302,10 @@ def measured_recall(index: Index, queries: np.ndarray, depths: Sequence[int] = R
 
 
 def recall_against(exact: np.ndarray, found: Mapping[int, np.ndarray]) -> dict[str, Any]:
-    """Recall@k of the similarities ``found`` ``(Q, k + 1)`` for each k; ``exact`` ``(Q, K)`` are the true ones.
+    """Recall@k of the similarities ``found`` ``(Q, k + 1)`` for each k against the true ones ``exact`` ``(Q, K)``.
 
-    A query is a row of the index and finds itself without effort, so its own row does not count. Ties do: what is
-    compared is the similarity of the last true neighbour, to 1e-5.
+    A query is a row of the index, so one hit is the query itself and does not count. A hit is right if it is at least
+    as similar as the last true neighbour, to 1e-5. So ties count.
     """
     at = {
         str(k): float(((scores >= exact[:, k : k + 1] - 1e-5).sum(axis=1) - 1).mean() / k)
@@ -322,7 +321,7 @@ def write_codes(path: Path, codes: Codes) -> None:
 
 
 def read_codes(path: Path, maker: str, vectors: np.ndarray) -> Codes:
-    """Read the codes of ``vectors`` that the command ``maker`` wrote; raises InputError naming file and remedy."""
+    """Read the codes of ``vectors`` that the command ``maker`` wrote. Raises InputError naming file and remedy."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: make it with `{maker}`")
     try:

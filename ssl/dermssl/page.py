@@ -1,8 +1,8 @@
-"""The one head and style of every HTML page: light and dark, fit for a phone, without outside resources or scripts.
+"""HTML pages with one style, light and dark, for screens of any width, without outside resources or scripts.
 
 A page with its own layout extends ``dermssl/page.html`` and fills its blocks (style, header, notes, content, footer).
 Templates are named by package and file: ``dermeval/leaks/report.html`` is ``report.html`` of the package
-``dermeval.leaks``. Everything that a template prints is escaped, save figures, which `dermssl.plotting` made.
+``dermeval.leaks``. All text in a template is escaped, but not the figures of `dermssl.plotting`.
 """
 
 import re
@@ -17,7 +17,7 @@ import jinja2
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, then what there is of: sentences, figures (SVG text), a table, and terms with their meanings."""
+    """A heading, then any of: sentences, figures (SVG text), a table, and terms with their meanings."""
 
     heading: str
     text: Sequence[str] = ()
@@ -28,7 +28,7 @@ class Section:
 
     @property
     def numeric(self) -> list[bool]:
-        """For each column whether it holds a number, and is then set to the right; the first holds names."""
+        """For each column, whether it holds a number and is aligned to the right. The first holds names."""
         held = [any(re.match(r"[+−-]?[\d.]", str(cell)) for cell in column) for column in zip(*self.rows, strict=True)]
         return [False, *held[1:]]
 
@@ -40,7 +40,7 @@ def render(template: str = "dermssl/page.html", **values: Any) -> str:
 
 @cache
 def templates() -> jinja2.Environment:
-    """The environment that finds templates in the packages, for `render` and for a server."""
+    """The Jinja environment that finds templates in the packages."""
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=jinja2.select_autoescape(["html"]),

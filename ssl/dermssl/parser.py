@@ -1,7 +1,7 @@
-"""One definition for the command line, the YAML config and the help: a typed dataclass per command.
+"""Turns a typed dataclass per command into its command line, its YAML config and its help.
 
-Each field becomes an option, its attribute docstring the help, its default the default; nested dataclasses
-become dotted options (``--training.epochs``) and nested YAML. jsonargparse parses and checks the types.
+Each field is an option, with the attribute docstring as its help. Nested dataclasses give dotted options
+(``--training.epochs``) and nested YAML. jsonargparse parses and checks the types.
 """
 
 import argparse
@@ -33,13 +33,13 @@ KINDS = {
     "bool": "true or false",
 }
 LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e15}
-"""Largest values of options: seeds above 32 bits and endless numbers end in errors of the libraries that get them."""
+"""The largest values of options: libraries fail with seeds above 32 bits and with infinite numbers."""
 MOST_KEYS = 1000
-"""Keys of a config."""
+"""The largest number of keys in a config."""
 
 
 class Leaf(NamedTuple):
-    """One option: its dotted name, the dataclass that it stands in, and the field and type behind it."""
+    """One option: its dotted name, and the dataclass, field and type that define it."""
 
     name: str
     owner: type
@@ -53,7 +53,7 @@ class Leaf(NamedTuple):
 
     @property
     def is_positional(self) -> bool:
-        """Given without an option name, see `positional`."""
+        """Whether it is given without an option name, see `positional`."""
         return bool(self.field.metadata.get("positional"))
 
     @property
@@ -63,7 +63,7 @@ class Leaf(NamedTuple):
 
     @property
     def default(self) -> Any:
-        """The value where none is given."""
+        """The default value."""
         given = self.field.default_factory
         return self.field.default if given is dataclasses.MISSING else given()
 
@@ -74,7 +74,7 @@ def positional(**kwargs: Any) -> Any:
 
 
 def leaves(options_type: type, prefix: str = "") -> Iterator[Leaf]:
-    """All options of a dataclass and of those nested in it."""
+    """All options of a dataclass and of its nested dataclasses."""
     hints = get_type_hints(options_type)
     for field in dataclasses.fields(options_type):
         kind, name = hints[field.name], prefix + field.name
@@ -85,12 +85,12 @@ def leaves(options_type: type, prefix: str = "") -> Iterator[Leaf]:
 
 
 def option_string(name: str) -> str:
-    """``short_side`` -> ``--short-side``; dotted names keep the spelling of their config key."""
+    """``short_side`` -> ``--short-side``. A dotted name is spelled as in the config."""
     return "--" + (name if "." in name else name.replace("_", "-"))
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """The help of an option ends with what it takes, in words, and its default where it has one."""
+    """Adds to the help of an option, in words, the values that it takes and its default."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         kind = getattr(action, "_typehint", None) or action.type
@@ -102,13 +102,13 @@ class _HelpFormatter(DefaultHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """Argument parser whose errors are one line and never guess at abbreviations."""
+    """An argument parser with errors of one line and without abbreviated options."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what argparse would print and exit with, as an InputError of one line without names of Python types."""
+        """Raise an InputError of one line, without names of Python types, instead of printing and exiting."""
         message = " ".join(message.split())
         message = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', lambda key: option_string(key[1]) + ":", message)
         for pattern, plain in (
@@ -127,8 +127,8 @@ def make_parser(
 ) -> Parser:
     """The parser of one command, with ``--config`` for YAML and ``--json`` for the report.
 
-    The options class may have ``COMMON``, the dotted names of the options that the help shows first. ``aliases`` are
-    shorter names of options, ``hidden`` the dotted names of options and sections that the help leaves out.
+    ``options_type.COMMON``, if there is one, has the dotted names of the options that the help shows first. ``aliases``
+    maps short names to options. ``hidden`` has the dotted names of options and sections that the help leaves out.
     """
     options = list(leaves(options_type))
     named = [leaf.name.upper() for leaf in options if leaf.is_positional]
@@ -165,7 +165,7 @@ def make_parser(
 
 
 def _keywords(leaf: Leaf) -> dict[str, Any]:
-    """What argparse must know of an option: help, type and default."""
+    """The arguments of argparse's ``add_argument``: help, type and default."""
     help_text = _help_texts(leaf.owner).get(leaf.field.name) or ""
     keywords: dict[str, Any] = {"help": " ".join(help_text.split()), "type": leaf.kind}
     if leaf.takes_several:
@@ -186,10 +186,10 @@ def _help_texts(options_type: type) -> dict[str, str | None]:
 
 
 def hidden_options(options_type: type, arguments: list[str]) -> set[str]:
-    """What the help leaves out: options in ``RARE``, and of the sections in ``ONE_SECTION_OF`` all but the chosen one.
+    """The options and sections that the help leaves out.
 
-    ``ONE_SECTION_OF`` of an options class is the name of an option and the sections that it chooses from, for instance
-    ``("method", ("dino", "simclr"))``. What is not on the command line has its default.
+    These are the options in ``options_type.RARE``, and the sections in ``options_type.ONE_SECTION_OF`` that are not
+    chosen. ``ONE_SECTION_OF`` has the option that chooses and the sections, such as ``("method", ("dino", "simclr"))``.
     """
     rare = set(getattr(options_type, "RARE", ()))
     option, sections = getattr(options_type, "ONE_SECTION_OF", ("", ()))
@@ -202,7 +202,7 @@ def hidden_options(options_type: type, arguments: list[str]) -> set[str]:
 def parse(
     parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
 ) -> tuple[Any, str | None]:
-    """Arguments -> (filled dataclass, path for the JSON report). YAML first, command line over it."""
+    """The filled dataclass, and the path for the JSON report. Command line options replace those of the YAML."""
     known = [option for action in parser._actions for option in action.option_strings]
     arguments = [_expand(argument, aliases or {}, known) for argument in arguments]
     for option in (argument.split("=")[0] for argument in arguments):
@@ -220,7 +220,7 @@ def parse(
 
 
 def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
-    """Aliases, and ``_`` for ``-`` in option names (and the reverse), as the known options spell them."""
+    """``argument`` with an alias, or with ``_`` and ``-`` exchanged, spelled as the known option."""
     if not argument.startswith("--"):
         return argument
     option, equals, value = argument.partition("=")
@@ -230,7 +230,7 @@ def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    """The value of an option that may be given once, None where it is not given."""
+    """The value of an option, None if it is not given. Raises InputError if it is given twice or has no value."""
     values = []
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")
@@ -244,19 +244,19 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
 
 
 def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Mapping[str, str]) -> dict[str, Any]:
-    """The YAML of ``path`` as dotted keys, each known and of the right type."""
+    """The YAML of ``path`` by dotted keys. Raises InputError for an unknown key or a value of a wrong type."""
     valid = {leaf.name: leaf for leaf in leaves(options_type)}
     longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
     try:
         flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
     except RecursionError:
-        raise InputError(f"{path} has sections without end: leave out references (`*name`)") from None
+        raise InputError(f"{path} has too many keys or nested sections: leave out references (`*name`)") from None
     for key, value in flat.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
         if valid[key].takes_several and not isinstance(value, list):
             flat[key] = [value]
-    # The parser requires what has no option name, though it may stand on the command line instead.
+    # The parser requires positional arguments, which may be on the command line instead.
     elsewhere = {name: [""] if leaf.takes_several else "" for name, leaf in valid.items() if leaf.is_positional}
     try:
         parser.parse_object(elsewhere | flat)
@@ -266,10 +266,10 @@ def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Map
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys; RecursionError for one of endless depth or width."""
+    """A nested mapping by dotted keys. Raises RecursionError if it is too deep or wide."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if len(flat) > MOST_KEYS:  # YAML's references can make a tree without end
+        if len(flat) > MOST_KEYS:  # YAML's references can make an endless tree
             raise RecursionError
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
@@ -291,7 +291,7 @@ def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
 
 
 def _plain(value: Any, option: str) -> Any:
-    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write; none is endless or huge."""
+    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write. Raises InputError for huge."""
     if isinstance(value, list):
         return [_plain(item, option) for item in value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):

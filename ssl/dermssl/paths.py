@@ -1,4 +1,4 @@
-"""Checks of the paths that users give: what must be there, and where a command may write."""
+"""Checks the paths that users give: whether an input is there, and whether a command may write an output."""
 
 import json
 import os
@@ -15,32 +15,32 @@ from dermssl.errors import InputError, shortened
 REPORT_MARK = "report_of"
 """The key of a JSON report (``--json``) that names the command which wrote it."""
 LONGEST_NAME = 200
-"""Bytes of a name that a user may give: file systems take 255, and temporary names are longer than their target's."""
+"""Longest file name that a user may give, in bytes: file systems take 255, and temporary names are longer."""
 HIDDEN = (".*.lock", f".*{TEMPORARY}")
-"""Locks, and what a killed command left."""
+"""Locks and leftovers of killed commands."""
 
 
 def require_file(path: Path, maker: str) -> Path:
-    """``path`` if it is an ordinary file; else InputError that names the command which makes it."""
+    """``path`` if it is an ordinary file. Raises InputError that names the command ``maker`` otherwise."""
     mode = file_mode(path)
     if mode is None:
         raise InputError(f"{path} does not exist: make it with `{maker}`")
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is damaged (no ordinary file): make it again with `{maker}`")
+        raise InputError(f"{path} is no ordinary file: make it again with `{maker}`")
     return path
 
 
 def require_folder(path: Path, holding: str, maker: str) -> Path:
-    """``path`` if it is a folder that holds ``holding``; else InputError saying what it should be."""
+    """``path`` if it is a folder with the file ``holding``. Raises InputError that names ``maker`` otherwise."""
     if file_mode(path) is None:
         raise InputError(f"{path} does not exist: make it with `{maker}`")
     if not (path / holding).is_file():
-        raise InputError(f"{path} holds no {holding}, so it is not the output of `{maker}`: give that folder")
+        raise InputError(f"{path} holds no {holding}, so it is not the output of `{maker}`: give such a folder")
     return path
 
 
 def inside(folder: Path, name: str) -> Path:
-    """``folder / name``; InputError where it is a link out of the folder, as a folder from somebody else may hold."""
+    """``folder / name``. Raises InputError if it is a link out of the folder, which somebody else may have made."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{path} is a link out of its folder: put a copy of the file in its place")
@@ -55,12 +55,13 @@ def require_new_folder(
     key: str | None = None,
     value: str | None = None,
 ) -> Path:
-    """``path`` if it may be written: absent, an empty folder, or one to replace because ``overwrite`` was asked for.
+    """``path`` if the command may write it: it is absent, an empty folder, or a folder that ``overwrite`` may replace.
 
-    ``written`` are patterns of the files that the command writes, such as ``images/*.jpg``. A folder is replaced only
-    if it holds the first of them, and only files that match one of them (or reports of ``--json``). It must also lie
-    apart from the ``inputs``, which the command reads. Where other programs write a file of that first name too, this
-    command's file (JSON) must have the ``key``, with the ``value`` where one is given.
+    ``written`` are patterns of the files that the command writes, such as ``images/*.jpg``. A folder may be replaced if
+    it holds the first of them and no other files than these and reports of ``--json``. If other programs write a file
+    with that first name too, the folder's file must be JSON with the ``key`` (and ``value``) that this command writes.
+    An existing folder must not overlap with the ``inputs`` of the command.
+    Raises InputError: the command may not write ``path``.
     """
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
@@ -78,7 +79,7 @@ def require_new_folder(
     for given in inputs:
         read = Path(given).resolve() if given and file_mode(Path(given)) is not None else None
         if read and (where == read or where in read.parents or read in where.parents):
-            raise InputError(f"{path} is, holds or lies in {given}, which is read: choose another --out")
+            raise InputError(f"{path} is, holds or lies in the input {given}, which is read: choose another --out")
     if not overwrite:
         raise InputError(f"{path} already exists: choose another --out, or add --overwrite to replace it")
     below = {entry.relative_to(path) for entry in path.rglob("*") if entry.is_symlink() or not entry.is_dir()}
@@ -88,7 +89,7 @@ def require_new_folder(
     if others:
         raise InputError(
             f"{path} also holds {shortened(', '.join(others), 200)}, which this command did not write, so it is not "
-            "replaced: move that away, or choose another --out"
+            "replaced: move these files away, or choose another --out"
         )
     return path
 
@@ -98,7 +99,7 @@ def _is_named(name: str, patterns: Iterable[str]) -> bool:
 
 
 def json_object(file: Path, *below: str) -> dict[str, Any]:
-    """The JSON object in ``file``, or the one under the keys ``below``; an empty one where there is none."""
+    """The JSON object in ``file``, or the one under its keys ``below``; an empty one if there is none."""
     if not file.is_file():
         return {}
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -110,9 +111,9 @@ def json_object(file: Path, *below: str) -> dict[str, Any]:
 
 
 def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -> Path:
-    """``path`` if a file may be written there: it is absent, or a file that ``ours`` says this program wrote.
+    """``path`` if a file may be written there: it is absent, or a file that this program wrote, as ``ours`` finds out.
 
-    Raises InputError: it is a folder, a device or another's file, or its folder cannot be written.
+    Raises InputError: it is a folder, a device or another program's file, or its folder cannot be written.
     """
     mode = _require_writable(path, option)
     if mode is None and not path.is_symlink():
@@ -127,7 +128,7 @@ def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -
 
 
 def _require_writable(path: Path, option: str) -> int | None:
-    """The mode of ``path``, None where there is nothing; InputError where nothing can be put under that name."""
+    """The mode of ``path``, None if it is absent. Raises InputError if nothing can be written there."""
     size = len(os.fsencode(path.name))
     if size > LONGEST_NAME:
         raise InputError(f"{option}: the name {shortened(path.name, 40)} has {size} bytes: {LONGEST_NAME} are allowed")
@@ -143,7 +144,7 @@ def _require_writable(path: Path, option: str) -> int | None:
 
 
 def file_mode(path: Path, name: str | None = None) -> int | None:
-    """``st_mode``, None where there is nothing; InputError (of ``name``) for names that no file can have."""
+    """The ``st_mode`` of ``path``, None if it is absent. Raises InputError (of ``name``) for an impossible path."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,7 @@
-"""The one style of every plot, and plots as SVG text that a page can hold.
+"""The style of all plots, and plots as SVG text for a page.
 
-Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart. Text is never read as
-mathematics, so that a ``$`` in the name of a class or file stands as it is. Figures are made without pyplot, which
-keeps them until they are closed.
+The colours of Okabe and Ito (2008) can be told apart with any colour vision. Text is never parsed as mathematics, so a
+``$`` in a class name stays a ``$``. Figures are made without pyplot, which keeps them in memory.
 """
 
 import io
@@ -17,7 +16,7 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = OKABE_ITO
 GREY, INK, RULE = "#B5B5B5", "#22303a", "#d5dbe0"
 LONGEST_LABEL = 30
-"""Characters of a name at an axis; with longer ones nothing of the plot would be left."""
+"""Most characters of a label at an axis; longer ones would leave no room for the plot."""
 PLOT_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
@@ -41,17 +40,17 @@ PLOT_STYLE: dict[Any, Any] = {
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element. Its ink and rules take the colours of the page, light or dark.
+    """The figure as an ``<svg>`` element, with text and lines in the colours of the page, light or dark.
 
-    On a narrow screen it shrinks to two thirds of its width, but no further, as the text must stay readable.
+    On a narrow screen it shrinks to two thirds of its width at most, so that the text stays readable.
     """
     buffer = io.StringIO()
     with rc_context(PLOT_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's own fonts draw the text
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the browser draws the text with other fonts
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = text.replace("<svg", f'<svg style="min-width: {64 * figure.get_figwidth():.0f}px"', 1)
-    # Only clip paths and markers are referred to; other ids would stand several times on a page.
+    # Other ids than those of clip paths and markers are not referred to, and a page must not repeat ids.
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     return text.replace(INK, "currentColor").replace(RULE, "var(--rule)")

@@ -1,6 +1,6 @@
-"""How many cores there are, and processes that decode and draw.
+"""The number of available cores, and maps over processes and threads.
 
-Processes are started afresh (spawn), so that no thread or lock of the parent is copied.
+Processes are started by spawn, so that no thread or lock of the parent is copied.
 """
 
 import functools
@@ -24,9 +24,9 @@ CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_cores(per_rank: bool = False) -> int:
-    """Cores that this process may use: those it is bound to (a job scheduler), and no more than its quota (Docker).
+    """The number of cores that this process may use, by its affinity (job schedulers) and its quota (Docker).
 
-    ``per_rank`` shares them among the ranks that torchrun or Accelerate started on this machine.
+    ``per_rank`` divides it by the number of ranks that torchrun or Accelerate started on this machine.
     """
     bound = getattr(os, "sched_getaffinity", None)
     cores = len(bound(0)) if bound else os.cpu_count() or 1
@@ -40,7 +40,7 @@ def launched_ranks() -> int:
 
 
 def _quota() -> float:
-    """The smallest CPU quota, in cores, of this process's control group and of those above it; else infinity."""
+    """The smallest CPU quota, in cores, of this process's control group and its parents; infinity without any."""
     try:
         lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -50,7 +50,7 @@ def _quota() -> float:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # Version 2 has one tree; version 1 has one for each controller, under the name of all or of one of them.
+        # Version 2 has one tree. Version 1 has one per controller, with the name of all controllers or of one.
         for root in (CGROUPS / controllers, CGROUPS / "cpu") if controllers else (CGROUPS,):
             group = root / path.lstrip("/")
             quotas += [_limit(folder) for folder in (group, *group.parents) if folder.is_relative_to(root)]
@@ -58,7 +58,7 @@ def _quota() -> float:
 
 
 def _limit(group: Path) -> float:
-    """Cores that one control group grants: quota over period; infinity where it sets no limit ("max", or -1)."""
+    """The quota of one control group in cores (quota by period); infinity if it sets none ("max" or -1)."""
     names = ["cpu.max"] if (group / "cpu.max").exists() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
     try:
         quota, period = (float(word) for name in names for word in (group / name).read_text().split())
@@ -71,9 +71,8 @@ def _limit(group: Path) -> float:
 def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map(function, items)`` that runs in ``workers`` processes (0: one per core) and keeps the order.
 
-    Each gets ``chunk`` items at a time, whose results come together: 1 where an item takes seconds.
-    One worker means this process. The workers end at once with an exception in the block,
-    and with this process, however it ends.
+    With 1 worker it runs in this process. A worker gets ``chunk`` items at a time and returns their results together.
+    The workers end at once when the block raises an exception or this process ends, however it ends.
     Raises InputError: the system killed a worker.
     """
     workers = workers or available_cores()
@@ -86,7 +85,7 @@ def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator
             yield functools.partial(pool.map, chunksize=chunk)
         except BrokenProcessPool:
             raise InputError(
-                "a worker process was killed, as happens when memory is full: free some memory, or give fewer --workers"
+                "a worker process was killed, often because memory is full: free some memory, or give fewer --workers"
             ) from None
         except BaseException:
             threading.excepthook = _without_cancelled_futures
@@ -100,7 +99,7 @@ def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator
 def thread_map(workers: int, begin: Callable[[], None]) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a ``map(function, items)`` that runs in ``workers`` threads (0: one per core) and keeps the order.
 
-    Each thread calls ``begin`` first. Items are taken as they are needed, not all at once.
+    Each thread calls ``begin`` first. ``items`` are taken one by one as threads become free.
     """
     workers = workers or available_cores()
     with ThreadPoolExecutor(workers, initializer=begin) as pool:
@@ -118,15 +117,15 @@ def thread_map(workers: int, begin: Callable[[], None]) -> Iterator[Callable[...
 
 
 def _without_cancelled_futures(failure: threading.ExceptHookArgs) -> None:
-    """Say nothing of the pool's thread: it fails on cancelled futures when the workers are killed (Python 3.11.7)."""
+    """Ignore the pool's thread, which fails on cancelled futures when the workers are killed (Python 3.11.7)."""
     if failure.exc_type is not InvalidStateError:
         threading.__excepthook__(failure)
 
 
 def end_with_parent() -> None:
-    """Let this worker end when its parent has ended, and leave Ctrl-C to the parent."""
+    """Make this worker end when its parent ends, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when NumPy is loaded: workers fill the cores by themselves
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for NumPy, which is loaded later: there is a worker per core
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""Data workers: processes that decode for a PyTorch loader. How many fit, and what a dead one or a signal does."""
+"""Data workers of a PyTorch loader: their number by shared memory, and errors when one dies or a signal comes."""
 
 import atexit
 import logging
@@ -22,19 +22,20 @@ from dermssl.processes import end_with_parent
 log = logging.getLogger("dermssl")
 
 PREFETCH = 2
-"""Batches that each worker prepares ahead."""
+"""The number of batches that each worker prepares in advance."""
 SHARED_MEMORY = "/dev/shm"
-"""Where Linux keeps the memory through which workers hand over batches. Docker gives 64 MB of it."""
+"""Linux's shared memory, through which workers pass batches. Docker gives 64 MB of it."""
 DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is )?(.*)")
 
 
 def make_data_loader(
     dataset: Dataset, batches: Any, workers: int, pin: bool = False, batch_bytes: int = 0, **further: Any
 ) -> DataLoader:
-    """A loader that gives ``dataset``'s items for each list of indices in ``batches``, in order.
+    """A loader that gives the items of ``dataset`` for each list of indices in ``batches``, in order.
 
-    ``workers`` processes prepare the batches of ``batch_bytes``, as far as shared memory allows (`workers_that_fit`);
-    0: this one. ``pin`` puts them into page-locked memory, for a GPU. ``further`` goes to PyTorch's DataLoader.
+    ``workers`` processes prepare the batches of ``batch_bytes`` bytes, or fewer if shared memory is short
+    (`workers_that_fit`); 0: this process. ``pin`` puts batches into page-locked memory, for a GPU. ``further`` are
+    arguments of PyTorch's DataLoader.
     """
     workers = workers_that_fit(workers, batch_bytes)
     atexit.register(_end_workers)
@@ -45,28 +46,28 @@ def make_data_loader(
         pin_memory=pin,
         prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_settle_worker,
-        # A generator of its own: the loader would otherwise take a number from torch's, and change what comes after.
+        # Without its own generator, the loader would draw from torch's and change all later random numbers.
         generator=torch.Generator(),
         **further,
     )
 
 
 def workers_that_fit(workers: int, batch_bytes: int) -> int:
-    """``workers``, or as many as shared memory has room for; a line says so where they are fewer."""
+    """``workers``, or fewer with a warning if shared memory has no room for the batches of all."""
     free = free_shared_memory() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of the ranks on this machine
     held = PREFETCH * workers + 1  # and the batch that is in use
     if not workers or held * batch_bytes <= free:
         return workers
     fewer, needed = max(0, (free // batch_bytes - 1) // PREFETCH), held * batch_bytes
     log.warning(
-        f"warning: {SHARED_MEMORY} has {free // 10**6} MB left, {workers} data workers need {needed // 10**6} MB: "
-        f"{fewer} used instead; give it more (docker run --shm-size), or lower the batch"
+        f"warning: {SHARED_MEMORY} has {free // 10**6} MB left, but {workers} data workers need {needed // 10**6} MB: "
+        f"{fewer} workers are used; enlarge it (docker run --shm-size), or lower the batch"
     )
     return fewer
 
 
 def free_shared_memory() -> int:
-    """Bytes left for batches on their way from workers; a very large number where the system sets no limit."""
+    """The bytes left in `SHARED_MEMORY`; a very large number if the system sets no limit."""
     try:
         of = os.statvfs(SHARED_MEMORY)
     except (OSError, AttributeError):
@@ -75,20 +76,20 @@ def free_shared_memory() -> int:
 
 
 def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> Iterator[Any]:
-    """The batches of ``loader``. A dead worker or a signal ends the wait for a batch, and never anything else.
+    """The batches of ``loader``. A dead worker or a signal raises an exception only while waiting for a batch.
 
-    So the caller is between two batches when it hears of either, and may save its state. ``signals`` are SIGTERM and
-    SIGINT so far, to which the process's own handlers add; None: signals do not end a wait.
+    So the caller is between two batches and may save its state. ``signals`` is the list of SIGTERM and SIGINT received
+    so far, to which the process's own handlers append; None: signals raise nothing here.
 
-    Raises, each in one line, WorkerDied: a worker was killed or had no memory left; Interrupted: a signal came;
-    InputError: a worker raised it.
+    Raises, each with a message of one line, WorkerDied: a worker was killed or ran out of memory; Interrupted: a signal
+    came; InputError: a worker raised it.
     """
     if not loader.num_workers or threading.current_thread() is not threading.main_thread():
         yield from loader
         return
     with _in_one_line():
         batches = iter(loader)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises wherever the program happens to be
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise anywhere in the program
     while True:
         with _in_one_line(), _listening(signals):
             try:
@@ -100,7 +101,7 @@ def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> It
 
 @contextmanager
 def _listening(signals: Sequence[int] | None) -> Iterator[None]:
-    """Inside, a worker's death raises RuntimeError and a further signal raises Interrupted."""
+    """Inside the block, a worker's death raises RuntimeError and a further signal raises Interrupted."""
 
     def hear(number: int, frame: Any) -> None:
         before = handlers[number]
@@ -123,7 +124,7 @@ def _listening(signals: Sequence[int] | None) -> Iterator[None]:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """What a loader raises, without the traceback of the worker."""
+    """Turn the exceptions of a loader into ones of one line, without the traceback of the worker."""
     try:
         yield
     except InputError as error:  # PyTorch puts the worker's traceback before the message
@@ -136,29 +137,29 @@ def _worker_died(error: Exception) -> WorkerDied | None:
     text = str(error)
     if "shared memory" in text or "No space left on device" in text or "Bus error" in text:
         return WorkerDied(
-            f"a data worker found no room in shared memory ({SHARED_MEMORY}): give it more (docker run --shm-size), or "
+            f"a data worker found no room in shared memory ({SHARED_MEMORY}): enlarge it (docker run --shm-size), or "
             "use fewer workers"
         )
     found = DEAD.search(text)
-    # A batch that a dead worker had ready can no longer be fetched from it.
+    # The loader cannot fetch the finished batch of a dead worker.
     gone = isinstance(error, (ConnectionError, EOFError, FileNotFoundError))
     if not found and not (gone and "in DataLoader worker process" not in text):
         return None
     how = f" (pid {found[1]}, {found[2].splitlines()[0].split('. ')[0]})" if found else ""
-    remedy = "often the machine has run out of memory; use fewer workers, or give the job more memory"
-    return WorkerDied(f"a data worker died{how}: {remedy}")
+    remedy = "often because memory is full: use fewer workers, or give the job more memory"
+    return WorkerDied(f"a data worker died{how}, {remedy}")
 
 
 def _settle_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     end_with_parent()
-    # Schedulers send SIGTERM to every process of a job; training needs its workers until it has saved.
+    # Schedulers send SIGTERM to every process of a job, but training needs its workers until it has saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _end_workers() -> None:
-    """Python would wait for ever for workers that an error has left behind, since they ignore SIGTERM."""
+    """Kill the workers that are left after an error. Python would wait for them without end: they ignore SIGTERM."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

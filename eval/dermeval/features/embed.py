@@ -1,6 +1,6 @@
-"""``dermeval embed``: every image of the given data sets through one encoder, on one process or many.
+"""``dermeval embed``: embeds all images of data sets with one encoder, in one process or on several ranks.
 
-Two CPU ranks: ``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermeval embed ...``
+On two CPU ranks: ``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermeval embed ...``
 """
 
 import itertools
@@ -33,15 +33,15 @@ from dermssl.paths import require_new_folder
 from dermssl.processes import available_cores
 
 BLOCK_IMAGES = 4096
-"""Images after which finished rows are written: what a killed run can lose."""
+"""The number of images after which features are written. A killed run loses at most these."""
 MAX_WORKERS = 8
 ZOOM = 0.7
-"""Side of the central part that the view ``zoom`` keeps."""
+"""The share of each side that the view ``zoom`` keeps."""
 log = logging.getLogger("dermssl")
 
 
 def zoom(image: Image.Image) -> Image.Image:
-    """The central part of an image, `ZOOM` of each side."""
+    """The central part of an image, with `ZOOM` of each side."""
     width, height = (max(1, round(side * ZOOM)) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
@@ -54,11 +54,11 @@ VIEWS: dict[View, Change] = {
     "turn270": methodcaller("transpose", Image.Transpose.ROTATE_270),
     "zoom": zoom,
 }
-"""Further views of an image, each prepared like the image itself; turns are counterclockwise, in degrees."""
+"""Further views of an image, each prepared like the image itself. Turns are counterclockwise, in degrees."""
 
 
 def embed(options: EmbedOptions) -> Report | None:
-    """Write an embeddings folder; see `EmbedOptions`. Ranks above 0 return None. Bad input raises InputError."""
+    """Write an embeddings folder, see `EmbedOptions`. Ranks above 0 return None. Raises InputError for bad input."""
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, [*options.data, options.encoder], key="precision")
     unfinished = unfinished_folder(out)
@@ -72,13 +72,13 @@ def embed(options: EmbedOptions) -> Report | None:
         if (side := dataset.info["short_side"]) < encoder.image_size:
             log.warning(
                 f"warning: {dataset.folder} is stored at {side} px and enlarged to the encoder's {encoder.image_size} "
-                "px: prepare it with a larger --short-side, or give --image-size"
+                "px: prepare it again with a larger --short-side, or give --image-size"
             )
     encoder.model.to(state.device).to(memory_format=torch.channels_last)
     if isinstance(encoder.model, PixelPCA):
         encoder = _fitted(encoder, datasets, options, state)
     record = encoder.record()
-    # All that the features of a row depend on: rows finished under another plan are embedded again.
+    # Everything that features depend on. Finished rows of another plan are embedded again.
     plan = {
         "encoder": record["fingerprint"],
         "preprocessing": json.loads(json.dumps(record["preprocessing"])),
@@ -117,15 +117,14 @@ def _run(
     precision: str,
     written: Unfinished,
 ) -> tuple[int, float]:
-    """Embed the rows that ``written`` lacks; returns their number and the seconds it took.
+    """Embed the rows that ``written`` lacks. Returns their number and the seconds that it took.
 
-    Every rank decodes its own rows, each row once. One loader runs through all blocks, so that decoding does not wait
-    for a block to end.
+    Every rank decodes its own rows. One loader serves all blocks, so that decoding does not stop at the end of a block.
     """
     pictures = Pictures([d.images for d in datasets], encoder.preprocessing, [VIEWS[view] for view in options.views])
     (done,) = broadcast_object_list([written.begin() if state.is_main_process else 0])
     if done:
-        log.info("%s: going on after %d of %d images", written.folder, done, len(pictures))
+        log.info("%s: continuing after %d of %d images", written.folder, done, len(pictures))
     ranks, rank, total = state.num_processes, state.process_index, len(pictures)
     todo = blocks(total, done, options.batch, ranks)
     mine = [in_batches(np.arange(block.start + rank, block.stop, ranks), options.batch) for block in todo]
@@ -141,7 +140,7 @@ def _run(
             parts = gather_object(own)
             rows, features = (np.concatenate(column) for column in zip(*parts, strict=True))
             features = in_row_order(rows, features, block)
-            with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinity, which is refused below
+            with np.errstate(over="ignore"):  # numbers too large for float16 become infinity, which is refused below
                 features = features.astype(options.dtype)
             bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2)))
             if len(bad):
@@ -157,14 +156,14 @@ def _run(
 
 
 def blocks(total: int, done: int, batch: int, ranks: int) -> list[range]:
-    """The rows from ``done`` on in blocks of about `BLOCK_IMAGES` that give every rank whole batches."""
+    """The rows from ``done`` on in blocks of about `BLOCK_IMAGES`, with whole batches for every rank."""
     together = batch * ranks
     size = max(1, BLOCK_IMAGES // together) * together
     return [range(start, min(start + size, total)) for start in range(done, total, size)]
 
 
 def in_row_order(rows: np.ndarray, features: np.ndarray, block: range) -> np.ndarray:
-    """``features`` in the order of ``block``; raises RuntimeError unless each row of it came exactly once."""
+    """``features`` in the order of ``block``. Raises RuntimeError unless each row of it occurs exactly once."""
     order = np.argsort(rows)
     if not np.array_equal(rows[order], block):
         raise RuntimeError(f"rows {block.start} to {block.stop} were not embedded exactly once each")
@@ -176,11 +175,11 @@ def _workers(options: EmbedOptions, ranks: int) -> int:
 
 
 def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions, state: PartialState) -> Encoder:
-    """The pixel baseline fitted by rank 0, the same on every rank, with its fit on record."""
+    """The pixel baseline, fitted by rank 0 and copied to all ranks, with a record of the fit."""
     model = encoder.model
     assert isinstance(model, PixelPCA)
     rows = fit_rows(np.concatenate([dataset.column("split") for dataset in datasets]), model.seed)
-    # Every rank can tell by itself whether the fit will fail, so that none waits for a rank that gave up.
+    # If the fit must fail, it fails on every rank, so that none waits for another.
     if state.is_main_process or len(rows) < model.num_features:
         pictures = Pictures([dataset.images for dataset in datasets], encoder.preprocessing)
         loader = batches_of_pictures(pictures, in_batches(rows, options.batch), _workers(options, 1))

@@ -1,4 +1,4 @@
-"""An embeddings folder, written and opened: features, the manifest rows they belong to, and where they are from."""
+"""Writes and opens an embeddings folder: features, the manifest rows that they belong to, and their origin."""
 
 import functools
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger("dermssl")
 
 
 class EncoderEntry(BaseModel):
-    """The encoder that made the features, as ``embedding.json`` must record it."""
+    """The record of the encoder in ``embedding.json``."""
 
     path: str
     fingerprint: str
@@ -43,7 +43,7 @@ class EncoderEntry(BaseModel):
 
 
 class DatasetEntry(BaseModel):
-    """One embedded data set, as it was then."""
+    """The record of one data set in ``embedding.json``, as it was when it was embedded."""
 
     name: str
     path: str
@@ -56,7 +56,7 @@ class DatasetEntry(BaseModel):
 
 
 class EmbeddingInfo(BaseModel):
-    """What must be in ``embedding.json``. ``sha256`` has the hash of each array, by its file name."""
+    """The content of ``embedding.json``. ``sha256`` has the hash of each array by its file name."""
 
     encoder: EncoderEntry
     dtype: Literal["float32", "float16"] = "float32"
@@ -68,7 +68,7 @@ class EmbeddingInfo(BaseModel):
 
 @dataclass(frozen=True)
 class EmbeddedRows:
-    """The manifest rows of an embeddings folder, or of an index made from some, and where they are from."""
+    """The manifest rows of an embeddings folder, or of an index of such folders, and their origin."""
 
     folder: Path
     info: dict[str, Any]
@@ -78,43 +78,43 @@ class EmbeddedRows:
         return self.table.num_rows
 
     def blocks(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """Manifest rows and their features, a block at a time."""
+        """Manifest rows and their features, block by block."""
         for start in range(0, len(self), BLOCK_ROWS):
             yield self.table.slice(start, BLOCK_ROWS), self.features[start : start + BLOCK_ROWS]  # type: ignore[attr-defined]
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """Encoder as recorded: ``path``, ``fingerprint``, ``dim``, preprocessing."""
+        """The record of the encoder, see `EncoderEntry`."""
         return self.info["encoder"]
 
     @property
     def licences(self) -> list[dict[str, Any]]:
-        """Licence notices of the embedded data and of the data that the encoder was trained on."""
+        """The licence notices of the embedded data and of the data that the encoder was trained on."""
         return self.info["licences"]
 
     @property
     def synthetic(self) -> bool:
-        """True where any of the embedded data is synthetic."""
+        """Whether any of the embedded data is synthetic."""
         return any(entry["synthetic"] for entry in self.info["datasets"])
 
     @functools.cached_property
     def datasets(self) -> dict[str, Dataset]:
-        """The dataset folders that the rows came from, by name; those no longer reachable are missing."""
+        """The dataset folders of the rows by name, without those that cannot be opened now."""
         found = {}
         for entry in self.info["datasets"]:
             try:
                 dataset = open_dataset(entry["path"])
             except InputError:
-                log.warning("warning: %s is out of reach: labels and splits are those of the embedding", entry["path"])
+                log.warning("warning: %s cannot be opened: the embedding's labels and splits are used", entry["path"])
                 continue
             if dataset.fingerprint != entry["fingerprint"]:
-                log.warning("warning: %s has changed since it was embedded: its present labels are used", entry["path"])
+                log.warning("warning: %s was changed after it was embedded: its present labels are used", entry["path"])
             found[entry["name"]] = dataset
         return found
 
     @functools.cached_property
     def stored_rows(self) -> dict[str, dict[str, int]]:
-        """For each data set within reach, the row of its image store that holds each image_id."""
+        """For each data set that can be opened, the row of its image store by image_id."""
         return {
             name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
             for name, dataset in self.datasets.items()
@@ -122,7 +122,7 @@ class EmbeddedRows:
 
     @functools.cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
-        """For each embedded data set the targets that it declares now, else those of the embedding."""
+        """The targets of each data set as its folder declares them now, or else as they were when embedded."""
         recorded = {
             entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
             for entry in self.info["datasets"]
@@ -131,7 +131,7 @@ class EmbeddedRows:
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
-        """Targets declared by the embedded data sets (the first declaration of a name counts)."""
+        """The targets of all data sets; of several with one name, the first."""
         return functools.reduce(lambda found, declared: declared | found, self.targets_by_dataset.values(), {})
 
     @functools.cached_property
@@ -164,9 +164,9 @@ class Embeddings(EmbeddedRows):
 
     @functools.cached_property
     def views(self) -> dict[str, np.ndarray]:
-        """Features of further views of the images, by view, in the same rows.
+        """The features of each further view, in the same rows.
 
-        Raises InputError: a file of them is missing or damaged, has other rows, or is not finite.
+        Raises InputError: a file is missing or damaged, has other rows, or holds NaN or infinity.
         """
         names = self.info.get("views", [])
         return {name: _read_features(self.folder, f"features.{name}.npy", self.info, self.table) for name in names}
@@ -175,7 +175,7 @@ class Embeddings(EmbeddedRows):
 def open_embeddings(folder: str | Path) -> Embeddings:
     """Open a folder made by ``dermeval embed`` or ``dermeval import-embeddings``.
 
-    Raises InputError: it is not such a folder, is damaged, or its features do not fit its manifest or are not finite.
+    Raises InputError: it is no such folder or is damaged, or its features do not fit its manifest or are not finite.
     """
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(inside(path, INFO), MAKER, EmbeddingInfo)
@@ -189,7 +189,7 @@ def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Tabl
     dim, kind = info["encoder"]["dim"], info.get("dtype", "float32")
     if features.shape != (table.num_rows, dim) or features.dtype != kind:
         raise InputError(
-            f"{path} has shape {features.shape} of {features.dtype}, but the folder says {table.num_rows} images with "
+            f"{path} has shape {features.shape} of {features.dtype}, but the folder holds {table.num_rows} images with "
             f"{dim} numbers of {kind}: {again}"
         )
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -203,31 +203,31 @@ def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Tabl
 
 
 def array_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every array of an embeddings folder by file name, as ``embedding.json`` records them."""
+    """The SHA-256 of every array of an embeddings folder by file name."""
     return {path.name: sha256_file(path) for path in sorted(folder.glob("features*.npy"))}
 
 
 def how_made(part: EmbeddedRows) -> dict[str, Any]:
-    """What parts must share to be pooled: the encoder, how images were prepared for it, what was read, and the type."""
+    """Everything that must be equal in folders to pool them: encoder, preprocessing, kind of features, and type."""
     encoder = {"features": "cls"} | part.encoder
     same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
     return same | {"dtype": part.info.get("dtype", "float32")}
 
 
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
-    """Raise InputError, ending in ``remedy``, unless one encoder made all ``parts`` in one way."""
+    """Raise InputError, ending in ``remedy``, unless all ``parts`` were made in the same way, see `how_made`."""
     for part in parts[1:]:
         one, other = how_made(parts[0]), how_made(part)
         differing = [key for key in one if one[key] != other[key]]
         if differing:
             raise InputError(
                 f"{parts[0].folder} and {part.folder} come from different encoders ({parts[0].encoder['path']}, "
-                f"{part.encoder['path']}; {', '.join(differing)} differ): {remedy}"
+                f"{part.encoder['path']}; different: {', '.join(differing)}): {remedy}"
             )
 
 
 def dataset_entry(dataset: Dataset) -> dict[str, Any]:
-    """What ``embedding.json`` records of an embedded data set, see `DatasetEntry`."""
+    """The record of a data set in ``embedding.json``, see `DatasetEntry`."""
     what = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
     return what | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
 
@@ -242,9 +242,9 @@ def write_embeddings(
 ) -> dict[str, Any]:
     """Write an embeddings folder atomically and return its ``embedding.json``.
 
-    ``features`` are in the order of ``datasets``, each in manifest order; ``views`` are names and features of further
-    views, in the same rows. ``encoder`` has ``path``, ``fingerprint``, ``preprocessing`` and ``licences`` (of its
-    training data).
+    ``features`` (N, D) are in the order of ``datasets``, each in manifest order. ``views`` are the names and features
+    of further views, in the same rows. ``encoder`` is the record of the encoder without ``dim``, ``extra`` are further
+    entries of the JSON.
     """
     info: dict[str, Any] = {
         "encoder": encoder | {"dim": int(features.shape[1])},

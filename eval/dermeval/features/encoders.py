@@ -1,4 +1,4 @@
-"""What ``--encoder`` takes: run folders, exported encoders, timm weights, and two baselines."""
+"""Opens what ``--encoder`` names: a run folder, an exported encoder, a weights file, timm's weights, or a baseline."""
 
 import hashlib
 import logging
@@ -26,19 +26,19 @@ from dermssl.views.recipe import LARGEST_CROP
 
 NAME_IT = "give it as timm:NAME@FILE, for instance timm:{}@FILE"
 EXAMPLES = {True: "vit_base_patch16_clip_quickgelu_224", False: "convnext_tiny"}
-"""Of weights by open_clip, and of others."""
+"""Names for that text, for weights of open_clip (True) and of others."""
 log = logging.getLogger("dermssl")
 PIXELS_IMAGE_SIZE = 32
 LAST = 4
-"""Blocks (of a transformer) or stages (of a convolutional network) that ``last4`` joins."""
+"""The number of blocks (of a transformer) or stages (of a convolutional network) that ``last4`` joins."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model in evaluation mode, how an image must be prepared for it, and which ``features`` are read from it.
+    """A model in evaluation mode, with the preprocessing of its images and the kind of features to read.
 
-    ``preprocessing`` is a timm data config: ``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``,
-    ``mean``, ``std``. ``origin`` is what the embeddings folder records of it.
+    ``preprocessing`` is a timm data config: ``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``,
+    ``std``. ``origin`` are the other entries of the encoder's record in embeddings folders.
     """
 
     model: nn.Module
@@ -49,10 +49,10 @@ class Encoder:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Features ``(B, D)`` of normalised images ``(B, 3, S, S)``.
 
-        ``cls``: timm's pooled output (of a vision transformer the class token, of a ResNet the global average).
+        ``cls``: timm's pooled output, which is the class token or, for a ResNet, the global average.
         ``cls+mean``: class token of the last block, then the mean of its patch tokens, both after the final norm.
-        ``last4``: class tokens of the last four blocks, each after the final norm, earliest first (DINO's
-        ``eval_linear``, Caron et al. 2021); of a ResNet the global averages of its four stages.
+        ``last4``: class tokens of the last four blocks, earliest first, each after the final norm (DINO's
+        ``eval_linear``, Caron et al. 2021); for a ResNet the global averages of its four stages.
         """
         model: Any = self.model
         if self.features == "cls":
@@ -70,18 +70,18 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """Number of features D."""
+        """The number of features D."""
         if self.features == "last4":
             return sum(int(stage["num_chs"]) for stage in _stages(self.model)[-LAST:])
         return width(self.model) * (2 if self.features == "cls+mean" else 1)
 
     @property
     def image_size(self) -> int:
-        """Side of the square input, pixels."""
+        """The side of the square input, in pixels."""
         return self.preprocessing["input_size"][-1]
 
     def record(self) -> dict[str, Any]:
-        """The encoder entry of ``embedding.json``. Its fingerprint is the hash of the file, else of all weights."""
+        """The encoder's record in ``embedding.json``. The fingerprint is the hash of its file or of all weights."""
         how: dict[str, Any] = {"preprocessing": self.preprocessing, "features": self.features}
         if "fingerprint" not in self.origin:
             state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
@@ -90,9 +90,10 @@ class Encoder:
 
 
 def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls") -> Encoder:
-    """The encoder that ``spec`` names, at ``image_size`` pixels (None: its own), read as ``features`` says.
+    """The encoder ``spec`` (as for ``--encoder``) for images of ``image_size`` pixels (None: its own size).
 
-    Raises InputError: no such folder, architecture, weights or seed, or a size or ``features`` that it cannot give.
+    Raises InputError: there is no such folder, architecture, weights or seed, or the encoder has not this size or these
+    ``features``.
     """
     kind, _, name = spec.partition(":")
     if image_size and image_size > LARGEST_CROP:
@@ -100,7 +101,7 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
     if kind == "timm" and "@" in name:
         name, _, file = name.partition("@")
         if not file:
-            raise InputError(f"--encoder {spec}: no file stands after @")
+            raise InputError(f"--encoder {spec}: give a file after @")
         encoder = _from_file(spec, Path(file), name, image_size)
     elif kind == "timm" and name:
         encoder = _from_timm(spec, name, image_size, pretrained=True)
@@ -125,20 +126,20 @@ def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls
 
 
 def _stages(model: nn.Module) -> list[Any]:
-    """The blocks of a transformer, else the stages; none where timm cannot hand them out."""
+    """timm's records of the blocks of a transformer or the stages of another network; empty if it cannot read them."""
     return list(getattr(model, "feature_info", [])) if hasattr(model, "forward_intermediates") else []
 
 
 def _check_readable(encoder: Encoder) -> None:
-    """Raise InputError where the encoder has no features of its kind."""
+    """Raise InputError unless the encoder can give its kind of features."""
     model, kind, name = encoder.model, encoder.features, encoder.origin["name"]
     if kind != "cls" and isinstance(model, PixelPCA):
-        raise InputError(f"--features {kind}: {name} is no network, it has only its components: use --features cls")
+        raise InputError(f"--features {kind}: {name} has only principal components: use --features cls")
     tokens = getattr(model, "num_prefix_tokens", None)
     if kind == "cls+mean" and not tokens:
-        raise InputError(f"--features cls+mean: {name} has no class token beside its patches: use cls or last4")
+        raise InputError(f"--features cls+mean: {name} has no class token: use --features cls or last4")
     if kind == "last4" and (tokens == 0 or len(_stages(model)) < LAST):
-        what = "no class token" if tokens == 0 else f"fewer than {LAST} blocks or stages to read"
+        what = "no class token" if tokens == 0 else f"fewer than {LAST} blocks or stages"
         raise InputError(f"--features last4: {name} has {what}: use --features cls")
 
 
@@ -170,17 +171,17 @@ def _from_timm(spec: str, name: str, image_size: int | None, pretrained: bool) -
 
 
 def _from_file(spec: str, path: Path, name: str | None, image_size: int | None) -> Encoder:
-    """Weights that somebody released as a file, prepared as timm says for ``name``; None: the network that they fit.
+    """Weights from a file, for timm's network ``name`` (None: as guessed) with its preprocessing.
 
-    Where the project that released them is known, images are normalised as it did.
+    If the weights have the layout of a known project, its normalisation is used.
     """
     weights = translate(read_weights(path))
     if name is None:
         name = guess_architecture(weights.weights, weights.layouts)
         if name is None:
             named = NAME_IT.format(EXAMPLES["open_clip" in weights.layouts])
-            seem = f" (they seem to be written by {' within '.join(weights.layouts)})" if weights.layouts else ""
-            raise InputError(f"--encoder {spec}: which network the weights are of cannot be told{seem}: {named}")
+            seem = f" (they seem to come from {' within '.join(weights.layouts)})" if weights.layouts else ""
+            raise InputError(f"--encoder {spec}: the weights do not tell which network they are of{seem}: {named}")
         log.info("%s: weights of timm's %s%s", path, name, f", from {weights.layouts[-1]}" if weights.layouts else "")
     encoder = _from_timm(spec, name, image_size, pretrained=False)
     try:
@@ -216,5 +217,5 @@ def _preprocessing(pretrained_cfg: Any, image_size: int | None) -> dict[str, Any
 
 
 def with_origin(encoder: Encoder, **entries: Any) -> Encoder:
-    """A copy whose record also holds ``entries``."""
+    """A copy of ``encoder`` whose record also has ``entries``."""
     return replace(encoder, origin=encoder.origin | entries)

@@ -1,4 +1,4 @@
-"""``dermeval import-embeddings``: features that another program made, as an embeddings folder like any other."""
+"""``dermeval import-embeddings``: turns features of another program into an embeddings folder."""
 
 import logging
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ log = logging.getLogger("dermssl")
 
 
 def import_embeddings(options: ImportOptions) -> Report:
-    """Check the features, match them to images by their ids, and write an embeddings folder; see `ImportOptions`.
+    """Check features, match them to images by ids, and write an embeddings folder; see `ImportOptions`.
 
-    Raises InputError: unreadable features or ids, ids that are no image or come twice, or a licence that is not known.
+    Raises InputError: features or ids cannot be read, an id is no image or occurs twice, or the licence is unknown.
     """
     out, path = Path(options.out), Path(options.features)
     if options.licence not in licences.LICENCES:
@@ -40,9 +40,9 @@ def import_embeddings(options: ImportOptions) -> Report:
     if options.ids:
         ids = _read_ids(Path(options.ids))
     if ids is None:
-        raise InputError(f"{path} holds no ids: give a table of them, one row for each row of features, in their order")
+        raise InputError(f"{path} holds no ids: give a table of them with one row per row of features, in their order")
     if len(ids) != len(features):
-        raise InputError(f"{options.ids or path}: {len(ids)} ids for {len(features)} rows of features: give one each")
+        raise InputError(f"{options.ids or path}: {len(ids)} ids for {len(features)} rows of features: give as many")
     rows = _match(ids, datasets, options.ids or options.features)
     name = options.name or out.name
     notice = licences.notice(f"weights {name}", options.licence, "Features of another program.", synthetic=False)
@@ -67,7 +67,7 @@ def import_embeddings(options: ImportOptions) -> Report:
 
 
 def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """Features ``(N, D)`` float32 or float16, all finite, and the ids that stand beside them in the file, if any."""
+    """Features ``(N, D)``, float32 or float16 and finite, and the ids in the same file; None if it has none."""
     readers = {".npy": lambda npy: (read_npy(npy, MAKER), None), ".parquet": _from_parquet}
     readers |= {".h5": _from_hdf5, ".hdf5": _from_hdf5}
     if path.suffix.lower() not in readers:
@@ -76,7 +76,7 @@ def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
     features, ids = readers[path.suffix.lower()](path)
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
         raise InputError(
-            f"{path} holds {features.dtype} of shape {features.shape}: give floating-point numbers, one row each image"
+            f"{path} holds {features.dtype} of shape {features.shape}: give floating-point numbers, one row per image"
         )
     with np.errstate(over="ignore"):
         features = np.asarray(features, np.float16 if features.dtype == np.float16 else np.float32)
@@ -87,7 +87,7 @@ def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _from_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """A column of lists called as `FEATURE_NAMES` say, or all columns of numbers in their order."""
+    """The column of lists with one of `FEATURE_NAMES`, or all floating-point columns in their order; and the ids."""
     table = read_parquet(path, MAKER)
     name = next((name for name in ID_COLUMNS if name in table.column_names), None)
     ids = None if name is None else [str(value) for value in table[name].to_pylist()]
@@ -96,10 +96,10 @@ def _from_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
         try:
             return np.stack([np.asarray(row) for row in table[lists[0]].to_pylist()]), ids
         except (ValueError, TypeError):
-            raise InputError(f"{path}: the rows of column '{lists[0]}' are not lists of one length") from None
+            raise InputError(f"{path}: the rows of column '{lists[0]}' must be lists of one length") from None
     numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     if not numbers:
-        raise InputError(f"{path} has no column '{FEATURE_NAMES[0]}' and no columns of numbers: give one of them")
+        raise InputError(f"{path} has neither a column '{FEATURE_NAMES[0]}' nor floating-point columns: give them")
     return np.column_stack([table[column].to_numpy() for column in numbers]), ids
 
 
@@ -122,7 +122,7 @@ def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _read_ids(path: Path) -> list[str]:
-    """The column of ids of a table: the first of `ID_COLUMNS` that it has, or its only column."""
+    """The ids in a table: its first column with one of `ID_COLUMNS`, or its only column."""
     require_file(path, MAKER)
     if path.suffix.lower() == ".parquet":
         frame = read_parquet(path, MAKER).to_pandas()
@@ -130,7 +130,7 @@ def _read_ids(path: Path) -> list[str]:
         frame = read_table(path, [])
     name = next((name for name in ID_COLUMNS if name in frame), None)
     if name is None and len(frame.columns) > 1:
-        raise InputError(f"{path} has no column {', '.join(ID_COLUMNS)}: name the one that holds the ids so")
+        raise InputError(f"{path} has no column {' or '.join(ID_COLUMNS)}: rename the column that holds the ids")
     values = frame[name or frame.columns[0]]
     if values.isna().any():
         raise InputError(f"{path}: row {int(np.flatnonzero(values.isna())[0]) + 1} has no id")
@@ -138,9 +138,9 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def _match(ids: Sequence[str], datasets: Sequence[Dataset], where: str) -> list[np.ndarray]:
-    """For each data set, which row of features each of its images has, -1 for none.
+    """For each data set, the row of features of each image, -1 for none.
 
-    An id is an ``image_id``, a ``file``, or the name of a file with or without its ending, if only one image has it.
+    An id is an ``image_id``, a ``file``, or a file name with or without suffix that only one image has.
     """
     places: dict[str, tuple[int, int] | None] = {}
     for number, dataset in enumerate(datasets):
@@ -159,6 +159,6 @@ def _match(ids: Sequence[str], datasets: Sequence[Dataset], where: str) -> list[
             raise InputError(f"{where}: '{value}' (row {row + 1}) {why}: {near}")
         number, image = place
         if found[number][image] >= 0:
-            raise InputError(f"{where}: '{value}' (row {row + 1}) comes twice: give one row of features for each image")
+            raise InputError(f"{where}: '{value}' (row {row + 1}) occurs twice: give one row of features per image")
         found[number][image] = row
     return found

@@ -1,4 +1,4 @@
-"""Which images an encoder has seen in pretraining, by the ledger in its run folder (or beside its exported weights)."""
+"""Finds the images that an encoder saw in pretraining, by the ledger of its run folder or of its export."""
 
 import contextlib
 import functools
@@ -26,11 +26,10 @@ COLUMNS = ("image_id", "dataset", "sha256", "pixel_sha256", "phash", "patient_id
 
 @dataclass(frozen=True)
 class Seen:
-    """Why each image counts as seen: bool columns `REASONS` by ``image_id``; None where that is not known.
+    """The reasons why images count as seen: bool columns `REASONS` by ``image_id``, None if there is no ledger.
 
-    ``source`` is the ledger, or the reason why there is none. ``suspected`` are the ids of possible copies, which
-    do not count: no reason hits them, their hash is within `HASH_BITS` of a seen image's, and their pixels could not be
-    compared with it.
+    ``source`` is the ledger, or why there is none. ``suspected`` are the ids of possible copies, which do not count:
+    their hash is within `HASH_BITS` of a seen image's, but the pixels of one of the two could not be read.
     """
 
     reasons: pd.DataFrame | None
@@ -38,19 +37,20 @@ class Seen:
     suspected: frozenset[str] = frozenset()
 
     def flags(self, image_ids: Sequence[str] | pd.Series) -> pd.Series:
-        """Whether each image is contaminated, ``(N,)`` nullable boolean in the given order; null where unknown."""
+        """Whether each image is contaminated, ``(N,)`` nullable boolean in the given order; null if unknown."""
         if self.reasons is None:
             return pd.Series(pd.NA, index=range(len(image_ids)), dtype="boolean")
         return self.reasons.loc[list(image_ids)].any(axis=1).astype("boolean").reset_index(drop=True)
 
 
 def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[str, Dataset] | None = None) -> Seen:
-    """Images of the manifest ``frame`` that ``encoder`` (as `embedding.json` records it) was trained on.
+    """The images of the manifest ``frame`` that an encoder, by its record ``encoder``, was trained on.
 
-    An image counts by its file, its pixels, its patient, or its lesion; where it has neither patient nor lesion, by its
-    case. It counts by its perceptual hash, within `HASH_BITS` bits in any flip or turn, only where the stored pixels
-    confirm a copy (`dermeval.features.copies`). ``datasets`` by name are those of ``frame``; the ledger's are looked
-    for where the run read them. Ledger rows that were never seen do not count.
+    An image counts as seen if it shares its file, pixels, patient or lesion with a seen image; without patient and
+    lesion, its group (the reason ``case``). It also counts if its perceptual hash is within `HASH_BITS` bits of a seen
+    image's, in any flip or turn, and the stored pixels confirm a copy (`dermeval.features.copies`). ``datasets`` by
+    name are those of ``frame``; the ledger's are opened from the paths in the run's config. Images in the ledger that
+    training never reached do not count.
     """
     if encoder["path"].startswith("random:"):
         reasons = pd.DataFrame(False, index=frame["image_id"], columns=list(REASONS))
@@ -72,22 +72,22 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
 
 
 def weights_folder(path: Path) -> Path:
-    """The folder with the weights of a run folder, or of an exported encoder."""
+    """The folder with the weights of a run folder or of an exported encoder."""
     return path / "encoder" if (path / "encoder").is_dir() else path
 
 
 def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
-    """The ledger of the weights that made the features, or None and why not."""
+    """The ledger of the weights that made the features, or None and the reason."""
     name = encoder["path"]
     if name.startswith(("timm:", "imported:")) or Path(name).is_file():
         return None, f"what {name} was trained on is not recorded"
     if name.startswith("pixels:"):
-        return None, f"{name} was fitted to train and unsplit images, which no ledger records"
+        return None, f"{name} was fitted on train and unsplit images, which no ledger records"
     weights = weights_folder(Path(name)) / "model.safetensors"
     if not weights.is_file():
-        return None, f"{name} is out of reach"
+        return None, f"{name} cannot be opened"
     if sha256_file(weights) != encoder["fingerprint"]:
-        return None, f"{name} has changed since these features were made"
+        return None, f"{name} was changed after these features were made"
     found = find_ledger(Path(name), encoder.get("training", {}).get("ledger"))
     return found, "" if found else f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends"
 
@@ -126,7 +126,7 @@ def _by_ledger(
 
 
 def _reader(datasets: dict[str, Dataset]) -> Callable[[str, str], Image.Image | None]:
-    """A function from data set and image id to the stored image, or None where the data set is out of reach."""
+    """A function from data set and image id to the stored image, None if it cannot be opened."""
 
     @functools.cache
     def rows_of(name: str) -> dict[str, int]:

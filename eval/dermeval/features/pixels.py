@@ -1,4 +1,4 @@
-"""The baseline every encoder must beat: principal components of the raw pixels."""
+"""The baseline that every encoder should beat: principal components of the raw pixels."""
 
 import numpy as np
 import torch
@@ -8,11 +8,11 @@ from torch import nn
 from dermssl.errors import InputError
 
 MAX_FIT_ROWS = 20_000
-"""Images that the components are fitted on at most; more change them little and cost memory."""
+"""The largest number of images to fit the components on; more would change them little and cost memory."""
 
 
 class PixelPCA(nn.Module):
-    """Images ``(B, 3, S, S)`` with values 0 to 1 -> the first ``components`` principal components ``(B, D)``."""
+    """Images ``(B, 3, S, S)`` with values 0-1 -> their first D = ``components`` principal components ``(B, D)``."""
 
     mean: torch.Tensor
     directions: torch.Tensor
@@ -24,20 +24,22 @@ class PixelPCA(nn.Module):
         self.register_buffer("directions", torch.zeros(3 * image_size**2, components))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Project; computed in float32 whatever the autocast, as differences of pixels are small."""
+        """Project images, always in float32, because differences of pixels are small."""
         with torch.autocast(images.device.type, enabled=False):
             return (images.float().flatten(1) - self.mean) @ self.directions
 
     def fit(self, pixels: np.ndarray) -> None:
-        """Fit on ``(N, 3*S*S)`` values 0 to 1 by randomized SVD (Halko et al. 2011), seeded.
+        """Fit on ``pixels`` ``(N, 3*S*S)`` with values 0-1 by seeded randomized SVD (Halko et al. 2011).
 
-        Raises InputError: no image, or fewer images or pixels than components.
+        Raises InputError: there is no image, or there are fewer images or pixels than components.
         """
         if not len(pixels):
-            raise InputError(f"pixels:{self.num_features} is fitted on train images, and no image's split is train")
+            raise InputError(
+                f"pixels:{self.num_features} is fitted on train images, but there are none: split the data"
+            )
         if min(pixels.shape) < self.num_features:
             raise InputError(
-                f"pixels:{self.num_features} needs at least as many train images and pixels, "
+                f"pixels:{self.num_features} needs at least {self.num_features} train images and pixel values, but "
                 f"there are {pixels.shape[0]} images of {pixels.shape[1]} values: ask for fewer components"
             )
         pca = PCA(self.num_features, svd_solver="randomized", random_state=self.seed).fit(pixels)
@@ -46,7 +48,7 @@ class PixelPCA(nn.Module):
 
 
 def fit_rows(splits: np.ndarray, seed: int) -> np.ndarray:
-    """Rows to fit on: split train or null (test is never looked at), a seeded sample where there are many."""
+    """The rows to fit on: those of train and without a split, or a seeded sample of `MAX_FIT_ROWS` of them."""
     rows = np.flatnonzero([split is None or split == "train" for split in splits])
     if len(rows) > MAX_FIT_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_FIT_ROWS, replace=False))

@@ -1,4 +1,4 @@
-"""Several embeddings folders of one encoder as one table of features, labels and splits."""
+"""Pools several embeddings folders of one encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class PooledEmbeddings:
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """The encoder that made all features, as recorded by ``dermeval embed``."""
+        """The record of the encoder that made all features."""
         return self.parts[0].encoder
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """The pooled data sets as recorded: ``name``, ``fingerprint``, ``group``, ``patient_key`` and so on."""
+        """The records of the pooled data sets, see `dermeval.features.embeddings.DatasetEntry`."""
         return [entry for part in self.parts for entry in part.info["datasets"]]
 
     @property
@@ -40,18 +40,18 @@ class PooledEmbeddings:
 
     @property
     def licences(self) -> list[dict[str, Any]]:
-        """Licence notices of all that went into the features."""
+        """The licence notices of everything that went into the features."""
         return licences.merge(entry for part in self.parts for entry in part.licences)
 
     @cached_property
     def seen(self) -> Seen:
-        """Which images the encoder has seen in pretraining."""
+        """The images that the encoder saw in pretraining."""
         datasets = {name: dataset for part in self.parts for name, dataset in part.datasets.items()}
         return seen_images(self.encoder, self.frame, datasets)
 
     @cached_property
     def targets(self) -> dict[str, dict[str, Target]]:
-        """For each target name, its declaration by each data set that has it."""
+        """For each name of a target, the target of each data set that has one."""
         found: dict[str, dict[str, Target]] = {}
         for part in self.parts:
             for dataset, targets in part.targets_by_dataset.items():
@@ -61,15 +61,15 @@ class PooledEmbeddings:
 
 
 def open_pool(folders: Sequence[str]) -> PooledEmbeddings:
-    """Open embeddings folders to be judged together.
+    """Open embeddings folders to judge them together.
 
-    Raises InputError: a folder is unusable, the encoders differ, or one data set is given twice.
+    Raises InputError: a folder is unusable, the encoders differ, or two folders hold the same data set.
     """
     parts = [open_embeddings(folder) for folder in folders]
-    refuse_mixed(parts, "embed both alike with one, or compare their results with `dermeval compare`")
+    refuse_mixed(parts, "embed both with one encoder in the same way, or compare results with `dermeval compare`")
     names = [entry["name"] for part in parts for entry in part.info["datasets"]]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise InputError(f"data set '{twice[0]}' is in two of the embeddings folders: give it once")
+        raise InputError(f"two of the embeddings folders hold data set '{twice[0]}': give one of them")
     features = parts[0].features if len(parts) == 1 else np.concatenate([part.features for part in parts])
     return PooledEmbeddings(parts, features, pd.concat([part.frame for part in parts], ignore_index=True))

@@ -1,4 +1,4 @@
-"""Rows that a killed ``dermeval embed`` had finished, kept beside the output until the whole is written."""
+"""Keeps finished rows of `dermeval embed` beside the output, so that the command can continue after a kill."""
 
 import logging
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from dermssl.paths import require_new_folder
 
 MARK = "plan.json"
 FINISHED = ("rows-*.npy", "fit-*.parquet")
-"""What is kept in such folders: rows of features, fits of probes."""
+"""The files of such folders: rows of features, fits of probes."""
 log = logging.getLogger("dermssl")
 
 
 def unfinished_folder(out: Path, mark: str = MARK) -> Path:
-    """``<out>.unfinished``; raises InputError where something else bears that name."""
+    """The path ``<out>.unfinished``. Raises InputError if something else has that name."""
     path = out.resolve()
     return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, *FINISHED))
 
 
 class Unfinished:
-    """Finished blocks of rows as ``rows-<first row>.npy`` ``(b, V, D)``, and the plan that they belong to.
+    """Finished blocks of rows, ``rows-<first row>.npy`` ``(b, V, D)``, and the plan by which they were made.
 
-    A block depends on the plan and its first row alone, so a run with other ranks or batches can continue it.
+    Blocks do not depend on the number of ranks or the batch, so another number can continue them.
     """
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
@@ -35,19 +35,19 @@ class Unfinished:
         self.is_ours = False
 
     def begin(self) -> int:
-        """The number of finished rows; 0, with a warning, where they belong to another plan."""
+        """The number of finished rows; 0 with a warning if they were made by another plan."""
         if (self.folder / MARK).is_file():
             before = read_json(self.folder / MARK, "dermeval embed")
             differing = [key for key in self.plan if before.get(key) != self.plan[key]]
             if differing:
-                log.warning("%s was begun with other %s: starting anew", self.folder, ", ".join(differing))
+                log.warning("%s was begun with another %s: starting again", self.folder, ", ".join(differing))
             self.is_ours = not differing
         return sum(len(block) for block in self._blocks()) if self.is_ours else 0
 
     def add(self, start: int, features: np.ndarray) -> None:
-        """Keep the finished rows from ``start`` on, ``(b, V, D)``; the first rows replace those of another plan."""
+        """Write the finished rows ``(b, V, D)`` from row ``start`` on. The first ones replace rows of another plan."""
         if not self.is_ours:
-            # Whole or not at all: a folder without a plan would be taken for somebody else's.
+            # Atomic, because a folder without a plan would be refused as another program's.
             with atomic_folder(self.folder) as temporary:
                 write_json(temporary / MARK, self.plan)
             self.is_ours = True
@@ -65,7 +65,7 @@ class Unfinished:
         return self.folder / f"rows-{start:09d}.npy"
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """Blocks that follow each other without a gap from row 0 on."""
+        """The blocks from row 0 on up to the first gap."""
         done = 0
         while (path := self._path(done)).is_file():
             try:

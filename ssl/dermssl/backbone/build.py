@@ -1,4 +1,4 @@
-"""Backbones by timm's names, without classifier, and what a run may change about them."""
+"""Builds timm backbones without classifier, and changes how they compute."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger("dermssl")
 
 
 class Normalisation(NamedTuple):
-    """Mean and standard deviation of the three channels, by which an encoder's input of 0 to 1 is normalised."""
+    """Mean and standard deviation of the three channels, by which an encoder's input in 0-1 is normalised."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -31,21 +31,21 @@ class Normalisation(NamedTuple):
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""For encoders that start from random weights."""
+"""Used for encoders that start from random weights."""
 
 
 def build(
     name: str, image_size: int, drop_path: float = 0.0, pretrained: bool = False, patch_size: int | None = None
 ) -> nn.Module:
-    """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``, D by `width`.
+    """A timm backbone without classifier: images ``(B, 3, H, W)`` -> features ``(B, D)``, where D is its `width`.
 
-    Vision transformers accept any crop size that their patch size divides (`check_sizes`); ``patch_size`` (pixels)
-    replaces the one in their name, and pretrained patch embeddings are then resampled by timm.
-    Raises InputError: unknown name, a patch size for a backbone without patches, or pretrained weights that cannot be
-    had.
+    A vision transformer accepts any crop size that its patch size divides. ``patch_size`` (pixels) replaces the one in
+    its name; timm then resamples pretrained patch embeddings.
+    Raises InputError: the name is unknown, the backbone has no patches or no stochastic depth, or the pretrained
+    weights are not available.
     """
     options: dict[str, Any] = {"num_classes": 0}
-    timm_config(name)  # refuses an unknown name
+    timm_config(name)  # raises InputError for an unknown name
     if drop_path:
         options["drop_path_rate"] = drop_path
     if is_vit(name):
@@ -65,10 +65,10 @@ def build(
             where = f"{constants.ENDPOINT}/{timm_config(name).hf_hub_id}"
             raise InputError(
                 f"pretrained weights of '{name}' are gated: accept their terms at {where} and log in with "
-                f"`hf auth login`, or give {remedy(name)}"
+                f"`hf auth login`, or give a file, {remedy(name)}"
             ) from None
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"pretrained weights of '{name}' cannot be had ({reason}): give {remedy(name)}") from None
+        raise InputError(f"cannot get pretrained weights of '{name}' ({reason}): give a file, {remedy(name)}") from None
     except TypeError as error:
         if "drop_path_rate" not in options or "drop_path_rate" not in str(error):
             raise
@@ -80,17 +80,17 @@ def build(
 
 
 def width(model: nn.Module) -> int:
-    """Number of features D that a backbone gives; some have a layer between their last map and their output."""
+    """The number of features D of a backbone, also if a layer stands between its last feature map and its output."""
     return int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
 
 
 def is_vit(name: str) -> bool:
-    """Whether timm builds ``name`` from a plain vision transformer, which takes any size that its patches divide."""
+    """Whether ``name`` is a plain vision transformer in timm, which takes any size that its patches divide."""
     return timm.models.is_model_in_modules(name.split(".")[0], ("vision_transformer", "deit", "eva"))
 
 
 def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
-    """Run one tiny forward per crop size; raises InputError naming the size that the backbone cannot take."""
+    """Run one small forward pass per crop size. Raises InputError naming a size that the backbone cannot take."""
     training = model.training
     model.eval()
     for size in sizes:
@@ -103,19 +103,19 @@ def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Gradient checkpointing: less memory, about a third more time; raises InputError where timm has none."""
+    """Turn on gradient checkpointing: less memory, a third more time. Raises InputError if timm has none."""
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):
         raise InputError(
-            "model.gradient_checkpointing: this backbone has none in timm: leave it out, or lower training.batch"
+            "model.gradient_checkpointing: timm has none for this backbone: leave it out, or lower training.batch"
         ) from None
 
 
 def write_out_attention(model: nn.Module) -> None:
-    """Attention as plain products and a softmax instead of PyTorch's fused kernel; the same values up to rounding.
+    """Compute attention as products and a softmax instead of PyTorch's fused kernel, equal up to rounding.
 
-    For training on a CPU in bf16, where the fused kernel takes 1.1 (785 tokens) to 5 times (37 tokens) as long.
+    For training on a CPU in bf16, where the fused kernel takes 1.1 times (785 tokens) to 5 times (37 tokens) as long.
     """
     for module in model.modules():
         if hasattr(module, "fused_attn"):

@@ -1,7 +1,7 @@
-"""The one embedding of images: stored images -> timm's transform -> device -> features.
+"""Embeds images: stored images -> timm's transform -> device -> features.
 
-`dermeval embed`, the online evaluation of training and the photo query of the search all go through here, so that an
-image has one feature whoever asks for it.
+`dermeval embed`, the online evaluation of training and the search by a photo all use this module, so that an image has
+the same features in all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,25 +20,25 @@ from dermssl.workers import make_data_loader, read_batches
 
 BATCH = 128
 MAX_ASPECT = 8
-"""Long side by short side up to which a picture is resized whole before its centre is cropped."""
+"""The ratio of long to short side up to which a whole image is resized before its centre is cropped."""
 
 Encode = Callable[[Tensor], Tensor]
 """Normalised images ``(B, 3, S, S)`` -> features ``(B, D)``."""
 Change = Callable[[Image.Image], Image.Image]
-"""What makes a further view of an image."""
+"""A function that makes a further view of an image."""
 
 
 def preprocessing_at(image_size: int, normalisation: Normalisation = IMAGENET) -> dict[str, Any]:
-    """How images are prepared for the encoders that are trained here: a timm data config."""
+    """The preprocessing of images for encoders that are trained here, as a timm data config."""
     crop = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
     return {"input_size": (3, image_size, image_size), **crop, **normalisation._asdict()}
 
 
 class Pictures(TorchDataset):
-    """Images as an encoder takes them: item ``row`` is ``(row, uint8 (V, 3, S, S))``, the image and its further views.
+    """Preprocessed images: item ``row`` is ``(row, images)``, uint8 ``(V, 3, S, S)``: the image and its further views.
 
-    Rows count through ``stores`` in order; a store gives the RGB image of a row by ``image(row)``. ``preprocessing`` is
-    a timm data config (``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``, ``std``).
+    Rows are numbered through all ``stores``, which give an RGB image by ``image(row)``. ``preprocessing`` is a timm
+    data config (``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``, ``std``).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Pictures(TorchDataset):
     ) -> None:
         self.stores, self.preprocessing, self.further_views = stores, preprocessing, tuple(further_views)
         self.starts = np.cumsum([0, *map(len, stores)])
-        # The device normalises: bytes are a quarter of the floats to hand over.
+        # The device normalises, because bytes are a quarter of the size of floats.
         self.transform = timm.data.create_transform(**preprocessing, is_training=False, normalize=False)
 
     def __len__(self) -> int:
@@ -57,12 +57,12 @@ class Pictures(TorchDataset):
         return row, self.prepare(self.stores[part].image(row - int(self.starts[part])))
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """One image, resized and cropped, and its further views: uint8 ``(V, 3, S, S)``."""
+        """One image and its further views, resized and cropped: uint8 ``(V, 3, S, S)``."""
         seen = [image, *(change(image) for change in self.further_views)]
         return torch.stack([self.transform(self._without_ends(one)) for one in seen])
 
     def _without_ends(self, image: Image.Image) -> Image.Image:
-        """The middle of a very long picture: its ends would be enlarged, at any cost, only to be cropped away."""
+        """The middle of a very long image. Its ends would be resized at a high cost and then cropped away."""
         short = min(image.size)
         if max(image.size) <= MAX_ASPECT * short or self.preprocessing.get("crop_mode", "center") != "center":
             return image
@@ -79,7 +79,7 @@ def in_batches(rows: Sequence[int] | np.ndarray, size: int = BATCH) -> list[list
 def batches_of_pictures(
     pictures: Pictures, batches: Sequence[list[int]], workers: int = 0, pin: bool = False
 ) -> DataLoader:
-    """``(rows (B,), images (B, V, 3, S, S) uint8)`` for each list of rows, in order, decoded by ``workers``."""
+    """A loader of rows ``(B,)`` and their images uint8 ``(B, V, 3, S, S)``, one batch per list of rows, in order."""
     views, (_, height, width) = 1 + len(pictures.further_views), pictures.preprocessing["input_size"]
     size = max(map(len, batches), default=0) * views * 3 * height * width
     return make_data_loader(pictures, batches, workers, pin, size)
@@ -93,10 +93,10 @@ def embed_batches(
     precision: str = "fp32",
     workers: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows ``(b,)`` and their features ``(b, V, D)`` float32, for each list of rows, in order.
+    """Rows ``(b,)`` and their features ``(b, V, D)`` float32, one batch per list of rows, in order.
 
-    ``precision`` is ``fp32`` or ``bf16`` (autocast). Nothing is random: a row's features depend on its image, the
-    encoder, the device and the batch that it is in, the last within float tolerance.
+    ``precision`` is ``fp32`` or ``bf16`` (autocast). The features of a row depend on its image, the encoder and the
+    device, and within float tolerance on the other rows of its batch. Nothing is random.
     """
     for rows, images in read_batches(batches_of_pictures(pictures, batches, workers, device.type == "cuda")):
         yield rows.numpy(), encode_batch(encode, images, pictures.preprocessing, device, precision)
@@ -106,10 +106,7 @@ def embed_batches(
 def encode_batch(
     encode: Encode, images: Tensor, preprocessing: dict[str, Any], device: torch.device, precision: str = "fp32"
 ) -> np.ndarray:
-    """Prepared images, uint8 ``(B, V, 3, S, S)`` -> features ``(B, V, D)`` float32.
-
-    View by view, so that memory does not grow with the number of views.
-    """
+    """Prepared images, uint8 ``(B, V, 3, S, S)`` -> features ``(B, V, D)`` float32, one view at a time."""
     features = []
     for view in images.unbind(1):
         pixels = normalise_pixels(view, preprocessing, device)
@@ -119,7 +116,7 @@ def encode_batch(
 
 
 def normalise_pixels(images: Tensor, preprocessing: dict[str, Any], device: torch.device) -> Tensor:
-    """uint8 ``(B, 3, S, S)`` -> float32 on ``device``, channels last, with the encoder's mean and std."""
+    """uint8 ``(B, 3, S, S)`` -> float32 on ``device``, channels last, normalised by the encoder's mean and std."""
     mean, std = (torch.tensor(preprocessing[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
     return (images.float() / 255 - mean) / std

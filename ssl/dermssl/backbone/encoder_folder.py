@@ -1,4 +1,4 @@
-"""An encoder as an ordinary timm folder: ``config.json`` and ``model.safetensors``, none of it taken on trust."""
+"""An encoder as a timm folder of ``config.json`` and ``model.safetensors``, which are checked when they are read."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
 
 class SizeArguments(BaseModel):
-    """What an encoder's ``config.json`` may hand to timm: sizes, and nothing that names a file, a host or a class."""
+    """The arguments that ``config.json`` may pass to timm: only sizes, so no file, host or class."""
 
     model_config = ConfigDict(extra="forbid")
     img_size: Side | None = None
@@ -31,7 +31,7 @@ class SizeArguments(BaseModel):
 
 
 class Preprocessing(BaseModel):
-    """A timm data config: how an image is prepared for an encoder."""
+    """The preprocessing of images for an encoder, as a timm data config."""
 
     input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
@@ -42,14 +42,14 @@ class Preprocessing(BaseModel):
 
 
 class Training(BaseModel):
-    """What an encoder that was trained here says of itself."""
+    """The record of the training of an encoder that was trained here."""
 
     model_config = ConfigDict(extra="allow")
     licences: list[Notice] | None = None
 
 
 class EncoderConfig(BaseModel):
-    """What is read of an exported encoder's ``config.json``."""
+    """The content of an exported encoder's ``config.json``."""
 
     architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$", max_length=100)]
     model_args: SizeArguments = SizeArguments()
@@ -58,16 +58,15 @@ class EncoderConfig(BaseModel):
 
 
 def folder_of(path: Path) -> Path:
-    """The folder of an exported encoder whose file of weights is ``path``; any other path as it is."""
+    """The folder of the exported encoder if ``path`` is its weights file, else ``path``."""
     exported = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
     return path.parent if exported else path
 
 
 def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """An exported encoder and its ``config.json``; weights are read strictly, never left random.
+    """An exported encoder in evaluation mode, and its ``config.json``. All weights must fit.
 
-    The folder may come from anybody. Of its config, timm gets one of its own names and sizes only, and is not asked for
-    weights.
+    The folder may come from anybody. Of its config, timm gets only a known name and sizes, and timm loads no weights.
     Raises InputError: the folder is no exported encoder, or its weights do not fit.
     """
     require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
@@ -77,7 +76,7 @@ def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise InputError(f"{folder}/config.json: timm has no model '{name}': export the encoder again")
     weights = read_weights(folder / "model.safetensors")
     try:
-        # A far larger network than the weights are of would cost minutes and memory before it is seen not to fit.
+        # Counted without memory first: building a network that is far too large would take minutes.
         with suppress(NotImplementedError), torch.device("meta"):
             empty = timm.create_model(name, pretrained=False, num_classes=0, **config.get("model_args", {}))
             if sum(value.numel() for value in empty.state_dict().values()) != sum(map(torch.numel, weights.values())):
@@ -100,9 +99,8 @@ def write_encoder(
 ) -> None:
     """Write an encoder as ``config.json`` and ``model.safetensors``.
 
-    ``timm.create_model("local-dir:<folder>", pretrained=True, num_classes=0)`` gives the same features. ``training``
-    (method, step, splits, data sets) is what reports about the encoder must know. ``preprocessing`` is a
-    timm data config.
+    ``timm.create_model("local-dir:<folder>", pretrained=True, num_classes=0)`` gives the same features.
+    ``preprocessing`` is a timm data config. ``training`` (method, step, splits, data sets) is recorded for reports.
     """
     arguments = {}
     if is_vit(name):

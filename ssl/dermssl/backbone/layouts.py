@@ -1,7 +1,7 @@
-"""Weights that other projects released, by timm's names.
+"""Translates weights that other projects released to timm's names.
 
-A function turns one layout of weights, as they stand in a file, into names nearer to timm's, or returns None where the
-layout is another one. `translate` calls the functions of `LAYOUTS` until none applies any more.
+The function of one layout changes the names of weights towards timm's, or returns None if the weights have another
+layout. `translate` applies the functions of `LAYOUTS` until none fits.
 """
 
 import re
@@ -18,7 +18,7 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 def part_under(*prefixes: str) -> Convert:
-    """Keep only the network under the first of ``prefixes`` that the file has, and cut the prefix off."""
+    """A layout with several networks: keeps the one under the first prefix that occurs, without the prefix."""
 
     def convert(weights: Weights) -> dict[str, Tensor] | None:
         for prefix in prefixes:
@@ -31,7 +31,7 @@ def part_under(*prefixes: str) -> Convert:
 
 
 def renamed(weights: Weights, rules: Mapping[str, str], drop: str = "$^") -> dict[str, Tensor]:
-    """Names with the regular expressions of ``rules`` replaced, in their order, but for those that match ``drop``."""
+    """Weights with ``rules`` (regular expression -> replacement) applied to their names; names like ``drop`` go."""
     kept = {}
     for name, value in weights.items():
         if not re.search(drop, name):
@@ -42,7 +42,7 @@ def renamed(weights: Weights, rules: Mapping[str, str], drop: str = "$^") -> dic
 
 
 def join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``attn.q``, ``attn.k``, ``attn.v`` as one ``attn.qkv``; a bias that one of them lacks (DINOv3's keys) is zero."""
+    """Join ``attn.q``, ``attn.k`` and ``attn.v`` to ``attn.qkv``. A missing bias (of DINOv3's keys) becomes zero."""
     joined = {name: value for name, value in weights.items() if not re.search(r"\.attn\.[qkv]\.", name)}
     for name, query in weights.items():
         if found := re.fullmatch(r"(.*\.attn)\.q\.(weight|bias)", name):
@@ -66,9 +66,9 @@ CLIP = {
 
 
 def _clip(weights: Weights) -> dict[str, Tensor] | None:
-    """Image towers of CLIP by Hugging Face's names (MONET, PubMedCLIP).
+    """Image towers of CLIP with Hugging Face's names (MONET, PubMedCLIP).
 
-    The features are the class token after the last norm, before the projection to the space shared with the text.
+    The features are the class token after the last norm, before the projection to the space that text shares.
     """
     if "vision_model.embeddings.class_embedding" not in weights:
         return None
@@ -92,14 +92,14 @@ OPEN_CLIP = {
 
 
 def _open_clip(weights: Weights) -> dict[str, Tensor] | None:
-    """Image towers of OpenAI's CLIP and of open_clip, its own or around timm's; the features are those of `_clip`."""
+    """Image towers of OpenAI's CLIP and of open_clip, which may hold a timm model; features as in `_clip`."""
     if "visual.class_embedding" in weights:
         return _with_token_axes(renamed(weights, OPEN_CLIP, drop=r"^(?!visual\.)|^visual\.proj$"))
     return part_under("visual.trunk.")(weights)
 
 
 def _with_token_axes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Class token ``(D,)`` and positions ``(N, D)`` as timm has them, ``(1, 1, D)`` and ``(1, N, D)``."""
+    """Class token ``(D,)`` and positions ``(N, D)`` with timm's shapes ``(1, 1, D)`` and ``(1, N, D)``."""
     width = weights["cls_token"].numel()
     return weights | {name: weights[name].reshape(1, -1, width) for name in ("cls_token", "pos_embed")}
 
@@ -139,10 +139,10 @@ def _hugging_face(weights: Weights) -> dict[str, Tensor] | None:
 
 
 def _panderm(weights: Weights) -> dict[str, Tensor] | None:
-    """PanDerm: a CAE transformer, biases of queries and values apart, layer scale as ``gamma_1``.
+    """PanDerm: a CAE transformer with separate biases of queries and values, and layer scale as ``gamma_1``.
 
-    The large checkpoint has the encoder beside the rest of the pretraining network; the base one is bare. timm's
-    DeiT-III of the same width computes the same.
+    The large checkpoint holds the whole pretraining network, the base one only the encoder. timm's DeiT-III of the same
+    width computes the same function.
     """
     mark, rules = "blocks.0.attn.q_bias", {r"\.gamma_1$": ".ls1.gamma", r"\.gamma_2$": ".ls2.gamma"}
     if f"encoder.{mark}" in weights:
@@ -166,7 +166,7 @@ DINOV3 = {
 
 
 def _dinov3(weights: Weights) -> dict[str, Tensor] | None:
-    """DINOv3: registers called storage tokens, rotary positions, biases of keys masked out."""
+    """DINOv3: registers with the name storage tokens, rotary positions, masked biases of keys."""
     if "storage_tokens" not in weights:
         return None
     return renamed(weights, DINOV3, drop=r"^mask_token$|^rope_embed\.|bias_mask$|^local_cls_norm|^projectors\.")
@@ -183,7 +183,7 @@ DINOV2 = {
 def _dinov2(weights: Weights) -> dict[str, Tensor] | None:
     """DINOv2: mask token, registers, fused SwiGLU.
 
-    A released backbone has its names bare; a training checkpoint has ``teacher.backbone.`` before them and, under FSDP,
+    A training checkpoint has ``teacher.backbone.`` before the names of a released backbone and, under FSDP,
     ``blocks.<chunk>.<block>.`` for ``blocks.<block>.``.
     """
     if "backbone.mask_token" in weights:
@@ -194,7 +194,7 @@ def _dinov2(weights: Weights) -> dict[str, Tensor] | None:
 
 
 def _efficientnet_lite(weights: Weights) -> dict[str, Tensor] | None:
-    """EfficientNet-lite0 by lukemelas' names: the tensors of timm's network in the same order."""
+    """EfficientNet-lite0 with lukemelas' names: the tensors of timm's network in the same order."""
     if "_conv_stem.weight" not in weights:
         return None
     with torch.device("meta"):
@@ -205,17 +205,17 @@ def _efficientnet_lite(weights: Weights) -> dict[str, Tensor] | None:
 
 
 def _sscd(weights: Weights) -> dict[str, Tensor] | None:
-    """SSCD: the files that end in ``.torchvision.pt``."""
+    """SSCD: its files ``*.torchvision.pt``."""
     is_sscd = any(name.startswith("embeddings.") for name in weights) and "backbone.conv1.weight" in weights
     return part_under("backbone.")(weights) if is_sscd else None
 
 
 TORCHVISION_CHILDREN = {r"^0\.": "conv1.", r"^1\.": "bn1."} | {rf"^{n + 3}\.": f"layer{n}." for n in range(1, 5)}
-"""Of torchvision's ResNet; 2 and 3 are the activation and the pooling, which have no weights."""
+"""The children of torchvision's ResNet by number; 2 and 3 (activation, pooling) have no weights."""
 
 
 def _lightly(weights: Weights) -> dict[str, Tensor] | None:
-    """lightly's examples: a teacher or student backbone, often torchvision's ResNet as a sequence of its children."""
+    """lightly's examples: a teacher or student backbone, often the sequence of the children of torchvision's ResNet."""
     if "0.weight" in weights and any(re.match(r"7\.\d+\.conv1\.", name) for name in weights):
         return renamed(weights, TORCHVISION_CHILDREN)
     return part_under("teacher_backbone.", "student_backbone.", "vit.")(weights)
@@ -223,7 +223,7 @@ def _lightly(weights: Weights) -> dict[str, Tensor] | None:
 
 def _dino(weights: Weights) -> dict[str, Tensor] | None:
     """DINO and iBOT: ``teacher`` and ``student`` each have ``backbone.``, with timm's names, and ``head.``."""
-    if "masked_embed" in weights:  # iBOT's token of hidden patches
+    if "masked_embed" in weights:  # iBOT's mask token
         return renamed(weights, {}, drop=r"^masked_embed$")
     if any(name.startswith("head.last_layer.") for name in weights):
         return part_under("backbone.")(weights) or renamed(weights, {}, drop=r"^head\.")
@@ -232,11 +232,10 @@ def _dino(weights: Weights) -> dict[str, Tensor] | None:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """One layout of weights, of the project that ``name`` gives as messages do.
+    """The layout of weights of one project, whose ``name`` is used in messages.
 
-    ``convert`` gives the weights by names nearer to timm's, None for another layout. ``normalisation`` is the mean and
-    std that the project trained with, where they may differ from those of timm's model. ``note`` says what of the
-    project's own features is not reproduced.
+    ``convert`` gives weights with names nearer to timm's, None for another layout. ``normalisation`` is the mean and
+    std of the project's training, None if timm's are right. ``note`` says which features differ from the project's.
     """
 
     name: str
@@ -270,16 +269,12 @@ LAYOUTS = (
     WeightLayout("solo-learn or the like", part_under("backbone.", "encoder."), IMAGENET),
     WeightLayout("Digital-Dermatology", part_under("net.", "convnet.", "model."), IMAGENET),
 )
-"""The more particular first: each is asked in turn, and all again after one applied."""
+"""More special layouts come first. After one applied, all are tried again."""
 
 
 @dataclass(frozen=True)
 class Translated:
-    """Weights by timm's names.
-
-    ``layouts`` are the names of the layouts that applied, ``notes`` what is not reproduced. ``normalisation`` is the
-    mean and std that the first of them trained with, None where timm's own count.
-    """
+    """Weights with timm's names, and the names, notes and first normalisation of the layouts that applied."""
 
     weights: dict[str, Tensor]
     layouts: tuple[str, ...]
@@ -288,7 +283,7 @@ class Translated:
 
 
 def translate(weights: Weights) -> Translated:
-    """Weights of a known layout by timm's names; others as they are."""
+    """``weights`` with timm's names if their layout is known, else unchanged."""
     found, used = dict(weights), []
     while step := next(((one, new) for one in LAYOUTS if (new := one.convert(found)) is not None), None):
         used.append(step[0])

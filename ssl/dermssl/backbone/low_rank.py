@@ -8,7 +8,7 @@ from dermssl.errors import InputError
 
 
 class LowRank(nn.Module):
-    """``weight`` -> ``weight + up down``, with ``down`` (rank, inputs) random and ``up`` (outputs, rank) 0 at first."""
+    """``weight`` -> ``weight + up down``; at first ``down`` (rank, inputs) is random and ``up`` (outputs, rank) 0."""
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -17,14 +17,14 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(len(weight), rank))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the layer uses."""
+        """The layer's weight with the adapter."""
         return weight + (self.up @ self.down).view_as(weight)
 
 
 def add_low_rank(backbone: nn.Module, rank: int, seed: int, option: str) -> None:
-    """Freeze the backbone and give an adapter to every linear layer and ungrouped convolution that moves.
+    """Freeze the backbone, and add an adapter to every trainable linear layer and ungrouped convolution.
 
-    Raises InputError: no such layer is larger than the adapter would be; ``option`` is what gave the rank.
+    Raises InputError, naming ``option``: ``rank`` is too high for all these layers.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = [
@@ -42,7 +42,7 @@ def add_low_rank(backbone: nn.Module, rank: int, seed: int, option: str) -> None
 
 
 def merge_low_rank(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the names of the backbone without adapters: every adapter is added to the weight that it changes."""
+    """The weights of the backbone without adapters: each adapter is added to its weight."""
     mark = ".parametrizations.weight."
     merged = {name: value for name, value in weights.items() if mark not in name}
     for name, value in weights.items():

