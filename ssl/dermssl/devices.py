@@ -32,10 +32,7 @@ def join_ranks(cpu: bool = False, **group: Any) -> PartialState:
 
 
 def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
-    """Run ``work`` on rank 0 while the others wait, and return its result on rank 0, None on the others.
-
-    An InputError or HealthStop of ``work`` is raised on all ranks.
-    """
+    """Run ``work`` on rank 0 and return its result (None elsewhere). Its InputError or HealthStop ends all ranks."""
     stop: InputError | HealthStop | None = None
     result = None
     if accelerator.is_main_process:
@@ -50,10 +47,7 @@ def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Resul
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """``bf16`` or ``fp32``; ``auto`` chooses bf16 if the device computes in it.
-
-    Raises InputError: ``asked`` is bf16, but the device does not compute in it.
-    """
+    """``bf16`` or ``fp32``; ``auto`` is bf16 if the device computes in it. Raises InputError: bf16 is not available."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -65,10 +59,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Try torch.compile with a one-line function, which takes some seconds.
-
-    Raises InputError: it fails. A CPU needs a C++ compiler and Python's headers, a GPU needs Triton.
-    """
+    """Raise InputError unless torch.compile works, which takes some seconds to find out."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     # A missing, old or broken compiler may raise any exception.

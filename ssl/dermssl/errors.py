@@ -16,11 +16,6 @@ DISK_TROUBLE = {
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that you may read and write",
     errno.EPERM: "choose a folder that you may read and write",
-    errno.EISDIR: "give the path of a file",
-    errno.ENOTDIR: "give a path whose folders are folders",
-    errno.ELOOP: "its links form a loop: give another path",
-    errno.ENAMETOOLONG: "give a shorter path",
-    errno.ENXIO: "give the path of an ordinary file",
 }
 MEMORY_TROUBLE = (
     "give a smaller batch; `dermssl pretrain` can divide a batch (training.accumulation) or save memory "

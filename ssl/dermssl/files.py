@@ -37,7 +37,7 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def _reading(path: Path, maker: str) -> Iterator[None]:
+def reading(path: Path, maker: str) -> Iterator[None]:
     """Turn any exception of a library about the file's content into an InputError that names file and remedy."""
     require_file(path, maker)
     try:
@@ -68,7 +68,7 @@ def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) ->
     """
     from pydantic import ValidationError
 
-    with _reading(path, maker):
+    with reading(path, maker):
         if path.stat().st_size > LARGEST_TEXT:
             raise InputError(f"{path} is too large to be the output of `{maker}`: make it again")
         text = path.read_text(encoding="utf-8")
@@ -159,7 +159,7 @@ def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Tab
     """
     import pyarrow.parquet as pq
 
-    with _reading(path, maker), path.open("rb") as stream, pq.ParquetFile(stream) as file:
+    with reading(path, maker), path.open("rb") as stream, pq.ParquetFile(stream) as file:
         table = file.read()
         table.validate(full=True)  # text that is not UTF-8 would fail later
         table.slice(0, 0).to_pandas()  # so would damaged JSON in the metadata that pandas writes
@@ -191,7 +191,7 @@ def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarr
     """
     import numpy as np
 
-    with _reading(path, maker):
+    with reading(path, maker):
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     if array.dtype.kind != "f" or 0 in array.shape[1:] or dimensions not in (None, array.ndim):
         what = f"{array.dtype}, shape {array.shape}"

@@ -1,8 +1,4 @@
-"""What the licences of data sets allow and require, and the notices that go with everything made from the data.
-
-A dataset folder holds one `notice` in ``dataset.json``. Embeddings, indexes, encoders and reports hold a list of the
-notices of all data that went into them.
-"""
+"""The licences of data sets, and the notices that go with everything made from the data."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -98,10 +94,7 @@ def notice(dataset: str, licence_id: str, attribution: str, synthetic: bool) -> 
 
 
 def merge(notices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The notices of pooled data: one per data set and licence, in the order of their first appearance.
-
-    Two data sets with one name (such as a synthetic one with invented labels and one with real labels) keep both.
-    """
+    """The notices of pooled data: one per data set and licence, in the order of their first appearance."""
     return list({(entry["dataset"], entry["id"]): entry for entry in notices}.values())
 
 

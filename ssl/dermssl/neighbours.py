@@ -1,7 +1,4 @@
-"""Nearest neighbours: exact search, the kNN vote, and approximate indexes. Only this module imports faiss.
-
-The online evaluation of training and all probes, indexes and audits search by it.
-"""
+"""Nearest neighbours: exact search, the kNN vote, and approximate indexes. Only this module imports faiss."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +11,7 @@ import numpy as np
 
 from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
+from dermssl.files import reading
 
 IndexType = Literal["flat", "scan", "ivfpq", "hnsw"]
 faiss: Any = _faiss  # its type information lacks the many names that are made at import
@@ -60,12 +58,12 @@ def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray
     return faiss.knn(queries, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def main_directions(vectors: np.ndarray, dim: int, most: int = 20_000) -> np.ndarray:
-    """The ``dim`` directions ``(D, dim)`` that keep inner products of ``vectors`` (N, D) best, by ``most`` of them.
+def main_directions(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """The ``dim`` directions ``(D, dim)`` that keep inner products of ``vectors`` (N, D) best, by a sample of 20,000.
 
     A search among ``vectors @ directions`` takes less time in proportion to ``dim``.
     """
-    sample = vectors[:: -(-len(vectors) // most)]
+    sample = vectors[:: -(-len(vectors) // 20_000)]
     return np.linalg.eigh(sample.T @ sample)[1][:, -dim:]
 
 
@@ -285,15 +283,15 @@ def search_alone() -> None:
     faiss.omp_set_num_threads(1)
 
 
-def held_out_rows(total: int, seed: int = 0) -> np.ndarray:
+def held_out_rows(total: int) -> np.ndarray:
     """The rows that serve as queries to measure an index of ``total`` rows: at most 1,000, fewer for large ones."""
     queries = min(1000, total // 10, max(100, 200_000_000 // max(1, total)))
-    return np.random.default_rng(seed).permutation(total)[:queries]
+    return np.random.default_rng(0).permutation(total)[:queries]
 
 
-def measured_recall(index: Index, queries: np.ndarray, depths: Sequence[int] = RECALL_DEPTHS) -> dict[str, Any]:
+def measured_recall(index: Index, queries: np.ndarray) -> dict[str, Any]:
     """Recall@k of the index against exact search. ``queries`` are rows of it, see `held_out_rows`."""
-    depths = tuple(depth for depth in depths if depth < len(index))
+    depths = [depth for depth in RECALL_DEPTHS if depth < len(index)]
     if index.codes is None or not len(queries) or not depths:
         return {"queries": len(queries), "at": {str(depth): 1.0 for depth in depths}}
     probes = np.ascontiguousarray(index.vectors[np.sort(queries)])
@@ -322,12 +320,8 @@ def write_codes(path: Path, codes: Codes) -> None:
 
 def read_codes(path: Path, maker: str, vectors: np.ndarray) -> Codes:
     """Read the codes of ``vectors`` that the command ``maker`` wrote. Raises InputError naming file and remedy."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: make it with `{maker}`")
-    try:
+    with reading(path, maker):
         codes = faiss.read_index(str(path))
-    except (RuntimeError, MemoryError):
-        raise InputError(f"{path} is damaged: make it again with `{maker}`") from None
     if not isinstance(codes, (faiss.IndexIVF, faiss.IndexHNSWSQ)):
         raise InputError(f"{path} holds a {type(codes).__name__}, which `{maker}` does not make: make it again")
     if (codes.ntotal, codes.d) != vectors.shape or codes.metric_type != faiss.METRIC_INNER_PRODUCT:

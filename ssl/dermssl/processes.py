@@ -1,7 +1,4 @@
-"""The number of available cores, and maps over processes and threads.
-
-Processes are started by spawn, so that no thread or lock of the parent is copied.
-"""
+"""The number of available cores, and maps over processes and threads."""
 
 import functools
 import math
@@ -79,7 +76,7 @@ def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator
     if workers == 1:
         yield map
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # fork would copy the parent's threads and locks
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         try:
             yield functools.partial(pool.map, chunksize=chunk)

@@ -164,22 +164,16 @@ class Embeddings(EmbeddedRows):
 
     @functools.cached_property
     def views(self) -> dict[str, np.ndarray]:
-        """The features of each further view, in the same rows.
-
-        Raises InputError: a file is missing or damaged, has other rows, or holds NaN or infinity.
-        """
+        """The features of each further view, in the same rows. Raises InputError if a file is missing or damaged."""
         names = self.info.get("views", [])
         return {name: _read_features(self.folder, f"features.{name}.npy", self.info, self.table) for name in names}
 
 
 def open_embeddings(folder: str | Path) -> Embeddings:
-    """Open a folder made by ``dermeval embed`` or ``dermeval import-embeddings``.
-
-    Raises InputError: it is no such folder or is damaged, or its features do not fit its manifest or are not finite.
-    """
+    """Open an embeddings folder. Raises InputError if it is none or damaged, or if features and manifest do not fit."""
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(inside(path, INFO), MAKER, EmbeddingInfo)
-    table = read_manifest(inside(path, "manifest.parquet"), MAKER)
+    table = read_manifest(path, MAKER)
     return Embeddings(path, info, table, _read_features(path, "features.npy", info, table))
 
 

@@ -15,7 +15,7 @@ from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import read_npy, read_parquet, sha256_file
+from dermssl.files import read_npy, read_parquet, reading, sha256_file
 from dermssl.paths import require_file, require_new_folder
 from dermssl.prepare.tables import read_table
 
@@ -108,17 +108,14 @@ def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:
         import h5py
     except ImportError:
         raise InputError(f"{path}: reading HDF5 needs h5py: `pip install h5py`, or give .npy or .parquet") from None
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {name: file[name] for name in file if isinstance(file.get(name, getlink=False), h5py.Dataset)}
-            names = [name for name in FEATURE_NAMES if name in arrays]
-            names += [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
-            if not names:
-                raise InputError(f"{path} has no array '{FEATURE_NAMES[0]}' of two dimensions: give one")
-            ids = next((arrays[name].asstr()[:].tolist() for name in (*ID_COLUMNS, "ids") if name in arrays), None)
-            return arrays[names[0]][:], ids
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): make it again") from None
+    with reading(path, MAKER), h5py.File(path, "r") as file:
+        arrays = {name: file[name] for name in file if isinstance(file.get(name, getlink=False), h5py.Dataset)}
+        names = [name for name in FEATURE_NAMES if name in arrays]
+        names += [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
+        if not names:
+            raise InputError(f"{path} has no array '{FEATURE_NAMES[0]}' of two dimensions: give one")
+        ids = next((arrays[name].asstr()[:].tolist() for name in (*ID_COLUMNS, "ids") if name in arrays), None)
+        return arrays[names[0]][:], ids
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -61,10 +61,7 @@ class PooledEmbeddings:
 
 
 def open_pool(folders: Sequence[str]) -> PooledEmbeddings:
-    """Open embeddings folders to judge them together.
-
-    Raises InputError: a folder is unusable, the encoders differ, or two folders hold the same data set.
-    """
+    """Open embeddings folders to pool. Raises InputError if encoders differ or one data set is in two folders."""
     parts = [open_embeddings(folder) for folder in folders]
     refuse_mixed(parts, "embed both with one encoder in the same way, or compare results with `dermeval compare`")
     names = [entry["name"] for part in parts for entry in part.info["datasets"]]

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
+from dermssl.backbone import layouts
 from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
 from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.errors import InputError
@@ -30,7 +31,7 @@ class Normalisation(NamedTuple):
         return cls(tuple(config["mean"]), tuple(config["std"]))
 
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalisation(*layouts.IMAGENET)
 """Used for encoders that start from random weights."""
 
 

@@ -1,8 +1,4 @@
-"""Embeds images: stored images -> timm's transform -> device -> features.
-
-`dermeval embed`, the online evaluation of training and the search by a photo all use this module, so that an image has
-the same features in all of them.
-"""
+"""Embeds images: stored images -> timm's transform -> device -> features. All commands embed by this module."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
@@ -244,7 +245,7 @@ class WeightLayout:
     note: str = ""
 
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 LIGHTLY_TRAIN = [
     f"{who}embedding_model.wrapped_model.{inner}"
     for who in ("teacher_", "student_", "")

@@ -46,10 +46,7 @@ def describe_weights(name: str) -> str:
 
 
 def timm_config(name: str) -> Any:
-    """timm's pretrained config of ``name``, None if it has none.
-
-    Raises InputError: timm does not know the network, or its tag (after the dot).
-    """
+    """timm's pretrained config of ``name``, None if it has none. Raises InputError for an unknown network or tag."""
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         raise InputError(f"unknown backbone '{name}'; {did_you_mean(name, timm.list_models())}")

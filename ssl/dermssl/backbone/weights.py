@@ -163,15 +163,15 @@ def _fit_positions(weights: dict[str, Tensor], model: Any, known: dict[str, Tens
 
 
 def guess_architecture(weights: Weights, layouts: Sequence[str]) -> str | None:
-    """timm's name of the network of translated ``weights``, None if names and shapes do not tell.
-
-    ``layouts`` are the layouts that applied, see `translate`.
-    """
+    """timm's name of the network of translated ``weights`` (see `translate`), None if names and shapes do not tell."""
     name = None
     if "patch_embed.proj.weight" in weights:
         name = _transformer(weights, layouts)
     elif "layer4.0.conv1.weight" in weights:
-        name = _resnet(weights)
+        blocks = {".".join(block.split(".")[:2]) for block in weights}
+        counts = tuple(sum(block.startswith(f"layer{stage}.") for block in blocks) for stage in range(1, 5))
+        plain = weights["layer1.0.conv1.weight"].shape[0] == 64
+        name = RESNETS.get((counts, "layer1.0.conv3.weight" in weights)) if plain else None
     elif "conv_stem.weight" in weights and "EfficientNet-lite0" in layouts:
         name = LITE0
     return name if name and timm.is_model(name) else None
@@ -192,10 +192,3 @@ def _transformer(weights: Weights, layouts: Sequence[str]) -> str | None:
     if "blocks.0.ls1.gamma" in weights:
         return f"vit_{size}_patch{side}{registers}_dinov2" if side == 14 else f"deit3_{size}_patch{side}_224"
     return f"vit_{size}_patch{side}_224"
-
-
-def _resnet(weights: Weights) -> str | None:
-    blocks = {".".join(name.split(".")[:2]) for name in weights}
-    counts = tuple(sum(block.startswith(f"layer{stage}.") for block in blocks) for stage in range(1, 5))
-    plain = weights["layer1.0.conv1.weight"].shape[0] == 64
-    return RESNETS.get((counts, "layer1.0.conv3.weight" in weights)) if plain else None

@@ -102,7 +102,7 @@ def open_dataset(folder: str | Path) -> Dataset:
         raise InputError(
             f"{path} has schema version {version}, but this dermssl reads {SCHEMA_VERSION}: run `{MAKER}` again"
         )
-    table = read_manifest(inside(path, "manifest.parquet"), MAKER)
+    table = read_manifest(path, MAKER)
     info |= read_split_origin(table)
     for name, target in info["targets"].items():
         if target["column"] not in table.column_names:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from dermssl.errors import InputError
 from dermssl.files import read_parquet
+from dermssl.paths import inside
 
 SCHEMA_VERSION = 2
 """2: ``pixel_sha256`` of large JPEGs is of the reduced image, no longer of every pixel.
@@ -124,8 +125,9 @@ def _free_column(values: pd.Series) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in cleaned], type=pa.string())
 
 
-def read_manifest(path: Path, maker: str) -> pa.Table:
-    """Read and `check` the manifest that the command ``maker`` wrote. Raises InputError naming the file."""
+def read_manifest(folder: Path, maker: str) -> pa.Table:
+    """Read and `check` the manifest in a folder that the command ``maker`` wrote. Raises InputError naming the file."""
+    path = inside(folder, "manifest.parquet")
     table = read_parquet(path, maker, FIXED.names)
     try:
         check(table)

@@ -34,10 +34,7 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
 
 
 def check_split(frame: pd.DataFrame, where: str) -> None:
-    """Raise InputError naming groups (``group_id``) of ``frame`` that lie in two splits (``split``).
-
-    A frame without the column ``split`` passes, and so does a row without a group.
-    """
+    """Raise InputError naming groups (``group_id``) that lie in two splits (``split``). Missing values do not count."""
     if "split" not in frame:
         return
     sides = frame.dropna(subset=["split"]).groupby("group_id")["split"].nunique()

@@ -1,7 +1,4 @@
-"""The image store: small upright JPEGs in Arrow shards ``images-00000.arrow`` ..., in manifest order.
-
-The shards are memory-mapped, so any image is found in microseconds, and all workers share the memory.
-"""
+"""The image store: upright JPEGs in memory-mapped Arrow shards ``images-00000.arrow`` ..., in manifest order."""
 
 import io
 import re
@@ -14,7 +11,8 @@ from PIL import Image
 
 from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
-from dermssl.paths import inside, require_file
+from dermssl.files import reading
+from dermssl.paths import inside
 
 ROWS_PER_BATCH = 64
 JPEG_QUALITY = 95
@@ -88,23 +86,15 @@ def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
 
 
 class ImageStore:
-    """Random access to the stored images of one dataset folder; cheap to send to worker processes.
-
-    Raises InputError for a stored image that is no JPEG: a folder from somebody else may hold anything.
-    """
+    """Random access to the stored images of one dataset folder; cheap to send to worker processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shards = [inside(self.folder, path.name) for path in sorted(self.folder.glob("images-*.arrow"))]
-        for shard in shards:
-            require_file(shard, "dermssl prepare")  # opening a pipe would wait without end
-        try:
-            tables = [pa.ipc.open_file(pa.memory_map(str(shard))).read_all() for shard in shards]
-            columns = [table["jpeg"].cast(pa.large_binary()) for table in tables]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            again = "run `dermssl prepare` again"
-            raise InputError(f"{self.folder}: an image shard is damaged ({error}): {again}") from None
-        self._chunks = [chunk for column in columns for chunk in column.chunks]
+        self._chunks: list[pa.Array] = []
+        for path in sorted(self.folder.glob("images-*.arrow")):
+            with reading(inside(self.folder, path.name), "dermssl prepare"):
+                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+                self._chunks += table["jpeg"].cast(pa.large_binary()).chunks
         self._starts = np.cumsum([0, *map(len, self._chunks)])
 
     def __len__(self) -> int:

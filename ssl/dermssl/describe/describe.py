@@ -51,8 +51,7 @@ def describe(options: DescribeOptions) -> Report:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    named = table.rename_axis(table.index.name or "what")
-    named.index = named.index.astype(str)
+    named = table.set_axis(table.index.astype(str)).rename_axis(table.index.name or "what")
     return json.loads(named.reset_index().to_json(orient="records"))
 
 

@@ -50,10 +50,7 @@ def read_columns(
 
 
 def one_row_each(raw: RawFolder, table: pd.DataFrame, key: str, unit: str, rows: str = "label") -> pd.DataFrame:
-    """The first row of each value of the column ``key``. Reports further rows and rows without a value.
-
-    ``unit`` is what the values name, ``rows`` what the rows hold.
-    """
+    """The first row of each value of ``key``, the id of a ``unit``. Reports further rows, and rows without a value."""
     for row in table.index[table[key].isna()]:
         raw.report(f"{rows} row {row + 2}", f"no {key}")
     table = table[table[key].notna()]

@@ -1,7 +1,4 @@
-"""Measures and hashes one image file, and makes the JPEG that is stored.
-
-Worker processes import only this module, so nothing slow is imported here.
-"""
+"""Measures an image file and makes the JPEG to store. Worker processes import only this module: keep it light."""
 
 import hashlib
 import warnings
@@ -21,10 +18,7 @@ SIDEWAYS = (5, 6, 7, 8)
 def decode_one(
     file: str, root: Path, short_side: int, follow: Path | None = None
 ) -> tuple[dict[str, Any], bytes | None]:
-    """The measurements of one file below ``root`` and the JPEG to store; on failure ``{"problem": ...}`` and None.
-
-    A link is followed if it leads to a file below ``root`` or ``follow``.
-    """
+    """The measurements of one file below ``root`` and the JPEG to store; on failure ``{"problem": ...}`` and None."""
     try:
         data = decode.read_bytes(root / file, [root, follow] if follow else [root])
         with warnings.catch_warnings():

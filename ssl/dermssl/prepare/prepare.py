@@ -1,7 +1,4 @@
-"""``dermssl prepare``: reads a raw data set, decodes each image once, and writes a dataset folder.
-
-Mistakes in the tables are found before the first image is decoded. The folder gets its name when it is complete.
-"""
+"""``dermssl prepare``: reads a raw data set, decodes each image once, and writes a dataset folder."""
 
 import itertools
 import re

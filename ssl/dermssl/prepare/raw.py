@@ -108,19 +108,17 @@ class RawFolder:
                 path = f"{below}/{entry.name}".lstrip("/")
                 if entry.name.startswith("."):
                     continue
-                if entry.is_symlink() and not self._may_follow(entry.path):
-                    outside = "link out of the data folder: allow the folder it points to with --follow"
-                    self.report(path, outside if Path(entry.path).exists() else "link to nothing")
+                real = Path(os.path.realpath(entry.path)) if entry.is_symlink() else None
+                if real and not real.exists():
+                    self.report(path, "link to nothing")
+                elif real and not any(real.is_relative_to(folder) for folder in self.allowed):
+                    self.report(path, "link out of the data folder: allow the folder it points to with --follow")
                 elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
                 elif entry.is_file() and path.encode("utf-8", "replace").decode("utf-8") == path:
                     yield path
                 elif _suffix(path) in IMAGE_SUFFIXES:
                     self.report(path, "file name is not UTF-8: rename it" if entry.is_file() else "not a file")
-
-    def _may_follow(self, path: str) -> bool:
-        real = Path(os.path.realpath(path))
-        return real.exists() and any(real.is_relative_to(folder) for folder in self.allowed)
 
     def _report_archive(self, file: str, names: set[str]) -> None:
         """Report an archive that may hold further images than the unpacked ones, which are called ``names``."""
@@ -141,10 +139,7 @@ class RawFolder:
         return [file for file in self._files if file.count("/") <= TABLE_DEPTH and _suffix(file) in suffixes]
 
     def find(self, *names: str) -> Path:
-        """The table with one of ``names``, see `choose_tables`. Reports other tables that have such a name.
-
-        Raises InputError: there is none.
-        """
+        """The table with one of ``names`` (see `choose_tables`), else InputError. Reports others with such a name."""
         files = [file for file in self._files if file.count("/") <= TABLE_DEPTH and _suffix(file) not in IMAGE_SUFFIXES]
         found = choose_tables(files, *names)
         for other in found[1:]:

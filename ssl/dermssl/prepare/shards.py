@@ -1,7 +1,4 @@
-"""Decodes a raw data set in shards. A shard that was finished before a kill is not decoded again.
-
-Shards are written to ``.<out>.work`` beside the dataset folder ``<out>``, which this work folder becomes.
-"""
+"""Decodes a raw data set in shards, in ``.<out>.work`` beside ``<out>``. Finished shards survive a kill."""
 
 import functools
 import hashlib

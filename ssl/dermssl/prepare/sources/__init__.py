@@ -22,7 +22,6 @@ None, never "" or "unknown".
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from dermssl.errors import InputError, did_you_mean
@@ -35,12 +34,7 @@ COMMAND = "sources"
 """The file of this folder that holds a command, not a data set."""
 
 
-def names_in(folders: Iterable[str]) -> tuple[str, ...]:
-    """The names of the sources in these folders, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders) if module.name != COMMAND))
-
-
-NAMES = names_in(__path__)
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != COMMAND))
 
 
 def get_source(name: str) -> Source:
@@ -51,10 +45,7 @@ def get_source(name: str) -> Source:
 
 
 def read_source(source: Source, root: Path, follow: Path | None = None) -> Rows:
-    """Read the raw data set in ``root``. ``problems`` of the result say what cannot be used or was left out.
-
-    Links may lead into the folder ``follow``.
-    """
+    """Read the raw data set in ``root``, with all problems. Links may lead into the folder ``follow``."""
     raw = RawFolder(root, follow)
     rows = source.reader(raw) if source.reader else _read_one_table(source, raw)
     rows.frame, rows.problems = settle_copies(raw, rows.frame), raw.problems
@@ -71,6 +62,8 @@ def _read_one_table(source: Source, raw: RawFolder) -> Rows:
     required = [column for column in used if column not in source.optional]
     table = raw.table(*source.tables, required=required, only=used)
     frame = read_columns(raw, table, source.optional, **source.columns)
+    if "split" in frame and frame["split"].nunique() == 1:  # all of BCN20000's public images are train
+        frame["split"] = None
     targets = {name: found_classes(frame, name, level) for name, level in source.found.items()}
     return Rows(match_files(raw, frame), targets=targets)
 

@@ -1,7 +1,4 @@
-"""ISIC 2024 (SLICE-3D): small crops from 3D total body photographs, with patients.
-
-The columns ``iddx_*`` and ``mel_*`` state the diagnosis: they are not carried along, so nothing can learn from them.
-"""
+"""ISIC 2024 (SLICE-3D): crops of 3D photographs. The columns ``iddx_*`` and ``mel_*`` state the label: not read."""
 
 from dermssl.dataset.targets import Target
 from dermssl.prepare.source import Source
