@@ -73,15 +73,7 @@ class _Unread:
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __setstate__(self, _: Any) -> None: ...
-
-    def append(self, _: Any) -> None:
-        """Ignore an item of a list."""
-
-    def extend(self, _: Any) -> None:
-        """Ignore items of a list."""
-
-    def __setitem__(self, _: Any, __: Any) -> None: ...
+    __setstate__ = append = extend = __setitem__ = __init__  # what unpickling calls
 
 
 def _read_tensors(path: Path) -> Any:

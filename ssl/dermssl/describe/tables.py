@@ -21,7 +21,7 @@ TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "fold
 
 
 def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
-    """``frame`` with the id of each row's ``group``, else its group_id, as ``unit``; and the plural name of the unit."""
+    """``frame`` with the id of each row's ``group``, else its group_id, as ``unit``; and the plural name of units."""
     own = frame[f"{group}_id"] if f"{group}_id" in frame else pd.Series(None, index=frame.index, dtype=object)
     units = own.where(own.notna(), frame["group_id"] if "group_id" in frame else frame["image_id"])
     return frame.assign(unit=units), f"{group}s"
