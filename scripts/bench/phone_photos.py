@@ -12,7 +12,7 @@ from pathlib import Path
 
 from views import PHOTO, make_jpegs
 
-from dermssl.processes import available_cores
+from dermssl.parallel import available_cores
 
 
 def main() -> None:

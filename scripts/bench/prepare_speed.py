@@ -25,9 +25,9 @@ from machine import describe
 from PIL import Image, features
 from PIL import __version__ as pillow_version
 
+from dermssl.parallel import available_cores, process_map
 from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.prepare import prepare
-from dermssl.processes import available_cores, process_map
 
 SHORT_SIDE = 384
 PHOTO = (4000, 3000)

@@ -35,7 +35,7 @@ from machine import describe
 
 from dermeval.features.embeddings import open_embeddings
 from dermssl import neighbours
-from dermssl.processes import available_cores
+from dermssl.parallel import available_cores
 
 COLUMNS = ("kNN", "recall@1", "recall@1, unseen lesions", "linear")
 DRAWS = 2000

@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dermssl.backbone.build import IMAGENET
 from dermssl.cli import COMMANDS
+from dermssl.data_workers import read_batches
 from dermssl.parser import make_parser, parse
 from dermssl.training.optimizer import clip_each
 from dermssl.training.options import PretrainOptions
@@ -40,7 +41,6 @@ from dermssl.training.setup import Run, set_up
 from dermssl.training.watching.tracking import Waiting
 from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
-from dermssl.workers import read_batches
 
 COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
 SIDES = {"cpu": 2048, "cuda": 8192}

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean, plain_text, tell
 from dermssl.files import read_json, write_json
+from dermssl.parallel import launched_ranks
 from dermssl.parser import hidden_options, make_parser, parse
 from dermssl.paths import REPORT_MARK, require_output_file
-from dermssl.processes import launched_ranks
 
 
 class Report(NamedTuple):

@@ -29,8 +29,8 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
 from dermssl.errors import InputError
+from dermssl.parallel import available_cores
 from dermssl.paths import require_new_folder
-from dermssl.processes import available_cores
 
 BLOCK_IMAGES = 4096
 """The number of images after which features are written. A killed run loses at most these."""

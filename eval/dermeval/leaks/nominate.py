@@ -17,7 +17,7 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import LocalStore
 from dermssl import neighbours
-from dermssl.processes import thread_map
+from dermssl.parallel import thread_map
 
 MOST_OF_OWN_GROUP = 50
 """Of a record with more images than this, the nearest ones may fill the search and hide those of other records."""

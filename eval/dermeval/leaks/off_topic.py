@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from dermeval.leaks.local_features import colour_histogram, layout_vectors
 from dermeval.leaks.pictures import Picture, pixels
 from dermssl import neighbours
-from dermssl.processes import process_map
+from dermssl.parallel import process_map
 
 NEAREST = 10
 """Neighbours of an image in the graph that is clustered."""

@@ -15,7 +15,7 @@ from dermeval.leaks.local_features import Detail, describe_picture
 from dermeval.leaks.matching import local_of
 from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
-from dermssl.processes import process_map
+from dermssl.parallel import process_map
 
 
 def resave(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:

@@ -15,8 +15,8 @@ from dermeval.leaks.records import AuditedImages
 from dermssl.atomic import remove_folder
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
+from dermssl.parallel import launched_ranks, process_map
 from dermssl.paths import require_new_folder
-from dermssl.processes import launched_ranks, process_map
 
 PLAN = "plan.json"
 FILES = (PLAN, "local-*", "candidates-*", "pairs-*")

@@ -36,10 +36,10 @@ from dermssl import licences
 from dermssl.backbone.embedding import Pictures, batches_of_pictures, in_batches, normalise_pixels
 from dermssl.backbone.low_rank import add_low_rank
 from dermssl.commandline import Report
+from dermssl.data_workers import read_batches
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision
 from dermssl.errors import InputError
-from dermssl.workers import read_batches
 
 SETTINGS = ("train", "last", "adapter_rank", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
 WARM_UP = 0.1

@@ -14,8 +14,8 @@ from dermeval.retrieval.photo import Box, Encoder, Photo, decode_photo
 from dermeval.web.collection import Collection, SearchResult
 from dermeval.web.options import MAX_CASES
 from dermeval.web.workers import Batches, Workers
+from dermssl.parallel import available_cores
 from dermssl.prepare.decode import DecodeError
-from dermssl.processes import available_cores
 
 MAX_UPLOAD_BYTES = 32 * 2**20
 MAX_UPLOAD_PIXELS = 50_000_000

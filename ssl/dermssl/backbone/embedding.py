@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dermssl.backbone.build import IMAGENET, Normalisation
-from dermssl.workers import make_data_loader, read_batches
+from dermssl.data_workers import make_data_loader, read_batches
 
 BATCH = 128
 MAX_ASPECT = 8

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from dermssl.dataset import manifest, store
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
+from dermssl.parallel import process_map
 from dermssl.prepare.measure import decode_one
 from dermssl.prepare.source import Problem
-from dermssl.processes import process_map
 
 SHARD_ROWS = 1024
 DECODING = 4

@@ -19,10 +19,10 @@ from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError
 from dermssl.files import sha256_file, write_csv, write_json
+from dermssl.parallel import process_map
 from dermssl.paths import json_object, require_new_folder
 from dermssl.prepare.tables import read_table
 from dermssl.prepare.values import fitzpatrick
-from dermssl.processes import process_map
 from dermssl.synth.options import SynthOptions
 from dermssl.synth.patients import draw_photo_counts, draw_splits, invent_patients, read_patients, synthetic_id
 from dermssl.synth.photo import draw_person, draw_photo

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dermssl.commandline import Report
+from dermssl.data_workers import read_batches
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
 from dermssl.training.continued import Distilled
@@ -32,7 +33,6 @@ from dermssl.training.watching.tracking import Tracker, Waiting
 from dermssl.training.watching.watch import announce, draw_views, log_evaluation, project, start_tracking
 from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
-from dermssl.workers import read_batches
 
 DROP_PATH_STREAM = 7
 """Keeps the random numbers of stochastic depth apart from those of views and order."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dermssl.processes import available_cores
+from dermssl.parallel import available_cores
 from dermssl.training.watching.health import Health
 
 Scores = dict[str, float]

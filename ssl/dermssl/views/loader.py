@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dermssl.data_workers import make_data_loader
 from dermssl.dataset.store import ImageStore
-from dermssl.processes import available_cores
+from dermssl.parallel import available_cores
 from dermssl.views import colour, draws
 from dermssl.views.crops import cut, decode, turn
 from dermssl.views.positives import Partners
 from dermssl.views.recipe import ViewOptions, group_views
 from dermssl.views.sampler import Item, RankBatches
-from dermssl.workers import make_data_loader
 
 
 @dataclass(frozen=True)

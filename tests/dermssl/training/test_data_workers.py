@@ -90,7 +90,7 @@ def test_a_signal_is_heard_while_the_worker_is_stuck(whole, pretrain, dataset, t
 
 
 def test_a_small_shared_memory_leaves_the_work_to_the_main_process(pretrain, dataset, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dermssl.workers.free_shared_memory", lambda: 10_000)
+    monkeypatch.setattr("dermssl.data_workers.free_shared_memory", lambda: 10_000)
     monkeypatch.setattr(multiprocessing.Process, "start", lambda self: pytest.fail("a worker was started"))
     assert pretrain(dataset, tmp_path / "run", training__epochs="1", **ONE_WORKER) == 0
     assert "/dev/shm has 0 MB left" in caplog.text and "0 used instead" in caplog.text

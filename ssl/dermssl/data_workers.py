@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 from dermssl.errors import InputError, Interrupted, WorkerDied
-from dermssl.processes import end_with_parent
+from dermssl.parallel import end_with_parent
 
 log = logging.getLogger("dermssl")
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dermssl import workers
+from dermssl import data_workers
+from dermssl.data_workers import make_data_loader, read_batches, workers_that_fit
 from dermssl.errors import InputError, Interrupted, WorkerDied
-from dermssl.workers import make_data_loader, read_batches, workers_that_fit
 
 BATCHES = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
 
@@ -96,10 +96,10 @@ def test_a_signal_ends_the_wait_for_a_worker_that_is_stuck(number):
 
 def test_workers_are_as_many_as_shared_memory_holds_and_fewer_are_told(monkeypatch, caplog):
     caplog.set_level(logging.WARNING, logger="dermssl")
-    monkeypatch.setattr(workers, "free_shared_memory", lambda: 64_000_000)
+    monkeypatch.setattr(data_workers, "free_shared_memory", lambda: 64_000_000)
     assert workers_that_fit(3, 9_000_000) == 3 and not caplog.messages
     assert workers_that_fit(8, 9_000_000) == 3
-    assert "/dev/shm has 64 MB left, 8 data workers need 153 MB: 3 used instead" in caplog.text
+    assert "/dev/shm has 64 MB left, but 8 data workers need 153 MB: 3 workers are used" in caplog.text
     assert workers_that_fit(2, 30_000_000) == 0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert workers_that_fit(3, 9_000_000) == 1
@@ -117,7 +117,7 @@ def test_a_full_shared_memory_is_named():
 
 PARENT = """
 import sys, threading
-from dermssl.workers import make_data_loader, read_batches
+from dermssl.data_workers import make_data_loader, read_batches
 
 class Stuck:
     def __getitem__(self, index):

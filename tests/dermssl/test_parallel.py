@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dermssl import processes
+from dermssl import parallel
 from dermssl.errors import InputError
 
 
@@ -20,8 +20,8 @@ def machine(tmp_path, monkeypatch):
 
     def make(cores: int, cgroup: str = "0::/", **files: str) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-        monkeypatch.setattr(processes, "CGROUPS", tmp_path / "groups")
-        monkeypatch.setattr(processes, "OWN_CGROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(parallel, "CGROUPS", tmp_path / "groups")
+        monkeypatch.setattr(parallel, "OWN_CGROUPS", tmp_path / "cgroup")
         (tmp_path / "cgroup").write_text(cgroup + "\n")
         for name, text in files.items():
             file = tmp_path / "groups" / name
@@ -46,15 +46,15 @@ def machine(tmp_path, monkeypatch):
 )
 def test_cores_are_no_more_than_the_quota_of_a_container(machine, cgroup, files, cores):
     machine(8, cgroup, **files)
-    assert processes.available_cores() == cores
+    assert parallel.available_cores() == cores
 
 
 def test_ranks_of_one_machine_share_its_cores(machine, monkeypatch):
     machine(8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert processes.available_cores() == 8 and processes.available_cores(per_rank=True) == 2
+    assert parallel.available_cores() == 8 and parallel.available_cores(per_rank=True) == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert processes.available_cores(per_rank=True) == 1
+    assert parallel.available_cores(per_rank=True) == 1
 
 
 def double(number: int) -> int:
@@ -66,18 +66,18 @@ def die(_: int) -> None:
 
 
 def test_a_map_in_processes_keeps_the_order():
-    with processes.process_map(2) as run:
+    with parallel.process_map(2) as run:
         assert list(run(double, range(20))) == [2 * number for number in range(20)]
 
 
 def test_a_killed_worker_is_one_line():
-    with pytest.raises(InputError, match="a worker process was killed"), processes.process_map(2) as run:
+    with pytest.raises(InputError, match="a worker process was killed"), parallel.process_map(2) as run:
         list(run(die, range(4)))
 
 
 PARENT = """
 import multiprocessing, sys, time
-from dermssl.processes import process_map
+from dermssl.parallel import process_map
 
 if __name__ == "__main__":
     with process_map(2) as run:
@@ -116,7 +116,7 @@ def test_threads_keep_the_order_and_read_only_a_little_ahead():
             taken.append(number)
             yield number
 
-    with processes.thread_map(2, lambda: begun.append(threading.get_ident())) as run:
+    with parallel.thread_map(2, lambda: begun.append(threading.get_ident())) as run:
         results = run(lambda number: number * number, items())
         assert next(results) == 0 and len(taken) == 3
         assert list(results) == [number * number for number in range(1, 20)]
