@@ -105,7 +105,7 @@ class EmbeddedRows:
             try:
                 dataset = open_dataset(entry["path"])
             except InputError:
-                log.warning("warning: %s cannot be opened: the embedding's labels and splits are used", entry["path"])
+                log.warning("warning: %s is out of reach: the embedding's labels and splits are used", entry["path"])
                 continue
             if dataset.fingerprint != entry["fingerprint"]:
                 log.warning("warning: %s was changed after it was embedded: its present labels are used", entry["path"])

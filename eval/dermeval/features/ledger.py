@@ -85,7 +85,7 @@ def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
         return None, f"{name} was fitted on train and unsplit images, which no ledger records"
     weights = weights_folder(Path(name)) / "model.safetensors"
     if not weights.is_file():
-        return None, f"{name} cannot be opened"
+        return None, f"{name} is out of reach"
     if sha256_file(weights) != encoder["fingerprint"]:
         return None, f"{name} was changed after these features were made"
     found = find_ledger(Path(name), encoder.get("training", {}).get("ledger"))

@@ -215,4 +215,4 @@ def test_pixels_are_not_fitted_on_test_images_alone(tmp_path, make_dataset, fram
     folder = make_dataset(tmp_path / "a", frame.head(5).assign(split="test"), {})
     arguments = ["embed", "--encoder", "pixels:4", "--data", str(folder), "--out", str(tmp_path / "e"), *SMALL]
     assert main(arguments) == 2
-    assert "no image's split is train" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "but there are none" in capsys.readouterr().err.strip().splitlines()[-1]

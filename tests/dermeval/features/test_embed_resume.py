@@ -149,7 +149,7 @@ def test_two_ranks_go_on_with_what_one_rank_began(tmp_path, command, passes):
         [sys.executable, *launch, *command(tmp_path / "e")], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "going on after 8 of 30 images" in done.stderr
+    assert "continuing after 8 of 30 images" in done.stderr
     whole, resumed = open_embeddings(tmp_path / "whole"), open_embeddings(tmp_path / "e")
     assert np.array_equal(whole.features[:8], resumed.features[:8])
     assert np.allclose(whole.features, resumed.features, atol=1e-6)

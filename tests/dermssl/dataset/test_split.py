@@ -95,9 +95,9 @@ def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
         (["--fractions", "1.0", "--replace-official"], "two numbers"),
         (["--fractions", "0.8", "0.3", "--replace-official"], "add up to 1"),
         (["--folds", "1"], "2 or more"),
-        (["--folds", "1000"], "groups outside test"),
+        (["--folds", "1000"], "groups lie outside test"),
         (["--folds", "2", "--stratify", "conditon"], "did you mean 'condition'"),
-        (["--folds", "2", "--by", "lesion"], "would tear its patients apart"),
+        (["--folds", "2", "--by", "lesion"], "would divide its patients"),
         (["--folds", "2", "--by", "photo"], "expected one of"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_folder_without_licences_is_bad_input(tmp_path, dermssl):
     assert dermssl("licence", tmp_path).code == 2
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
     outcome = dermssl("licence", tmp_path)
-    assert outcome.code == 2 and "config.json has no notice of licences (dermssl)" in outcome.err
+    assert outcome.code == 2 and "config.json holds no licence notice (dermssl)" in outcome.err
     (tmp_path / "config.json").unlink()
     (tmp_path / "dataset.json").write_text(json.dumps({"licence": {"dataset": "x", "duties": "none"}}))
     assert "has no notice of licences" in dermssl("licence", tmp_path).err
