@@ -225,6 +225,15 @@ def test_scin_takes_the_heaviest_condition_and_one_row_per_photo(raw):
     assert source.targets["condition"].classes == ("Acne",) and not problems
 
 
+def test_scin_reports_labels_that_cannot_be_read_or_that_differ(raw):
+    header = "case_id,image_1_path,image_2_path,image_3_path,sex_at_birth,fitzpatrick_skin_type"
+    cases = f"{header}\n-9,a.png,,,,\n-12,b.png,,,,\n"
+    labels = "case_id,weighted_skin_condition_label\n-9,{'Acne'\n-12,{'Acne': 1}\n-12,{'Eczema': 1}\n"
+    frame, problems, _ = _read("scin", raw({"scin_cases.csv": cases, "scin_labels.csv": labels}, ["a.png", "b.png"]))
+    assert frame["case_id"].tolist() == ["-9", "-12"] and frame["condition"].tolist() == [None, "Acne"]
+    assert {file for file, _ in problems} == {"case -12", "column weighted_skin_condition_label"}
+
+
 COLUMNS = """
 table: my.csv
 licence: CC-BY-4.0

@@ -375,7 +375,11 @@ def test_a_mark_that_was_left_beside_other_data_is_refused(marked, prepare, tmp_
         before = changed.read_bytes()
         changed.write_bytes(before + b"\n")
         outcome = prepare(marked, source="passion")
-        assert outcome.code == 2 and f"not {changed.relative_to(marked)}" in outcome.err and "delete the mark" in outcome.err
+        assert (
+            outcome.code == 2
+            and f"not {changed.relative_to(marked)}" in outcome.err
+            and "delete the mark" in outcome.err
+        )
         changed.write_bytes(before)
     shutil.copy(photo, photo.with_stem(photo.stem + "9"))
     outcome = prepare(marked, source="passion")

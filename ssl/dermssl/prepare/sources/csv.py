@@ -1,7 +1,7 @@
 """Any table with any column names. A file ``columns.yaml`` says what each column holds::
 
-table: labels.csv                # the CSV, anywhere below the root
-licence: CC-BY-4.0               # an id of `dermssl sources`, else left out
+table: labels.csv                # the CSV, at most three folders below the root
+licence: CC-BY-4.0               # an id that `dermssl sources` shows; leave it out if you do not know it
 citation: Who to name, where.
 columns:                         # manifest column: column of the table
   file: image_name
