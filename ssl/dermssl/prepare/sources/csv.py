@@ -45,7 +45,8 @@ def read(raw: RawFolder) -> Rows:
         if table[name].isna().all():
             raise InputError(f"{path}: target '{name}' has no label in {layout['table']}: leave it out of `targets`")
         if coded := table.attrs["coded"].get(name):
-            notes.append(f"-1, -9, -99 and -999 in {name} mean no label ({coded} rows): if that is a class, name it")
+            why = "-1, -9, -99 or -999, so they have no label: if that is a class, write a word instead"
+            notes.append(f"{coded} rows of {name} hold {why}")
     # Splits keep the coarsest unit together that the columns name. Scores count cases, else lesions.
     group, case = (
         next((unit for unit in units if f"{unit}_id" in columns), "image")
