@@ -291,7 +291,7 @@ def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
 
 
 def _plain(value: Any, option: str) -> Any:
-    """jsonargparse's restricted numbers as ordinary ones, which YAML and JSON can write. Raises InputError for huge."""
+    """Ordinary numbers for jsonargparse's own, which YAML and JSON cannot write. Raises InputError for huge ones."""
     if isinstance(value, list):
         return [_plain(item, option) for item in value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -32,7 +32,7 @@ def part_under(*prefixes: str) -> Convert:
 
 
 def renamed(weights: Weights, rules: Mapping[str, str], drop: str = "$^") -> dict[str, Tensor]:
-    """Weights with ``rules`` (regular expression -> replacement) applied to their names; names like ``drop`` go."""
+    """Weights with ``rules`` (expression -> replacement) applied to their names, without names that match ``drop``."""
     kept = {}
     for name, value in weights.items():
         if not re.search(drop, name):

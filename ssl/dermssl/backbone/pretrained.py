@@ -107,7 +107,7 @@ def unrecorded_starts(notices: list[dict[str, Any]]) -> list[str]:
 
 @contextmanager
 def hub_access(name: str) -> Iterator[None]:
-    """Inside the block, timm gets the pretrained weights ``name`` from the hub, or from its cache if that is away.
+    """Inside the block, timm gets the weights ``name`` from the hub or, if that does not answer, from its cache.
 
     Raises InputError: there are no such weights, or the hub does not answer and they are not cached.
     """

@@ -20,11 +20,11 @@ from dermssl.errors import InputError, shortened
 log = logging.getLogger("dermssl")
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")
-"""How names begin in timm and elsewhere after the features. ConvNeXt's last norm begins so too."""
+"""The names of classifiers begin so in timm and elsewhere. So does the name of ConvNeXt's last norm."""
 PARTS = ("teacher", "model_ema", "student", "state_dict", "model_state_dict", "model", "module", "network", "encoder")
 """The keys of the weights in training checkpoints; the first one found is used."""
 DANGEROUS = {"builtins", "os", "posix", "nt", "subprocess", "sys", "runpy", "importlib", "shutil", "socket", "pickle"}
-"""Modules of which no checkpoint needs a function."""
+"""Checkpoints with functions of these modules are refused."""
 WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",

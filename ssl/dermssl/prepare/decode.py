@@ -62,7 +62,7 @@ def read_bytes(path: Path, roots: Sequence[Path]) -> bytes:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open an image without decoding it. Raises DecodeError for a file that is no image, too large or too long."""
+    """Open an image, not decoded. Raises DecodeError for a file that is no image, too large, or too long and narrow."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -116,10 +116,10 @@ def _key(name: str) -> str:
 
 
 def settle_copies(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out files with the same bytes that lie in two splits, or that have the same name, labels and ids.
+    """Decide which copies (files with the same bytes) stay, and report them.
 
-    If copies lie in two splits, those in test stay, else those in val. Copies that differ in labels or ids are all
-    kept; the new column ``picture``, equal for all copies, puts them into one group.
+    Of copies in two splits, those in test stay, else those in val. Of copies with the same name, labels and ids, the
+    first stays. All others stay. The new column ``picture``, equal for all copies of an image, puts them into one group.
     """
     left_out, picture = [], {}
     rows = frame.set_index("file")
