@@ -1,4 +1,4 @@
-"""``dermssl describe``: counts a dataset folder in the tables that a data paper prints.
+"""``dermssl describe``: counts images, patients and labels of a dataset folder in the tables of a data paper.
 
 ``--out`` gets one CSV per table, ``tables.json``, ``plots.png`` and ``describe.html``, a page of all tables and plots
 that needs no other file and shows no image of the data set.

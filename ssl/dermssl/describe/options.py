@@ -1,4 +1,4 @@
-"""Options of `dermssl describe`. Nothing heavy is imported here, so that ``--help`` answers at once."""
+"""Options of `dermssl describe`. Nothing heavy is imported here, so ``--help`` is quick."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dermssl.parser import positional
 
 @dataclass
 class DescribeOptions:
-    """Count a dataset folder in the tables that a data paper prints, and plot them."""
+    """Count images, patients and labels of a dataset folder in the tables of a data paper, and plot them."""
 
     folder: str = positional()
     """Dataset folder made by `dermssl prepare`."""
