@@ -132,7 +132,7 @@ def near_images(
     """All pairs of images whose perceptual hashes differ by at most ``bits``, in any flip or turn of the gallery.
 
     ``queries`` (Q, 8) and ``gallery`` (N, 8) are uint64 of `dermssl.dataset.hashes.perceptual_hashes`. Returns query
-    rows, gallery rows, the view (0-7) of the gallery image, and Hamming distances, each ``(P,)``, one entry for each near
+    rows, gallery rows, the view (0-7) of the gallery image, and Hamming distances, each ``(P,)``, one per near
     view. Images without structure are left out (`LEAST_BITS_SET`). Memory grows with P, not with Q x N.
     """
     ours, theirs = (np.flatnonzero(np.bitwise_count(part[:, 0]) >= LEAST_BITS_SET) for part in (queries, gallery))
