@@ -111,10 +111,8 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         require_output_file(Path(json_file), "--json", is_report)
         if written and Path(json_file).resolve() == Path(written).resolve():
             raise InputError(f"--json {json_file} is the folder that the command writes: give another path")
-    file = command.name.replace("-", "_")
-    run: Callable[[Any], Report | None] = getattr(importlib.import_module(f"{program}.{command.room}.{file}"), file)
     with locked(Path(written)) if written and "://" not in written else nullcontext():  # an object store has no folders
-        report = run(options)
+        report = _function(program, command)(options)
     if report is not None:
         print(plain_text(report.text))
         if json_file is not None:
@@ -125,6 +123,11 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
 def options_class(program: str, command: Command) -> type:
     """The dataclass of a command's options."""
     return getattr(importlib.import_module(f"{program}.{command.room.split('.')[0]}.options"), command.options)
+
+
+def _function(program: str, command: Command) -> Callable[[Any], Report | None]:
+    file = command.name.replace("-", "_")
+    return getattr(importlib.import_module(f"{program}.{command.room}.{file}"), file)
 
 
 def is_report(path: Path) -> bool:

@@ -23,12 +23,12 @@ def folder(synthetic_dataset, tmp_path):
     [
         ("targets", None, "has no 'targets'"),
         ("targets", {"x": {"column": "y"}}, r"has no 'targets\.x\.classes'"),
-        ("targets", {"x": {"column": "y", "classes": ["a"], "positive": "b"}}, "positive class 'b' is none of"),
+        ("targets", {"x": {"column": "y", "classes": ["a"], "positive": "b"}}, "positive class 'b' is not among"),
         ("licence", "free", "'licence'"),
         ("synthetic", "yes", "'synthetic'"),
         ("short_side", -1, "'short_side'"),
         ("group", "family", "'group'"),
-        ("schema_version", 1, "schema version 1, this dermssl reads 2"),
+        ("schema_version", 1, "schema version 1, but this dermssl reads 2"),
     ],
 )
 def test_a_wrong_value_in_dataset_json_is_named(folder, key, value, message):

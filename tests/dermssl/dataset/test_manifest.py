@@ -77,7 +77,7 @@ def test_free_columns_are_typed_by_what_they_hold(frame):
     ("column", "values", "message"),
     [
         ("image_id", ["s/a", "s/a"], "s/a occurs twice"),
-        ("group_id", ["s/a", None], "s/b: group_id is empty"),
+        ("group_id", ["s/a", None], "s/b has no group_id"),
         ("split", ["train", "TEST"], "split holds .'TEST'."),
         ("sex", ["f", None], "sex holds .'f'."),
         ("fitzpatrick", [3, 7], "fitzpatrick must be 1 to 6"),

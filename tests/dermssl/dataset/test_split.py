@@ -134,7 +134,7 @@ def test_a_folder_without_licences_is_bad_input(tmp_path, dermssl):
     assert outcome.code == 2 and "config.json holds no licence notice (dermssl)" in outcome.err
     (tmp_path / "config.json").unlink()
     (tmp_path / "dataset.json").write_text(json.dumps({"licence": {"dataset": "x", "duties": "none"}}))
-    assert "has no notice of licences" in dermssl("licence", tmp_path).err
+    assert "holds no licence notice" in dermssl("licence", tmp_path).err
 
 
 def test_a_folder_whose_licences_are_unknown_allows_nothing(tmp_path, dermssl):
