@@ -40,7 +40,7 @@ class Unfinished:
             before = read_json(self.folder / MARK, "dermeval embed")
             differing = [key for key in self.plan if before.get(key) != self.plan[key]]
             if differing:
-                log.warning("%s was begun with another %s: starting again", self.folder, ", ".join(differing))
+                log.warning("%s was begun with different %s: starting again", self.folder, ", ".join(differing))
             self.is_ours = not differing
         return sum(len(block) for block in self._blocks()) if self.is_ours else 0
 

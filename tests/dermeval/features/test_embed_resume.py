@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_and_embeds_each_image_once(tmp_path, command, pass
 def test_rows_of_another_plan_are_not_gone_on_with(tmp_path, command, passes, caplog):
     kill(command(tmp_path / "e"), passes, limit=9)
     assert main(command(tmp_path / "e", "--dtype", "float16", "--features", "last4")) == 0
-    assert "begun with other features, dtype: starting anew" in caplog.text
+    assert "begun with different features, dtype: starting again" in caplog.text
     assert sum(passes) == 2 * IMAGES
     assert open_embeddings(tmp_path / "e").features.shape == (IMAGES, 960)
 
@@ -93,7 +93,7 @@ def test_rows_of_a_changed_data_set_are_not_gone_on_with(tmp_path, command, pass
     table = read_parquet(data / "manifest.parquet", "")
     write_parquet(data / "manifest.parquet", table.slice(0).replace_schema_metadata({"changed": "yes"}))
     assert main(command(tmp_path / "e")) == 0
-    assert "begun with other data: starting anew" in caplog.text and sum(passes) == 2 * IMAGES
+    assert "begun with different data: starting again" in caplog.text and sum(passes) == 2 * IMAGES
 
 
 def test_a_damaged_block_is_embedded_again(tmp_path, command, passes, caplog):
