@@ -128,7 +128,7 @@ def test_probes_refuse_to_pool_features_made_in_different_ways(embed, capsys, ch
     one, other = embed("one", "random:test_vit"), embed("other", *changed)
     for command in ("knn", "linear"):
         assert main([command, str(one), str(other)]) == 2
-        assert f"different: {named}" in capsys.readouterr().err
+        assert f"{named}): embed both" in capsys.readouterr().err
 
 
 def test_a_view_given_twice_is_refused(tmp_path, data, capsys):
