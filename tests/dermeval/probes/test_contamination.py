@@ -226,7 +226,7 @@ def test_weights_that_changed_since_are_not_judged_by_their_ledger(tmp_path, emb
     _write_ledger(tmp_path / "run", manifest)
     assert open_task([str(embeddings)], None).pool.seen.reasons.to_numpy().any()
     (tmp_path / "run" / "encoder" / "model.safetensors").write_bytes(b"trained on")
-    assert "has changed" in open_task([str(embeddings)], None).pool.seen.source
+    assert "was changed" in open_task([str(embeddings)], None).pool.seen.source
 
 
 def test_what_the_start_of_a_run_was_trained_on_is_not_known(tmp_path, embeddings):

@@ -93,7 +93,7 @@ def test_a_small_shared_memory_leaves_the_work_to_the_main_process(pretrain, dat
     monkeypatch.setattr("dermssl.data_workers.free_shared_memory", lambda: 10_000)
     monkeypatch.setattr(multiprocessing.Process, "start", lambda self: pytest.fail("a worker was started"))
     assert pretrain(dataset, tmp_path / "run", training__epochs="1", **ONE_WORKER) == 0
-    assert "/dev/shm has 0 MB left" in caplog.text and "0 used instead" in caplog.text
+    assert "/dev/shm has 0 MB left" in caplog.text and "0 workers are used" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{}, {key.replace(".", "__"): value for key, value in SIMCLR.items()}])
