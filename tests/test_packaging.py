@@ -18,9 +18,9 @@ LEVELS = {
     "dermssl": [
         {"errors"},
         {"atomic"},
-        {"paths", "licences", "processes"},
+        {"paths", "licences", "parallel"},
         {"files"},
-        {"neighbours", "parser", "devices", "page", "plotting", "workers"},
+        {"neighbours", "parser", "devices", "page", "plotting", "data_workers"},
         {"commandline"},
         {"dataset"},
         {"prepare", "describe"},
