@@ -12,7 +12,7 @@ from dermssl.parser import positional
 class BootstrapOptions:
     """How intervals are measured, and where results are written."""
 
-    draws: PositiveInt = 2000
+    draws: int = 2000
     """Bootstrap draws of patients for every interval and p; 40 or more."""
     seed: NonNegativeInt = 0
     """Seed of all random choices."""
@@ -153,6 +153,8 @@ class EvaluateOptions(BootstrapOptions):
     one table of encoders instead, for the first experiment of the protocol: kNN, linear, few labels, skin types and
     recall@1, paired by patient, with ranks (encoders.json, encoders.csv, encoders.tex and report.html).
     """
+
+    COMMON = ("protocol", "probe", "folds", "out")
 
     embeddings: list[str] = positional(kw_only=True)
     """Embeddings folders made by `dermeval embed`; those of one encoder are pooled."""
