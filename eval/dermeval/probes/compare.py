@@ -73,7 +73,7 @@ def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
 def _lead(data: dict[str, Any], experiments: Sequence[str], unit: str) -> list[str]:
     results, counts, single = data["results"], data["counts"], "" in experiments
     scored = f"on the same {counts['scored']} images of {counts['scored_groups']} {unit}s."
-    every = f"of {len(experiments)} experiments, each on the same images."
+    every = f"of {len(experiments)} experiment{'s' * (len(experiments) > 1)}, each on the same images."
     lines = [f"{len(results)} results {scored if single else every}"]
     for entry in results:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
