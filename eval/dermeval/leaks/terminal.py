@@ -1,7 +1,7 @@
-"""A review in the terminal: one key a pair or image, with its picture in a file."""
+"""A review in the terminal: one key for each pair or image, whose picture is shown in a file."""
 
 import sys
-from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,28 +15,29 @@ UNDO, QUIT = "z", "q"
 PICTURE = "review.png"
 
 
-def review_in_terminal(session: ReviewSession, key: Callable[[], str] | None = None) -> None:
-    """Ask about the waiting rows until all are decided, enough in a row are rejected, or the person quits."""
-    key = key or read_key
+def review_in_terminal(session: ReviewSession) -> None:
+    """Ask about the undecided rows until all are decided, enough in a row are rejected, or the person quits."""
+    picture = session.path.parent / PICTURE
     print(f"\n{session.title}: {len(session.waiting())} to decide")
-    while (waiting := session.waiting()) and not session.enough():
-        _show(session, waiting[0], len(waiting))
-        pressed = key()
-        if pressed == QUIT:
-            break
-        if pressed == UNDO:
-            session.undo()
-        elif pressed in KEYS:
-            session.decide(waiting[0], KEYS[pressed])
+    try:
+        while (waiting := session.waiting()) and not session.enough():
+            _show(session, waiting[0], len(waiting), picture)
+            pressed = read_key()
+            if pressed == QUIT:
+                break
+            if pressed == UNDO:
+                session.undo()
+            elif pressed in KEYS:
+                session.decide(waiting[0], KEYS[pressed])
+    finally:
+        picture.unlink(missing_ok=True)
     if session.enough():
-        print(f"{STOP_AFTER} rejections in a row: 95% sure that fewer than 5% of the rest are {session.title}.")
-    (session.path.parent / PICTURE).unlink(missing_ok=True)
+        print(f"{STOP_AFTER} rejections in a row: with 95% confidence fewer than 5% of the rest are {session.title}.")
 
 
-def _show(session: ReviewSession, row: int, waiting: int) -> None:
+def _show(session: ReviewSession, row: int, waiting: int, picture: Path) -> None:
     first, *others = session.pictures(row)
     both = np.hstack([first, others[1], cv2.addWeighted(first, 0.5, others[1], 0.5, 0)]) if others else first
-    picture = session.path.parent / PICTURE
     cv2.imwrite(str(picture), both[:, :, ::-1])
     asked, measured = session.told(row)
     sides = [side_of(session.images, image) for image in session.rows_of(row)]
@@ -46,7 +47,7 @@ def _show(session: ReviewSession, row: int, waiting: int) -> None:
 
 
 def read_key() -> str:
-    """One key from a terminal, else one line of the input; the end of the input quits."""
+    """One key from a terminal, or the first letter of a line from other input; the end of the input quits."""
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
         return line.strip().lower()[:1] if line else QUIT
@@ -57,7 +58,7 @@ def read_key() -> str:
     before = termios.tcgetattr(stream)
     try:
         tty.setcbreak(stream)
-        return sys.stdin.read(1).lower()
+        return (sys.stdin.read(1) or QUIT).lower()
     finally:
         termios.tcsetattr(stream, termios.TCSADRAIN, before)
         print()
