@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks.decisions import OF_IMAGES, decided, read_decisions
+from dermeval.leaks.earlier import VERSION
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
-from dermeval.leaks.leaks import PICTURE, leaks
+from dermeval.leaks.leaks import PICTURE, REVIEW_PICTURE, leaks
 from dermeval.leaks.leaks import WRITTEN as LEAKS
 from dermeval.leaks.off_topic import off_topic_scores, picture_features
 from dermeval.leaks.options import AuditOptions, LeaksOptions
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.report import shown_image, write_page
-from dermssl.atomic import locked
+from dermeval.leaks.report import IMAGES, shown_image, write_page
+from dermssl.atomic import locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import read_json, write_csv, write_json
@@ -24,15 +25,15 @@ from dermssl.paths import require_new_folder
 MARK = "audit.json"
 WRITTEN = (
     *("audit.json", "report.html", "off_topic.csv", "label_errors.csv", PICTURE, "leaks.unfinished/*"),
-    *("off_topic_decisions.csv", "label_errors_decisions.csv"),
+    *("off_topic_decisions.csv", "label_errors_decisions.csv", REVIEW_PICTURE),
     *(f"leaks/{name}" for name in LEAKS),
 )
 LEAST_OF_CLASS = 2
-"""Groups that a class needs, so that its label can be learnt from other groups."""
+"""Groups that a class must have, so that its label can be learnt from other groups."""
 
 
 def audit(options: AuditOptions) -> Report:
-    """Audit dataset folders in three ways; see `AuditOptions`. A killed command goes on when it is given again."""
+    """Run all three audits; see `AuditOptions`."""
     out = Path(options.out)
     unfinished = (out / MARK).is_file() and not read_json(out / MARK, "dermeval audit").get("finished")
     require_new_folder(out, options.overwrite or unfinished, WRITTEN, options.folders, key="finished")
@@ -42,11 +43,14 @@ def audit(options: AuditOptions) -> Report:
         decisions = {name: read_decisions(out / f"{name}_decisions.csv", OF_IMAGES) for name in names}
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / MARK, {"finished": False})
+        remove_folder(out / IMAGES)  # an earlier audit may show images that have changed or been removed since
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)
         errors, why_not = rank_label_errors(images, options.target)
         for name, table in zip(names, (off_topic, errors), strict=True):
-            if table is not None:
+            if table is None:
+                (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier audit
+            else:
                 verdict = decided(table, decisions[name])
                 write_csv(out / f"{name}.csv", table.drop(columns="row").assign(decision=verdict))
         data: dict[str, Any] = {"leaks": found, "images": len(images.frame)}
@@ -60,21 +64,23 @@ def audit(options: AuditOptions) -> Report:
     text = [
         f"{out}: report.html",
         f"  near-duplicates   {found['pairs']} pairs, {found['records_in_leak_groups']} records",
-        f"  off-topic         {', '.join(off_topic['image_id'].head(5))} are furthest from the others",
-        f"  label errors      {why_not or ', '.join(errors['image_id'].head(5)) + ' come first'}",  # type: ignore[index]
-        "  off_topic.csv and label_errors.csv rank all images: look at the first ones, and stop where they are right",
-        f"  decide about all three with `dermeval review {out}`",
+        f"  off-topic         ranked first: {', '.join(off_topic['image_id'].head(5))}",
+        f"  label errors      {why_not or 'ranked first: ' + ', '.join(errors['image_id'][:5])}",  # type: ignore[index]
+        "  off_topic.csv and label_errors.csv rank all images: check them from the top until only correct ones follow",
+        f"  review all three with `dermeval review {out}`",
     ]
     return Report("\n".join(text), data | {"out": str(out)})
 
 
 def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str, Any]:
-    """The summary of the leak audit in ``out``/leaks; an earlier one of the same images is taken over."""
+    """The summary of the leak audit in ``out``/leaks. A finished audit of the same images and encoders is kept."""
     done = out / "leaks" / "summary.json"
     with locked(done.parent):  # clears away what a kill left
         if done.is_file() and not options.overwrite:
             summary = read_json(done, "dermeval leaks")
-            if summary.get("datasets") == images.datasets:
+            encoders = [entry["encoder"] for entry in summary.get("pretraining", ())]
+            made = (summary.get("version"), summary.get("datasets"), encoders)
+            if made == (VERSION, images.datasets, [one.encoder["path"] for one in images.embedded]):
                 return summary
     chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
     report = leaks(chosen)
@@ -83,7 +89,7 @@ def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str,
 
 
 def rank_off_topic(images: AuditedImages, workers: int = 0) -> pd.DataFrame:
-    """All images, those furthest from the others first: ``rank``, ids, ``score`` (0 to 1), ``row``."""
+    """All images, highest off-topic score first: ``rank``, ids, ``score`` (`off_topic_scores`), ``row``."""
     features = picture_features(images.pictures, workers)
     for one in images.embedded:
         if len(one.rows) == len(images.frame):
@@ -102,17 +108,17 @@ def _ranked(images: AuditedImages, scores: np.ndarray, rows: np.ndarray, **colum
 
 
 def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.DataFrame | None, str]:
-    """All labelled images, the least believed labels first; or None and why they cannot be ranked.
+    """All labelled images, least probable labels first; or None and the reason why they cannot be ranked.
 
-    Columns: ``rank``, ids, ``score`` (1 - probability of the given label), ``label``, ``likelier``, ``nearby`` (labels
-    of the nearest images of other groups), ``row``.
+    Columns: ``rank``, ids, ``score`` (1 - probability of the given label), ``label``, ``likelier`` (the most probable
+    label), ``nearby`` (labels of the nearest images of other groups), ``row``.
     """
     if not images.labels:
         return None, "not ranked: the data set has no labels"
     if target is not None and target not in images.labels:
         raise InputError(f"--target {target}: no such label; {did_you_mean(target, images.labels)}")
     if not images.embedded:
-        return None, "not ranked: give an embeddings folder (`dermeval embed`), since labels are judged on its features"
+        return None, "not ranked: label errors are found on features, so give an embeddings folder (`dermeval embed`)"
     column, one = target or images.labels[0], images.embedded[0]
     given = images.frame[column].to_numpy(dtype=object)[one.rows]
     groups = images.groups[one.rows]
