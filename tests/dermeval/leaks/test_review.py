@@ -101,6 +101,17 @@ def test_a_review_ends_after_enough_rejections_in_a_row(audited, monkeypatch, ca
     assert "rejections in a row" in capsys.readouterr().out
 
 
+def test_an_interrupted_review_leaves_no_picture_behind(audited, monkeypatch):
+    def interrupted():
+        assert (audited / terminal.PICTURE).is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal, "read_key", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        review(ReviewOptions(str(audited), terminal=True))
+    assert not (audited / terminal.PICTURE).exists()
+
+
 def test_an_accepted_pair_below_the_threshold_joins_the_groups(audited, monkeypatch):
     ranking = pd.read_csv(audited / "ranking.csv")
     below = ranking[~ranking["confirmed"]].iloc[0]
