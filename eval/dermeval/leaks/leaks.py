@@ -1,9 +1,9 @@
-"""``dermeval leaks``: which records share near-duplicate images, across which splits, and a split without them.
+"""``dermeval leaks``: which records share near-duplicate images, and a repaired split in which no such records part.
 
-Evidence is given per pair of images. It says that two pictures show one scene or lesion; it says nothing about who is
-shown.
+The evidence is about pairs of images: both show one scene or one lesion. It says nothing about the person shown.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.pairs import IDENTICAL_SCORE, LESION, SCENE, rank_pairs, write_ranking
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
+from dermeval.leaks.terminal import PICTURE as REVIEW_PICTURE
 from dermeval.leaks.truth import planted_records, score_against_truth
 from dermeval.leaks.work import open_work
 from dermssl import licences
@@ -36,6 +37,7 @@ PICTURE = "images/" + 16 * "[0-9a-f]" + ".jpg"
 WRITTEN = (
     *("summary.json", "pairs.parquet", "ranking.parquet", "images.parquet", "background.npy"),
     *("groups.csv", "ranking.csv", "split_repaired.csv", "decisions.csv", "report.html", SEEN, PICTURE),
+    REVIEW_PICTURE,
 )
 """Files of a leaks folder."""
 
@@ -73,20 +75,17 @@ def leaks(options: LeaksOptions) -> Report | None:
                 write_csv(folder / FILE, decisions)
             report.write_report(folder, images, pairs, lines, data["notes"], options.shown)
         remove_folder(work.folder)
-    text = [f"{out}: {lines[0]}", *[f"  {line}" for line in lines[1:]]]
-    text += [f"  note: {note}" for note in data["notes"]] + [
-        f"  {line}" for line in licences.notice_lines(images.licences)
-    ]
-    return Report("\n".join(text), data | {"out": str(out)})
+    below = [*lines[1:], *(f"note: {note}" for note in data["notes"]), *licences.notice_lines(images.licences)]
+    return Report("\n  ".join([f"{out}: {lines[0]}", *below]), data | {"out": str(out)})
 
 
 def confirmed_ranking(
     ranking: pd.DataFrame, decisions: pd.DataFrame, options: LeaksOptions
 ) -> tuple[pd.DataFrame, float]:
-    """The ranking of pairs with its column ``confirmed``, and the threshold from which they are.
+    """The ranking with a column ``confirmed``, and the threshold: the lowest score of a confirmed pair.
 
-    What a person decided is known: of the pairs above a score at least the rejected ones are false, and at most those
-    that were not accepted.
+    A person's decisions bound the number of false pairs above a score: it is at least the number of rejected pairs, and
+    at most the number of pairs that were not accepted.
     """
     table = ranking[ranking["score"] < IDENTICAL_SCORE]
     verdict, scores = decided(table, decisions), table["score"].to_numpy(float)
@@ -98,7 +97,7 @@ def confirmed_ranking(
     expected, most = (
         np.clip(table[name].to_numpy(float), at_least, at_most) for name in ("expected_false", "most_false")
     )
-    _, threshold = certainty.confirmed(scores, expected, most, options.precision, options.expected_false)
+    threshold = certainty.threshold_of(scores, expected, most, options.precision, options.expected_false)
     return ranking.assign(confirmed=ranking["score"] >= min(threshold, IDENTICAL_SCORE)), threshold
 
 
@@ -140,16 +139,22 @@ def _summary(
 def _certainty(
     images: AuditedImages, found: ScoredPairs, ranking: pd.DataFrame, threshold: float, options: LeaksOptions
 ) -> dict[str, Any]:
-    """How the threshold came about, and what it misses and lets through."""
+    """What the threshold rests on, the recall of planted copies, and the false-match ratios."""
     planted = scores_of_planted(images.pictures, options.planted, found.layout_start, found.detail, options.workers)
     scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
     reached = certainty.would_be_confirmed(
         planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false
     )
     background, ends = found.background.scores, found.candidates[["a", "b"]].to_numpy(np.int64)
+    above = int(found.background.counted(np.array([threshold]))[0])
     return {
-        "precision": options.precision,
+        "precision": options.precision if options.expected_false is None else None,
+        "expected_false": options.expected_false,
         "threshold": None if np.isinf(threshold) else threshold,
+        "confirmed_by_score": int((kept & (scores < IDENTICAL_SCORE)).sum()),
+        "background_pairs": len(background),
+        "background_pairs_above": above,
+        "most_false_by_count": float(above + certainty.poisson_bound(above)),
         "layout_start": None if np.isinf(found.layout_start) else found.layout_start,
         "expected_false_pairs": float(ranking["expected_false"][kept].max()) if kept.any() else 0.0,
         "compared": len(found.candidates),
@@ -166,7 +171,7 @@ def _certainty(
 
 
 def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
-    """How many images of each split each encoder saw in pretraining; which ones is written to ``pretrained_on.csv``."""
+    """The number of images of each split that each encoder saw in pretraining; ``pretrained_on.csv`` lists them."""
     entries, tables = [], []
     known = {entry["name"]: open_dataset(entry["path"]) for entry in images.datasets}
     for one in images.embedded:
@@ -186,7 +191,7 @@ def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
 
 
 def _strata_of_pairs(images: AuditedImages, ends: np.ndarray) -> dict[str, np.ndarray]:
-    """Per data set and Fitzpatrick type which of the pairs ``(P, 2)`` are within it."""
+    """For each data set and each Fitzpatrick type the pairs ``(P, 2)`` of which both images belong to it, ``(P,)``."""
     strata = {}
     for column, title in (("dataset", "data set"), ("fitzpatrick", "Fitzpatrick")):
         for value in images.frame.get(column, pd.Series(dtype=object)).dropna().unique():
@@ -201,39 +206,42 @@ def _shares(split: pd.Series) -> dict[str, dict[str, float]]:
 
 
 def _notes(images: AuditedImages) -> list[str]:
-    notes = ["Evidence is about images and splits: it shows which records share near-duplicate images, nothing more."]
+    notes = ["The evidence is about images and splits: it says which records share near-duplicate images, no more."]
     closed = [entry["dataset"] for entry in images.licences if not entry["relinking"]]
     if closed and images.frame["dataset"].nunique() > 1:
         notes.append(
-            f"The licence of {', '.join(closed)} forbids re-linking: between it and other data sets only copies of "
-            "images were looked for, by file, pixels and hash: no embeddings, colours or local features."
+            f"The licence of {', '.join(closed)} forbids re-linking, so its images were compared with other data sets "
+            "only as copies (same file, same pixels, near hash), not by embeddings, colours or local features."
         )
     no_key = [entry["name"] for entry in images.datasets if not entry["patient_key"]]
     if no_key:
         notes.append(f"{', '.join(no_key)} has no patient key: patient leakage cannot be ruled out.")
     if images.frame["group_id"].nunique() < 2:
-        notes.append("There is one record only, so there is nothing to compare it with.")
+        notes.append("There is one record only, so no pair of records could be compared.")
     if any(entry["synthetic"] for entry in images.datasets):
         notes.append("SYNTHETIC data, made by dermssl.")
     return notes
 
 
 def _lines(data: dict[str, Any]) -> list[str]:
-    """The printed page: what was found, where, how sure it is, and what the repaired split holds."""
+    """The printed report, the headline first."""
     kinds = ", ".join(f"{kind} {count}" for kind, count in data["pairs_by_evidence"].items()) or "none"
     sure, after = data["certainty"], data["split_repaired"]
     shares = "; ".join(
         f"{name} {100 * before['share']:.1f}% -> {100 * after.get(name, {'share': 0})['share']:.1f}%"
         for name, before in data["split"].items()
     )
+    wanted = f"{sure['expected_false']:g} expected false pairs" if sure["precision"] is None else ""
+    wanted = wanted or f"precision {sure['precision']:g}"
     threshold = "no pair reaches it" if sure["threshold"] is None else f"score >= {sure['threshold']:.2f}"
     lines = [
         f"{data['records_in_leak_groups']} of {data['records']} records share near-duplicate images "
         f"({data['pairs']} pairs of {data['images']} images)",
         f"pairs             {', '.join(f'{count} {kind}' for kind, count in data['pairs_by_kind'].items())}",
         f"evidence          {kinds}",
-        f"compared          {sure['compared']} candidate pairs; threshold for precision {sure['precision']:g}: "
-        f"{threshold}, {sure['expected_false_pairs']:.1f} false pairs expected",
+        f"compared          {sure['compared']} candidate pairs; threshold for {wanted}: {threshold}, "
+        f"{sure['expected_false_pairs']:.1f} false pairs expected",
+        f"background        {_resolution(sure)}",
         f"across splits     {data['pairs_across_splits']} pairs, {data['leak_groups_across_splits']} of "
         f"{data['leak_groups']} leak groups",
         f"across data sets  {data['pairs_across_datasets']} pairs, {data['leak_groups_across_datasets']} leak groups",
@@ -242,14 +250,14 @@ def _lines(data: dict[str, Any]) -> list[str]:
         f"repaired split    {data['records_moved']} records ({data['images_moved']} images) moved; {shares}",
     ]
     if data["large_leak_groups"]:
-        lines.append(f"large groups      {data['large_leak_groups']} of more than {LARGE} records: look at these first")
+        lines.append(f"large groups      {data['large_leak_groups']} have more than {LARGE} records: check these first")
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
         share = f"{100 * sure['planted']['recall']:.0f}%"
-        lines.append(f"planted copies    {share} of copies added to the data would be confirmed ({by_kind})")
+        lines.append(f"planted copies    {share} would be confirmed ({by_kind})")
     if sure["false_match_ratio"]:
         ratios = ", ".join(f"{name} {entry['ratio']:g}" for name, entry in sure["false_match_ratio"].items())
-        lines.append(f"false matches     relative to all background pairs: {ratios}")
+        lines.append(f"false matches     ratio to the rate among all background pairs: {ratios}")
     for entry in data["pretraining"]:
         counts = "; ".join(f"{name} {seen} of {all_}" for name, (seen, all_) in entry.get("splits", {}).items())
         lines.append(
@@ -266,3 +274,16 @@ def _lines(data: dict[str, Any]) -> list[str]:
             f"not planted       {scored['not_planted']} of {scored['record_pairs']} record pairs, precision {precision}"
         )
     return lines
+
+
+def _resolution(sure: dict[str, Any]) -> str:
+    """Which false-pair counts and precisions the number of background pairs can support."""
+    most = sure["most_false_by_count"]
+    text = f"{sure['background_pairs']} mirrored pairs, {sure['background_pairs_above']} of them above the threshold; "
+    text += f"this count bounds the false pairs at {most:.1f} (95% confidence)"
+    if sure["precision"] is None:
+        return text
+    needed = math.ceil(most / (1 - sure["precision"]))
+    text += f" and so supports precision {sure['precision']:g} from {needed} pairs confirmed by score on"
+    below = f"; with {sure['confirmed_by_score']} the threshold rests on the extrapolated tail of the background"
+    return text + (below if 0 < sure["confirmed_by_score"] < needed else "")

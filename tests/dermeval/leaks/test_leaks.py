@@ -53,7 +53,7 @@ def planted(make_dataset, embed_as, draw_skin):
 
 
 def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, planted):
-    _, out = audit(planted)
+    report, out = audit(planted)
     pairs = pd.read_parquet(out / "pairs.parquet").set_index("group_id_b")
     assert pairs["group_id_a"].to_dict() == {"set/c0": "set/p0", "set/c1": "set/p1", "set/c2": "set/p2"}
     assert set(pairs.loc["set/c0", "evidence"]) == {"file", "pixels"}
@@ -63,6 +63,8 @@ def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, pl
     assert pairs["across_splits"].to_dict() == {"set/c0": True, "set/c1": False, "set/c2": True}
     assert pairs.loc["set/c0", "labels_agree"] and not pairs.loc["set/c1", "labels_agree"]
     assert not re.search(r"\d\.\d{6}", (out / "ranking.csv").read_text())
+    assert "bounds the false pairs at 3.0 (95% confidence) and so supports precision 0.95 from 60 pairs" in report.text
+    assert "with 2 the threshold rests on the extrapolated tail" in report.text
 
 
 def test_many_images_are_described_coarsely_and_their_copies_are_found_too(audit, planted, monkeypatch):
@@ -184,8 +186,9 @@ def test_every_image_can_be_a_record_of_its_own(audit, planted, tmp_path):
 
 
 def test_one_record_has_nothing_to_be_compared_with(audit, make_dataset, draw_skin):
-    report, _ = audit(make_dataset("set", [draw_skin(1), draw_skin(2)], ["p", "p"]))
+    report, _ = audit(make_dataset("set", [draw_skin(1), draw_skin(2)], ["p", "p"]), expected_false=1)
     assert report.data["pairs"] == 0 and "one record only" in report.text
+    assert "threshold for 1 expected false pairs" in report.text and "precision" not in report.text
 
 
 def test_flat_placeholders_are_linked_by_their_pixels_and_hide_nothing(audit, make_dataset, draw_skin):
