@@ -1,7 +1,7 @@
-"""Whether the fine structure of two pictures coincides once one is laid on the other.
+"""Whether the fine structures of two pictures coincide when one picture is laid on the other.
 
-Two lesions may look alike as a whole; hairs, pores and pigment do not fall on each other unless both pictures show
-one scene. A start is refined by OpenCV's ECC (Evangelidis & Psarakis 2008), then small blocks are correlated.
+Two lesions may look alike as a whole, but hairs, pores and pigment coincide only if both pictures show one scene.
+OpenCV's ECC (Evangelidis & Psarakis 2008) refines an initial map; then small blocks are correlated.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ SHORT_SIDE = 128
 BLOCK = 16
 LEAST_BLOCKS = 6
 FLAT = 0.5
-"""Contrast, in grey levels, below which structure is taken for noise."""
+"""Contrast, in grey levels, that is added to the local contrast so that noise is not amplified."""
 STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
 LARGEST_CHANGE = 4.0
-"""A map that enlarges or shrinks more than this is no alignment."""
+"""A map that enlarges or shrinks the picture more than this factor is no alignment."""
 
 
 class Aligned(NamedTuple):
-    """Median block correlation, the share of the first picture that the second covers, and the map ``(2, 3)``."""
+    """Median correlation of the blocks, the share of the first picture that the second covers, the map ``(2, 3)``."""
 
     correlation: float
     overlap: float
@@ -30,9 +30,9 @@ class Aligned(NamedTuple):
 
 
 def structure(rgb: np.ndarray) -> np.ndarray:
-    """Details between two scales, brought to equal local contrast, ``(H, W)`` float32.
+    """Details between two scales with equalised local contrast, ``(H, W)`` float32.
 
-    Light, colour and the large form of a lesion drop out, and the rim of a dermatoscope does not drown the rest.
+    Light, colour and the shape of a lesion are removed, and the rim of a dermatoscope does not outweigh the rest.
     """
     grey = grey_picture(without_letters(rgb), SHORT_SIDE).astype(np.float32)
     details = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 4.0)
@@ -41,9 +41,9 @@ def structure(rgb: np.ndarray) -> np.ndarray:
 
 
 def oriented_start(orientation: int, first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
-    """The map ``(2, 3)``, in pixels, of a quarter turn about the centres of two pictures of some heights and widths.
+    """The map ``(2, 3)``, in pixels, of a quarter turn about the centres of two pictures of these heights and widths.
 
-    ``orientation``: 0 to 7 as in `dermssl.dataset.hashes.perceptual_hashes`; from 4 on it maps to the mirrored picture.
+    ``orientation`` is 0 to 7 as in `dermssl.dataset.hashes.perceptual_hashes`; from 4 on the second is mirrored.
     """
     angle = np.deg2rad(90.0 * (orientation % 4))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -52,9 +52,9 @@ def oriented_start(orientation: int, first: tuple[int, int], second: tuple[int, 
 
 
 def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> Aligned:
-    """Refine the map ``start`` (2, 3) of the pixels of two `structure` pictures, and correlate what lies on each other.
+    """Refine the pixel map ``start`` (2, 3) between two `structure` pictures, and correlate their blocks.
 
-    The second one is mirrored already where the start asks for it.
+    If the orientation of the start is mirrored, ``second`` is already mirrored.
     """
     found = correlate(first, second, start)
     everywhere = np.full(second.shape, 255, np.uint8)
@@ -62,7 +62,7 @@ def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> Aligned:
         _, refined = cv2.findTransformECC(
             first, second, start.astype(np.float32), cv2.MOTION_AFFINE, STEPS, everywhere, 5
         )
-    except cv2.error:  # it does not converge
+    except cv2.error:  # ECC did not converge
         return found
     if 1 / LARGEST_CHANGE < abs(np.linalg.det(refined[:, :2])) < LARGEST_CHANGE**2:
         found = max(found, correlate(first, second, refined), key=lambda aligned: aligned.correlation)
@@ -70,7 +70,7 @@ def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> Aligned:
 
 
 def correlate(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> Aligned:
-    """Correlation of the blocks of the first picture that the mapped second one covers."""
+    """Median correlation of the blocks of the first picture that the mapped second picture covers."""
     size, flags = first.shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     matrix = np.asarray(matrix, np.float32)
     seen = cv2.warpAffine(second, matrix, size, flags=flags)
@@ -81,7 +81,7 @@ def correlate(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> Alig
     ours, theirs = (_blocks(part)[covered] for part in (first, seen))
     ours, theirs = (part - part.mean(axis=1, keepdims=True) for part in (ours, theirs))
     norms = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
-    # A flat block correlates with nothing: only blocks with structure in both pictures prove anything.
+    # The constant keeps the correlation of flat blocks near 0: only structure in both pictures is evidence.
     correlations = (ours * theirs).sum(axis=1) / (norms + BLOCK**2 * 0.01)
     return Aligned(float(np.median(correlations)), float(inside.mean()), matrix)
 

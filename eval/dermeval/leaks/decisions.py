@@ -1,4 +1,4 @@
-"""What a person decided about pairs, saved at once in ``decisions.csv``, and what follows for groups and split."""
+"""A person's decisions about pairs (``decisions.csv``), and the groups and the split that follow from them."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ FILE = "decisions.csv"
 ACCEPT, REJECT, UNSURE = DECISIONS = ("accept", "reject", "unsure")
 COLUMNS, OF_IMAGES = ["image_id_a", "image_id_b", "decision"], ["image_id", "decision"]
 STOP_AFTER = 58
-"""Rejections in a row after which one is 95% sure that fewer than 5% of the rest are what is looked for."""
+"""After so many rejections in a row, fewer than 5% of the rest are true with 95% confidence."""
 
 
 def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
-    """The decisions in a file, the last one of each pair or image; empty without a file. Raises InputError: damaged."""
+    """The last decision in a file about each pair or image; empty without a file. InputError if it is damaged."""
     if not path.is_file():
         return pd.DataFrame(columns=columns, dtype=object)
     try:
@@ -33,7 +33,7 @@ def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
 
 
 def decided(table: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
-    """The decision about each pair or image, ``(P,)``; null where there is none."""
+    """The decision about each pair or image, ``(P,)``; null if there is none."""
     keys = [name for name in decisions if name != "decision"]
     known = pd.Series(decisions["decision"].to_numpy(object), index=pd.MultiIndex.from_frame(decisions[keys]))
     found = known.reindex(pd.MultiIndex.from_frame(table[keys]))
@@ -41,7 +41,7 @@ def decided(table: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
 
 
 def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
-    """The pairs that count: accepted ones, which need no second pair, and confirmed ones that were not rejected."""
+    """Accepted pairs, which count as strong, and confirmed pairs that were not rejected."""
     verdict = decided(ranking, decisions)
     kept = ranking.assign(expected_false=ranking["expected_false"].mask(verdict == ACCEPT, 0.0))
     return kept[(verdict == ACCEPT) | (ranking["confirmed"] & (verdict != REJECT))].reset_index(drop=True)

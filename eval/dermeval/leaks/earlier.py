@@ -1,4 +1,4 @@
-"""``--since``: an earlier audit, of which only pairs with a new image are compared again."""
+"""``--since``: an earlier audit, whose results are taken over for all pairs without a new image."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.paths import require_folder
 
 VERSION = 5
-"""Of the leaks folder; 1 had no scores, 2 no ranking, 3 saw white letters as part of the picture, 4 fewer features."""
+"""Version of the leaks folder. 1 had no scores, 2 no ranking, 3 compared white letters too, 4 used fewer features."""
 FILE = "images.parquet"
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
@@ -20,10 +20,10 @@ TAKEN_OVER += ["scale", "mirrored", "matrix"]
 
 
 class EarlierAudit(NamedTuple):
-    """What an earlier audit says about the images of this one; the default is an audit of other images.
+    """The results of an earlier audit for the images of this one; by default there are none.
 
-    ``known`` (N,): images that it compared with each other. ``pairs``: its ranked pairs of these, by rows ``a``, ``b``.
-    ``background``: scores of its mirrored pairs. ``layout_start``: see `certainty.layout_start_of`; None if not known.
+    ``known`` (N,): images that it compared with each other. ``pairs``: its ranked pairs of these, as rows ``a``, ``b``.
+    ``background``: the scores of its mirrored pairs. ``layout_start``: see `certainty.layout_start_of`.
     """
 
     known: np.ndarray
@@ -32,23 +32,23 @@ class EarlierAudit(NamedTuple):
     layout_start: float | None = None
 
     def compared(self, pairs: pd.DataFrame | np.ndarray) -> np.ndarray:
-        """Which pairs ``(P, 2)`` of rows it compared."""
+        """Which pairs ``(P, 2)`` of rows the earlier audit compared."""
         return np.all(self.known[np.asarray(pairs, np.int64)], axis=1)
 
 
 def open_earlier(since: str | None, images: AuditedImages, every_image: bool) -> EarlierAudit:
-    """Open the leaks folder of an earlier audit; raises InputError if it is of another version or has other records.
+    """Open the leaks folder of an earlier audit; InputError if its version or its --every-image differs.
 
-    An image is known if its id, its pixels and its record are the same as then.
+    An image is known if its id, its pixels and its record have not changed.
     """
     if since is None:
         return EarlierAudit(np.zeros(len(images.frame), bool))
     folder = Path(since)
     summary = read_json(require_folder(folder, "summary.json", "dermeval leaks") / "summary.json", "dermeval leaks")
     if summary.get("version") != VERSION or not (folder / FILE).is_file():
-        raise InputError(f"--since {folder}: it is of another version: audit all images, without --since")
+        raise InputError(f"--since {folder} was made by another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
-        raise InputError(f"--since {folder}: it was made with another --every-image: give the same, or no --since")
+        raise InputError(f"--since {folder} was made with another --every-image: give the same, or no --since")
     before = read_parquet(folder / FILE, "dermeval leaks").to_pandas()
     known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
     ranking = read_parquet(folder / "ranking.parquet", "dermeval leaks").to_pandas()

@@ -1,4 +1,4 @@
-"""From images to scored pairs: describe, nominate, compare, score. What is finished is kept for a second start."""
+"""From images to scored pairs: describe, nominate, compare, score."""
 
 import hashlib
 import logging
@@ -17,17 +17,17 @@ from dermeval.leaks.verify import compare_appearance, compare_pairs, describe_im
 from dermeval.leaks.work import Work
 
 MANY_IMAGES = 20_000
-"""More are described coarsely, so that an audit ends in time."""
+"""In an audit of more images, each image is described coarsely to save time."""
 LIKELY = 0.5
-"""False-discovery rate up to which the two images of a pair are compared with what the other one resembles."""
+"""Largest false-discovery rate of a pair whose images are compared with each other's near-duplicates too."""
 log = logging.getLogger("dermssl")
 
 
 class ScoredPairs(NamedTuple):
     """Scored candidate pairs with their evidence, pairs of identical images, and the background.
 
-    ``candidates`` has a row per pair: columns of `nominate.united`, ``score``, ``world``, ``false_discovery_rate``.
-    ``evidence`` (`verify.EVIDENCE`) has the same rows.
+    ``candidates`` has the columns of `nominate.united`, ``score``, ``world`` and ``false_discovery_rate``. ``evidence``
+    (`verify.EVIDENCE`) has the same rows.
     """
 
     candidates: pd.DataFrame
@@ -39,7 +39,7 @@ class ScoredPairs(NamedTuple):
     detail: Detail
 
     def shares_of_sources(self, threshold: float) -> dict[str, Any]:
-        """What each source nominated, what of it is confirmed, and what of that no other source nominated."""
+        """For each source the number of pairs it nominated, of these confirmed, and confirmed from no other source."""
         named = self.candidates[self.sources]
         kept = named[self.candidates["score"] >= threshold]
         counts = {"nominated": named.sum(), "confirmed": kept.sum(), "alone": kept[kept.sum(axis=1) == 1].sum()}
@@ -49,10 +49,10 @@ class ScoredPairs(NamedTuple):
 def find_pairs(
     images: AuditedImages, options: LeaksOptions, work: Work, earlier: EarlierAudit | None = None
 ) -> ScoredPairs:
-    """All candidate pairs of images of different records, compared and scored; every rank returns the same.
+    """Compare and score all candidate pairs of images of different records; every rank returns the same pairs.
 
-    ``work`` holds what is finished, that of an earlier start too. Pairs of images that the ``earlier`` audit compared
-    with each other are left out.
+    Finished blocks are saved in ``work`` and reused after a kill. Pairs that the ``earlier`` audit compared are left
+    out.
     """
     count = len(images.frame)
     earlier = earlier or EarlierAudit(np.zeros(count, bool))
@@ -72,7 +72,7 @@ def find_pairs(
         log.info("comparing the pixels of %d candidate pairs", len(pairs))
         evidence = compare_pairs(pairs, images.pictures, store, work)
         compare_appearance(evidence, ends, appearance)
-        # Sets that forbid re-linking meet others by copies only.
+        # Across pools only copies of images may be found.
         apart = pool[ends[:, 0]] != pool[ends[:, 1]]
         kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
         return pairs[kept].reset_index(drop=True), evidence[kept]
@@ -108,7 +108,7 @@ def scored(
     detail: Detail = FINE,
     earlier: EarlierAudit | None = None,
 ) -> ScoredPairs:
-    """Score compared pairs against the background that they, and those of an earlier audit, give themselves."""
+    """Score compared pairs against the background of their own mirrored scores and those of the earlier audit."""
     before = earlier or EarlierAudit(np.zeros(0, bool))
     start = certainty.layout_start_of(evidence) if before.layout_start is None else before.layout_start
     scores = certainty.world_scores(evidence, start)

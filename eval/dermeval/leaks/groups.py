@@ -1,7 +1,7 @@
 """Leak groups: records that share near-duplicate images.
 
-One weak pair never chains many records: it joins two records that have no other, and groups only where a second pair
-says the same.
+A single weak pair cannot chain many records: it joins two records only if neither has another pair. Two weak pairs
+between the same groups join these groups.
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from dermssl.dataset.manifest import TONE_GROUPS
 
 CERTAIN = 0.01
-"""Pairs of which so few are expected by chance, in the whole audit, need no second pair."""
+"""A pair is strong if at most so many false pairs with its score are expected in the whole audit."""
 LARGE = 10
-"""A group of more records is flagged: rulers, phantoms or one much copied picture may hold it together."""
+"""A group of more records is flagged: a ruler, a phantom or one often copied picture may connect it."""
 TRAINING_SIDE = "train"
 
 
 def record_pairs(groups: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Confirmed pairs of images as pairs of records: ``one`` < ``other``, image ``pairs``, ``strong``, ``expected``.
+    """Confirmed pairs of images as pairs of records: ``one`` < ``other``, their ``pairs``, ``expected``, ``strong``.
 
     ``groups`` (N,) are integer records; ``pairs`` has ``a``, ``b`` and ``expected_false`` (0 for identical images).
     """
@@ -31,7 +31,7 @@ def record_pairs(groups: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def leak_groups(groups: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-    """The leak group of each image ``(N,)``, counted from 1; 0 where its record is in none."""
+    """The leak group of each image ``(N,)``, counted from 1; 0 if its record is in no leak group."""
     links, count = record_pairs(groups, pairs), int(groups.max(initial=-1)) + 1
     component = _components(count, links[links["strong"]])
     weak = links[~links["strong"]]
@@ -54,23 +54,23 @@ def _components(count: int, links: pd.DataFrame) -> np.ndarray:
 
 
 def side(split: pd.Series) -> pd.Series:
-    """The side that an image is used on: its split; images without one are pretrained on, so they count as train."""
+    """The side of each image: its split, or train if it has none, since such images are used for pretraining."""
     return split.fillna(TRAINING_SIDE)
 
 
 def straddling(leaks: np.ndarray, split: pd.Series) -> np.ndarray:
-    """Leak groups that lie on several sides."""
+    """The leak groups whose images lie on several sides."""
     linked = pd.DataFrame({"leak": leaks, "side": side(split).to_numpy()})[leaks > 0]
     sides = linked.groupby("leak")["side"].nunique()
     return sides[sides > 1].index.to_numpy()
 
 
 def repaired(leaks: np.ndarray, frame: pd.DataFrame, stratum: pd.Series) -> pd.Series:
-    """The split with every leak group on one side: the side that leaves the fewest records to move.
+    """The split with every leak group on one side: the side to which the fewest records must move.
 
-    Of sides with as few, the one is taken that keeps the counts of the strata nearest to the original ones, then the
-    training side. Images without a split keep none where their group stays on the training side. ``stratum`` (N,) is
-    what each side keeps its mix of, such as class and skin type.
+    Ties go to the side that changes the counts of the strata least, then to the training side. Images without a split
+    keep none if their group stays on the training side. ``stratum`` (N,) is a string such as class and skin type, whose
+    frequencies on each side are to be kept.
     """
     before = side(frame["split"])
     kinds = pd.factorize(stratum)[0]
@@ -111,8 +111,8 @@ def strata(frame: pd.DataFrame, labels: list[str]) -> pd.Series:
 def group_table(frame: pd.DataFrame, leaks: np.ndarray, labels: list[str]) -> pd.DataFrame:
     """``groups.csv``: one row per record of a leak group.
 
-    ``straddles``: the group lies on several sides of the split. ``conflict``: labels differ within it. ``large``: it
-    has more than `LARGE` records, so look at it first.
+    ``straddles``: the group lies on several sides of the split. ``conflict``: its labels differ. ``large``: it has more
+    than `LARGE` records.
     """
     rows = frame.assign(leak_group=leaks, side=side(frame["split"]))[leaks > 0]
     table = rows.groupby(["leak_group", "group_id"], sort=True).agg(

@@ -1,7 +1,7 @@
-"""Images whose label other patients' images speak against.
+"""Label errors: labels that contradict the images of other patients.
 
-A logistic regression on frozen features predicts every image from images of other groups. The less it believes in the
-given label, the likelier that is wrong (self-confidence, Northcutt et al. 2021).
+A logistic regression on frozen features predicts the label of every image from images of other groups. The lower the
+probability of the given label, the more likely the label is wrong (self-confidence, Northcutt et al. 2021).
 """
 
 import warnings
@@ -21,13 +21,13 @@ SHOWN_NEIGHBOURS = 10
 
 
 def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Probabilities ``(N, C)`` of the classes for each image, by a model that saw no image of its group.
+    """Class probabilities ``(N, C)`` of each image, from a model that was fitted without images of its group.
 
-    ``features`` (N, D) are of an encoder, ``labels`` class numbers, ``groups`` integers of what must not be split.
+    ``features`` are (N, D), ``labels`` class numbers (N,), ``groups`` integers (N,).
     """
     found = np.zeros((len(labels), labels.max() + 1))
     folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
-    with warnings.catch_warnings():  # scikit-learn remarks on rare classes, which have few images to be wrong
+    with warnings.catch_warnings():  # scikit-learn warns of classes that are too rare for all folds
         warnings.simplefilter("ignore", UserWarning)
         parts = list(folds.split(features, labels, groups))
     for known, asked in tqdm(parts, desc="label errors", unit="fold", disable=None, leave=False):
@@ -43,7 +43,7 @@ def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
 
 
 def labels_nearby(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    """The labels of the `SHOWN_NEIGHBOURS` nearest images of other groups, for each image."""
+    """For each image the labels of the `SHOWN_NEIGHBOURS` nearest images of other groups."""
     vectors = neighbours.normalise(features - features.mean(axis=0))
     most = int(np.bincount(groups).max(initial=1))
     _, found = neighbours.search(vectors, vectors, SHOWN_NEIGHBOURS + most)

@@ -1,6 +1,6 @@
 """Local features of a picture: SIFT keypoints with RootSIFT descriptors (Lowe 2004; Arandjelovic & Zisserman 2012).
 
-Skin has little contrast. The picture is therefore brought to one size and its local contrast is made equal first.
+Skin has little contrast, so each picture is first resized and its local contrast equalised.
 """
 
 from typing import NamedTuple
@@ -11,16 +11,16 @@ import numpy as np
 from dermeval.leaks.pictures import grey_picture, without_letters
 
 ENLARGED_TO = 160
-"""Pictures whose short side has fewer pixels are enlarged before keypoints are found on them."""
+"""Pictures with a shorter short side (pixels) are enlarged before keypoints are detected."""
 CONTRAST, EDGE = 0.02, 12.0
 THUMBNAIL = 16
 COLOUR_BINS = (8, 12, 12)
 
 
 class Detail(NamedTuple):
-    """Of a picture: most keypoints that are kept, how many of these vote, most pixels of the short side.
+    """How finely pictures are described: keypoints kept, keypoints that vote, and the largest short side in pixels.
 
-    ``share``: of the candidates that each image may nominate. ``scanned``: see `neighbours.build_cells`.
+    ``share`` scales the number of candidates of each image; for ``scanned`` see `neighbours.build_cells`.
     """
 
     points: int
@@ -33,11 +33,11 @@ class Detail(NamedTuple):
 FINE, COARSE = Detail(1200, 400, 224, 1.0, False), Detail(300, 200, 160, 0.5, True)
 _LAYOUT = np.arange(128).reshape(4, 4, 8)
 MIRRORED_BINS = _LAYOUT[::-1][:, :, -np.arange(8) % 8].ravel()
-"""``descriptor[MIRRORED_BINS]`` is the descriptor of the same point in the mirrored picture."""
+"""``descriptor[MIRRORED_BINS]`` describes the same point in the mirrored picture."""
 
 
 def record_type(points: int) -> np.dtype:
-    """One image as stored while an audit runs: its local features, its thumbnail and its colours."""
+    """The stored description of one image: local features, thumbnail and colours."""
     return np.dtype(
         [
             ("count", np.int16),
@@ -52,7 +52,7 @@ def record_type(points: int) -> np.dtype:
 
 
 def describe_picture(rgb: np.ndarray, detail: Detail = FINE) -> np.ndarray:
-    """What the search for candidates and the matching need of a picture ``(H, W, 3)`` uint8, as one `record_type`."""
+    """The description of a picture ``(H, W, 3)`` uint8, one `record_type`, for candidates and matching."""
     record, rgb = np.zeros((), record_type(detail.points)), without_letters(rgb)
     grey = grey_picture(rgb, min(detail.short_side, max(ENLARGED_TO, min(rgb.shape[:2]))))
     record["size"] = grey.shape[1], grey.shape[0]
@@ -89,17 +89,17 @@ def mirrored_points(points: np.ndarray, width: float) -> np.ndarray:
 
 
 def colour_histogram(rgb: np.ndarray) -> np.ndarray:
-    """Square roots of the shares of the Lab histogram, ``(1152,)`` uint8: their product is the Bhattacharyya score."""
+    """Square roots of the Lab histogram, ``(1152,)`` uint8; their dot product is the Bhattacharyya coefficient."""
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)
-    # The a and b of skin and of what surrounds it lie near the middle of their range.
+    # The a and b channels of skin and its surroundings lie near the middle of their range.
     counts = cv2.calcHist([lab], [0, 1, 2], None, list(COLOUR_BINS), [0, 256, 96, 192, 96, 192]).ravel()
     return np.rint(255 * np.sqrt(counts / max(counts.sum(), 1.0))).astype(np.uint8)
 
 
 def layout_vectors(thumbnails: np.ndarray) -> np.ndarray:
-    """Where each picture is light, dark and coloured: unit vectors ``(N, 768)`` of thumbnails ``(N, 16, 16, 3)``.
+    """The layout of light and colour: unit vectors ``(N, 768)`` of thumbnails ``(N, 16, 16, 3)``.
 
-    In Lab, each channel without its mean, so that other light does not count.
+    Each Lab channel has its mean subtracted, so that the lighting does not count.
     """
     lab = np.stack([cv2.cvtColor(one.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for one in thumbnails])
     flat = (lab - lab.mean(axis=(1, 2), keepdims=True)).reshape(len(lab), -1)

@@ -1,8 +1,8 @@
-"""How many local features of two pictures lie on each other under one turn, size and shift.
+"""How many local features of two pictures agree on one similarity (turn, scale and shift).
 
-A SIFT keypoint has a place, a size and an angle, so every single match proposes a similarity. All proposals are
-tried; the one that most matches agree with wins. Nothing is drawn at random. OpenCV's MAGSAC (Barath et al. 2020)
-then fits an affine map to the matches that agree.
+A SIFT keypoint has a position, a size and an angle, so every single match proposes a similarity. All proposals are
+tried, and the one with the most agreeing matches wins; nothing is drawn at random. OpenCV's MAGSAC (Barath et al. 2020)
+then fits an affine map to these matches.
 """
 
 from typing import NamedTuple
@@ -13,15 +13,16 @@ import numpy as np
 from dermeval.leaks.local_features import MIRRORED_BINS, mirrored_points
 
 RATIO = 0.9
-"""Largest ratio of the distances to the nearest and the second descriptor (Lowe 2004) of a match."""
+"""Largest ratio of the distances to the nearest and the second nearest descriptor (Lowe 2004) of a match."""
 MOST_MATCHES = 150
 TOLERANCE = 0.02
-"""Distance, as a share of the short side, up to which a match agrees with a proposal."""
+"""Largest error, as a share of the short side, of a match that agrees with a proposal."""
 CELL = 32
-"""Inliers are counted once for each of `CELL` x `CELL` squares of the short side: a hair is not ten proofs."""
+"""The short side has so many squares. Each square counts as one inlier, so that one hair does not count ten times."""
 MOST_TURN, MOST_STRETCH = 0.5, 0.5
-"""A match that agrees with a map turns as it does up to this (radians), and enlarges as it does (log of the factor)."""
+"""Largest differences of turn (radians) and scale (log of the factor) between a match and the map it agrees with."""
 AFFINE_FROM = 8
+"""Inliers from which on an affine map is fitted."""
 
 
 class Local(NamedTuple):
@@ -32,18 +33,18 @@ class Local(NamedTuple):
     size: tuple[float, float]
 
     def strongest(self, most: int) -> "Local":
-        """The ``most`` strongest of them."""
+        """The ``most`` strongest keypoints."""
         return Local(self.points[:most], self.descriptors[:most], self.size)
 
     def mirrored(self) -> "Local":
-        """Those of the picture mirrored left to right."""
+        """The local features of the picture mirrored left to right."""
         return Local(mirrored_points(self.points, self.size[0]), self.descriptors[:, MIRRORED_BINS], self.size)
 
 
 class Consensus(NamedTuple):
-    """What two pictures share: matches that agree, one per square, of all ``matches``; and the map that they agree on.
+    """Agreeing matches of two pictures (``inliers``, one per square), all ``matches``, and the map they agree on.
 
-    ``matrix`` ``(2, 3)`` maps a point of the first picture to the second.
+    ``matrix`` ``(2, 3)`` maps points of the first picture to the second; None: no map.
     """
 
     inliers: int = 0
@@ -52,7 +53,7 @@ class Consensus(NamedTuple):
 
 
 def local_of(record: np.ndarray) -> Local:
-    """The local features of a picture, of its `local_features.record_type`."""
+    """The local features in a description (`local_features.record_type`)."""
     points, raw = (record[name][: int(record["count"])] for name in ("points", "descriptors"))
     descriptors = raw.astype(np.float32)
     descriptors /= np.sqrt(np.einsum("kd,kd->k", descriptors, descriptors) + 1e-9)[:, None]
@@ -60,7 +61,7 @@ def local_of(record: np.ndarray) -> Local:
 
 
 def consensus(first: Local, second: Local) -> Consensus:
-    """The similarity that most matches of two pictures agree with."""
+    """The similarity of two pictures that most matches agree with, refined to an affine map if there are enough."""
     if min(len(first.points), len(second.points)) < 3:
         return Consensus()
     ours, theirs = tentative_matches(first.descriptors, second.descriptors)
@@ -81,7 +82,7 @@ def consensus(first: Local, second: Local) -> Consensus:
 
 
 def tentative_matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both descriptor sets that pass the ratio test, best first; a row of ``second`` is used once."""
+    """Rows of both descriptor sets that match by the ratio test, best first; each row of ``second`` is used once."""
     similarity = first @ second.T
     rows = np.arange(len(first))
     nearest = similarity.argmax(axis=1)
@@ -96,9 +97,9 @@ def tentative_matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray
 
 
 def best_similarity(p: np.ndarray, q: np.ndarray, side: float) -> tuple[np.ndarray, complex, complex]:
-    """Which matches ``(M,)`` agree with the best proposal, and that map as ``linear * z + shift`` of complex points.
+    """Which matches ``(M,)`` agree with the best proposal, and its map ``linear * z + shift`` of complex points.
 
-    ``p`` and ``q`` (M, 4) are the matched keypoints of two pictures with this short ``side``.
+    ``p`` and ``q`` (M, 4) are the matched keypoints; ``side`` is the short side of the first picture.
     """
     a, b = p[:, 0] + 1j * p[:, 1], q[:, 0] + 1j * q[:, 1]
     linear = (q[:, 2] / p[:, 2]) * np.exp(1j * (q[:, 3] - p[:, 3]))
@@ -106,7 +107,7 @@ def best_similarity(p: np.ndarray, q: np.ndarray, side: float) -> tuple[np.ndarr
     size, turn = np.log(np.abs(linear) + 1e-9), linear / (np.abs(linear) + 1e-9)
     alike = (turn[:, None] * turn.conj()).real > np.cos(MOST_TURN)
     alike &= np.abs(size[:, None] - size) < MOST_STRETCH
-    # The error is measured half-way between the two pictures, so that neither order of them is preferred.
+    # The error is measured at the geometric mean of both scales, so that the order of the pictures does not matter.
     limit = (1.5 * TOLERANCE * side) ** 2 * np.abs(linear)
     error = linear[:, None] * a + (shift[:, None] - b)
     agree = (error.real**2 + error.imag**2 < limit[:, None]) & alike

@@ -1,8 +1,8 @@
-"""Which pairs of images are worth comparing: the nearest of other records by several cheap sources, united.
+"""Candidate pairs: the nearest images of other records, by several cheap sources.
 
-A raw score ranks pairs badly across a data set: common motifs have many near neighbours, rare ones none. As in the
-descriptor evaluation of SSCD (Pizzi et al. 2022), the mean score of each image's background neighbours is taken off.
-These are the neighbours of other records that come after the nearest, which a copy rarely is.
+Raw similarities cannot be compared between images: a common motif has many near neighbours, a rare one has none. As in
+SSCD (Pizzi et al. 2022), the mean similarity of each image's background neighbours is subtracted. They are the
+neighbours of other records that follow the nearest ones, and are rarely copies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,29 +20,29 @@ from dermssl import neighbours
 from dermssl.parallel import thread_map
 
 MOST_OF_OWN_GROUP = 50
-"""Of a record with more images than this, the nearest ones may fill the search and hide those of other records."""
+"""Images of the own record that a search makes room for; in a larger record they may hide images of other records."""
 BACKGROUND = 10
-"""Neighbours after the nearest ones that are the image's background."""
+"""Number of background neighbours of an image."""
 APPEARANCE_DIMENSIONS = 64
 FLAT_SPREAD = 2.0
-"""Spread of the colour values, of 255, below which a picture is flat (a placeholder), and matches all its like."""
+"""Standard deviation of the colour values (0 to 255) below which a picture is flat: such placeholders all match."""
 COPIES_SEARCHED = 3
-"""Of more images with the same pixels, only so many look for others: they would only find each other."""
+"""Of several images with the same pixels only so many are searched; more would only find each other."""
 LARGEST_CLUSTER = 50
-"""Of more identical images than this, each is paired with one other instead of with all."""
+"""In a larger set of identical images, each image is paired with one other image instead of with all."""
 FIRST, FIRST_BY_FEATURES = 0.05, 0.2
-"""Share of an image's neighbours, the nearest ones, that a source nominates in any case."""
+"""Share of the nearest neighbours of an image that a source always nominates."""
 FEATURES_FOUND = 16
-"""Nearest features of other images that a local feature votes for."""
+"""Number of nearest local features that each local feature votes for."""
 TURNS, SIZES = 12, 16
-"""Votes of a pair are counted together where they ask for the same turn, in steps of 30 degrees, and the same size, in
-steps of a factor of 2."""
+"""Votes for a pair count together if they imply the same turn (in steps of 30 degrees) and the same ratio of sizes (in
+steps of a factor of 2)."""
 
 
 def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, appearance: np.ndarray) -> pd.DataFrame:
-    """Candidate pairs of all sources, see `united`; ``appearance`` is that of the ``store``.
+    """Candidate pairs of all sources, as `united` describes them; ``appearance`` is `LocalStore.appearance`.
 
-    Sets whose licence forbids re-linking meet others by hash only.
+    A data set whose licence forbids re-linking is paired with other data sets by hash only.
     """
     hashes = np.stack(images.frame["phash"].to_numpy())
     tables = [("hash", hash_pairs(hashes, images.groups, options.hash_bits))]
@@ -61,14 +61,14 @@ def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, ap
 def _within(
     images: AuditedImages, rows: np.ndarray, nearest: int, store: LocalStore, appearance: np.ndarray, workers: int
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Candidates among the images ``rows``, by source."""
+    """The candidates of each source among the images ``rows``."""
     groups, half = images.groups[rows], max(1, nearest // 2)
     first, first_by_features = (max(1, round(nearest * share)) for share in (FIRST, FIRST_BY_FEATURES))
     seen = appearance[rows]
     colour = _shortened([neighbours.normalise(seen["colour"])], store.detail)[0]
     yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows, first)
     thumbnails = _shortened([oriented(seen["thumbnail"], number) for number in (0, 4)], store.detail)
-    # Coarsely, only hashes and local features propose an alignment: the nearest of many thumbnails is mostly chance.
+    # In a large set the nearest thumbnail is mostly chance, so only hashes and local features propose an alignment.
     turns = (-1, -1) if store.detail.scanned else (0, 4)
     turned = [
         nearest_pairs(queries, thumbnails[0], groups, half, turn)
@@ -91,7 +91,7 @@ def _within(
 
 
 def _shortened(vectors: list[np.ndarray], detail: Detail) -> list[np.ndarray]:
-    """Where images are described coarsely, the vectors ``(N, D)`` in the `APPEARANCE_DIMENSIONS` that say most."""
+    """In a coarse audit, the vectors ``(N, D)`` on their first `APPEARANCE_DIMENSIONS` principal directions."""
     if not detail.scanned:
         return vectors
     directions = neighbours.main_directions(vectors[0], APPEARANCE_DIMENSIONS)
@@ -99,10 +99,10 @@ def _shortened(vectors: list[np.ndarray], detail: Detail) -> list[np.ndarray]:
 
 
 def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, first: int) -> pd.DataFrame:
-    """The nominations of one source that are worth comparing, with ``a`` < ``b`` as numbers of all images.
+    """The candidates of one source: rows ``a`` < ``b`` of all images.
 
-    The ``first`` ones of each image are, and as many of all others: those that stand out most from the background.
-    ``tables`` are of `nearest_pairs` or `Votes.pairs`; they count the images ``rows``.
+    These are the ``first`` neighbours of each image, and ``first`` times the number of images of the other neighbours,
+    highest normalised similarity first. ``tables`` come from `nearest_pairs` or `Votes.pairs` on the images ``rows``.
     """
     both = pd.concat(tables, ignore_index=True)
     near = both["rank"] < first
@@ -112,10 +112,10 @@ def within_budget(tables: Sequence[pd.DataFrame], rows: np.ndarray, first: int) 
 
 
 def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """One row per pair ``a`` < ``b``: a bool column per source, and how its second image may be turned to align it.
+    """One row per pair ``a`` < ``b``, with a bool column per source.
 
-    ``upright`` and ``mirrored`` are orientations (0-3 and 4-7) from which an alignment may start, -1 where none is
-    known. ``hash_bits`` is null where no hash was near.
+    ``upright`` (0-3) and ``mirrored`` (4-7) are orientations of the second image from which an alignment may start, -1
+    if none is known. ``hash_bits`` is null if the hashes are not near.
     """
     columns = ["a", "b", "rank", "orientation", "hash_bits"]
     both = pd.concat([table.reindex(columns=columns).assign(source=source) for source, table in tables])
@@ -133,10 +133,10 @@ def united(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
 
 
 def linked_pairs(likely: np.ndarray, compared: np.ndarray, groups: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """Pairs ``(P, 2)`` of images that are both likely near-duplicates of a third one and were not compared yet.
+    """Pairs ``(P, 2)`` of images that are both likely near-duplicates of a third image and are not compared yet.
 
-    ``likely`` ``(L, 2)`` and ``compared`` ``(C, 2)`` are pairs of rows, first < second. Pairs of one record (integer
-    ``groups``) or of two pools (`records.pools`) are left out.
+    ``likely`` ``(L, 2)`` and ``compared`` ``(C, 2)`` are pairs of rows, first < second. Pairs within one record
+    (integer ``groups``) or across pools (`records.pools`) are left out.
     """
     ends = pd.DataFrame(np.concatenate([likely, likely[:, ::-1]]), columns=["one", "other"])
     around = [sorted(part) for part in ends.groupby("one")["other"].agg(set) if 1 < len(part) <= LARGEST_CLUSTER]
@@ -149,11 +149,11 @@ def linked_pairs(likely: np.ndarray, compared: np.ndarray, groups: np.ndarray, p
 def nearest_pairs(
     queries: np.ndarray, gallery: np.ndarray, groups: np.ndarray, nearest: int, orientation: int = -1
 ) -> pd.DataFrame:
-    """The ``nearest`` images of other records of each image: ``a`` < ``b``, ``normalised``, ``rank``, ``orientation``.
+    """The ``nearest`` images of other records for each image: ``a`` < ``b``, ``normalised``, ``rank``, ``orientation``.
 
-    ``rank`` counts from 0, the nearest one; of the ranks of both images in each other's list the smaller one stands.
-    ``queries`` and ``gallery`` are unit vectors ``(N, D)`` of the same images, and ``groups`` their integer records.
-    ``orientation`` is that of the gallery image which the query resembles, -1 where the vectors do not tell.
+    ``rank`` counts from 0; if each image is among the other's nearest, it is the smaller of both ranks. ``queries`` and
+    ``gallery`` are unit vectors ``(N, D)`` of the same images, and ``groups`` their integer records. ``orientation`` is
+    that of the gallery image which resembles the query; -1 if the vectors do not depend on it.
     """
     own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
     similarity, rows = neighbours.search(queries, gallery, own + nearest + BACKGROUND)
@@ -176,7 +176,7 @@ def nearest_pairs(
 
 
 def oriented(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
-    """Thumbnails in one of the 8 flips and turns, as flat unit vectors without their mean, ``(N, 768)``."""
+    """Thumbnails in one of the 8 flips and turns, as unit vectors ``(N, 768)`` with mean 0."""
     flipped, turns = divmod(orientation, 4)
     turned = np.rot90(thumbnails[:, :, ::-1] if flipped else thumbnails, turns, axes=(1, 2))
     flat = turned.reshape(len(thumbnails), -1).astype(np.float32)
@@ -184,13 +184,13 @@ def oriented(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFrame:
-    """Pairs of different records whose perceptual hashes ``(N, 8)`` differ in at most ``bits``, flipped or turned too.
+    """Pairs of different records whose perceptual hashes ``(N, 8)`` differ in at most ``bits`` bits in any orientation.
 
-    Columns ``a`` < ``b`` (rows), ``hash_bits``, ``orientation`` (which of the 8 views of ``b`` resembles ``a``).
+    Columns: rows ``a`` < ``b``, ``hash_bits``, ``orientation`` (the flip or turn of ``b`` that resembles ``a``).
     """
     a, b, orientation, distance = neighbours.near_images(hashes, hashes, bits)
     swapped = a > b
-    # The view of b that resembles a, seen from the other side: mirrored views undo themselves, turns turn back.
+    # Exchanging a and b inverts the orientation: a turn is undone by the turn back, a mirrored view by itself.
     orientation = np.where(swapped & (orientation < 4), -orientation % 4, orientation)
     table = pd.DataFrame(
         {"a": np.minimum(a, b), "b": np.maximum(a, b), "hash_bits": distance, "orientation": orientation}
@@ -200,7 +200,7 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
 
 
 def identical_pairs(images: AuditedImages) -> pd.DataFrame:
-    """Pairs of one file or of the same pixels, of different records: columns ``a``, ``b``, ``file``, ``pixels``."""
+    """Pairs of different records with the same file or pixels: columns ``a``, ``b``, ``file``, ``pixels``."""
     tables = [
         pd.DataFrame(pairs_of_equal(images.frame[column].to_numpy(), images.groups), columns=["a", "b"]).assign(
             **{kind: True}
@@ -212,14 +212,14 @@ def identical_pairs(images: AuditedImages) -> pd.DataFrame:
 
 
 def pairs_of_equal(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Pairs of rows ``(P, 2)``, first < second, of equal value and different group."""
+    """Pairs of rows ``(P, 2)``, first < second, with equal values and different groups."""
     pairs: list[tuple[int, int]] = []
     rows = pd.Series(np.arange(len(values))).groupby(values)
     for cluster in (members.to_numpy() for _, members in rows if len(members) > 1):
         if len(cluster) <= LARGEST_CLUSTER:
             pairs += [(a, b) for a, b in combinations(cluster, 2) if groups[a] != groups[b]]
         else:
-            # Each with the first one, or where that is of its own group with the first of another: still one component.
+            # Each is paired with the first image or, within the first image's group, with the first of another group.
             own = groups[cluster] == groups[cluster[0]]
             ends = [(a, b) for a in cluster[~own][:1] for b in cluster[own]] + [(cluster[0], b) for b in cluster[~own]]
             pairs += sorted({(min(pair), max(pair)) for pair in ends})
@@ -227,11 +227,11 @@ def pairs_of_equal(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 class Votes:
-    """The strongest local features of each of the images ``rows``, ready to be searched.
+    """Votes of local features between the images ``rows``.
 
-    Each feature of an image votes for the images of the features nearest to it, the more the nearer they are than the
-    last one found (after Jegou et al. 2010, improving bag-of-features). Only votes that ask for the same turn and size
-    count together (weak geometric consistency, Jegou et al. 2008).
+    Each feature votes for the images of its nearest features. The weight falls with the distance, to 0 at the last
+    feature found (after Jegou et al. 2010, improving bag-of-features). Only votes that imply the same turn and ratio of
+    sizes count together (weak geometric consistency, Jegou et al. 2008).
     """
 
     def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], detail: Detail, rows: np.ndarray) -> None:
@@ -242,7 +242,7 @@ class Votes:
         self.cells = neighbours.build_cells(len(self.image), self._descriptors, detail.scanned)
 
     def _parts(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of the features that vote: the number of the image among `rows`, and what is stored as ``name``; by block."""
+        """For the voting features of each block: positions of their images in ``rows``, and the values ``name``."""
         start = number = 0
         for block in self.blocks():
             part = block[self.rows[(self.rows >= start) & (self.rows < start + len(block))] - start]
@@ -255,12 +255,12 @@ class Votes:
         return (descriptors for _, descriptors in self._parts("descriptors"))
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool, workers: int = 1) -> pd.DataFrame:
-        """The ``nearest`` images of other records with most votes: ``a`` < ``b``, ``normalised``, ``rank`` from 0 on.
+        """The ``nearest`` images of other records by votes: ``a`` < ``b``, ``normalised``, ``rank`` (from 0).
 
-        ``groups`` ``(N,)`` are integer records; ``mirrored``: the image that looks for others is mirrored.
-        ``workers``: blocks that are searched at once (0: one per core).
+        ``groups`` ``(N,)`` are integer records. With ``mirrored`` the query image is mirrored. ``workers`` blocks are
+        searched at once (0: one per core).
         """
-        # One array for all: small ones between the large ones that come and go would leave holes in memory.
+        # One array holds all votes: many small arrays between large temporary ones would fragment the memory.
         rows, filled = np.zeros((len(groups) * nearest, 4)), 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
         with thread_map(workers, neighbours.search_alone) as run:
@@ -273,7 +273,7 @@ class Votes:
         return table.groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
 
     def _numbered(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Descriptors and the numbers of these features, by block."""
+        """Descriptors of the voting features, and the numbers of these features, block by block."""
         start = 0
         for features in self._descriptors():
             yield features, np.arange(start, start + len(features))
@@ -282,7 +282,7 @@ class Votes:
     def _votes(
         self, features: np.ndarray, asking: np.ndarray, groups: np.ndarray, nearest: int, mirrored: bool
     ) -> np.ndarray:
-        """Votes of the ``features`` with the numbers ``asking``, which are all those of some images: see `pairs`."""
+        """Rows of `pairs` from the ``features`` numbered ``asking``, which are all voting features of some images."""
         features = features[:, MIRRORED_BINS] if mirrored else features
         distance, found = neighbours.search_cells(self.cells, features, FEATURES_FOUND)
         distance = np.sqrt(np.maximum(distance, 0))
@@ -294,7 +294,7 @@ class Votes:
         angle = np.pi - self.angle[asking] if mirrored else self.angle[asking]
         turn, size = (self.angle[found] - angle) * (TURNS / (2 * np.pi)), self.size[found] - self.size[asking]
         pair = image.astype(np.int64) * len(groups) + other
-        # A turn that one set of steps cuts apart, the other one holds together.
+        # Two sets of steps, half a step apart: votes that one set separates, the other keeps together.
         steps = [
             ((2 * pair + half) * TURNS + np.floor(turn + half / 2).astype(np.int64) % TURNS) * SIZES
             + np.clip(np.floor(size + half / 2).astype(np.int64) + SIZES // 2, 0, SIZES - 1)

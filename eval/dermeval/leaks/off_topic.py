@@ -1,4 +1,4 @@
-"""Images that lie far from all others: rulers, text, blank cards, other motifs."""
+"""Off-topic images: rulers, text, blank cards and other images that lie far from all others."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from dermssl import neighbours
 from dermssl.parallel import process_map
 
 NEAREST = 10
-"""Neighbours of an image in the graph that is clustered."""
+"""Nearest neighbours of each image in the graph."""
 
 
 def picture_features(pictures: Sequence[Picture], workers: int) -> list[np.ndarray]:
-    """What needs no encoder: colours ``(N, 1152)`` and layout with fine detail ``(N, 780)``, of length 1."""
+    """Features without an encoder, as unit vectors: colours ``(N, 1152)``, and layout with fine detail ``(N, 780)``."""
     with process_map(workers if len(pictures) > 500 else 1) as run:
         rows = list(run(_features, pictures))
     return [neighbours.normalise(np.stack(part)) for part in zip(*rows, strict=True)]
@@ -34,12 +34,12 @@ def _features(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
 
 
 def off_topic_scores(features: Sequence[np.ndarray]) -> np.ndarray:
-    """The distance at which each image parts from the main cluster, ``(N,)``: 1 - mean cosine over the features.
+    """The distance (1 - mean cosine over all ``features``) at which each image joins the main cluster, ``(N,)``.
 
-    Single linkage joins the nearest images first. An image's score is the distance of the last step in which its
-    cluster was the smaller one, so a small cluster of like off-topic images counts as one image would. This is the
-    order in which SelfClean ranks off-topic images (Gröger et al. 2024), on the graph of nearest neighbours.
-    ``features`` are unit vectors ``(N, D)`` of several kinds.
+    Single linkage joins the nearest clusters first. The score of an image is the distance of the last step in which its
+    cluster was the smaller one, so a small cluster of similar off-topic images scores as one image would. SelfClean
+    ranks off-topic images in this order (Gröger et al. 2024); here the graph is that of the nearest neighbours.
+    ``features`` are several arrays of unit vectors ``(N, D)``.
     """
     vectors = np.hstack(features) / np.sqrt(len(features))
     tree = minimum_spanning_tree(_joined_graph(vectors)).tocoo()
@@ -54,7 +54,7 @@ def off_topic_scores(features: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _joined_graph(vectors: np.ndarray) -> csr_array:
-    """Distances of the nearest neighbours, and of clusters without such a neighbour outside to the nearest image."""
+    """Distances to the nearest neighbours; components without a link to the rest are linked to their nearest image."""
     similarity, rows = neighbours.search(vectors, vectors, NEAREST + 1)
     graph = _edges(np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel(), similarity.ravel(), len(rows))
     while (found := connected_components(graph, directed=False))[0] > 1:
@@ -70,5 +70,5 @@ def _joined_graph(vectors: np.ndarray) -> csr_array:
 
 
 def _edges(a: np.ndarray, b: np.ndarray, similarity: np.ndarray, count: int) -> csr_array:
-    # A graph has no edge of length 0, so equal images are next to nothing apart.
+    # A sparse graph has no edge of length 0, so equal images get a tiny distance.
     return csr_array((np.maximum(1 - similarity, 1e-6), (a, b)), shape=(count, count))

@@ -10,36 +10,40 @@ from dermssl.parser import positional
 
 @dataclass
 class LeaksOptions:
-    """Find records that share near-duplicate images, across splits and data sets, and repair the split.
+    """Find records that share near-duplicate images, within and across splits and data sets, and repair the split.
 
-    A command that was killed goes on where it was when it is given again.
+    If the command was killed, give it again: it continues where it stopped.
     """
 
     out: str
     """Leaks folder to write: ranking.csv, pairs.parquet, groups.csv, split_repaired.csv, summary.json, report.html."""
     folders: list[str] = positional()
-    """Dataset folders made by `dermssl prepare`; embeddings folders of them add an encoder's neighbours."""
+    """Dataset folders (`dermssl prepare`) or embeddings folders (`dermeval embed`). Embeddings add an encoder's nearest
+    neighbours to the candidates."""
     since: str | None = None
-    """Leaks folder of an earlier audit: only pairs with an image that it did not have are compared."""
+    """Leaks folder of an earlier audit. Only pairs with an image that is new since then are compared; the results of
+    the other pairs are taken over."""
     precision: OpenUnitInterval = 0.95
-    """Least share of true near-duplicates among the confirmed pairs, with 95% confidence; it sets the threshold."""
+    """Precision: the share of true near-duplicates among the confirmed pairs. The threshold is the lowest score that
+    keeps this precision with 95% confidence."""
     expected_false: NonNegativeFloat | None = None
-    """Instead of --precision: how many false pairs may be expected among the confirmed."""
+    """Expected number of false pairs among the confirmed pairs. It sets the threshold instead of --precision."""
     neighbours: PositiveInt = 30
-    """Images that each image may nominate as candidates by its local features or its embedding; half as many by its
-    colours and its thumbnail. More find weaker pairs and take longer."""
+    """Nearest neighbours of each image that are considered as candidates, by local features and by embedding; half as
+    many by colours and by thumbnail. More neighbours find weaker pairs and take longer."""
     hash_bits: NonNegativeInt = HASH_BITS
-    """Perceptual hashes (64 bits, any flip or quarter turn) that differ in at most this many bits are compared."""
+    """Two images are candidates if their perceptual hashes (64 bits, any flip or quarter turn) differ in at most this
+    many bits."""
     every_image: bool = False
-    """Take each image for a record of its own, so that near-duplicates within a record are found too."""
+    """Count each image as a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100
-    """Copies of the audited images that are planted to measure which kinds of copies are found (0: none)."""
+    """Number of changed copies of audited images that measure the recall of each kind of copy (0: none)."""
     ranked: NonNegativeInt = 500
-    """Least number of pairs in ranking.csv, the strongest first, whether confirmed or not."""
+    """Smallest number of pairs in ranking.csv, strongest first, confirmed or not."""
     shown: NonNegativeInt = 200
-    """Pairs drawn in report.html, the strongest first; pairs.parquet always holds all that are confirmed."""
+    """Number of confirmed pairs shown in report.html, strongest first; pairs.parquet holds all of them."""
     truth: str | None = None
-    """truth.csv of `dermssl synth`: also count how many of the planted duplicates were found."""
+    """truth.csv of `dermssl synth`. The report then says how many of its duplicates were found."""
     workers: NonNegativeInt = 0
     """Processes that compare pixels (0: one per core)."""
     overwrite: bool = False
@@ -48,19 +52,19 @@ class LeaksOptions:
 
 @dataclass
 class AuditOptions:
-    """Audit a data set: near-duplicates (as `dermeval leaks`), off-topic images and label errors, on one page.
+    """Audit a data set for near-duplicates (as `dermeval leaks`), off-topic images and label errors, on one page.
 
-    A command that was killed goes on where it was when it is given again.
+    If the command was killed, give it again: it continues where it stopped.
     """
 
     out: str
     """Audit folder to write: report.html, leaks/, off_topic.csv, label_errors.csv, audit.json."""
     folders: list[str] = positional()
-    """Dataset folders made by `dermssl prepare`, or embeddings folders of them. Label errors need embeddings."""
+    """Dataset folders (`dermssl prepare`) or embeddings folders (`dermeval embed`). Label errors need embeddings."""
     target: str | None = None
-    """Label whose errors are looked for (default: the first one of the data set)."""
+    """Label that is checked for errors (default: the first one in alphabetical order)."""
     shown: PositiveInt = 48
-    """Images of each kind on the page and in audit.json; the tables rank all."""
+    """Number of images of each kind on the page and in audit.json; the tables rank all images."""
     workers: NonNegativeInt = 0
     """Processes that compare pixels (0: one per core)."""
     overwrite: bool = False

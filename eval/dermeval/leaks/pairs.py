@@ -1,4 +1,4 @@
-"""The ranking of pairs of images with their evidence, and the confirmed ones among them."""
+"""The ranking of pairs of images by score, with their evidence, and the files that hold it."""
 
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,15 @@ SCHEMA = pa.schema(
         *[("leak_group", pa.int64()), ("confirmed", pa.bool_())],
     ]
 )
-"""Schema of ``pairs.parquet`` and ``ranking.parquet``. ``matrix`` (2 x 3, row by row) maps pixels of the first picture,
-its short side 128 pixels, to the second one (mirrored first where ``mirrored``)."""
+"""Schema of ``pairs.parquet`` and ``ranking.parquet``. ``matrix`` (2 x 3, row by row) maps pixels of the first picture
+to the second, which is mirrored first if ``mirrored``; both have a short side of 128 pixels."""
 
 
 def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages, earlier: EarlierAudit) -> pd.DataFrame:
-    """The plausible pairs with their evidence in words and numbers, the strongest first; ``a`` and ``b`` are rows.
+    """The strongest pairs with their evidence, highest score first; ``a`` and ``b`` are rows of the images.
 
-    At least ``least`` pairs are ranked, and all that are rather true than false. Those of the ``earlier`` audit are
-    taken over.
+    These are at least ``least`` pairs, if so many score above 0, and all with a false-discovery rate up to 0.5. The
+    ranked pairs of the ``earlier`` audit are added.
     """
     count = max(least - len(found.identical), int((found.candidates["false_discovery_rate"] <= 0.5).sum()))
     chosen = found.candidates.sort_values(["score", "a", "b"], ascending=[False, True, True]).head(count)
@@ -59,7 +59,7 @@ def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages, earlier: E
 
 
 def _named(table: pd.DataFrame, columns: list[str]) -> list[list[str]]:
-    """The names of the columns that are true, row by row."""
+    """For each row the names of the columns that are true."""
     rows = table[columns].to_numpy(bool)
     return [[name for name, present in zip(columns, row, strict=True) if present] for row in rows]
 
@@ -85,7 +85,7 @@ def _compared(found: ScoredPairs, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_records(pairs: pd.DataFrame, images: AuditedImages) -> pd.DataFrame:
-    """Add what the records of both images are, and what differs between them."""
+    """Add ids, data sets and splits of both images, and whether splits, data sets and labels differ."""
     table = pairs.assign(a=pairs["a"].astype(int), b=pairs["b"].astype(int))
     for name in ("image_id", "group_id", "dataset", "split"):
         for end in ("a", "b"):
@@ -97,7 +97,7 @@ def _with_records(pairs: pd.DataFrame, images: AuditedImages) -> pd.DataFrame:
 
 
 def _labels_agree(table: pd.DataFrame, images: AuditedImages) -> pd.Series:
-    """Whether all labels that both images have are equal; null where they share none."""
+    """Whether all labels that both images have are equal; null if no label is known for both."""
     shared, equal = np.zeros(len(table), dtype=bool), np.ones(len(table), dtype=bool)
     for column in images.labels:
         a, b = (images.frame[column].iloc[table[end]].reset_index(drop=True) for end in ("a", "b"))
@@ -117,7 +117,7 @@ def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
 
 
 def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
-    """Write ``ranking.parquet``, and the same as ``ranking.csv`` for people and other programs."""
+    """Write ``ranking.parquet``, and ``ranking.csv`` with the same pairs."""
     write_pairs(folder / "ranking.parquet", ranking)
     shown = ranking.assign(rank=range(1, len(ranking) + 1), evidence=ranking["evidence"].map(" + ".join))
     columns = ["rank", *[name for name in SCHEMA.names if name not in ("matrix", "leak_group") and name in shown]]
@@ -125,7 +125,7 @@ def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
 
 
 def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
-    """``ranking.parquet`` with the rows ``a``, ``b`` of the images; raises InputError if one is not in its data set."""
+    """``ranking.parquet`` with the rows ``a``, ``b`` of the images; InputError if an image is not in its data set."""
     pairs = read_parquet(inside(folder, "ranking.parquet"), "dermeval leaks", SCHEMA.names).to_pandas()
     for end in ("a", "b"):
         pairs[end] = images.rows_of(pairs[f"image_id_{end}"])

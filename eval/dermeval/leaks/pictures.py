@@ -1,4 +1,4 @@
-"""Where the images under audit are stored, and their pixels."""
+"""The place of the audited images, and their pixels."""
 
 import functools
 from pathlib import Path
@@ -11,12 +11,12 @@ from dermssl.dataset.store import ImageStore
 
 MOST_ENLARGED = 2.0
 LETTERS_FROM, LETTERS_RISE, LETTERS_STROKE, LETTERS_SHARE = 205, 45, 0.02, 0.03
-"""White letters across a picture: every colour is at least so bright, and so much brighter than what is around; the
-strokes are so wide, as a share of the short side; and they cover at least this share of the picture."""
+"""White letters (a watermark): the least brightness of each colour channel, its least rise above the surroundings,
+the width of the strokes as a share of the short side, and the least share of the picture that letters cover."""
 
 
 class Picture(NamedTuple):
-    """Where an image is stored: dataset folder and row."""
+    """The place of an image: dataset folder and row."""
 
     folder: Path
     row: int
@@ -28,7 +28,7 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
-    """The grey picture with this short side, ``(H, W)`` uint8, enlarged at most `MOST_ENLARGED` times."""
+    """The picture in grey with this short side, ``(H, W)`` uint8, enlarged at most `MOST_ENLARGED` times."""
     grey, size = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), grey_size(rgb, short_side)
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if size[0] < rgb.shape[1] else cv2.INTER_CUBIC)
 
@@ -40,9 +40,9 @@ def grey_size(rgb: np.ndarray, short_side: int) -> tuple[int, int]:
 
 
 def without_letters(rgb: np.ndarray) -> np.ndarray:
-    """The picture ``(H, W, 3)`` uint8 with a watermark of white letters filled from around it; mostly ``rgb`` itself.
+    """The picture ``(H, W, 3)`` uint8 with white letters filled in from their surroundings; ``rgb`` if it has none.
 
-    Letters hide the picture's own local features, and two pictures with one watermark would resemble each other.
+    Letters hide the local features of a picture, and two pictures with one watermark would resemble each other.
     """
     side = min(rgb.shape[:2])
     darkest: Any = functools.reduce(np.minimum, cv2.split(rgb))

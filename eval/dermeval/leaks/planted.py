@@ -1,4 +1,4 @@
-"""Copies of the audited images, changed as copies are in the wild, to measure which of them an audit finds."""
+"""Planted copies: audited images with the changes of real copies, to measure which of them an audit finds."""
 
 import functools
 import io
@@ -24,13 +24,13 @@ def resave(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.
 
 
 def resize(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """90% to 40% of the size."""
+    """Resize to 90% to 40% of each side."""
     scale = 0.9 - 0.5 * severity
     return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def crop(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """A part anywhere, with sides 90% to 50% as long."""
+    """Crop at a random position, with 90% to 50% of each side."""
     share = 0.9 - 0.4 * severity
     height, width = (round(side * share) for side in rgb.shape[:2])
     top, left = random.integers(rgb.shape[0] - height + 1), random.integers(rgb.shape[1] - width + 1)
@@ -38,7 +38,7 @@ def crop(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.nd
 
 
 def rotate(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """A turn by 5 to 45 degrees either way, and sometimes a quarter turn on top; corners are filled by the edge."""
+    """Turn by 5 to 45 degrees either way after a random quarter turn; edge pixels fill the corners."""
     angle = (5 + 40 * severity) * random.choice([-1, 1])
     turned = np.rot90(rgb, int(random.integers(4)))
     height, width = turned.shape[:2]
@@ -49,7 +49,7 @@ def rotate(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.
 
 
 def mirror(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Left and right change places; the harder ones are cropped too."""
+    """Mirror left to right; from severity 0.3 on also crop."""
     return crop(rgb[:, ::-1], severity / 2, random) if severity > 0.3 else rgb[:, ::-1]
 
 
@@ -59,14 +59,14 @@ def soften(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.
 
 
 def colour(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Other brightness, contrast and white balance."""
+    """Change brightness, contrast and white balance."""
     gain = 1 + severity * 0.4 * random.uniform(-1, 1, 3)
     offset = 40 * severity * random.uniform(-1, 1)
     return np.clip(rgb * gain + offset, 0, 255).astype(np.uint8)
 
 
 def watermark(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Letters across the picture."""
+    """Write letters across the picture."""
     marked, size = rgb.copy(), min(rgb.shape[:2]) / 200 * (1 + severity)
     for line in range(1, 2 + round(2 * severity)):
         place = (int(rgb.shape[1] * 0.05), int(rgb.shape[0] * line / (2 + round(2 * severity))))
@@ -76,14 +76,14 @@ def watermark(rgb: np.ndarray, severity: float, random: np.random.Generator) -> 
 
 
 def border(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """A frame of one colour, 5% to 20% of the side wide."""
+    """Add a black or white frame, 5% to 20% of the short side wide."""
     wide = round(min(rgb.shape[:2]) * (0.05 + 0.15 * severity))
     value = [int(v) for v in random.choice([0, 255]) * np.ones(3)]
     return cv2.copyMakeBorder(rgb, wide, wide, wide, wide, cv2.BORDER_CONSTANT, value=value)
 
 
 def screenshot(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """The picture in a window with bars, at another size."""
+    """Show the picture in a window with a bar, at another size."""
     height, width = rgb.shape[:2]
     page = np.full((round(height * 1.3), round(width * (1.1 + 0.6 * severity)), 3), 240, np.uint8)
     page[: height // 10] = 60
@@ -94,7 +94,7 @@ def screenshot(rgb: np.ndarray, severity: float, random: np.random.Generator) ->
 
 
 def photo_of_screen(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Seen at an angle, in other light, a little blurred, with the stripes of a screen."""
+    """Photograph a screen: perspective, uneven light, a little blur, stripes."""
     height, width = rgb.shape[:2]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     moved = corners + random.uniform(-1, 1, (4, 2)) * (0.03 + 0.09 * severity) * min(height, width)
@@ -119,13 +119,13 @@ KINDS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]]
     "screenshot": screenshot,
     "photo of a screen": photo_of_screen,
 }
-"""Each makes a changed picture of a picture, a severity from 0 to 1 and random numbers."""
+"""The kinds of copies. Each function takes a picture, a severity from 0 to 1 and a random generator."""
 
 
 def scores_of_planted(
     pictures: list[Picture], count: int, layout_start: float, detail: Detail, workers: int
 ) -> pd.DataFrame:
-    """Scores of copies against their originals: ``kind``, ``severity``, ``score``; kinds take turns."""
+    """Scores of ``count`` copies against their originals: ``kind`` (in turn), ``severity``, ``score``."""
     random = np.random.default_rng(0)
     rows = random.integers(len(pictures), size=count)
     tasks = [
@@ -140,7 +140,7 @@ def scores_of_planted(
 
 
 def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarray:
-    """A changed copy, ``(h, w, 3)`` uint8."""
+    """A copy of one kind, ``(h, w, 3)`` uint8."""
     return np.ascontiguousarray(KINDS[kind](rgb, severity, np.random.default_rng(seed)))
 
 

@@ -1,4 +1,4 @@
-"""All images under audit as one table, where their pixels are stored, and the embeddings that were given."""
+"""The audited images as one table, the place of their pixels, and their embeddings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from dermssl.errors import InputError
 
 
 class Embedded(NamedTuple):
-    """Features ``(n, D)`` of the images ``rows`` (n,) by one encoder, and those of further views of them."""
+    """Features ``(n, D)`` of the images ``rows`` (n,) by one encoder, and the features of further views."""
 
     name: str
     encoder: dict[str, Any]
@@ -25,7 +25,7 @@ class Embedded(NamedTuple):
 
 
 class AuditedImages(NamedTuple):
-    """Row ``i`` of ``frame`` lies at ``pictures[i]``; ``groups`` are integer records (``group_id``)."""
+    """The audited images: ``pictures[i]`` and the integer record ``groups[i]`` belong to row ``i`` of ``frame``."""
 
     frame: pd.DataFrame
     pictures: list[Picture]
@@ -43,8 +43,8 @@ class AuditedImages(NamedTuple):
 def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedImages:
     """Open dataset folders and embeddings folders to be audited together.
 
-    A data set may be given by itself and by any number of embeddings of it. ``every_image`` takes each image for a
-    record of its own. Raises InputError: neither kind of folder, a dataset folder out of reach, or two of one name.
+    A data set and any number of its embeddings may be given. ``every_image`` counts each image as a record of its own.
+    Raises InputError if a folder is of another kind, a dataset folder is out of reach, or two data sets have one name.
     """
     if not folders:
         raise InputError("FOLDERS is missing: give dataset folders (`dermssl prepare`) or embeddings folders")
@@ -57,7 +57,7 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
             for entry in embeddings[-1].info["datasets"]:
                 if entry["name"] not in embeddings[-1].datasets:
                     raise InputError(
-                        f"{entry['path']} is out of reach: the audit compares stored pixels, so put it back there"
+                        f"{entry['path']} is out of reach, but the audit compares its stored images: put it back there"
                     )
         else:
             found = [open_dataset(folder)]
@@ -90,7 +90,7 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
 
 
 def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedded]:
-    """The embeddings by encoder; folders of one encoder are joined."""
+    """The embeddings of each encoder; several folders of one encoder are joined."""
     rows = pd.Index(frame["image_id"])
     by_encoder: dict[tuple[str, str], list[Embeddings]] = {}
     for one in folders:
@@ -113,9 +113,9 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
 
 
 def pools(images: AuditedImages) -> np.ndarray:
-    """Numbers ``(N,)``: images of one number may be compared by more than copies of files, pixels and hashes.
+    """The pool of each image ``(N,)``: only images of one pool are compared by more than file, pixels and hash.
 
-    A set whose licence forbids re-linking is compared only within itself.
+    Each data set whose licence forbids re-linking is a pool of its own.
     """
     closed = [entry["dataset"] for entry in images.licences if not entry["relinking"]]
     return pd.factorize(images.frame["dataset"].where(images.frame["dataset"].isin(closed), ""))[0]

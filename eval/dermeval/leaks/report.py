@@ -1,4 +1,4 @@
-"""``report.html``: the pairs side by side. Pictures are files beside the page, never part of it."""
+"""``report.html``: the pairs side by side. The pictures are files beside the page."""
 
 import hashlib
 from pathlib import Path
@@ -13,8 +13,8 @@ from dermssl.files import write_text
 
 IMAGES = "images"
 LOCAL = (
-    "This folder stays on this machine. It holds pictures of patients under the licences named at the foot of this "
-    "page. Do not send it on or put it on the web."
+    "This folder stays on this machine: it holds pictures of patients. Do not pass it on or publish it. The licences "
+    "are at the foot of this page."
 )
 
 
@@ -36,14 +36,14 @@ def write_report(
 
 
 def write_page(folder: Path, template: str, images: AuditedImages, notes: list[str], **values: Any) -> None:
-    """Write ``report.html`` of a template of this folder."""
+    """Write ``report.html`` from a template."""
     notices = licences.notice_lines(images.licences)
     html = page.render(f"dermeval/leaks/{template}.html", notes=[LOCAL, *notes], licences=notices, **values)
     write_text(folder / "report.html", html)
 
 
 def side_of(images: AuditedImages, row: int) -> dict[str, str]:
-    """The ids, split and labels of one image, in words."""
+    """Ids, split and labels of one image, as text."""
     image = images.frame.iloc[row]
     labels = [f"{name} {image[name]}" for name in images.labels if pd.notna(image[name])]
     return {
@@ -55,7 +55,7 @@ def side_of(images: AuditedImages, row: int) -> dict[str, str]:
 
 
 def shown_image(folder: Path, images: AuditedImages, row: int) -> dict[str, str]:
-    """`side_of`, with the stored JPEG put beside the page, once, under a name that every file system takes."""
+    """`side_of`, and ``file``: the stored JPEG, copied beside the page under a name that every file system accepts."""
     file = f"{IMAGES}/{hashlib.sha256(images.frame['image_id'].iloc[row].encode()).hexdigest()[:16]}.jpg"
     (folder / IMAGES).mkdir(exist_ok=True)
     if not (folder / file).exists():
@@ -65,7 +65,7 @@ def shown_image(folder: Path, images: AuditedImages, row: int) -> dict[str, str]
 
 
 def facts(pair: dict[Any, Any]) -> list[str]:
-    """What was measured on a pair, in words."""
+    """The evidence of a pair, in words."""
     told = [f"found by {', '.join(pair['evidence'])}"]
     if pd.notna(pair.get("inliers")):
         told.append(f"{pair['inliers']:.0f} of {pair['matches']:.0f} matched local features agree")
@@ -78,14 +78,15 @@ def facts(pair: dict[Any, Any]) -> list[str]:
         told.append(f"hashes differ in {pair['hash_bits']:.0f} of 64 bits")
     if pair["expected_false"]:
         few = pair["expected_false"] < 0.01
-        told.append(f"{'fewer than 0.01' if few else format(pair['expected_false'], '.2g')} pairs expected by chance")
+        number = "fewer than 0.01" if few else format(pair["expected_false"], ".2g")
+        told.append(f"{number} false pairs with at least this score expected")
     if pd.notna(pair["labels_agree"]) and not pair["labels_agree"]:
         told.append("labels differ")
     return told
 
 
 def transform(pair: dict[Any, Any]) -> str:
-    """How the second picture lies on the first, in words."""
+    """The transform of the second picture against the first, in words."""
     parts = ["mirrored"] if pair["mirrored"] else []
     if abs(pair["degrees"]) >= 1:
         parts.append(f"turned by {pair['degrees']:.0f}°")

@@ -1,4 +1,4 @@
-"""A review under way: the ranked pairs or images of an audit, what was decided about them, and which one comes next."""
+"""A review: the ranked pairs or images of an audit, the decisions about them, and the next one to decide."""
 
 from pathlib import Path
 from typing import Any
@@ -7,19 +7,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from dermeval.leaks import decisions
 from dermeval.leaks.alignment import SHORT_SIDE
-from dermeval.leaks.decisions import (
-    COLUMNS,
-    DECISIONS,
-    FILE,
-    OF_IMAGES,
-    REJECT,
-    STOP_AFTER,
-    decided,
-    kept_pairs,
-    read_decisions,
-    write_results,
-)
+from dermeval.leaks.decisions import STOP_AFTER, decided
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
@@ -31,31 +21,32 @@ from dermssl.prepare.tables import read_table
 
 
 class ReviewSession:
-    """Asks about the rows of a ranked ``table``, the first one first, and saves each decision at once in ``path``.
+    """Decisions about the rows of a ranked ``table``, first row first, each saved at once in the file ``path``.
 
-    ``columns`` of that file: those that name a row of the table, then ``decision``.
+    ``columns`` of that file: those that identify a row of the table, then ``decision``.
     """
 
     title = ""
-    """What is looked for."""
+    """What an accepted row is."""
     ends: tuple[str, ...] = ("a", "b")
     """Columns of the table that hold rows of `AuditedImages`."""
 
     def __init__(self, path: Path, images: AuditedImages, table: pd.DataFrame, columns: list[str]) -> None:
         self.path, self.images, self.table, self.columns = path, images, table, columns
-        self.decisions = read_decisions(path, columns)
+        self.decisions = decisions.read_decisions(path, columns)
         self.gone = len(self.decisions) - int(decided(table, self.decisions).notna().sum())
 
     def waiting(self) -> list[int]:
-        """The rows that nobody has decided about, in the order in which they are asked."""
+        """The undecided rows, first row first."""
         return np.flatnonzero(decided(self.table, self.decisions).isna()).tolist()
 
     def enough(self) -> bool:
         """Whether the last decisions were `STOP_AFTER` rejections."""
-        return len(self.decisions) >= STOP_AFTER and bool((self.decisions["decision"][-STOP_AFTER:] == REJECT).all())
+        last = self.decisions["decision"][-STOP_AFTER:]
+        return len(last) == STOP_AFTER and bool((last == decisions.REJECT).all())
 
     def decide(self, row: int, decision: str) -> None:
-        """Save a decision about one row; it takes the place of an earlier one."""
+        """Save a decision about one row; it replaces an earlier decision about that row."""
         ids = self.table.loc[row, self.columns[:-1]].tolist()
         others = self.decisions[(self.decisions[self.columns[:-1]] != ids).any(axis=1)]
         added = pd.DataFrame([[*ids, decision]], columns=self.columns)
@@ -63,7 +54,7 @@ class ReviewSession:
         write_csv(self.path, self.decisions)
 
     def undo(self) -> int | None:
-        """Take the last decision back; returns its row."""
+        """Take the last decision back; returns its row, or None if it has none."""
         if not len(self.decisions):
             return None
         ids = self.decisions.iloc[-1][self.columns[:-1]].tolist()
@@ -74,14 +65,14 @@ class ReviewSession:
 
     def counts(self) -> dict[str, int]:
         """How often each decision was taken."""
-        return {name: int((self.decisions["decision"] == name).sum()) for name in DECISIONS}
+        return {name: int((self.decisions["decision"] == name).sum()) for name in decisions.DECISIONS}
 
     def rows_of(self, row: int) -> list[int]:
         """The images of a row of the table, as rows of `AuditedImages`."""
         return [int(self.table.at[row, end]) for end in self.ends]
 
     def told(self, row: int) -> tuple[str, list[str]]:
-        """What is asked about a row, and what was measured, in words."""
+        """The question about a row, and what was measured, in words."""
         raise NotImplementedError
 
     def pictures(self, row: int) -> list[np.ndarray]:
@@ -89,12 +80,12 @@ class ReviewSession:
         return [pixels(self.images.pictures[image]) for image in self.rows_of(row)]
 
     def write(self) -> str:
-        """Write what follows from the decisions; returns what was written, in words."""
+        """Write the results of the decisions; returns a sentence that says what was written."""
         raise NotImplementedError
 
 
 class PairReview(ReviewSession):
-    """The pairs of a leaks folder; those below the threshold are asked about after the confirmed ones."""
+    """The pairs of a leaks folder: the confirmed pairs first, then those below the threshold."""
 
     title = "near-duplicates"
 
@@ -102,12 +93,12 @@ class PairReview(ReviewSession):
         self.folder = require_folder(folder, "summary.json", "dermeval leaks")
         self.summary = read_json(inside(folder, "summary.json"), "dermeval leaks")
         if not (folder / "ranking.parquet").is_file():
-            raise InputError(f"{folder} is of an older version: audit again with `dermeval leaks`")
+            raise InputError(f"{folder} was made by an older version: audit again with `dermeval leaks`")
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
-        super().__init__(folder / FILE, images, read_ranking(folder, images), COLUMNS)
+        super().__init__(folder / decisions.FILE, images, read_ranking(folder, images), decisions.COLUMNS)
 
     def told(self, row: int) -> tuple[str, list[str]]:
-        """The kind of the pair, which is a guess below the threshold, and its evidence."""
+        """The kind of the pair (a guess if it is not confirmed), and its evidence."""
         pair: dict[Any, Any] = self.table.loc[row].to_dict()
         unsure = "" if pair["confirmed"] else "not confirmed; if they are near-duplicates: "
         return unsure + pair["kind"], facts(pair)
@@ -127,11 +118,12 @@ class PairReview(ReviewSession):
         return [first, second, laid]
 
     def write(self) -> str:
-        """Write pairs.parquet, groups.csv and split_repaired.csv anew."""
-        groups, _ = write_results(self.folder, self.images, kept_pairs(self.table, self.decisions))
+        """Write pairs.parquet, groups.csv and split_repaired.csv with the decisions, and these into summary.json."""
+        kept = decisions.kept_pairs(self.table, self.decisions)
+        groups, _ = decisions.write_results(self.folder, self.images, kept)
         write_json(self.folder / "summary.json", self.summary | {"decisions": self.counts()})
-        many = groups.max(initial=0)
-        return f"{many} leak groups; pairs.parquet, groups.csv and split_repaired.csv are written anew"
+        written = "pairs.parquet, groups.csv and split_repaired.csv now follow the decisions"
+        return f"{len(kept)} pairs, {groups.max(initial=0)} leak groups; {written}; report.html does not yet"
 
 
 class ImageReview(ReviewSession):
@@ -146,33 +138,31 @@ class ImageReview(ReviewSession):
         table["row"] = images.rows_of(table["image_id"])
         for lost in table.loc[table["row"] < 0, "image_id"]:
             raise InputError(f"{self.file}: image {lost} is not in the data set: audit again with `dermeval audit`")
-        super().__init__(inside(folder, f"{name}_decisions.csv"), images, table, OF_IMAGES)
+        super().__init__(inside(folder, f"{name}_decisions.csv"), images, table, decisions.OF_IMAGES)
 
     def told(self, row: int) -> tuple[str, list[str]]:
-        """The question, and what the rank rests on."""
+        """The question, and the reason for the rank."""
         image = self.table.loc[row]
         if "likelier" not in image:
             return "Is this image off-topic?", [f"distance from the other images: {image['score']}"]
-        measured = [f"likelier {image['likelier']}", f"labels of the nearest images of others: {image['nearby']}"]
-        return f"Is the label {image['label']} wrong?", measured
+        nearby = f"labels of the nearest images of other groups: {image['nearby']}"
+        return f"Is the label {image['label']} wrong?", [f"more likely: {image['likelier']}", nearby]
 
     def write(self) -> str:
-        """Write the decisions into the table."""
+        """Write the decisions into the file of the table."""
         table = self.table.drop(columns="row").assign(decision=decided(self.table, self.decisions))
         write_csv(self.file, table)
-        return f"{self.file.name} has the decisions"
+        return f"{self.file.name} now holds the decisions"
 
 
 def open_review(folder: Path) -> list[ReviewSession]:
-    """What may be reviewed in a leaks folder (pairs), or in an audit folder (pairs, off-topic images, label errors)."""
+    """The sessions of a leaks folder (pairs) or of an audit folder (pairs, off-topic images, label errors)."""
     if not (folder / "audit.json").is_file():
         return [PairReview(folder)]
     if not read_json(inside(folder, "audit.json"), "dermeval audit").get("finished"):
         raise InputError(f"{folder} is not finished: give `dermeval audit` the same command again")
     if not (inside(folder, "leaks") / "summary.json").is_file():
-        raise InputError(
-            f"{folder} lacks the leaks folder of its pairs: make it again with `dermeval audit --overwrite`"
-        )
+        raise InputError(f"{folder} lacks its folder leaks: make it again with `dermeval audit --overwrite`")
     pairs = PairReview(folder / "leaks")
     tables = [name for name in ("off_topic", "label_errors") if (folder / f"{name}.csv").is_file()]
     return [pairs, *(ImageReview(folder, name, pairs.images) for name in tables)]

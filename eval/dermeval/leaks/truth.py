@@ -11,7 +11,7 @@ from dermssl.prepare.tables import read_table
 
 
 def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
-    """Recall of the `planted_records`, by kind, and precision of the pairs of records found."""
+    """Recall of the `planted_records`, in all and by kind, and precision of the pairs of records found."""
     found = {frozenset(pair) for pair in zip(pairs["group_id_a"], pairs["group_id_b"], strict=True)}
     planted = planted.assign(found=planted["pair"].isin(found))
     known = set(planted["pair"])
@@ -30,7 +30,7 @@ def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str,
 def planted_records(path: Path, images: AuditedImages) -> pd.DataFrame:
     """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``.
 
-    Raises InputError: no such file, or it does not fit the audited records.
+    Raises InputError if the file does not exist or names a record that is not audited.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")

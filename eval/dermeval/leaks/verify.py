@@ -1,7 +1,7 @@
-"""Candidate pairs -> evidence: local features are matched, then the pictures aligned, in several processes.
+"""Candidate pairs -> evidence: local features are matched, then the pictures are aligned, in several processes.
 
-Every pair is compared twice, with the second picture as it stands and mirrored. Results are kept as they come, so a
-command that was killed goes on where it was.
+Every pair is compared twice: with the second picture as stored (upright) and mirrored. Results are saved in blocks, so
+a killed command continues where it stopped.
 """
 
 import functools
@@ -26,11 +26,11 @@ from dermssl.atomic import atomic_file
 IMAGES_PER_TASK, PAIRS_PER_TASK = 32, 1024
 PAIRS_AT_ONCE = 16_384
 FEW_POINTS = 400
-"""Keypoints that every pair is compared by; all are used where these agree."""
+"""Keypoints by which every pair is compared first. If enough of them agree, all keypoints are compared."""
 LEAST_TO_GO_ON, LEAST_TO_ALIGN = 3, 4
 APPEARANCE = ["thumbnail", "colour", "spread"]
 WORLDS = 2
-"""0: the second picture as it stands; 1: mirrored."""
+"""World 0: the second picture is upright; world 1: it is mirrored."""
 EVIDENCE = np.dtype(
     [
         ("inliers", np.int16, WORLDS),
@@ -42,41 +42,41 @@ EVIDENCE = np.dtype(
         ("matrix", np.float32, (WORLDS, 2, 3)),
     ]
 )
-"""What comparing two images gives, upright and mirrored. ``matrix`` maps pixels, the short side 128; 0 where unknown.
-``layout``: correlation of the thumbnails. ``colour``: Bhattacharyya score of the colour histograms, 0 to 1."""
+"""Evidence of a pair, upright and mirrored. ``matrix`` maps pixels of pictures whose short side is 128; 0: not known.
+``layout`` is the correlation of the thumbnails, ``colour`` the Bhattacharyya coefficient of the histograms, 0 to 1."""
 
 
 class LocalStore(NamedTuple):
-    """The described images in files of `IMAGES_PER_TASK` records, which are read, not mapped: memory stays small."""
+    """Descriptions of all images, in files of `IMAGES_PER_TASK` records. They are read, not mapped, to save memory."""
 
     folder: Path
     images: int
     detail: Detail
 
     def path(self, block: int) -> Path:
-        """The file of one block."""
+        """The file of a block."""
         return self.folder / f"local-{block:06d}.bin"
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All records (`local_features.record_type`), block by block."""
+        """All descriptions (`local_features.record_type`), block by block."""
         for block in range(-(-self.images // IMAGES_PER_TASK)):
             yield np.fromfile(self.path(block), record_type(self.detail.points))
 
     def record(self, row: int) -> np.ndarray:
-        """The record of one image."""
+        """The description of one image."""
         block, place = divmod(row, IMAGES_PER_TASK)
         kind = record_type(self.detail.points)
         return np.fromfile(self.path(block), kind, count=1, offset=place * kind.itemsize)[0]
 
     def appearance(self) -> np.ndarray:
-        """Thumbnail, colours and spread of all images, ``(N,)``."""
+        """Thumbnail, colours and spread of all images, ``(N,)`` of the fields `APPEARANCE`."""
         return np.concatenate([recfunctions.repack_fields(block[APPEARANCE]) for block in self.blocks()])
 
 
 def describe_images(pictures: Sequence[Picture], detail: Detail, work: Work) -> LocalStore:
-    """Describe all images into the folder of ``work``; blocks that are there already are kept."""
+    """Describe all images and save the blocks in the folder of ``work``; existing blocks are kept."""
     for cached in (store_of, _structure):
-        cached.cache_clear()  # an earlier audit in this process may have had other images under these paths
+        cached.cache_clear()  # these paths may have held other images in an earlier audit of this process
     store = LocalStore(work.folder, len(pictures), detail)
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
     tasks = [(store.path(number), part, detail) for number, part in enumerate(parts)]
@@ -85,13 +85,13 @@ def describe_images(pictures: Sequence[Picture], detail: Detail, work: Work) -> 
 
 
 def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: LocalStore, work: Work) -> np.ndarray:
-    """Evidence of each pair, ``(P,)`` of `EVIDENCE`; it is kept in the folder of ``work`` until all is there.
+    """Evidence of each pair, ``(P,)`` of `EVIDENCE`, saved block by block in the folder of ``work``.
 
-    ``pairs``: columns ``a``, ``b``, ``upright``, ``mirrored`` of `nominate.united`, sorted by ``a``.
+    ``pairs`` has the columns ``a``, ``b``, ``upright``, ``mirrored`` of `nominate.united` and is sorted by ``a``.
     """
     rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
     parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
-    # A file is named after its pairs, so one that was made for other pairs is never taken for this one's.
+    # The name of a file is a hash of its pairs, so a file of other pairs is never read by mistake.
     names = [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16] for part in parts]
     paths = [work.folder / f"pairs-{name}.bin" for name in names]
     used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
@@ -101,7 +101,7 @@ def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: Local
 
 
 def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, appearance: np.ndarray) -> None:
-    """Fill in ``layout`` and ``colour`` of the pairs ``(P, 2)``; ``appearance`` is of `LocalStore.appearance`."""
+    """Fill in ``layout`` and ``colour`` of the pairs ``(P, 2)`` from `LocalStore.appearance`."""
     thumbnails, colours = appearance["thumbnail"], neighbours.normalise(appearance["colour"])
     upright, mirrored = (layout_vectors(part) for part in (thumbnails, thumbnails[:, :, ::-1]))
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
@@ -119,7 +119,7 @@ def _describe_task(task: tuple[Path, Sequence[Picture], Detail]) -> None:
 
 
 def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore]) -> None:
-    """Compare ``pairs`` (P, 4), sorted: rows a and b, orientations upright and mirrored."""
+    """Compare sorted ``pairs`` (P, 4): rows a and b, upright and mirrored orientation."""
     cv2.setNumThreads(1)
     path, pairs, pictures, store = task
     found, last = np.zeros(len(pairs), EVIDENCE), -1
@@ -139,10 +139,10 @@ def _write(path: Path, records: np.ndarray) -> None:
 def compare_pictures(
     first: Local, second: Local, structures: Sequence[Callable[[], np.ndarray]], orientations: Sequence[int] = (-1, -1)
 ) -> np.ndarray:
-    """The evidence of one pair, a record of `EVIDENCE`; ``structures`` give `alignment.structure` of both pictures.
+    """The evidence of one pair, a record of `EVIDENCE`; ``structures`` return `alignment.structure` of both pictures.
 
-    They are aligned only where local features agree or ``orientations`` propose it: which of the 8 flips and turns an
-    alignment may start from, upright and mirrored; -1 for none.
+    The pictures are aligned only if enough local features agree or ``orientations`` (upright, mirrored; -1: none) name
+    one of the 8 flips and turns to start from.
     """
     row, strongest = np.zeros((), EVIDENCE), first.strongest(FEW_POINTS)
     for world, orientation in enumerate(orientations):
@@ -158,7 +158,7 @@ def compare_pictures(
         starts = []
         if told:
             assert matched.matrix is not None
-            # From the pictures that were matched to those that are aligned.
+            # The map is rescaled from the pictures that were matched to those that are aligned.
             ours, theirs = fixed.shape[1] / first.size[0], moving.shape[1] / second.size[0]
             starts.append(np.column_stack([matched.matrix[:, :2] * (theirs / ours), matched.matrix[:, 2] * theirs]))
         if orientation >= 0:
