@@ -1,7 +1,7 @@
-"""An index folder: unit vectors, the codes that search them faster, manifest rows, and their provenance.
+"""An index folder: unit vectors, codes for a faster search, manifest rows, and their provenance.
 
 ``vectors.npy`` (N, D; float32, unit length) is memory-mapped. ``index.faiss`` holds the codes; an exact index has none.
-Row ``i`` of all of them is row ``i`` of ``manifest.parquet``. An index of the type ``lance`` has one table instead.
+Row ``i`` of both is row ``i`` of ``manifest.parquet``. An index of the type ``lance`` has one table instead.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from dermeval.features.embeddings import DatasetEntry, EmbeddedRows, EncoderEntry
-from dermeval.retrieval.where import explain_empty, parse_where, passing_rows
+from dermeval.retrieval.where import parse_where, passing_rows
 from dermssl import licences, neighbours
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet
@@ -34,7 +34,7 @@ HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
 
 
 class Recall(BaseModel):
-    """Measured recall@k by k, and with how many queries."""
+    """Measured recall@k for each k, and the number of queries."""
 
     queries: int
     at: dict[str, float]
@@ -49,7 +49,7 @@ class IndexInfo(BaseModel):
     reason: str
     images: int
     short_side: int | None
-    """Stored short side of the images in pixels, so that a query photo is shrunk alike; None: not known."""
+    """Stored short side of the images in pixels, to which a query photo is shrunk too; None: not known."""
     recall: Recall
     files: dict[str, str]
     sources: list[str]
@@ -60,18 +60,18 @@ class IndexInfo(BaseModel):
 
 @dataclass(frozen=True)
 class SearchIndex(EmbeddedRows):
-    """Row ``i`` of ``entries`` (cosine) is row ``i`` of the manifest."""
+    """An open index: row ``i`` of ``entries`` (cosine) is row ``i`` of the manifest."""
 
     entries: neighbours.Index
 
     @property
     def features(self) -> np.ndarray:
-        """The unit vectors ``(N, D)``, under the name that embeddings have for theirs."""
+        """The unit vectors ``(N, D)``, by the name that embeddings folders use."""
         return self.entries.vectors
 
     @cached_property
     def notices(self) -> list[dict[str, Any]]:
-        """Licence notices of the index and of the data folders as they are now: both must be kept."""
+        """Licence notices of the index and of the present data folders; both apply."""
         return licences.merge([*self.licences, *(dataset.licence for dataset in self.datasets.values())])
 
     @cached_property
@@ -97,36 +97,30 @@ class SearchIndex(EmbeddedRows):
 
     @cached_property
     def columns(self) -> pa.Table:
-        """The manifest that filters ask: labels and splits as the dataset folders hold them now."""
+        """The manifest for filters and hits, with the present labels and splits of the dataset folders."""
         plain = self.frame.drop(columns="phash", errors="ignore")
         return pa.Table.from_pandas(plain, preserve_index=False).combine_chunks()
 
     def mask(self, where: str | None) -> np.ndarray | None:
-        """The rows that pass a filter, ``(N,)`` bool, or None for all; raises InputError where none does."""
-        if not where or not where.strip():
-            return None
-        parsed = parse_where(where)
-        passed = passing_rows(parsed, self.columns)
-        if not passed.any():
-            raise InputError(explain_empty(parsed, self.columns))
-        return passed
+        """The rows that pass a filter, ``(N,)`` bool; None without a filter; InputError if no row passes."""
+        return None if where is None else passing_rows(parse_where(where), self.columns)
 
     def passing(self, where: str | None) -> Any:
-        """A filter as `nearest` takes it, checked as `mask` does."""
+        """The filter in the form that `nearest` takes, checked as in `mask`."""
         return self.mask(where)
 
     def records(self, rows: np.ndarray | Sequence[int]) -> list[dict[str, Any]]:
-        """Some rows of the manifest as plain values."""
+        """Some rows of the manifest as dictionaries."""
         return self.columns.take(pa.array(rows, pa.int64())).to_pylist()
 
     def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of the manifest that have one of the ``values`` in a column, as plain values."""
+        """The rows of the manifest with one of the ``values`` in a column, as dictionaries."""
         if column == "image_id":
             return self.records([self.row_of[value] for value in values if value in self.row_of])
         return self.records(np.flatnonzero(pc.is_in(self.columns[column], value_set=pa.array(values))))
 
     def phashes(self, image_ids: Sequence[str]) -> dict[str, list[int]]:
-        """The eight perceptual hashes of some images, by image_id; none where the manifest has no such column."""
+        """The eight perceptual hashes of some images, by image_id; empty if the manifest has no hashes."""
         known = self.frame.get("phash")
         return {} if known is None else {image_id: known.iloc[self.row_of[image_id]] for image_id in image_ids}
 
@@ -134,13 +128,17 @@ class SearchIndex(EmbeddedRows):
         """The unit vector ``(D,)`` of an image."""
         return np.array(self.entries.vectors[self.row_of[image_id]])
 
+    def stored_row(self, dataset: str, image_id: str) -> int | None:
+        """The row of an image in its data set; None if that folder is out of reach or no longer holds the image."""
+        return self.stored_rows.get(dataset, {}).get(image_id)
+
     def nearest(
         self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """The manifest rows of the ``k`` images most similar to ``feature`` ``(D,)``, with ``similarity``, best first.
+        """The manifest rows of the ``k`` images most similar to ``feature`` ``(D,)``, each with its ``similarity``.
 
-        ``passing`` is what `passing` gave. Images are not found whose ``column`` (``image_id`` or ``group_id``) is
-        ``left_out``. There are fewer than ``k`` only where fewer exist.
+        Only images that pass the filter (from `passing`) are found, and none whose ``column`` (``image_id`` or
+        ``group_id``) is in ``left_out``. There are fewer than ``k`` only if fewer exist.
         """
         own = np.array([self.row_of[value] for value in left_out] if column == "image_id" else [], np.int64)
         if column == "group_id" and len(left_out):
@@ -148,20 +146,18 @@ class SearchIndex(EmbeddedRows):
         found = neighbours.search_index(self.entries, feature[None], k + len(own), passing)
         similarity, rows = (part[0][~np.isin(found[1][0], own)][:k] for part in found)
         if (rows < 0).any() or not np.isfinite(similarity).all():
-            raise InputError(
-                f"{self.folder}: vectors.npy holds values that are no numbers: make it again with `{MAKER}`"
-            )
+            raise InputError(f"{self.folder}: vectors.npy holds NaN or infinity: make the index again with `{MAKER}`")
         pairs = zip(self.records(rows), similarity.tolist(), strict=True)
         return [record | {"similarity": value} for record, value in pairs]
 
 
 def is_address(name: str | Path) -> bool:
-    """Whether an index is on an object store."""
+    """Whether the name of an index is an address in an object store."""
     return "://" in str(name)
 
 
 def open_index(folder: str | Path) -> SearchIndex:
-    """Open what ``dermeval index`` made; raises InputError where it is no index, is damaged, or was altered."""
+    """Open an index of ``dermeval index``; raises InputError if it is no index, is damaged, or was changed."""
     if is_address(folder):
         from dermeval.retrieval.object_store import StoredIndex  # lancedb is an extra
 
@@ -204,20 +200,20 @@ def open_index(folder: str | Path) -> SearchIndex:
 
 
 def has_codes(info: dict[str, Any]) -> bool:
-    """Whether a search compares the query with codes first; few images need none."""
+    """Whether a search compares codes first. A small index has no codes."""
     return info["type"] != "flat" and info["images"] >= neighbours.LEAST_CODED_ROWS
 
 
 def recall_line(info: dict[str, Any]) -> str:
-    """How exact the index is, in one line."""
+    """The measured recall of the index, in one line."""
     if not has_codes(info):
         return "exact search (recall 1)"
     shown = ", ".join(f"recall@{depth} {value:.4f}" for depth, value in info["recall"]["at"].items())
-    return f"{shown} against exact search, measured with {info['recall']['queries']} of its images"
+    return f"{shown} against exact search, measured with {info['recall']['queries']} of its images as queries"
 
 
 def fingerprint(path: Path) -> str:
-    """Hex SHA-256 of a file's size and of at most 256 blocks of 64 KiB spread over it: quick for files of any size."""
+    """Hex SHA-256 of a file's size and of at most 256 blocks of 64 KiB spread over it, fast for files of any size."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:

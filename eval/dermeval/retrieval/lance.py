@@ -1,8 +1,8 @@
-"""The index type ``lance``: vectors and manifest in one LanceDB table on a disk, of which a search reads what it needs.
+"""The index type ``lance``: vectors and manifest in one LanceDB table on the disk, of which a search reads a part.
 
-The codes are RaBitQ's, one bit for each dimension, in cells (Gao & Long 2024); the best are ranked by exact vectors.
-Labels and splits are those of the day when the images were indexed. What asks for the whole manifest (``serve``,
-``--remove``, a merge) reads it into memory.
+The codes are RaBitQ codes of one bit per dimension, in cells (Gao & Long 2024); the best are ranked by exact vectors.
+Labels and splits are those at the time of indexing. Commands that need the whole manifest (``serve``, ``--remove``, a
+merge) read it into memory.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from dermeval.features.embeddings import EmbeddedRows
 from dermeval.retrieval.index_folder import MAKER, SearchIndex
-from dermeval.retrieval.where import comparisons, explain_empty, parse_where, passing_rows, to_sql
+from dermeval.retrieval.where import comparisons, parse_where, passing_rows, to_sql
 from dermssl import neighbours
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, shortened
@@ -34,18 +34,18 @@ from dermssl.paths import inside
 
 TABLE, VECTOR = "images", "dermeval_vector"
 LOOKED_UP = ("image_id", "group_id", "sha256", "pixel_sha256")
-"""Columns with an index of their own."""
+"""Columns with a scalar index."""
 CELL_ROWS, LEAST_CELLS = 8192, 256
-"""Vectors of a cell, and cells that are visited at least; beyond these an eighth of all."""
+"""Vectors of a cell, and the least number of cells that a search visits; in large tables it visits an eighth of all."""
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 20
-"""Vectors that the codes propose for the exact ranking: at least so many, and so many for each hit that is wanted."""
+"""Vectors that the codes select for the exact ranking: at least so many, and at least so many per hit."""
 BASE_PATHS = 18
-"""The field of the message Manifest (Lance's table.proto) that names other folders with rows of the table."""
+"""Field of the message Manifest (Lance's table.proto) that names other folders with rows of the table."""
 MEASURED_QUERIES = 100
 
 
 class LanceIndex(SearchIndex):
-    """An index whose rows stay on the disk."""
+    """An index whose rows stay on the disk; ``lance`` is its table."""
 
     lance: Any
 
@@ -56,9 +56,7 @@ class LanceIndex(SearchIndex):
         kind = f"fixed_size_list<item: float>[{info['encoder']['dim']}]"
         needed = {*LOOKED_UP, "dataset", "case_id"} <= set(fields)
         if fields.get(VECTOR) != kind or not needed or self.lance.count_rows() != len(self):
-            raise InputError(
-                f"{folder}: its table is not the one that index.json tells of: make it again with `{MAKER}`"
-            )
+            raise InputError(f"{folder}: its table does not fit its index.json: make it again with `{MAKER}`")
 
     def __len__(self) -> int:
         return self.info["images"]
@@ -69,7 +67,7 @@ class LanceIndex(SearchIndex):
         return [name for name in self.lance.schema.names if name != VECTOR]
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows, a block at a time; the order is always the same."""
+        """Some columns of all rows, a block at a time, always in the same order."""
         with lance_answers(self.folder):
             yield from self.lance.search().select(list(columns)).to_batches(neighbours.BLOCK_ROWS)
 
@@ -85,7 +83,7 @@ class LanceIndex(SearchIndex):
 
     @cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
-        """For each data set the targets of the day when it was indexed."""
+        """For each data set its targets at the time of indexing."""
         return {
             entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
             for entry in self.info["datasets"]
@@ -102,8 +100,8 @@ class LanceIndex(SearchIndex):
             yield pa.Table.from_batches([batch]).drop_columns(VECTOR), _vectors(batch)
 
     def passing(self, where: str | None) -> str | None:
-        """A filter as SQL, checked by the columns that it names."""
-        if not where or not where.strip():
+        """The filter as SQL, checked on the columns that it names."""
+        if where is None:
             return None
         parsed = parse_where(where)
         asked = {term.column for term in comparisons(parsed)} & set(self.manifest_columns)
@@ -112,12 +110,11 @@ class LanceIndex(SearchIndex):
             [table[name].combine_chunks() if name in asked else pa.nulls(len(table)) for name in self.manifest_columns],
             self.manifest_columns,
         )
-        if not passing_rows(parsed, table).any():
-            raise InputError(explain_empty(parsed, table))
+        passing_rows(parsed, table)
         return to_sql(parsed, self.lance.schema)
 
     def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of the manifest that have one of the ``values`` in a column, as plain values."""
+        """As `SearchIndex.lookup`."""
         found: list[dict[str, Any]] = []
         columns = [name for name in self.manifest_columns if name != "phash"]
         for start in range(0, len(values), 1000):
@@ -144,7 +141,7 @@ class LanceIndex(SearchIndex):
     def nearest(
         self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """As `SearchIndex.nearest`; ``passing`` is SQL. The codes see only rows that pass."""
+        """As `SearchIndex.nearest`; ``passing`` is SQL. Only codes of rows that pass are compared."""
         k, unit = min(k, len(self)), neighbours.normalise(feature[None])[0]
         parts = [f"({passing})"] if passing else []
         parts += [f"{column} NOT IN ({_quoted(left_out)})"] if left_out else []
@@ -155,13 +152,13 @@ class LanceIndex(SearchIndex):
         search = search.refine_factor(max(CANDIDATES_PER_HIT, -(-CANDIDATES // k)))
         with lance_answers(self.folder):
             hits = search.to_arrow().to_pylist()
-            if len(hits) < k:  # the cells visited hold fewer, so all rows are compared
+            if len(hits) < k:  # the visited cells hold too few rows that pass, so all rows are compared
                 hits = search.bypass_vector_index().to_arrow().to_pylist()
         return [hit | {"similarity": 1 - hit.pop("_distance")} for hit in hits]
 
 
 def manifest_schema(parts: Sequence[EmbeddedRows]) -> pa.Schema:
-    """The columns of all manifests together, without the vectors of a table."""
+    """The union of the manifest columns of all parts, without the vectors of a table."""
     schemas = [part.lance.schema if isinstance(part, LanceIndex) else part.table.schema for part in parts]
     plain = [pa.schema([field for field in schema if field.name != VECTOR]) for schema in schemas]
     return pa.unify_schemas(plain, promote_options="default")
@@ -178,7 +175,7 @@ def write_table(
     for column in LOOKED_UP:
         table.create_index(column, config=indexes.BTree())
     if table.count_rows() >= neighbours.LEAST_CODED_ROWS:
-        codes = indexes.IvfFlat if dim % 8 else indexes.IvfRq  # RaBitQ's codes are whole bytes
+        codes = indexes.IvfFlat if dim % 8 else indexes.IvfRq  # RaBitQ codes have whole bytes
         table.create_index(VECTOR, config=codes(distance_type="dot", sample_rate=64))
     _tidy(table)
 
@@ -186,7 +183,7 @@ def write_table(
 def grow_table(folder: Path, old: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:
     """Write the table of the index ``old`` with more rows into ``folder``.
 
-    LanceDB never changes a file that it has written, so both folders share these.
+    The folders share files by hard links, since LanceDB never changes a file that it has written.
     """
     shutil.copytree(old / f"{TABLE}.lance", folder / f"{TABLE}.lance", copy_function=_link)
     _add(database_in(folder).open_table(TABLE), blocks)
@@ -216,7 +213,7 @@ def table_recall(index: LanceIndex, queries: int = MEASURED_QUERIES) -> dict[str
 
 
 def open_table_in(folder: Path, info: dict[str, Any]) -> LanceIndex:
-    """The index in a folder, which may be another's; raises InputError where its table would read other folders."""
+    """The index in a folder, perhaps from somebody else; raises InputError if its table would read other folders."""
     for file in [folder / f"{TABLE}.lance", *(folder / f"{TABLE}.lance").rglob("*")]:
         inside(folder, str(file.relative_to(folder)))
         if file.suffix == ".manifest":
@@ -225,7 +222,7 @@ def open_table_in(folder: Path, info: dict[str, Any]) -> LanceIndex:
 
 
 def refuse_foreign_rows(file: str, manifest: bytes) -> None:
-    """Raise InputError where the ``manifest`` of a table, read from ``file``, names other folders with rows of it."""
+    """Raise InputError if the ``manifest`` of a table, read from ``file``, names other folders with rows."""
     start = int.from_bytes(manifest[-16:-8], "little") + 4
     message = manifest[start : start + int.from_bytes(manifest[start - 4 : start], "little")]
     try:
@@ -244,14 +241,14 @@ def _link(source: str, target: str) -> None:
 
 
 def _tidy(table: Any) -> None:
-    """Bring the indexes up to date and delete all files of earlier versions."""
+    """Update the indexes and delete all files of earlier versions."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of readers, of which a new folder has none
+        warnings.simplefilter("ignore")  # it warns of readers, but a new folder has none
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
 
 def _add(table: Any, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:
-    """Append blocks one by one: LanceDB cannot write from a generator that reads from LanceDB itself."""
+    """Append blocks one by one, since LanceDB cannot write from a generator that reads from LanceDB."""
     for rows, unit in blocks:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1])
         named = {name: rows[name].combine_chunks() for name in rows.column_names} | {VECTOR: vectors}
@@ -278,7 +275,7 @@ def database_in(folder: Path) -> Any:
 
 
 def require_package(name: str, install: str) -> Any:
-    """An optional package; raises InputError that says how to install it."""
+    """Import an optional package; raises InputError that says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -287,7 +284,7 @@ def require_package(name: str, install: str) -> Any:
 
 @contextmanager
 def lance_answers(folder: Path | str) -> Iterator[None]:
-    """Raise InputError where LanceDB fails."""
+    """Turn an error of LanceDB into InputError."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
@@ -296,7 +293,7 @@ def lance_answers(folder: Path | str) -> Iterator[None]:
         if "S3" in str(error):
             code = re.search(r"<Code>(\w+)</Code>", str(error))
             raise InputError(
-                f"{folder}: the object store does not answer, or not to you ({code[1] if code else 'no answer'}): check"
-                " credentials, region and endpoint in the environment (AWS_ACCESS_KEY_ID and so on)"
+                f"{folder}: the object store does not answer or refuses access ({code[1] if code else 'no answer'}): "
+                "check credentials, region and endpoint in the environment (AWS_ACCESS_KEY_ID and so on)"
             ) from None
         raise InputError(f"{folder} is damaged ({shortened(error)}): make it again with `{MAKER}`") from None

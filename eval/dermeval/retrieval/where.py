@@ -19,11 +19,11 @@ from dermssl.errors import InputError, did_you_mean
 MAX_LENGTH = 2000
 MAX_NESTING = 20
 MAX_LISTED = 5000
-"""In columns with more distinct values (ids) the nearest one is not looked for."""
+"""In columns with more distinct values (ids) the nearest value is not searched for."""
 SYMBOLS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 SYMBOLS |= {ast.In: "in", ast.NotIn: "not in", ast.Is: "is", ast.IsNot: "is not"}
 MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!=", "in": "==", "not in": "!="}
-"""What an operator becomes when the value stands before the column."""
+"""The operator that replaces one whose value stands before the column."""
 NEGATED = {"!=": "==", "not in": "in", "is not": "is"}
 ORDERS = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
 KINDS: dict[Callable, tuple[tuple[type, ...], str]] = {
@@ -33,7 +33,7 @@ KINDS: dict[Callable, tuple[tuple[type, ...], str]] = {
     pa.types.is_string: ((str,), "text in quotes"),
     pa.types.is_large_string: ((str,), "text in quotes"),
 }
-"""For each type of column that can be filtered: the types of values to compare it with, and what to call these."""
+"""For each type of column that can be filtered: the types of values to compare it with, and their name."""
 LARGEST_NUMBER = 2**53
 CONSTANTS = {"null": None, "none": None, "true": True, "false": False}
 
@@ -68,6 +68,8 @@ Condition = Term | Joined
 
 def parse_where(text: str) -> Condition:
     """Parse a filter; raises InputError that quotes what is not understood."""
+    if not text.strip():
+        raise InputError("--where is empty: leave it out, or write a condition such as country == 'Guinea'")
     if len(text) > MAX_LENGTH:
         raise InputError(f"--where has {len(text)} characters, {MAX_LENGTH} are allowed")
     try:
@@ -81,7 +83,7 @@ def parse_where(text: str) -> Condition:
 
 
 def _condition(node: ast.expr, depth: int = 0) -> Condition:
-    """Python's syntax tree as conditions. Whatever is not named here is refused."""
+    """Python's syntax tree as conditions; every other syntax is refused."""
     if depth > MAX_NESTING:
         raise InputError(f"conditions are nested more than {MAX_NESTING} deep")
     match node:
@@ -109,7 +111,7 @@ def _comparison(left: ast.expr, op: str, right: ast.expr) -> Term:
             raise InputError(f"write the column first: {column} is null")
         op, right = MIRRORED[op], left
     elif op in ("in", "not in"):
-        # One value in round brackets is that value to Python.
+        # Python reads one value in round brackets as the value itself.
         values = right.elts if isinstance(right, (ast.Tuple, ast.List, ast.Set)) else [right]
         if not values:
             raise InputError(f"after `in` write values in brackets: {column} in ('a', 'b')")
@@ -127,7 +129,7 @@ def _column(node: ast.expr) -> str | None:
 def _value(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=str() as text) if any("\ud800" <= character <= "\udfff" for character in text):
-            raise InputError("a text holds half a character")
+            raise InputError("a text holds an incomplete character")
         case ast.Constant(value=None | bool() | int() | float() | str()):
             return node.value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
@@ -152,14 +154,22 @@ def comparisons(condition: Condition) -> list[Term]:
 def passing_rows(condition: Condition, table: pa.Table) -> np.ndarray:
     """Which rows of ``table`` pass, ``(N,)`` bool.
 
-    Raises:
-        InputError: an unknown column, a value that the column never has, or a comparison that its type does not allow.
+    Raises InputError if no row passes, a column is unknown, or a value is none of its column or of another type.
     """
+    passed = _passed(condition, table)
+    if not passed.any():
+        counts = [f"{part} leaves {_passed(part, table).sum()}" for part in comparisons(condition)]
+        told = f"--where {_quoted(str(condition))} leaves none of {table.num_rows} images"
+        raise InputError(f"{told}: {'; '.join(counts)}")
+    return passed
+
+
+def _passed(condition: Condition, table: pa.Table) -> np.ndarray:
     return _mask(condition, table).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def to_sql(condition: Condition, schema: pa.Schema) -> str:
-    """A filter that `passing_rows` accepts as DataFusion's SQL, for a table of the given schema."""
+    """A filter that `passing_rows` accepts, as DataFusion's SQL for a table of the given schema."""
     if isinstance(condition, Joined):
         parts = [f"({to_sql(part, schema)})" for part in condition.parts]
         return f"NOT {parts[0]}" if condition.word == "not" else f" {condition.word.upper()} ".join(parts)
@@ -176,14 +186,8 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
     return f"{name} IN ({', '.join(values)})" if condition.op in ("==", "in") else f"{name} {condition.op} {values[0]}"
 
 
-def explain_empty(condition: Condition, table: pa.Table) -> str:
-    """How many rows each comparison of a filter leaves, for a filter that leaves none."""
-    counts = [f"{part} leaves {passing_rows(part, table).sum()}" for part in comparisons(condition)]
-    return f"--where {_quoted(str(condition))} leaves none of {table.num_rows} images: {'; '.join(counts)}"
-
-
 def _mask(condition: Condition, table: pa.Table) -> pa.Array:
-    """Three-valued truth of each row: null where a value is missing."""
+    """Whether each row passes; null if that depends on a missing value."""
     if isinstance(condition, Term):
         return _compared(condition, table)
     masks = [_mask(part, table) for part in condition.parts]
@@ -203,7 +207,7 @@ def _compared(test: Term, table: pa.Table) -> pa.Array:
     holds_lists = pa.types.is_list(column.type)
     values = column.flatten() if holds_lists else column
     _check_values(test, column, values)
-    # A column of float32 holds no 0.1 and no 16777217, but the nearest that it can.
+    # A column of float32 does not hold 0.1 or 16777217 but the nearest float32, so values are rounded alike.
     floating = pa.types.is_floating(values.type)
     cast = values.type.to_pandas_dtype() if floating else lambda value: value
     scalars = [pa.scalar(cast(value), values.type if floating else None) for value in test.values]
@@ -218,7 +222,7 @@ def _compared(test: Term, table: pa.Table) -> pa.Array:
 
 
 def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:
-    """Raise InputError where what is asked is not of the column's type, or a text that the column never has."""
+    """Raise InputError if a value is not of the column's type, or is a text that the column does not hold."""
     name, kind = test.column, values.type
     if column.null_count == len(column):
         raise InputError(f"--where: no image has a {name}: the column is empty")
@@ -233,7 +237,7 @@ def _check_values(test: Term, column: pa.Array, values: pa.Array) -> None:
         if what == "numbers" and abs(value) > LARGEST_NUMBER:
             raise InputError(f"--where {name}: {str(value)[:30]} is too large a number")
         if isinstance(value, str) and test.op not in ORDERS:
-            known = pc.unique(values)  # a value that is never there is more often misspelt than meant
+            known = pc.unique(values)  # a value that the column does not hold is most often misspelt
             if not pc.is_in(pa.scalar(value), value_set=known).as_py():
                 short = len(known) <= MAX_LISTED
                 near = did_you_mean(value, known.drop_null().to_pylist()) if short else "see manifest.parquet"

@@ -1,4 +1,4 @@
-"""An index as the pages and the API show it: cases, pictures, and the conditions among the hits."""
+"""An index as the pages and the API show it: cases, pictures, and the labels of the hits."""
 
 import logging
 from collections import Counter
@@ -23,7 +23,7 @@ REMEMBERED_FILTERS = 32
 
 
 class CaseImage(BaseModel):
-    """One image of the collection, with what is known of it."""
+    """One image of the collection, with its labels and the attributes of its patient."""
 
     image_id: str
     case_id: str
@@ -48,10 +48,10 @@ class Hit(CaseImage):
 
 
 class ConditionShare(BaseModel):
-    """How often a condition of a target occurs among the hits, and among all cases that could have been found.
+    """The share of a condition (a label of ``target``) among the hits, and its base rate in the collection.
 
-    ``share`` is of the ``labelled_hits`` that have a label of this target, ``base_rate`` of the ``labelled_cases``
-    (patients, or lesions) of the collection that have one.
+    ``share`` is the share among the ``labelled_hits``, which have a label of this target; ``base_rate`` is the share
+    among the ``labelled_cases`` (patients or lesions) of the collection that pass the filter.
     """
 
     target: str
@@ -64,9 +64,9 @@ class ConditionShare(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """The most similar cases, best first. This is retrieval by similarity of images; it is not a diagnosis.
+    """The most similar cases, most similar first. This is retrieval by similarity of images; it is not a diagnosis.
 
-    ``target`` is the one that most hits have a label of. ``conditions`` are those of all targets, that one's first.
+    ``target`` is the target that most hits have a label of. ``conditions`` are of all targets, its own first.
     """
 
     query: str
@@ -84,7 +84,7 @@ class Case(BaseModel):
 
 
 class Collection:
-    """Searches in one index, over the rows that pass ``where``. Nothing here shows a path of this machine."""
+    """Searches in an index, limited to the rows that pass ``where``. No answer shows a path of this machine."""
 
     def __init__(self, index: SearchIndex, k: int, where: str | None = None) -> None:
         self.index, self.k, self.where = index, k, where or ""
@@ -92,45 +92,45 @@ class Collection:
         served = index.mask(where)
         self.served = np.ones(len(self.frame), bool) if served is None else served
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
-        # For each target the condition of each row ``(N,)``, negative where it has none, and what these are called.
+        # For each target the condition of each row ``(N,)`` as an integer (negative: none), and the names of these.
         texts = {name: self.frame[name].map(_text, na_action="ignore") for name in index.labels}
         self.labelled = {name: pd.factorize(text, sort=True) for name, text in texts.items()}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
-        # What a group of the collection is called: patients, lesions, or both.
+        # The word for the groups of the collection: patients, lesions, or both.
         self.unit = " or ".join(sorted({f"{entry['group']}s" for entry in index.info["datasets"]}, reverse=True))
         self.foot = licences.notice_lines(index.notices)
         self.filters = filters_of(index.columns, index.labels)
         self.cases = self.frame.groupby("case_id", sort=False).indices
-        # What several threads will ask for is computed now, before there are any.
+        # These are cached now, before several threads ask for them.
         _ = self._filtered(""), index.groups, index.row_of, index.columns, index.stored_rows
 
     def __len__(self) -> int:
         return int(self.served.sum())
 
     def row(self, image_id: str) -> int | None:
-        """The row of an image that is served; None where there is none of that id."""
+        """The row of an image; None if no image of that id is served."""
         row = self.index.row_of.get(image_id)
         return row if row is not None and self.served[row] else None
 
     def picture(self, image_id: str) -> bytes | None:
-        """The stored JPEG of an image; None where there is none of that id."""
+        """The stored JPEG of an image; None if no image of that id is served."""
         row = self.row(image_id)
         if row is None:
             return None
         name = self.frame["dataset"].iat[row]
-        stored = self.index.stored_rows[name].get(image_id)
+        stored = self.index.stored_row(name, image_id)
         return None if stored is None else bytes(self.index.datasets[name].images.jpeg(stored))
 
     def search(self, query: ImageQuery, k: int, where: str = "", min_similarity: float | None = None) -> SearchResult:
-        """The ``k`` most similar cases; raises InputError for a filter that is wrong or leaves nothing."""
+        """The ``k`` most similar cases; raises InputError if the filter is wrong or nothing passes it."""
         passing, rates = self._filtered(where)
         try:
             found = find(self.index, query, k, passing=passing, min_similarity=min_similarity)
         except NothingElse:
             raise InputError("there is no case of another patient to find") from None
-        except InputError as error:  # it may name a path
+        except InputError as error:  # its message may name a path
             log.warning("%s", error)
-            raise InputError("this search has no answer: the server's log says why") from None
+            raise InputError("this search failed: the log of the server says why") from None
         target, shares = self._shares(found.hits, rates)
         hits = [
             Hit(rank=rank + 1, similarity=round(hit["similarity"], 4), **self._known(hit))
@@ -139,7 +139,7 @@ class Collection:
         return SearchResult(query=query.name, hits=hits, notes=found.notes, target=target, conditions=shares)
 
     def images(self, records: Sequence[dict[str, Any]]) -> list[CaseImage]:
-        """What is known of some rows of the manifest."""
+        """Some rows of the manifest, as images."""
         return [CaseImage(**self._known(record)) for record in records]
 
     def _known(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -149,37 +149,37 @@ class Collection:
         return known | {"body_site": record.get("body_site") or []}
 
     def case(self, case_id: str) -> Case | None:
-        """All images of a case, given its id or that of one of its images; None where there is none."""
+        """All images of a case, by the id of the case or of one of its images; None if there is none."""
         if case_id not in self.cases and case_id in self.index.row_of:
             case_id = self.frame["case_id"].iat[self.index.row_of[case_id]]
         rows = [row for row in self.cases.get(case_id, ()) if self.served[row]]
         return Case(case_id=case_id, images=self.images(self.index.records(rows[:MAX_CASE_IMAGES]))) if rows else None
 
     def examples(self) -> list[CaseImage]:
-        """Some images to start from, the same at every visit."""
+        """Some images to start a search from, always the same."""
         rows = np.flatnonzero(self.served)
         picks = np.random.default_rng(0).permutation(len(rows))[:EXAMPLES]
         return self.images(self.index.records(np.sort(rows[picks])))
 
     def _filter(self, where: str) -> tuple[Any, dict[str, tuple[np.ndarray, int]]]:
-        """The filter for the index (None: all rows), and for each target how often each condition occurs among them.
+        """The filter for the index, and for each target the share of each condition among the groups that pass.
 
-        One image stands for each group, so that a patient with many images counts once.
+        The first image of each group counts, so that a patient with many images counts once.
         """
         both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
-        passed = self.index.mask(both)
+        passed = self.index.mask(both or None)
         rows = np.flatnonzero(self.served if passed is None else passed)
         first = rows[np.unique(self.index.groups[0][rows], return_index=True)[1]]
         rates = {}
         for target, (codes, names) in self.labelled.items():
             known = codes[first][codes[first] >= 0]
             rates[target] = np.bincount(known, minlength=len(names)) / max(1, len(known)), len(known)
-        return self.index.passing(both), rates
+        return self.index.passing(both or None), rates
 
     def _shares(
         self, hits: Sequence[dict[str, Any]], rates: dict[str, tuple[np.ndarray, int]]
     ) -> tuple[str | None, list[ConditionShare]]:
-        """The target that most hits have, and how often the conditions of each target are among them."""
+        """The target that most hits have a label of, and the shares of the conditions of each target."""
         counts = {name: Counter(_text(hit[name]) for hit in hits if hit[name] is not None) for name in self.labelled}
         targets = sorted(filter(counts.get, counts), key=lambda name: -counts[name].total())
         shares = []
@@ -203,5 +203,5 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it: whole numbers without a fraction."""
+    """A value for JSON: whole numbers without a fraction."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
