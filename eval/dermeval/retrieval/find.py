@@ -1,4 +1,4 @@
-"""A query and the cases that a search finds for it: used by `dermeval search`, the browser and the API."""
+"""A query and the cases found for it, for `dermeval search`, the browser and the API."""
 
 import difflib
 from collections import defaultdict
@@ -28,7 +28,7 @@ class NothingElse(InputError):
 
 @dataclass(frozen=True)
 class ImageQuery:
-    """What is searched for: its feature ``(D,)``, its own records in the index (none for a new photo), and its name."""
+    """A query: its feature ``(D,)``, its own records in the index (none for a new photo), and its name."""
 
     feature: np.ndarray
     own: list[dict[str, Any]]
@@ -38,7 +38,7 @@ class ImageQuery:
 
 @dataclass(frozen=True)
 class FoundCases:
-    """Manifest rows of the hits, best first, each with its ``similarity``, and sentences to read with them."""
+    """Manifest rows of the hits, most similar first, each with its ``similarity``; notes; and the columns of labels."""
 
     hits: list[dict[str, Any]]
     notes: list[str]
@@ -46,7 +46,7 @@ class FoundCases:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One line per hit: rank, similarity, ids, the targets' labels, what is known of the patient, split."""
+        """One row per hit: rank, similarity, ids, labels, attributes of the patient, split."""
         columns = dict.fromkeys(["similarity", "image_id", *RECORD_COLUMNS, *self.labels, *SHOWN_COLUMNS])
         table = pd.DataFrame(self.hits, columns=list(columns))
         table["body_site"] = [", ".join(site) if isinstance(site, list) else None for site in table["body_site"]]
@@ -63,18 +63,16 @@ def find(
     passing: Any = None,
     min_similarity: float | None = None,
 ) -> FoundCases:
-    """The ``k`` cases most similar to the query, best first, of the images that ``passing`` (of the index) allows.
+    """The ``k`` cases most similar to the query, among the images that ``passing`` (`SearchIndex.passing`) allows.
 
-    ``include_own`` also finds other images of the query's own group. ``per_image`` finds every image; otherwise those
-    of one group collapse to the best. ``min_similarity`` is the lowest cosine of a hit.
-
-    Raises:
-        NothingElse: the index holds nothing but the query's own group.
+    ``include_own`` also finds other images of the query's own group. ``per_image`` finds every image; otherwise only
+    the most similar image of each group. ``min_similarity`` is the lowest cosine of a hit. Raises NothingElse if the
+    index holds nothing but the query's own group.
     """
     column = "image_id" if include_own else "group_id"
     own = list(dict.fromkeys(record[column] for record in query.own))
     fetch = 2 * k
-    while True:  # more and more images, until they belong to k groups
+    while True:  # fetch more images until they belong to k groups
         nearest = index.nearest(query.feature, fetch, passing, column, own)
         first: dict[str, dict[str, Any]] = {}
         for record in nearest:
@@ -91,24 +89,24 @@ def find(
         notes.append(f"k is {k}, but only {len(hits)} other {what} can be found")
     if min_similarity is not None:
         close = [hit for hit in hits if hit["similarity"] >= min_similarity]
-        notes.append(f"at least {min_similarity:g} similar: {len(close)} of {len(hits)}")
+        notes.append(f"{len(close)} of {len(hits)} have a similarity of at least {min_similarity:g}")
         hits = close
     return FoundCases(hits, notes, index.labels)
 
 
 def _copies(index: SearchIndex, query: ImageQuery, hits: list[dict[str, Any]]) -> list[str]:
-    """A note on hits that may be the queried photo itself, saved anew, resized, flipped or turned."""
+    """A note on hits that may be copies of the photo: saved again, resized, flipped or turned."""
     hashes = index.phashes([hit["image_id"] for hit in hits]) if query.photo else {}
     if query.photo is None or not hashes:
         return []
     own = perceptual_hashes(query.photo.image)[None]
     _, rows, _, _ = near_images(own, np.array([list(known) for known in hashes.values()], np.uint64), HASH_BITS)
     same = ", ".join(list(hashes)[row] for row in np.unique(rows))
-    return [f"may be the same photo, as its perceptual hash is near: {same}"] if same else []
+    return [f"may be the same photo, since the perceptual hashes are near: {same}"] if same else []
 
 
 def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
-    """An image of the index as the query; raises InputError where there is none of that id."""
+    """An image of the index as the query; raises InputError if the index has no such image."""
     own = index.lookup("image_id", [image_id])
     if not own:
         known, stem = index.table["image_id"], image_id.rsplit("/", 1)[-1]
@@ -120,16 +118,15 @@ def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
 
 
 def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str) -> ImageQuery:
-    """A photo as the query; images of the index that are identical to it count as its own."""
+    """A photo as the query. Images of the index with the same file or pixels count as its own."""
     same = index.lookup("sha256", [photo.sha256]) + index.lookup("pixel_sha256", [photo.pixel_sha256])
     return ImageQuery(feature, list({record["image_id"]: record for record in same}.values()), name, photo)
 
 
 def embedded_queries(index: SearchIndex, folder: str) -> list[ImageQuery]:
-    """Every image of an embeddings folder as a query; images of the same file, pixels or group count as its own.
+    """Every image of an embeddings folder as a query. Images with the same file, pixels or group count as its own.
 
-    Raises:
-        InputError: another encoder made the embeddings.
+    Raises InputError if another encoder made the embeddings.
     """
     embeddings = open_embeddings(folder)
     refuse_mixed([index, embeddings], "search with embeddings of the index's encoder")

@@ -1,4 +1,4 @@
-"""What a search found as a file: a contact sheet (PNG), a page with pictures (HTML), or a table (CSV)."""
+"""The result of a search as a file: a contact sheet (PNG), a page with pictures (HTML), or a table (CSV)."""
 
 import base64
 import logging
@@ -23,7 +23,7 @@ from dermssl.page import render
 from dermssl.paths import require_output_file
 
 MARKS = {".png": b"Software\0dermeval", ".html": b"which is no diagnosis", ".csv": b"query,rank,similarity,"}
-"""What a file that was written here holds, by its ending."""
+"""For each ending a text that only files written here hold."""
 MARKED_BYTES = 2**26
 MAX_SHEET_QUERIES, COLUMNS, CAPTION_LETTERS = 20, 5, 34
 TILE_INCHES, CAPTION_INCHES = 2.1, 0.65
@@ -41,11 +41,11 @@ class Tile(NamedTuple):
 
 
 Block = tuple[Tile | None, Sequence[Tile]]
-"""One query (None: its picture is out of reach) and its hits."""
+"""One query (None if its picture is out of reach) and its hits."""
 
 
 def check_path(path: Path, overwrite: bool) -> None:
-    """Raise InputError unless ``path`` may be written: a new file, or one like those that are written here."""
+    """Raise InputError unless ``path`` is new, or is a result of an earlier search and ``overwrite`` is set."""
     if path.suffix.lower() not in MARKS:
         raise InputError(f"--out {path} must be a file name that ends in {', '.join(MARKS)}")
     require_output_file(path, "--out", _is_ours)
@@ -54,7 +54,7 @@ def check_path(path: Path, overwrite: bool) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the file shows hits: a photo, a page or a table of the user's is never replaced."""
+    """Whether a search wrote this file, so that no other file of the user is replaced."""
     with path.open("rb") as stream:
         content = stream.read(MARKED_BYTES)
     mark = MARKS[path.suffix.lower()]
@@ -62,16 +62,17 @@ def _is_ours(path: Path) -> bool:
 
 
 def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[FoundCases], path: Path) -> str | None:
-    """Write the file and return its path; None, with a warning, where the pictures that it needs are out of reach."""
+    """Write the file and return its path; None, with a warning, if pictures of hits are out of reach."""
     kind, pairs = path.suffix.lower(), list(zip(queries, found, strict=True))
     if kind == ".csv":
         table = pd.concat([part.table.assign(query=query.name) for query, part in pairs])
         table.insert(0, "query", table.pop("query"))
         write_csv(path, table)
         return str(path)
-    missing = sorted({name for part in found for name in part.table["dataset"]} - set(index.datasets))
+    hits = [(hit["dataset"], hit["image_id"]) for part in found for hit in part.hits]
+    missing = sorted({dataset for dataset, image in hits if index.stored_row(dataset, image) is None})
     if missing:
-        log.warning("warning: %s is not written: the dataset folder of %s is out of reach", path, ", ".join(missing))
+        log.warning("warning: %s is not written: images of %s are out of reach", path, ", ".join(missing))
         return None
     if kind == ".png" and len(pairs) > MAX_SHEET_QUERIES:
         log.warning("warning: the contact sheet shows the first %d of %d queries", MAX_SHEET_QUERIES, len(pairs))
@@ -100,11 +101,12 @@ def _block(index: SearchIndex, query: ImageQuery, found: FoundCases) -> Block:
     if query.photo is not None:
         return Tile(query.photo.image, ["query", Path(query.name).name]), hits
     own = next((record for record in query.own if record["image_id"] == query.name), None)
-    return (tile(own | {"rank": None}) if own else None), hits
+    in_reach = own and index.stored_row(own["dataset"], query.name) is not None
+    return (tile(own | {"rank": None}) if own and in_reach else None), hits
 
 
 def _caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
-    """Lines under one tile: rank and similarity, labels and skin type, the file's name."""
+    """Lines under a picture: rank and similarity, labels and skin type, file name."""
     facts = [str(row[name]) for name in labels if pd.notna(row.get(name))]
     if pd.notna(row.get("fitzpatrick")):
         facts.append(f"skin type {SKIN_TYPES[int(row['fitzpatrick']) - 1]}")
@@ -117,19 +119,20 @@ def _card(tile: Tile) -> dict[str, Any]:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A JPEG as an address that holds it, for a page without further files."""
+    """A JPEG as a data URI, for a page without further files."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def _draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str, Any]]) -> None:
-    """Write the contact sheet as PNG: each query at the left, its hits in rows of five at the right."""
+    """Write the contact sheet as PNG: each query at the left, its hits in rows of at most five at the right."""
     columns = min(COLUMNS, max(1, *(len(hits) for _, hits in blocks)))
     rows = [
         [None if start else query, *hits[start : start + columns]]
         for query, hits in blocks
         for start in range(0, max(1, len(hits)), columns)
     ]
-    tall = TILE_INCHES * max(min(1.0, tile.image.height / tile.image.width) for row in rows for tile in row if tile)
+    shares = [min(1.0, tile.image.height / tile.image.width) for row in rows for tile in row if tile]
+    tall = TILE_INCHES * max(shares, default=0.1)
     foot = sheet_foot(notices, round((columns + 1) * TILE_INCHES * 22))
     below = 0.15 + 0.1 * len(foot)
     height = len(rows) * (tall + CAPTION_INCHES) + below
@@ -156,7 +159,7 @@ def _draw_sheet(path: Path, blocks: Sequence[Block], notices: Sequence[dict[str,
 
 
 def sheet_foot(notices: Sequence[dict[str, Any]], letters: int) -> list[str]:
-    """Lines under the sheet: how to read it, whether it must stay here, and whose pictures these are."""
+    """Lines under the sheet: how to read it, whether it must stay on this machine, and the licences."""
     closed = ", ".join(licences.restricted(notices))
     text = [READING]
     text += [f"Do not pass this sheet on: the licence keeps pictures of {closed} where they are."] if closed else []
@@ -165,5 +168,5 @@ def sheet_foot(notices: Sequence[dict[str, Any]], letters: int) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """Text as matplotlib sets it letter by letter: ``$`` would begin a formula."""
+    """Text for matplotlib, in which ``$`` would begin a formula."""
     return text.replace("$", r"\$").encode("utf-8", "replace").decode()
