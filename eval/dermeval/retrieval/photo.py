@@ -1,4 +1,4 @@
-"""A query photo: read as ``dermssl prepare`` would, then encoded by the encoder that made the index."""
+"""A query photo: read as ``dermssl prepare`` reads it, then encoded by the encoder that made the index."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from dermssl.dataset.store import shrink
 from dermssl.errors import InputError
-from dermssl.prepare.decode import MAX_PIXELS, DecodeError, open_image, read_bytes
+from dermssl.prepare.decode import MAX_PIXELS, DecodeError, read_bytes
 from dermssl.prepare.measure import measure
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".heic", ".heif", ".avif")
@@ -21,7 +21,7 @@ MAX_CROPS = 10
 
 @dataclass(frozen=True)
 class Photo:
-    """One image file, upright and shrunk (RGB), with the hashes that tell whether it is in the index already."""
+    """A photo, upright and shrunk (RGB), and the hashes by which it is recognised as an image of the index."""
 
     image: Image.Image
     sha256: str
@@ -33,7 +33,7 @@ Encoder = Callable[[list[Image.Image]], np.ndarray]
 
 
 def photo_files(given: str) -> list[Path]:
-    """The photo, or all photos of a folder, sorted; raises InputError where there is none."""
+    """The photo, or all photos of a folder, sorted; raises InputError if the folder holds none."""
     path = Path(given)
     if not given:
         raise InputError("an image file has an empty name: give one to search for")
@@ -48,11 +48,10 @@ def photo_files(given: str) -> list[Path]:
 def read_photo(path: Path, short_side: int | None) -> Photo:
     """Read a photo exactly as ``dermssl prepare --short-side`` stores one; None: not shrunk.
 
-    Raises:
-        InputError: there is no such file, or it is no image that can be decoded.
+    Raises InputError if there is no such file or it cannot be decoded.
     """
     if not path.is_file():
-        raise InputError(f"{path} is not a file: give an image file to search for")
+        raise InputError(f"{path} is no file: give an image file to search for")
     try:
         real = path.resolve()
         return decode_photo(read_bytes(real, [real.parent]), short_side)
@@ -61,14 +60,11 @@ def read_photo(path: Path, short_side: int | None) -> Photo:
 
 
 Box = tuple[float, float, float, float]
-"""A part of a photo: left, top, right and bottom as shares of its sides."""
+"""A part of a photo: left, top, right and bottom, from 0 to 1."""
 
 
-def decode_photo(data: bytes, short_side: int | None, max_pixels: int = MAX_PIXELS, box: Box | None = None) -> Photo:
-    """Decode a photo of at most ``max_pixels``, or its part ``box``; raises DecodeError, if need be before decoding."""
-    width, height = open_image(data).size
-    if width * height > max_pixels:
-        raise DecodeError(f"{width} x {height} pixels; at most {max_pixels // 10**6} million are allowed")
+def decode_photo(data: bytes, short_side: int | None, box: Box | None = None) -> Photo:
+    """Decode a photo or its part ``box``; raises DecodeError, for more than `MAX_PIXELS` pixels before decoding."""
     # A part is cut from a larger copy, so that it has as many pixels as a whole photo would have.
     larger = 1 / min(box[2] - box[0], box[3] - box[1]) if box else 1
     measured, jpeg = measure(data, min(MAX_PIXELS, round((short_side or MAX_PIXELS) * larger)))
@@ -82,7 +78,7 @@ def decode_photo(data: bytes, short_side: int | None, max_pixels: int = MAX_PIXE
 
 
 def crops(image: Image.Image, number: int) -> Iterator[Image.Image]:
-    """``number`` crops of a photo: itself, its mirror image, the middle 80%, the four corners of 80%, then mirrored."""
+    """The first ``number`` of: the photo, its mirror image, its middle 80%, its corners of 80%, these five mirrored."""
     width, height = image.size
     left, top = width // 5, height // 5
     corners = [(left // 2, top // 2), (0, 0), (left, 0), (0, top), (left, top)]
@@ -94,17 +90,16 @@ def crops(image: Image.Image, number: int) -> Iterator[Image.Image]:
 def photo_feature(encode: Encoder, photo: Photo, number: int = 1) -> np.ndarray:
     """The feature ``(D,)`` of a photo: the mean of the unit features of its crops.
 
-    Its cosine with an indexed image ranks the images by their mean similarity to the crops, and is a little above it.
+    Its cosine ranks indexed images by their mean similarity to the crops, and is a little above this mean.
     """
     features = encode(list(crops(photo.image, number)))
     return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).mean(0)
 
 
 def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Encoder:
-    """The encoder that an index records, or that now lies at ``path``.
+    """The encoder that an index records, or the one at ``path``.
 
-    Raises:
-        InputError: the encoder is out of reach, no longer the one that made the index, or fitted to its data.
+    Raises InputError if the encoder is out of reach, did not make the index, or was fitted to the indexed data.
     """
     # torch and timm are imported only where a photo has to be encoded.
     import torch
@@ -114,17 +109,17 @@ def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Enc
     from dermssl.backbone.pretrained import hub_unasked
 
     if recorded["path"].startswith("imported:"):
-        raise InputError(f"{recorded['path']}: its features were made by another program: search by image id")
+        raise InputError(f"{recorded['path']}: another program made the features: search by --image-id")
     if "fit" in recorded:
         raise InputError(f"{recorded['path']} was fitted to the indexed data and is not kept: search by --image-id")
-    # An index may come from somebody else: no hub is asked for weights that only its own record names.
+    # An index may come from somebody else, so no hub is asked for weights that only its record names.
     with nullcontext() if path else hub_unasked():
         path = path or recorded["path"]
         encoder = open_encoder(path, recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls"))
     if encoder.record()["fingerprint"] != recorded["fingerprint"]:
         raise InputError(
-            f"{path} is not, or no longer, the encoder that made the index: run `dermeval embed` and `dermeval index` "
-            "again, or name the right one with --encoder"
+            f"{path} is not, or is no longer, the encoder that made the index: name that one with --encoder, or run "
+            "`dermeval embed` and `dermeval index` again"
         )
     encoder.model.to(memory_format=torch.channels_last)
     pictures = Pictures([], encoder.preprocessing)

@@ -1,4 +1,4 @@
-"""What the pages and the API do with a search request: its limits, its queue, and the search itself."""
+"""Search requests of the pages and the API: their limits, their queues, and the search."""
 
 import asyncio
 import dataclasses
@@ -18,20 +18,21 @@ from dermssl.parallel import available_cores
 from dermssl.prepare.decode import DecodeError
 
 MAX_UPLOAD_BYTES = 32 * 2**20
-MAX_UPLOAD_PIXELS = 50_000_000
 UPLOAD_SECONDS = 60
 UPLOADS_AT_ONCE = 16
+DECODED_AT_ONCE = 4
+"""Photos decoded at the same time: one of the largest allowed takes about 1 GB of memory."""
 ENCODED_AT_ONCE = 4
-"""Photos of one batch: of EfficientNet-lite0 at 128 px four take 8 ms each, one takes 13, and eight 12."""
+"""Photos per batch. With EfficientNet-lite0 at 128 px a photo takes 13 ms alone, 8 in a batch of 4, 12 in one of 8."""
 SMALLEST_CROP = 0.05
 SHARE = r"(0|1|0\.[0-9]{1,18}|1\.0{1,18})"
 CROP = f"^({SHARE}, ?{SHARE}, ?{SHARE}, ?{SHARE})?$"
 Blank = Literal[""]
-"""What a form sends for a number that was left out."""
+"""The value that a form sends for a number that was left out."""
 
 
 class Asked(BaseModel):
-    """What a search may be limited by."""
+    """The options of a search."""
 
     k: Annotated[Annotated[int, Field(ge=1, le=MAX_CASES)] | Blank, Field(description="number of cases")] = ""
     where: Annotated[
@@ -43,23 +44,23 @@ class Asked(BaseModel):
 
 
 class Searches:
-    """Searches in one collection. Without an encoder, ``no_photos`` says why photos cannot be searched for."""
+    """Searches in one collection. If there is no encoder, ``no_photos`` says why photos cannot be searched for."""
 
     def __init__(self, collection: Collection, encode: Encoder | None, no_photos: str) -> None:
         self.collection, self.encode, self.no_photos = collection, encode, no_photos
         self.searching = Workers(threads=2, waiting=64)
-        self.reading = Workers(threads=available_cores(), waiting=UPLOADS_AT_ONCE)
+        self.reading = Workers(threads=min(available_cores(), DECODED_AT_ONCE), waiting=UPLOADS_AT_ONCE)
         self.encoding = Batches(encode, ENCODED_AT_ONCE) if encode else None
         self.uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def from_image(self, image_id: str, asked: Asked) -> SearchResult:
-        """Cases similar to an image of the collection; 404 where there is none of that id."""
+        """The cases most similar to an image of the collection; 404 if there is no such image."""
         if self.collection.row(image_id) is None:
             raise HTTPException(404, "no image of that id in this collection")
         return await self._search(asked, indexed_query, image_id)
 
     async def from_photo(self, request: Request, crop: str, asked: Asked) -> tuple[Photo, SearchResult]:
-        """The photo in the body of a request, as it was compared, and the cases similar to it."""
+        """The photo in the body of a request, as it was compared, and the cases most similar to it."""
         if self.encoding is None:
             raise HTTPException(404, self.no_photos)
         if self.uploads.locked():
@@ -67,7 +68,7 @@ class Searches:
         box = _box(crop)
         async with self.uploads:
             photo = await self.reading.run(self._read, await _body(request), box)
-            # The page sends a large photo as a smaller copy, with the hash of the file itself.
+            # The page sends a smaller copy of a large photo, with the hash of the original file.
             photo = dataclasses.replace(photo, sha256=request.headers.get("x-file-sha256", photo.sha256))
             feature = await self.encoding.run(photo.image)
         return photo, await self._search(asked, photo_query, photo, feature, "your photo")
@@ -84,13 +85,13 @@ class Searches:
 
     def _read(self, data: bytes, box: Box | None) -> Photo:
         try:
-            return decode_photo(data, self.collection.index.info["short_side"], MAX_UPLOAD_PIXELS, box)
+            return decode_photo(data, self.collection.index.info["short_side"], box)
         except DecodeError as error:
             raise HTTPException(422, f"the photo cannot be used: {error}") from None
 
 
 async def _body(request: Request) -> bytes:
-    """The body of a request, in memory, refused as soon as it is too large or too slow."""
+    """The body of a request, in memory; raises 413 or 408 as soon as it is too large or takes too long."""
     too_large = HTTPException(413, f"the photo is larger than {MAX_UPLOAD_BYTES // 2**20} MiB", {"connection": "close"})
     if int(request.headers.get("content-length") or 0) > MAX_UPLOAD_BYTES:
         raise too_large
@@ -102,14 +103,14 @@ async def _body(request: Request) -> bytes:
                 if len(data) > MAX_UPLOAD_BYTES:
                     raise too_large
     except TimeoutError:
-        raise HTTPException(408, "the photo came too slowly", {"connection": "close"}) from None
+        raise HTTPException(408, "the upload took too long", {"connection": "close"}) from None
     if not data:
         raise HTTPException(422, "the request holds no photo: send the image file as its body")
     return bytes(data)
 
 
 def _box(crop: str) -> Box | None:
-    """The part of a photo between two opposite corners, at least `SMALLEST_CROP` wide and high; None for all of it."""
+    """The part of a photo between two opposite corners, at least `SMALLEST_CROP` wide and high; None: all of it."""
     if not crop:
         return None
     if not re.fullmatch(CROP, crop):
