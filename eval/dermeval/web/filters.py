@@ -1,6 +1,7 @@
-"""The filters that a collection offers: one for each column that has something to choose from."""
+"""The filters of the search form, one for each column with at least two values."""
 
 import contextlib
+import keyword
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -19,11 +20,13 @@ TITLES = {
     "body_site": "Body site",
     "tone_group": "Skin tone group",
     "dataset": "Data set",
+    "dx": "Diagnosis",
+    "diagnostic": "Diagnosis",
 }
 
 
 class FilterField(BaseModel):
-    """A filter that the data offer: one of ``choices``, or a range of numbers from ``low`` to ``high``."""
+    """The filter of one column: one of ``choices``, or a range of numbers from ``low`` to ``high``."""
 
     column: str
     title: str
@@ -32,17 +35,23 @@ class FilterField(BaseModel):
     high: float | None = None
 
 
+def title_of(column: str) -> str:
+    """The name of a column on a page."""
+    return TITLES.get(column, column.replace("_", " ").capitalize())
+
+
 def filters_of(table: pa.Table, labels: Sequence[str]) -> list[FilterField]:
-    """Filters for the columns of ``table`` that have at least two values; the ``labels`` come first."""
+    """The filters for the columns of ``table`` that a filter can name, those of the ``labels`` first."""
     names = [name for name in table.column_names if name not in IDS | MEASURES]
+    names = [name for name in names if name.isidentifier() and not keyword.iskeyword(name)]
     ordered = [name for name in dict.fromkeys([*labels, *FIRST, *names]) if name in names]
     fields = [_filter(name, table[name]) for name in ordered]
     return [field for field in fields if field is not None]
 
 
 def _filter(name: str, column: pa.ChunkedArray) -> FilterField | None:
-    """The filter of one column, or None where it would not help."""
-    title, values = TITLES.get(name, name.replace("_", " ").capitalize()), column.combine_chunks()
+    """The filter of one column; None if the column has one value, too many texts, or another type."""
+    title, values = title_of(name), column.combine_chunks()
     distinct = (values.flatten() if pa.types.is_list(values.type) else values).drop_null().unique()
     kind = distinct.type
     if len(distinct) < 2:
@@ -58,10 +67,9 @@ def _filter(name: str, column: pa.ChunkedArray) -> FilterField | None:
 
 
 def where_of(fields: Sequence[FilterField], given: Mapping[str, str], also: str = "") -> str:
-    """The filter that a form asks for: ``f.COLUMN`` is a choice, ``min.COLUMN`` and ``max.COLUMN`` are numbers.
+    """The filter text of a form: ``f.COLUMN`` is a choice, ``min.COLUMN`` and ``max.COLUMN`` are numbers.
 
-    Raises:
-        InputError: something else than a number where one is needed.
+    Raises InputError if such a number is none.
     """
     parts = [f"({also})"] if also.strip() else []
     for field in fields:

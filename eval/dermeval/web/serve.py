@@ -1,4 +1,4 @@
-"""``dermeval serve``: similar-case search in the browser. It keeps nothing that it is given."""
+"""``dermeval serve``: search for similar cases in the browser. Photos of a query are not kept."""
 
 import logging
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from dermeval.retrieval.output import data_uri
 from dermeval.retrieval.photo import Encoder, open_photo_encoder
 from dermeval.web.api import Crop, Id, api_routes
 from dermeval.web.collection import Collection
-from dermeval.web.filters import where_of
+from dermeval.web.filters import title_of, where_of
 from dermeval.web.options import MAX_CASES, ServeOptions
 from dermeval.web.searches import MAX_UPLOAD_BYTES, Asked, Searches
 from dermeval.web.server import address_of, choose_token, in_a_browser, listen, make_app, run_app
@@ -27,9 +27,8 @@ log = logging.getLogger("dermssl")
 def serve(options: ServeOptions) -> Report:
     """Answer searches until interrupted (Ctrl-C); see `ServeOptions`.
 
-    Raises:
-        InputError: no such index, images out of reach, a port that is taken, or an address that others can reach
-            for data that may not be passed on.
+    Raises InputError if there is no such index, images are out of reach, the port is taken, or other machines could see
+    data that may not be passed on.
     """
     index = open_index(options.index)
     missing = sorted({entry["name"] for entry in index.info["datasets"]} - set(index.datasets))
@@ -47,27 +46,28 @@ def serve(options: ServeOptions) -> Report:
 
 
 def _encoder(index: SearchIndex, path: str | None) -> tuple[Encoder | None, str]:
-    """The encoder of photos, or None and why there is none. Indexed images can be searched from without it."""
+    """The encoder of photos, or None and the reason. Searches from indexed images need no encoder."""
     try:
         return open_photo_encoder(index.encoder, path), ""
     except InputError as error:
         log.warning("warning: photos cannot be searched for: %s", error)
-        return None, "The encoder that made this index is out of reach, so photos cannot be searched for."
+        return None, "Photos cannot be searched for: the encoder that made this index is out of reach."
 
 
 def search_app(collection: Collection, encode: Encoder | None, no_photos: str, token: str | None = None) -> FastAPI:
-    """The app. Without an encoder, ``no_photos`` says why only images of the collection can be searched from."""
+    """The app with pages and API; ``no_photos`` says why there is no encoder."""
     app, searches = make_app(collection.title, "search.js", token), Searches(collection, encode, no_photos)
     app.router.routes += [*api_routes(searches).routes, *search_pages(searches).routes]
     return app
 
 
 def search_pages(searches: Searches) -> APIRouter:
-    """The start page, the results of a search, the page of one case, the stored images and the script."""
+    """The routes of the start page, the results, the page of one case, and the stored images."""
     routes, collection = APIRouter(include_in_schema=False, default_response_class=HTMLResponse), searches.collection
 
     def page(name: str, **values: Any) -> str:
         values = {"no_photos": searches.no_photos, "max_mib": MAX_UPLOAD_BYTES // 2**20, "problem": ""} | values
+        values["title_of"] = title_of
         return render(f"dermeval/web/{name}", title=collection.title, collection=collection, **values)
 
     def with_filters(request: Request, asked: Asked) -> Asked:
@@ -86,7 +86,7 @@ def search_pages(searches: Searches) -> APIRouter:
     async def similar(request: Request, image_id: Id, asked: Annotated[Asked, Query()]) -> Any:
         try:
             result = await searches.from_image(image_id, with_filters(request, asked))
-        except InputError as error:  # the form stays, so that its filter can be mended
+        except InputError as error:  # the form stays, so that its filter can be corrected
             return HTMLResponse(start_page(request, in_a_browser(str(error))), 422)
         (query,), given = collection.images(collection.index.lookup("image_id", [image_id])), dict(request.query_params)
         return page("search.html", given=given, result=result, query=query, picture=None, kept=_kept(given))
@@ -115,6 +115,6 @@ def search_pages(searches: Searches) -> APIRouter:
 
 
 def _kept(given: dict[str, str]) -> str:
-    """The filters of a form as the beginning of an address."""
+    """The filters of a form as the beginning of a query string."""
     kept = {name: value for name, value in given.items() if name not in ("image_id", "crop") and value}
     return urlencode(kept) + "&" if kept else ""

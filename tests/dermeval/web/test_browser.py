@@ -144,7 +144,7 @@ def test_a_dropped_photo_is_taken_and_a_file_that_is_no_image_is_not(address, op
       document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
       done(document.getElementById("message").textContent);
     """
-    assert driver.execute_async_script(drop, "note.txt", "text/plain") == "That is no image file."
+    assert driver.execute_async_script(drop, "note.txt", "text/plain") == "This is no image file: choose a photo."
     assert driver.execute_async_script(drop, "skin.png", "image/png") == ""
     driver.find_element(By.ID, "go").click()  # an "image" of one letter
     assert "cannot be used" in wait(driver, "#message:not([hidden])")[0].text

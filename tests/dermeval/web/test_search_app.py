@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 pytest.importorskip("httpx", reason="the test client needs httpx")
 
+import pyarrow as pa
 from fastapi.testclient import TestClient
 
 from dermeval.retrieval.find import indexed_query
@@ -15,6 +16,7 @@ from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.search import search
 from dermeval.web.collection import Collection
+from dermeval.web.filters import filters_of
 from dermeval.web.serve import search_app
 
 
@@ -55,7 +57,7 @@ def test_the_page_shows_the_same_hits_and_not_the_own_patient(client):
     found = client.get("/api/search", params={"image_id": "set/4"}).json()
     page = client.get("/similar", params={"image_id": "set/4"}).text
     assert shown(page) == ["set/4", *[hit["image_id"] for hit in found["hits"]]]
-    assert "not a diagnosis" in page
+    assert "not a diagnosis" in page and "<h3>Diagnosis</h3>" in page
 
 
 def test_an_uploaded_photo_finds_its_twin_and_leaves_its_patient_out(client, pictures, as_bytes):
@@ -79,6 +81,14 @@ def test_a_crop_searches_for_that_part_of_the_photo(client, pictures, as_bytes, 
     assert client.post("/api/search", content=content).json()["hits"][0]["similarity"] < 0.9
     found = client.post("/api/search?crop=0.5,0,1,0.5", content=content).json()
     assert found["hits"][0]["image_id"] == "set/7" and found["hits"][0]["similarity"] > 0.99
+
+
+def test_the_form_offers_only_filters_that_can_be_written():
+    table = pa.table({name: ["a", "b"] for name in ("dx", "skin type", "class", "image_id", "grade")})
+    assert [(field.column, field.title) for field in filters_of(table, ["grade"])] == [
+        ("grade", "Grade"),
+        ("dx", "Diagnosis"),
+    ]
 
 
 def test_filters_of_the_form_and_of_the_api_agree(client):
@@ -117,14 +127,15 @@ def test_what_is_no_photo_is_refused(client, content, status, told):
     assert answer.status_code == status and told in answer.json()["detail"]
 
 
-def test_a_photo_of_more_than_50_megapixels_is_refused_before_it_is_decoded(client, as_bytes, monkeypatch):
-    from PIL import Image
+def test_a_photo_of_more_pixels_than_prepare_accepts_is_refused_before_it_is_decoded(
+    client, pictures, as_bytes, monkeypatch
+):
+    from dermssl.prepare import decode
 
-    from dermeval.retrieval import photo
-
-    monkeypatch.setattr(photo, "measure", lambda *given: pytest.fail("decoded"))
-    answer = client.post("/api/search", content=as_bytes(Image.new("1", (8000, 7000))))
-    assert answer.status_code == 422 and "at most 50 million" in answer.json()["detail"]
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(decode, "decode_rgb", lambda *given: pytest.fail("decoded"))
+    answer = client.post("/api/search", content=as_bytes(pictures[0]))
+    assert answer.status_code == 422 and "decompression bomb" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("declared", [True, False])
