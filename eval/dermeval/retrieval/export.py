@@ -1,4 +1,4 @@
-"""``dermeval export``: embeddings with their pictures and labels, as other programs open them.
+"""``dermeval export``: embeddings with their pictures and labels, in the formats of other programs.
 
 ``atlas``: Apple's embedding-atlas. ``fiftyone``: Voxel51's FiftyOne (dataset type FiftyOneDataset). ``projector``:
 TensorBoard's projector. ``lance``: a LanceDB table. Every folder holds ``export.json`` with licences and provenance.
@@ -39,15 +39,14 @@ WRITTEN = (
 )
 HIDDEN = ("phash", "sha256", "pixel_sha256", "file")
 SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192
-"""Pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
+"""Side in pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
 ROWS_AT_ONCE = 1024
 
 
 def export(options: EmbeddingsExportOptions) -> Report:
     """Write an embeddings or index folder for another program; see `EmbeddingsExportOptions`.
 
-    Raises:
-        InputError: a licence forbids passing the images on, the images are out of reach, or a package is missing.
+    Raises InputError if a licence forbids passing the images on, images are out of reach, or a package is missing.
     """
     out = require_new_folder(Path(options.out), options.overwrite, WRITTEN, [options.source], key="exported_to")
     source = open_source(options.source)
@@ -55,8 +54,8 @@ def export(options: EmbeddingsExportOptions) -> Report:
     closed = licences.restricted(notices)
     if closed:
         raise InputError(
-            f"{options.source}: the licence of {', '.join(closed)} forbids passing the images on, so they are not "
-            "exported: `dermeval serve` shows them on this machine alone"
+            f"{options.source}: the licence of {', '.join(closed)} forbids passing the images on, so they cannot be "
+            "exported: use `dermeval serve`, which shows them on this machine only"
         )
     lost = sorted({entry["name"] for entry in source.info["datasets"]} - set(source.datasets))
     if lost:
@@ -71,7 +70,7 @@ def export(options: EmbeddingsExportOptions) -> Report:
 
 
 def _columns(source: Source) -> pd.DataFrame:
-    """What is known of each image, one value a cell."""
+    """The columns of the manifest with one value per cell; lists become text."""
     frame = source.frame.drop(columns=list(HIDDEN), errors="ignore")
     lists = [name for name in frame if frame[name].map(lambda cell: isinstance(cell, (list, np.ndarray))).any()]
     joined = {name: frame[name].map(lambda cell: ", ".join(map(str, cell)), na_action="ignore") for name in lists}
@@ -81,11 +80,13 @@ def _columns(source: Source) -> pd.DataFrame:
 def _jpegs(source: Source) -> Iterator[bytes]:
     """The stored JPEGs in row order."""
     for name, image_id in zip(source.frame["dataset"], source.frame["image_id"], strict=True):
+        if image_id not in source.stored_rows[name]:
+            raise InputError(f"{source.folder}: image {image_id} is no longer in its data set: embed the data again")
         yield bytes(source.datasets[name].images.jpeg(source.stored_rows[name][image_id]))
 
 
 def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
-    """Unit features ``(N, D)`` in two dimensions, the same at every run."""
+    """Unit features ``(N, D)`` projected to ``(N, 2)``, with a fixed seed."""
     if kind == "umap":
         umap = require_package("umap", "umap-learn")
         return umap.UMAP(metric="cosine", random_state=0).fit_transform(unit)
@@ -110,7 +111,7 @@ def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions)
 
 
 def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
-    """``metadata.json`` and ``samples.json`` without a version: FiftyOne then fills in what it has of its own."""
+    """Write ``metadata.json`` and ``samples.json`` without a version, so that FiftyOne fills in its own fields."""
     features = np.asarray(source.features)
     places = _projected(neighbours.normalise(features), options.projection)
     columns = _columns(source).astype(object)
@@ -163,7 +164,7 @@ def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions)
     jpegs = _jpegs(source)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for batch in table.to_batches(ROWS_AT_ONCE):  # no row is read here: LanceDB cannot read while it writes
+        for batch in table.to_batches(ROWS_AT_ONCE):  # not read from LanceDB, which cannot read while it writes
             pictures = pa.array([next(jpegs) for _ in range(batch.num_rows)], pa.binary())
             yield batch.append_column("jpeg", pictures)
 
@@ -181,4 +182,4 @@ FORMATS: dict[str, tuple[Callable[[Path, Source, EmbeddingsExportOptions], None]
     "lance": (_write_lance, "python -c \"import lancedb; print(lancedb.connect('{out}').open_table('images'))\""),
     "projector": (_write_projector, "tensorboard --logdir {out}, then PROJECTOR"),
 }
-"""For each format what writes it, and how to open it."""
+"""For each format the function that writes it, and the command that opens it."""

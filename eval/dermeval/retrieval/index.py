@@ -1,4 +1,4 @@
-"""``dermeval index``: embeddings folders -> index folder, more of them into a finished index, or images out of it."""
+"""``dermeval index``: makes an index of embeddings folders, appends to an index, or removes images from it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,19 +23,18 @@ WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet", "imag
 Source = Embeddings | SearchIndex
 Blocks = Iterator[tuple[pa.Table, np.ndarray]]
 EXACT_UP_TO = 100_000
-"""Images up to which ``auto`` takes the exact index: it answers in about 10 ms there."""
+"""Images up to which ``auto`` chooses the exact index, which then answers within about 10 ms."""
 SCAN_UP_TO = 20_000_000
-"""Images up to which ``auto`` compares a query with all codes."""
+"""Images up to which ``auto`` chooses the type scan."""
 MANIFEST_BYTES = 2000
-"""Memory of the manifest for each image, measured on 7,300 real images."""
+"""Memory of the manifest per image, measured on 7,300 real images."""
 
 
 def index(options: IndexOptions) -> Report:
-    """Build an index, append to one, or remove images from one; see `IndexOptions`.
+    """Make an index, append to one, or remove images from one; see `IndexOptions`.
 
-    Raises:
-        InputError: parts from different encoders, images that come twice, or two data sets of one name. The index is
-            then as it was.
+    Raises InputError, and leaves the index as it was, if parts come from different encoders, an image comes twice, or
+    two data sets have one name.
     """
     if sum(map(bool, (options.sources, options.append, options.remove))) != 1:
         raise InputError(
@@ -58,8 +57,8 @@ def index(options: IndexOptions) -> Report:
             images, dim = sum(map(len, parts)), parts[0].encoder["dim"]
             return write_index(out, parts, *_choose(options.type, images, dim, options.memory))
         if options.type not in ("auto", "lance"):
-            raise InputError(f"--type {options.type}: an object store holds indexes of the type lance only")
-        return write_index(out, parts, "lance", "chosen as the only type that an object store holds")
+            raise InputError(f"--type {options.type}: in an object store only the type lance is possible")
+        return write_index(out, parts, "lance", "chosen as the only type for an object store")
     if options.type != "auto" or options.overwrite:
         raise InputError("--append and --remove keep the type of the index at --out: leave out --type and --overwrite")
     if options.remove:
@@ -67,7 +66,7 @@ def index(options: IndexOptions) -> Report:
 
         return remove(out, options.remove, options.also, options.index_only)
     added = [open_source(folder) for folder in options.append]
-    with nullcontext() if isinstance(out, str) else locked(out):  # another command may be adding to it at this moment
+    with nullcontext() if isinstance(out, str) else locked(out):  # another command may be changing this index
         old = open_index(out)
         _check_parts([old, *added])
         reason = old.info["reason"]
@@ -76,13 +75,13 @@ def index(options: IndexOptions) -> Report:
 
 
 def open_source(folder: str) -> Source:
-    """An embeddings folder, or an index folder to be merged into another."""
+    """Open an embeddings folder or an index."""
     indexed = is_address(folder) or (Path(folder) / MARK).is_file()
     return open_index(folder) if indexed else open_embeddings(folder)
 
 
 def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str, str]:
-    """The type of index and why; ``memory`` is the budget in GiB."""
+    """The type of index and the reason; ``memory`` is the budget in GiB."""
     if kind != "auto":
         return kind, "chosen with --type"
     budget = memory * 2**30 if memory else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
@@ -109,7 +108,7 @@ def _check_parts(parts: Sequence[Source]) -> None:
         ids = part.table["image_id"].to_pylist()
         twice = [image_id for image_id in ids if image_id in seen]
         if twice:
-            told = f"{len(twice)} images of {part.folder} (first {twice[0]}) are in {seen[twice[0]]} already"
+            told = f"{len(twice)} images of {part.folder} (first {twice[0]}) are already in {seen[twice[0]]}"
             raise InputError(f"{told}: give each image once")
         seen |= dict.fromkeys(ids, part.folder)
         for entry in part.info["datasets"]:
@@ -129,7 +128,7 @@ def write_index(
     kept: np.ndarray | None = None,
     grows: bool = False,
 ) -> Report:
-    """Write the index of all parts, or of the rows ``kept`` ``(N,)`` of the only one.
+    """Write the index of all parts, or of the rows ``kept`` (bool, ``(N,)``) of a single part.
 
     With ``grows`` the first part is the index at ``out``, whose codes are kept.
     """
@@ -210,7 +209,7 @@ def _write_lance(
 
 
 def _write_stored(address: str, parts: Sequence[Any], info: dict[str, Any], blocks: Blocks) -> None:
-    """Write the table of an index on an object store; it follows the change that ``parts[0]`` was read from."""
+    """Write the table of an index in an object store, as the change after the one that ``parts[0]`` was read from."""
     from dermeval.retrieval import lance, object_store
 
     def fill(database: Any, name: str) -> dict[str, Any]:
@@ -222,10 +221,10 @@ def _write_stored(address: str, parts: Sequence[Any], info: dict[str, Any], bloc
 
 
 def _blocks(parts: Sequence[Source], kept: np.ndarray | None) -> Blocks:
-    """Manifest rows and unit vectors of all parts, or of the rows ``kept`` of the only one, a block at a time."""
+    """Manifest rows and unit vectors of all parts, or of the rows ``kept`` of a single part, a block at a time."""
     row = 0
     for part in parts:
-        # Vectors of an index have unit length; to scale them again would change their last bits.
+        # Vectors of an index already have unit length, and scaling them again would change their last bits.
         indexed = isinstance(part, SearchIndex)
         for table, features in part.blocks():
             unit = features if indexed else neighbours.normalise(features)

@@ -1,19 +1,19 @@
-"""Measures of a ranking, one value a query, by the definitions of trec_eval unless a line says otherwise.
+"""Measures of a ranking, one value per query, as trec_eval defines them unless a docstring says otherwise.
 
-``relevant`` ``(Q, K)`` bool says whether the hit at each rank is relevant. ``total`` ``(Q,)`` counts the relevant
-images of the whole gallery. Every query has at least one.
+``relevant`` ``(Q, K)`` (bool) says whether the hit at each rank is relevant. ``total`` ``(Q,)`` is the number of
+relevant images in the gallery, at least 1.
 """
 
 import numpy as np
 
 
 def hit_at(relevant: np.ndarray, k: int) -> np.ndarray:
-    """1 where any of the first k hits is relevant (the recall@k of image retrieval; Success@k of trec_eval)."""
+    """1 if any of the first k hits is relevant (recall@k in image retrieval, Success@k in trec_eval)."""
     return relevant[:, :k].any(1).astype(float)
 
 
 def recall_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
-    """Share of all relevant images that are among the first k."""
+    """Share of all relevant images that are among the first k hits."""
     return relevant[:, :k].sum(1) / total
 
 
@@ -25,7 +25,7 @@ def precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
 def average_precision_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
     """Precision averaged over the relevant hits among the first k. The denominator is min(k, relevant images).
 
-    trec_eval divides by all relevant images, so a perfect ranking would not score 1 where there are more than k.
+    trec_eval divides by all relevant images, so that a perfect ranking scores below 1 if there are more than k.
     """
     part = relevant[:, :k]
     precision = np.cumsum(part, axis=1) / np.arange(1, part.shape[1] + 1)
@@ -33,7 +33,7 @@ def average_precision_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.
 
 
 def ndcg_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain, 1 / log2(rank + 1) for each relevant hit, over that of the best possible ranking."""
+    """Discounted gain, 1 / log2(rank + 1) for each relevant hit, divided by that of the best possible ranking."""
     discount = 1 / np.log2(np.arange(2, k + 2))
     best = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(k, total)]
     part = relevant[:, :k]
@@ -41,9 +41,9 @@ def ndcg_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
 
 
 def majority_at(labels: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
-    """1 where most of the first k hits have the query's label; of labels that tie, the one that is nearer wins.
+    """1 if the most frequent label of the first k hits is the query's label. Ties go to the label of the nearer hit.
 
-    ``labels`` ``(Q, K)`` are integers of the hits, negative where there is none; ``truth`` ``(Q,)`` of the queries.
+    ``labels`` ``(Q, K)`` are integer labels of the hits, negative if there is none; ``truth`` ``(Q,)`` of the queries.
     """
     votes = np.stack([(labels[:, :k] == labels[:, [rank]]).sum(1) for rank in range(min(k, labels.shape[1]))], axis=1)
     votes[labels[:, : votes.shape[1]] < 0] = 0

@@ -1,15 +1,15 @@
-"""An index of the type ``lance`` on an object store, at an address such as ``s3://bucket/index``.
+"""An index of the type ``lance`` in an object store, at an address such as ``s3://bucket/index``.
 
-Only an address that the user gives is contacted: no file of an index names one. Credentials, region and endpoint come
-from the environment (``AWS_ACCESS_KEY_ID`` and so on) and are never written.
+Only addresses that the user gives are contacted; no file of an index can name one. Credentials, region and endpoint
+come from the environment (``AWS_ACCESS_KEY_ID`` and so on) and are never written.
 
-The address is a LanceDB database. The table ``index-000001`` holds what ``index.json`` holds of a folder, in one row,
-and names the table of the images. A change writes a new table of images, then creates ``index-000002``. No writer holds
-a lock, so one that is killed delays nobody, and one that comes second changes nothing.
+The address is a LanceDB database. The table ``index-000001`` holds the content of ``index.json`` in one row, and names
+the table of the images. A change writes a new table of images, then creates ``index-000002``. No writer holds a lock: a
+killed writer delays nobody, and of two writers the second changes nothing.
 
-Only the first version of a table ``index-...`` counts. LanceDB writes it with a conditional request, which only one of
-two writers can do. ``create_table`` promises less: it asks whether the table exists, and where another writer creates
-it just after that, it goes through as the table's second version.
+Only the first version of a table ``index-...`` counts. LanceDB writes it with a conditional request, which succeeds for
+one writer only. ``create_table`` alone is not enough: if another writer creates the table just after ``create_table``
+has checked that it does not exist, the call succeeds and writes a second version.
 """
 
 import json
@@ -32,12 +32,12 @@ ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]+(?:/(?!\.+(?:/|$))[A-Za-z0-9._=-
 STATE, IMAGES = "index-{:06d}", re.compile(r"images-[0-9a-f]{16}")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 MEASURED_QUERIES = 20
-"""Each is searched for three times, and a search takes some 100 requests."""
+"""Queries that measure the recall. Each is searched for three times, and a search takes about 100 requests."""
 PATIENCE = {"connect_timeout": "5s", "timeout": "60s", "client_max_retries": "2", "client_retry_timeout": "20"}
 
 
 class StoredIndex(LanceIndex):
-    """An index on an object store; ``number`` counts its changes."""
+    """An index in an object store; ``number`` is that of its latest change."""
 
     number: int
 
@@ -52,7 +52,7 @@ class StoredIndex(LanceIndex):
 
 
 def _recorded(address: str, number: int) -> dict[str, Any]:
-    """What a change recorded of the index, checked."""
+    """The checked content of a table ``index-...``."""
     name = STATE.format(number)
     _check_self_contained(address, name)
     with lance_answers(address):
@@ -70,21 +70,21 @@ def _recorded(address: str, number: int) -> dict[str, Any]:
 
 
 def latest(address: str) -> int:
-    """The number of the latest change of the index at an address; 0 where there is none."""
+    """The number of the latest change of the index at an address; 0 if there is no index."""
     return max(_changes(_tables(address)), default=0)
 
 
 def finish(address: str) -> None:
-    """Delete what a command that was killed after its change had yet to delete."""
+    """Delete the tables that a command had still to delete when it was killed after its change."""
     *earlier, last = sorted(_changes(_tables(address))) or [0]
     for number in earlier:
-        with suppress(InputError):  # a killed command had begun to delete this table, so its images are gone
+        with suppress(InputError):  # a killed command had already deleted a part of this table and all its images
             _drop(address, {_recorded(address, number)["table"]} - {_recorded(address, last)["table"]})
         _drop(address, {STATE.format(number)})
 
 
 def require_new_address(address: str, overwrite: bool, inputs: Sequence[str]) -> None:
-    """Raise InputError where an address holds tables of others, or an index that may not be replaced or is read."""
+    """Raise InputError if an address is an input, holds other tables, or holds an index that may not be replaced."""
     if address in [given.rstrip("/") for given in inputs]:
         raise InputError(f"{address} is read: choose another --out")
     tables = _tables(address)
@@ -96,24 +96,23 @@ def require_new_address(address: str, overwrite: bool, inputs: Sequence[str]) ->
 
 
 def publish(address: str, number: int, info: dict[str, Any], fill: Callable[[Any, str], Any]) -> None:
-    """Change the index at an address, and delete all tables of earlier versions.
+    """Change the index at an address, and delete all tables of earlier changes.
 
-    ``number`` is that of the change that this one follows. ``info`` is recorded, with the images' table and the
-    measured recall. ``fill`` writes the table of a given name into a given database, and returns the recall.
+    ``number`` is that of the previous change. ``info`` is recorded with the name of the table of images and the
+    measured recall. ``fill`` writes the table of images into a database, under a given name, and returns the recall.
 
-    Raises:
-        InputError: another command has changed the index meanwhile. It is then as that command left it.
+    Raises InputError if another command has changed the index meanwhile; its change then stands.
     """
     database, new, failure = _database(address), f"images-{secrets.token_hex(8)}", None
     try:
         with lance_answers(address):
             info |= {"table": new, "files": {}, "recall": fill(database, new)}
-            # Whoever wrote one of these followed an earlier change, so only these are deleted afterwards.
+            # Tables that exist now belong to earlier changes, so only these are deleted afterwards.
             earlier = _tables(address)
             database.create_table(STATE.format(number + 1), pa.table({"json": [json.dumps(info)]}))
     except BaseException as error:
         failure = error
-    # An error does not say that nothing was written: the answer to the request may have been lost.
+    # After an error the table may have been written all the same: the answer to the request may have been lost.
     last = latest(address)
     if last != number + 1 or _recorded(address, last)["table"] != new:
         _drop(address, {new})
@@ -143,15 +142,15 @@ def _tables(address: str) -> list[str]:
 
 
 def _endpoint() -> str | None:
-    """The server that speaks S3, where it is not Amazon's."""
+    """The S3 server if it is not Amazon's."""
     return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
 
 
 def _database(address: str) -> Any:
     if not ADDRESS.fullmatch(address):
         raise InputError(
-            f"{shortened(address, 100)} is no address of the form s3://bucket/index; credentials, region and endpoint "
-            "are read from the environment (AWS_ACCESS_KEY_ID and so on)"
+            f"{shortened(address, 100)} is no address of the form s3://bucket/index (credentials, region and endpoint "
+            "are read from the environment: AWS_ACCESS_KEY_ID and so on)"
         )
     server = _endpoint()
     options = PATIENCE | ({"aws_endpoint": server} if server else {})
@@ -159,7 +158,7 @@ def _database(address: str) -> Any:
 
 
 def _check_self_contained(address: str, table: str) -> None:
-    """Raise InputError where a table would read files that are not at its own address."""
+    """Raise InputError if a table would read files at other addresses."""
     try:
         store = fs.S3FileSystem(endpoint_override=_endpoint(), connect_timeout=5, request_timeout=60)
         folder = fs.FileSelector(f"{address.removeprefix('s3://')}/{table}.lance/_versions")

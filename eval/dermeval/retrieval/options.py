@@ -10,88 +10,89 @@ from dermssl.parser import positional
 
 @dataclass
 class IndexOptions:
-    """Make a similar-case search index, add to a finished one, or take images out of everything that holds them."""
+    """Make an index for similar-case search, add images to it, or remove images from it and the folders behind it."""
 
     out: str
-    """Index folder to write; with --append and --remove the finished one to change. A LanceDB index can also be written
-    to an object store, at an address s3://bucket/index."""
+    """Index folder to write, or with --append and --remove the index to change. An index of the type lance may also lie
+    in an object store, at an address s3://bucket/index."""
     sources: list[str] = positional(default_factory=list)
     """Embeddings folders made by `dermeval embed` with one encoder, or index folders to merge."""
     append: list[str] = field(default_factory=list)
     """Embeddings or index folders of the same encoder to add to the finished index at --out, instead of SOURCES."""
     remove: list[str] = field(default_factory=list)
-    """Ids of images, patients, lesions or cases to remove from the index at --out and from the folders named by --also:
-    vectors, rows and pictures. There is no way back."""
+    """Ids of images, patients, lesions or cases to remove from the index at --out and from the folders given with
+    --also: vectors, rows and pictures. This cannot be undone."""
     also: list[str] = field(default_factory=list)
-    """With --remove: the dataset and embeddings folders that the index was made from, and any others that hold these
+    """With --remove: the dataset and embeddings folders that the index was made from, and other folders that hold these
     images."""
     index_only: bool = False
-    """With --remove: keep the images in the folders that the index was made from. Without it, such a folder that is not
-    named by --also is an error, so that none is forgotten."""
+    """With --remove: keep the images in the folders that the index was made from. Without this option the command stops
+    if such a folder is not given with --also."""
     type: Literal["auto", "flat", "scan", "ivfpq", "hnsw", "lance"] = "auto"
-    """flat is exact. scan compares the query with compressed vectors and ranks the best exactly: a sixteenth of the
-    memory, for up to 20 million images. ivfpq compares it with an eighth of them. hnsw searches a graph. lance keeps
-    vectors and manifest on the disk (needs the extra `lance`). All but flat state their measured recall. auto chooses
-    among flat, scan and ivfpq by the number of images and --memory, and says why."""
+    """flat compares all vectors exactly. scan compares compressed vectors (a sixteenth of the memory) and ranks the
+    best exactly, for up to 20 million images. ivfpq compares an eighth of these vectors. hnsw searches a graph. lance
+    keeps vectors and manifest on the disk (needs the extra `lance`). All but flat print their measured recall.
+    auto chooses flat, scan or ivfpq by the number of images and --memory, and prints the reason."""
     memory: PositiveFloat | None = None
-    """Memory that the index may use, in GiB, for --type auto (default: half of this machine's)."""
+    """Memory that the index may use, in GiB, for --type auto (default: half of this machine's memory)."""
     overwrite: bool = False
     """Replace an existing index folder."""
 
 
 @dataclass
 class SearchOptions:
-    """Find the cases most similar to photos, or to indexed images, leaving out the query's own patient."""
+    """Find the cases most similar to photos or to indexed images. The query's own patient is left out."""
 
     index: str = positional()
     """Index made by `dermeval index`: a folder, or an address s3://bucket/index."""
     photos: list[str] = positional(default_factory=list)
     """Image files to search for, or folders of them."""
     image_id: list[str] = field(default_factory=list)
-    """Images of the index to search for, instead of PHOTOS."""
+    """Ids of indexed images to search for, instead of PHOTOS."""
     embeddings: str | None = None
-    """Embeddings folder of the same encoder whose images are searched for, instead of PHOTOS."""
+    """Embeddings folder of the same encoder. Each of its images is searched for, instead of PHOTOS."""
     where: str | None = None
-    """Which images may be found, by their columns: "fitzpatrick >= 5 and country == 'Guinea'" (see docs/search.md)."""
+    """Filter on the columns of the images that may be found: "fitzpatrick >= 5 and country == 'Guinea'" (see
+    docs/search.md)."""
     k: PositiveInt = 10
     """Number of cases to show for each query."""
     min_similarity: float | None = None
-    """Show only cases at least this similar: a cosine, from -1 to 1."""
+    """Smallest similarity of a case that is shown: a cosine, from -1 to 1."""
     crops: PositiveInt = 1
-    """Crops of a photo whose mean feature is compared, from 1 to 10: the whole photo, its mirror image, then parts of
-    it. More crops help where the lesion is a small part of the photo. Similarities with crops are a little higher."""
+    """Number of crops of a photo, from 1 to 10, whose mean feature is compared: the whole photo, its mirror image, then
+    parts of it. More crops help if the lesion is a small part of the photo. They make similarities a little higher."""
     include_own: bool = False
     """Also show other images of the query's own patient (or lesion, where the data set has no patient key)."""
     per_image: bool = False
-    """Show every similar image; without it the images of one patient (or lesion) collapse to the best."""
+    """Show every similar image. Otherwise only the most similar image of each patient (or lesion) is shown."""
     encoder: str | None = None
-    """Where the encoder that made the index is now (default: where it was then)."""
+    """Present path of the encoder that made the index (default: the path that the index records)."""
     out: str | None = None
-    """File to write the result to, by its ending: .png (contact sheet), .html (page with pictures) or .csv."""
+    """File for the result: .png (contact sheet), .html (page with pictures) or .csv."""
     overwrite: bool = False
     """Replace a file at --out that this command made."""
 
 
 @dataclass
 class RetrievalOptions:
-    """Judge retrieval: from each image, are the most similar other ones relevant? Of two encoders, which finds more?"""
+    """Measure retrieval: how many of the images most similar to each image are relevant. Compares two encoders too."""
 
     sources: list[str] = positional()
-    """Embeddings or index folder; two of the same data are compared, query by query."""
+    """Embeddings or index folder. Two folders of the same images are compared query by query."""
     relevance: str | None = None
-    """What makes a hit relevant: the name of a target (the query's own patient is left out of the ranking), lesion, or
-    patient (only the query is left out). Default: the first target."""
+    """A hit is relevant if it has the query's label of this target (then the query's own patient is left out of the
+    ranking), or is of its lesion or patient (then only the query is left out). Default: the first target."""
     k: list[PositiveInt] = field(default_factory=lambda: [1, 5, 10])
-    """Depths at which the ranking is measured."""
+    """Numbers of hits at which the ranking is measured."""
     split: Literal["all", "train", "val", "test"] = "all"
-    """Which images are queries; all others can always be found."""
+    """Split of the queries. Hits may come from all images."""
     draws: PositiveInt = 1000
     """Bootstrap draws of patients for the 95% intervals; 40 or more."""
 
 
 @dataclass
 class EmbeddingsExportOptions:
-    """Write embeddings with pictures and labels for another program. Refused where a licence forbids passing on."""
+    """Write embeddings with pictures and labels for another program, unless a licence forbids passing images on."""
 
     to: Literal["atlas", "fiftyone", "lance", "projector"]
     """atlas: a Parquet file for Apple's embedding-atlas, with a 2-D projection and nearest neighbours. fiftyone: a
@@ -101,8 +102,8 @@ class EmbeddingsExportOptions:
     source: str = positional()
     """Embeddings or index folder."""
     projection: Literal["pca", "umap", "tsne"] = "pca"
-    """The 2-D projection of atlas and fiftyone; umap needs the package umap-learn, tsne needs openTSNE."""
+    """Method of the 2-D projection of atlas and fiftyone; umap needs the package umap-learn, tsne needs openTSNE."""
     neighbours: PositiveInt = 15
-    """Nearest neighbours of each image, for atlas."""
+    """Number of nearest neighbours of each image, for atlas."""
     overwrite: bool = False
     """Replace a folder that this command made."""

@@ -1,8 +1,8 @@
-"""``dermeval index --remove``: a withdrawn consent. The images leave every folder that holds them, bytes included.
+"""``dermeval index --remove``: removes images with all their bytes, for instance after a withdrawn consent.
 
-Only the index and folders that the user names are changed. An index that came from somebody else could name any folder
-of this machine as the one that it was made from.
-The index comes last, since it knows the other folders: a command that was killed is given again and does the rest.
+Only folders that the user names are changed, since an index from somebody else could record any folder of this machine
+as its source. The index is changed last because it knows the other folders: a killed command that is given again does
+the rest.
 """
 
 import shutil
@@ -31,27 +31,24 @@ IMAGES_PER_SHARD = 1024
 ID_COLUMNS = ("image_id", "patient_id", "lesion_id", "case_id", "group_id")
 Holder = Dataset | EmbeddedRows
 OPENERS: dict[str, Callable[[Path], Holder]] = {"dataset.json": open_dataset, INFO: open_embeddings, MARK: open_index}
-"""How each kind of folder that holds images is opened, by the file that marks it; the kinds in order of removal."""
+"""For each file that marks a kind of folder, the function that opens it; in the order of removal."""
 
 
 def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only: bool) -> Report:
-    """Take images, given by ``ids`` of `ID_COLUMNS`, out of the index at ``out`` and out of the folders ``also``.
+    """Remove images, given by ``ids`` of `ID_COLUMNS`, from the index at ``out`` and from the folders ``also``.
 
-    ``index_only`` leaves the other folders that the index was made from as they are.
-
-    Raises:
-        InputError: an id that none of the folders holds, or a folder that the index was made from, holds the images
-            and is not in ``also``. Nothing is then removed from any.
+    Other folders that the index was made from may keep the images only with ``index_only``; otherwise, and if no folder
+    holds one of the ids, InputError is raised and nothing is removed.
     """
     out = out if isinstance(out, str) else out.resolve()
     for folder in also:
         if _mark(Path(folder)) is None:
-            raise InputError(f"--also {folder} is no dataset, embeddings or index folder")
+            raise InputError(f"--also {folder} is no dataset, embeddings or index folder: give one of these")
     marks = [None, *OPENERS]  # data sets come first, indexes last
     named = sorted(
         {Path(folder).resolve() for folder in also} - {out}, key=lambda path: (marks.index(_mark(path)), path)
     )
-    with ExitStack() as locks:  # no other command may write to any of them meanwhile
+    with ExitStack() as locks:  # no other command may change these folders meanwhile
         for path in [*named, *([out] if isinstance(out, Path) else [])]:
             locks.enter_context(locked(path))
         index = open_index(out)
@@ -67,10 +64,10 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
         kept, lost = _recorded(index, ids, holders)
         if kept and not index_only:
             raise InputError(
-                f"nothing was removed: the index was made of {' and '.join(kept)}, where the images are too: add "
-                f"--also {' '.join(kept)} to remove them there too, or --index-only to keep them there"
+                f"nothing was removed: the images are also in {' and '.join(kept)}, which the index was made from: add "
+                f"--also {' '.join(kept)} to remove them there, or --index-only to keep them there"
             )
-        notes = [f"KEPT in {folder}: --also names no such folder" for folder in kept]
+        notes = [f"KEPT in {folder}, which was not given with --also" for folder in kept]
         notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost] + [_trained_on(index, ids)]
         removed = _remove_all(holders, ids)
     text = [
@@ -85,14 +82,14 @@ def _mark(folder: Path) -> str | None:
 
 
 def matches(table: pa.Table, ids: Sequence[str]) -> np.ndarray:
-    """Which rows of a manifest have one of the ids in a column of `ID_COLUMNS`, ``(N,)`` bool."""
+    """Which rows of a manifest have one of the ids in one of `ID_COLUMNS`, ``(N,)`` bool."""
     values = pa.array(list(ids), pa.string())
     columns = [table[name] for name in ID_COLUMNS if name in table.column_names]
     return np.any([pc.is_in(column, value_set=values).to_numpy() for column in columns], axis=0)
 
 
 def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | str]) -> tuple[list[str], list[str]]:
-    """Folders that the index was made from, and that are not in ``named``: those that hold the images, those gone."""
+    """Folders that the index was made from and that are not ``named``: those with the images, those out of reach."""
     recorded = [*(entry["path"] for entry in index.info["datasets"]), *index.info["sources"]]
     kept, lost = [], []
     for folder in dict.fromkeys(recorded):
@@ -107,7 +104,7 @@ def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | st
 
 
 def _trained_on(index: SearchIndex, ids: Sequence[str]) -> str:
-    """What the encoder was trained on, by its ledger: an encoder cannot forget."""
+    """Whether the encoder was trained on the images, by its ledger."""
     rows, encoder = matches(index.table, ids), index.encoder["path"]
     seen = seen_images(index.encoder, index.table.filter(pa.array(rows)).to_pandas())
     if seen.reasons is None:
@@ -119,7 +116,7 @@ def _trained_on(index: SearchIndex, ids: Sequence[str]) -> str:
 
 
 def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[str, int]:
-    """Rewrite the folders without the images; returns how many left each folder."""
+    """Rewrite the folders without the images; returns the number of images removed from each."""
     removed: dict[str, int] = {}
     renamed: dict[str, str] = {}
     for folder, holder in holders.items():
@@ -130,7 +127,7 @@ def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[s
                 _from_dataset(holder, going)
                 renamed[before] = open_dataset(holder.folder).fingerprint
         else:
-            # No later command shall say that the data sets have changed; one of which only a copy was named has not.
+            # The recorded fingerprints follow the removal, except if only a copy of the recorded data set was named.
             changed = [
                 entry
                 for entry in holder.info["datasets"]
@@ -149,7 +146,7 @@ def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[s
 
 
 def _copy_others(folder: Path, temporary: Path, written: set[str]) -> None:
-    """Copy the files of a folder that are not written anew."""
+    """Copy the files of a folder other than ``written``."""
     for file in folder.iterdir():
         if file.is_file() and not file.is_symlink() and file.name not in written and not file.name.startswith("."):
             shutil.copy2(file, temporary / file.name)

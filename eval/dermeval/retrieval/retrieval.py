@@ -1,4 +1,4 @@
-"""``dermeval retrieval``: how good the most similar cases are, for whom, and which of two encoders finds more."""
+"""``dermeval retrieval``: measures of retrieval, by group of patients, and the difference between two encoders."""
 
 import itertools
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ IDS = {"lesion": "lesion_id", "patient": "patient_id"}
 GROUPS = ("fitzpatrick", "tone_group", "sex", "body_site", "modality", "dataset")
 QUERIES_AT_ONCE = 1024
 SHOWN_DEPTHS, SHOWN_GROUPS = 3, 6
-"""What is printed: so many depths, and the columns with at most so many groups."""
+"""Numbers of depths and of groups of one column that are printed at most; --json holds all."""
 
 
 @dataclass(frozen=True)
 class JudgedRankings:
-    """Every measure of every query: ``values`` has one row per query, ``frame`` the manifest rows of the queries."""
+    """All measures of all queries: one row per query in ``values`` and, with its manifest row, in ``frame``."""
 
     source: Source
     relevance: str
@@ -33,14 +33,14 @@ class JudgedRankings:
     values: pd.DataFrame
 
     def interval(self, values: pd.Series, draws: int) -> dict[str, float]:
-        """The mean of some of the ``values`` with its 95% interval by patient."""
+        """The mean of ``values`` (a subset of the queries) with its 95% interval by patient."""
         groups = self.frame["group_id"].loc[values.index].to_numpy(dtype=object)
         found = bootstrap_mean(values.to_numpy(), groups, draws)
         return {"value": float(found.value), "low": float(found.low), "high": float(found.high)}
 
 
 def retrieval(options: RetrievalOptions) -> Report:
-    """Judge the retrieval of one encoder, or compare two; see `RetrievalOptions`."""
+    """Measure the retrieval of one encoder, or compare two; see `RetrievalOptions`."""
     require_draws(options.draws)
     if len(options.sources) > 2:
         raise InputError("give one embeddings or index folder, or two to compare")
@@ -64,12 +64,12 @@ def retrieval(options: RetrievalOptions) -> Report:
         first, second = judged
         if list(first.frame["image_id"]) != list(second.frame["image_id"]):
             raise InputError(
-                f"{first.source.folder} and {second.source.folder} hold different images, or in another order: "
+                f"{first.source.folder} and {second.source.folder} differ in their images or the order of them: "
                 "embed the same data with both encoders"
             )
         differences = second.values - first.values
         data["difference"] = {name: first.interval(differences[name], options.draws) for name in differences}
-        text += ["", "second minus first, the same queries, patients drawn together:"]
+        text += ["", "second minus first, on the same queries (paired bootstrap by patient):"]
         text += _table(data["difference"])
     text += licences.notice_lines(licences.merge(entry for part in judged for entry in part.source.licences))
     return Report("\n".join(text), data)
@@ -82,20 +82,15 @@ def _relevance(source: Source, asked: str | None) -> str:
             raise InputError(f"{source.folder} has no target: give --relevance lesion or patient")
         return next(iter(source.targets))
     if asked not in IDS and asked not in source.targets:
-        raise InputError(
-            f"{source.folder} has no target '{asked}' to judge by: {did_you_mean(asked, [*IDS, *source.targets])}"
-        )
+        raise InputError(f"{source.folder} has no target '{asked}': {did_you_mean(asked, [*IDS, *source.targets])}")
     return asked
 
 
 def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -> JudgedRankings:
-    """Search every other image from each query and measure the ranking.
+    """Rank all other images for each query and measure the ranking.
 
-    For a target, images of the query's own patient are junk: they are taken out of the ranking and count as neither
-    relevant nor wrong. For lesion and patient only the query itself is taken out.
-
-    Raises:
-        InputError: no query has anything relevant to find.
+    For a target, images of the query's own patient are junk: they are left out of the ranking. For lesion and patient
+    only the query itself is left out. Raises InputError if no query has a relevant image.
     """
     frame = source.frame
     column = IDS[relevance] if relevance in IDS else source.targets[relevance].column
@@ -141,12 +136,12 @@ def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k:
 
 
 def _by_group(judged: JudgedRankings, draws: int) -> list[dict[str, Any]]:
-    """The mAP of every skin type, sex, site and so on that has enough patients; others are called insufficient."""
+    """The mAP of every skin type, sex, body site and so on; None for groups with fewer than `MIN_PATIENTS` patients."""
     name = [name for name in judged.values if name.startswith("mAP")][-1]
     rows = []
     for column in [column for column in GROUPS if column in judged.frame]:
         cells = judged.frame[column]
-        # An image with several sites counts for each of them.
+        # An image with several body sites counts for each of them.
         long = cells.map(lambda cell: list(cell) if isinstance(cell, (list, np.ndarray)) else [cell]).explode().dropna()
         if long.nunique() < 2:
             continue
@@ -164,7 +159,7 @@ def _shown(score: dict[str, float]) -> str:
 
 
 def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
-    """The measures as a table of at most 100 columns, and the groups that are few; --json holds all."""
+    """The measures as a table of at most 100 characters, and the mAP by group."""
     units = "/".join(sorted({f"{entry['group']}s" for entry in judged.source.info["datasets"]}))
     junk = "only the query left out" if judged.relevance in IDS else "own patient left out"
     text = [
@@ -176,7 +171,7 @@ def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
     for column, found in itertools.groupby(part["groups"], key=lambda row: row["column"]):
         rows = list(found)
         if len(rows) > SHOWN_GROUPS:
-            text.append(f"  {name} by {column}: {len(rows)} values, in the report of --json")
+            text.append(f"  {name} by {column}: the {len(rows)} values are in the report of --json")
             continue
         text.append(f"  {name} by {column}")
         for row in rows:
@@ -186,7 +181,7 @@ def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
 
 
 def _table(scores: dict[str, dict[str, float]]) -> list[str]:
-    """One line for each measure, one column for each depth."""
+    """One row per measure, one column per depth."""
     depths = list(dict.fromkeys(name.partition("@")[2] for name in scores))
     measured = dict.fromkeys(name.partition("@")[0] for name in scores)
     cells = {f"k = {k}": {name: _shown(scores[f"{name}@{k}"]) for name in measured} for k in depths[:SHOWN_DEPTHS]}

@@ -1,4 +1,4 @@
-"""``dermeval search``: the cases most similar to photos or to indexed images, never the query's own patient."""
+"""``dermeval search``: the cases most similar to photos or to indexed images, without the query's own patient."""
 
 import logging
 from pathlib import Path
@@ -43,13 +43,13 @@ def search(options: SearchOptions) -> Report:
 
 def _check(options: SearchOptions) -> None:
     if sum(map(bool, (options.photos, options.image_id, options.embeddings))) != 1:
-        raise InputError("give one kind of query: image files or folders, --image-id, or --embeddings")
+        raise InputError("give one kind of query: image files or folders, --image-id or --embeddings")
     if options.crops > MAX_CROPS:
         raise InputError(f"--crops {options.crops}: at most {MAX_CROPS}")
     if options.crops > 1 and not options.photos:
-        raise InputError("--crops needs photos: the features of indexed images are fixed")
+        raise InputError("--crops needs PHOTOS, since the features of indexed images are fixed: leave --crops out")
     if options.min_similarity is not None and not -1 <= options.min_similarity <= 1:
-        raise InputError(f"--min-similarity {options.min_similarity}: a cosine lies between -1 and 1")
+        raise InputError(f"--min-similarity {options.min_similarity}: give a cosine from -1 to 1")
     if options.out is not None:
         output.check_path(Path(options.out), options.overwrite)
 
@@ -69,7 +69,7 @@ def _queries(index: SearchIndex, options: SearchOptions) -> list[ImageQuery]:
                 raise
             log.warning("warning: %s: left out", error)
     if not photos:
-        raise InputError(f"none of the {len(files)} files is a readable image")
+        raise InputError(f"none of the {len(files)} files is a readable image: see the warnings above")
     encode = open_photo_encoder(index.encoder, options.encoder)
     return [photo_query(index, photo, photo_feature(encode, photo, options.crops), str(file)) for file, photo in photos]
 

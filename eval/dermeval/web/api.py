@@ -10,12 +10,12 @@ from dermeval.web.searches import CROP, Asked, Searches
 from dermssl.errors import did_you_mean, shortened
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    403: {"description": "Called under another name than this machine's"},
-    404: {"description": "No image or case of that id"},
-    408: {"description": "The photo came too slowly"},
+    403: {"description": "The Host header does not name this machine"},
+    404: {"description": "There is no image or case of that id"},
+    408: {"description": "The upload of the photo took too long"},
     413: {"description": "The photo is too large"},
-    422: {"description": "A parameter, a filter or a photo that cannot be used; detail says why"},
-    503: {"description": "Too many searches at once"},
+    422: {"description": "A parameter, the filter or the photo cannot be used; detail says why"},
+    503: {"description": "There are too many searches at once"},
 }
 PHOTO_BODY = {
     "required": True,
@@ -26,14 +26,14 @@ Crop = Annotated[
     str,
     Query(
         max_length=100,
-        description="two corners of a part of the photo: left,top,right,bottom as shares from 0 to 1",
+        description="the part of the photo to search for: left,top,right,bottom, each from 0 to 1",
         json_schema_extra={"pattern": CROP},
     ),
 ]
 
 
 class ServerHealth(BaseModel):
-    """That the server answers, and what it serves."""
+    """The state of the server: images served, whether photos can be searched for, searches in progress."""
 
     status: str
     images: int
@@ -42,7 +42,7 @@ class ServerHealth(BaseModel):
 
 
 def _takes(*names: str) -> Any:
-    """A check that a request has no other parameters than these: one that is misspelt would be ignored."""
+    """A check that a request has no other parameters, since a misspelt one would be ignored."""
 
     def check(request: Request) -> None:
         unknown = [name for name in request.query_params if name not in names]
@@ -64,7 +64,7 @@ def api_routes(searches: Searches) -> APIRouter:
 
     @routes.get("/search", responses=ERRORS, dependencies=_takes("image_id", *Asked.model_fields))
     async def search_from_image(image_id: Id, asked: Annotated[Asked, Query()]) -> SearchResult:
-        """Cases similar to an image of the collection; its own patient is left out."""
+        """Find the cases most similar to an image of the collection, without its own patient."""
         return await searches.from_image(image_id, asked)
 
     @routes.post(
@@ -74,14 +74,14 @@ def api_routes(searches: Searches) -> APIRouter:
         dependencies=_takes("crop", *Asked.model_fields),
     )
     async def search_from_photo(request: Request, asked: Annotated[Asked, Query()], crop: Crop = "") -> SearchResult:
-        """Cases similar to the photo in the body of the request, which is not kept."""
+        """Find the cases most similar to the photo in the request body. The photo is not kept."""
         return (await searches.from_photo(request, crop, asked))[1]
 
     @routes.get(
         "/cases/{case_id:path}", responses={code: ERRORS[code] for code in (403, 404, 422)}, dependencies=_takes()
     )
     async def case_by_id(case_id: str) -> Case:
-        """All images of one case, by the id of the case or of one of its images."""
+        """Give all images of a case, by the id of the case or of one of its images."""
         found = collection.case(case_id)
         if found is None:
             raise HTTPException(404, "no case of that id in this collection")

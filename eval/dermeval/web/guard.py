@@ -1,4 +1,4 @@
-"""What every request passes first: the name that the server is called by, the token, and headers for the browser."""
+"""The checks that every request passes first (Host header, token), and security headers for the browser."""
 
 import ipaddress
 import re
@@ -24,7 +24,7 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. Without a token only this machine's own names are answered; with one, whoever knows it."""
+    """ASGI middleware. Without a token only requests to this machine's own names pass; with one, requests with it."""
 
     def __init__(self, app: ASGIApp, token: str | None = None) -> None:
         self.app, self.token = app, token
@@ -45,15 +45,15 @@ class Guard:
         await (refusal or self.app)(scope, receive, send_bound)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        """The answer instead of the page, or None where the page may be shown."""
+        """The refusal of a request, or None if it passes."""
         request = Request(scope)
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL:
             return PlainTextResponse("the address is too long", 422)
         if self.token is None:
-            # Another site's name that resolves to this machine (DNS rebinding) must not read the images.
+            # Under another name that resolves to this machine (DNS rebinding), another site could read the images.
             if is_loopback(request.headers.get("host", "")):
                 return None
-            return PlainTextResponse("open this page under the name localhost or the address 127.0.0.1", 403)
+            return PlainTextResponse("open this page at localhost or 127.0.0.1", 403)
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(bearer) or self._is_token(request.cookies.get(COOKIE, "")):
             return None

@@ -84,7 +84,7 @@ async function ask(address, body) {
     say("");
     show(told);
   } catch (error) {
-    say(error instanceof TypeError ? "The server does not answer. What was decided so far is saved." : error.message);
+    say(error instanceof TypeError ? "The server does not answer. All earlier decisions are saved." : error.message);
   } finally {
     busy = false;
   }

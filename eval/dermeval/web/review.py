@@ -1,7 +1,4 @@
-"""``dermeval review``: a person decides about what an audit ranks, in the browser or in the terminal.
-
-The page shows two pictures aligned, or one, and takes one key a decision. Each decision is saved at once.
-"""
+"""``dermeval review``: a person decides about the pairs and images that an audit ranked, in browser or terminal."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +28,7 @@ log = logging.getLogger("dermssl")
 
 
 class Decision(BaseModel):
-    """What a person decided about one row of a ranking; ``part`` counts what is reviewed."""
+    """A decision about the row ``pair`` of the table of a ``part`` of the review."""
 
     part: int = 0
     pair: int
@@ -39,13 +36,13 @@ class Decision(BaseModel):
 
 
 class Undo(BaseModel):
-    """Which part's last decision is taken back."""
+    """The part whose last decision is taken back."""
 
     part: int = 0
 
 
 class RowShown(BaseModel):
-    """What the page shows. ``pair`` is None when every row of the part is decided; ``parts`` names all parts."""
+    """What the page shows. ``pair`` is None if all rows of the part are decided; ``parts`` are all titles."""
 
     part: int
     parts: list[str]
@@ -63,14 +60,14 @@ class RowShown(BaseModel):
 
 
 def session_of(sessions: Sequence[ReviewSession], part: int, row: int | None = None) -> ReviewSession:
-    """The session of a part; 404 where there is none of that number, or none of its rows has the number ``row``."""
+    """The session of a part; 404 if there is no such part or row."""
     if not 0 <= part < len(sessions) or (row is not None and not 0 <= row < len(sessions[part].table)):
         raise HTTPException(404, "this audit has no part or no row of that number")
     return sessions[part]
 
 
 def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> RowShown:
-    """What the page shows of a row; without a number of the next one that waits."""
+    """What the page shows of a row, or without a number of the next undecided row."""
     session = session_of(sessions, part, row)
     waiting = session.waiting()
     row = waiting[0] if row is None and waiting else row
@@ -87,7 +84,7 @@ def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> 
 
 
 def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
-    """The app of the sessions of one folder, its parts; requests take turns."""
+    """The app of the sessions of one folder, one for each part; requests take turns."""
     title = f"Review of {name}"
     app, turn = make_app(title, "review.js"), Lock()
 
@@ -102,26 +99,26 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
             pictures = session_of(sessions, part, pair).pictures(pair)
         rgb = dict(zip(PICTURES, pictures, strict=False)).get(which)
         if rgb is None:
-            raise HTTPException(404, "there is one picture only")
+            raise HTTPException(404, "this row has one picture only")
         _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         return Response(data.tobytes(), media_type="image/jpeg")
 
     @app.get("/api/pair")
     def pair_shown(pair: int | None = None, part: int = 0) -> RowShown:
-        """One row of a ranking; without a number the next one that waits."""
+        """Give one row, or without a number the next undecided row."""
         with turn:
             return row_shown(sessions, part, pair)
 
     @app.post("/api/decide")
     def decide(given: Decision) -> RowShown:
-        """Save one decision; answers with the next row that waits."""
+        """Save one decision; answers with the next undecided row."""
         with turn:
             session_of(sessions, given.part, given.pair).decide(given.pair, given.decision)
             return row_shown(sessions, given.part, None)
 
     @app.post("/api/undo")
     def undo(given: Undo) -> RowShown:
-        """Take the last decision back; answers with its row. The JSON body keeps forms of other sites out."""
+        """Take the last decision back; answers with its row. Forms of other sites cannot send a JSON body."""
         with turn:
             return row_shown(sessions, given.part, session_of(sessions, given.part).undo())
 
@@ -129,9 +126,9 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
 
 
 def review(options: ReviewOptions) -> Report:
-    """Decide about what an audit ranks until all is decided or the person ends it; see `ReviewOptions`."""
+    """Review until all rows are decided or the person ends the command; see `ReviewOptions`."""
     folder = Path(options.folder)
-    # The pairs of an audit lie in a leaks folder of its own, which can be reviewed by itself.
+    # The pairs of an audit are in its folder leaks, which can also be reviewed by itself.
     inner = folder / "leaks" if (folder / "audit.json").is_file() else folder
     with locked(folder), locked(inner):
         sessions = open_review(folder)
@@ -148,8 +145,6 @@ def review(options: ReviewOptions) -> Report:
         text.append(f"  {session.title}: {', '.join(f'{count} {name}' for name, count in session.counts().items())}")
         text.append(f"    {line}")
         if session.gone:
-            text.append(
-                f"    {session.gone} decisions are about rows that this audit does not have: they have no effect"
-            )
+            text.append(f"    {session.gone} decisions have no effect: this audit does not have their rows")
     data = {"folder": str(folder), "decisions": sessions[0].counts(), "without_pair": sessions[0].gone}
     return Report("\n".join(text), data | {"images": {one.title: one.counts() for one in sessions[1:]}})

@@ -15,7 +15,7 @@ function say(error, status) {
 
 function take(chosen) {
   if (!chosen || !(chosen.type.startsWith("image/") || /\.(hei[cf]|avif|tiff?)$/i.test(chosen.name))) {
-    say("That is no image file.", "");
+    say("This is no image file: choose a photo.", "");
     return;
   }
   file = chosen;
@@ -45,8 +45,8 @@ function crop() {
   return box.join() === "0,0,100,100" ? "" : box.map((value) => value / 100).join();
 }
 
-// A photo of a phone is cut and made smaller here, so that less has to be sent and decoded. The hash of its file goes
-// along: by it the server knows an image of its own. A file that the browser cannot read is sent as it is.
+// A large photo is cropped and shrunk here, so that less is sent and decoded. The hash of its file is sent too, by which
+// the server recognises an image of its collection. A file that the browser cannot decode is sent unchanged.
 async function toSend() {
   const whole = {body: file, headers: {"X-Fragment": "1"}, part: crop()};
   try {
@@ -72,7 +72,7 @@ async function toSend() {
 
 async function search(event) {
   if (!file) {
-    if (form.elements.image_id) { return; } // the browser sends the form itself
+    if (form.elements.image_id) { return; } // the browser sends the form
     event.preventDefault();
     say("Choose a photo first, or an image of the collection below.", "");
     return;
@@ -87,8 +87,8 @@ async function search(event) {
     const answer = await fetch("/similar?" + asked, {method: "POST", body, headers});
     if (!answer.ok) {
       const told = await answer.json().catch(() => ({}));
-      say(typeof told.detail === "string" ? told.detail : "The search did not work (" + answer.status + ").", "");
-      if (find("found")) { results.replaceChildren(); } // these were the hits of another search
+      say(typeof told.detail === "string" ? told.detail : "The search failed (" + answer.status + ").", "");
+      if (find("found")) { results.replaceChildren(); } // these are the hits of an earlier search
       return;
     }
     results.innerHTML = await answer.text(); // made and escaped by the server's own template

@@ -1,4 +1,4 @@
-"""An app that is guarded, and the server that runs it: one process, on this machine unless the user says otherwise."""
+"""A guarded app, and the server that runs it in one process, on this machine only unless the user says otherwise."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ from dermssl.errors import InputError
 from dermssl.page import render
 
 REQUEST_SECONDS = 30
-"""A client has so long to say what it wants."""
+"""Time in which a client must send its request."""
 log = logging.getLogger("dermssl")
 
 
 def make_app(title: str, script: str, token: str | None = None) -> FastAPI:
-    """An app with the guard before it and its pages' script, whose errors are pages and, under ``/api``, JSON."""
+    """An app with the guard and the script of its pages. Its errors are pages or, under ``/api``, JSON."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.add_middleware(Guard, token=token)
 
@@ -45,7 +45,7 @@ def make_app(title: str, script: str, token: str | None = None) -> FastAPI:
                 first = error.errors()[0]
                 return error_answer(request, 422, f"{first['loc'][:2][-1]}: {first['msg']}")
         headers = error.headers
-        if error.status_code == 405:  # Starlette names the methods of the first route of this path only
+        if error.status_code == 405:  # Starlette lists only the methods of the first route of this path
             fitting = (route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE)
             headers = {
                 "allow": ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", ())}))
@@ -63,7 +63,7 @@ def make_app(title: str, script: str, token: str | None = None) -> FastAPI:
 
 
 def error_answer(request: Request, status: int, detail: str, headers: Any = None) -> Response:
-    """One sentence, as JSON to programs and as a page to people."""
+    """An error in one sentence, as JSON for programs or as a page."""
     detail = in_a_browser(detail)
     if request.url.path.startswith("/api") or request.headers.get("x-fragment"):
         return JSONResponse({"detail": detail}, status, headers)
@@ -72,15 +72,14 @@ def error_answer(request: Request, status: int, detail: str, headers: Any = None
 
 
 def in_a_browser(message: str) -> str:
-    """A message in which the command's option has the name that a form gives it."""
+    """A message of the command with the words of the form."""
     return message.replace("--where", "the filter", 1)
 
 
 def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None) -> str | None:
-    """None where only this machine can reach ``host``; elsewhere the token, a new one where none is given.
+    """None if only this machine can reach ``host``; otherwise the token, a new one if none is given.
 
-    Raises:
-        InputError: ``host`` is no address, or others could see data that may not be passed on.
+    Raises InputError if ``host`` is no address, or other machines could see data that may not be passed on.
     """
     try:
         addresses = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
@@ -91,18 +90,18 @@ def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None
     closed = licences.restricted(notices)
     if closed:
         raise InputError(
-            f"--host {host} would show images of {', '.join(closed)} to others, which their licence forbids: "
-            "leave --host out, and let each user run their own copy of the data"
+            f"--host {host} would show images of {', '.join(closed)} to other machines, which their licence forbids: "
+            "leave --host out, and let each user serve their own copy of the data"
         )
-    log.warning("warning: whoever can reach %s and knows the token sees the images and their labels", host)
+    log.warning("warning: everybody who can reach %s and knows the token can see the images and their labels", host)
     return token or secrets.token_urlsafe(24)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; raises InputError where the port is taken or no port."""
+    """A listening socket; raises InputError if the port is taken or impossible."""
     try:
         sock = socket.create_server((host, port), family=socket.getaddrinfo(host, None)[0][0], backlog=512)
-        # Connections inherit it: an answer's last packet is not held back until the client acknowledges the one before.
+        # Inherited by connections: the last packet of an answer does not wait until the client acknowledges another.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
     except (OSError, OverflowError) as error:
@@ -117,7 +116,7 @@ def address_of(sock: socket.socket, host: str, token: str | None) -> str:
 
 
 class PromptProtocol(H11Protocol):
-    """HTTP that closes a connection on which no request arrived in time; uvicorn itself waits for ever."""
+    """HTTP that closes a connection without a request in time; uvicorn alone would wait for ever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -135,7 +134,7 @@ class PromptProtocol(H11Protocol):
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
-    """A server that logs no request, since requests hold image ids."""
+    """A server that does not log requests, since they hold image ids."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

@@ -1,4 +1,4 @@
-"""A bounded pool for the work of requests: so many at a time, so many waiting, and no more."""
+"""Work of requests in threads, with a bounded number of requests that run and that wait."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ class QueueFull(Exception):
 
 
 class Workers:
-    """Threads for one kind of work. What a client gave up on still counts until it is done."""
+    """Threads for one kind of work. Work that a client gave up counts until it is done."""
 
     def __init__(self, threads: int, waiting: int) -> None:
         self.threads = anyio.CapacityLimiter(threads)
@@ -21,7 +21,7 @@ class Workers:
         self.busy = 0
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of ``function(*arguments)``; raises QueueFull where as many as allowed are waiting."""
+        """The result of ``function(*arguments)``; raises QueueFull if too many requests are waiting."""
         if self.busy >= self.most:
             raise QueueFull
         self.busy += 1
@@ -32,7 +32,7 @@ class Workers:
 
 
 class Batches:
-    """Work that is done faster for several at once: all that wait go to ``function`` together, ``most`` at a time."""
+    """Work that is faster in batches: ``function`` gets all waiting values together, at most ``most`` at a time."""
 
     def __init__(self, function: Callable[[list[Any]], Iterable[Any]], most: int) -> None:
         self.function, self.most = function, most
@@ -40,11 +40,11 @@ class Batches:
         self.task: asyncio.Task | None = None
 
     async def run(self, value: Any) -> Any:
-        """What ``function`` gives for ``value``."""
+        """The result of ``function`` for ``value``."""
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append((value, answer))
         if self.task is None or self.task.done():
-            self.task = asyncio.create_task(self._work())  # of its own: a client that leaves ends nobody else's batch
+            self.task = asyncio.create_task(self._work())  # a client that leaves must not cancel the others' batch
         return await answer
 
     async def _work(self) -> None:

@@ -55,9 +55,8 @@ def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypa
     pd.DataFrame([row]).to_csv(audited / FILE, index=False)
     press(monkeypatch, "q")
     report = review(ReviewOptions(str(audited), terminal=True))
-    assert (
-        report.data["without_pair"] == 1 and "does not have" in report.text and len(read_decisions(audited / FILE)) == 1
-    )
+    assert report.data["without_pair"] == 1 and "1 decisions have no effect" in report.text
+    assert len(read_decisions(audited / FILE)) == 1
 
 
 def test_rejected_pairs_raise_the_threshold_of_the_next_audit():
