@@ -18,14 +18,8 @@ from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
 from dermssl.parallel import process_map
 
 
-def resave(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """JPEG of quality 90 to 30."""
-    return _jpeg(rgb, round(90 - 60 * severity))
-
-
-def resize(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Resize to 90% to 40% of each side."""
-    scale = 0.9 - 0.5 * severity
+def resized(rgb: np.ndarray, scale: float) -> np.ndarray:
+    """The picture with each side ``scale`` times as long."""
     return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
@@ -49,13 +43,8 @@ def rotate(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.
 
 
 def mirror(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Mirror left to right; from severity 0.3 on also crop."""
+    """Mirror left to right; above severity 0.3 also crop."""
     return crop(rgb[:, ::-1], severity / 2, random) if severity > 0.3 else rgb[:, ::-1]
-
-
-def soften(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
-    """Gaussian blur of 0.4% to 1.2% of the short side."""
-    return cv2.GaussianBlur(rgb, (0, 0), min(rgb.shape[:2]) * (0.004 + 0.008 * severity))
 
 
 def colour(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
@@ -90,7 +79,7 @@ def screenshot(rgb: np.ndarray, severity: float, random: np.random.Generator) ->
     left = int(random.integers(page.shape[1] - width + 1))
     top = page.shape[0] - height - height // 20
     page[top : top + height, left : left + width] = rgb
-    return _jpeg(resize(page, 0.2 + 0.3 * severity, random), 80)
+    return _jpeg(resized(page, 0.9 - 0.5 * (0.2 + 0.3 * severity)), 80)
 
 
 def photo_of_screen(rgb: np.ndarray, severity: float, random: np.random.Generator) -> np.ndarray:
@@ -107,12 +96,12 @@ def photo_of_screen(rgb: np.ndarray, severity: float, random: np.random.Generato
 
 
 KINDS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
-    "re-saved": resave,
-    "resized": resize,
+    "re-saved": lambda rgb, severity, _: _jpeg(rgb, round(90 - 60 * severity)),
+    "resized": lambda rgb, severity, _: resized(rgb, 0.9 - 0.5 * severity),
     "cropped": crop,
     "rotated": rotate,
     "mirrored": mirror,
-    "blurred": soften,
+    "blurred": lambda rgb, severity, _: cv2.GaussianBlur(rgb, (0, 0), min(rgb.shape[:2]) * (0.004 + 0.008 * severity)),
     "other colours": colour,
     "watermark": watermark,
     "border": border,

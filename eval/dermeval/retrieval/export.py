@@ -27,15 +27,8 @@ from dermssl.paths import require_new_folder
 
 MARK = "export.json"
 WRITTEN = (
-    MARK,
-    "embeddings.parquet",
-    "data/*.jpg",
-    "metadata.*",
-    "samples.json",
-    "tensors.bytes",
-    "projector_config.pbtxt",
-    "sprite.png",
-    "images.lance/*",
+    *(MARK, "embeddings.parquet", "data/*.jpg", "metadata.*", "samples.json", "tensors.bytes"),
+    *("projector_config.pbtxt", "sprite.png", "images.lance/*"),
 )
 HIDDEN = ("phash", "sha256", "pixel_sha256", "file")
 SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192

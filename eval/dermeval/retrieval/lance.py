@@ -115,28 +115,28 @@ class LanceIndex(SearchIndex):
 
     def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:
         """As `SearchIndex.lookup`."""
-        found: list[dict[str, Any]] = []
         columns = [name for name in self.manifest_columns if name != "phash"]
-        for start in range(0, len(values), 1000):
-            chosen = f"{column} IN ({_quoted(values[start : start + 1000])})"
-            with lance_answers(self.folder):
-                found += self.lance.search().where(chosen).select(columns).to_arrow().to_pylist()
-        return found
+        return self._rows(column, values, columns).to_pylist() if values else []
 
     def phashes(self, image_ids: Sequence[str]) -> dict[str, list[int]]:
         """As `SearchIndex.phashes`."""
         if "phash" not in self.manifest_columns or not image_ids:
             return {}
-        with lance_answers(self.folder):
-            asked = self.lance.search().where(f"image_id IN ({_quoted(image_ids)})")
-            rows = asked.select(["image_id", "phash"]).to_arrow().to_pylist()
-        return {row["image_id"]: row["phash"] for row in rows}
+        found = self._rows("image_id", image_ids, ["image_id", "phash"])
+        return dict(zip(found["image_id"].to_pylist(), found["phash"].to_pylist(), strict=True))
 
     def vector(self, image_id: str) -> np.ndarray:
         """The unit vector ``(D,)`` of an image."""
-        with lance_answers(self.folder):
-            found = self.lance.search().where(f"image_id IN ({_quoted([image_id])})").select([VECTOR]).to_arrow()
-        return _vectors(found.combine_chunks().to_batches()[0])[0]
+        return _vectors(self._rows("image_id", [image_id], [VECTOR]).combine_chunks().to_batches()[0])[0]
+
+    def _rows(self, column: str, values: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows with one of the ``values`` in a column."""
+        tables = []
+        for start in range(0, len(values), 1000):
+            chosen = f"{column} IN ({_quoted(values[start : start + 1000])})"
+            with lance_answers(self.folder):
+                tables.append(self.lance.search().where(chosen).select(columns).to_arrow())
+        return pa.concat_tables(tables)
 
     def nearest(
         self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]

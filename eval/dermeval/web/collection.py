@@ -186,15 +186,10 @@ class Collection:
         for target in targets:
             total, (base, cases) = counts[target].total(), rates[target]
             names = list(self.labelled[target][1])
+            asked: dict[str, Any] = {"target": target, "labelled_hits": total, "labelled_cases": cases}
             for name, hit in sorted(counts[target].items(), key=lambda entry: (-entry[1], entry[0])):
-                asked: dict[str, Any] = {
-                    "target": target,
-                    "condition": name,
-                    "labelled_hits": total,
-                    "labelled_cases": cases,
-                }
                 rate = base[names.index(name)]
-                shares.append(ConditionShare(**asked, hits=hit, share=hit / total, base_rate=rate))
+                shares.append(ConditionShare(condition=name, hits=hit, share=hit / total, base_rate=rate, **asked))
         return next(iter(targets), None), shares
 
 
