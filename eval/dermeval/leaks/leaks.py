@@ -1,4 +1,4 @@
-"""``dermeval leaks``: which records share near-duplicate images, and a repaired split in which no such records part.
+"""``dermeval leaks``: which records share near-duplicate images, and a split that does not separate them.
 
 The evidence is about pairs of images: both show one scene or one lesion. It says nothing about the person shown.
 """

@@ -122,8 +122,9 @@ class PairReview(ReviewSession):
         kept = decisions.kept_pairs(self.table, self.decisions)
         groups, _ = decisions.write_results(self.folder, self.images, kept)
         write_json(self.folder / "summary.json", self.summary | {"decisions": self.counts()})
-        written = "pairs.parquet, groups.csv and split_repaired.csv now follow the decisions"
-        return f"{len(kept)} pairs, {groups.max(initial=0)} leak groups; {written}; report.html does not yet"
+        counts = f"{len(kept)} pairs, {groups.max(initial=0)} leak groups"
+        written = "pairs.parquet, groups.csv and split_repaired.csv follow the decisions"
+        return f"{counts}: {written}; report.html and the counts in summary.json stay those of the audit"
 
 
 class ImageReview(ReviewSession):
