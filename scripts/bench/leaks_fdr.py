@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.find import find_pairs, scored
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import open_audited
@@ -49,7 +50,8 @@ def main() -> None:
     counts: dict[float, list[int]] = {nominal: [] for nominal in NOMINAL}
     for _ in range(options.resamples):
         inside = np.isin(ids, random.choice(people, len(people) // 2, replace=False))[ends].all(axis=1)
-        part = scored(nominated[inside].reset_index(drop=True), found.evidence[inside], found.identical.head(0))
+        compared, alone = nominated[inside].reset_index(drop=True), EarlierAudit(np.zeros(0, bool))
+        part = scored(compared, found.evidence[inside], found.identical.head(0), found.detail, alone)
         rates = part.candidates["false_discovery_rate"].to_numpy()
         for nominal in NOMINAL:
             kept = rates <= nominal

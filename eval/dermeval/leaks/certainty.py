@@ -40,25 +40,26 @@ class Background(NamedTuple):
         """How many background pairs reach each score."""
         return np.searchsorted(-self.scores, -score, side="right")
 
-    def expected_above(self, score: np.ndarray) -> np.ndarray:
-        """Expected number of false upright pairs that reach each score: the larger of count and tails."""
+    def expected_false(self, score: np.ndarray) -> np.ndarray:
+        """Expected number of false pairs (upright and mirrored) from each score on: twice the larger of count and tails."""
         tails = [np.where(score >= start, rank * np.exp((start - score) / mean), 0) for rank, start, mean in self.tails]
-        return np.max([self.counted(score).astype(float), *tails], axis=0)
+        return 2 * np.max([self.counted(score).astype(float), *tails], axis=0)
 
-    def most_above(self, score: np.ndarray) -> np.ndarray:
-        """Upper bound, with `CONFIDENCE`, on the number of false upright pairs that reach each score.
+    def most_false(self, score: np.ndarray) -> np.ndarray:
+        """Upper bound, with `CONFIDENCE`, on the number of false pairs that reach each score.
 
-        It is `poisson_bound` of the count. Above all background scores it is the largest bound of the tails, with the
-        uncertainty of their means, but at least the `CONFIDENCE` quantile of a Poisson count with the expected mean:
-        one false pair among 60 is already more than 1%.
+        It is the number of mirrored pairs plus its `poisson_bound` for the upright pairs. Above all background scores,
+        the largest bound of the tails (with the uncertainty of their means) replaces the latter, but at least the
+        `CONFIDENCE` quantile of a Poisson count with the expected mean: one false pair among 60 is more than 1%.
         """
-        counted, beyond = self.counted(score), np.full(len(score), np.nan)
+        counted, beyond, expected = self.counted(score), np.full(len(score), np.nan), self.expected_false(score)
         bound = poisson_bound(counted)
         for rank, start, mean in self.tails[self.tails[:, 0] >= LEAST_BOUND_RANK]:
             longest = mean * 2 * rank / chi2.ppf(1 - CONFIDENCE, 2 * rank)
             beyond = np.fmax(beyond, poisson_bound(rank) * np.exp((start - score) / longest))
-        drawn = poisson.ppf(CONFIDENCE, self.expected_above(score))
-        return np.where(counted == 0, np.maximum(np.fmin(beyond, bound), drawn), bound)
+        drawn = poisson.ppf(CONFIDENCE, expected / 2)
+        bound = np.where(counted == 0, np.maximum(np.fmin(beyond, bound), drawn), bound)
+        return np.maximum(counted + bound, expected)
 
 
 def poisson_bound(count: Any) -> Any:
@@ -111,17 +112,6 @@ def background_of(mirrored: np.ndarray) -> Background:
     return Background(scores, np.array(tails).reshape(-1, 3))
 
 
-def expected_false(scores: np.ndarray, background: Background) -> np.ndarray:
-    """Expected number of false pairs, upright and mirrored together, that reach each score ``(P,)``."""
-    return 2 * background.expected_above(scores)
-
-
-def most_false(scores: np.ndarray, background: Background) -> np.ndarray:
-    """Upper bound on the number of false pairs that reach each score: the mirrored count plus the upright bound."""
-    bound = background.counted(scores) + background.most_above(scores)
-    return np.maximum(bound, expected_false(scores, background))
-
-
 def false_discovery_rate(scores: np.ndarray, false: np.ndarray) -> np.ndarray:
     """The lowest share of ``false`` pairs over all thresholds that keep a pair, for each pair, ``(P,)`` (a q-value)."""
     order = np.argsort(-scores, kind="stable")
@@ -137,7 +127,7 @@ def threshold_of(
 ) -> float:
     """The lowest score that keeps the wanted precision, or the ``allowed`` expected number of false pairs if given.
 
-    ``expected`` and ``most`` are `expected_false` and `most_false` of the ``scores`` ``(P,)``. Infinite: no pair does.
+    ``expected`` and ``most`` false pairs reach each of the ``scores`` ``(P,)``. The result is infinite if no pair does.
     """
     kept = (false_discovery_rate(scores, most) <= 1 - precision) if allowed is None else (expected <= allowed)
     return float(scores[kept & (scores > 0)].min(initial=np.inf))
@@ -156,9 +146,9 @@ def would_be_confirmed(
     ``ranked`` ``(P,)`` are the scores of the ranked pairs; ``kept`` says which of them are confirmed.
     """
     if allowed is None:
-        sure = most_false(scores, background) <= (1 - precision) * (kept.sum() + 1)
+        sure = background.most_false(scores) <= (1 - precision) * (kept.sum() + 1)
     else:
-        sure = expected_false(scores, background) <= allowed
+        sure = background.expected_false(scores) <= allowed
     clear = scores > ranked[~kept].max(initial=0)
     return (scores >= ranked[kept].min(initial=np.inf)) | (clear & sure)
 

@@ -102,23 +102,18 @@ def _nominated_by(images: AuditedImages, options: LeaksOptions, detail: Detail) 
 
 
 def scored(
-    nominated: pd.DataFrame,
-    evidence: np.ndarray,
-    identical: pd.DataFrame,
-    detail: Detail = FINE,
-    earlier: EarlierAudit | None = None,
+    nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame, detail: Detail, earlier: EarlierAudit
 ) -> ScoredPairs:
     """Score compared pairs against the background of their own mirrored scores and those of the earlier audit."""
-    before = earlier or EarlierAudit(np.zeros(0, bool))
-    start = certainty.layout_start_of(evidence) if before.layout_start is None else before.layout_start
+    start = certainty.layout_start_of(evidence) if earlier.layout_start is None else earlier.layout_start
     scores = certainty.world_scores(evidence, start)
     mirrored = scores[~certainty.mirrored_copies(evidence), 1]
-    background = certainty.background_of(np.concatenate([mirrored, before.background]))
+    background = certainty.background_of(np.concatenate([mirrored, earlier.background]))
     best = scores.max(axis=1, initial=0)
     table = nominated.assign(
         score=best,
         world=scores.argmax(axis=1) if len(scores) else 0,
-        false_discovery_rate=certainty.false_discovery_rate(best, certainty.most_false(best, background)),
+        false_discovery_rate=certainty.false_discovery_rate(best, background.most_false(best)),
     )
     sources = [name for name in nominated if name not in ("a", "b", "upright", "mirrored", "hash_bits")]
     return ScoredPairs(table, evidence, identical, background, start, sources, detail)

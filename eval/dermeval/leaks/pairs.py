@@ -8,7 +8,6 @@ import pandas as pd
 import pyarrow as pa
 
 from dermeval.leaks import certainty
-from dermeval.leaks.certainty import SCENE_CORRELATION
 from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.find import ScoredPairs
 from dermeval.leaks.groups import side
@@ -50,8 +49,8 @@ def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages, earlier: E
     if len(earlier.pairs):
         compared = pd.concat([compared, earlier.pairs], ignore_index=True)
     scores = compared["score"].to_numpy(float)
-    compared["expected_false"] = certainty.expected_false(scores, found.background)
-    compared["most_false"] = certainty.most_false(scores, found.background)
+    compared["expected_false"] = found.background.expected_false(scores)
+    compared["most_false"] = found.background.most_false(scores)
     compared["false_discovery_rate"] = certainty.false_discovery_rate(scores, compared["most_false"].to_numpy())
     table = pd.concat([identical, compared], ignore_index=True)
     table = table.sort_values(["score", "a", "b"], ascending=[False, True, True], kind="stable", ignore_index=True)
@@ -79,7 +78,7 @@ def _compared(found: ScoredPairs, chosen: pd.DataFrame) -> pd.DataFrame:
         scale=np.where(known, np.sqrt(np.abs(np.linalg.det(linear))), np.nan),
         mirrored=world == 1,
         matrix=[part.ravel().tolist() if there else None for part, there in zip(matrix, known, strict=True)],
-        kind=np.where(table["correlation"] >= SCENE_CORRELATION, SCENE, LESION),
+        kind=np.where(table["correlation"] >= certainty.SCENE_CORRELATION, SCENE, LESION),
         evidence=_named(chosen, found.sources),
     )
 

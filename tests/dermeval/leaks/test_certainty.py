@@ -5,12 +5,10 @@ from scipy.stats import poisson
 
 from dermeval.leaks.certainty import (
     background_of,
-    expected_false,
     false_discovery_rate,
     false_match_ratios,
     layout_start_of,
     mirrored_copies,
-    most_false,
     poisson_bound,
     threshold_of,
     world_scores,
@@ -63,7 +61,7 @@ def test_the_share_of_false_pairs_stays_below_the_nominal_one_in_nearly_all_samp
         shares = []
         for seed in range(20):
             background, scores = background_and_scores(evidence(seed, false=4000, true=150))
-            kept = scores >= threshold_of(scores, scores, most_false(scores, background), 1 - nominal, None)
+            kept = scores >= threshold_of(scores, scores, background.most_false(scores), 1 - nominal, None)
             shares.append(kept[:4000].sum() / max(kept.sum(), 1))
             assert kept[4000:].mean() > 0.5
         assert np.mean(np.array(shares) <= nominal) >= 0.9
@@ -72,8 +70,8 @@ def test_the_share_of_false_pairs_stays_below_the_nominal_one_in_nearly_all_samp
 def test_the_bound_holds_the_expected_number_and_falls_as_scores_rise():
     background, _ = background_and_scores(evidence(5, false=2000, true=0))
     scores = np.linspace(0, 12, 200)
-    assert (most_false(scores, background) >= expected_false(scores, background)).all()
-    assert (np.diff(most_false(scores, background)) <= 1e-9).all()
+    assert (background.most_false(scores) >= background.expected_false(scores)).all()
+    assert (np.diff(background.most_false(scores)) <= 1e-9).all()
 
 
 def test_a_poisson_variable_with_the_bound_as_its_mean_is_rarely_as_low_as_the_count():
@@ -83,7 +81,7 @@ def test_a_poisson_variable_with_the_bound_as_its_mean_is_rarely_as_low_as_the_c
 
 def test_an_expected_number_of_false_pairs_sets_the_threshold_too():
     background, scores = background_and_scores(evidence(1, false=4000, true=150))
-    expected = expected_false(scores, background)
+    expected = background.expected_false(scores)
     strict, loose = (threshold_of(scores, expected, expected, 0.9, allowed) for allowed in (0.1, 20.0))
     assert strict > loose and expected[scores >= loose].max() <= 20
 
@@ -97,7 +95,7 @@ def test_mirrored_copies_are_no_background():
 
 def test_without_any_pair_nothing_is_confirmed():
     background, scores = background_and_scores(np.zeros(0, EVIDENCE))
-    assert threshold_of(scores, scores, most_false(scores, background), 0.95, None) == float("inf")
+    assert threshold_of(scores, scores, background.most_false(scores), 0.95, None) == float("inf")
 
 
 def test_a_copy_between_the_background_and_the_confirmed_pairs_would_be_confirmed_too():
