@@ -99,16 +99,13 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
         by_encoder.setdefault((one.encoder["path"], str(one.encoder.get("fingerprint"))), []).append(one)
     found = []
     for number, sets in enumerate(by_encoder.values(), 1):
-        views = [name for name in sets[0].views if all(name in one.views for one in sets)]
-        found.append(
-            Embedded(
-                "embedding" if len(by_encoder) == 1 else f"embedding {number}",
-                sets[0].encoder,
-                np.concatenate([rows.get_indexer(one.table["image_id"].to_pylist()) for one in sets]),
-                np.concatenate([one.features for one in sets]),
-                {name: np.concatenate([one.views[name] for one in sets]) for name in views},
-            )
-        )
+        inside = np.concatenate([rows.get_indexer(one.table["image_id"].to_pylist()) for one in sets])
+        if len(np.unique(inside)) < len(inside):
+            raise InputError(f"{sets[-1].folder} and another folder of its encoder share images: give each image once")
+        name = "embedding" if len(by_encoder) == 1 else f"embedding {number}"
+        names = [view for view in sets[0].views if all(view in one.views for one in sets)]
+        views = {view: np.concatenate([one.views[view] for one in sets]) for view in names}
+        found.append(Embedded(name, sets[0].encoder, inside, np.concatenate([one.features for one in sets]), views))
     return found
 
 

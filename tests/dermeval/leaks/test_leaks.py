@@ -174,6 +174,11 @@ def test_embeddings_of_two_encoders_both_nominate_and_are_asked_what_they_were_t
     assert pd.read_csv(out / "pretrained_on.csv")["image_id"].tolist() == ["set/3"]
 
 
+def test_an_image_that_two_embeddings_of_one_encoder_share_is_refused(audit, planted):
+    with pytest.raises(InputError, match="give each image once"):
+        audit(planted, planted)
+
+
 def test_a_data_set_needs_no_encoder(audit, planted, tmp_path):
     report, out = audit(tmp_path / "data-set")
     assert report.data["pairs"] == 3 and "embedding" not in report.data["sources"]
