@@ -41,7 +41,7 @@ class Background(NamedTuple):
         return np.searchsorted(-self.scores, -score, side="right")
 
     def expected_false(self, score: np.ndarray) -> np.ndarray:
-        """Expected number of false pairs, upright and mirrored, from each score on: twice the count or the largest tail."""
+        """Expected number of false pairs in both worlds that reach each score: twice the larger of count and tails."""
         tails = [np.where(score >= start, rank * np.exp((start - score) / mean), 0) for rank, start, mean in self.tails]
         return 2 * np.max([self.counted(score).astype(float), *tails], axis=0)
 

@@ -81,7 +81,7 @@ def api_routes(searches: Searches) -> APIRouter:
         "/cases/{case_id:path}", responses={code: ERRORS[code] for code in (403, 404, 422)}, dependencies=_takes()
     )
     async def case_by_id(case_id: str) -> Case:
-        """Give all images of a case, by the id of the case or of one of its images."""
+        """Give the images of a case, by the id of the case or of one of its images."""
         found = collection.case(case_id)
         if found is None:
             raise HTTPException(404, "no case of that id in this collection")

@@ -77,9 +77,10 @@ class SearchResult(BaseModel):
 
 
 class Case(BaseModel):
-    """All images of one case."""
+    """The images of one case, at most `MAX_CASE_IMAGES`; ``total`` is the number of all."""
 
     case_id: str
+    total: int
     images: list[CaseImage]
 
 
@@ -149,11 +150,12 @@ class Collection:
         return known | {"body_site": record.get("body_site") or []}
 
     def case(self, case_id: str) -> Case | None:
-        """All images of a case, by the id of the case or of one of its images; None if there is none."""
+        """The images of a case, by the id of the case or of one of its images; None if there is none."""
         if case_id not in self.cases and case_id in self.index.row_of:
             case_id = self.frame["case_id"].iat[self.index.row_of[case_id]]
         rows = [row for row in self.cases.get(case_id, ()) if self.served[row]]
-        return Case(case_id=case_id, images=self.images(self.index.records(rows[:MAX_CASE_IMAGES]))) if rows else None
+        shown = self.images(self.index.records(rows[:MAX_CASE_IMAGES]))
+        return Case(case_id=case_id, total=len(rows), images=shown) if rows else None
 
     def examples(self) -> list[CaseImage]:
         """Some images to start a search from, always the same."""

@@ -161,11 +161,14 @@ def test_an_impossible_crop_is_refused(client, pictures, as_bytes, crop):
     assert answer.status_code == 422 and "crop" in answer.json()["detail"]
 
 
-def test_all_images_of_a_case_are_shown_by_the_id_of_the_case_or_of_one_image(client):
+def test_all_images_of_a_case_are_shown_by_the_id_of_the_case_or_of_one_image(client, monkeypatch):
     by_case, by_image = (client.get(f"/api/cases/{name}").json() for name in ("set/p1", "set/4"))
     assert by_case == by_image
     assert [image["image_id"] for image in by_case["images"]] == ["set/3", "set/4", "set/5"]
     assert shown(client.get("/case", params={"id": "set/p1"}).text) == ["set/3", "set/4", "set/5"]
+    monkeypatch.setattr("dermeval.web.collection.MAX_CASE_IMAGES", 2)
+    assert client.get("/api/cases/set/p1").json()["total"] == 3
+    assert "2 of 3 images of this case" in client.get("/case", params={"id": "set/p1"}).text
     assert client.get("/api/cases/none").status_code == 404
 
 
