@@ -49,9 +49,10 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         raise InputError(f"--since {folder} was made by another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
         raise InputError(f"--since {folder} was made with another --every-image: give the same, or no --since")
-    before = read_parquet(folder / FILE, "dermeval leaks").to_pandas()
+    before = read_parquet(folder / FILE, "dermeval leaks", IDENTITY).to_pandas()
     known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
-    ranking = read_parquet(folder / "ranking.parquet", "dermeval leaks").to_pandas()
+    names = ["image_id_a", "image_id_b", *TAKEN_OVER]
+    ranking = read_parquet(folder / "ranking.parquet", "dermeval leaks", names).to_pandas()
     kept = ranking["evidence"].map(lambda names: not {"file", "pixels"} & set(names)).to_numpy(bool)
     for end in ("a", "b"):
         ranking[end] = images.rows_of(ranking[f"image_id_{end}"])
