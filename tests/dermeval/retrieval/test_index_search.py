@@ -250,6 +250,8 @@ def test_where_limits_the_hits_and_an_empty_filter_counts_its_conditions(cases):
     assert {hit["dx"] for hit in hits_of(report)} == {"b"}
     with pytest.raises(InputError, match=r"leaves none of 12 images: dx == 'b' leaves 6; width > 500 leaves 0"):
         search(SearchOptions(index=str(cases[0]), image_id=["set/0"], where="dx == 'b' and width > 500"))
+    with pytest.raises(InputError, match="--where is empty"):
+        search(SearchOptions(index=str(cases[0]), image_id=["set/0"], where=""))
 
 
 def test_queries_without_pictures_and_without_hits_make_a_sheet_too(cases, make_dataset, embed_as, draw_skin, tmp_path):
