@@ -51,8 +51,7 @@ def find_pairs(
 ) -> ScoredPairs:
     """Compare and score all candidate pairs of images of different records; every rank returns the same pairs.
 
-    Finished blocks are saved in ``work`` and reused after a kill. Pairs that the ``earlier`` audit compared are left
-    out.
+    Finished blocks are saved in ``work`` and reused after a kill. Pairs known from the ``earlier`` audit are left out.
     """
     count = len(images.frame)
     earlier = earlier or EarlierAudit(np.zeros(count, bool))

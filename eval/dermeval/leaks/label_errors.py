@@ -21,10 +21,7 @@ SHOWN_NEIGHBOURS = 10
 
 
 def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Class probabilities ``(N, C)`` of each image, from a model that was fitted without images of its group.
-
-    ``features`` are (N, D), ``labels`` class numbers (N,), ``groups`` integers (N,).
-    """
+    """Class probabilities ``(N, C)`` of images with ``features`` (N, D), from models fitted without their groups."""
     found = np.zeros((len(labels), labels.max() + 1))
     folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
     with warnings.catch_warnings():  # scikit-learn warns of classes that are too rare for all folds

@@ -201,13 +201,11 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
 
 def identical_pairs(images: AuditedImages) -> pd.DataFrame:
     """Pairs of different records with the same file or pixels: columns ``a``, ``b``, ``file``, ``pixels``."""
-    tables = [
-        pd.DataFrame(pairs_of_equal(images.frame[column].to_numpy(), images.groups), columns=["a", "b"]).assign(
-            **{kind: True}
-        )
-        for kind, column in (("file", "sha256"), ("pixels", "pixel_sha256"))
-    ]
-    both = tables[0].merge(tables[1], on=["a", "b"], how="outer")
+    file, pixels = (
+        pd.DataFrame(pairs_of_equal(images.frame[column].to_numpy(), images.groups), columns=["a", "b"])
+        for column in ("sha256", "pixel_sha256")
+    )
+    both = file.assign(file=True).merge(pixels.assign(pixels=True), on=["a", "b"], how="outer")
     return both.assign(**{kind: both[kind].notna() for kind in ("file", "pixels")})
 
 

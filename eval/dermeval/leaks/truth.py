@@ -28,18 +28,14 @@ def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str,
 
 
 def planted_records(path: Path, images: AuditedImages) -> pd.DataFrame:
-    """One row per planted pair of records: ``pair`` (frozenset of two group_ids) and ``kind``.
-
-    Raises InputError if the file does not exist or names a record that is not audited.
-    """
+    """One row per planted pair of records: ``pair`` (frozenset of group_ids), ``kind``; InputError if it does not fit."""
     if not path.is_file():
         raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")
     table = read_table(path, ["subject_id", "duplicate_subject_id", "kind"])
     known = {group.split("/", 1)[1]: group for group in images.frame["group_id"].unique()}
-    for subject in pd.concat([table["subject_id"], table["duplicate_subject_id"]]):
+    ends = table[["subject_id", "duplicate_subject_id"]].to_numpy()
+    for subject in ends.ravel():
         if subject not in known:
             raise InputError(f"{path}: record {subject} is not among the audited ones: give the truth of this data set")
-    pairs = [
-        frozenset((known[a], known[b])) for a, b in zip(table["subject_id"], table["duplicate_subject_id"], strict=True)
-    ]
+    pairs = [frozenset((known[a], known[b])) for a, b in ends]
     return pd.DataFrame({"pair": pairs, "kind": table["kind"]}).drop_duplicates("pair", ignore_index=True)

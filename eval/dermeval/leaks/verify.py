@@ -115,7 +115,9 @@ def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, appearance: np.n
 def _describe_task(task: tuple[Path, Sequence[Picture], Detail]) -> None:
     cv2.setNumThreads(1)
     path, pictures, detail = task
-    _write(path, np.stack([describe_picture(pixels(picture), detail) for picture in pictures]))
+    described = np.stack([describe_picture(pixels(picture), detail) for picture in pictures])
+    with atomic_file(path) as temporary:
+        described.tofile(temporary)
 
 
 def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore]) -> None:
@@ -128,12 +130,8 @@ def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore])
             first, last = local_of(store.record(a)), a
         structures = tuple(functools.partial(_structure, pictures[row]) for row in (a, b))
         found[number] = compare_pictures(first, local_of(store.record(b)), structures, orientations)
-    _write(path, found)
-
-
-def _write(path: Path, records: np.ndarray) -> None:
     with atomic_file(path) as temporary:
-        records.tofile(temporary)
+        found.tofile(temporary)
 
 
 def compare_pictures(

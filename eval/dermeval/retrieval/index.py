@@ -33,8 +33,7 @@ MANIFEST_BYTES = 2000
 def index(options: IndexOptions) -> Report:
     """Make an index, append to one, or remove images from one; see `IndexOptions`.
 
-    Raises InputError, and leaves the index as it was, if parts come from different encoders, an image comes twice, or
-    two data sets have one name.
+    InputError, with the index as it was: parts of different encoders, an image given twice, two data sets of one name.
     """
     if sum(map(bool, (options.sources, options.append, options.remove))) != 1:
         raise InputError(

@@ -181,10 +181,8 @@ def write_table(
 
 
 def grow_table(folder: Path, old: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:
-    """Write the table of the index ``old`` with more rows into ``folder``.
-
-    The folders share files by hard links, since LanceDB never changes a file that it has written.
-    """
+    """Write the table of the index ``old`` with more rows into ``folder``."""
+    # Hard links are enough, since LanceDB never changes a file that it has written.
     shutil.copytree(old / f"{TABLE}.lance", folder / f"{TABLE}.lance", copy_function=_link)
     _add(database_in(folder).open_table(TABLE), blocks)
 

@@ -46,10 +46,7 @@ def photo_files(given: str) -> list[Path]:
 
 
 def read_photo(path: Path, short_side: int | None) -> Photo:
-    """Read a photo exactly as ``dermssl prepare --short-side`` stores one; None: not shrunk.
-
-    Raises InputError if there is no such file or it cannot be decoded.
-    """
+    """Read a photo as ``dermssl prepare --short-side`` stores it (None: not shrunk); InputError if that fails."""
     if not path.is_file():
         raise InputError(f"{path} is no file: give an image file to search for")
     try:

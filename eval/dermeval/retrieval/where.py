@@ -152,10 +152,7 @@ def comparisons(condition: Condition) -> list[Term]:
 
 
 def passing_rows(condition: Condition, table: pa.Table) -> np.ndarray:
-    """Which rows of ``table`` pass, ``(N,)`` bool.
-
-    Raises InputError if no row passes, a column is unknown, or a value is none of its column or of another type.
-    """
+    """Which rows of ``table`` pass, ``(N,)`` bool; InputError if none passes or the filter does not fit the columns."""
     passed = _passed(condition, table)
     if not passed.any():
         counts = [f"{part} leaves {_passed(part, table).sum()}" for part in comparisons(condition)]

@@ -67,10 +67,7 @@ def _filter(name: str, column: pa.ChunkedArray) -> FilterField | None:
 
 
 def where_of(fields: Sequence[FilterField], given: Mapping[str, str], also: str = "") -> str:
-    """The filter text of a form: ``f.COLUMN`` is a choice, ``min.COLUMN`` and ``max.COLUMN`` are numbers.
-
-    Raises InputError if such a number is none.
-    """
+    """The filter text of a form: ``f.COLUMN`` is a choice, ``min.COLUMN`` and ``max.COLUMN`` are numbers."""
     parts = [f"({also})"] if also.strip() else []
     for field in fields:
         choice = given.get(f"f.{field.column}", "")

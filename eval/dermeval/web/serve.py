@@ -25,11 +25,7 @@ log = logging.getLogger("dermssl")
 
 
 def serve(options: ServeOptions) -> Report:
-    """Answer searches until interrupted (Ctrl-C); see `ServeOptions`.
-
-    Raises InputError if there is no such index, images are out of reach, the port is taken, or other machines could see
-    data that may not be passed on.
-    """
+    """Answer searches until interrupted (Ctrl-C); see `ServeOptions`."""
     index = open_index(options.index)
     missing = sorted({entry["name"] for entry in index.info["datasets"]} - set(index.datasets))
     if missing:
