@@ -28,7 +28,7 @@ def score_against_truth(planted: pd.DataFrame, pairs: pd.DataFrame) -> dict[str,
 
 
 def planted_records(path: Path, images: AuditedImages) -> pd.DataFrame:
-    """One row per planted pair of records: ``pair`` (frozenset of group_ids), ``kind``; InputError if it does not fit."""
+    """One row per planted pair of records: ``pair`` (frozenset of group_ids), ``kind``; InputError: it does not fit."""
     if not path.is_file():
         raise InputError(f"{path} is not a file: give the truth.csv of `dermssl synth` with --truth")
     table = read_table(path, ["subject_id", "duplicate_subject_id", "kind"])
