@@ -45,7 +45,7 @@ class LeaksOptions:
     truth: str | None = None
     """truth.csv of `dermssl synth`. The report then says how many of its duplicates were found."""
     workers: NonNegativeInt = 0
-    """Processes that compare pixels (0: one per core)."""
+    """Processes, or threads, that work in parallel (0: one per core)."""
     overwrite: bool = False
     """Replace an existing leaks folder."""
 
@@ -66,6 +66,6 @@ class AuditOptions:
     shown: PositiveInt = 48
     """Number of images of each kind on the page and in audit.json; the tables rank all images."""
     workers: NonNegativeInt = 0
-    """Processes that compare pixels (0: one per core)."""
+    """Processes, or threads, that work in parallel (0: one per core)."""
     overwrite: bool = False
     """Replace an existing audit folder."""
