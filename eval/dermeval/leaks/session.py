@@ -27,7 +27,7 @@ class ReviewSession:
     """
 
     title = ""
-    """What an accepted row is."""
+    """The name of accepted rows."""
     ends: tuple[str, ...] = ("a", "b")
     """Columns of the table that hold rows of `AuditedImages`."""
 

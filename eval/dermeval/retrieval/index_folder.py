@@ -41,7 +41,7 @@ class Recall(BaseModel):
 
 
 class IndexInfo(BaseModel):
-    """What ``index.json`` must hold."""
+    """The content of ``index.json``."""
 
     schema_version: Literal[2]
     type: Literal["flat", "scan", "ivfpq", "hnsw", "lance"]
@@ -92,7 +92,7 @@ class SearchIndex(EmbeddedRows):
 
     @property
     def title(self) -> str:
-        """What a page of cases is called."""
+        """The title of pages of this index."""
         return "Similar cases in " + ", ".join(entry["name"] for entry in self.info["datasets"])
 
     @cached_property

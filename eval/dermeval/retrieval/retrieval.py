@@ -76,7 +76,7 @@ def retrieval(options: RetrievalOptions) -> Report:
 
 
 def _relevance(source: Source, asked: str | None) -> str:
-    """What makes a hit relevant: a target, lesion, or patient."""
+    """The relevance: the ``asked`` target, lesion or patient, or the first target."""
     if asked is None:
         if not source.targets:
             raise InputError(f"{source.folder} has no target: give --relevance lesion or patient")

@@ -67,7 +67,7 @@ Condition = Term | Joined
 
 
 def parse_where(text: str) -> Condition:
-    """Parse a filter; raises InputError that quotes what is not understood."""
+    """Parse a filter; raises InputError that quotes the part that is not understood."""
     if not text.strip():
         raise InputError("--where is empty: leave it out, or write a condition such as country == 'Guinea'")
     if len(text) > MAX_LENGTH:

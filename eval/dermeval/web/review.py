@@ -42,7 +42,7 @@ class Undo(BaseModel):
 
 
 class RowShown(BaseModel):
-    """What the page shows. ``pair`` is None if all rows of the part are decided; ``parts`` are all titles."""
+    """The state of the page. ``pair`` is None if all rows of the part are decided; ``parts`` are all titles."""
 
     part: int
     parts: list[str]
@@ -67,7 +67,7 @@ def session_of(sessions: Sequence[ReviewSession], part: int, row: int | None = N
 
 
 def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> RowShown:
-    """What the page shows of a row, or without a number of the next undecided row."""
+    """The state of the page for a row, or without a number for the next undecided row."""
     session = session_of(sessions, part, row)
     waiting = session.waiting()
     row = waiting[0] if row is None and waiting else row
