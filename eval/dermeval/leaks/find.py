@@ -92,7 +92,7 @@ def find_pairs(
 
 
 def _nominated_by(images: AuditedImages, options: LeaksOptions, detail: Detail) -> str:
-    """A name for all that the nominated pairs depend on besides the pixels."""
+    """A hash of everything that the nominated pairs depend on besides the pixels."""
     digest = hashlib.sha256(repr((options.neighbours, options.hash_bits, detail, images.licences)).encode())
     embedded = [part for one in images.embedded for part in (one.rows, one.features, *one.views.values())]
     for array in (images.groups, *embedded):

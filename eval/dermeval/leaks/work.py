@@ -1,4 +1,4 @@
-"""What an audit has finished, so that a killed command goes on, and the processes that share its work."""
+"""The finished work of an audit, which a command that follows a kill takes over, and the ranks that share the rest."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -21,13 +21,13 @@ from dermssl.paths import require_new_folder
 PLAN = "plan.json"
 FILES = (PLAN, "local-*", "candidates-*", "pairs-*")
 PATIENCE = timedelta(days=7)
-"""How long a rank waits for the others: rank 0 alone nominates the pairs of all images."""
+"""How long a rank waits for the others, since rank 0 alone nominates the pairs."""
 
 
 class Work(NamedTuple):
-    """The ``folder`` of what is finished, the ``workers`` of this rank (0: one per core), and the ranks that share it.
+    """The ``folder`` of finished work, the ``workers`` of this rank (0: one per core), and the ranks that share it.
 
-    ``exchange`` waits for all ranks and returns what they gave, joined.
+    ``exchange`` waits for all ranks and returns their lists, joined.
     """
 
     folder: Path
@@ -37,9 +37,9 @@ class Work(NamedTuple):
     exchange: Callable[[list[Any]], list[Any]] = list
 
     def run(self, function: Callable, tasks: Sequence[tuple], sizes: Sequence[int], label: str, unit: str) -> None:
-        """Run the tasks, which begin with the path that they write, where that is missing; each rank does its share.
+        """Run the tasks whose output file, their first entry, is missing; each rank runs its share.
 
-        Every rank returns when all is there. An InputError of one rank is raised on all of them.
+        Every rank returns when all tasks are done. An InputError of one rank is raised on all ranks.
         """
         mine = range(self.rank, len(tasks), self.ranks)
         waiting, failure = [number for number in mine if not tasks[number][0].is_file()], None
@@ -55,9 +55,9 @@ class Work(NamedTuple):
         self._meet(failure)
 
     def decided(self, name: str, decide: Callable[[], pd.DataFrame], kept: bool = False) -> pd.DataFrame:
-        """What rank 0 decides, on every rank; it lies in the file ``name``.
+        """The table that ``decide`` gives on rank 0, on every rank, through the file ``name``.
 
-        ``kept``: where the file is there already, it stands.
+        With ``kept`` an existing file is read instead.
         """
         path = self.folder / name
         if self.rank == 0 and not (kept and path.is_file()):
@@ -72,7 +72,7 @@ class Work(NamedTuple):
 
 
 def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
-    """``<out>.unfinished``, shared with the other ranks. What lies there stays if it is of the same images."""
+    """Open ``<out>.unfinished``, shared with the other ranks. Work on the same images is kept, other work removed."""
     path = out.resolve()
     work = Work(path.with_name(f"{path.name}.unfinished"), options.workers)
     if launched_ranks() > 1:
