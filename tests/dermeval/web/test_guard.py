@@ -73,7 +73,7 @@ def test_other_addresses_are_refused_for_data_that_may_not_be_passed_on():
     bound = [notice("scin", "SCIN", "", False)]
     free = [notice("ham", "CC-BY-NC-4.0", "", False)]
     assert choose_token("127.0.0.1", bound, None) is None
-    with pytest.raises(InputError, match="images of scin to others, which their licence forbids"):
+    with pytest.raises(InputError, match="images of scin to other machines, which their licence forbids"):
         choose_token("0.0.0.0", bound, None)
     assert len(choose_token("0.0.0.0", free, None)) > 20
     assert choose_token("0.0.0.0", free, "mine") == "mine"
