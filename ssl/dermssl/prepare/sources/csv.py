@@ -88,7 +88,7 @@ SOURCE = Source(
     licence="unknown",
     citation="",
     where="your disk",
-    layout="columns.yaml (which column is what), the table it names, images at any depth",
+    layout="columns.yaml (what each column holds), the table that it names, images at any depth",
     group="image",
     reader=read,
 )

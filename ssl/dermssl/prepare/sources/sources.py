@@ -1,5 +1,7 @@
 """``dermssl sources``: the list of known data sets."""
 
+from typing import Any
+
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.prepare.options import SourcesOptions
@@ -8,7 +10,7 @@ from dermssl.prepare.sources import NAMES, get_source, known_overlaps
 
 def sources(_: SourcesOptions) -> Report:
     """List each known data set with licence, units, targets, layout and where to get it."""
-    text, data = [], []
+    text, data = ["Splits keep each group together; scores count each case once.", ""], list[dict[str, Any]]()
     for name in NAMES:
         source = get_source(name)
         licence = licences.LICENCES[source.licence]
@@ -17,7 +19,7 @@ def sources(_: SourcesOptions) -> Report:
             f"{name}: {source.title}",
             f"  licence    {licence.name}",
             *[f"             - {duty}" for duty in licence.duties],
-            f"  units      splits keep each {source.group} together; scores count each {source.case} once"
+            f"  units      group: {source.group}, case: {source.case}"
             + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
             f"  targets    {', '.join(source.targets) or 'found in the labels'}",
             *([f"  overlaps   {', '.join(overlaps)}"] if overlaps else []),
