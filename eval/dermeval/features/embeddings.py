@@ -115,10 +115,7 @@ class EmbeddedRows:
     @functools.cached_property
     def stored_rows(self) -> dict[str, dict[str, int]]:
         """For each data set that can be opened, the row of its image store by image_id."""
-        return {
-            name: {image_id: row for row, image_id in enumerate(dataset.column("image_id"))}
-            for name, dataset in self.datasets.items()
-        }
+        return {name: dataset.rows for name, dataset in self.datasets.items()}
 
     @functools.cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:

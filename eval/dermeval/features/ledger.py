@@ -1,8 +1,7 @@
 """Finds the images that an encoder saw in pretraining, by the ledger of its run folder or of its export."""
 
 import contextlib
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,6 @@ def _by_ledger(
     }
     reasons = pd.DataFrame(found, index=pd.Index(frame["image_id"]))
     known, possible = reasons.any(axis=1).to_numpy(), np.zeros(len(frame), bool)
-    read_ours, read_theirs = _reader(ours), _reader(theirs)
     near = np.empty((4, 0), int)
     if len(frame) and len(ledger):
         mine, other = (np.stack(part["phash"].to_numpy()) for part in (frame, ledger))
@@ -115,8 +113,8 @@ def _by_ledger(
     for row, other, view in tqdm(pairs, "possible copies", unit="pair", disable=None, leave=False, delay=3):
         if known[row] or found["hash"][row]:
             continue
-        one = read_ours(frame["dataset"].iloc[row], frame["image_id"].iloc[row])
-        two = read_theirs(ledger["dataset"].iloc[other], ledger["image_id"].iloc[other])
+        one = _stored_image(ours, frame["dataset"].iloc[row], frame["image_id"].iloc[row])
+        two = _stored_image(theirs, ledger["dataset"].iloc[other], ledger["image_id"].iloc[other])
         if one is None or two is None:
             possible[row] = True
         else:
@@ -125,18 +123,9 @@ def _by_ledger(
     return Seen(reasons, source, frozenset(frame["image_id"][possible & ~found["hash"]]))
 
 
-def _reader(datasets: dict[str, Dataset]) -> Callable[[str, str], Image.Image | None]:
-    """A function from data set and image id to the stored image, None if it cannot be opened."""
-
-    @functools.cache
-    def rows_of(name: str) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(datasets[name].table["image_id"].to_pylist())}
-
-    def read(name: str, image_id: str) -> Image.Image | None:
-        row = rows_of(name).get(image_id) if name in datasets else None
-        return None if row is None else datasets[name].images.image(row)
-
-    return read
+def _stored_image(datasets: dict[str, Dataset], name: str, image_id: str) -> Image.Image | None:
+    row = datasets[name].rows.get(image_id) if name in datasets else None
+    return None if row is None else datasets[name].images.image(row)
 
 
 def _shared(values: pd.Series, others: pd.Series) -> np.ndarray:

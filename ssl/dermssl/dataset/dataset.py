@@ -85,6 +85,11 @@ class Dataset:
         """The targets by the names that ``--target`` takes."""
         return {name: Target.from_json(value) for name, value in self.info["targets"].items()}
 
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of each image_id."""
+        return {image_id: row for row, image_id in enumerate(self.table["image_id"].to_pylist())}
+
     def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The manifest, or only some ``columns`` of it, in row order."""
         return (self.table if columns is None else self.table.select(list(columns))).to_pandas()

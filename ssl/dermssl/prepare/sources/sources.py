@@ -1,7 +1,5 @@
 """``dermssl sources``: the list of known data sets."""
 
-from typing import Any
-
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.prepare.options import SourcesOptions
@@ -10,7 +8,7 @@ from dermssl.prepare.sources import NAMES, get_source, known_overlaps
 
 def sources(_: SourcesOptions) -> Report:
     """List each known data set with licence, units, targets, layout and where to get it."""
-    text, data = ["Splits keep each group together; scores count each case once.", ""], list[dict[str, Any]]()
+    text, data = ["Splits keep each group together; scores count each case once.", ""], []
     for name in NAMES:
         source = get_source(name)
         licence = licences.LICENCES[source.licence]
