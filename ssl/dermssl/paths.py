@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -37,6 +38,13 @@ def require_folder(path: Path, holding: str, maker: str) -> Path:
     if not (path / holding).is_file():
         raise InputError(f"{path} holds no {holding}, so it is not the output of `{maker}`: give such a folder")
     return path
+
+
+def require_name(name: str, what: str) -> None:
+    """Raise InputError unless ``name``, which is ``what``, can begin ids and file names."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        allowed = "up to 100 letters, digits, '_', '-' and '.'"
+        raise InputError(f"{what} '{name[:120]}' cannot begin an id or file name: use {allowed}")
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dermssl.dataset.splits import SPLITS
 from dermssl.errors import InputError
 from dermssl.files import read_parquet
 from dermssl.paths import inside
@@ -61,7 +62,7 @@ FIXED = pa.schema(
 MEASURED = ("width", "height", "stored_width", "stored_height", "sha256", "pixel_sha256", "phash")
 """The fixed columns that come from the image files. All others come from the source's tables."""
 ALLOWED = {
-    "split": {"train", "val", "test"},
+    "split": set(SPLITS),
     "sex": {"female", "male"},
     "modality": {"clinical", "dermoscopic"},
     "tone_group": {"I-II", "III-IV", "V-VI"},

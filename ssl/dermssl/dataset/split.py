@@ -13,13 +13,12 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import check, with_split_origin
 from dermssl.dataset.options import SplitOptions
-from dermssl.dataset.splits import check_split, draw_split
+from dermssl.dataset.splits import SPLITS, check_split, draw_split
 from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
 
-NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
-SIDES = ("train", "val", "test")
+NAMES = {2: ("train", "test"), 3: SPLITS}
 REPAIRED = "split_repaired"
 MOST_STRATA = 100
 IDS = ("image_id", "file", "patient_id", "lesion_id", "group_id", "case_id", "sha256", "pixel_sha256", "phash")
@@ -100,9 +99,9 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
         raise InputError(
             f"{path} was made from another split: {changed[0]} is '{rows['split'][changed[0]]}' there: {again}"
         )
-    wrong = sorted(set(rows[REPAIRED]) - {*SIDES, ""})
+    wrong = sorted(set(rows[REPAIRED]) - {*SPLITS, ""})
     if wrong:
-        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}': it must be {', '.join(SIDES)} or empty")
+        raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}': it must be {', '.join(SPLITS)} or empty")
     repaired = pd.Series(rows[REPAIRED].to_numpy(), index=frame.index, dtype=object)
     repaired = repaired.where(repaired != "", None)
     check_split(frame.assign(split=repaired), str(path))
@@ -178,4 +177,4 @@ def _count(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     counted = pd.DataFrame({"groups": grouped["group"].nunique(), "images": grouped.size()})
     if frame["stratum"].nunique() <= 12:
         counted = counted.join(pd.crosstab(sides, frame["stratum"]))
-    return counted.sort_index(key=lambda found: [SIDES.index(side) if side in SIDES else int(side) for side in found])
+    return counted.sort_index(key=lambda found: [SPLITS.index(side) if side in SPLITS else int(side) for side in found])

@@ -7,6 +7,8 @@ import pandas as pd
 
 from dermssl.errors import InputError
 
+SPLITS = ("train", "val", "test")
+
 
 def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[str, float], seed: int) -> np.ndarray:
     """The split of each row ``(N,)`` of str. Groups stay together, and each stratum is divided by ``fractions``.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from dermssl.dataset.splits import SPLITS
 from dermssl.dataset.targets import Target
 
 MISSING = "(missing)"
@@ -16,7 +17,6 @@ AGE_EDGES = (0, 5, 12, 17, 30, 45, 60, 75, np.inf)
 AGE_NAMES = ("0-4", "5-11", "12-16", "17-29", "30-44", "45-59", "60-74", "75+")
 PER_UNIT_EDGES = (1, 2, 3, 4, 5, 6, 11, np.inf)
 PER_UNIT_NAMES = ("1", "2", "3", "4", "5", "6-10", "11+")
-SPLITS = ("train", "val", "test")
 TECHNICAL = ("unit", "image_id", "dataset", "file", "group_id", "case_id", "fold", "sha256", "pixel_sha256", "phash")
 
 

@@ -1,7 +1,6 @@
 """``dermssl prepare``: reads a raw data set, decodes each image once, and writes a dataset folder."""
 
 import itertools
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from dermssl.commandline import Report
 from dermssl.dataset import manifest, splits
 from dermssl.errors import InputError
 from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
-from dermssl.paths import require_new_folder
+from dermssl.paths import require_name, require_new_folder
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, work_folder
@@ -26,7 +25,6 @@ from dermssl.prepare.source import Problem, Source, count_problems
 from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
-SIDES = ("train", "val", "test", "none")
 WRITTEN = ("dataset.json", "manifest.parquet", "problems.csv", "images-*.arrow", *PROGRESS_FILES)
 """The files of a dataset folder."""
 
@@ -51,9 +49,7 @@ def prepare(options: PrepareOptions) -> Report:
     drawn = (root / SYNTHETIC_MARK).exists()
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if drawn else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        allowed = "up to 100 letters, digits, '_', '-' and '.'"
-        raise InputError(f"--name '{name[:120]}' cannot begin an image_id: use {allowed}")
+    require_name(name, "--name")
     found = read_source(source, root, follow)
     if found.frame.empty:
         reasons = "; ".join(count_problems(found.problems)) or "there are no image files"
@@ -148,7 +144,9 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> 
     unknown = table["patient_id"].null_count if info["patient_key"] else 0
     text = [
         f"{info['name']}: {counts['images']} images{whole} -> {out}",
-        f"  split, {info['split']}: " + ", ".join(f"{name} {split[name]}" for name in SIDES if split[name]) + " images",
+        f"  split, {info['split']}: "
+        + ", ".join(f"{name} {split[name]}" for name in (*splits.SPLITS, "none") if split[name])
+        + " images",
         "  targets: " + (", ".join(info["targets"]) or "none"),
         *[f"  read as: {note}" for note in info["notes"]],
         *[f"  {unknown} images have no patient id: their group is the case, else the lesion, else the image"]

@@ -4,7 +4,6 @@ The shares are those of the public tables (Gottfrois et al., MICCAI 2024). They 
 single patient.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 
 from dermssl.dataset.splits import draw_split
 from dermssl.errors import InputError
+from dermssl.paths import require_name
 from dermssl.prepare.sources.passion import CONDITIONS, IMPETIGO, LABEL_COLUMNS
 from dermssl.prepare.tables import read_table
 from dermssl.prepare.values import fitzpatrick
@@ -89,9 +89,7 @@ def read_patients(path: Path) -> pd.DataFrame:
     """A real ``label.csv`` as text, "" where missing. Raises InputError for rows that cannot be drawn."""
     table = read_table(path, LABEL_COLUMNS)
     for subject in table["subject_id"]:
-        if not re.fullmatch(r"\w[\w.-]{0,99}", subject or ""):
-            allowed = "up to 100 letters, digits, '_', '-' and '.'"
-            raise InputError(f"{path}: subject_id '{(subject or '')[:120]}' cannot begin a file name: use {allowed}")
+        require_name(subject or "", f"{path}: subject_id")
     for column, valid in (("conditions_PASSION", set(CONDITIONS)), ("impetig", set(IMPETIGO))):
         for subject, value in table[["subject_id", column]][~table[column].isin(valid)].to_numpy():
             one_of = ", ".join(sorted(valid))

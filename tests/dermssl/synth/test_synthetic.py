@@ -182,7 +182,7 @@ def test_real_label_rows_keep_the_licence_of_the_real_set(official_tables, tmp_p
         (",Fungal", ",Fungus", "Fungus"),
         (",7,m,4,", ",7,m,9,", "Fitzpatrick"),
         ("AA00000001", "AA00000000", "two rows"),
-        ("AA00000001", "../../AA00000001", "'../../AA00000001' cannot begin a file name"),
+        ("AA00000001", "../../AA00000001", "'../../AA00000001' cannot begin an id or file name"),
         ("AA00000001", "/tmp/x", "'/tmp/x'"),
         ("AA00000001", "", "subject_id ''"),
         ("country", "land", "country"),
