@@ -119,8 +119,8 @@ def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
         return as_svg(figure)
 
 
-def reliability_plot(confidence: np.ndarray, right: np.ndarray, rows: np.ndarray) -> str:
-    """For each of K bins of confidence: the mean confidence, the share that is right, and the number of rows."""
+def reliability_plot(confidence: np.ndarray, right: np.ndarray, images: np.ndarray) -> str:
+    """For each of K bins of confidence: the mean confidence, the share that is right, and the number of images."""
     with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -128,6 +128,6 @@ def reliability_plot(confidence: np.ndarray, right: np.ndarray, rows: np.ndarray
         upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
         upper.plot(confidence, right, "o-", color=BLUE, label="measured")
         upper.legend()
-        lower.bar(confidence, rows, width=0.04, color=GREY)
-        lower.set(xlabel="confidence: the probability of the predicted class", ylabel="rows")
+        lower.bar(confidence, images, width=0.04, color=GREY)
+        lower.set(xlabel="confidence: the probability of the predicted class", ylabel="images")
         return as_svg(figure)

@@ -43,10 +43,10 @@ def tables_as_text(tables: Iterable[ReportTable]) -> list[str]:
 
 
 def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
-    """The tables as sections of a page, with no-break spaces in ``[low, high]`` and ``p 0.050``."""
+    """The tables as sections of a page, with no-break spaces in ``[low, high]``, ``p 0.050`` and ``sd 0.002``."""
 
     def whole(cell: str) -> str:
-        return re.sub(r"\[.*?\]|p [\d.]+$", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
+        return re.sub(r"\[.*?\]|(p|sd) [\d.]+$", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
 
     sections = []
     for table in tables:

@@ -44,7 +44,8 @@ def text_page(result: ProtocolResult) -> str:
 def html_page(result: ProtocolResult, predictions: Sequence[Predictions | None]) -> str:
     """The same tables as one page, with plots by group, and by class for the experiments that have ``predictions``."""
     tables = _tables(result, predictions)
-    return report_page(f"Protocol {result.protocol}", _lead(result), tables, result, _notes(result), PROTOCOL)
+    title, *lead = _lead(result)
+    return report_page(title, lead, tables, result, _notes(result), PROTOCOL)
 
 
 def groups_table(result: ProtocolResult) -> pd.DataFrame:

@@ -129,6 +129,7 @@ def report_page(
     """The tables as an HTML page that ends with the meaning of ``words`` (keys of `TERMS`)."""
     terms = {word: TERMS[word].replace("{unit}", source.unit) for word in words}
     sections = tables_as_sections([*tables, ReportTable("What the words mean", pd.DataFrame(), terms=terms)])
+    title = title[:1].upper() + title[1:]
     return page.render(title=title, lead=lead, sections=sections, notes=notes, foot=_closing_lines(source))
 
 
@@ -217,7 +218,7 @@ def side_by_side_report(
             write_csv(rows, pd.DataFrame(data["rows"]))
             parts = [*(_latex(table, caption) for table, caption in captions), *map(_escaped, notes)]
             write_text(tex, "\n".join(parts))
-            write_text(page, report_page(head[:1].upper() + head[1:], lead, tables, source, notes, words))
+            write_text(page, report_page(head, lead, tables, source, notes, words))
     return Report(report_text([head, *lead, *tables_as_text(tables)], source, notes), data)
 
 
