@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dermeval.retrieval.find import ImageQuery, NothingElse, find
 from dermeval.retrieval.index_folder import SearchIndex
-from dermeval.web.filters import filters_of
+from dermeval.web.filters import filters_of, titles_of
 from dermssl import licences
 from dermssl.errors import InputError
 
@@ -100,7 +100,7 @@ class Collection:
         # The word for the groups of the collection: patients, lesions, or both.
         self.unit = " or ".join(sorted({f"{entry['group']}s" for entry in index.info["datasets"]}, reverse=True))
         self.foot = licences.notice_lines(index.notices)
-        self.filters = filters_of(index.columns, index.labels)
+        self.filters, self.titles = filters_of(index.columns, index.labels), titles_of(index.columns.column_names)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # These are cached now, before several threads ask for them.
         _ = self._filtered(""), index.groups, index.row_of, index.columns, index.stored_rows

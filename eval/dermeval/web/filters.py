@@ -2,6 +2,7 @@
 
 import contextlib
 import keyword
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ TITLES = {
     "dataset": "Data set",
     "dx": "Diagnosis",
     "diagnostic": "Diagnosis",
+    "dx_type": "Basis of the diagnosis",
+    "biopsed": "Biopsied",
 }
 
 
@@ -35,9 +38,11 @@ class FilterField(BaseModel):
     high: float | None = None
 
 
-def title_of(column: str) -> str:
-    """The name of a column on a page."""
-    return TITLES.get(column, column.replace("_", " ").capitalize())
+def titles_of(columns: Sequence[str]) -> dict[str, str]:
+    """The title of each column on a page; columns with the same title keep their names in brackets."""
+    titles = {column: TITLES.get(column, column.replace("_", " ").capitalize()) for column in columns}
+    shared = {title for title, count in Counter(titles.values()).items() if count > 1}
+    return {column: f"{title} ({column})" if title in shared else title for column, title in titles.items()}
 
 
 def filters_of(table: pa.Table, labels: Sequence[str]) -> list[FilterField]:
@@ -45,13 +50,14 @@ def filters_of(table: pa.Table, labels: Sequence[str]) -> list[FilterField]:
     names = [name for name in table.column_names if name not in IDS | MEASURES]
     names = [name for name in names if name.isidentifier() and not keyword.iskeyword(name)]
     ordered = [name for name in dict.fromkeys([*labels, *FIRST, *names]) if name in names]
-    fields = [_filter(name, table[name]) for name in ordered]
+    titles = titles_of(table.column_names)
+    fields = [_filter(name, titles[name], table[name]) for name in ordered]
     return [field for field in fields if field is not None]
 
 
-def _filter(name: str, column: pa.ChunkedArray) -> FilterField | None:
+def _filter(name: str, title: str, column: pa.ChunkedArray) -> FilterField | None:
     """The filter of one column; None if the column has one value, too many texts, or another type."""
-    title, values = title_of(name), column.combine_chunks()
+    values = column.combine_chunks()
     distinct = (values.flatten() if pa.types.is_list(values.type) else values).drop_null().unique()
     kind = distinct.type
     if len(distinct) < 2:

@@ -12,7 +12,7 @@ from dermeval.retrieval.output import data_uri
 from dermeval.retrieval.photo import Encoder, open_photo_encoder
 from dermeval.web.api import Crop, Id, api_routes
 from dermeval.web.collection import Collection
-from dermeval.web.filters import title_of, where_of
+from dermeval.web.filters import where_of
 from dermeval.web.options import MAX_CASES, ServeOptions
 from dermeval.web.searches import MAX_UPLOAD_BYTES, Asked, Searches
 from dermeval.web.server import address_of, choose_token, in_a_browser, listen, make_app, run_app
@@ -63,7 +63,6 @@ def search_pages(searches: Searches) -> APIRouter:
 
     def page(name: str, **values: Any) -> str:
         values = {"no_photos": searches.no_photos, "max_mib": MAX_UPLOAD_BYTES // 2**20, "problem": ""} | values
-        values["title_of"] = title_of
         return render(f"dermeval/web/{name}", title=collection.title, collection=collection, **values)
 
     def with_filters(request: Request, asked: Asked) -> Asked:
