@@ -39,6 +39,8 @@ def index(options: IndexOptions) -> Report:
         raise InputError(
             "give one of these: SOURCES to make an index, --append to add to the one at --out, or --remove"
         )
+    if (options.also or options.index_only) and not options.remove:
+        raise InputError("--also and --index-only belong to --remove: leave them out, or say what to remove")
     out = options.out.rstrip("/") if is_address(options.out) else Path(options.out)
     if isinstance(out, str):
         from dermeval.retrieval import object_store  # lancedb is an extra

@@ -100,6 +100,12 @@ def test_an_unknown_id_removes_nothing(folders, remove, tmp_path):
     assert all(files_with(tmp_path, secret) for secret in secrets)
 
 
+def test_options_of_a_removal_are_refused_without_one(folders):
+    data, embeddings, out, _ = folders
+    with pytest.raises(InputError, match="belong to --remove"):
+        index(IndexOptions(out=str(out), append=[str(embeddings)], also=[str(data)]))
+
+
 def test_folders_out_of_reach_are_named_and_the_ledger_is_asked(folders, remove):
     data, embeddings, _, _ = folders
     embeddings.rename(embeddings.with_name("elsewhere"))
