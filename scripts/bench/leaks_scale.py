@@ -153,7 +153,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         time_axis.plot(counts, values, "o-", label="rest" if name == "other" else name)
     total = [1000 * sum(one["seconds"].values()) / one["images"] for one in results]
     time_axis.plot(counts, total, "ko-", label="all")
-    time_axis.axhline(72, color="grey", linestyle=":", label="one hour of two cores at 100,000")
+    time_axis.axhline(72, color="grey", linestyle=":", label="one hour of two cores, at 100,000")
     time_axis.set(xscale="log", ylim=(0, None), xlabel="images", ylabel="ms of processor time an image")
     for kind, label in ((0, "without pages of files"), (1, "with them")):
         peaks = [max(part[kind] for part in one["memory_gb"].values()) for one in results]

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dermeval.leaks.pictures import grey_picture, without_letters
+from dermeval.leaks.letters import without_letters
+from dermeval.leaks.pictures import grey_picture
 
 SHORT_SIDE = 128
 BLOCK = 16

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from dermeval.leaks.alignment import align, correlate, oriented_start, structure
+from dermeval.leaks.letters import without_letters
 from dermeval.leaks.local_features import FINE, MIRRORED_BINS, describe_picture, keypoints, mirrored_points
 from dermeval.leaks.matching import consensus, local_of
 from dermeval.leaks.nominate import (
@@ -65,9 +66,11 @@ def test_other_pictures_do_not_match(draw_skin):
         assert found["inliers"] < 8 and found["correlation"] < 0.35
 
 
-def test_white_letters_hide_no_copy_and_make_no_other_pictures_alike(draw_skin):
+@pytest.mark.parametrize("severity", [0.3, 0.9])
+def test_letters_opaque_or_not_hide_no_copy_and_make_no_other_pictures_alike(draw_skin, severity):
     pictures = [rgb(draw_skin(number, 160)) for number in (1, 2)]
-    marked = [copy_of(picture, "watermark", 0.9, 0) for picture in pictures]
+    marked = [copy_of(picture, "watermark", severity, 0) for picture in pictures]
+    assert all(without_letters(picture) is picture for picture in pictures)
     true, false = (compare(*(Image.fromarray(one) for one in pair)) for pair in ((pictures[0], marked[0]), marked))
     assert true["inliers"] > 20 and true["correlation"] > 0.3
     assert false["inliers"] < 8 and false["correlation"] < 0.35

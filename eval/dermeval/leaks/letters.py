@@ -1,0 +1,52 @@
+"""Pictures without their watermarks.
+
+Letters hide the local features of a picture, and two pictures with one watermark would resemble each other.
+"""
+
+import functools
+from typing import Any
+
+import cv2
+import numpy as np
+
+STROKE, LEAST_LETTERS = 0.02, 0.02
+"""Of the letters of a watermark: the width of their strokes as a share of the short side, and their share of the
+picture."""
+LEAST_OPACITY, USUAL_OPACITY, CLEAR_OPACITY, SPREAD, LEAST_ALIKE = 0.35, 0.45, 0.55, 0.08, 0.6
+"""Opacity of the letters: the least of a pixel, the least median, the median from which no more needs to be asked, how
+near it the usual pixel lies, and the least share of usual pixels."""
+MOST_TINT, USUAL_TINT = 0.1, 0.04
+"""How far the opacities of red, green and blue lie apart: at most, and usually at most in faint letters."""
+
+
+def without_letters(rgb: np.ndarray) -> np.ndarray:
+    """The picture ``(H, W, 3)`` uint8 with white letters filled in from their surroundings; ``rgb`` if it has none.
+
+    White of one opacity is laid over the picture (the model of Dekel et al. 2017). So the opacity is the same in all
+    colours and all over the letters, which tells them from bright skin. Dark and coloured letters are not found.
+    """
+    side, channels = min(rgb.shape[:2]), cv2.split(rgb)
+    stroke = np.ones((max(2, round(STROKE * side)),) * 2, np.uint8)
+    # The darkest colour is at least as opaque as the three are: mostly it shows at once that there are no letters.
+    some = _opacity(functools.reduce(np.minimum, channels), side) > LEAST_OPACITY
+    if cv2.morphologyEx(some.astype(np.uint8), cv2.MORPH_OPEN, stroke).mean() < LEAST_LETTERS:
+        return rgb
+    opacities = [_opacity(channel, side) for channel in channels]
+    opacity, most = functools.reduce(np.minimum, opacities), functools.reduce(np.maximum, opacities)
+    white = (opacity > LEAST_OPACITY) & (most - opacity < MOST_TINT)
+    letters = cv2.morphologyEx(white.astype(np.uint8), cv2.MORPH_OPEN, stroke)
+    if letters.mean() < LEAST_LETTERS:
+        return rgb
+    found, tint = opacity[letters > 0], (most - opacity)[letters > 0]
+    usual = np.median(found)
+    faint = usual < USUAL_OPACITY or (usual < CLEAR_OPACITY and np.median(tint) > USUAL_TINT)
+    if faint or (np.abs(found - usual) < SPREAD).mean() < LEAST_ALIKE:
+        return rgb
+    edge = np.ones((side // 23 | 1,) * 2, np.uint8)
+    return cv2.inpaint(np.ascontiguousarray(rgb), cv2.dilate(letters, edge), 3, cv2.INPAINT_TELEA)
+
+
+def _opacity(channel: Any, side: int) -> np.ndarray:
+    """How opaque white must be that makes a channel, ``(H, W)`` uint8, of what is around it: 0 to 1."""
+    behind = cv2.morphologyEx(channel, cv2.MORPH_OPEN, np.ones((side // 14 * 2 + 1,) * 2, np.uint8))
+    return (channel - behind) / (np.float32(256) - behind)
