@@ -15,17 +15,14 @@ from torch.nn import functional
 
 from dermssl.backbone.build import width
 from dermssl.methods import schedules
-from dermssl.methods.method import Method, Stats, copy_weights, feature_spread, freeze, place_among_ranks
+from dermssl.methods.method import Method, Stats, feature_spread, frozen_copy, place_among_ranks
 from dermssl.methods.registry import DinoOptions
 
 SINKHORN_ITERATIONS = 3
 
 
 class Dino(Method):
-    """Student and teacher with their heads, and the loss between them.
-
-    ``build_backbone`` is called twice, since weight-normalised heads and some backbones cannot be deep-copied.
-    """
+    """Student and teacher with their heads, and the loss between them."""
 
     backbones = MappingProxyType({"student": "student", "teacher": "teacher"})
 
@@ -34,8 +31,9 @@ class Dino(Method):
         self.options = options
         self.student = build_backbone(drop_path)
         self.student_head = dino_head(width(self.student), options)
-        self.teacher = freeze(copy_weights(self.student, build_backbone(0.0)))
-        self.teacher_head = freeze(copy_weights(self.student_head, dino_head(width(self.student), options)))
+        # Some backbones and all weight-normalised heads cannot be deep-copied, so the teacher is built anew.
+        self.teacher = frozen_copy(self.student, build_backbone(0.0))
+        self.teacher_head = frozen_copy(self.student_head, dino_head(width(self.student), options))
         self.loss = DinoLoss(options)
 
     def encoder(self) -> nn.Module:
@@ -50,9 +48,10 @@ class Dino(Method):
         return self.compare(learned, seen, views[0].shape[1], at)
 
     def compare(self, learned: Tensor, seen: Tensor, batch: int, at: dict[str, float]) -> tuple[Tensor, Stats]:
-        """The loss between the student's features of all views (S * B, D) and the teacher's of global ones (T * B, D).
+        """Loss and statistics from the student's features ``learned`` and the teacher's features ``seen``.
 
-        ``batch`` is B, the number of images. Also returns the statistics.
+        ``learned`` (S * B, D) are of all S views, ``seen`` (T * B, D) of the T global views. ``batch`` is B, the number
+        of images.
         """
         with torch.no_grad():
             teacher = self.teacher_head(seen)
@@ -83,21 +82,27 @@ class Dino(Method):
             "last_layer_frozen": frozen.astype(float),
         }
 
+    def heads(self) -> list[tuple[DINOProjectionHead, nn.Module, "DinoLoss"]]:
+        """Each head of the student, the teacher's copy of it, and the loss between their outputs."""
+        return [(self.student_head, self.teacher_head, self.loss)]
+
     def before_update(self, at: dict[str, float]) -> None:
-        """Drop the last layer's gradients while it is frozen."""
+        """Drop the gradients of the heads' last layers while these are frozen."""
         if at["last_layer_frozen"]:
-            for parameter in self.student_head.last_layer.parameters():
-                parameter.grad = None
+            for head, _, _ in self.heads():
+                head.last_layer.zero_grad()
 
     def after_update(self, at: dict[str, float]) -> None:
-        """Move the teacher towards the student, and the centre towards the teacher's mean output."""
+        """Move the teacher towards the student, and each centre towards the mean output of the teacher."""
         update_momentum(self.student, self.teacher, at["momentum"])
-        update_momentum(self.student_head, self.teacher_head, at["momentum"])
-        self.loss.move_center()
+        for student, teacher, loss in self.heads():
+            update_momentum(student, teacher, at["momentum"])
+            loss.move_center()
 
     def skip_update(self) -> None:
-        """Leave the centre where it was."""
-        self.loss.forget()
+        """Leave the centres unchanged."""
+        for _, _, loss in self.heads():
+            loss.forget()
 
     def chance_loss(self, batch: int) -> float:
         """ln K: uniform outputs."""
@@ -105,9 +110,9 @@ class Dino(Method):
 
 
 def dino_head(in_dim: int, options: DinoOptions) -> DINOProjectionHead:
-    """Three-layer MLP, L2-normalised bottleneck, weight-normalised last layer without bias."""
+    """A three-layer MLP, L2 normalisation, and a weight-normalised last layer without bias."""
     with warnings.catch_warnings():
-        # lightly uses PyTorch's older form of weight normalisation; the user can do nothing about it.
+        # lightly uses an older form of weight normalisation; the user cannot change that.
         warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
         sizes = options.hidden_dim, options.bottleneck_dim, options.out_dim
         how = {"batch_norm": options.batch_norm, "norm_last_layer": options.norm_last_layer}
@@ -115,9 +120,9 @@ def dino_head(in_dim: int, options: DinoOptions) -> DINOProjectionHead:
 
 
 class DinoLoss(nn.Module):
-    """DINO's cross-entropy with its centre (algorithm 1 and equation 4 of the paper), or with Sinkhorn targets.
+    """DINO's cross-entropy with a centre (algorithm 1 and equation 4 of the paper), or with Sinkhorn targets.
 
-    The centre moves once per optimizer step, over all micro-batches and ranks.
+    The centre moves once per optimizer step, by the outputs of all micro-batches and ranks.
     """
 
     center: Tensor
@@ -130,11 +135,10 @@ class DinoLoss(nn.Module):
         self._count = 0
 
     def forward(self, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Mean of -P_t log P_s over images and over pairs of a global view t and another view s.
+        """Mean of -P_t log P_s over images and pairs of a global view t and another view s; and the targets P_t.
 
-        ``student`` are outputs ``(S, B, K)`` float32, of which the first T views are the teacher's; ``teacher`` are
-        outputs ``(T, B, K)`` float32 of the global views, whose softmax has ``temperature``. Also returns the targets
-        P_t ``(T, B, K)``.
+        ``student`` (S, B, K) are the outputs of all views, the T global ones first. ``teacher`` (T, B, K) are the
+        outputs of the global views, whose softmax has ``temperature``. Both are float32, as are the targets (T, B, K).
         """
         assert student.dtype == teacher.dtype == torch.float32
         targets = self.targets(teacher, temperature)
@@ -145,7 +149,7 @@ class DinoLoss(nn.Module):
 
     @torch.no_grad()
     def targets(self, teacher: Tensor, temperature: float) -> Tensor:
-        """What the student learns from the teacher's outputs ``(T, B, K)``: probabilities of the same shape."""
+        """The probabilities that the student learns, from the teacher's outputs; both ``(T, B, K)``."""
         if self.options.centering == "sinkhorn":
             return sinkhorn(teacher.flatten(0, 1) / temperature).view_as(teacher)
         total = teacher.sum(dim=(0, 1))
@@ -163,19 +167,19 @@ class DinoLoss(nn.Module):
         self.forget()
 
     def forget(self) -> None:
-        """Drop the outputs that were remembered since the centre last moved."""
+        """Drop the sum of the outputs since the centre last moved."""
         self._sum, self._count = None, 0
 
 
 @torch.no_grad()
 def sinkhorn(logits: Tensor) -> Tensor:
-    """Teacher targets that use all prototypes evenly: Sinkhorn-Knopp over the images of all ranks.
+    """Teacher targets that use all K prototypes evenly: Sinkhorn-Knopp over the images of all ranks.
 
-    Caron et al. 2020 (SwAV, section 3.1), as in DINOv2. ``logits`` (N, K) float32, already divided by the temperature;
-    returns (N, K), rows summing to 1.
+    Caron et al. 2020 (SwAV, section 3.1), as in DINOv2. ``logits`` (N, K) float32 are already divided by the
+    temperature. Returns (N, K) float32; each row adds up to 1.
     """
     count = torch.tensor(float(len(logits)), device=logits.device)
-    # In float64, as the smallest scores of a sharp teacher are below float32's range.
+    # In float64, because the smallest scores of a sharp teacher are below the range of float32.
     largest = logits.max() if len(logits) else logits.new_tensor(-math.inf)
     scores = torch.exp((logits - over_ranks(largest, dist.ReduceOp.MAX)).double())
     scores /= over_ranks(scores.sum())
@@ -186,7 +190,7 @@ def sinkhorn(logits: Tensor) -> Tensor:
 
 
 def over_ranks(value: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-    """``value`` reduced over all ranks, in place; as it is where there is one rank."""
+    """``value`` reduced over all ranks, in place."""
     if place_among_ranks()[1] > 1:
         dist.all_reduce(value, operation)
     return value

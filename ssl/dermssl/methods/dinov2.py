@@ -1,9 +1,9 @@
 """DINOv2 (Oquab et al. 2023, https://arxiv.org/abs/2304.07193): DINO's loss, iBOT's patch loss and KoLeo.
 
-The student sees global crops with masked patches and the teacher whole ones. The student learns the teacher's output
-for the class token across crops (DINO), and for each masked patch in the same crop (iBOT, Zhou et al. 2022,
-https://arxiv.org/abs/2111.07832). KoLeo (Sablayrolles et al. 2019) spreads the class tokens
-of different images, of each global crop by itself; here the images of all ranks are compared.
+The student sees global crops with masked patches, the teacher sees whole crops. The student learns two outputs of the
+teacher: that of the class token across crops (DINO), and that of each masked patch in the same crop (iBOT, Zhou et al.
+2022, https://arxiv.org/abs/2111.07832). KoLeo (Sablayrolles et al. 2019) spreads the class tokens of the images of all
+ranks, for each global crop separately.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,26 @@ from math import isqrt, log
 import numpy as np
 import torch
 from lightly.loss import KoLeoLoss
-from lightly.models.utils import update_momentum
+from lightly.models.modules.heads import DINOProjectionHead
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
 from dermssl.errors import InputError
 from dermssl.methods.dino import Dino, DinoLoss, dino_head
-from dermssl.methods.method import Stats, copy_weights, freeze, place_among_ranks
+from dermssl.methods.method import Stats, frozen_copy, place_among_ranks
 from dermssl.methods.registry import Dinov2Options
 
 MASK_STREAM = 11
 """Keeps the random numbers of masks apart from those of views, order and stochastic depth."""
 SMALLEST_BLOCK, ASPECT, ATTEMPTS = 4, 0.3, 32
-"""Patches of a masked block, its smallest ratio of sides (DINOv2's), and how many blocks are tried for each image."""
+"""As in DINOv2: least number of patches of a masked block, least ratio of its sides, blocks tried for each image."""
 
 
 class Dinov2(Dino):
-    """DINO, a mask token, and a patch head of the student and of the teacher.
+    """DINO, a mask token, and patch heads of student and teacher.
 
-    The mask token belongs to the method and not to the student, so the saved encoder is an ordinary one.
+    The mask token belongs to the method, not to the student, so the exported encoder is an ordinary one.
     """
 
     options: Dinov2Options
@@ -40,14 +40,14 @@ class Dinov2(Dino):
         super().__init__(build_backbone, drop_path, options)
         if not hasattr(self.student, "num_prefix_tokens"):
             raise InputError(
-                "method dinov2 masks patches, and this model.backbone has no patch tokens: choose a vision transformer "
+                "method dinov2 masks patches, but this model.backbone has no patch tokens: choose a vision transformer "
                 "(vit_...), or method dino"
             )
-        self.seed = torch.initial_seed()  # the run's, which was set before the networks were made
+        self.seed = torch.initial_seed()  # training.seed, which was set before the networks were built
         dim = int(self.student.embed_dim)  # type: ignore[arg-type]
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.student_patch_head = dino_head(dim, options)
-        self.teacher_patch_head = freeze(copy_weights(self.student_patch_head, dino_head(dim, options)))
+        self.teacher_patch_head = frozen_copy(self.student_patch_head, dino_head(dim, options))
         self.patch_loss, self.koleo = PatchLoss(options), KoLeoLoss()
         self.mask: Tensor | None = None
         self.tokens: Tensor | None = None
@@ -56,7 +56,7 @@ class Dinov2(Dino):
             backbone.norm.register_forward_hook(self._keep_tokens)  # type: ignore[union-attr]
 
     def _put_mask_token(self, _module: nn.Module, _images: tuple, patches: Tensor) -> Tensor:
-        """The student's patches before position is added: ``(B, H, W, D)``, or ``(B, H * W, D)``."""
+        """The student's patches before their position is added, ``(B, H, W, D)`` or ``(B, H * W, D)``, masked."""
         if self.mask is None:
             return patches
         return torch.where(self.mask.view(*patches.shape[:-1], 1), self.mask_token.to(patches.dtype), patches)
@@ -65,11 +65,11 @@ class Dinov2(Dino):
         self.tokens = tokens
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
-        """The weighted sum of the three losses; its statistic ``loss`` is DINO's alone."""
+        """The weighted sum of the three losses; the statistic ``loss`` is DINO's alone."""
         batch, crops = views[0].shape[1], views[0].flatten(0, 1)
         with torch.no_grad():
             seen = self.teacher(crops)
-            # A GPU still computes the teacher's output while the masks are drawn here.
+            # A GPU still computes the teacher's output while the CPU draws the masks.
             mask = self._draw_mask(views[0], int(at["mask_step"]))
             chosen = mask.flatten().nonzero()[:, 0].to(crops.device, non_blocking=True)
             teacher = self.teacher_patch_head(self._patches(chosen))
@@ -88,15 +88,16 @@ class Dinov2(Dino):
             return loss + self.options.patch_weight * patch + self.options.koleo_weight * koleo, stats
 
     def _patches(self, chosen: Tensor) -> Tensor:
-        """The ``chosen`` patch tokens of the last forward pass ``(M, D)``, counted through all images."""
+        """Patch tokens ``(M, D)`` of the last forward pass; ``chosen`` (M,) indexes the patches of all its images."""
         assert self.tokens is not None
         first = int(self.student.num_prefix_tokens)  # type: ignore[arg-type]
         return self.tokens[:, first:].flatten(0, 1).index_select(0, chosen)
 
     def _draw_mask(self, crops: Tensor, step: int) -> Tensor:
-        """Which patches of this rank's global crops (V, B, 3, S, S) are masked: bool (V * B, patches), on the CPU.
+        """Which patches of this rank's global ``crops`` (V, B, 3, S, S) are masked: bool (V * B, patches), on the CPU.
 
-        The masks of a step are those of the images of all ranks, whatever their number; its micro-batches share them.
+        Each rank draws the masks of all ranks and takes its own, so the number of ranks changes no mask. The
+        micro-batches of a step share their masks.
         """
         assert self.tokens is not None
         patches = self.tokens.shape[1] - int(self.student.num_prefix_tokens)  # type: ignore[arg-type]
@@ -107,37 +108,23 @@ class Dinov2(Dino):
         return torch.from_numpy(own.reshape(count * batch, patches))
 
     def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
-        """DINO's, and the step that the masks follow from."""
+        """DINO's schedules, and the step, from which the masks are drawn."""
         return {**super().schedules(steps, steps_per_epoch), "mask_step": np.arange(steps)}
 
-    def before_update(self, at: dict[str, float]) -> None:
-        """Drop the gradients of both heads' last layers while they are frozen."""
-        super().before_update(at)
-        if at["last_layer_frozen"]:
-            for parameter in self.student_patch_head.last_layer.parameters():
-                parameter.grad = None
-
-    def after_update(self, at: dict[str, float]) -> None:
-        """As DINO, for both heads."""
-        super().after_update(at)
-        update_momentum(self.student_patch_head, self.teacher_patch_head, at["momentum"])
-        self.patch_loss.move_center()
-
-    def skip_update(self) -> None:
-        """Leave both centres where they were."""
-        super().skip_update()
-        self.patch_loss.forget()
+    def heads(self) -> list[tuple[DINOProjectionHead, nn.Module, DinoLoss]]:
+        """DINO's head, and the patch head."""
+        return [*super().heads(), (self.student_patch_head, self.teacher_patch_head, self.patch_loss)]
 
 
 class PatchLoss(DinoLoss):
-    """iBOT's cross-entropy of masked patches (equation 2 of the paper), with its own centre or Sinkhorn targets."""
+    """iBOT's cross-entropy of masked patches (equation 2 of the paper), with a centre or Sinkhorn targets."""
 
     def forward(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, weights: Tensor, temperature: float
     ) -> Tensor:
         """Sum of -weight P_t log P_s over the M masked patches of all crops, a scalar.
 
-        ``student`` and ``teacher`` are outputs ``(M, K)`` float32; ``weights`` (M,) are those of `mask_weights`.
+        ``student`` and ``teacher`` are outputs ``(M, K)`` float32; ``weights`` (M,) come from `mask_weights`.
         """
         assert student.dtype == teacher.dtype == torch.float32
         targets = self.targets(teacher[None], temperature)[0]
@@ -146,9 +133,9 @@ class PatchLoss(DinoLoss):
 
 
 def mask_weights(mask: Tensor) -> Tensor:
-    """Weight of each masked patch, ``(M,)``: each masked crop counts alike, and the sum is the share of masked crops.
+    """Weight ``(M,)`` of each masked patch in ``mask``, bool ``(crops, patches)``.
 
-    ``mask`` is bool ``(crops, patches)``.
+    All masked crops have the same weight; the weights add up to the share of masked crops.
     """
     return (1 / mask.sum(dim=1, keepdim=True).clamp(min=1) / len(mask)).expand_as(mask)[mask]
 
@@ -156,9 +143,9 @@ def mask_weights(mask: Tensor) -> Tensor:
 def block_masks(images: int, side: int, options: Dinov2Options, seed: list[int]) -> np.ndarray:
     """Masks of rectangular blocks (BEiT, DINOv2) over ``side`` x ``side`` patches: bool ``(images, side, side)``.
 
-    As lightly's ``random_block_mask``, in a seventh of the time, as all images are drawn at once. The share
-    ``options.masked_images`` of the images has one. The number of masked patches is spread evenly over
-    ``options.mask_share``; a mask may have fewer where no further block fits.
+    The same as lightly's ``random_block_mask`` in a seventh of the time, because all images are drawn at once. A share
+    ``options.masked_images`` of the images has a mask. The numbers of masked patches are spread evenly over
+    ``options.mask_share``; a mask has fewer if no further block fits.
     """
     random = np.random.default_rng(seed)
     count = max(1, int(images * options.masked_images)) if options.masked_images else 0
@@ -181,5 +168,5 @@ def block_masks(images: int, side: int, options: Dinov2Options, seed: list[int])
 
 
 def _from_all_ranks(features: Tensor) -> Tensor:
-    """Features ``(B, D)`` of all ranks, one below the other, with their gradients."""
+    """The features ``(B, D)`` of all ranks, concatenated, with gradients."""
     return torch.cat(all_gather(features)) if place_among_ranks()[1] > 1 else features

@@ -1,7 +1,7 @@
 """LeJEPA (Balestriero and LeCun 2025, https://arxiv.org/abs/2511.08544): views agree, features are Gaussian.
 
-There is no teacher, no negative and no stopped gradient. The projections of all views of an image are drawn to the mean
-of its global views, and SIGReg draws the projections of all images towards an isotropic Gaussian.
+There is no teacher, no negative and no stopped gradient. The loss draws the projections of all views of an image to the
+mean of its global views; SIGReg draws the projections of all images towards an isotropic Gaussian.
 """
 
 import math
@@ -18,13 +18,13 @@ from dermssl.methods.method import Method, Stats, feature_spread, place_among_ra
 from dermssl.methods.registry import LejepaOptions
 
 LARGEST, KNOTS = 5.0, 17
-"""The characteristic functions are compared at so many points from -5 to 5."""
+"""SIGReg compares characteristic functions at 17 points from -5 to 5."""
 COLLAPSED = math.sqrt(2 * math.pi) - 2 * math.sqrt(math.pi) + math.sqrt(2 * math.pi / 3)
-"""SIGReg of one image where all projections are 0: the integral of (1 - exp(-t^2/2))^2 exp(-t^2/2)."""
+"""SIGReg per image if all projections are 0: the integral of (1 - exp(-t^2/2))^2 exp(-t^2/2)."""
 
 
 class Lejepa(Method):
-    """Backbone, three-layer projection head, and (1 - weight) x invariance + weight x SIGReg."""
+    """A backbone, a three-layer projection head, and the loss (1 - weight) x invariance + weight x SIGReg."""
 
     def __init__(self, build_backbone: Callable[[float], nn.Module], drop_path: float, options: LejepaOptions) -> None:
         super().__init__()
@@ -47,21 +47,20 @@ class Lejepa(Method):
             return loss, {name: value.detach() for name, value in stats.items()}
 
     def schedules(self, steps: int, steps_per_epoch: int) -> dict[str, np.ndarray]:
-        """The seed of each step's directions, which all ranks and micro-steps share."""
+        """The seed of the random directions of each step, which all ranks and micro-batches share."""
         return {"slice_seed": np.arange(steps)}
 
     def chance_loss(self, batch: int) -> float:
-        """All projections are 0: the views agree and SIGReg is largest."""
+        """The loss if all projections are 0: the views agree and SIGReg is largest."""
         return self.options.weight * batch * COLLAPSED
 
 
 def sigreg(projections: Tensor, slices: int, seed: int) -> Tensor:
     """Distance of the projections' distribution from an isotropic Gaussian (section 4 of the paper, algorithm 1).
 
-    The statistic of Epps and Pulley, N times the integral of |empirical - Gaussian characteristic function|^2
-    exp(-t^2/2), over the N images of all ranks along random directions.
-
-    ``projections`` are ``(V, N, D)`` float32. Returns the mean over views and over ``slices`` directions, a scalar.
+    The statistic of Epps and Pulley along a random direction is N times the integral of |empirical - Gaussian
+    characteristic function|^2 exp(-t^2/2), where N counts the images of all ranks. ``projections`` are ``(V, B, D)``
+    float32, of B images of this rank. Returns the mean over views and ``slices`` directions, a scalar.
     """
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(projections.shape[-1], slices, generator=generator).to(projections.device)

@@ -15,7 +15,7 @@ from dermssl.methods.registry import SimclrOptions
 
 
 class Simclr(Method):
-    """Backbone, projection head and NT-Xent over the images of all ranks, with gradients through the gather."""
+    """A backbone, a projection head, and NT-Xent over the images of all ranks (gradients pass through the gather)."""
 
     def __init__(self, build_backbone: Callable[[float], nn.Module], drop_path: float, options: SimclrOptions) -> None:
         super().__init__()
@@ -36,5 +36,5 @@ class Simclr(Method):
                 return loss, {"positive_similarity": similarity, "feature_std": feature_spread(features)}
 
     def chance_loss(self, batch: int) -> float:
-        """ln(2B - 1): all similarities equal."""
+        """ln(2B - 1): all similarities are equal."""
         return math.log(2 * batch - 1)

@@ -1,4 +1,4 @@
-"""Continued pretraining: what a run keeps of the weights that it starts from, by `KeepOptions`."""
+"""Continued pretraining: protects the weights that a run starts from, by `KeepOptions`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,14 +16,14 @@ from dermssl.training.options import KeepOptions
 
 
 def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) -> None:
-    """Freeze first layers and batch statistics and add low-rank adapters, in all ``backbones`` of a method alike.
+    """Freeze first layers and batch statistics, and add low-rank adapters, in all ``backbones`` of a method.
 
-    The ``backbones`` are the student, which gradients reach, and copies of it.
-    Raises InputError: the backbone has fewer layers, none for adapters, or no BatchNorm.
+    The ``backbones`` are the student and the teacher, if there is one.
+    Raises InputError: the backbone has too few layers, no layer for adapters, or no BatchNorm.
     """
     for backbone in backbones:
         learns = any(parameter.requires_grad for parameter in backbone.parameters())
-        backbone.requires_grad_(True)
+        backbone.requires_grad_(True)  # adapters go to layers that learn: the same in student and teacher
         if options.frozen_layers:
             freeze_layers(backbone, options.frozen_layers)
         if options.adapter_rank:
@@ -35,20 +35,20 @@ def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) 
 
 
 def freeze_layers(backbone: nn.Module, count: int) -> None:
-    """Stop the first ``count`` layers, as timm groups them: the stem, then a transformer's blocks or others' stages."""
+    """Freeze the first ``count`` layers as timm groups them: the stem, then the blocks (transformers) or stages."""
     matcher = backbone.group_matcher(coarse=True)  # type: ignore[operator]
     layers: dict[str, int] = group_parameters(backbone, matcher, reverse=True)
     if count > max(layers.values()):
-        raise InputError(f"keep.frozen_layers {count}: the backbone has {max(layers.values()) + 1} layers: leave some")
+        raise InputError(f"keep.frozen_layers {count}: the backbone has {max(layers.values()) + 1} layers: give fewer")
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(layers[name] >= count)
     keep_statistics(m for name, m in backbone.named_modules() if layers.get(f"{name}.weight", count) < count)
 
 
 def keep_statistics(modules: Iterable[nn.Module]) -> int:
-    """Let every BatchNorm use its running statistics and never change them; scale and shift still learn.
+    """Make every BatchNorm use its running statistics and never change them; scale and shift still learn.
 
-    Returns the number of them.
+    Returns the number of BatchNorms.
     """
 
     def evaluate(module: nn.Module, _: object) -> None:
@@ -61,9 +61,9 @@ def keep_statistics(modules: Iterable[nn.Module]) -> int:
 
 
 class Distilled(nn.Module):
-    """A method whose loss also holds the student's features of the global crops near those of ``method.start``.
+    """A method with a further loss that holds the student's features of global crops near those of ``method.start``.
 
-    The loss is the method's plus ``weight`` times the mean of 1 - cosine(feature, feature of the start).
+    This loss is ``weight`` times the mean of 1 - cosine(feature, feature of the start).
     """
 
     def __init__(self, method: Any, student: nn.Module, weight: float) -> None:
@@ -73,7 +73,7 @@ class Distilled(nn.Module):
         student.register_forward_hook(lambda _module, _images, features: self.features.append(features))
 
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
-        """The sum as the loss; the statistics hold the method's own ``loss`` and the mean ``start_distance``."""
+        """The sum of both losses, and statistics with the method's own ``loss`` and the mean ``start_distance``."""
         self.features.clear()
         loss, stats = self.method(views, at)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""``dermssl export``: the encoder of a run as a folder of its own."""
+"""``dermssl export``: copies an encoder of a run into a folder of its own."""
 
 import logging
 import shutil
@@ -31,37 +31,34 @@ log = logging.getLogger("dermssl")
 def export(options: ExportOptions) -> Report:
     """Write the chosen encoder with the model card and the ledger, after checking that its weights load.
 
-    By the ledger (ids and hashes of the training images) `dermeval` finds test images that were trained on. Where a
-    licence forbids to pass the data on, or to re-link records, it is not copied, as the folder may be shared:
-    ``config.json`` holds its path.
+    The ledger (ids and hashes of the training images) lets `dermeval` find test images that the encoder was trained on.
+    If a licence forbids to pass the data on, or to re-link records, the ledger is not copied, because the folder may be
+    shared: ``config.json`` holds its path instead.
     """
     run = require_folder(Path(options.run), "config.yaml", "dermssl pretrain")
     out = require_new_folder(Path(options.out), options.overwrite, WRITTEN, [run], key="dermssl")
     if holds_run(out.absolute().parent):
         raise InputError(f"{out} lies in a run folder, which `dermssl pretrain` writes: choose another --out")
     with atomic_folder(out) as temporary:
-        saved = states.newest_state(run / "state") if options.heads or options.which not in FOLDERS else None
-        if name := FOLDERS.get(options.which):
-            if not (run / name).is_dir():
-                raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
-            load_encoder(run / name)  # damaged weights are told by the run's own path
+        name = FOLDERS.get(options.which)
+        if name is None:
+            _write_network(run, options.which, temporary)
+        elif not (run / name).is_dir():
+            raise InputError(f"{run} has no {name}/ yet: let `dermssl pretrain` finish, or choose another --which")
+        else:
+            load_encoder(run / name)  # so that an error about damaged weights names the run
             for part in ("config.json", "model.safetensors"):
                 shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), temporary / part)
-        elif saved is None:
-            raise InputError(f"{run} has no state/: let `dermssl pretrain` save one, or choose --which last")
-        else:
-            _write_network(run, saved, options.which, temporary)
-        if options.heads and saved is None:
-            raise InputError(f"{run} has no state/ to take the heads from: leave --heads out")
-        if options.heads and saved:
-            heads = {name: value for name, value in saved.weights.items() if name.split(".")[0].endswith("head")}
+        if options.heads:
+            weights = states.require_state(run, "--heads").weights
+            heads = {key: value for key, value in weights.items() if key.split(".")[0].endswith("head")}
             write_safetensors(temporary / "heads.safetensors", heads)
         model, config = load_encoder(temporary)
         if (run / "MODEL_CARD.md").exists():
             card = inside(run, "MODEL_CARD.md").read_text(encoding="utf-8")
             write_text(temporary / "README.md", card_of_export(card, options.which, config["dermssl"]["step"]))
         if not (run / LEDGER).exists():
-            log.warning("warning: %s has no %s: nobody can check later which images the encoder has seen", run, LEDGER)
+            log.warning("warning: %s has no %s: its training images will not be known later", run, LEDGER)
         elif not licences.restricted(config["dermssl"]["licences"]):
             shutil.copyfile(require_file(inside(run, LEDGER), "dermssl pretrain"), temporary / LEDGER)
         else:
@@ -75,9 +72,9 @@ def export(options: ExportOptions) -> Report:
     return Report("\n".join(text), {"out": str(out), "config": config})
 
 
-def _write_network(run: Path, saved: states.Saved, which: str, folder: Path) -> None:
-    """A network of a state; licences and data as the run's first exported encoder states them."""
-    config = read_yaml(run / "config.yaml")
+def _write_network(run: Path, which: str, folder: Path) -> None:
+    """Write the backbone ``which`` of the newest state, with the licences and data that the run's ``best/`` records."""
+    saved, config = states.require_state(run, f"--which {which}"), read_yaml(run / "config.yaml")
     name, size = config["model"]["backbone"], config["views"]["global_size"]
     model = build(name, size, patch_size=config["model"].get("patch_size"))
     load_weights(model, network_weights(run, saved.weights, which))

@@ -1,4 +1,4 @@
-"""A method's networks: built, given the weights that they start from, and fitted to the device and its ranks."""
+"""Builds the networks of a method, loads the weights that they start from, and fits them to device and ranks."""
 
 import logging
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dermssl.backbone import build
 from dermssl.backbone.build import IMAGENET, Normalisation
@@ -18,7 +19,7 @@ from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.devices import require_compiler
 from dermssl.errors import InputError, shortened
 from dermssl.files import read_yaml
-from dermssl.methods.method import Method, copy_weights, freeze
+from dermssl.methods.method import Method, frozen_copy
 from dermssl.methods.registry import METHODS
 from dermssl.training import states
 from dermssl.training.continued import hold_start
@@ -28,11 +29,11 @@ from dermssl.views.recipe import group_views
 log = logging.getLogger("dermssl")
 
 FEW_VIEWS = 32
-"""BatchNorm's statistics of fewer views are mostly noise."""
+"""Statistics of BatchNorm over fewer views are mostly noise."""
 
 
 def init_of(options: ModelOptions) -> str | None:
-    """``model.init``, where ``timm:NAME`` and ``timm:NAME@FILE`` mean what they mean for `dermeval embed --encoder`."""
+    """``model.init`` as a path or ``timm``; ``timm:NAME`` and ``timm:NAME@FILE`` are read as by `dermeval embed`."""
     if not options.init or not options.init.startswith("timm:"):
         return options.init and str(folder_of(Path(options.init)))
     name, _, file = options.init.removeprefix("timm:").partition("@")
@@ -44,9 +45,9 @@ def init_of(options: ModelOptions) -> str | None:
 def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any, Normalisation]:
     """The method of ``options`` with its first weights, on the CPU, and how its images are normalised.
 
-    A run that goes on has both in its state, so the weights that it started from may be gone.
-    Raises InputError: the backbone does not exist or cannot take the crops, the batch is too small for its BatchNorm,
-    its weights cannot be had, or this machine cannot compile.
+    A run that resumes finds both in its state, so it does not need the weights that it started from.
+    Raises InputError: the backbone does not exist or cannot take the crops, the batch is too small for BatchNorm, the
+    weights cannot be read, or this machine cannot compile.
     """
     torch.manual_seed(options.training.seed)
     model, size = options.model, options.views.global_size
@@ -64,37 +65,41 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any
     elif model.init:
         normalisation = load_initial(method, model, size)
     if options.keep.distillation:
-        method.start = freeze(copy_weights(method.network("student"), build_backbone(0.0)))
+        method.start = frozen_copy(method.network("student"), build_backbone(0.0))
     method = _fitted(method, options, accelerator)
     hold_start([method.network(which) for which in method.backbones], options.keep, options.training.seed)
     return method.to(memory_format=torch.channels_last), normalisation
 
 
 def _fitted(method: Method, options: PretrainOptions, accelerator: Accelerator) -> Method:
-    """Checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
+    """Set checkpointing, BatchNorm over ranks, attention and compilation, by options and device."""
     if options.model.gradient_checkpointing:
         build.recompute_activations(method.network("student"))
-    batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
-    if batch_norm and not options.keep.frozen_batch_norm:
+    fixed = {*method.backbones.values(), "start"} if options.keep.frozen_batch_norm else set()
+    learning = [part for name, part in method.named_children() if name not in fixed]
+    if any(isinstance(module, _BatchNorm) for part in learning for module in part.modules()):
         method = share_statistics(method, options, accelerator)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         build.write_out_attention(method)
     if options.training.compile:
         require_compiler(accelerator.device)
         for which in method.backbones:
-            # One program per crop size: a program for any size is slower, and there are two sizes at most.
+            # One program per crop size (two at most): a program for all sizes is slower.
             method.network(which).compile(dynamic=False)
     return method
 
 
 def share_statistics(method: Any, options: PretrainOptions, accelerator: Accelerator) -> Any:
-    """BatchNorm over all GPUs. Each forward pass needs at least two views of one crop size on one rank."""
+    """``method`` with BatchNorm over all GPUs, where there are several.
+
+    Raises InputError: a forward pass on one rank has a single view of some crop size.
+    """
     ranks, accumulation = accelerator.num_processes, options.training.accumulation
     images = options.training.batch // (ranks * accumulation)
     views = images * min(map(len, group_views(options.views)))
     if views < 2:
         raise InputError(
-            f"training.batch {options.training.batch} leaves {images} image on each of {ranks} rank(s) x "
+            f"training.batch {options.training.batch} gives {images} image to each of {ranks} rank(s) x "
             f"{accumulation} accumulation steps, too few for BatchNorm: raise it"
         )
     wanted = ranks > 1 and options.training.sync_batch_norm
@@ -104,27 +109,25 @@ def share_statistics(method: Any, options: PretrainOptions, accelerator: Acceler
     counted = views * (ranks if shared else 1)
     if counted < FEW_VIEWS and accelerator.is_main_process:
         log.warning(
-            f"warning: BatchNorm takes its statistics from {counted} views: more images on each rank and accumulation "
-            "step, or a backbone without BatchNorm, learn better"
+            f"warning: BatchNorm takes its statistics from {counted} views: give each rank and accumulation step more "
+            "images, or choose a backbone without BatchNorm"
         )
-    # PyTorch's own conversion drops the activations that timm's BatchNormAct2d holds.
+    # PyTorch's own conversion would drop the activations in timm's BatchNormAct2d.
     return convert_sync_batchnorm(method) if shared else method
 
 
 def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisation:
-    """Put the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
+    """Load the weights of ``options.init`` into every backbone, or with ``init_part all`` into the whole method.
 
-    ``size`` is the side of the global crops in pixels, for which a transformer's position embeddings are made. Returns
-    how the images that the weights learned from were normalised.
-    Raises InputError: the weights cannot be had, are not finite, or belong to another backbone.
+    ``size`` is the side of the global crops in pixels; position embeddings are resampled for it. Returns how images
+    must be normalised for the weights.
+    Raises InputError: the weights cannot be read, are not finite, or belong to another backbone.
     """
     init, part = str(options.init), options.init_part
     if part == "encoder":
         weights, normalisation = _encoder_weights(init, options, size)
     else:
-        saved = states.newest_state(Path(init) / "state")
-        if saved is None:
-            raise InputError(f"model.init {init} has no state/, which model.init_part {part} is read from: give a run")
+        saved = states.require_state(Path(init), f"model.init_part {part}")
         normalisation, weights = states.normalisation_in(saved.record), saved.weights
         if part == "all":
             weights = merge_low_rank({name: value for name, value in weights.items() if not name.startswith("start.")})
@@ -161,20 +164,20 @@ def _encoder_weights(init: str, options: ModelOptions, size: int) -> tuple[dict[
     model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)
     if config["architecture"] != options.backbone:
         raise InputError(
-            f"model.init {init} is a {config['architecture']}, but model.backbone is {options.backbone}: use the same"
+            f"model.init {init} is of {config['architecture']}, but model.backbone is {options.backbone}: use the same"
         )
     return model.state_dict(), Normalisation.of(config["pretrained_cfg"])
 
 
 def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:
-    """The backbone of the ``student`` or ``teacher`` out of the weights of a state of ``run``.
+    """The weights of the backbone ``which`` (student or teacher), from the ``weights`` of a state of ``run``.
 
-    Raises InputError: the run's method has no such network.
+    Raises InputError: the run's method has no such backbone.
     """
     method = read_yaml(run / "config.yaml").get("method")
     attribute = METHODS[method].load().backbones.get(which) if method in METHODS else None
     if attribute is None:
-        raise InputError(f"{run} has no {which}: its method ({method}) trains one network: choose another")
+        raise InputError(f"{run} has no {which}: its method ({method}) has only a student: choose that")
     prefix = f"{attribute}."
     found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     return merge_low_rank(found)

@@ -1,6 +1,6 @@
-"""``dermssl recipe``: a config for this data and method, with the reason for each setting, to read and change.
+"""``dermssl recipe``: a config for your data and method, with the reason for each setting, to read and change.
 
-Published recipes are for a million images. On a few thousand they collapse or never leave chance level.
+Published recipes are for a million images. On a few thousand images they collapse or stay at chance level.
 """
 
 from pathlib import Path
@@ -12,19 +12,19 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_datasets
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import write_text
-from dermssl.methods.registry import METHODS, Choice, Setting, power_of_two, tier_of
+from dermssl.methods.registry import METHODS, Choices, Setting, power_of_two, tier_of
 from dermssl.training.options import OnlineOptions, RecipeOptions
 from dermssl.training.pool import select_rows
 
 FEWEST_STEPS = 4
-"""Optimizer steps that an epoch has at least."""
+"""Least number of optimizer steps per epoch."""
 LONGEST_WARMUP, WARMUP_SHARE = 10.0, 1 / 15
 
 
 def recipe(options: RecipeOptions) -> Report:
-    """Recommend settings by the number of training images; see `RecipeOptions`.
+    """Recommend settings by the number of training images.
 
-    Raises InputError: an unknown method or backbone, unusable data, or a file at ``out``.
+    Raises InputError: an unknown method or backbone, unusable data, or an existing file ``out``.
     """
     if options.method not in METHODS:
         raise InputError(f"--method {options.method}: no such method; {did_you_mean(options.method, METHODS)}")
@@ -38,28 +38,29 @@ def recipe(options: RecipeOptions) -> Report:
     text = as_yaml(options, images, choices)
     if out:
         write_text(out, text)
-    settings = {choice.key: choice.value for choice in choices}
+    settings = {key: value for key, (value, _) in choices.items()}
     return Report(text.rstrip() + (f"\n# written to {out}" if out else ""), {"images": images, "settings": settings})
 
 
-def recommend(options: RecipeOptions, images: int) -> list[Choice]:
-    """Settings for ``images`` training images, with the epochs and the batch of the options where they are given."""
+def recommend(options: RecipeOptions, images: int) -> Choices:
+    """Settings for ``images`` training images. Epochs and batch are those of the options, if given."""
     method, tier = METHODS[options.method], tier_of(images)
     batch = options.batch or min(method.batch[tier], power_of_two(images // FEWEST_STEPS))
     epochs = options.epochs or method.epochs[tier]
     warmup = min(LONGEST_WARMUP, round(epochs * WARMUP_SHARE, 1))
-    common = [
-        Choice("training.batch", batch, f"{images // batch:,} steps per epoch; 64 images and more learn better"),
-        Choice("training.epochs", epochs, "small epochs are few steps: count steps, not epochs"),
-        Choice("optim.warmup_epochs", warmup, "a fifteenth of the run, at most the published 10"),
-        *[Choice("optim.name", options.optimizer, "as asked")] * (options.optimizer != "adamw"),
-    ]
+    common: Choices = {
+        "training.batch": (batch, f"{images // batch:,} steps per epoch; 64 images and more learn better"),
+        "training.epochs": (epochs, "an epoch of few images has few steps: count steps, not epochs"),
+        "optim.warmup_epochs": (warmup, "a fifteenth of the run, at most 10 as published"),
+    }
+    if options.optimizer != "adamw":
+        common["optim.name"] = (options.optimizer, "as asked")
     setting = Setting(images, tier, epochs, batch, not is_vit(options.backbone), options.optimizer)
-    return common + method.recommend(setting)
+    return common | method.recommend(setting)
 
 
-def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:
-    """The config as YAML, one reason per line, with the command that uses it."""
+def as_yaml(options: RecipeOptions, images: int, choices: Choices) -> str:
+    """The config as YAML, with a reason for each setting and the command that uses it."""
     model = {"backbone": options.backbone} | ({} if is_vit(options.backbone) else {"drop_path": 0})
     lines = [
         f"# {options.method}, {options.backbone}, {images:,} training images of {', '.join(options.data)}.",
@@ -67,10 +68,10 @@ def as_yaml(options: RecipeOptions, images: int, choices: list[Choice]) -> str:
         f"method: {options.method}",
         yaml.safe_dump({"model": model}, sort_keys=False).rstrip(),
     ]
-    for section in dict.fromkeys(choice.key.split(".")[0] for choice in choices):
-        entries = [choice for choice in choices if choice.key.startswith(f"{section}.")]
-        written = [yaml.safe_dump({entry.key.split(".")[1]: entry.value}).strip() for entry in entries]
+    for section in dict.fromkeys(key.split(".")[0] for key in choices):
+        entries = {key.split(".")[1]: choice for key, choice in choices.items() if key.startswith(f"{section}.")}
+        written = [yaml.safe_dump({key: value}).strip() for key, (value, _) in entries.items()]
         width = max(map(len, written))
-        told = [f"  {text:<{width}}  # {entry.reason}" for text, entry in zip(written, entries, strict=True)]
+        told = [f"  {text:<{width}}  # {reason}" for text, (_, reason) in zip(written, entries.values(), strict=True)]
         lines += [f"{section}:", *told]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""Resumable states: everything the next step depends on, without pickle, written atomically.
+"""Resumable states: everything that the next step depends on, without pickle, written atomically.
 
-Order, views and drop path are functions of the seed and the step (see ``views.sampler`` and the loop), so a state is
-weights, optimizer moments and counters, and no generator's state.
+Order, views and drop path are functions of the seed and the step (see ``views.sampler`` and the loop). So a state holds
+weights, optimizer moments and counters, but no state of a random generator.
 """
 
 import json
@@ -27,9 +27,9 @@ log = logging.getLogger("dermssl")
 def save_state(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], keep: int
 ) -> Path:
-    """Write ``folder/step_<n>`` (``n`` from ``record["step"]``) and drop all but the ``keep`` newest.
+    """Write ``folder/step_<n>`` (``n`` is ``record["step"]``), and delete all but the ``keep`` newest states.
 
-    States of later steps are damaged ones that the run has passed over: they go too.
+    States of later steps are deleted too: the run has found them damaged.
     """
     path = folder / f"step_{record['step']:08d}"
     with atomic_folder(path) as temporary:
@@ -56,7 +56,7 @@ def list_states(folder: Path) -> list[Path]:
 
 
 class Saved(NamedTuple):
-    """A state as it was read: record, weights of the method, optimizer moments by ``<parameter>|<moment>``."""
+    """A state: record, weights of the method, and optimizer moments by ``<parameter>|<moment>``."""
 
     record: dict[str, Any]
     weights: dict[str, Tensor]
@@ -64,7 +64,7 @@ class Saved(NamedTuple):
 
 
 def newest_state(folder: Path) -> Saved | None:
-    """The newest readable state; a damaged one is passed over and named.
+    """The newest readable state, None if there is no state. Damaged states are named and skipped.
 
     Raises InputError: there are states but none can be read.
     """
@@ -74,14 +74,22 @@ def newest_state(folder: Path) -> Saved | None:
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return Saved(record, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
         except (OSError, ValueError, SafetensorError) as error:
-            log.warning("warning: %s is damaged (%s): going back to the state before it", path, error)
+            log.warning("warning: %s is damaged (%s): the state before it is used", path, error)
     if states:
         raise InputError(f"{folder}: no state can be read: start anew with --overwrite")
     return None
 
 
+def require_state(run: Path, option: str) -> Saved:
+    """The newest state of ``run``; InputError naming the ``option`` that needs one if there is none."""
+    saved = newest_state(run / "state")
+    if saved is None:
+        raise InputError(f"{run} has no state/, which {option} needs: give a run that has one, or leave the option out")
+    return saved
+
+
 def newest_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the newest state that has one, without its weights."""
+    """The record of the newest state whose record can be read."""
     for path in reversed(list_states(folder)):
         with suppress(OSError, ValueError):
             return json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -89,14 +97,14 @@ def newest_record(folder: Path) -> dict[str, Any] | None:
 
 
 def normalisation_in(record: dict[str, Any]) -> Normalisation:
-    """How the run of a state normalises images. States without the entry, of an earlier version, had ImageNet's."""
+    """How a run normalises images, by the record of its state; ImageNet's for states of versions without the entry."""
     return Normalisation.of(record["normalisation"]) if "normalisation" in record else IMAGENET
 
 
 def restore(
     method: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], moments: dict[str, Tensor]
 ) -> None:
-    """Put a state back into the networks and the optimizer, strictly and bit by bit."""
+    """Load a state into the networks and the optimizer, strictly and bit by bit."""
     method.load_state_dict(weights, strict=True)
     parameters = dict(method.named_parameters())
     for key, value in moments.items():

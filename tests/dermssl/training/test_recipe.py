@@ -16,7 +16,7 @@ COUNTS = (40, 300, 1_000, 5_354, 10_000, 10_001, 20_000, 50_000, 100_000, 400_00
 
 def values(images: int, method: str = "dino", backbone: str = "resnet18", **changes) -> dict:
     choices = recommend(RecipeOptions(["data/x"], method, backbone, **changes), images)
-    return {choice.key: choice.value for choice in choices}
+    return {key: value for key, (value, _) in choices.items()}
 
 
 def over_counts(method: str, key: str) -> list:
@@ -99,9 +99,9 @@ def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
         given = ["--data", "data/x", "--out", "checkpoints/x", "--config", str(tmp_path / "recipe.yaml")]
         options = parse(parser, PretrainOptions, given, COMMAND.aliases)[0]
         assert options.method == method and options.model.backbone == backbone
-        for choice in choices:
-            section, name = choice.key.split(".")
-            assert getattr(getattr(options, section), name) == choice.value
+        for key, (value, _) in choices.items():
+            section, name = key.split(".")
+            assert getattr(getattr(options, section), name) == value
 
 
 def test_a_recipe_is_printed_with_its_reasons_and_trains(pretrain, dataset, tmp_path, capsys):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import CONVNET, gradients_of_steps, metrics
 
 from dermssl.backbone.build import build as build_backbone
@@ -13,7 +13,8 @@ from dermssl.backbone.build import width
 from dermssl.training import networks
 from dermssl.training import pretrain as loop
 from dermssl.training.optimizer import Buffers
-from dermssl.training.options import DataOptions, PretrainOptions, TrainingOptions
+from dermssl.training.options import DataOptions, KeepOptions, ModelOptions, PretrainOptions, TrainingOptions
+from dermssl.views.recipe import ViewOptions
 
 
 def test_buffers_are_put_back_as_they_were():
@@ -61,6 +62,21 @@ def test_statistics_stay_local_where_that_is_asked():
     options = PretrainOptions("run", DataOptions(["data"]), training=TrainingOptions(sync_batch_norm=False))
     kept = networks.share_statistics(build_backbone("resnet18", 32), options, gpus)
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in kept.modules())
+
+
+def test_heads_share_statistics_though_those_of_the_backbone_are_frozen(tmp_path):
+    gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"), is_main_process=True, mixed_precision="no")
+    save_file(build_backbone("test_efficientnet", 32).state_dict(), tmp_path / "start.safetensors")
+    options = PretrainOptions(
+        str(tmp_path / "run"),
+        DataOptions(["data"]),
+        method="simclr",
+        model=ModelOptions("test_efficientnet", init=str(tmp_path / "start.safetensors"), drop_path=0.0),
+        views=ViewOptions(global_size=32, local_count=0),
+        keep=KeepOptions(frozen_batch_norm=True),
+    )
+    method, _ = networks.make_method(options, gpus)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in method.head.modules())
 
 
 def test_no_parameter_moves_by_a_gradient_above_the_limit(pretrain, dataset, tmp_path):
