@@ -1,24 +1,23 @@
-"""Colour and blur of a view, 8 bits, by OpenCV. All colour changes are one affine map of a pixel.
+"""Colour and blur of a view (uint8), by OpenCV. All colour changes together are one affine map of a pixel.
 
-In YIQ, brightness b and contrast c scale luma and chroma, saturation s scales the chroma, hue h rotates it:
+In YIQ, brightness b and contrast c scale luma and chroma, saturation s scales the chroma, and hue h rotates it:
 
     Y' = b (c Y + (1 - c) mean(Y))        (I', Q')' = b c s R(2 pi HUE h) (I, Q)'
 
-where mean(Y) is the mean grey value of the crop. A grey view has s = 0. Hue is NVIDIA DALI's rotation, by an angle that
-is smaller by the factor `HUE`.
+where mean(Y) is the mean grey value of the crop. A grey view has s = 0. NVIDIA DALI rotates the hue in the same way, by
+an angle without the factor `HUE`.
 
 Differences from torchvision's `adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `adjust_hue`:
 
-- Values are clipped and rounded once, at the end, and not after each operation. So the four changes commute, and no
-  order is drawn.
-- Hue rotates YIQ and not HSV: luma stays as it is. HSV keeps the largest channel instead. `HUE` makes both rotations
-  equally strong.
-- Luma weights are (0.299, 0.587, 0.114), which add up to 1. torchvision writes 0.2989 for red.
+- Values are clipped and rounded once, at the end; torchvision does both after each operation. So the four changes
+  commute, and no order is drawn.
+- The hue rotates in YIQ, which keeps luma. torchvision rotates in HSV, which keeps the largest channel. `HUE` makes
+  both rotations equally strong.
+- Luma weights are (0.299, 0.587, 0.114), which add up to 1. torchvision uses 0.2989 for red.
 
-Mean difference from torchvision, in grey levels of 255: on HAM10000 0.3 for brightness and contrast of 0.6 to 1.4 and
-saturation of 0.8 to 1.2, which is the rounding. A hue of 0.02 changes the pixels of HAM10000 by 2.4 in torchvision and
-here, those of PAD-UFES-20 by 2.1 and 2.0. The two results differ by 2.1 and 3.1: they are equally far from the
-original, in different directions.
+Mean difference from torchvision, of 255 grey levels: 0.3 on HAM10000 for brightness and contrast of 0.6 to 1.4 and
+saturation of 0.8 to 1.2, by rounding alone. A hue of 0.02 changes pixels of HAM10000 by 2.4 in both, those of
+PAD-UFES-20 by 2.1 in torchvision and 2.0 here. The two results differ from each other by 2.1 and 3.1.
 """
 
 import math
@@ -28,22 +27,22 @@ import cv2
 import numpy as np
 
 HUE = 0.62
-"""Rotation in YIQ that changes skin as much as torchvision's `adjust_hue` does with a rotation of 1 in HSV.
+"""A rotation by `HUE` in YIQ changes skin images as much as a rotation by 1 in HSV (torchvision's `adjust_hue`).
 
-The factor of equal mean change is 0.60 on HAM10000 and 0.64 on PAD-UFES-20 (120,000 pixels each, hues of 0.005 to 0.1).
+Equal mean change needs 0.60 on HAM10000 and 0.64 on PAD-UFES-20 (120,000 pixels each, hues of 0.005 to 0.1).
 """
 LUMA = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 QUARTER = np.linalg.solve(YIQ, np.array([[0, 0, 0], [0, 0, 1], [0, -1, 0]]) @ YIQ)
-"""Removes luma and rotates chroma by a quarter of the colour circle; hue shifts are positive from red to yellow."""
+"""Removes luma and rotates chroma by a quarter of the colour circle. A positive hue turns red to yellow."""
 
 
 class Changes(NamedTuple):
-    """What is changed in views, one entry per view (arrays of any one shape).
+    """The changes of each view: arrays of one shape, one entry per view.
 
-    ``coloured`` is false where the colours stay as they are. ``brightness``, ``contrast`` and ``saturation`` are
-    factors. ``hue`` is a share of the colour circle, as torchvision counts it. ``sigma`` is the standard deviation of
-    the blur in pixels, 0 where there is none. ``solarize`` is true or false. ``turn`` is 0 to 7.
+    ``coloured`` is False if the colours do not change. ``brightness``, ``contrast`` and ``saturation`` are factors.
+    ``hue`` is a share of the colour circle, as in torchvision. ``sigma`` is the standard deviation of the blur in
+    pixels, 0 for no blur. ``solarize`` is bool. ``turn`` is one of the 8 of `dermssl.views.draws.turns`.
     """
 
     coloured: np.ndarray
@@ -57,7 +56,7 @@ class Changes(NamedTuple):
 
 
 def matrices(changes: Changes) -> np.ndarray:
-    """Affine colour matrices ``(..., 3, 4)`` float64; the last column is for a crop with a mean grey value of 1."""
+    """Affine colour matrices ``(..., 3, 4)`` float64. The last column is for a crop whose mean grey value is 1."""
     scale = changes.brightness * changes.contrast
     angle = 2 * np.pi * HUE * changes.hue
     kept, turned = (scale * changes.saturation * part(angle) for part in (np.cos, np.sin))
@@ -70,13 +69,13 @@ def matrices(changes: Changes) -> np.ndarray:
 
 
 def recolour(view: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """``view`` (H, W, 3) uint8 with the ``(3, 4)`` matrix of `matrices` applied to each pixel, rounded and clipped."""
+    """``view`` (H, W, 3) uint8 after a ``(3, 4)`` matrix of `matrices`, rounded and clipped."""
     red, green, blue, _ = cv2.mean(view)
     return cv2.transform(view, matrix * (1, 1, 1, LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue))
 
 
 def solarize(view: np.ndarray) -> np.ndarray:
-    """Inverts the values from 128 up."""
+    """``view`` with all values of 128 and more inverted."""
     return cv2.min(view, cv2.bitwise_not(view))
 
 

@@ -1,4 +1,4 @@
-"""Geometry of a view: decode the stored image once, crop and resize, flip and turn. 8 bits, OpenCV, on the CPU."""
+"""Geometry of a view: decode the stored image, crop and resize, flip and turn. All in uint8 by OpenCV."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 
 MOST_LINEAR = 1.7
-"""Bilinear interpolation shrinks by no more than this factor: it reads too few pixels for more."""
+"""Largest factor by which bilinear interpolation shrinks. For larger ones it reads too few pixels."""
 FLIPS = (None, 0, -1, 1, 1, None, 0, -1)
-"""OpenCV's flip code of each turn, after a transposition where the turn is odd."""
+"""OpenCV's flip code for each turn; odd turns are transposed before."""
 
 
 def decode(jpeg: bytes | memoryview) -> np.ndarray:
-    """A stored JPEG as ``(H, W, 3)`` uint8, RGB. The pixels are Pillow's.
+    """A stored JPEG as ``(H, W, 3)`` uint8, RGB, with the same pixels as from Pillow.
 
-    Raises ValueError: the bytes are not a JPEG that can be read.
+    Raises ValueError: the bytes are no readable JPEG.
     """
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
@@ -25,8 +25,9 @@ def decode(jpeg: bytes | memoryview) -> np.ndarray:
 def cut(image: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     """The crop ``box`` (left, top, right, bottom; pixels) of ``image`` (H, W, 3), resized to ``(size, size, 3)``.
 
-    Enlarges by bicubic interpolation. Shrinks bilinearly to ``size`` times a power of two, by `MOST_LINEAR` at most,
-    then averages squares of 2 x 2 pixels. That is close to OpenCV's INTER_AREA in a third of its time.
+    Bicubic interpolation enlarges. To shrink, bilinear interpolation reduces the crop to ``size`` times a power of two,
+    by a factor of `MOST_LINEAR` at most; then squares of 2 x 2 pixels are averaged. The result is close to OpenCV's
+    INTER_AREA, in a third of its time.
     """
     left, top, right, bottom = box
     crop = image[top:bottom, left:right]
@@ -44,7 +45,7 @@ def cut(image: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
 
 
 def turn(view: np.ndarray, number: int, out: np.ndarray) -> None:
-    """Write ``view`` into ``out`` in the symmetry ``number`` of `dermssl.views.draws.turns`."""
+    """Write ``view`` into ``out``, flipped and turned by the ``number`` of `dermssl.views.draws.turns`."""
     view, flip = cv2.transpose(view) if number % 2 else view, FLIPS[number]
     if flip is None:
         out[...] = view

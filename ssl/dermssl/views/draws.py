@@ -1,4 +1,4 @@
-"""Every random decision about a view, drawn from (seed, epoch, position, view) and nothing else."""
+"""All random decisions about a view. They depend on (seed, epoch, position, view) and nothing else."""
 
 import math
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from dermssl.views.sampler import philox
 
 VIEW_STREAM = 3
 DRAWS_PER_VIEW = 48
-"""Uniform numbers reserved per view, so that adding a view or an effect does not move the numbers of others."""
-TRIES = 10
-RATIO = (3 / 4, 4 / 3)
+"""Uniform numbers reserved for each view, so that a further view or effect does not change those of others."""
+TRIES, RATIO = 10, (3 / 4, 4 / 3)
 
 
 def uniforms(seed: int, epoch: int, position: int, views: int) -> np.ndarray:
-    """``(views, DRAWS_PER_VIEW)`` numbers in [0, 1) for one image of one epoch."""
+    """``(views, DRAWS_PER_VIEW)`` numbers in [0, 1) for the image at one position of one epoch."""
     return philox(seed, VIEW_STREAM, position, epoch).random((views, DRAWS_PER_VIEW))
 
 
 def crop_box(scale: Sequence[float], width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
-    """A random resized crop as torchvision draws it: area share, log-uniform ratio, ten tries, else a centre crop.
+    """The box (left, top, right, bottom; pixels) of a random resized crop, as torchvision draws it.
 
-    ``scale`` is the smallest and largest share of the area of the stored image, ``width`` x ``height`` pixels. Of the
-    uniform numbers of one view, ``draws``, the first 22 are used. Returns left, top, right, bottom in pixels.
+    The area share is uniform and the ratio of the sides log-uniform. After ten crops that do not fit, the centre crop
+    is taken. ``scale`` is the smallest and largest share of the area of the stored image, ``width`` x ``height``
+    pixels. ``draws`` are the uniform numbers of one view; the first 22 are used.
     """
     low, high = scale
     for share, shape in zip(draws[:TRIES], draws[TRIES : 2 * TRIES], strict=True):
@@ -42,17 +42,14 @@ def crop_box(scale: Sequence[float], width: int, height: int, draws: Sequence[fl
 
 
 def turns(options: ViewOptions, draws: np.ndarray) -> np.ndarray:
-    """Which of the 8 symmetries of a square: 0-3 quarter turns (to the left), 4-7 the same after a left-right flip."""
+    """One of the 8 symmetries of a square: 0-3 quarter turns to the left, 4-7 the same after a left-right flip."""
     if options.turns:
         return (draws[..., 22] * 8).astype(int)
     return np.where(draws[..., 22] < 0.5, 4, 0)
 
 
 def changes(options: ViewOptions, views: Sequence[View], draws: np.ndarray) -> Changes:
-    """What is changed in each of V ``views``, which give the odds of blur and solarisation, as arrays ``(..., V)``.
-
-    ``draws`` are the uniform numbers ``(..., V, DRAWS_PER_VIEW)``.
-    """
+    """The changes of V ``views`` by their uniform numbers ``draws`` (..., V, DRAWS_PER_VIEW), arrays ``(..., V)``."""
     sizes, blurs, solarized = (np.array([getattr(view, key) for view in views]) for key in ("size", "blur", "solarize"))
     low, high = options.blur_sigma
     sigma = (low + (high - low) * draws[..., 31]) * sizes / 224

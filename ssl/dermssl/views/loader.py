@@ -1,4 +1,4 @@
-"""From pooled dataset folders to batches of views. Workers make whole views in 8 bits; the device only normalises."""
+"""From pooled dataset folders to batches of views. Data workers make whole views in uint8; the device normalises."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from dermssl.views.sampler import Item, RankBatches
 
 @dataclass(frozen=True)
 class Pool:
-    """Training rows of several stores: pooled row ``i`` is row ``row[i]`` of ``stores[store[i]]``.
+    """The training rows of all image stores: pooled row ``i`` is row ``row[i]`` of ``stores[store[i]]``.
 
-    ``partners`` says which rows are positives of each other; None where all views of an image show that image.
+    ``partners`` says which rows are positives of each other; None if all views of an image show this image.
     """
 
     stores: Sequence[ImageStore]
@@ -35,22 +35,16 @@ class Pool:
         """The decoded image of a pooled row: ``(H, W, 3)`` uint8."""
         return decode(self.stores[self.store[row]].jpeg(int(self.row[row])))
 
-    def __len__(self) -> int:
-        return len(self.row)
-
 
 class ViewDataset(Dataset):
-    """Makes the views of whole batches; every random number is a function of the item, not of the worker."""
+    """Makes the views of whole micro-batches. Random numbers depend on the item, not on the worker."""
 
     def __init__(self, pool: Pool, options: ViewOptions, seed: int) -> None:
         self.pool, self.options, self.seed = pool, options, seed
         self.groups = group_views(options)
 
-    def __len__(self) -> int:
-        return len(self.pool)
-
     def __getitems__(self, items: list[Item]) -> list[Tensor]:
-        """The views of one micro-batch: for global and for local crops ``(V, B, S, S, 3)`` uint8, RGB."""
+        """The views of a micro-batch: ``(V, B, S, S, 3)`` uint8 RGB of the global crops, then of the local ones."""
         every = list(itertools.chain(*self.groups))
         numbers = np.stack([draws.uniforms(self.seed, item.epoch, item.position, len(every)) for item in items])
         changes = draws.changes(self.options, every, numbers)
@@ -79,30 +73,28 @@ class ViewDataset(Dataset):
 
 
 def make_loader(dataset: ViewDataset, batches: RankBatches, workers: int, pin: bool) -> DataLoader:
-    """One pass over ``batches``; the number of workers changes no view."""
-    sampler = batches.sampler
-    images = sampler.batch // (batches.ranks * batches.accumulation)
-    size = images * sum(3 * view.size**2 for views in dataset.groups for view in views)
+    """One pass over ``batches``. The number of ``workers`` changes no view; ``pin`` is for a GPU."""
+    size = batches.images * sum(3 * view.size**2 for views in dataset.groups for view in views)
     return make_data_loader(dataset, batches, workers, pin, size, collate_fn=list)  # the batch is made already
 
 
 def default_workers() -> int:
-    """Data workers per rank by default: this machine's cores, shared by its ranks, less one for training."""
+    """Data workers of a rank by default: its share of this machine's cores, less one for training."""
     return max(1, available_cores(per_rank=True) - 1)
 
 
 def to_views(
     crops: list[Tensor], device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> list[Tensor]:
-    """Move to ``device`` and normalise: for global and local crops a tensor ``(V, B, 3, S, S)`` float32.
+    """Move ``crops`` (V, B, S, S, 3) to ``device`` and normalise them: ``(V, B, 3, S, S)`` float32.
 
-    ``mean`` and ``std`` are those of the channels for values 0 to 1. The channels of a pixel lie side by side, so that
-    ``flatten(0, 1)`` is in channels_last layout.
+    ``mean`` and ``std`` of the channels are for values from 0 to 1. The channels of a pixel stay side by side in
+    memory, so ``flatten(0, 1)`` of the result has the channels_last layout.
     """
     views = []
     for pixels in crops:
         size = pixels.shape[2]
-        # Whole rows of pixels, since PyTorch is slow where it broadcasts over three numbers.
+        # Whole rows of pixels, because PyTorch is slow when it broadcasts over three numbers.
         scale, shift = ((value / torch.tensor(std)).repeat(size).to(device) for value in (1 / 255, -torch.tensor(mean)))
         rows = pixels.to(device, non_blocking=True).flatten(3).float()
         views.append(torch.addcmul(shift, rows, scale).unflatten(3, (size, 3)).movedim(4, 2))

@@ -1,7 +1,7 @@
-"""Positives from other photographs: further views of an image may show its case, lesion or patient in another picture.
+"""Positives from other photographs: some views of an image show another photograph of its case, lesion or patient.
 
 After MICLe (Azizi et al. 2021, "Big self-supervised models advance medical image classification"). The second global
-view and every second local view come from the other photograph; where an image has none, from the image itself.
+view and every second local view come from the other photograph. Without one, all views come from the image itself.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 SHARE_DRAW, CHOICE_DRAW = 33, 34
-"""Which of a view's uniform numbers decide whether another photograph is taken, and which one."""
+"""The uniform numbers of a view that decide whether another photograph is taken, and which one."""
 
 
 @dataclass(frozen=True)
 class Partners:
-    """The pooled rows sorted by what they show: members of one group lie side by side in ``order``.
+    """The pooled rows sorted by group: the rows of one group stand side by side in ``order``.
 
-    ``place`` is where a row lies in ``order``; its group begins at ``start`` and has ``count`` members.
+    Row ``i`` stands at ``place[i]`` in ``order``; its group begins at ``start[i]`` and has ``count[i]`` rows.
     """
 
     order: np.ndarray
@@ -26,7 +26,7 @@ class Partners:
     count: np.ndarray
 
     def partner(self, row: int, share: float, draws: np.ndarray) -> int:
-        """Another row of the group with probability ``share``, all others alike; else ``row``.
+        """With probability ``share`` another row of the group, each equally likely; else ``row``.
 
         ``draws`` are the uniform numbers of one view of the image.
         """
@@ -39,9 +39,9 @@ class Partners:
 
 
 def find_partners(groups: np.ndarray, patients: np.ndarray) -> Partners:
-    """Group rows of the same group id (case, lesion or patient) and the same patient, ``(N,)``, None where unknown.
+    """Group the N rows that have the same group id (case, lesion or patient) and the same patient; None is unknown.
 
-    A row without a group id stands alone.
+    A row without a group id is a group by itself.
     """
     known = ~pd.isna(groups)
     code, _ = pd.factorize(pd.MultiIndex.from_arrays([groups, pd.Series(patients, dtype=object).fillna("")]))

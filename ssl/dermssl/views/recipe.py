@@ -1,8 +1,8 @@
-"""What a view is: its size and area, its turn, colour, blur and solarisation. Torch-free.
+"""The options of views: size, area, turn, colour, blur and solarisation. Must not import torch.
 
-Defaults are DINO's published recipe (Caron et al. 2021, appendix) with changes for skin. Skin has no up or down, so all
-flips and quarter turns are equally likely. Colour is diagnostic (erythema, pigment), so hue shifts are weak and no view
-is grey. Blur grows with the size of a view; in the published recipe it is the same in all.
+The defaults are DINO's published recipe (Caron et al. 2021, appendix) with changes for skin. Skin has no up or down, so
+all flips and quarter turns are equally likely. Colour is diagnostic (erythema, pigment), so hue shifts are weak and no
+view is grey. The blur is proportional to the size of a view; in the published recipe it is the same for all sizes.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 LARGEST_CROP = 4096
-"""Pixels of a side; what is far larger asks for more memory than there is."""
+"""Pixels of a side; far larger crops need more memory than a machine has."""
 
 
 @dataclass
@@ -32,10 +32,10 @@ class ViewOptions:
     local_scale: list[float] = field(default_factory=lambda: [0.05, 0.4])
     """Smallest and largest share of the image's area in a local crop."""
     positives: Literal["image", "case", "lesion", "patient"] = "image"
-    """What all views of an image show: the same image, or also other training photographs of its case, lesion or
+    """What the views of an image show: this image only, or also another training photograph of its case, lesion or
     patient (MICLe). Never two patients."""
     positive_share: ClosedUnitInterval = 0.5
-    """Probability that the second global and every second local view show another photograph, where there is one (with
+    """Probability that the second global and every second local view show another photograph, if there is one (for
     positives other than image)."""
     turns: bool = True
     """Flips along both axes and quarter turns; false: left-right flips only."""
@@ -48,7 +48,7 @@ class ViewOptions:
     saturation: NonNegativeFloat = 0.2
     """The saturation factor is drawn from 1 - x to 1 + x."""
     hue: float = 0.02
-    """The hue is shifted by -x to x of the colour circle (0 to 0.5), as strongly as by torchvision."""
+    """The hue is shifted by -x to x of the colour circle (0 to 0.5), with the strength of torchvision's."""
     grey: ClosedUnitInterval = 0.0
     """Probability of a grey view (published: 0.2)."""
     blur: list[float] = field(default_factory=lambda: [1.0, 0.1, 0.5])
@@ -59,7 +59,7 @@ class ViewOptions:
     """Probability of solarisation in the first global view, the other global views and the local views."""
 
     def __post_init__(self) -> None:
-        """Set `local_size` where it is 0. Raises ValueError with the key that is out of range."""
+        """Set `local_size` if it is 0. Raises ValueError naming the key that is out of range."""
         self.local_size = self.local_size or max(1, round(self.global_size * 3 / 7 / 16)) * 16
         if self.global_size > LARGEST_CROP:
             raise ValueError(f"views.global_size {self.global_size}: give at most {LARGEST_CROP} pixels")
@@ -79,7 +79,7 @@ class ViewOptions:
 
 
 class View(NamedTuple):
-    """One view of an image: its side in pixels, its range of areas, and its probabilities of blur and solarisation."""
+    """One view: its side in pixels, its range of area shares, and its probabilities of blur and solarisation."""
 
     size: int
     scale: list[float]
@@ -88,7 +88,7 @@ class View(NamedTuple):
 
 
 def group_views(options: ViewOptions) -> list[list[View]]:
-    """The views of an image in order by role: global crops, then local ones where there are any."""
+    """The views of an image: its global crops, then its local crops if there are any."""
     roles = [min(index, 1) for index in range(options.global_count)]
     odds = list(zip(options.blur, options.solarize, strict=True))
     large = [View(options.global_size, options.global_scale, *odds[role]) for role in roles]

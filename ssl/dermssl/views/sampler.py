@@ -1,6 +1,6 @@
-"""Which images make up each batch: a pure function of (seed, step), so ranks, workers and restarts change nothing.
+"""The images of each batch: a pure function of (seed, step), so ranks, workers and restarts change nothing.
 
-Order and pooling follow from counter-based random numbers (Philox), never from the state of a generator.
+The random numbers are counter-based (Philox), so there is no state of a generator to save.
 """
 
 import math
@@ -25,17 +25,17 @@ class Item(NamedTuple):
 
 
 def philox(seed: int, stream: int, *counter: int) -> np.random.Generator:
-    """Random numbers keyed by (seed, stream, counter): the same numbers whoever draws them, whenever."""
+    """Random numbers that depend on (seed, stream, counter) only, not on who draws them or when."""
     words = [0, *counter] + [0] * (3 - len(counter))
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=words))
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Batches over several pooled sets: ``batch`` images per step over all ranks and accumulation steps.
+    """Batches of pooled data sets: ``batch`` images per step, over all ranks and accumulation steps.
 
-    ``sizes`` are the numbers of training rows; pooled row numbers run through the sets in order. ``shares`` of each
-    epoch's images add up to 1; None: as the sizes are.
+    ``sizes`` are the numbers of training rows of the sets; pooled row numbers count through the sets in order.
+    ``shares`` are the shares of the sets in an epoch and add up to 1; None means proportional to the sizes.
     """
 
     sizes: tuple[int, ...]
@@ -45,17 +45,17 @@ class Sampler:
 
     @property
     def total(self) -> int:
-        """Training rows of all sets, which is also the images drawn per epoch."""
+        """Number of training rows of all sets. An epoch draws as many images."""
         return sum(self.sizes)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches per epoch; the incomplete rest is dropped (other images every epoch)."""
+        """Whole batches per epoch. Images that do not fill a batch are left out, other ones in every epoch."""
         return self.total // self.batch
 
     @property
     def quotas(self) -> tuple[int, ...]:
-        """Images that each set gives per epoch."""
+        """Number of images that an epoch draws from each set."""
         if self.shares is None:
             return self.sizes
         exact = np.array(self.shares) * self.total
@@ -64,7 +64,7 @@ class Sampler:
         return tuple(int(count) for count in counts)
 
     def items(self, step: int) -> list[Item]:
-        """The global batch of ``step`` (counted over the whole run)."""
+        """The global batch of ``step``, counted from the start of the run."""
         epoch, within = divmod(step, self.steps_per_epoch)
         positions = range(within * self.batch, (within + 1) * self.batch)
         rows = epoch_rows(self, epoch)
@@ -82,7 +82,7 @@ class Sampler:
 
 @lru_cache(maxsize=2)
 def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
-    """Pooled rows in the order of ``epoch``, ``(total,)`` int64."""
+    """The pooled rows of ``epoch`` in order, ``(total,)`` int64."""
     starts = np.cumsum([0, *sampler.sizes])
     parts = [
         starts[index] + _cycle(size, quota, epoch, sampler.seed, index)
@@ -93,7 +93,11 @@ def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
 
 
 def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
-    """``quota`` rows of one set: the epoch's stretch of endless shuffled passes, so all rows come equally often."""
+    """The ``quota`` rows that an epoch draws from one set.
+
+    The set is shuffled and passed through again and again, and each epoch goes on where the last one ended. So all rows
+    come equally often.
+    """
     first, last = epoch * quota, (epoch + 1) * quota
     if not quota:
         return np.empty(0, dtype=np.int64)
@@ -103,9 +107,9 @@ def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarr
 
 
 def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:
-    """``data.weights`` (``size``, ``equal``, or a number per set) -> shares per set, or None for as the sizes are.
+    """``data.weights`` (``size``, ``equal``, or a number per set) as `Sampler.shares`.
 
-    Raises InputError: not one of these forms, or the number of weights differs from the number of sets.
+    Raises InputError: the weights are none of these, or their number is not that of the sets.
     """
     if list(weights) == ["size"]:
         return None
@@ -124,7 +128,7 @@ def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, 
 class RankBatches:
     """The micro-batches of one rank from step ``start`` to ``stop``, as a batch sampler for a DataLoader.
 
-    A global batch is cut into accumulation x ranks equal slices; micro-step m of rank r takes slice m x ranks + r.
+    A global batch is cut into accumulation x ranks equal slices. Micro-batch m of rank r is slice m x ranks + r.
     """
 
     sampler: Sampler
@@ -134,13 +138,17 @@ class RankBatches:
     ranks: int = 1
     accumulation: int = 1
 
+    @property
+    def images(self) -> int:
+        """Number of images in a micro-batch of one rank."""
+        return self.sampler.batch // (self.ranks * self.accumulation)
+
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Item]]:
-        size = self.sampler.batch // (self.ranks * self.accumulation)
         for step in range(self.start, self.stop):
             items = self.sampler.items(step)
             for micro in range(self.accumulation):
-                first = (micro * self.ranks + self.rank) * size
-                yield items[first : first + size]
+                first = (micro * self.ranks + self.rank) * self.images
+                yield items[first : first + self.images]

@@ -62,7 +62,7 @@ def test_a_crop_that_shrinks_averages_its_pixels(side):
 
 
 def test_a_stored_jpeg_decodes_to_pillows_pixels(pool):
-    for row in range(len(pool)):
+    for row in range(len(pool.row)):
         assert np.array_equal(decode(pool.stores[0].jpeg(row)), np.array(pool.stores[0].image(row)))
 
 
