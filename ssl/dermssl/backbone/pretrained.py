@@ -72,18 +72,23 @@ def file_notice(path: Path) -> dict[str, Any]:
     return licences.notice(f"{WEIGHTS}{path.name}", "unknown", said, synthetic=False)
 
 
-def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:
-    """The licence notices of the weights ``init`` (``model.init``), which apply to everything trained from them.
+def initial_facts(init: str, run: Path) -> dict[str, Any]:
+    """What the encoder ``init`` (``model.init``) records of its training: licences, splits and more; else nothing.
 
-    If ``init`` no longer exists, they are read from the ``run`` that started from it.
+    If ``init`` no longer exists, it is read from the ``run`` that started from it.
     """
-    if init == "timm":
-        return [pretrained_notice(backbone)]
     path = Path(init) if Path(init).exists() else run
     configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
-    config = next((file for file in configs if file.is_file()), None)
-    found = read_json(config, "dermssl export").get("dermssl") if config else None
-    return (found or {}).get("licences", [file_notice(path)])
+    config = next((file for file in configs if file.is_file()), None) if init != "timm" else None
+    return (read_json(config, "dermssl export").get("dermssl") if config else None) or {}
+
+
+def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:
+    """The licence notices of the weights ``init`` (``model.init``), which apply to everything trained from them."""
+    if init == "timm":
+        return [pretrained_notice(backbone)]
+    stated = initial_facts(init, run).get("licences")
+    return [file_notice(Path(init))] if stated is None else stated
 
 
 def find_ledger(folder: Path, pointer: str | None = None) -> Path | None:

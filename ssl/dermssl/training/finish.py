@@ -1,11 +1,10 @@
-"""What a run leaves behind: states, encoders, ledger, model card, status, and the closing report."""
+"""What a run writes: states, encoders, ledger, model card, status, and the closing report."""
 
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from dermssl import licences
@@ -15,6 +14,7 @@ from dermssl.commandline import Report
 from dermssl.errors import HealthStop, InputError, Preempted
 from dermssl.files import read_parquet, write_parquet
 from dermssl.training import states
+from dermssl.training.pool import join_ledgers
 from dermssl.training.progress import JOULES_PER_KWH, Progress, hardware
 from dermssl.training.run_folder import START_LEDGER, read_status, write_status
 from dermssl.training.setup import Run
@@ -23,21 +23,21 @@ from dermssl.training.watching.online import headline
 
 
 def save(run: Run, progress: Progress) -> None:
-    """A resumable state, written by rank 0 while the others wait."""
+    """Write a resumable state on rank 0, while the other ranks wait."""
     if run.main:
-        record = progress.record() | {"data": run.fingerprints, "rows": list(run.sampler.sizes)}
-        record |= {"ranks": run.accelerator.num_processes} | run.reproducibility
-        record["normalisation"] = run.normalisation._asdict()
+        record = progress.record() | run.reproducibility
+        record |= {"data": run.fingerprints, "rows": list(run.sampler.sizes)}
+        record |= {"ranks": run.accelerator.num_processes, "normalisation": run.normalisation._asdict()}
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
-        if read_status(run.folder) == "running":  # and not another rank's "failed"
+        if read_status(run.folder) == "running":  # keep the "failed" of another rank
             write_status(run.folder, "running", progress.step, run.steps)
     run.accelerator.wait_for_everyone()
 
 
 def keep_best(run: Run, progress: Progress) -> None:
-    """Write ``best/`` where the present encoder is the best; its score must be in the newest state by then.
+    """Write ``best/`` if the present encoder is the best. Save the state before (at step 0 there is none).
 
-    So a run that was killed between the two can write it when it goes on. An untrained network has no state.
+    If the run is killed between the two, it knows from the state that ``best/`` is missing, and writes it.
     """
     if run.main and progress.best and progress.best["step"] == progress.step:
         export_encoder(run, progress.step, run.folder / "best")
@@ -46,33 +46,33 @@ def keep_best(run: Run, progress: Progress) -> None:
 def export_encoder(run: Run, step: int, folder: Path) -> None:
     """Write the present encoder as a timm folder."""
     method, name = run.options.method, run.options.model.backbone
-    facts = {"method": method, "step": step, "splits": run.options.data.splits, "data": run.fingerprints}
+    facts = {"method": method, "step": step, "splits": run.splits, "data": run.fingerprints}
     tag = f"dermssl_{method}_step{step}"
     write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, facts)
 
 
 def finish_run(run: Run, progress: Progress) -> None:
-    """Encoder, ledger, model card, status."""
+    """Write encoder, ledger, model card and status."""
     export_encoder(run, progress.step, run.folder / "encoder")
     write_record(run, progress)
     write_status(run.folder, "done", progress.step, run.steps)
 
 
 def write_record(run: Run, progress: Progress) -> None:
-    """Ledger and model card of what was trained so far; `best/` of a run that was stopped needs them too.
+    """Write ledger and model card of the training so far. The `best/` of a stopped run needs them too.
 
-    The images of the run that this one started from stand below its own.
+    The ledger also lists the images that the start of the run was trained on.
     """
-    times_seen = run.sampler.times_seen(progress.step)
-    ledger, before = run.data.ledger(times_seen), run.folder / START_LEDGER
+    times_seen, before = run.sampler.times_seen(progress.step), run.folder / START_LEDGER
+    ledgers = [run.data.ledger(times_seen)]
     if before.is_file():
-        ledger = pa.concat_tables([ledger, read_parquet(before, "dermssl pretrain")], promote_options="permissive")
-    write_parquet(run.folder / LEDGER, ledger)
+        ledgers.append(read_parquet(before, "dermssl pretrain"))
+    write_parquet(run.folder / LEDGER, join_ledgers(ledgers))
     write_card(run.folder, run.options, run.data, run.notices, times_seen, run_facts(run, progress))
 
 
 def note_end(run: Run, progress: Progress, error: BaseException) -> None:
-    """Record what ended the run: a stop of all ranks, or the failure of one; only the first, as others fail with it."""
+    """Record in ``status.json`` what ended the run: a stop of all ranks, or the first failure of a rank."""
     if isinstance(error, HealthStop) and run.main:
         write_record(run, progress)
     if isinstance(error, (HealthStop, Preempted)):
@@ -82,16 +82,16 @@ def note_end(run: Run, progress: Progress, error: BaseException) -> None:
         return
     ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
     where = f"rank {rank} of {ranks}: " if ranks > 1 else ""
-    with suppress(OSError, InputError):  # nothing must hide the error itself
+    with suppress(OSError, InputError):  # so that the error itself is reported
         if read_status(run.folder) != "failed":
             write_status(run.folder, "failed", progress.step, run.steps, f"{where}{type(error).__name__}: {error}")
 
 
 def leave_group(run: Run, stop: BaseException | None = None) -> None:
-    """Leave the process group, as all ranks do. The wrapper that averages gradients must be freed before.
+    """Leave the process group, which all ranks do. Free the wrapper that averages gradients first.
 
-    PyTorch frees it while it holds Python's lock. If the wrapper were the last to know the group, it would wait for the
-    group's threads while one of them may wait for the lock, and the rank would never end.
+    PyTorch frees the wrapper while it holds Python's lock. If the wrapper held the last reference to the group, it
+    would wait for the threads of the group; one of these may wait for the lock, and the rank would never end.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
@@ -102,13 +102,14 @@ def leave_group(run: Run, stop: BaseException | None = None) -> None:
 
 
 def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
-    """Length, hardware, time, energy and scores, for card and report."""
+    """Length, data, hardware, time, energy and scores, for the model card and the report."""
     device = run.accelerator.device
     joules = progress.joules if device.type == "cuda" else None
     return {
         "steps": progress.step,
         "planned_steps": run.steps,
         "images": run.sampler.total,
+        "splits": run.splits,
         "seconds": round(progress.seconds, 1),
         "ranks": run.accelerator.num_processes,
         "device": str(device),
@@ -121,7 +122,7 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
 
 
 def report(run: Run, progress: Progress, word: str) -> Report:
-    """What the command prints at the end."""
+    """The closing report of the command."""
     data = run_facts(run, progress)
     text = [
         f"{word}: {run.folder}: {data['steps']} steps in {data['seconds'] / 60:.1f} min "

@@ -1,4 +1,4 @@
-"""Which rows of the dataset folders are trained on, which are kept out, and what was dropped on the way."""
+"""Chooses the rows of the dataset folders to train on, and those that are kept out to score the encoder."""
 
 import logging
 from collections.abc import Sequence
@@ -19,11 +19,15 @@ from dermssl.views.positives import find_partners
 log = logging.getLogger("dermssl")
 
 COLUMNS = ("image_id", "dataset", "patient_id", "lesion_id", "group_id", "sha256", "pixel_sha256", "phash")
+"""Columns of a ledger, besides ``times_seen``."""
 
 
 @dataclass(frozen=True)
 class OnlineSet:
-    """Labelled rows of one data set: ``fit`` is trained on as well, ``score`` is kept out of pretraining."""
+    """Labelled rows of one data set: ``fit`` are neighbours of the kNN, ``score`` are kept out of pretraining.
+
+    ``labels`` (rows of the set,) index ``classes``; -1 is unknown.
+    """
 
     dataset: Dataset
     target: str
@@ -35,14 +39,14 @@ class OnlineSet:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pooled training rows, and what each labelled set is scored on while it trains (``online``)."""
+    """The training ``rows`` of each data set, and the labelled sets that the run is scored on (``online``)."""
 
     datasets: Sequence[Dataset]
     rows: Sequence[np.ndarray]
     online: Sequence[OnlineSet]
 
-    def pool(self, positives: str = "image") -> Pool:
-        """The rows as the loader wants them, with what is positive of each other by ``views.positives``.
+    def pool(self, positives: str) -> Pool:
+        """The rows for the loader; ``positives`` (the option of the views) says which are positives of each other.
 
         Raises InputError: no two training images show one case (lesion, patient).
         """
@@ -62,17 +66,32 @@ class TrainingData:
                 f"views.positives is {positives}, but no two training images show one {positives} (`{positives}_id`): "
                 "use image, or another of case, lesion and patient"
             )
-        log.info(f"positives: {paired} of {len(pool)} training images have another photograph of their {positives}")
+        log.info(f"positives: {paired} of {len(pool.row)} training images have another photograph of their {positives}")
         return replace(pool, partners=partners)
 
     def ledger(self, times_seen: np.ndarray) -> pa.Table:
-        """One row per training image: ids, hashes, and how often it was seen."""
+        """One row per training image: ids, hashes, and how often it was in a batch."""
         parts = [d.table.select(COLUMNS).take(rows) for d, rows in zip(self.datasets, self.rows, strict=True)]
         return pa.concat_tables(parts).append_column("times_seen", pa.array(times_seen, pa.int64()))
 
 
+def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
+    """One ledger with one row per image; ``times_seen`` adds up.
+
+    If the ids or hashes of an image differ between ledgers, it keeps a row of each, since the leak check needs all.
+    """
+    table = pa.concat_tables(ledgers, promote_options="permissive")
+    keys = [name for name in COLUMNS if name != "phash"]  # equal pixels have equal perceptual hashes
+    groups = table.select(keys).to_pandas().groupby(keys, dropna=False)
+    image, _ = pd.factorize(groups.ngroup())
+    _, first = np.unique(image, return_index=True)
+    total = np.bincount(image, weights=table["times_seen"]).astype(np.int64)
+    joined = table.take(first)
+    return joined.set_column(joined.column_names.index("times_seen"), "times_seen", pa.array(total))
+
+
 def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
-    """Choose the training rows: never test (unless ``splits`` is ``all``), never the online score rows.
+    """Choose the training rows: no test rows (unless ``splits`` is ``all``), and no rows that are scored online.
 
     Raises InputError: nothing is left to train on, or the online target does not exist.
     """
@@ -84,8 +103,8 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
         wanted = np.ones(len(dataset), bool) if splits == "all" else pd.isna(split) | (split == "train")
         scored = wanted & np.isin(dataset.column("group_id"), list(kept_out))
         if scored.any():
-            held = f"{scored.sum()} of {wanted.sum()} training images of {dataset.name}"
-            log.info("%s are kept out of training: the online evaluation scores them", held)
+            kept = f"{scored.sum()} of {wanted.sum()} training images of {dataset.name} are kept out"
+            log.info("%s: the online evaluation scores images of their patients or lesions", kept)
         rows.append(np.flatnonzero(wanted & ~scored))
     rows = _drop_copies(datasets, rows, splits, online)
     for dataset, chosen in zip(datasets, rows, strict=True):
@@ -98,30 +117,24 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
 def _drop_copies(
     datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str, online: Sequence[OnlineSet]
 ) -> list[np.ndarray]:
-    """Keep pixel-identical images once, and never one whose copy is scored on: test of any set, or online."""
-    hashes = [dataset.column("pixel_sha256") for dataset in datasets]
+    """Keep one of several images with the same pixels, and none with a copy in a test split or among scored images."""
+    columns = [dataset.column("pixel_sha256") for dataset in datasets]
     scored = {value for one in online for value in one.dataset.column("pixel_sha256")[one.score]}
     if splits != "all":
-        for dataset, values in zip(datasets, hashes, strict=True):
+        for dataset, values in zip(datasets, columns, strict=True):
             scored |= set(values[dataset.column("split") == "test"])
-    table = pd.DataFrame(
-        {
-            "set": np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
-            "row": np.concatenate(rows),
-            "hash": np.concatenate([values[r] for values, r in zip(hashes, rows, strict=True)]),
-        }
-    )
-    in_score = table["hash"].isin(scored)
-    doubled = table["hash"].duplicated() & ~in_score
-    for copies, originals in ((in_score, "scored images"), (doubled, "others")):
+    hashes = pd.Series(np.concatenate([values[chosen] for values, chosen in zip(columns, rows, strict=True)]))
+    in_score = hashes.isin(scored)
+    doubled = hashes.duplicated() & ~in_score
+    for copies, originals in ((in_score, "test or scored images"), (doubled, "other training images")):
         if copies.any():
-            log.warning("left out %d training images that are copies of %s (same pixels)", copies.sum(), originals)
-    kept = table[~in_score & ~doubled]
-    return [kept.loc[kept["set"] == index, "row"].to_numpy() for index in range(len(rows))]
+            log.warning("left out %d training images with the same pixels as %s", copies.sum(), originals)
+    kept = np.split(~(in_score | doubled).to_numpy(), np.cumsum([len(chosen) for chosen in rows])[:-1])
+    return [chosen[keep] for chosen, keep in zip(rows, kept, strict=True)]
 
 
 def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) -> list[OnlineSet]:
-    """What each labelled set is scored on: by ``options.target`` where it declares that, else by its first target."""
+    """The labelled sets with the rows to score: by ``options.target``, or by the first target of each set."""
     labelled = [dataset for dataset in datasets if dataset.targets]
     if options.target is not None:
         labelled = [dataset for dataset in labelled if options.target in dataset.targets]
@@ -134,8 +147,8 @@ def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int)
         name = options.target or next(iter(dataset.targets))
         online = _split_online(dataset, name, dataset.targets[name], options, seed)
         if online is None and options.target is not None:
-            few = f"{dataset.folder}: too few train rows have a `{name}` to score by"
-            raise InputError(f"{few} (online.target): name another, or leave it out")
+            few = f"online.target: {dataset.folder} has too few train rows with a `{name}` to score by"
+            raise InputError(f"{few}: name another target, or leave it out")
         sets += [online] if online else []
     return sets
 

@@ -1,7 +1,7 @@
 """``dermssl pretrain``: one plain loop, from dataset folders to a run folder with an encoder.
 
 dermssl pretrain --config configs/dino_vits16.yaml --data data/passion --out checkpoints/run1
-accelerate launch -m dermssl pretrain ...                                        many GPUs, many machines
+accelerate launch -m dermssl pretrain ...                                        several GPUs or machines
 ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermssl pretrain ...      two CPU ranks
 """
 
@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -35,17 +34,17 @@ from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
 
 DROP_PATH_STREAM = 7
-"""Keeps the random numbers of stochastic depth apart from those of views and order."""
+"""Separates the random numbers of stochastic depth from those of views and order."""
 
 
 def pretrain(options: PretrainOptions) -> Report | None:
-    """Train, or go on with, the run in ``options.out``. Returns the closing report on rank 0.
+    """Train, or resume, the run in ``options.out``. Returns the closing report on rank 0.
 
     Raises:
         InputError: bad options or data, before anything is written.
         HealthStop: the run is not learning; the last healthy state is kept.
-        Preempted: SIGTERM or Ctrl-C arrived; the state is saved and the same command goes on.
-        WorkerDied: a data worker was killed; the same holds on one rank.
+        Preempted: SIGTERM or Ctrl-C arrived; the state is saved, and the same command resumes the run.
+        WorkerDied: a data worker was killed; with one rank the state is saved too.
     """
     run, progress = set_up(options)
     hear_signals(run.signals)
@@ -65,7 +64,7 @@ def pretrain(options: PretrainOptions) -> Report | None:
         raise
     finally:
         if tracker:
-            tracker.close()  # last, as it may wait for a service
+            tracker.close()  # last, because it may wait for a service
         if run.lock:
             run.lock.close()
     leave_group(run)
@@ -73,10 +72,8 @@ def pretrain(options: PretrainOptions) -> Report | None:
 
 
 def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
-    """The loop: from ``progress.step`` to the end on every rank; rank 0 has the tracker."""
-    options, per_epoch = run.options, run.sampler.steps_per_epoch
-    state_steps = max(1, round(options.training.state_every_epochs * per_epoch))
-    online_steps = options.online.every_epochs * per_epoch
+    """The loop, from ``progress.step`` to the last step. Every rank runs it; rank 0 has the tracker."""
+    options, alone = run.options, run.accelerator.num_processes == 1
     model: nn.Module = run.method
     if options.keep.distillation:
         model = Distilled(model, run.method.network("student"), options.keep.distillation)
@@ -86,54 +83,36 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     if not progress.resumed:
         evaluate_online(run, progress, tracker)
     keep_best(run, progress)
-    alone = run.accelerator.num_processes == 1
-    # Several ranks can agree to leave only at the end of a step.
-    batches = Waiting(read_batches(_loader(run, progress.step), run.signals if alone else None))
+    batches = _batches(run, progress.step)
     views = _views(run, batches, tracker if progress.step == 0 else None)
     started = time.perf_counter()
-    silent = None if run.main else True  # None: where there is no terminal
+    silent = None if run.main else True  # None: silent unless the output is a terminal
     bar = tqdm(initial=progress.step, total=run.steps, desc="pretrain", unit="step", disable=silent)
     with logging_redirect_tqdm(), bar:
         while progress.step < run.steps:
             try:
                 values, asked = one_step(run, progress, model, views)
             except (WorkerDied, Interrupted) as error:
-                if alone:
-                    leave_before_step(run, progress, error)
-                raise
+                raise (leave_before_step(run, progress, error) if alone else error) from None
             progress.step += 1
             progress.spend(time.perf_counter() - started, run.accelerator.device, run.accelerator.num_processes)
             started = time.perf_counter()
             last = progress.step == run.steps
             if last or progress.step % options.training.log_every == 0:
-                progress.health.observe(progress.step, values)
                 if tracker:
                     bar.set_postfix_str(tracker.log_step(progress.step, values, batches, options.micro_batch))
+                progress.health.observe(progress.step, values)
             bar.update()
             with batches.paused():
-                evaluated = last or progress.step % online_steps == 0
+                evaluated = last or run.ends_period(progress.step, options.online.every_epochs)
                 if evaluated:
                     evaluate_online(run, progress, tracker)
                 leaving = not last and (asked or (bool(run.signals) and alone))
-                if evaluated or leaving or progress.step % state_steps == 0:
+                if evaluated or leaving or run.ends_period(progress.step, options.training.state_every_epochs):
                     save(run, progress)
                     keep_best(run, progress)
             if leaving:
                 raise _preempted(run, progress)
-
-
-def leave_before_step(run: Run, progress: Progress, error: WorkerDied | Interrupted) -> NoReturn:
-    """Save the state from before the step whose views did not come, and end the run."""
-    run.buffers.put_back()
-    save(run, progress)
-    if isinstance(error, Interrupted):
-        raise _preempted(run, progress) from None
-    raise WorkerDied(f"{error}; the state of step {progress.step} is saved, and the same command goes on") from None
-
-
-def _preempted(run: Run, progress: Progress) -> Preempted:
-    at = f"step {progress.step} of {run.steps}"
-    return Preempted(f"interrupted at {at}; the state is saved: the same command goes on")
 
 
 def one_step(
@@ -141,8 +120,8 @@ def one_step(
 ) -> tuple[dict[str, float], bool]:
     """Views -> loss -> backward -> clip -> update -> teacher. A step that is not finite changes no weight.
 
-    ``model`` is the method as Accelerate wraps it; ``views`` gives one micro-batch per accumulation step. Returns loss,
-    statistics and scheduled values, and whether any rank was asked to leave.
+    ``model`` is the method as Accelerate wraps it. ``views`` yields the views of one micro-batch after the other.
+    Returns loss, statistics and scheduled values, and whether any rank was asked to leave.
     """
     accelerator, method, optimizer, options = run.accelerator, run.method, run.optimizer, run.options
     at, accumulation = run.at(progress.step), options.training.accumulation
@@ -173,14 +152,28 @@ def one_step(
 
 
 def evaluate_online(run: Run, progress: Progress, tracker: Tracker | None) -> None:
-    """Score the encoder on rank 0 and remember the scores. A collapse found there ends the run on all ranks."""
+    """Score the encoder on rank 0 and record the scores. A collapse that rank 0 finds ends the run on all ranks."""
     scores = on_first_rank(run.accelerator, lambda: log_evaluation(run, progress, tracker) if tracker else None)
     if scores:
         progress.note(scores, labelled=bool(run.data.online))
 
 
+def leave_before_step(run: Run, progress: Progress, error: WorkerDied | Interrupted) -> WorkerDied | Preempted:
+    """Save the state from before the step whose views did not come. Returns the error that ends the run."""
+    run.buffers.put_back()
+    save(run, progress)
+    if isinstance(error, Interrupted):
+        return _preempted(run, progress)
+    return WorkerDied(f"{error}; the state of step {progress.step} is saved: the same command resumes the run")
+
+
+def _preempted(run: Run, progress: Progress) -> Preempted:
+    at = f"step {progress.step} of {run.steps}"
+    return Preempted(f"interrupted at {at}; the state is saved: the same command resumes the run")
+
+
 def hear_signals(signals: list[int]) -> None:
-    """Collect SIGTERM and Ctrl-C in ``signals`` instead of dying; a second Ctrl-C ends the process at once."""
+    """Collect SIGTERM and Ctrl-C in ``signals`` instead of ending; a second Ctrl-C ends the process at once."""
 
     def hear(number: int, _: object) -> None:
         if number == signal.SIGINT and number in signals:
@@ -191,16 +184,19 @@ def hear_signals(signals: list[int]) -> None:
         signal.signal(number, hear)
 
 
-def _loader(run: Run, start: int) -> torch.utils.data.DataLoader:
+def _batches(run: Run, start: int) -> Waiting:
+    """The crops of this rank's micro-batches from step ``start`` on."""
     accelerator, training = run.accelerator, run.options.training
-    place = {"rank": accelerator.process_index, "ranks": accelerator.num_processes}
-    batches = RankBatches(run.sampler, start, run.steps, accumulation=training.accumulation, **place)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    batches = RankBatches(run.sampler, start, run.steps, rank, ranks, training.accumulation)
     dataset = ViewDataset(run.pool, run.options.views, training.seed)
-    return make_loader(dataset, batches, run.workers, pin=accelerator.device.type == "cuda")
+    loader = make_loader(dataset, batches, run.workers, pin=accelerator.device.type == "cuda")
+    # Several ranks can agree to leave only at the end of a step.
+    return Waiting(read_batches(loader, run.signals if ranks == 1 else None))
 
 
 def _views(run: Run, batches: Waiting, tracker: Tracker | None) -> Iterator[list[Tensor]]:
-    """Normalised views of each micro-batch; the first ones are drawn."""
+    """Normalised views of each micro-batch. The tracker, if any, gets a picture of the first ones."""
     for crops in batches:
         views = to_views(crops, run.accelerator.device, *run.normalisation)
         if tracker:
@@ -215,7 +211,7 @@ def drop_path_seed(seed: int, step: int, micro: int, rank: int) -> int:
 
 
 def _over_ranks(accelerator: Accelerator, totals: dict[str, Tensor], leaving: bool) -> tuple[dict[str, float], bool]:
-    """Mean of each total over the ranks, and whether any of them was asked to leave."""
+    """The mean of each total over the ranks, and whether any rank was asked to leave."""
     told = torch.tensor(float(leaving), device=accelerator.device)
     stacked = torch.stack([told, *(value.float() for value in totals.values())])
     if accelerator.num_processes > 1:

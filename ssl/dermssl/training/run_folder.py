@@ -1,4 +1,4 @@
-"""The run folder: what its status says, whether a run may go on in it, and that only one process writes to it."""
+"""The run folder: its status, whether a run may resume in it, and the lock that lets one process write to it."""
 
 import dataclasses
 import logging
@@ -25,24 +25,24 @@ log = logging.getLogger("dermssl")
 MAY_DIFFER = (
     "out",
     "overwrite",
-    "data.folders",  # the data are compared by fingerprint
+    "data.folders",  # data sets are compared by their fingerprints
     "data.workers",
     "training.keep_states",
     "training.state_every_epochs",
     "health.",
     "tracking.",
 )
-"""Keys that may differ when a run is resumed; a trailing dot names a whole section."""
+"""Keys that may differ when a run resumes; a trailing dot stands for a whole section."""
 CONFIG, LOCK, START_LEDGER = "config.yaml", ".lock", "start_ledger.parquet"
 IDENTITIES = "tracking.json"
-"""What the trackers of a run call it."""
+"""File with the id of the run in each tracker."""
 WRITTEN = (
     *(CONFIG, LOCK, "status.json", "metrics.jsonl", IDENTITIES, LEDGER, START_LEDGER, "MODEL_CARD.md"),
     *("views.png", "neighbours.png", "patch_components.png"),
     *("state/step_*/*", "best/*", "encoder/*", "tensorboard/*"),
     "tensorboard",  # as a link to a folder elsewhere
 )
-"""Files of a run folder."""
+"""Files of a run folder, as patterns."""
 TRACKER_FILES = {
     "wandb": ("wandb/*",),
     "mlflow": ("mlruns/*", "mlartifacts/*", "mlflow.db"),
@@ -50,55 +50,56 @@ TRACKER_FILES = {
     "dvclive": ("dvclive/*",),
     "swanlab": ("swanlog/*",),
 }
-"""Files that the trackers of a run put into its folder where it is the working directory, or where they are sent."""
+"""Files that trackers write if the run folder is the working directory, or if they are told to write there."""
 
 
 def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> None:
-    """``status.json``: running, done, preempted, stopped (by the health check) or failed. Launchers hide exit codes."""
+    """Write ``status.json``: running, done, preempted, stopped (by the health check) or failed."""
     now = {"host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(folder / "status.json", {"status": state, "step": step, "steps": steps, "message": message} | now)
 
 
 def read_status(folder: Path) -> str | None:
-    """The run's last status, or None where it has none."""
+    """The last status of the run, None if there is none."""
     if not (folder / "status.json").exists():
         return None
     return read_json(folder / "status.json", "dermssl pretrain")["status"]
 
 
 def step_of_best(folder: Path) -> int | None:
-    """The step of the encoder in ``best/``, or None where there is none that can be read."""
+    """The step of the encoder in ``best/``, None if there is none or it cannot be read."""
     return json_object(folder / "best" / "config.json", "dermssl").get("step")
 
 
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:
-    """Make the folder, or check that the run in it is this one. Returns the lock on it, held while it stays open.
+    """Make the folder, or check that it holds this run. Returns the open file that locks it until it is closed.
 
-    Raises InputError: the folder holds something else, a run with another config (differing keys are named), or one
-    that another process is training.
+    Raises InputError: the folder holds something else, a run with another config (the differing keys are named), or a
+    run that another process is training.
     """
-    folder = Path(options.out)
+    folder, config = Path(options.out), dataclasses.asdict(options)
     if folder.is_file():
         raise InputError(f"{folder} is a file: choose another --out")
-    is_run, config = holds_run(folder), dataclasses.asdict(options)
-    if is_run and not options.overwrite:
+    is_run = holds_run(folder)
+    if is_run and options.overwrite:
+        written = (*WRITTEN, *_tracker_files(folder))
+        require_new_folder(folder, True, written, [*options.data.folders, options.model.init])
+    elif is_run:
         _refuse_other_config(folder, config)
-    elif folder.exists() and not is_run:
+    elif folder.exists():
         names = {path.name for path in folder.iterdir()} - {LOCK, START_LEDGER}  # a start that was killed left these
         if not all(name.endswith(TEMPORARY) for name in names):
             raise InputError(f"{folder} is not empty and no run folder: choose another --out")
-    if options.overwrite and is_run:
-        written = (*WRITTEN, *_tracker_files(folder))
-        require_new_folder(folder, True, written, [*options.data.folders, options.model.init])
-    before = _ledger_before(options.model.init) if options.overwrite or not is_run else None
+    is_new = options.overwrite or not is_run
+    before = _ledger_before(options.model.init) if is_new else None
     folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(folder / LOCK, folder)
     if options.overwrite:
-        # All but the lock; config.yaml last, so that the folder stays a run's if this is killed.
+        # All but the lock. config.yaml goes last, so that the folder still counts as a run if this is killed.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    if options.overwrite or not is_run:
+    if is_new:
         if before is not None:
             write_parquet(folder / START_LEDGER, before)
         write_yaml(folder / CONFIG, config)
@@ -109,7 +110,7 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
 
 
 def _tracker_files(folder: Path) -> list[str]:
-    """Patterns of the files of those trackers that the run's config or its ``tracking.json`` names."""
+    """Patterns of the files of the trackers that the run's config or its ``tracking.json`` names."""
     settings = read_yaml(folder / CONFIG).get("tracking")
     asked = settings.get("trackers") if isinstance(settings, dict) else None
     names = {*json_object(folder / IDENTITIES), *(asked if isinstance(asked, list) else [])}
@@ -117,7 +118,7 @@ def _tracker_files(folder: Path) -> list[str]:
 
 
 def _ledger_before(init: str | None) -> pa.Table | None:
-    """The ledger of the encoder that the run starts from, which has seen those images too.
+    """The ledger of the encoder ``init`` that a run starts from, None if there is none.
 
     Raises InputError: it cannot be read.
     """
@@ -125,7 +126,7 @@ def _ledger_before(init: str | None) -> pa.Table | None:
         return None
     path = find_ledger(Path(init))
     if path is None:
-        log.warning("warning: model.init %s has no %s: which images it has seen will not be known later", init, LEDGER)
+        log.warning("warning: model.init %s has no %s: its training images will not be known later", init, LEDGER)
         return None
     table, names = read_parquet(path, "dermssl pretrain"), [*COLUMNS, "times_seen"]
     if not set(names) <= set(table.column_names):
@@ -134,14 +135,14 @@ def _ledger_before(init: str | None) -> pa.Table | None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether its config.yaml is one of `dermssl pretrain`, and not some other program's."""
+    """Whether ``folder`` holds a config.yaml of `dermssl pretrain`, not one of another program."""
     path = folder / CONFIG
     sections = {"method", "model", "views", "optim", "training"}
     return path.exists() and sections <= set(read_yaml(path))
 
 
 def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
-    # An option that the run's version of dermssl did not have yet counts as its default.
+    # If the version of dermssl that started the run did not have an option, its default counts.
     before = flatten(dataclasses.asdict(PretrainOptions("", DataOptions([])))) | flatten(read_yaml(folder / CONFIG))
     now = flatten(config)
     differing = [
@@ -157,6 +158,6 @@ def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _is_one_file(one: Any, other: Any) -> bool:
-    """Whether two values are paths of the same file or folder, such as ``x`` and ``./x``."""
+    """Whether two values are paths of the same file or folder, for instance ``x`` and ``./x``."""
     are_text = isinstance(one, str) and isinstance(other, str)
     return are_text and Path(one).exists() and os.path.realpath(one) == os.path.realpath(other)

@@ -1,4 +1,4 @@
-"""Everything of a run that stays fixed while it trains, made from its options, and its progress so far."""
+"""Builds a run from its options: everything that stays fixed while it trains, and its progress so far."""
 
 import logging
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from dermssl import licences
 from dermssl.backbone.build import Normalisation
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.pretrained import initial_notices
-from dermssl.dataset.dataset import open_datasets
+from dermssl.backbone.pretrained import initial_facts, initial_notices
+from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
@@ -26,6 +26,7 @@ from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.progress import Progress
 from dermssl.training.run_folder import open_run_folder, step_of_best
 from dermssl.training.watching.health import Health
+from dermssl.training.watching.online import online_features
 from dermssl.training.watching.tracking import check_trackers
 from dermssl.views.loader import Pool, default_workers
 from dermssl.views.sampler import Sampler, parse_weights
@@ -37,11 +38,12 @@ log = logging.getLogger("dermssl")
 class Run:
     """What one rank holds and never replaces.
 
-    ``scheduled`` holds each scheduled value over the global step, ``(steps,)``. ``buffers`` are the method's running
-    statistics before a step, ``recomputed`` those before a backward pass that computes activations again. ``signals``
-    are those that asked this process to leave. ``main`` is True on the rank that prints and writes. ``fingerprints`` of
-    the data sets stand by name, in the order of pooling. ``notices`` are the licences of the data, and of the weights
-    that the run started from. ``preprocessing`` says how images are prepared for the encoder: a timm data config.
+    ``scheduled`` holds each scheduled value over the global step, ``(steps,)``. ``buffers`` keeps the running
+    statistics of the method from before a step, ``recomputed`` those from before a backward pass that computes
+    activations again. ``main`` is True on the rank that prints and writes. ``fingerprints`` holds those of the data
+    sets by name, in the order of pooling. ``splits`` is ``all`` if test rows were read, by this run or by the run that
+    it started from. ``notices`` are the licences of the data and of the weights that the run started from.
+    ``preprocessing`` is the timm data config of the encoder. ``signals`` are those that asked this process to leave.
     """
 
     options: PretrainOptions
@@ -60,6 +62,7 @@ class Run:
     workers: int
     main: bool
     fingerprints: dict[str, str]
+    splits: str
     notices: list[dict[str, Any]]
     preprocessing: dict[str, Any]
     signals: list[int] = field(default_factory=list)
@@ -89,21 +92,29 @@ class Run:
         """The scheduled values of one step."""
         return {name: float(values[step]) for name, values in self.scheduled.items()}
 
+    def features(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Features ``(len(rows), D)`` float32 of stored images by the present encoder."""
+        return online_features(self.method.encoder(), dataset, rows, self.preprocessing, self.accelerator.device)
+
+    def ends_period(self, step: int, epochs: float) -> bool:
+        """Whether ``step`` is the last of a period of so many ``epochs``."""
+        return step % max(1, round(epochs * self.sampler.steps_per_epoch)) == 0
+
 
 def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
-    """Data, networks, optimizer and schedules, restored from the newest state where there is one.
+    """Build data, networks, optimizer and schedules, and restore them from the newest state if there is one.
 
     Raises InputError: bad options or data, before anything is written.
     """
     training = options.training
-    options.model.init = init_of(options.model)
+    init = options.model.init = init_of(options.model)
     datasets = open_datasets(options.data.folders)
     data = select_rows(datasets, options.data.splits, options.online, training.seed)
     check_trackers(options.tracking.trackers, licences.restricted(dataset.licence for dataset in datasets))
     pool = data.pool(options.views.positives)
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
-    remarks = _check_batch(options, sampler)
+    remarks = _check_length(options, sampler)
     accelerator = start_accelerator(training.precision)
     ranks, accumulation = accelerator.num_processes, training.accumulation
     if training.batch % (parts := ranks * accumulation):
@@ -111,29 +122,28 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         raise InputError(f"training.batch {training.batch} cannot be shared by {sharers}: use a multiple of {parts}")
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)
-    init = options.model.init
-    started = initial_notices(init, options.model.backbone, Path(options.out)) if init else []
-    lock = on_first_rank(accelerator, lambda: open_run_folder(options))
-    scheduled = _schedules(options, sampler.steps_per_epoch, method)
-    method.to(accelerator.device)
+    folder = Path(options.out)
+    notices = initial_notices(init, options.model.backbone, folder) if init else []
+    read = {options.data.splits, initial_facts(init, folder).get("splits") if init else None}
     run = Run(
         options=options,
-        folder=Path(options.out),
-        lock=lock,
+        folder=folder,
+        lock=on_first_rank(accelerator, lambda: open_run_folder(options)),
         accelerator=accelerator,
         data=data,
         pool=pool,
         sampler=sampler,
-        method=method,
+        method=method.to(accelerator.device),
         normalisation=normalisation,
         optimizer=make_optimizer(groups, options.optim),
         buffers=Buffers(method),
         recomputed=Buffers(method if options.model.gradient_checkpointing else torch.nn.Identity()),
-        scheduled=scheduled,
+        scheduled=_schedules(options, sampler.steps_per_epoch, method),
         workers=default_workers() if options.data.workers < 0 else options.data.workers,
         main=accelerator.is_main_process,
         fingerprints={dataset.name: dataset.fingerprint for dataset in datasets},
-        notices=licences.merge([*(dataset.licence for dataset in datasets), *started]),
+        splits="all" if "all" in read else "train",
+        notices=licences.merge([*(dataset.licence for dataset in datasets), *notices]),
         preprocessing=preprocessing_at(options.views.global_size, normalisation),
     )
     chance = method.chance_loss(options.micro_batch)
@@ -144,21 +154,21 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     return run, progress
 
 
-def _check_batch(options: PretrainOptions, sampler: Sampler) -> list[str]:
-    """What is allowed but unwise, in words."""
-    batch, optim = options.training.batch, options.optim
+def _check_length(options: PretrainOptions, sampler: Sampler) -> list[str]:
+    """Warnings about batch and epochs. Raises InputError: the batch is too large for the data, or too small."""
+    batch, epochs, optim = options.training.batch, options.training.epochs, options.optim
     if sampler.steps_per_epoch == 0:
         raise InputError(f"training.batch is {batch} but there are only {sampler.total} training images: lower it")
     try:
         remarks = options.of_method.remarks(options.micro_batch, batch)
     except ValueError as error:
         raise InputError(str(error)) from None
-    for name, what in (
-        ("warmup_epochs", "the learning rate only rises"),
-        ("freeze_backbone_epochs", "the backbone never moves, so the encoder stays as it starts"),
-    ):
-        if (asked := getattr(optim, name)) >= options.training.epochs:
-            remarks.append(f"{what}: optim.{name} is {asked:g} of {options.training.epochs} epochs")
+    still = "the backbone never learns, so the encoder stays as it starts"
+    for name, what in (("warmup_epochs", "the learning rate never falls"), ("freeze_backbone_epochs", still)):
+        if (asked := getattr(optim, name)) >= epochs:
+            remarks.append(f"{what}: optim.{name} is {asked:g} of {epochs} epochs")
+    if not optim.backbone_lr:
+        remarks.append(f"{still}: optim.backbone_lr is 0")
     if batch < 64:
         remarks.append(f"batches of {batch} images are small for self-supervision: 64 or more learn better")
     return remarks
@@ -176,29 +186,34 @@ def _schedules(options: PretrainOptions, per_epoch: int, method: Any) -> dict[st
 
 
 def _restore(run: Run, progress: Progress) -> None:
+    """Put the newest state, if there is one, into networks, optimizer and progress.
+
+    Raises InputError: the state belongs to other data, or to other training rows.
+    """
     saved = states.newest_state(run.folder / "state")
     if saved is None:
         return
     record, now = saved.record, run.fingerprints
-    # The order of the sets decides which row a number means.
+    # The order of the sets matters: pooled row numbers count through them.
     if list(record["data"].items()) != list(now.items()):
         changed = [name for name in now if record["data"].get(name) != now[name]]
         what = f"{', '.join(changed)} changed" if changed else "--data names other sets, or in another order,"
         raise InputError(
             f"{what} since the run in {run.folder} started: restore the dataset folder, or start anew with --overwrite"
         )
+    # States without the entry, of an earlier version, chose other rows if several sets were scored.
     if record.get("rows", list(run.sampler.sizes) if len(run.data.online) < 2 else None) != list(run.sampler.sizes):
         raise InputError(
-            f"the run in {run.folder} was begun on other training rows (by an earlier version of dermssl): end it with "
-            "that version, or start anew with --overwrite"
+            f"the run in {run.folder} was started on other training rows by an earlier version of dermssl: finish it "
+            "with that version, or start anew with --overwrite"
         )
     known = run.reproducibility
     other = [f"{key} {record[key]}, now {value}" for key, value in known.items() if record.get(key, value) != value]
     if other and run.main:
-        log.warning("warning: the run so far had %s: it goes on, with other roundings", "; ".join(other))
+        log.warning("warning: the run so far had %s: from now on its roundings differ", "; ".join(other))
     states.restore(run.method, run.optimizer, saved.weights, saved.moments)
     progress.restore(record)
     present, last = progress.step, progress.step == run.steps  # at the end no other best can be found
     if run.main and progress.best and not last and progress.best["step"] not in (present, step_of_best(run.folder)):
-        log.warning("warning: best/ does not hold the best encoder up to here: the next evaluation fills it")
+        log.warning("warning: best/ does not hold the best encoder so far: the next evaluation replaces it")
         progress.best = None

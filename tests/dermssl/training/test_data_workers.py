@@ -84,7 +84,7 @@ def test_a_signal_is_heard_while_the_worker_is_stuck(whole, pretrain, dataset, t
         patch.setattr(ViewDataset, "__getitems__", stuck)
         assert pretrain(dataset, tmp_path / "run", **ONE_WORKER) == 75
     record = status(tmp_path / "run")
-    assert record["status"] == "preempted" and "the same command goes on" in record["message"]
+    assert record["status"] == "preempted" and "the same command resumes the run" in record["message"]
     assert pretrain(dataset, tmp_path / "run", **ONE_WORKER) == 0
     assert_same_weights(tmp_path / "run", whole)
 

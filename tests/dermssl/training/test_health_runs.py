@@ -1,7 +1,7 @@
 """Real runs that fail, each provoked by the setting that is to blame, stop with the sentence that names it."""
 
 import pytest
-from tiny_runs import SIMCLR, status
+from tiny_runs import SIMCLR, metrics, status
 
 SIMCLR = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
 STOP = {"health__on_collapse": "stop", "health__patience": "1", "training__epochs": "2"}
@@ -37,4 +37,6 @@ def test_a_failing_run_stops_and_names_the_cause(pretrain, dataset, tmp_path, ca
     assert words in error
     assert (tmp_path / "run" / "ledger.parquet").exists()
     assert "**Stopped** by the health check" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    if "not finite" not in words:
+        assert max(metrics(tmp_path / "run")) == status(tmp_path / "run")["step"], "the line that tells of it is there"
     assert status(tmp_path / "run")["status"] == "stopped" and status(tmp_path / "run")["message"] in error

@@ -24,7 +24,7 @@ from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.errors import HealthStop, InputError
 from dermssl.files import read_json, write_json, write_parquet
 from dermssl.training.options import DataOptions, OnlineOptions, PretrainOptions
-from dermssl.training.pool import select_rows
+from dermssl.training.pool import join_ledgers, select_rows
 from dermssl.training.run_folder import open_run_folder
 from dermssl.training.watching import online
 from dermssl.training.watching.online import online_features, rankme
@@ -163,7 +163,7 @@ def test_simclr_runs_on_pooled_sets_and_keeps_copies_once(pretrain, dataset, tmp
     assert pretrain([dataset, twin], tmp_path / "run", **changes) == 0
     ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pandas()
     assert ledger["pixel_sha256"].is_unique
-    assert any("copies of others" in message for message in caplog.messages)
+    assert any("same pixels as other training images" in message for message in caplog.messages)
     assert any(re.search(r"\d+ of \d+ training images of twin are kept out", message) for message in caplog.messages)
 
 
@@ -182,19 +182,28 @@ def test_a_set_that_holds_nothing_but_copies_is_refused(dataset, tmp_path):
         select_rows(sets, "train", OnlineOptions(), seed=0)
 
 
-def test_continued_pretraining_starts_from_the_earlier_encoder(run, pretrain, dataset, tmp_path):
+def test_continued_pretraining_starts_from_the_earlier_encoder(run, pretrain, dataset, tmp_path, caplog):
     out = tmp_path / "next"
-    assert pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__backbone_lr="0.1") == 0
+    assert pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__backbone_lr="0") == 0
     first = metrics(out, "online_rankme")[0]
     last = metrics(run, "online_rankme")
     assert first == pytest.approx(last[max(last)], rel=1e-4)
+    assert any("the backbone never learns" in m and "optim.backbone_lr is 0" in m for m in caplog.messages)
+
+
+def test_an_image_with_other_ids_in_an_earlier_ledger_keeps_both_rows():
+    own = {"image_id": "a/1", "dataset": "a", "patient_id": "p", "lesion_id": None, "group_id": "p"}
+    own |= {"sha256": "s", "pixel_sha256": "x", "phash": [0] * 8, "times_seen": 2}
+    ledgers = [pa.Table.from_pylist([own]), pa.Table.from_pylist([own | {"times_seen": 3}, own | {"patient_id": "q"}])]
+    joined = join_ledgers(ledgers)
+    assert joined["patient_id"].to_pylist() == ["p", "q"] and joined["times_seen"].to_pylist() == [5, 2]
 
 
 def test_freezing_the_backbone_leaves_it_alone_and_says_so(run, pretrain, dataset, tmp_path, caplog):
     out = tmp_path / "frozen"
     code = pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__freeze_backbone_epochs="1")
     assert code == 0
-    assert any("the backbone never moves" in message for message in caplog.messages)
+    assert any("the backbone never learns" in message for message in caplog.messages)
     before, after = (load_encoder(folder / "encoder")[0].state_dict() for folder in (run, out))
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
@@ -269,7 +278,7 @@ def without_labels(folder: Path) -> Path:
 
 def test_an_online_target_without_labels_is_one_line(pretrain, tmp_path, capsys):
     assert pretrain(without_labels(tmp_path), tmp_path / "run", online__target="label") == 2
-    assert "too few train rows have a `label`" in capsys.readouterr().err
+    assert "too few train rows with a `label`" in capsys.readouterr().err
 
 
 def test_without_labels_the_untrained_network_is_never_the_best(pretrain, tmp_path, monkeypatch):
@@ -292,7 +301,7 @@ def test_features_that_are_not_finite_end_the_evaluation_in_plain_words(dataset)
 def test_simclr_says_what_accumulation_does_to_negatives(pretrain, dataset, tmp_path, caplog):
     changes = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
     assert pretrain(dataset, tmp_path / "run", training__accumulation="2", training__epochs="1", **changes) == 0
-    assert "simclr compares only the 4 images of a micro-batch, not the whole batch of 8" in caplog.text
+    assert "SimCLR compares only the 4 images of a micro-batch, not the whole batch of 8" in caplog.text
 
 
 def test_what_each_set_gives_and_repeats_is_said(pretrain, dataset, tmp_path, caplog):

@@ -137,21 +137,28 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from_and_knows_what_t
 ):
     earlier = tmp_path / "earlier"
     shutil.copytree(run, earlier)
-    seen = pq.read_table(earlier / "ledger.parquet").slice(0, 2)
+    seen = pq.read_table(earlier / "ledger.parquet")
     names = pa.array(["other/1", "other/2"])
-    pq.write_table(seen.set_column(seen.column_names.index("image_id"), "image_id", names), earlier / "ledger.parquet")
+    others = seen.slice(0, 2).set_column(seen.column_names.index("image_id"), "image_id", names)
+    pq.write_table(pa.concat_tables([seen, others]), earlier / "ledger.parquet")
+    config = json.loads((earlier / "encoder" / "config.json").read_text())
+    config["dermssl"]["splits"] = "all"
+    (earlier / "encoder" / "config.json").write_text(json.dumps(config))
     changes = {"training__epochs": "1", "model__init": str(earlier)}
     with monkeypatch.context() as patch:
         patch.setattr("dermssl.training.pretrain.finish_run", lambda *_: 1 / 0)
         assert pretrain(dataset, tmp_path / "run", **changes) == 1
     shutil.rmtree(earlier)
     assert pretrain(dataset, tmp_path / "run", **changes) == 0
-    ids = pq.read_table(tmp_path / "run" / "ledger.parquet")["image_id"].to_pylist()
-    assert ids[-2:] == ["other/1", "other/2"] and len(ids) > 20
-    assert (
-        "Those of the run that this one started from stand there too"
-        in (tmp_path / "run" / "MODEL_CARD.md").read_text()
-    )
+    ledger = pq.read_table(tmp_path / "run" / "ledger.parquet").to_pandas()
+    assert ledger["image_id"].is_unique and len(ledger) == len(seen) + 2
+    assert list(ledger["image_id"])[-2:] == ["other/1", "other/2"]
+    before = seen.to_pandas()["times_seen"]
+    assert ledger["times_seen"].sum() == 2 * before.sum() + before[:2].sum()
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert "It also lists the training images of the run that this one started from" in card
+    assert "**Test rows were trained on** (`data.splits all`, in the run that this one started from)" in card
+    assert load_encoder(tmp_path / "run" / "encoder")[1]["dermssl"]["splits"] == "all"
 
 
 def test_another_patch_size_is_exported_with_the_encoder(pretrain, dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""``MODEL_CARD.md``: what went into an encoder, in the Hugging Face card format. Its text stands in ``card.md``."""
+"""``MODEL_CARD.md``: data, recipe, scores and limits of an encoder, as a Hugging Face card. Its text: ``card.md``."""
 
 import dataclasses
 import re
@@ -24,9 +24,9 @@ TONES = ("I-II", "III-IV", "V-VI")
 TYPES = ("I", "II", "III", "IV", "V", "VI")
 USE = "Use: `timm.create_model('local-dir:<this folder>{part}', pretrained=True, num_classes=0)`"
 RARE = 0.1
-"""Share of the images of known skin type under which a tone group counts as rare."""
+"""A tone group with a lower share of the images of known skin type counts as rare."""
 HUB_LICENCES = {"CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-3.0", "CC0-1.0"}
-"""Ids that the Hugging Face Hub knows, in lower case; anything else, and any mixture, is `other` with a name."""
+"""Licences that the Hugging Face Hub knows, by ids in lower case. Others, and mixtures, are `other` with a name."""
 
 
 def write_card(
@@ -37,10 +37,11 @@ def write_card(
     times_seen: np.ndarray,
     facts: dict[str, Any],
 ) -> None:
-    """Data with licences and attribution, recipe, hardware, time, energy, scores, limits by skin type.
+    """Write the card: data with licences, recipe, hardware, time, energy, scores, and limits by skin type.
 
-    It names no path of this machine, since it is handed on with the encoder. ``notices`` are the licences of the data.
-    ``times_seen`` says how often each training row was trained on. ``facts`` are those of `run_facts`.
+    The card names no path of this machine, because it is handed on with the encoder. ``notices`` are the licences of
+    the data and of the start. ``times_seen`` counts how often each training row was in a batch. ``facts`` come from
+    `run_facts`.
     """
     whole, seconds, init = facts["steps"] == facts["planned_steps"], facts["seconds"], options.model.init
     moments = {
@@ -82,7 +83,7 @@ def write_card(
 
 
 def card_of_export(card: str, which: str, step: int) -> str:
-    """The card of a run as that of one of its encoders, exported into a folder of its own."""
+    """The card of a run, changed for one of its encoders in a folder of its own."""
     use = USE.format(part="") + f", the run's `{which}` at step {step}"
     return "\n".join(use if line.startswith("Use: ") else line for line in card.split("\n"))
 
@@ -106,7 +107,7 @@ def _header(options: PretrainOptions, data: TrainingData, notices: list[dict]) -
 
 
 def _recipe(options: PretrainOptions) -> dict[str, Any]:
-    """All settings but those of other methods and of this machine."""
+    """All settings except those of other methods and those with paths of this machine."""
     others = {*METHODS} - {options.method}
     tree = {name: part for name, part in dataclasses.asdict(options).items() if name not in others}
     for section, _, name in (key.rpartition(".") for key in LOCAL_KEYS):
@@ -128,7 +129,7 @@ def _scores(moments: Mapping[str, dict[str, float]]) -> str:
 
 
 def _scores_by_tone(data: TrainingData, moments: Mapping[str, dict[str, float]]) -> str:
-    """The kNN score within each group of skin types, with the images and patients that it rests on."""
+    """A table of the kNN scores within groups of skin types, with the numbers of images, patients and classes."""
     rows = []
     for online in data.online:
         name, groups = online.dataset.name, online.dataset.column("group_id")[online.score]
@@ -141,7 +142,7 @@ def _scores_by_tone(data: TrainingData, moments: Mapping[str, dict[str, float]])
 
 
 def _seen_tones(data: TrainingData, times_seen: np.ndarray) -> dict[str, str]:
-    """Training images per tone group and Fitzpatrick type, and what is missing in plain words."""
+    """Training images by tone group and by Fitzpatrick type, patients by tone group, and a text on missing types."""
     counts, types, patients = {}, np.zeros(len(TYPES), int), np.zeros(len(TONES), int)
     seen = np.split(times_seen > 0, np.cumsum([len(rows) for rows in data.rows])[:-1])
     for dataset, chosen, trained in zip(data.datasets, data.rows, seen, strict=True):
@@ -166,10 +167,8 @@ def _missing(total: np.ndarray) -> str:
     """``total``: images of each of `TONES`, and of unknown tone."""
     known, everything = int(total[:-1].sum()), int(total.sum())
     if not known:
-        return (
-            f"The skin type of none of the {everything:,} training images is recorded: nothing can be said about any "
-            "type until it is measured on labelled images."
-        )
+        none = f"The skin type of none of the {everything:,} training images is recorded"
+        return f"{none}, so nothing is known about any type until it is measured on labelled images."
     counts = dict(zip(TONES, total[:-1], strict=True))
     absent = " or ".join(tone for tone, count in counts.items() if not count)
     rare = " and ".join(tone for tone, count in counts.items() if 0 < count < RARE * known)

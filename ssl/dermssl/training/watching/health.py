@@ -1,4 +1,4 @@
-"""Is this run learning? Plain words when it is not, and the setting to change."""
+"""Health check of a run: names each sign that the run does not learn, and the setting to change."""
 
 import logging
 import math
@@ -12,45 +12,43 @@ log = logging.getLogger("dermssl")
 MAX_SKIPPED = 3
 WARMUP_SHARE = 0.25
 """Share of the run after which a loss at chance level counts as not learning."""
-MIN_RANK = 1.5
-"""Effective rank (RankMe) under which all features lie along one line; untrained backbones start above."""
-LEAST_RANK_SHARE = 0.25
-"""Share of the first RankMe that must be left. Measured on 5,354 images: with the mean centre a ViT-T fell from 19 to
-4, while its targets became equal for all images; runs that learn stay above 0.7, most rise."""
+MIN_RANK, LEAST_RANK_SHARE = 1.5, 0.25
+"""Least effective rank (RankMe), and its least share of the first one. At rank 1 all features lie along one line;
+untrained backbones start above 1.5. Measured on 5,354 images: with the mean centre the rank of a ViT-T fell from 19 to
+4, while its targets became equal for all images. Runs that learn stay above 0.7 of the first rank, most rise."""
 MIN_LR, MAX_MOMENTUM = 1e-8, 0.99999
-"""Beyond these nothing moves: the student's learning rate, the teacher's momentum."""
+"""Limits beyond which nothing changes: the learning rate of the student and the momentum of the teacher."""
 SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
-"""Norm of the whole gradient before clipping, and its ratio to the first one: runs that learn stay well inside."""
+"""Limits of the gradient norm before clipping, and of its ratio to the first one. Runs that learn stay well inside."""
 REMEDIES = {
-    "uniform output": "the loss stays at chance level with uniform outputs: "
-    "lower {method}.warmup_teacher_temperature (0.02) or {method}.out_dim, take {method}.centering sinkhorn, or raise "
-    "optim.lr",
+    "uniform output": "the loss stays at chance level with uniform outputs: lower {method}.warmup_teacher_temperature "
+    "(0.02) or {method}.out_dim, set {method}.centering to sinkhorn, or raise optim.lr",
     "one code": "the teacher gives every image the same output: raise {method}.teacher_temperature, "
     "lower {method}.center_momentum, or lower optim.lr",
-    "feature collapse": "all images get nearly the same features: lower optim.lr, lengthen optim.warmup_epochs, "
+    "feature collapse": "all images get nearly the same features: lower optim.lr, raise optim.warmup_epochs, "
     "or use larger batches",
-    "rank collapse": "the features lie along one line, or in a quarter of the directions of the start (RankMe): "
-    "lower optim.lr, use larger batches, or with DINO take its centering sinkhorn",
+    "rank collapse": "the features lie along one line, or their rank (RankMe) is a quarter of the first: "
+    "lower optim.lr, use larger batches, or with DINO set its centering to sinkhorn",
     "divergence": "the loss rises far above chance level and its start: lower optim.lr or optim.clip",
-    "exploding gradient": "the gradient is huge: lower optim.lr, or limit it with optim.clip 3",
-    "vanished gradient": "the gradient is zero, so nothing can be learned any more: lower optim.lr, "
+    "exploding gradient": "the gradient is huge: lower optim.lr, or limit it by optim.clip 3",
+    "vanished gradient": "the gradient is zero, so nothing is learned any more: lower optim.lr, "
     "or start from other weights (model.init)",
-    "learning rate of zero": "the learning rate is too small to move anything: raise optim.lr",
+    "learning rate of zero": "the learning rate is too small to change anything: raise optim.lr",
     "teacher stands still": "the teacher's momentum (EMA) is 1: it never follows the student: lower {method}.momentum",
-    "not learning": "the loss is at chance level after a quarter of the run, or after half no lower than at first: "
+    "not learning": "the loss is at chance level after a quarter of the run, or no lower than at first after half: "
     "raise optim.lr or training.epochs, or weaken the views",
 }
-"""Each symptom, most telling first, with its cause in plain words and the setting to change."""
+"""The cause of each symptom and the setting to change; the most telling symptom first."""
 COUNTERS = ("bad_readings", "skipped_in_a_row", "skipped", "first")
 """Fields of `Health` that a resumable state keeps."""
 
 
 @dataclass
 class Health:
-    """Watches log lines of a run of ``steps``; counters are part of the resumable state.
+    """Checks the log lines and evaluations of a run of ``steps`` steps.
 
-    ``chance`` is the loss of a network that gives all images the same output (`Method.chance_loss`). ``method`` names
-    the section that holds the setting to change.
+    ``chance`` is the loss of a network that gives all images the same output (`Method.chance_loss`). ``method`` is the
+    section of the settings to change. The counters are part of the resumable state.
     """
 
     options: HealthOptions
@@ -63,16 +61,16 @@ class Health:
     method: str = "dino"
 
     def state(self) -> dict:
-        """Counters for the resumable state."""
+        """The counters for the resumable state."""
         return {name: getattr(self, name) for name in COUNTERS}
 
     def restore(self, state: dict) -> None:
-        """The inverse of `state`."""
+        """Take the counters of a `state`."""
         for name in COUNTERS:
             setattr(self, name, state.get(name, getattr(self, name)))
 
     def step_is_finite(self, loss: float, gradient: float, step: int) -> bool:
-        """Count a non-finite step, which the loop then leaves out; raises HealthStop after three in a row."""
+        """Whether a step is finite; the loop leaves others out. Raises HealthStop at the third in a row that is not."""
         if math.isfinite(loss) and math.isfinite(gradient):
             self.skipped_in_a_row = 0
             return True
@@ -87,9 +85,9 @@ class Health:
         return False
 
     def observe(self, step: int, values: dict[str, float]) -> None:
-        """One log line. Raises HealthStop (or warns) once a symptom has lasted ``patience`` lines.
+        """Check one log line. Raises HealthStop (or warns) if a symptom lasts for ``patience`` lines.
 
-        ``values``: loss, gradient_norm, lr and the method's statistics and scheduled values.
+        ``values`` are loss, gradient_norm, lr, and the method's statistics and scheduled values.
         """
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
             return  # counted by `step_is_finite`
@@ -99,7 +97,7 @@ class Health:
             self._count(step, symptom, present, self.options.patience)
 
     def observe_rank(self, step: int, rankme: float) -> None:
-        """RankMe of one online evaluation. Raises HealthStop (or warns) at the second in a row that is too low."""
+        """Check RankMe of an evaluation. Raises HealthStop (or warns) at the second in a row that is too low."""
         least = max(MIN_RANK, LEAST_RANK_SHARE * self.first.setdefault("rankme", rankme))
         self._count(step, "rank collapse", rankme < least, 2)
 
@@ -107,24 +105,24 @@ class Health:
         count = self.bad_readings.get(symptom, 0) + 1 if present else 0
         self.bad_readings[symptom] = count
         message = f"step {step}: {symptom}: {REMEDIES[symptom].format(method=self.method)}"
-        # A run that was only warned stops when it goes on with `stop`.
+        # A run that only warned stops if it resumes with `stop`.
         if count >= patience and self.options.on_collapse == "stop":
-            raise HealthStop(message + " (--health.on_collapse warn goes on)")
+            raise HealthStop(message + " (--health.on_collapse warn continues)")
         if count == patience:
             log.warning("warning: %s", message)
 
     def _symptoms(self, step: int, values: dict[str, float]) -> dict[str, bool]:
-        """Whether each symptom but the rank's is present, most telling first."""
+        """Whether each symptom but rank collapse is present; the most telling symptom first."""
         loss, half = values["loss"], step <= self.steps / 2
         warm = step >= WARMUP_SHARE * self.steps
         entropy, mean_entropy = values.get("teacher_entropy"), values.get("mean_target_entropy")
         gradient = values["gradient_norm"]
         uniform = entropy is not None and entropy > 0.99 * self.chance and loss > 0.99 * self.chance
-        # What an image's targets tell about it is H(mean) - mean H; untrained networks start near 0.
-        # Sharp targets over few prototypes start above chance; only rising from there is divergence.
+        # Sharp targets over few prototypes start above chance; only a rise from there is divergence.
         diverged = loss > 1.5 * max(self.chance, self.first["loss"])
         stuck = abs(loss - self.chance) < 0.01 * self.chance
         high = not half and loss > max(self.chance, 0.99 * self.first["loss"])
+        # Targets tell H(mean) - mean H about an image; untrained networks start near 0.
         told = 1.0 if entropy is None or mean_entropy is None else (mean_entropy - entropy) / self.chance
         return {
             "uniform output": warm and uniform,
@@ -134,7 +132,7 @@ class Health:
             "divergence": diverged,
             "exploding gradient": gradient > min(LARGEST_GRADIENT, LARGEST_RISE * self.first["gradient_norm"]),
             "vanished gradient": gradient < SMALLEST_GRADIENT,
-            # Both schedules end where nothing moves, so only the first half counts.
+            # Both schedules end where nothing changes, so only the first half counts.
             "learning rate of zero": warm and half and values.get("lr", 1.0) < MIN_LR,
             "teacher stands still": half and values.get("momentum", 0.0) > MAX_MOMENTUM,
             "not learning": warm and (stuck or high) and not uniform and not diverged,

@@ -1,6 +1,6 @@
-"""Evaluation during training: kNN and recall@1 on groups that pretraining never sees, or RankMe without labels."""
+"""Evaluation during training: kNN and recall@1 on patients that pretraining never sees; RankMe without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,18 +21,20 @@ MIX, KNN, RECALL, RANKME = "online_mix", "online_knn_balanced_accuracy", "online
 """Names of the scores."""
 BY_TONE = "online_by_tone"
 LEAST_PATIENTS = 15
-"""Patients (lesions or images where those are unknown) of a group of skin types that is scored, as in `dermeval`."""
+"""Least number of patients (of lesions or images if unknown) for a score of a group of skin types, as in `dermeval`."""
 SHOWN, SHOWN_NEAREST = 8, 6
-"""Queries of the neighbour grid, and neighbours of each."""
+"""Number of queries in the neighbour grid, and of neighbours of each."""
+Features = Callable[[Dataset, np.ndarray], np.ndarray]
+"""Features ``(len(rows), D)`` float32 of rows of a data set, by some encoder."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation of the encoder gave.
+    """One evaluation of the encoder.
 
-    ``scores``: `best` is kept by the first. ``queries`` (Q,) and ``nearest`` (Q, k) are rows of ``dataset``, each query
-    with the most similar images of other groups; ``agree`` (Q, k) says where labels are equal, None without labels.
-    ``scored``: the number of labelled images that were scored, of the smallest set.
+    The first of the ``scores`` decides which encoder is the best. ``queries`` (Q,) and ``nearest`` (Q, k) are rows of
+    ``dataset``: each query and the most similar images of other groups. ``agree`` (Q, k) says whether their labels are
+    equal, None without labels. ``scored`` is the number of scored images, in the smallest labelled set.
     """
 
     scores: dict[str, float]
@@ -43,41 +45,31 @@ class Evaluation:
     scored: int = 0
 
 
-def score_encoder(
-    encoder: nn.Module, data: TrainingData, preprocessing: dict[str, Any], options: OnlineOptions, device
-) -> Evaluation:
-    """Scores of the encoder as it is now, by `dermeval`'s protocols on kept-out groups of every labelled set.
+def score_encoder(features: Features, data: TrainingData, options: OnlineOptions) -> Evaluation:
+    """Score the present encoder by `dermeval`'s protocols, on kept-out patients of every labelled set.
 
-    ``online_knn_balanced_accuracy`` (chance: 1 / classes) and, where lesions or patients have several images,
-    ``online_recall_at_1`` are means over the sets; ``NAME/SET`` are those of each set, where there are several.
-    ``online_mix`` is the mean of both over all sets. ``online_rankme`` is the effective rank of the first set's
-    features. ``online_by_tone/SET/GROUP`` is the kNN score within a group of skin types (`scored_tones`). The encoder
-    is returned to the mode that it was in.
-    Raises HealthStop: features are not finite.
+    ``online_knn_balanced_accuracy`` (chance: 1 / classes) and ``online_recall_at_1`` (if lesions or patients have
+    several images) are means over the sets. Several sets also have their own scores, ``NAME/SET``. ``online_mix`` is
+    the mean of both scores over all sets. ``online_rankme`` is the effective rank of the first set's features.
+    ``online_by_tone/SET/GROUP`` is the kNN score within a group of skin types (`scored_tones`).
     """
     if data.online:
-        parts = [_score_set(encoder, online, preprocessing, options, device) for online in data.online]
+        parts = [_score_set(features, online, options) for online in data.online]
         scores = _joined([online.dataset.name for online in data.online], parts)
         return replace(parts[0], scores=scores, scored=min(part.scored for part in parts))
     dataset, rows = data.datasets[0], data.rows[0]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
-    features = online_features(encoder, dataset, rows, preprocessing, device)
-    unit = neighbours.normalise(features)
-    groups = dataset.column("group_id")[rows]
-    chosen, found = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int), []
-    for query in chosen:
-        others = np.flatnonzero(groups != groups[query])
-        found.append(others[neighbours.search(unit[query : query + 1], unit[others], SHOWN_NEAREST)[1][0]])
-    shown = min(map(len, found))
-    nearest = rows[np.array([row[:shown] for row in found], dtype=int)]
-    return Evaluation({RANKME: rankme(features)}, dataset, rows[chosen], nearest, None)
+    found = features(dataset, rows)
+    unit, groups = neighbours.normalise(found), dataset.column("group_id")[rows]
+    chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
+    other = groups[chosen, None] != groups
+    similarity = np.where(other, unit[chosen] @ unit.T, -np.inf)
+    nearest = rows[np.argsort(-similarity, axis=1)[:, : min(SHOWN_NEAREST, other.sum(axis=1).min())]]
+    return Evaluation({RANKME: rankme(found)}, dataset, rows[chosen], nearest, None)
 
 
-def _score_set(
-    encoder: nn.Module, online: OnlineSet, preprocessing: dict[str, Any], options: OnlineOptions, device
-) -> Evaluation:
-    fit = online_features(encoder, online.dataset, online.fit, preprocessing, device)
-    asked = online_features(encoder, online.dataset, online.score, preprocessing, device)
+def _score_set(features: Features, online: OnlineSet, options: OnlineOptions) -> Evaluation:
+    fit, asked = features(online.dataset, online.fit), features(online.dataset, online.score)
     votes, rows = neighbours.knn_votes(asked, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
     (probabilities,) = votes.values()
@@ -85,7 +77,7 @@ def _score_set(
     scores = {KNN: _mean_recall(truth, voted)}
     recall = _recall(online, np.concatenate([asked, fit]), np.concatenate([online.score, online.fit]))
     scores |= {} if recall is None else {RECALL: recall}
-    # The first image of each class, then the second of each: rare classes are seen too.
+    # The first image of each class, then the second of each, so that rare classes are shown too.
     chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
     nearest = online.fit[rows[chosen, :SHOWN_NEAREST]]
     agree = online.labels[nearest] == truth[chosen, None]
@@ -97,26 +89,26 @@ def _score_set(
 
 
 def _mean_recall(truth: np.ndarray, voted: np.ndarray) -> float:
-    """Balanced accuracy; scikit-learn's own warns where a class is voted for that no image has."""
+    """Balanced accuracy. scikit-learn's own function warns if a class gets votes but no image has it."""
     return float(recall_score(truth, voted, labels=np.unique(truth), average="macro"))
 
 
 def scored_tones(online: OnlineSet, least: int = LEAST_PATIENTS) -> dict[str, np.ndarray]:
-    """Which of the kept-out images ``online.score`` show each group of skin types that has ``least`` patients."""
+    """For each group of skin types with ``least`` patients or more: the positions of its images in ``online.score``."""
     tones, groups = (online.dataset.column(name)[online.score] for name in ("tone_group", "group_id"))
     found = {tone: np.flatnonzero(tones == tone) for tone in sorted(set(tones[pd.notna(tones)]))}
     return {tone: inside for tone, inside in found.items() if len(set(groups[inside])) >= least}
 
 
 def headline(scores: dict[str, float]) -> dict[str, float]:
-    """The scores without those of groups of skin types."""
+    """``scores`` without those of groups of skin types."""
     return {name: value for name, value in scores.items() if not name.startswith(BY_TONE)}
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
-    """Same-lesion, else same-patient, recall@1 of the kept-out images, which come first in ``rows``; None without any.
+    """Recall@1 of the kept-out images, which come first in ``rows``; the gallery is every other image of ``rows``.
 
-    The gallery is every other image of ``rows``.
+    Same-lesion recall if a lesion has several images, else same-patient recall, else None.
     """
     for kind in ("lesion_id", "patient_id"):
         queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
@@ -127,7 +119,7 @@ def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float 
 
 
 def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, float]:
-    """The scores of all sets under one name each; the first decides which encoder is the best."""
+    """The means of the scores of all sets, and the scores of each set. The first decides which encoder is the best."""
     main = pd.DataFrame([part.scores for part in parts], index=list(names)).reindex(columns=[KNN, RECALL])
     scores = main.mean().dropna().to_dict()
     if RECALL in scores or len(parts) > 1:
@@ -145,12 +137,13 @@ def online_features(
 ) -> np.ndarray:
     """Features ``(len(rows), D)`` float32 of stored images, prepared by the timm data config ``preprocessing``.
 
+    The encoder keeps its mode (training or evaluation).
     Raises HealthStop: features are not finite.
     """
     was_training = encoder.training
     encoder.eval()
     pictures = Pictures([dataset.images], preprocessing)
-    # What `training.compile` made is for the sizes of training only.
+    # `training.compile` has compiled programs for the sizes of training only.
     with torch.compiler.set_stance("force_eager"):
         parts = [part[:, 0] for _, part in embed_batches(encoder, pictures, in_batches(rows), torch.device(device))]
     encoder.train(was_training)
@@ -167,15 +160,14 @@ def online_features(
 def patch_components(
     encoder: nn.Module, images: np.ndarray, preprocessing: dict[str, Any], device
 ) -> np.ndarray | None:
-    """The first three principal components of the patch tokens of all ``images`` (B, S, S, 3) uint8, as colours.
+    """The first three principal components of the patch tokens of ``images`` (B, S, S, 3) uint8, as colours.
 
-    Returns ``(B, h, w, 3)`` from 0 to 1, per component its 1st to 99th percentile; None for backbones other than vision
-    transformers, whose last maps are a few pixels wide. Of the timm data config ``mean`` and ``std`` are used.
+    Returns ``(B, h, w, 3)`` from 0 (1st percentile of a component) to 1 (99th); None for backbones other than vision
+    transformers, whose last maps are a few pixels wide. Of the timm data config, ``mean`` and ``std`` are used.
     """
     was_training = encoder.training
     encoder.eval()
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    pixels = normalise_pixels(pixels, preprocessing, torch.device(device))
+    pixels = normalise_pixels(torch.from_numpy(images).permute(0, 3, 1, 2), preprocessing, torch.device(device))
     tokens = encoder.forward_features(pixels)  # type: ignore[operator]
     encoder.train(was_training)
     if tokens.ndim != 3:
@@ -195,9 +187,9 @@ def pictures_of(dataset: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def rankme(features: np.ndarray) -> float:
-    """Effective rank of the features: exp of the entropy of their normalised singular values (Garrido et al. 2023).
+    """Effective rank: the exponential of the entropy of the normalised singular values (Garrido et al. 2023).
 
-    From 1, which features that are all 0 have too, to the smaller side of ``features`` (N, D).
+    From 1 to the smaller side of ``features`` (N, D); 1 if all are 0.
     """
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
     if not values.any():

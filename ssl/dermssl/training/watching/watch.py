@@ -1,4 +1,4 @@
-"""What rank 0 shows of a run: what it trains on, curves, evaluations with their pictures, the projector at the end."""
+"""What rank 0 shows of a run: its data, curves, evaluations with their pictures, and the projector at the end."""
 
 import dataclasses
 import logging
@@ -24,13 +24,13 @@ log = logging.getLogger("dermssl")
 
 THUMBNAIL = 48
 UNEVEN = 10
-"""Ratio of set sizes from which a line says what pooling by size does."""
+"""Ratio of set sizes from which a line explains the effect of pooling by size."""
 WASTED = 0.05
-"""Share of an epoch's images that do not fill a batch, from which a line advises a smaller batch."""
+"""Share of images that do not fill a batch, from which a line advises a smaller batch."""
 
 
 def start_tracking(run: Run, progress: Progress) -> Tracker | None:
-    """Where rank 0 sends curves and pictures; None on the other ranks."""
+    """The tracker of curves and pictures on rank 0; None on other ranks."""
 
     def start() -> Tracker:
         write_status(run.folder, "running", progress.step, run.steps)
@@ -43,7 +43,7 @@ def start_tracking(run: Run, progress: Progress) -> Tracker | None:
 
 
 def announce(run: Run, progress: Progress) -> None:
-    """Say what is trained on what, how the sets are mixed, and what is wrong with the data."""
+    """Log method, data and hardware, the mixture of data sets, and warnings about the data."""
     options, accelerator = run.options, run.accelerator
     log.info(
         f"{options.method} {options.model.backbone} on {run.sampler.total:,} images of {' + '.join(run.fingerprints)}: "
@@ -56,31 +56,28 @@ def announce(run: Run, progress: Progress) -> None:
     needed = math.ceil(1.5 * options.views.global_size)
     for dataset in run.data.datasets:
         if (side := dataset.info["short_side"]) < needed:
-            log.warning(
-                f"warning: {dataset.name} is stored at {side} px, under 1.5 x the global crop: better "
-                f"`dermssl prepare --short-side {needed}`"
-            )
-    if options.data.splits == "all":
-        log.warning("warning: data.splits is all: test rows are trained on, and every later report will state it")
+            small = f"{dataset.name} is stored at {side} px, less than 1.5 times the global crop"
+            log.warning("warning: %s: prepare it again with --short-side %d", small, needed)
+    if run.splits == "all":
+        who = "this run" if options.data.splits == "all" else "the run that this one starts from"
+        log.warning("warning: %s is trained on test rows (data.splits all): every later report states this", who)
     if not run.data.online:
-        log.info("  no labels to score by: the best encoder is kept by RankMe, the effective rank of its features")
+        log.info("  no labels to score by: RankMe, the effective rank of features, decides which encoder is the best")
 
 
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
-    """Per data set, its share of an epoch and how often an image is drawn, by ``data.weights``.
+    """A line per data set: its share of an epoch, and how often an image is drawn.
 
-    Further lines say how many images do not fill a batch, and, where sets of very different size are pooled by size,
-    what ``equal`` would give.
+    Further lines say how many images do not fill a batch, and what ``data.weights equal`` would give if the sets are
+    pooled by size and their sizes differ much.
     """
     total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
         part = quota * total / sampler.total
         often = f"{part / size:.2g}"
         each = "each image once" if often == "1" else f"each of its {size:,} images {often} times"
-        lines.append(
-            f"{name} gives {part:,.0f} of {total:,} images per epoch ({part / total:.0%}): {each}, "
-            f"{part / size * epochs:.3g} times in the whole run"
-        )
+        share = f"{name} gives {part:,.0f} of {total:,} images per epoch ({part / total:.0%})"
+        lines.append(f"{share}: {each}, {part / size * epochs:.3g} times in the whole run")
     rest = sampler.total - total
     if rest:
         lines.append(
@@ -88,29 +85,29 @@ def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
             "others every epoch" + ("; a smaller training.batch leaves out fewer" if rest > WASTED * total else "")
         )
     if sampler.shares is None and max(sampler.sizes) >= UNEVEN * min(sampler.sizes):
-        even = total / len(names)
+        even, ratio = total / len(names), max(sampler.sizes) / min(sampler.sizes)
         times = ", ".join(f"{name} {even / size:.2g}" for name, size in zip(names, sampler.sizes, strict=True))
         lines.append(
-            f"the largest set outweighs the smallest {max(sampler.sizes) / min(sampler.sizes):.0f} to 1; with "
-            f"data.weights equal each gives {even:,.0f} images per epoch, an image so many times: {times}"
+            f"the largest set has {ratio:.0f} times the images of the smallest; with data.weights equal each set gives "
+            f"{even:,.0f} images per epoch, so an image comes so many times per epoch: {times}"
         )
     return lines
 
 
 def draw_views(run: Run, views: list[Tensor], tracker: Tracker) -> None:
-    """Show the first views of a run, as the networks get them."""
+    """Show the first ``views`` of a run."""
     shape, device = (1, 1, 3, 1, 1), views[0].device
     mean, std = (torch.tensor(values, device=device).view(shape) for values in run.normalisation)
     tracker.image("views", view_grid([group * std + mean for group in views]), 0)
 
 
 def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
-    """Score the encoder, log the scores and draw its neighbours; the first score decides which encoder is the best.
+    """Score the encoder, log the scores and draw the pictures of the evaluation.
 
     Raises HealthStop: the features are not finite, or their rank has collapsed.
     """
-    device = run.accelerator.device
-    evaluation = online.score_encoder(run.method.encoder(), run.data, run.preprocessing, run.options.online, device)
+    device, encoder = run.accelerator.device, run.method.encoder()
+    evaluation = online.score_encoder(run.features, run.data, run.options.online)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
     told = ", ".join(f"{name} {value:.3f}" for name, value in online.headline(scores).items())
@@ -120,9 +117,9 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     if evaluation.nearest.size:
         nearest = [list(online.pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
         tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), progress.step)
-    maps = online.patch_components(run.method.encoder(), queries[: online.SHOWN], run.preprocessing, device)
+    maps = online.patch_components(encoder, queries, run.preprocessing, device)
     if maps is not None:
-        tracker.image("patch_components", component_grid(queries[: online.SHOWN], maps), progress.step)
+        tracker.image("patch_components", component_grid(queries, maps), progress.step)
     for line in below_start(scores, progress.baseline, evaluation.scored):
         log.warning("warning: step %d: %s", progress.step, line)
     progress.health.observe_rank(progress.step, scores["online_rankme"])
@@ -130,28 +127,27 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
 
 
 def below_start(scores: Scores, first: Scores | None, images: int) -> list[str]:
-    """One line for each score below that of step 0 by more than the standard error of a share of ``images``."""
+    """A line for each score that is below the first one by more than the standard error of a share of ``images``."""
     error = 0.5 / math.sqrt(max(images, 1))
     return [
         f"{name} {value:.3f} is below {first[name]:.3f} at the start, by more than its standard error on {images} "
-        "images: lower optim.lr or, where the run starts from pretrained weights, raise keep.distillation"
+        "images: lower optim.lr, or raise keep.distillation if the run starts from pretrained weights"
         for name, value in scores.items()
         if first and value < first.get(name, -1.0) - error and name.startswith((online.KNN, online.RECALL))
     ]
 
 
 def project(run: Run, tracker: Tracker) -> None:
-    """Features of some evaluated images, with labels and thumbnails, for TensorBoard's embedding projector."""
+    """Write features, labels and thumbnails of some evaluated images for TensorBoard's embedding projector."""
     most, labelled = run.options.tracking.projector_images, next(iter(run.data.online), None)
     dataset = labelled.dataset if labelled else run.data.datasets[0]
     rows = np.concatenate([labelled.fit, labelled.score]) if labelled else run.data.rows[0]
     rows = np.sort(np.random.default_rng(run.options.training.seed).permutation(rows)[:most])
     if not len(rows):
         return
-    features = online.online_features(run.method.encoder(), dataset, rows, run.preprocessing, run.accelerator.device)
     names = [str(name) for name in dataset.column("image_id")[rows]]
     header, labels = ["image"], [[name] for name in names]
     if labelled:
         header = [labelled.target, "image"]
         labels = [[labelled.classes[labelled.labels[row]], name] for row, name in zip(rows, names, strict=True)]
-    tracker.projector(features, labels, header, online.pictures_of(dataset, rows, THUMBNAIL))
+    tracker.projector(run.features(dataset, rows), labels, header, online.pictures_of(dataset, rows, THUMBNAIL))

@@ -17,6 +17,7 @@ FACTS = {
     "steps": 30,
     "planned_steps": 30,
     "images": 6,
+    "splits": "train",
     "seconds": 90.0,
     "ranks": 1,
     "hardware": "CPU x86_64, 1 thread(s) of 2 core(s)",
@@ -78,7 +79,7 @@ def test_pooled_licences_are_other_and_duties_are_listed(tmp_path):
 
 def test_a_licence_that_is_not_recorded_is_not_called_non_commercial(tmp_path):
     text = card(tmp_path, PAD, Skin("found", [2], "unknown")).text
-    assert "**Whether commercial use is allowed is not known**" in text and "Non-commercial use only" not in text
+    assert "**It is not known whether commercial use is allowed**" in text and "Non-commercial use only" not in text
 
 
 def test_the_card_is_handed_on_so_it_names_no_path_of_this_machine(tmp_path):

@@ -12,7 +12,16 @@ from dermssl import neighbours
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.training.options import OnlineOptions
 from dermssl.training.pool import OnlineSet, TrainingData
-from dermssl.training.watching.online import KNN, MIX, RANKME, RECALL, headline, score_encoder, scored_tones
+from dermssl.training.watching.online import (
+    KNN,
+    MIX,
+    RANKME,
+    RECALL,
+    headline,
+    online_features,
+    score_encoder,
+    scored_tones,
+)
 from dermssl.training.watching.watch import below_start
 
 
@@ -55,7 +64,11 @@ def online_set(name: str, lesions: list, tones: Sequence = (None,) * 8) -> Onlin
 
 def score(*sets: OnlineSet) -> dict[str, float]:
     data = TrainingData([one.dataset for one in sets], [one.fit for one in sets], sets)
-    return score_encoder(MeanColour(), data, preprocessing_at(8), OnlineOptions(k=2), "cpu").scores
+
+    def features(dataset, rows) -> np.ndarray:
+        return online_features(MeanColour(), dataset, rows, preprocessing_at(8), "cpu")
+
+    return score_encoder(features, data, OnlineOptions(k=2)).scores
 
 
 PAIRS = [None, None, None, None, "l1", "l1", "l2", "l2"]
