@@ -9,29 +9,28 @@ from dermssl.training.options import OptimOptions
 
 
 def parameter_groups(method: nn.Module, backbone: nn.Module, layer_decay: float = 1.0) -> list[dict]:
-    """Four groups: backbone or head, decayed or not (biases and norms, the one-dimensional parameters, are not).
+    """The trainable parameters by part (backbone or heads) and weight decay (not biases and norms, which have 1 axis).
 
-    With a ``layer_decay`` below 1 the backbone has such groups for each of its layers, as timm counts them; ``scale``
-    is the layer's share of the backbone's learning rate.
+    With a ``layer_decay`` below 1, each layer of the backbone, as timm counts them, has groups of its own; ``scale`` is
+    the layer's share of the backbone's learning rate.
     """
-    if layer_decay < 1:
-        heads = [group for group in parameter_groups(method, backbone) if not group["backbone"]]
-        layers = param_groups_layer_decay(backbone, weight_decay=1.0, layer_decay=layer_decay)
-        return heads + [
-            {"params": g["params"], "backbone": True, "decayed": g["weight_decay"] > 0, "scale": g["lr_scale"]}
-            for g in layers
-        ]
     inside = {id(parameter) for parameter in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in method.parameters():
         if parameter.requires_grad:
-            key = (id(parameter) in inside, parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return [{"params": members, "backbone": key[0], "decayed": key[1]} for key, members in sorted(groups.items())[::-1]]
+            groups.setdefault((id(parameter) in inside, parameter.ndim > 1), []).append(parameter)
+    parts = [{"params": groups[key], "backbone": key[0], "decayed": key[1]} for key in sorted(groups, reverse=True)]
+    if layer_decay == 1:
+        return parts
+    layers = param_groups_layer_decay(backbone, weight_decay=1.0, layer_decay=layer_decay)
+    return [part for part in parts if not part["backbone"]] + [
+        {"params": g["params"], "backbone": True, "decayed": g["weight_decay"] > 0, "scale": g["lr_scale"]}
+        for g in layers
+    ]
 
 
 def make_optimizer(groups: list[dict], options: OptimOptions) -> torch.optim.Optimizer:
-    """AdamW (fused) or LARS; the learning rate and the decay are set by hand at every step."""
+    """AdamW (fused) or LARS. `set_values` sets learning rate and weight decay at every step."""
     for group in groups:
         group["weight_decay"] = options.weight_decay if group["decayed"] else 0.0
     if options.name == "lars":
@@ -40,7 +39,7 @@ def make_optimizer(groups: list[dict], options: OptimOptions) -> torch.optim.Opt
 
 
 def set_values(optimizer: torch.optim.Optimizer, at: dict[str, float], backbone_lr: float) -> None:
-    """This step's learning rate and weight decay; ``backbone_lr`` is the backbone's share of the learning rate."""
+    """Set learning rate and weight decay of a step; ``backbone_lr`` is the backbone's share of the learning rate."""
     for group in optimizer.param_groups:
         scale = (0.0 if at["backbone_frozen"] else backbone_lr) if group["backbone"] else 1.0
         group["lr"] = at["lr"] * scale * group.get("scale", 1.0)
@@ -49,9 +48,9 @@ def set_values(optimizer: torch.optim.Optimizer, at: dict[str, float], backbone_
 
 @torch.no_grad()
 def clip_each(optimizer: torch.optim.Optimizer, limit: float) -> torch.Tensor:
-    """Scale every parameter's gradient to norm ``limit`` at most, as DINO's authors do.
+    """Scale the gradient of each parameter to a norm of ``limit`` at most, as DINO's authors do; 0 is no limit.
 
-    Returns the norm of the whole gradient before clipping (a scalar tensor); ``limit`` 0 only measures.
+    Returns the norm of the whole gradient before clipping, a scalar.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -62,10 +61,10 @@ def clip_each(optimizer: torch.optim.Optimizer, limit: float) -> torch.Tensor:
 
 
 class Buffers:
-    """A network's floating-point buffers (BatchNorm's running statistics), and a copy of them from before a step.
+    """The floating-point buffers of a network (running statistics of BatchNorm), and a copy of them.
 
-    The forward pass changes them. A step that is left out must put them back, and so must a backward pass that computes
-    activations again.
+    A forward pass changes the buffers. They must be put back if the step is left out, and after a backward pass that
+    computes activations again.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -73,11 +72,11 @@ class Buffers:
         self.before = [buffer.clone() for buffer in self.buffers]
 
     def keep(self) -> None:
-        """Copy them."""
+        """Copy the buffers."""
         if self.buffers:
             torch._foreach_copy_(self.before, self.buffers)
 
     def put_back(self) -> None:
-        """Make them equal to the copy."""
+        """Set the buffers to the copy."""
         if self.buffers:
             torch._foreach_copy_(self.buffers, self.before)

@@ -1,4 +1,4 @@
-"""All options of `dermssl pretrain`: one dataclass for command line, YAML and help. Imports no torch."""
+"""The options of `dermssl pretrain`, `recipe` and `export`, for command line, YAML and help. Must not import torch."""
 
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,27 +18,27 @@ from dermssl.parser import positional
 from dermssl.views.recipe import ViewOptions
 
 LOCAL_KEYS = ("out", "overwrite", "data.folders", "model.init")
-"""Settings that hold paths of this machine; they are not handed on."""
+"""Settings that hold paths of this machine. Model card and trackers do not get them."""
 NEED_START = ("distillation", "frozen_batch_norm", "frozen_layers", "adapter_rank")
-"""Settings of the section ``keep`` that mean nothing in a run from random weights."""
+"""Settings of the section ``keep`` that need weights to start from."""
 
 
 @dataclass
 class DataOptions:
-    """Which images, and how sets are mixed."""
+    """Images, and the mixture of data sets."""
 
     folders: list[str]
     """Dataset folders made by `dermssl prepare`; several are pooled."""
     weights: list[float | str] = field(default_factory=lambda: ["size"])
-    """`size`: every set gives what it has, each image once an epoch; `equal`: every set gives as many images; or one
-    number per set (0: the set is only scored, where it has labels). What does not fill a batch is left out."""
+    """`size`: an epoch draws each image once. `equal`: it draws the same number of images from each set. Or one number
+    per set: its weight (0: the set is only scored, if it has labels). Images that do not fill a batch are left out."""
     splits: Literal["train", "all"] = "train"
-    """`train`: rows whose split is train or null; `all` reads test rows too, which every later report states."""
+    """`train`: rows whose split is train or null. `all`: test rows too; every later report states this."""
     workers: int = -1
-    """Processes per rank that decode and crop (-1: the cores but one, shared by the ranks; 0: none)."""
+    """Processes per rank that make the views (-1: the rank's share of the cores, less one; 0: none)."""
 
     def __post_init__(self) -> None:
-        """Numbers as text, as runs have always recorded them: 3, 3.0 and "3" are the same weight."""
+        """Store weights as text, as all run folders do: 3, 3.0 and "3" are the same weight."""
         self.weights = [weight if isinstance(weight, str) else f"{weight:.15g}" for weight in self.weights]
 
 
@@ -49,17 +49,17 @@ class ModelOptions:
     backbone: str = "vit_small_patch16_224"
     """A timm model name."""
     patch_size: PositiveInt | None = None
-    """Side of a vision transformer's patches, pixels (default: as its name says); 8 leaves enough of them at 64 px."""
+    """Side of the patches of a vision transformer, pixels (default: by its name). Give 8 for crops of 64 px."""
     init: str | None = None
-    """Start from these weights: a run folder, an exported encoder, a file (`.safetensors`, or a `.pth` of others), or
-    `timm` (also `timm:NAME`) for timm's pretrained weights."""
+    """Weights to start from: a run folder, an exported encoder, a file (`.safetensors`, or `.pth` of another project),
+    or `timm` (also `timm:NAME`) for timm's pretrained weights."""
     init_part: Literal["encoder", "student", "teacher", "all"] = "encoder"
-    """What `init` gives: the exported encoder; the student's or teacher's backbone of a run's newest state; or `all` of
-    that state, heads and centre too. Heads start anew except with `all`."""
+    """Part of `init` to read: the exported encoder; the student's or teacher's backbone in the newest state of a run;
+    or `all` of this state, with heads and centre. Heads start from random weights except with `all`."""
     drop_path: ClosedUnitInterval = 0.1
     """Stochastic depth of the student."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass. This takes less memory and about a third more time."""
 
 
 @dataclass
@@ -67,40 +67,41 @@ class OptimOptions:
     """Optimizer and its schedules."""
 
     name: Literal["adamw", "lars"] = "adamw"
-    """AdamW (DINO), or LARS (SimCLR with large batches). LARS adapts only weights whose decay is above 0."""
+    """AdamW (DINO), or LARS (SimCLR with large batches). LARS adapts only weights that decay."""
     lr: PositiveFloat = 0.0005
-    """Peak learning rate for a global batch of 256; scaled linearly with the batch."""
+    """Peak learning rate for a global batch of 256. It is scaled linearly with the batch."""
     lr_end: NonNegativeFloat = 1e-6
     """Learning rate at the end of the cosine, not scaled."""
     warmup_epochs: NonNegativeFloat = 10.0
     """Epochs of linear learning-rate warm-up."""
     weight_decay: NonNegativeFloat = 0.04
-    """Weight decay at the start (never on biases and norms)."""
+    """Weight decay at the start. Biases and norms do not decay."""
     weight_decay_end: NonNegativeFloat = 0.4
     """Weight decay at the end of its cosine."""
     clip: NonNegativeFloat = 3.0
     """Largest gradient norm of each parameter (0: no clipping)."""
     backbone_lr: ClosedUnitInterval = 1.0
-    """Share of the learning rate that the backbone gets; 0.1 protects good features in continued pretraining."""
+    """Learning rate of the backbone as a share of that of the heads. 0.1 protects good features in continued
+    pretraining."""
     freeze_backbone_epochs: NonNegativeFloat = 0.0
-    """Epochs in which only the heads move, so that an untrained head cannot spoil a good backbone."""
+    """Epochs at the start in which only the heads learn, so that untrained heads do not spoil a good backbone."""
 
 
 @dataclass
 class KeepOptions:
-    """What a run keeps of the weights that it starts from (continued pretraining)."""
+    """Continued pretraining: how the weights that a run starts from are protected."""
 
     distillation: NonNegativeFloat = 0.0
-    """Weight of a further loss: 1 - cosine between the global crops' features now and at the start."""
+    """Weight of a further loss: 1 - cosine between the features of a global crop now and at the start."""
     layer_decay: ClosedUnitInterval = 1.0
-    """Learning rate of each layer of the backbone as a share of the next layer's; 0.65 to 0.9 moves the first layers
-    less."""
+    """Learning rate of each layer of the backbone as a share of that of the next layer, above 0. With 0.65 to 0.9 the
+    first layers change less."""
     frozen_batch_norm: bool = False
-    """BatchNorm uses the start's running statistics and never changes them."""
+    """BatchNorm of the backbone uses the running statistics of the start and never changes them."""
     frozen_layers: NonNegativeInt = 0
-    """First layers that never move: 1 the stem, 2 the stem and the first stage or block, and so on."""
+    """Number of first layers that do not learn: 1 is the stem, 2 the stem and the first stage or block, and so on."""
     adapter_rank: NonNegativeInt = 0
-    """Only the heads and low-rank adapters (LoRA) of this rank learn; the exported encoder contains the adapters."""
+    """Only the heads and low-rank adapters (LoRA) of this rank learn. The exported encoder contains the adapters."""
 
 
 @dataclass
@@ -112,62 +113,63 @@ class TrainingOptions:
     batch: PositiveInt = 256
     """Images per optimizer step over all ranks and accumulation steps."""
     accumulation: PositiveInt = 1
-    """Micro-batches per step; SimCLR compares only within a micro-batch."""
+    """Micro-batches per step. SimCLR compares only the images of a micro-batch."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 where the device computes in it, else fp32. Losses are always float32."""
+    """`auto`: bf16 if the device computes in it, else fp32. Losses are always float32."""
     compile: bool = False
-    """Fuse the backbone's operations (torch.compile): a minute at every start, needs a C++ compiler. A step of DINO,
-    ViT-S/16, is 1.6 times as fast on an H200; on a CPU a transformer gains 5%, a ResNet nothing."""
+    """Fuse the operations of the backbone by torch.compile. Each start takes a minute and needs a C++ compiler. On an
+    H200 a step of DINO, ViT-S/16, is 1.6 times as fast; on a CPU a transformer gains 5%, a ResNet nothing."""
     seed: NonNegativeInt = 0
     """Seed of weights, order and views."""
     state_every_epochs: PositiveFloat = 1.0
-    """How often a resumable state is saved; every evaluation and a pre-emption save one too."""
+    """Epochs between resumable states. Every evaluation and a pre-emption save one too."""
     keep_states: PositiveInt = 2
-    """Newest states kept."""
+    """Number of newest states to keep."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
     sync_batch_norm: bool = True
-    """Batch statistics over all GPUs (PyTorch has none for CPU ranks: they stay local and the run says so)."""
+    """BatchNorm takes its statistics over all GPUs. CPU ranks cannot: their statistics are local."""
 
 
 @dataclass
 class OnlineOptions:
-    """Evaluation during training, on labelled patients kept out of pretraining."""
+    """Evaluation during training, on labelled patients that are kept out of pretraining."""
 
     every_epochs: PositiveInt = 10
-    """Epochs between evaluations; the first is before training."""
+    """Epochs between evaluations. The first one is before training."""
     target: str | None = None
-    """Target of the kNN; sets without it are not scored (default: the first declared one of each labelled set)."""
+    """Target of the kNN. Data sets without it are not scored (default: the first target of each labelled set)."""
     fraction: OpenUnitInterval = 0.1
-    """Share of train patients kept out where the set has no split `val`."""
+    """Share of the train patients that is kept out if the data set has no split `val`."""
     k: PositiveInt = 20
-    """Neighbours."""
+    """Number of neighbours."""
     max_images: PositiveInt = 4000
-    """Most images embedded per set to vote, and most to be scored; kept-out patients beyond it are trained on."""
+    """Largest number of images per data set that vote, and that are scored. Patients without a scored image are trained
+    on."""
 
 
 @dataclass
 class TrackingOptions:
-    """Where curves and pictures go; metrics.jsonl and TensorBoard in the run folder are always written."""
+    """Trackers of curves and pictures. The run folder always has metrics.jsonl and TensorBoard's files."""
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """`wandb` and `mlflow` get all curves; pictures only where the licences of all pooled sets let images leave (not
-    PASSION, SCIN); image ids and paths never. Any other tracker that Accelerate knows takes what its client takes, so
-    it is refused for such sets."""
+    """`wandb` and `mlflow` get all curves, and pictures if the licences of all data sets allow it (PASSION and SCIN do
+    not); they never get image ids or paths. Another tracker of Accelerate may send more by itself, so it is refused if
+    a licence keeps the images here."""
     project: str = "dermssl"
-    """Project under which wandb and mlflow file the run."""
+    """Name of the project in wandb and mlflow."""
     projector_images: NonNegativeInt = 1000
-    """Most images shown at the end in TensorBoard's embedding projector (0: none); they stay in the run folder."""
+    """Largest number of images in TensorBoard's projector at the end (0: none). They stay in the run folder."""
 
 
 @dataclass
 class HealthOptions:
-    """What ends a run that goes wrong."""
+    """Health check: collapse, divergence, no learning."""
 
     on_collapse: Literal["stop", "warn"] = "stop"
-    """What to do on collapse, divergence or no learning. Three steps in a row that are not finite always stop."""
+    """Stop the run or only warn. Three steps in a row that are not finite always stop it."""
     patience: PositiveInt = 5
-    """Consecutive bad readings (one per log line) before it counts."""
+    """Number of bad log lines in a row before the health check acts."""
 
 
 @dataclass
@@ -178,7 +180,7 @@ class _Options:
     """Run folder, under checkpoints/."""
     data: DataOptions
     method: str = "dino"
-    """Name of the method; its own options stand in the section of that name."""
+    """Name of the method. Its own options are in the section of the same name."""
     model: ModelOptions = field(default_factory=ModelOptions)
     views: ViewOptions = field(default_factory=ViewOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
@@ -188,35 +190,37 @@ class _Options:
     health: HealthOptions = field(default_factory=HealthOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     overwrite: bool = False
-    """Throw an existing run of that name away and start anew."""
+    """Delete an existing run in this folder and start anew."""
 
     @property
     def of_method(self) -> MethodOptions:
-        """The section of the chosen method."""
+        """The options of the chosen method."""
         return getattr(self, self.method)
 
     @property
     def micro_batch(self) -> int:
-        """Images that all ranks together put through one forward pass."""
+        """Images of one forward pass over all ranks."""
         return self.training.batch // self.training.accumulation
 
     def __post_init__(self) -> None:
-        """Raise ValueError naming the keys that do not go together."""
+        """Raise ValueError naming the keys that cannot be combined."""
         if self.method not in METHODS:
             raise ValueError(f"--method {self.method}: no such method; {did_you_mean(self.method, METHODS)}")
         self.of_method.check(self.views)
         kept = [name for name in NEED_START if getattr(self.keep, name)]
         if kept and not self.model.init:
             raise ValueError(f"keep.{kept[0]} needs weights to start from: give model.init, or leave it out")
+        if not self.keep.layer_decay:
+            least = "keep.layer_decay 0 would freeze all layers of the backbone but the last"
+            raise ValueError(f"{least}: give a number above 0, or freeze first layers by keep.frozen_layers")
         peak, end = self.optim.lr * self.training.batch / 256, self.optim.lr_end
         if end > peak:
             above = f"optim.lr_end {end:g} is above the peak of the schedule, {peak:g} (optim.lr x batch / 256)"
             raise ValueError(f"{above}: lower it, or raise optim.lr")
         batch, parts = self.training.batch, self.training.accumulation
         if batch % parts:
-            raise ValueError(
-                f"training.batch {batch} cannot be cut into training.accumulation {parts} equal micro-batches"
-            )
+            asked = f"training.accumulation {parts} equal micro-batches"
+            raise ValueError(f"training.batch {batch} cannot be cut into {asked}: use a multiple of {parts}")
 
 
 COMMON = (
@@ -261,12 +265,12 @@ else:
 
 @dataclass
 class RecipeOptions:
-    """Print a config for this data and method, with the reason for each setting, to read and change."""
+    """Print a config for your data and method, with the reason for each setting, to read and change."""
 
     data: list[str]
-    """Dataset folders made by `dermssl prepare` that will be pooled."""
+    """Dataset folders made by `dermssl prepare`; several are pooled."""
     method: str = "dino"
-    """Name of the method; its own options stand in the section of that name."""
+    """Name of the method. Its own options are in the section of the same name."""
     backbone: str = "vit_tiny_patch16_224"
     """A timm model name."""
     optimizer: Literal["adamw", "lars"] = "adamw"
@@ -281,15 +285,15 @@ class RecipeOptions:
 
 @dataclass
 class ExportOptions:
-    """Copy a run's encoder out as a timm folder, with its licence notice."""
+    """Copy an encoder of a run into a folder for timm, with its licence notice."""
 
     out: str
     """Folder to write."""
     run: str = positional()
     """Run folder made by `dermssl pretrain`."""
     which: Literal["last", "best", "student", "teacher"] = "last"
-    """The encoder at the end, or the one with the best online evaluation, or a network of the newest state."""
+    """The last encoder, the one with the best online evaluation, or a backbone of the newest state."""
     heads: bool = False
-    """Keep the projection heads of the newest state too, as `heads.safetensors`."""
+    """Also write the projection heads of the newest state, as `heads.safetensors`."""
     overwrite: bool = False
     """Replace an existing folder."""

@@ -1,4 +1,4 @@
-"""What changes while a run trains. It is saved in every state and restored from it; only the loop assigns to it."""
+"""What changes while a run trains. Every state saves it; only the loop changes it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,15 @@ from dermssl.training.watching.health import Health
 Scores = dict[str, float]
 JOULES_PER_KWH = 3.6e6
 SAVED = ("step", "seconds", "joules", "baseline", "last", "best")
-"""Fields that stand in ``state.json``, beside the health."""
+"""Fields of `Progress` in ``state.json``, besides the health."""
 
 
 @dataclass
 class Progress:
-    """How far a run is, what its evaluations gave, and its health.
+    """The step, time, energy, scores and health of a run so far.
 
-    ``baseline`` (the first), ``last`` and ``best`` are scores with their ``step``. ``joules`` is what the GPUs took so
-    far, None where that cannot be read. ``resumed`` is True after a state was restored.
+    ``baseline`` (the first), ``last`` and ``best`` are scores with their ``step``. ``joules`` is the energy of the
+    GPUs, None if it cannot be read. ``resumed`` is True after a state was restored.
     """
 
     health: Health
@@ -32,20 +32,20 @@ class Progress:
     resumed: bool = False
 
     def record(self) -> dict[str, Any]:
-        """The part of ``state.json`` that `restore` reads."""
+        """The part of ``state.json`` that holds the progress."""
         return {name: getattr(self, name) for name in SAVED} | {"health": self.health.state()}
 
     def restore(self, record: dict[str, Any]) -> None:
-        """The inverse of `record`."""
+        """Take the values of a `record`."""
         for name in SAVED:
             setattr(self, name, record.get(name))
         self.health.restore(record["health"])
         self.resumed = True
 
     def note(self, scores: Scores, labelled: bool) -> None:
-        """Remember an evaluation; the first of its scores decides which is the best.
+        """Record the scores of an evaluation. The first score decides which evaluation is the best.
 
-        Without labels that is RankMe, which is meaningless for an untrained network: it is then never the best.
+        Without labels this is RankMe, which means nothing for an untrained network: step 0 is then never the best.
         """
         rank_by = next(iter(scores))
         self.last = {"step": self.step} | scores
@@ -55,17 +55,17 @@ class Progress:
             self.best = self.last
 
     def spend(self, seconds: float, device: torch.device, ranks: int) -> None:
-        """Count training time, and the energy of the GPUs at the power that rank 0 draws now."""
+        """Add training time, and the energy of all GPUs at the present power of rank 0's."""
         self.seconds += seconds
         try:
             watts = torch.cuda.power_draw(device) / 1000 if device.type == "cuda" else None
-        except (ImportError, RuntimeError):  # no NVML, or a driver that gives none
+        except (ImportError, RuntimeError):  # no NVML, or a driver that does not know the power
             watts = None
         self.joules = None if watts is None or self.joules is None else self.joules + watts * ranks * seconds
 
 
 def hardware(device: torch.device) -> str:
-    """What rank 0 computes on, in words."""
+    """The name of the GPU, or the threads and cores of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread(s) of {available_cores()} core(s)"

@@ -195,9 +195,10 @@ def test_a_run_that_held_its_start_can_be_started_from_as_any_other(continued, p
     [
         ({"keep__distillation": "1"}, "keep.distillation needs weights to start from: give model.init"),
         ({"keep__frozen_layers": "1"}, "keep.frozen_layers needs weights"),
+        ({"keep__layer_decay": "0"}, "keep.layer_decay 0 would freeze all layers of the backbone but the last"),
     ],
 )
-def test_without_a_start_there_is_nothing_to_keep(changes, words, pretrain, dataset, tmp_path, capsys):
+def test_settings_of_keep_that_make_no_sense_are_one_line(changes, words, pretrain, dataset, tmp_path, capsys):
     assert pretrain(dataset, tmp_path / "run", **changes) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Pictures of what a run sees and learns, as ``(H, W, 3)`` uint8 arrays."""
+"""Pictures of the views, nearest neighbours and patch features of a run, as ``(H, W, 3)`` uint8 arrays."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-SIDE = 96
-FRAME = 4
+SIDE, FRAME, LINE = 96, 4, 24
 GREY, GREEN, RED = (150, 150, 150), (0, 158, 115), (213, 94, 0)
-"""Frames: query, same label, other label (bluish green and vermilion, which colour-blind readers tell apart)."""
+"""Frames: query, same label, other label. Colour-blind readers can tell bluish green from vermilion."""
 
 
 def view_grid(pixels: list[Tensor], images: int = 8) -> np.ndarray:
-    """The views of the first images: a row per image, a column per view.
+    """The views of the first ``images`` images: a row per image, a column per view.
 
-    ``pixels``: per crop size ``(V, B, 3, S, S)`` values 0 to 1.
+    ``pixels`` holds ``(V, B, 3, S, S)`` for each crop size, from 0 to 1.
     """
     columns = []
     for group in pixels:
@@ -28,9 +27,9 @@ def view_grid(pixels: list[Tensor], images: int = 8) -> np.ndarray:
 def neighbour_grid(
     queries: Sequence[np.ndarray], nearest: Sequence[Sequence[np.ndarray]], agree: np.ndarray | None
 ) -> np.ndarray:
-    """A row per query image: it in a grey frame, then its ``nearest`` ones, best first. A legend stands above.
+    """A row per query: the query in a grey frame, then its ``nearest`` images, most similar first; above, a legend.
 
-    ``agree`` (Q, k) is True where the neighbour has the query's label (green frame, else red); None: grey frames.
+    ``agree`` (Q, k) is True if the neighbour has the query's label (green frame, else red); None gives grey frames.
     """
     rows = []
     for index, (query, found) in enumerate(zip(queries, nearest, strict=True)):
@@ -39,29 +38,24 @@ def neighbour_grid(
         gap = np.full((cells[0].shape[0], 3 * FRAME, 3), 255, np.uint8)
         rows.append(np.concatenate([_framed(query, GREY), gap, *cells], axis=1))
     grid = np.concatenate(rows)
-    entries = [(GREY, "first column: query, then its nearest, best first")]
+    entries = [(GREY, "first column: query; then its nearest images, most similar first")]
     if agree is not None:
         entries += [(GREEN, "same label"), (RED, "another label")]
     return np.concatenate([_legend(entries, grid.shape[1]), grid])
 
 
 def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> np.ndarray:
-    """A white strip with a coloured frame and a text for each entry, in as many lines as ``width`` asks for."""
-    font, line, x, y = ImageFont.load_default(14), 24, 6, 0
-    strip = Image.new("RGB", (width, line * len(entries)), "white")
+    """A white strip with a line for each entry: a coloured frame and its meaning."""
+    strip = Image.new("RGB", (width, LINE * len(entries)), "white")
     draw = ImageDraw.Draw(strip)
-    for colour, text in entries:
-        needed = 22 + int(draw.textlength(text, font))
-        if x > 6 and x + needed > width:
-            x, y = 6, y + line
-        draw.rectangle((x, y + 6, x + 12, y + 18), outline=colour, width=FRAME)
-        draw.text((x + 18, y + 4), text, "black", font)
-        x += needed + 14
-    return np.asarray(strip)[: y + line]
+    for top, (colour, text) in zip(range(0, strip.height, LINE), entries, strict=True):
+        draw.rectangle((6, top + 6, 18, top + 18), outline=colour, width=FRAME)
+        draw.text((24, top + 4), text, "black", ImageFont.load_default(14))
+    return np.asarray(strip)
 
 
 def component_grid(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Images above their patch maps: ``images`` (B, S, S, 3) uint8, ``maps`` (B, h, w, 3) from 0 to 1."""
+    """A row of ``images`` (B, S, S, 3) uint8 above a row of their patch ``maps`` (B, h, w, 3), from 0 to 1."""
     above = [_scale(image, Image.Resampling.BICUBIC) for image in images]
     below = [_scale((image * 255).astype(np.uint8), Image.Resampling.NEAREST) for image in maps]
     return np.concatenate([np.concatenate(above, axis=1), np.concatenate(below, axis=1)])

@@ -1,8 +1,8 @@
-"""Curves and pictures: in the run folder and TensorBoard always, and in the trackers that Accelerate knows where asked.
+"""Curves and pictures of a run, in its folder, in TensorBoard, and in the trackers of Accelerate that the user names.
 
-Trackers get scalars always, pictures only where licences let images leave, and no image id, file name or path. The
-clients of trackers other than wandb and mlflow take what they take (prints, the command line, TensorBoard's pictures),
-so they are refused for data that must stay here.
+Trackers get all curves. They get pictures only if the licences let images leave, and never an image id or a path. The
+clients of trackers other than wandb and mlflow may send more by themselves (printed lines, the command line, pictures
+of TensorBoard), so they are refused for images that must stay here.
 """
 
 import json
@@ -31,12 +31,14 @@ from dermssl.training.run_folder import IDENTITIES
 log = logging.getLogger("dermssl")
 
 KNOWN = ("tensorboard", "wandb", "mlflow")
-"""Trackers whose clients send nothing but what they are given, with the settings below. Every run has the first."""
+"""Trackers whose clients, with the settings below, send only what dermssl gives them. Every run has the first."""
+MLFLOW = {"mlflow.source.name": "dermssl pretrain"}
+"""Tags. By default mlflow sends the path of the program."""
 WANDB = {"console": "off", "save_code": False, "x_disable_meta": True, "disable_git": True}
 
 
 def check_trackers(names: Iterable[str], closed: Sequence[str]) -> None:
-    """Raise InputError for a tracker that cannot be had, or that may not be used for this data.
+    """Raise InputError for a tracker that is unknown, not installed, or not allowed for this data.
 
     ``closed`` are the data sets whose licence keeps their images here.
     """
@@ -49,20 +51,17 @@ def check_trackers(names: Iterable[str], closed: Sequence[str]) -> None:
             raise InputError(f"--tracking.with {name}: its package is not installed: install it, or leave it out")
         if name not in KNOWN and closed:
             raise InputError(
-                f"--tracking.with {name}: its client may send pictures by itself, and the licence of "
+                f"--tracking.with {name}: its client may send pictures by itself, but the licence of "
                 f"{', '.join(closed)} keeps them here: use {', '.join(KNOWN)}"
             )
 
 
 class Tracker:
-    """Writes ``metrics.jsonl``, TensorBoard and the trackers that were asked for. Make it on rank 0 only.
+    """Writes ``metrics.jsonl`` and TensorBoard's files, and sends to the trackers that were named. Only for rank 0.
 
-    A resumed run goes on in the same curves: lines and events after ``last_step`` are dropped, and wandb and mlflow get
-    the ids in ``tracking.json``.
-
-    ``last_step`` is -1 for a new run. ``options`` name the trackers as Accelerate calls them. ``config`` holds settings
-    by dotted key, of which those of `LOCAL_KEYS` stay here. ``images_may_leave`` is False where the licence of a pooled
-    set forbids it: pictures are then withheld.
+    A resumed run continues the same curves: lines and events after ``last_step`` (-1 for a new run) are dropped, and
+    wandb and mlflow get the ids in ``tracking.json``. ``config`` holds settings by dotted key; those of `LOCAL_KEYS`
+    are not sent. If not ``images_may_leave``, trackers get no pictures.
     Raises InputError: a tracker does not start.
     """
 
@@ -82,15 +81,15 @@ class Tracker:
             write_json(file, identities)
             if not images_may_leave:
                 names = ", ".join(self.running)
-                log.info("pictures are withheld from %s: the licence of the images keeps them here", names)
+                log.info("pictures are withheld from %s: a licence keeps the images here", names)
         if self.path.exists():
-            # A line that a kill cut short has no end.
+            # A line that a kill cut short has no line end.
             lines = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
             write_text(self.path, "".join(line for line in lines if json.loads(line)["step"] <= last_step))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """One line of ``metrics.jsonl`` (null where not finite: JSON has no NaN), one point per scalar elsewhere."""
+        """Write a line of ``metrics.jsonl`` (null if not finite, since JSON has no NaN), and a point of each curve."""
         rounded = {name: float(f"{v:.6g}") if math.isfinite(v) else None for name, v in values.items()}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step} | rounded) + "\n")
@@ -100,14 +99,14 @@ class Tracker:
             self._send(name, lambda tracker: tracker.log(values, step=step))
 
     def log_step(self, step: int, values: dict[str, float], batches: "Waiting", micro_batch: int) -> str:
-        """Log a step with its speed; returns the words for the progress bar. ``batches`` counts micro-batches."""
+        """Log a step with its speed. Returns the text for the progress bar. ``batches`` counts micro-batches."""
         rate, waiting = batches.read()
         speed = rate * micro_batch
         self.log(step, values | {"images_per_second": speed, "data_wait_share": waiting})
         return f"loss {values['loss']:.3f}, {speed:.0f} images/s, waiting {waiting:.0%}"
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """An ``(H, W, 3)`` uint8 picture: in TensorBoard, as the newest ``<name>.png``, and where else it may go."""
+        """Write a picture ``(H, W, 3)`` uint8 to TensorBoard and ``<name>.png``, and to trackers if it may leave."""
         self.board.add_image(name, pixels, step, dataformats="HWC")
         with atomic_file(self.folder / f"{name}.png") as temporary:
             Image.fromarray(pixels).save(temporary, "PNG")
@@ -116,15 +115,16 @@ class Tracker:
                 self._send(service, lambda tracker: tracker.log_images({name: [pixels]}, step=step))
 
     def projector(self, features: np.ndarray, labels: list[list[str]], header: list[str], images: np.ndarray) -> None:
-        """Points for TensorBoard's embedding projector; they stay in the run folder.
+        """Write points for TensorBoard's embedding projector. They stay in the run folder.
 
-        ``features`` (N, D); ``labels`` N lists, one value per column of ``header``; ``images`` (N, S, S, 3) uint8.
+        ``features`` (N, D); ``labels``: N lists with a value for each column of ``header``; ``images`` (N, S, S, 3)
+        uint8.
         """
         thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         self.board.add_embedding(features, labels, thumbnails, tag="features", metadata_header=header)
 
     def close(self) -> None:
-        """Flush events to disk, and let the trackers send what they hold."""
+        """Write the last events to disk, and let the trackers send the rest."""
         self.board.close()
         for name in list(self.running):
             self._send(name, lambda tracker: tracker.finish())
@@ -132,20 +132,20 @@ class Tracker:
     def _send(self, name: str, message: Callable[[Any], Any]) -> None:
         try:
             message(self.running[name])
-        except Exception as error:  # whatever a service's client raises must not cost the run
+        except Exception as error:  # an error of a service must not end the run
             log.warning("warning: %s is left out from now on (%s); the run folder has all curves", name, error)
             del self.running[name]
 
 
 def _start(name: str, folder: Path, project: str, identity: str | None) -> tuple[GeneralTracker, str]:
-    """A started tracker and the id of its run, which mlflow makes up itself."""
+    """A started tracker and the id of its run; mlflow chooses the id by itself."""
     kind: Any = LOGGER_TYPE_TO_CLASS[name]
     keywords: dict[str, Any] = {}
     if name == "wandb":
         identity = identity or uuid.uuid4().hex
         keywords = {"name": folder.name, "id": identity, "resume": "allow", "settings": WANDB}
     elif name == "mlflow":
-        keywords = {"run_name": folder.name, "run_id": identity}
+        keywords = {"run_name": folder.name, "run_id": identity, "tags": MLFLOW}
     try:
         tracker = kind(project, *([str(folder)] if kind.requires_logging_directory else []), **keywords)
         tracker.start()
@@ -156,7 +156,7 @@ def _start(name: str, folder: Path, project: str, identity: str | None) -> tuple
 
 
 class Waiting:
-    """Wraps a loader and measures the share of time that training waited for it."""
+    """Wraps a loader, and measures its speed and the share of time that training waits for it."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
@@ -173,7 +173,7 @@ class Waiting:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside, on an evaluation or a state, does not count as training time."""
+        """The time inside, for an evaluation or a state, does not count as training time."""
         start = time.perf_counter()
         yield
         self.since += time.perf_counter() - start

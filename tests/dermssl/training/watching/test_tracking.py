@@ -163,6 +163,7 @@ def test_a_resumed_run_is_the_same_run_elsewhere_and_tracking_may_differ(
     starts = [entry[2] for entry in service("read").of("start") if key in entry[2]]
     assert starts[1][key] == read_json(tmp_path / "run" / "tracking.json", "")[name]
     assert starts[0][key] == (starts[1][key] if name == "wandb" else None)
+    assert starts[0].get("tags") == (None if name == "wandb" else {"mlflow.source.name": "dermssl pretrain"})
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +234,8 @@ def test_a_run_says_what_each_set_gives_and_what_equal_weights_would_change():
     assert rest.startswith("218 of 986 images (22%) do not fill a batch") and rest.endswith("leaves out fewer")
     uneven = mixture(Sampler((100, 9_900), None, 4, 0), ["a", "b"], 5)[-1]
     assert uneven == (
-        "the largest set outweighs the smallest 99 to 1; with data.weights equal each gives 5,000 images per epoch, "
-        "an image so many times: a 50, b 0.51"
+        "the largest set has 99 times the images of the smallest; with data.weights equal each set gives 5,000 images "
+        "per epoch, so an image comes so many times per epoch: a 50, b 0.51"
     )
     equal = mixture(Sampler((100, 9_900), (0.5, 0.5), 4, 0), ["a", "b"], 5)
     assert len(equal) == 2 and "each of its 100 images 50 times" in equal[0]
