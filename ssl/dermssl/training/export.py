@@ -54,20 +54,23 @@ def export(options: ExportOptions) -> Report:
             heads = {key: value for key, value in weights.items() if key.split(".")[0].endswith("head")}
             write_safetensors(temporary / "heads.safetensors", heads)
         model, config = load_encoder(temporary)
+        facts = config.get("dermssl") or {}
+        if facts.get("licences") is None or "step" not in facts:
+            raise InputError(f"{run}: its encoder names no licences or no step: make it again with `dermssl pretrain`")
         if (run / "MODEL_CARD.md").exists():
             card = inside(run, "MODEL_CARD.md").read_text(encoding="utf-8")
-            write_text(temporary / "README.md", card_of_export(card, options.which, config["dermssl"]["step"]))
+            write_text(temporary / "README.md", card_of_export(card, options.which, facts["step"]))
         if not (run / LEDGER).exists():
             log.warning("warning: %s has no %s: its training images will not be known later", run, LEDGER)
-        elif not licences.restricted(config["dermssl"]["licences"]):
+        elif not licences.restricted(facts["licences"]):
             shutil.copyfile(require_file(inside(run, LEDGER), "dermssl pretrain"), temporary / LEDGER)
         else:
-            config["dermssl"]["ledger"] = str((run / LEDGER).resolve())
+            facts["ledger"] = str((run / LEDGER).resolve())
             write_json(temporary / "config.json", config)
     text = [
         f"{config['architecture']} ({width(model)} features) -> {out}",
         f'  timm.create_model("local-dir:{out}", pretrained=True, num_classes=0)',
-        *["  " + line for line in licences.notice_lines(config["dermssl"]["licences"])],
+        *["  " + line for line in licences.notice_lines(facts["licences"])],
     ]
     return Report("\n".join(text), {"out": str(out), "config": config})
 

@@ -125,7 +125,7 @@ def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisat
     """
     init, part = str(options.init), options.init_part
     if part == "encoder":
-        weights, normalisation = _encoder_weights(init, options, size)
+        weights, normalisation = _encoder_weights(init, options, method.network("student"), size)
     else:
         saved = states.require_state(Path(init), f"model.init_part {part}")
         normalisation, weights = states.normalisation_in(saved.record), saved.weights
@@ -149,16 +149,16 @@ def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisat
     return normalisation
 
 
-def _encoder_weights(init: str, options: ModelOptions, size: int) -> tuple[dict[str, Tensor], Normalisation]:
+def _encoder_weights(
+    init: str, options: ModelOptions, backbone: Any, size: int
+) -> tuple[dict[str, Tensor], Normalisation]:
     if init == "timm":
         model: Any = build.build(options.backbone, size, pretrained=True, patch_size=options.patch_size)
         return model.state_dict(), Normalisation.of(model.pretrained_cfg)
     path = Path(init)
     if path.is_file():
         translated = translate(read_weights(path))
-        backbone: Any = build.build(options.backbone, size)
-        known = translated.normalisation or Normalisation.of(backbone.pretrained_cfg)
-        return translated.weights, Normalisation(*known)
+        return translated.weights, Normalisation(*translated.normalisation or Normalisation.of(backbone.pretrained_cfg))
     if not path.exists():
         raise InputError(f"model.init {init} does not exist: give a run, an exported encoder, a file or timm")
     model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)

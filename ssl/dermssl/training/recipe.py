@@ -34,6 +34,8 @@ def recipe(options: RecipeOptions) -> Report:
         raise InputError(f"{out} already exists: choose another --out")
     data = select_rows(open_datasets(options.data), "train", OnlineOptions(), 0)
     images = sum(map(len, data.rows))
+    if options.batch and options.batch > images:
+        raise InputError(f"--batch {options.batch} is above the {images} training images: lower it")
     choices = recommend(options, images)
     text = as_yaml(options, images, choices)
     if out:

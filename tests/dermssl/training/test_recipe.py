@@ -133,9 +133,10 @@ def test_a_recipe_is_printed_with_its_reasons_and_trains(pretrain, dataset, tmp_
         ("--method", "dyno", "did you mean 'dino'?"),
         ("--backbone", "resnet1", "did you mean 'resnet"),
         ("--data", "x", "x"),
+        ("--batch", "99", "--batch 99 is above the 29 training images"),
     ],
 )
-def test_a_recipe_for_what_does_not_exist_is_one_line(dataset, capsys, option, value, words):
+def test_a_recipe_that_cannot_be_made_is_one_line(dataset, capsys, option, value, words):
     arguments = ["recipe", "--data", str(dataset)] if option != "--data" else ["recipe"]
     assert main([*arguments, option, value]) == 2
     error = capsys.readouterr().err

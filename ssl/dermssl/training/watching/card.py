@@ -30,12 +30,7 @@ HUB_LICENCES = {"CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-3.0", "CC0-1.0"}
 
 
 def write_card(
-    folder: Path,
-    options: PretrainOptions,
-    data: TrainingData,
-    notices: list[dict],
-    times_seen: np.ndarray,
-    facts: dict[str, Any],
+    folder: Path, options: PretrainOptions, data: TrainingData, notices: list[dict], times_seen: np.ndarray, facts: dict
 ) -> None:
     """Write the card: data with licences, recipe, hardware, time, energy, scores, and limits by skin type.
 
@@ -61,10 +56,8 @@ def write_card(
         whole=whole,
         use=USE.format(part="/encoder" if whole else "/best"),
         header=_yaml(_header(options, data, notices)),
-        names=[dataset.name for dataset in data.datasets],
         forbidding=sorted({entry["id"] for entry in notices if not entry["commercial"]}),
         licence_lines=licences.notice_lines(notices),
-        synthetic=any(dataset.info["synthetic"] for dataset in data.datasets),
         start=start,
         start_known=(folder / START_LEDGER).is_file(),
         unrecorded=unrecorded_starts(notices),
@@ -74,7 +67,7 @@ def write_card(
         recipe=_yaml(_recipe(options)),
         scores=_scores(moments),
         mix=MIX,
-        online=data.online,
+        data=data,
         by_tone=_scores_by_tone(data, moments),
         least_patients=LEAST_PATIENTS,
         **_seen_tones(data, times_seen),

@@ -106,7 +106,6 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
 
     Raises HealthStop: the features are not finite, or their rank has collapsed.
     """
-    device, encoder = run.accelerator.device, run.method.encoder()
     evaluation = online.score_encoder(run.features, run.data, run.options.online)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
@@ -117,7 +116,7 @@ def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
     if evaluation.nearest.size:
         nearest = [list(online.pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
         tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), progress.step)
-    maps = online.patch_components(encoder, queries, run.preprocessing, device)
+    maps = online.patch_components(run.method.encoder(), queries, run.preprocessing, run.accelerator.device)
     if maps is not None:
         tracker.image("patch_components", component_grid(queries, maps), progress.step)
     for line in below_start(scores, progress.baseline, evaluation.scored):
