@@ -66,11 +66,6 @@ def read_status(folder: Path) -> str | None:
     return read_json(folder / "status.json", "dermssl pretrain")["status"]
 
 
-def step_of_best(folder: Path) -> int | None:
-    """The step of the encoder in ``best/``, None if there is none or it cannot be read."""
-    return json_object(folder / "best" / "config.json", "dermssl").get("step")
-
-
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     """Make the folder, or check that it holds this run. Returns the open file that locks it until it is closed.
 

@@ -18,13 +18,14 @@ from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError
 from dermssl.methods import schedules
+from dermssl.paths import json_object
 from dermssl.training import states
 from dermssl.training.networks import init_of, make_method
 from dermssl.training.optimizer import Buffers, make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.progress import Progress
-from dermssl.training.run_folder import open_run_folder, step_of_best
+from dermssl.training.run_folder import open_run_folder
 from dermssl.training.watching.health import Health
 from dermssl.training.watching.online import online_features
 from dermssl.training.watching.tracking import check_trackers
@@ -213,7 +214,8 @@ def _restore(run: Run, progress: Progress) -> None:
         log.warning("warning: the run so far had %s: from now on its roundings differ", "; ".join(other))
     states.restore(run.method, run.optimizer, saved.weights, saved.moments)
     progress.restore(record)
-    present, last = progress.step, progress.step == run.steps  # at the end no other best can be found
-    if run.main and progress.best and not last and progress.best["step"] not in (present, step_of_best(run.folder)):
+    held = json_object(run.folder / "best" / "config.json", "dermssl").get("step")
+    going = progress.step < run.steps  # at the end no other best can be found
+    if run.main and progress.best and going and progress.best["step"] not in (progress.step, held):
         log.warning("warning: best/ does not hold the best encoder so far: the next evaluation replaces it")
         progress.best = None

@@ -26,7 +26,7 @@ log = logging.getLogger("dermssl")
 
 def save_state(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], keep: int
-) -> Path:
+) -> None:
     """Write ``folder/step_<n>`` (``n`` is ``record["step"]``), and delete all but the ``keep`` newest states.
 
     States of later steps are deleted too: the run has found them damaged.
@@ -47,7 +47,6 @@ def save_state(
     for other in states:
         if other not in kept:
             shutil.rmtree(other)
-    return path
 
 
 def list_states(folder: Path) -> list[Path]:
