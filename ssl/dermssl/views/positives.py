@@ -47,7 +47,4 @@ def find_partners(groups: np.ndarray, patients: np.ndarray) -> Partners:
     code, _ = pd.factorize(pd.MultiIndex.from_arrays([groups, pd.Series(patients, dtype=object).fillna("")]))
     code = np.where(known, code, code.max(initial=0) + 1 + np.arange(len(code)))
     order = np.argsort(code, kind="stable")
-    _, first, inverse, counts = np.unique(code[order], return_index=True, return_inverse=True, return_counts=True)
-    place = np.empty(len(code), np.int64)
-    place[order] = np.arange(len(code))
-    return Partners(order, place, first[inverse][place], counts[inverse][place])
+    return Partners(order, np.argsort(order), np.searchsorted(code[order], code), np.bincount(code)[code])
