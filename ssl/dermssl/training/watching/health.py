@@ -27,7 +27,7 @@ REMEDIES = {
     "lower {method}.center_momentum, or lower optim.lr",
     "feature collapse": "all images get nearly the same features: lower optim.lr, raise optim.warmup_epochs, "
     "or use larger batches",
-    "rank collapse": "the features lie along one line, or their rank (RankMe) is a quarter of the first: "
+    "rank collapse": "the features lie along one line, or their rank (RankMe) is below a quarter of the first: "
     "lower optim.lr, use larger batches, or with DINO set its centering to sinkhorn",
     "divergence": "the loss rises far above chance level and its start: lower optim.lr or optim.clip",
     "exploding gradient": "the gradient is huge: lower optim.lr, or limit it by optim.clip 3",
@@ -35,8 +35,8 @@ REMEDIES = {
     "or start from other weights (model.init)",
     "learning rate of zero": "the learning rate is too small to change anything: raise optim.lr",
     "teacher stands still": "the teacher's momentum (EMA) is 1: it never follows the student: lower {method}.momentum",
-    "not learning": "the loss is at chance level after a quarter of the run, or no lower than at first after half: "
-    "raise optim.lr or training.epochs, or weaken the views",
+    "not learning": "the loss is at chance level after a quarter of the run, or no lower than at first "
+    "after half of the run: raise optim.lr or training.epochs, or weaken the views",
 }
 """The cause of each symptom and the setting to change; the most telling symptom first."""
 COUNTERS = ("bad_readings", "skipped_in_a_row", "skipped", "first")
