@@ -164,7 +164,7 @@ def _check_length(options: PretrainOptions, sampler: Sampler) -> list[str]:
         remarks = options.of_method.remarks(options.micro_batch, batch)
     except ValueError as error:
         raise InputError(str(error)) from None
-    still = "the backbone never learns, so the encoder stays as it starts"
+    still = "the backbone never learns, so the weights of the encoder do not change"
     for name, what in (("warmup_epochs", "the learning rate never falls"), ("freeze_backbone_epochs", still)):
         if (asked := getattr(optim, name)) >= epochs:
             remarks.append(f"{what}: optim.{name} is {asked:g} of {epochs} epochs")

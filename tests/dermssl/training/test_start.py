@@ -140,7 +140,7 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from_and_knows_what_t
     seen = pq.read_table(earlier / "ledger.parquet")
     names = pa.array(["other/1", "other/2"])
     others = seen.slice(0, 2).set_column(seen.column_names.index("image_id"), "image_id", names)
-    pq.write_table(pa.concat_tables([seen, others]), earlier / "ledger.parquet")
+    pq.write_table(pa.concat_tables([seen, others], promote_options="permissive"), earlier / "ledger.parquet")
     config = json.loads((earlier / "encoder" / "config.json").read_text())
     config["dermssl"]["splits"] = "all"
     (earlier / "encoder" / "config.json").write_text(json.dumps(config))

@@ -59,8 +59,8 @@ def announce(run: Run, progress: Progress) -> None:
             small = f"{dataset.name} is stored at {side} px, less than 1.5 times the global crop"
             log.warning("warning: %s: prepare it again with --short-side %d", small, needed)
     if run.splits == "all":
-        who = "this run" if options.data.splits == "all" else "the run that this one starts from"
-        log.warning("warning: %s is trained on test rows (data.splits all): every later report states this", who)
+        who = "this run trains" if options.data.splits == "all" else "the run that this one starts from was trained"
+        log.warning("warning: %s on test rows (data.splits all): every later report states this", who)
     if not run.data.online:
         log.info("  no labels to score by: RankMe, the effective rank of features, decides which encoder is the best")
 
