@@ -38,6 +38,8 @@ def audit(options: AuditOptions) -> Report:
     unfinished = (out / MARK).is_file() and not read_json(out / MARK, "dermeval audit").get("finished")
     require_new_folder(out, options.overwrite or unfinished, WRITTEN, options.folders, key="finished")
     images = open_audited(options.folders)
+    if options.target and images.labels and options.target not in images.labels:
+        raise InputError(f"--target {options.target}: no such label; {did_you_mean(options.target, images.labels)}")
     with locked(out):
         names = ("off_topic", "label_errors")
         decisions = {name: read_decisions(out / f"{name}_decisions.csv", OF_IMAGES) for name in names}
@@ -115,8 +117,6 @@ def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.Dat
     """
     if not images.labels:
         return None, "not ranked: the data set has no labels"
-    if target is not None and target not in images.labels:
-        raise InputError(f"--target {target}: no such label; {did_you_mean(target, images.labels)}")
     if not images.embedded:
         return None, "not ranked: label errors are found on features, so give an embeddings folder (`dermeval embed`)"
     column, one = target or images.labels[0], images.embedded[0]

@@ -4,6 +4,7 @@ import ipaddress
 import re
 import secrets
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,8 +38,7 @@ class Guard:
 
         async def send_bound(message: Message) -> None:
             if message["type"] == "http.response.start":
-                kept = [(name, value) for name, value in message["headers"] if name.decode().lower() not in HEADERS]
-                message["headers"] = kept + [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         refusal = self._refusal(scope)

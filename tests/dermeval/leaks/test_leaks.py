@@ -145,7 +145,9 @@ def test_no_output_says_who_is_shown(audit, planted):
     assert not re.search(r"same (person|patient|individual|subject)", " ".join(texts), re.IGNORECASE)
 
 
-def test_a_data_set_without_pictures_within_reach_is_refused(audit, planted, tmp_path):
+def test_embeddings_given_twice_and_embeddings_without_pictures_within_reach_are_refused(audit, planted, tmp_path):
+    with pytest.raises(InputError, match="give each image once"):
+        audit(planted, planted)
     (tmp_path / "data-set").rename(tmp_path / "moved")
     with pytest.raises(InputError, match="out of reach"):
         audit(planted)
@@ -172,11 +174,6 @@ def test_embeddings_of_two_encoders_both_nominate_and_are_asked_what_they_were_t
         and "two saw: not known" in report.text
     )
     assert pd.read_csv(out / "pretrained_on.csv")["image_id"].tolist() == ["set/3"]
-
-
-def test_an_image_that_two_embeddings_of_one_encoder_share_is_refused(audit, planted):
-    with pytest.raises(InputError, match="give each image once"):
-        audit(planted, planted)
 
 
 def test_a_data_set_needs_no_encoder(audit, planted, tmp_path):

@@ -42,9 +42,17 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
     assert "set/c1" in set(pd.read_csv(audited / "groups.csv")["group_id"])
 
 
-def test_a_review_goes_on_where_it_was(audited, monkeypatch):
+def test_a_review_goes_on_where_it_was_and_leaves_no_picture_behind(audited, monkeypatch):
+    def interrupted():
+        assert (audited / terminal.PICTURE).is_file()
+        raise KeyboardInterrupt
+
     press(monkeypatch, "uq")
     review(ReviewOptions(str(audited), terminal=True))
+    monkeypatch.setattr(terminal, "read_key", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        review(ReviewOptions(str(audited), terminal=True))
+    assert not (audited / terminal.PICTURE).exists()
     press(monkeypatch, "aq")
     report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["decisions"] == {"accept": 1, "reject": 0, "unsure": 1}
@@ -98,17 +106,6 @@ def test_a_review_ends_after_enough_rejections_in_a_row(audited, monkeypatch, ca
     report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["decisions"] == {"accept": 1, "reject": 2, "unsure": 0}
     assert "rejections in a row" in capsys.readouterr().out
-
-
-def test_an_interrupted_review_leaves_no_picture_behind(audited, monkeypatch):
-    def interrupted():
-        assert (audited / terminal.PICTURE).is_file()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(terminal, "read_key", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        review(ReviewOptions(str(audited), terminal=True))
-    assert not (audited / terminal.PICTURE).exists()
 
 
 def test_an_accepted_pair_below_the_threshold_joins_the_groups(audited, monkeypatch):
