@@ -1,7 +1,4 @@
-"""Pictures without their watermarks.
-
-Letters hide the local features of a picture, and two pictures with one watermark would resemble each other.
-"""
+"""Watermarks: letters hide the local features of a picture, and two pictures with one watermark would look alike."""
 
 import functools
 from typing import Any
@@ -10,24 +7,23 @@ import cv2
 import numpy as np
 
 STROKE, LEAST_LETTERS = 0.02, 0.02
-"""Of the letters of a watermark: the width of their strokes as a share of the short side, and their share of the
-picture."""
+"""Width of the strokes as a share of the short side, and the least share of the picture that letters cover."""
 LEAST_OPACITY, USUAL_OPACITY, CLEAR_OPACITY, SPREAD, LEAST_ALIKE = 0.35, 0.45, 0.55, 0.08, 0.6
-"""Opacity of the letters: the least of a pixel, the least median, the median from which no more needs to be asked, how
-near it the usual pixel lies, and the least share of usual pixels."""
+"""Opacity of letters: the least of a pixel; the least median; the median from which the tint does not matter; the
+largest distance of a usual pixel from the median; the least share of usual pixels."""
 MOST_TINT, USUAL_TINT = 0.1, 0.04
-"""How far the opacities of red, green and blue lie apart: at most, and usually at most in faint letters."""
+"""Largest difference between the opacities of red, green and blue: of a pixel, and the median in faint letters."""
 
 
 def without_letters(rgb: np.ndarray) -> np.ndarray:
     """The picture ``(H, W, 3)`` uint8 with white letters filled in from their surroundings; ``rgb`` if it has none.
 
-    White of one opacity is laid over the picture (the model of Dekel et al. 2017). So the opacity is the same in all
-    colours and all over the letters, which tells them from bright skin. Dark and coloured letters are not found.
+    White of one opacity lies over the picture (the model of Dekel et al. 2017), so the opacity is the same in all colours
+    and in all letters. This distinguishes letters from bright skin. Dark and coloured letters are not found.
     """
     side, channels = min(rgb.shape[:2]), cv2.split(rgb)
     stroke = np.ones((max(2, round(STROKE * side)),) * 2, np.uint8)
-    # The darkest colour is at least as opaque as the three are: mostly it shows at once that there are no letters.
+    # The darkest colour gives at least the opacity of the three colours, so it quickly excludes most pictures.
     some = _opacity(functools.reduce(np.minimum, channels), side) > LEAST_OPACITY
     if cv2.morphologyEx(some.astype(np.uint8), cv2.MORPH_OPEN, stroke).mean() < LEAST_LETTERS:
         return rgb
@@ -47,6 +43,6 @@ def without_letters(rgb: np.ndarray) -> np.ndarray:
 
 
 def _opacity(channel: Any, side: int) -> np.ndarray:
-    """How opaque white must be that makes a channel, ``(H, W)`` uint8, of what is around it: 0 to 1."""
+    """The opacity, 0 to 1, of white that would explain a channel ``(H, W)`` uint8 against its surroundings."""
     behind = cv2.morphologyEx(channel, cv2.MORPH_OPEN, np.ones((side // 14 * 2 + 1,) * 2, np.uint8))
     return (channel - behind) / (np.float32(256) - behind)
