@@ -18,8 +18,8 @@ MOST_TINT, USUAL_TINT = 0.1, 0.04
 def without_letters(rgb: np.ndarray) -> np.ndarray:
     """The picture ``(H, W, 3)`` uint8 with white letters filled in from their surroundings; ``rgb`` if it has none.
 
-    White of one opacity lies over the picture (the model of Dekel et al. 2017), so the opacity is the same in all colours
-    and in all letters. This distinguishes letters from bright skin. Dark and coloured letters are not found.
+    White of one opacity lies over the picture (the model of Dekel et al. 2017), so the opacity is the same in all
+    colours and in all letters. This distinguishes letters from bright skin. Dark and coloured letters are not found.
     """
     side, channels = min(rgb.shape[:2]), cv2.split(rgb)
     stroke = np.ones((max(2, round(STROKE * side)),) * 2, np.uint8)
