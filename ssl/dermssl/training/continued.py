@@ -16,9 +16,8 @@ from dermssl.training.options import KeepOptions
 
 
 def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) -> None:
-    """Freeze first layers and batch statistics, and add low-rank adapters, in all ``backbones`` of a method.
+    """Freeze first layers and batch statistics, and add low-rank adapters, in student and teacher (``backbones``).
 
-    The ``backbones`` are the student and the teacher, if there is one.
     Raises InputError: the backbone has too few layers, no layer for adapters, or no BatchNorm.
     """
     for backbone in backbones:
@@ -46,10 +45,7 @@ def freeze_layers(backbone: nn.Module, count: int) -> None:
 
 
 def keep_statistics(modules: Iterable[nn.Module]) -> int:
-    """Make every BatchNorm use its running statistics and never change them; scale and shift still learn.
-
-    Returns the number of BatchNorms.
-    """
+    """Make every BatchNorm use its running statistics and never change them. Returns the number of BatchNorms."""
 
     def evaluate(module: nn.Module, _: object) -> None:
         module.eval()
@@ -61,10 +57,7 @@ def keep_statistics(modules: Iterable[nn.Module]) -> int:
 
 
 class Distilled(nn.Module):
-    """A method with a further loss that holds the student's features of global crops near those of ``method.start``.
-
-    This loss is ``weight`` times the mean of 1 - cosine(feature, feature of the start).
-    """
+    """A method with a further loss: ``weight`` x mean of 1 - cosine(student's feature, feature of ``method.start``)."""
 
     def __init__(self, method: Any, student: nn.Module, weight: float) -> None:
         super().__init__()

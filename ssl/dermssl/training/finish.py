@@ -59,10 +59,7 @@ def finish_run(run: Run, progress: Progress) -> None:
 
 
 def write_record(run: Run, progress: Progress) -> None:
-    """Write ledger and model card of the training so far. The `best/` of a stopped run needs them too.
-
-    The ledger also lists the images that the start of the run was trained on.
-    """
+    """Write the ledger, with the images of the start, and the model card. A stopped run needs them for `best/`."""
     times_seen, before = run.sampler.times_seen(progress.step), run.folder / START_LEDGER
     ledgers = [run.data.ledger(times_seen)]
     if before.is_file():

@@ -74,6 +74,7 @@ def pretrain(options: PretrainOptions) -> Report | None:
 def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     """The loop, from ``progress.step`` to the last step. Every rank runs it; rank 0 has the tracker."""
     options, alone = run.options, run.accelerator.num_processes == 1
+    state_steps, online_steps = map(run.steps_of, (options.training.state_every_epochs, options.online.every_epochs))
     model: nn.Module = run.method
     if options.keep.distillation:
         model = Distilled(model, run.method.network("student"), options.keep.distillation)
@@ -104,11 +105,11 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
                 progress.health.observe(progress.step, values)
             bar.update()
             with batches.paused():
-                evaluated = last or run.ends_period(progress.step, options.online.every_epochs)
+                evaluated = last or progress.step % online_steps == 0
                 if evaluated:
                     evaluate_online(run, progress, tracker)
                 leaving = not last and (asked or (bool(run.signals) and alone))
-                if evaluated or leaving or run.ends_period(progress.step, options.training.state_every_epochs):
+                if evaluated or leaving or progress.step % state_steps == 0:
                     save(run, progress)
                     keep_best(run, progress)
             if leaving:

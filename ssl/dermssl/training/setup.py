@@ -97,9 +97,9 @@ class Run:
         """Features ``(len(rows), D)`` float32 of stored images by the present encoder."""
         return online_features(self.method.encoder(), dataset, rows, self.preprocessing, self.accelerator.device)
 
-    def ends_period(self, step: int, epochs: float) -> bool:
-        """Whether ``step`` is the last of a period of so many ``epochs``."""
-        return step % max(1, round(epochs * self.sampler.steps_per_epoch)) == 0
+    def steps_of(self, epochs: float) -> int:
+        """Optimizer steps in so many epochs, at least one."""
+        return max(1, round(epochs * self.sampler.steps_per_epoch))
 
 
 def set_up(options: PretrainOptions) -> tuple[Run, Progress]:

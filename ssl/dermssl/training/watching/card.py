@@ -34,9 +34,8 @@ def write_card(
 ) -> None:
     """Write the card: data with licences, recipe, hardware, time, energy, scores, and limits by skin type.
 
-    The card names no path of this machine, because it is handed on with the encoder. ``notices`` are the licences of
-    the data and of the start. ``times_seen`` counts how often each training row was in a batch. ``facts`` come from
-    `run_facts`.
+    It names no path of this machine, because it is handed on with the encoder. ``notices`` are the licences of data
+    and start. ``times_seen`` counts how often each training row was in a batch. ``facts`` come from `run_facts`.
     """
     whole, seconds, init = facts["steps"] == facts["planned_steps"], facts["seconds"], options.model.init
     moments = {

@@ -115,10 +115,7 @@ class Tracker:
                 self._send(service, lambda tracker: tracker.log_images({name: [pixels]}, step=step))
 
     def projector(self, features: np.ndarray, labels: list[list[str]], header: list[str], images: np.ndarray) -> None:
-        """Write points for TensorBoard's embedding projector, which stay in the run folder.
-
-        ``features`` (N, D), ``images`` (N, S, S, 3) uint8; ``labels``: N lists of a value per column of ``header``.
-        """
+        """Write points for TensorBoard's projector: ``features`` (N, D), ``images`` (N, S, S, 3) uint8, ``labels``."""
         thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         self.board.add_embedding(features, labels, thumbnails, tag="features", metadata_header=header)
 
