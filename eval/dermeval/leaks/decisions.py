@@ -48,11 +48,15 @@ def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_results(folder: Path, images: AuditedImages, pairs: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
-    """Write ``pairs.parquet``, ``groups.csv``, ``split_repaired.csv``; returns leak groups and the repaired split."""
+    """Write ``pairs.parquet``, ``groups.csv``, ``split_repaired.csv``; returns leak groups and the repaired split.
+
+    The leak group of a pair is 0 if the pair is too weak to join its two records (`groups.leak_groups`).
+    """
     frame = images.frame
     groups = leak_groups(images.groups, pairs)
     split = repaired(groups, frame, strata(frame, images.labels))
-    write_pairs(folder / "pairs.parquet", pairs.assign(leak_group=groups[pairs["a"].to_numpy(np.int64)]))
+    of_a, of_b = (groups[pairs[end].to_numpy(np.int64)] for end in ("a", "b"))
+    write_pairs(folder / "pairs.parquet", pairs.assign(leak_group=np.where(of_a == of_b, of_a, 0)))
     write_csv(folder / "groups.csv", group_table(frame, groups, images.labels))
     columns = {"image_id": frame["image_id"], "split": frame["split"], "split_repaired": split}
     write_csv(folder / "split_repaired.csv", pd.DataFrame(columns))

@@ -114,9 +114,9 @@ def group_table(frame: pd.DataFrame, leaks: np.ndarray, labels: list[str]) -> pd
     ``straddles``: the group lies on several sides of the split. ``conflict``: its labels differ. ``large``: it has more
     than `LARGE` records.
     """
-    rows = frame.assign(leak_group=leaks, side=side(frame["split"]))[leaks > 0]
+    rows = frame.assign(leak_group=leaks, side=side(frame["split"]), split=frame["split"].fillna("none"))[leaks > 0]
     table = rows.groupby(["leak_group", "group_id"], sort=True).agg(
-        dataset=("dataset", "first"), images=("image_id", "size"), split=("side", lambda s: "+".join(sorted(set(s))))
+        dataset=("dataset", "first"), images=("image_id", "size"), split=("split", lambda s: "+".join(sorted(set(s))))
     )
     several = rows.groupby("leak_group")[["side", "dataset", *labels]].nunique() > 1
     several = several.loc[table.index.get_level_values(0)].set_axis(table.index)

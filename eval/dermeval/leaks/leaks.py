@@ -107,7 +107,9 @@ def _summary(
     frame = images.frame
     table = group_table(frame, groups, images.labels)
     per_group = table.drop_duplicates("leak_group")
-    moved = (side(split) != side(frame["split"])).to_numpy()
+    after = side(split).to_numpy()
+    moved = after != side(frame["split"]).to_numpy()
+    of_a, of_b = (after[pairs[end].to_numpy(np.int64)] for end in ("a", "b"))
     evidence = pairs["evidence"].explode()
     return {
         "version": VERSION,
@@ -118,6 +120,7 @@ def _summary(
         "pairs_by_kind": {kind: int((pairs["kind"] == kind).sum()) for kind in (SCENE, LESION)},
         "pairs_by_evidence": {str(name): int(count) for name, count in evidence.value_counts().items()},
         "pairs_across_splits": int(pairs["across_splits"].sum()),
+        "pairs_across_splits_after_repair": int((of_a != of_b).sum()),
         "pairs_across_datasets": int(pairs["across_datasets"].sum()),
         "pairs_with_different_labels": int((~pairs["labels_agree"].dropna().astype(bool)).sum()),
         "records_in_leak_groups": len(table),
@@ -249,12 +252,17 @@ def _lines(data: dict[str, Any]) -> list[str]:
         f"{data['leak_groups_with_label_conflicts']} leak groups hold a conflict",
         f"repaired split    {data['records_moved']} records ({data['images_moved']} images) moved; {shares}",
     ]
+    if left := data["pairs_across_splits_after_repair"]:
+        lines.append(
+            f"left across       {left} confirmed pairs lie across splits after the repair, each too weak to join two "
+            "groups: accept it in `dermeval review` to join them"
+        )
     if data["large_leak_groups"]:
         lines.append(f"large groups      {data['large_leak_groups']} have more than {LARGE} records: check these first")
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
         share = f"{100 * sure['planted']['recall']:.0f}%"
-        lines.append(f"planted copies    {share} would be confirmed ({by_kind})")
+        lines.append(f"planted copies    {share} of the copies that the audit made would be confirmed ({by_kind})")
     if sure["false_match_ratio"]:
         ratios = ", ".join(f"{name} {entry['ratio']:g}" for name, entry in sure["false_match_ratio"].items())
         lines.append(f"false matches     ratio to the rate among all background pairs: {ratios}")

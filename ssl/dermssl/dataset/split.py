@@ -163,6 +163,8 @@ def _report(dataset: Dataset, info: dict[str, Any], frame: pd.DataFrame, options
     for name, drawn in (("split", options.fractions or options.apply), ("fold", options.folds)):
         if drawn:
             counted = _count(frame, name)
+            if not len(counted):  # no image has a split
+                continue
             units = f"{dataset.info['group']}s"
             shown = counted.rename(columns={"groups": units}) if units != "images" else counted.drop(columns="groups")
             text += [f"  {name}: {data['split' if name == 'split' else 'folds']}", shown.to_string()]

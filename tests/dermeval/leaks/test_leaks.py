@@ -90,6 +90,15 @@ def test_the_split_is_repaired_and_the_rest_of_it_left_alone(audit, planted):
     assert report.data["images_moved"] == report.data["records_moved"] == 2
 
 
+def test_pairs_too_weak_to_join_groups_are_said_to_lie_across_the_repaired_split(audit, planted, monkeypatch):
+    assert audit(planted)[0].data["pairs_across_splits_after_repair"] == 0
+    monkeypatch.setattr("dermeval.leaks.decisions.leak_groups", lambda groups, _: np.zeros(len(groups), np.int64))
+    report, out = audit(planted)
+    assert report.data["pairs_across_splits_after_repair"] == report.data["pairs_across_splits"] == 2
+    assert "left across       2 confirmed pairs lie across splits after the repair" in report.text
+    assert (pd.read_parquet(out / "pairs.parquet")["leak_group"] == 0).all()
+
+
 @pytest.mark.parametrize(("licence", "found"), [("CC0-1.0", {"b/0", "b/1"}), ("PASSION", {"b/0"})])
 def test_sets_that_forbid_relinking_meet_others_only_by_copies(
     audit, make_dataset, embed_as, draw_skin, licence, found
