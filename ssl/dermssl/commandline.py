@@ -48,7 +48,7 @@ class Command(NamedTuple):
 def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code (0 done, 2 bad input, 3 health, 75 pre-empted, 1 else)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("RANK") or 0)
     logging.basicConfig(format="%(message)s", level=logging.ERROR if rank else logging.INFO, stream=sys.stderr)
     for noisy in ("PIL", "faiss", "matplotlib", "timm", "accelerate", "torch", "tensorboard", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -129,6 +129,8 @@ def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.Dat
         return None, f"not ranked: '{column}' has fewer than two classes with {LEAST_OF_CLASS} groups"
     codes, names = pd.factorize(given[used], sort=True)
     features, groups, rows = one.features[used].astype(np.float32), groups[used], one.rows[used]
+    if not np.ptp(features, axis=0).any():
+        return None, "not ranked: all images have the same features"
     believed = self_confidence(features, codes, groups)
     words = [
         ", ".join(f"{count} {name}" for name, count in pd.Series(names[part]).value_counts().items())

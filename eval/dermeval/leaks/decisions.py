@@ -33,11 +33,11 @@ def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
 
 
 def decided(table: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
-    """The decision about each pair or image, ``(P,)``; null if there is none."""
-    keys = [name for name in decisions if name != "decision"]
-    known = pd.Series(decisions["decision"].to_numpy(object), index=pd.MultiIndex.from_frame(decisions[keys]))
-    found = known.reindex(pd.MultiIndex.from_frame(table[keys]))
-    return pd.Series(found.to_numpy(dtype=object), index=table.index, dtype=object)
+    """The decision about each pair, whichever of its images comes first, or each image, ``(P,)``; null without one."""
+    names = [name for name in decisions if name != "decision"]
+    keys, wanted = ([tuple(sorted(row)) for row in part[names].to_numpy(str)] for part in (decisions, table))
+    known = dict(zip(keys, decisions["decision"], strict=True))
+    return pd.Series([known.get(key) for key in wanted], index=table.index, dtype=object)
 
 
 def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:

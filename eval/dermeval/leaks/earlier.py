@@ -50,6 +50,8 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         raise InputError(f"--since {folder} was made by another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
         raise InputError(f"--since {folder} was made with another --every-image: give the same, or no --since")
+    if "layout_start" not in summary.get("certainty", ()):
+        raise InputError(f"--since {folder}: summary.json is damaged: audit all images, without --since")
     before = read_parquet(folder / FILE, "dermeval leaks", IDENTITY).to_pandas()
     known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
     names = ["image_id_a", "image_id_b", *TAKEN_OVER]

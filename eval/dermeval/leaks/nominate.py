@@ -28,6 +28,7 @@ FLAT_SPREAD = 2.0
 """Standard deviation of the colour values (0 to 255) below which a picture is flat: such placeholders all match."""
 COPIES_SEARCHED = 3
 """Of several images with the same pixels only so many are searched; more would only find each other."""
+HASHES_AT_ONCE = 256
 LARGEST_CLUSTER = 50
 """In a larger set of identical images, each image is paired with one other image instead of with all."""
 FIRST, FIRST_BY_FEATURES = 0.05, 0.2
@@ -53,7 +54,7 @@ def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, ap
     for number in np.unique(pool):
         rows = np.flatnonzero(searched & (pool == number))
         if len(np.unique(images.groups[rows])) > 1:
-            nearest = max(1, round(options.neighbours * store.detail.share))
+            nearest = min(len(rows), max(1, round(options.neighbours * store.detail.share)))
             tables += _within(images, rows, nearest, store, appearance, options.workers)
     return united(tables)
 
@@ -187,15 +188,22 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
     """Pairs of different records whose perceptual hashes ``(N, 8)`` differ in at most ``bits`` bits in any orientation.
 
     Columns: rows ``a`` < ``b``, ``hash_bits``, ``orientation`` (the flip or turn of ``b`` that resembles ``a``).
+    Each image has only its `LARGEST_CLUSTER` nearest pairs: placeholders that differ in noise would have too many.
     """
-    a, b, orientation, distance = neighbours.near_images(hashes, hashes, bits)
+    parts = []
+    for start in range(0, len(hashes), HASHES_AT_ONCE):
+        near = np.stack(neighbours.near_images(hashes[start : start + HASHES_AT_ONCE], hashes, bits))
+        near[0] += start
+        near = near[:, groups[near[0]] != groups[near[1]]]
+        near = near[:, np.lexsort((near[3], near[0]))]
+        parts.append(near[:, np.arange(near.shape[1]) - np.searchsorted(near[0], near[0]) < LARGEST_CLUSTER])
+    a, b, orientation, distance = np.concatenate([np.zeros((4, 0), np.int64), *parts], axis=1)
     swapped = a > b
     # Exchanging a and b inverts the orientation: a turn is undone by the turn back, a mirrored view by itself.
     orientation = np.where(swapped & (orientation < 4), -orientation % 4, orientation)
     table = pd.DataFrame(
         {"a": np.minimum(a, b), "b": np.maximum(a, b), "hash_bits": distance, "orientation": orientation}
     )
-    table = table[groups[table["a"]] != groups[table["b"]]]
     return table.sort_values(["a", "b", "hash_bits"]).drop_duplicates(["a", "b"], ignore_index=True)
 
 

@@ -17,6 +17,9 @@ from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
 from dermssl.parallel import process_map
 
+LEAST_SIDE = 16
+"""Short side, in pixels, of the smallest image that copies are made of."""
+
 
 def resized(rgb: np.ndarray, scale: float) -> np.ndarray:
     """The picture with each side ``scale`` times as long."""
@@ -123,9 +126,10 @@ def scores_of_planted(
     ]
     with process_map(workers if len(tasks) > 32 else 1) as run:
         done = tqdm(run(_planted_evidence, tasks), "planted copies", len(tasks), unit="copy", disable=None, leave=False)
-        evidence = np.array(list(done), EVIDENCE)
+        made = [(task[:2], found) for task, found in zip(tasks, done, strict=True) if found is not None]
+    evidence = np.array([found for _, found in made], EVIDENCE)
     scores = certainty.world_scores(evidence, layout_start).max(axis=1, initial=0)
-    return pd.DataFrame([task[:2] for task in tasks], columns=["kind", "severity"]).assign(score=scores)
+    return pd.DataFrame([kind for kind, _ in made], columns=["kind", "severity"]).assign(score=scores)
 
 
 def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarray:
@@ -133,10 +137,13 @@ def copy_of(rgb: np.ndarray, kind: str, severity: float, seed: int) -> np.ndarra
     return np.ascontiguousarray(KINDS[kind](rgb, severity, np.random.default_rng(seed)))
 
 
-def _planted_evidence(task: tuple[str, float, Picture, int, Detail]) -> np.ndarray:
+def _planted_evidence(task: tuple[str, float, Picture, int, Detail]) -> np.ndarray | None:
+    """The evidence of a copy against its original; None for an image too small to be changed in all ways."""
     cv2.setNumThreads(1)
     kind, severity, picture, seed, detail = task
     rgb = pixels(picture)
+    if min(rgb.shape[:2]) < LEAST_SIDE:
+        return None
     pictures = (rgb, copy_of(rgb, kind, severity, seed))
     described = [describe_picture(picture, detail) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]

@@ -80,7 +80,8 @@ def describe_images(pictures: Sequence[Picture], detail: Detail, work: Work) -> 
     store = LocalStore(work.folder, len(pictures), detail)
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
     tasks = [(store.path(number), part, detail) for number, part in enumerate(parts)]
-    work.run(_describe_task, tasks, [len(part) for part in parts], "describe images", "image")
+    kind = record_type(detail.points)
+    work.run(_describe_task, tasks, [len(part) for part in parts], kind, "describe images", "image")
     return store
 
 
@@ -96,7 +97,7 @@ def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: Local
     paths = [work.folder / f"pairs-{name}.bin" for name in names]
     used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
     tasks = [(*one, store) for one in zip(paths, parts, used, strict=True)]
-    work.run(_compare_task, tasks, [len(part) for part in parts], "compare pairs", "pair")
+    work.run(_compare_task, tasks, [len(part) for part in parts], EVIDENCE, "compare pairs", "pair")
     return np.concatenate([np.zeros(0, EVIDENCE), *(np.fromfile(path, EVIDENCE) for path in paths)])
 
 

@@ -1,10 +1,13 @@
 """The finished work of an audit, which a command that follows a kill takes over, and the ranks that share the rest."""
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
@@ -18,6 +21,7 @@ from dermssl.files import read_json, read_parquet, write_json, write_parquet
 from dermssl.parallel import launched_ranks, process_map
 from dermssl.paths import require_new_folder
 
+log = logging.getLogger("dermssl")
 PLAN = "plan.json"
 FILES = (PLAN, "local-*", "candidates-*", "pairs-*")
 PATIENCE = timedelta(days=7)
@@ -36,13 +40,17 @@ class Work(NamedTuple):
     ranks: int = 1
     exchange: Callable[[list[Any]], list[Any]] = list
 
-    def run(self, function: Callable, tasks: Sequence[tuple], sizes: Sequence[int], label: str, unit: str) -> None:
-        """Run the tasks whose output file, their first entry, is missing; each rank runs its share.
+    def run(
+        self, function: Callable, tasks: Sequence[tuple], sizes: Sequence[int], record: np.dtype, label: str, unit: str
+    ) -> None:
+        """Run the tasks whose output file, their first entry, is missing or cut off; each rank runs its share.
 
+        A task writes ``sizes`` of it in ``record``s.
         Every rank returns when all tasks are done. An InputError of one rank is raised on all ranks.
         """
         mine = range(self.rank, len(tasks), self.ranks)
-        waiting, failure = [number for number in mine if not tasks[number][0].is_file()], None
+        waiting = [number for number in mine if not _holds(tasks[number][0], sizes[number] * record.itemsize)]
+        failure = None
         total = sum(sizes[number] for number in mine)
         done = total - sum(sizes[number] for number in waiting)
         with tqdm(total=total, initial=done, desc=label, unit=unit, disable=True if self.rank else None) as bar:
@@ -60,7 +68,7 @@ class Work(NamedTuple):
         With ``kept`` an existing file is read instead.
         """
         path = self.folder / name
-        if self.rank == 0 and not (kept and path.is_file()):
+        if self.rank == 0 and not (kept and _is_table(path)):
             write_parquet(path, pa.Table.from_pandas(decide(), preserve_index=False))
         self._meet()
         return read_parquet(path, "dermeval leaks").to_pandas()
@@ -69,6 +77,18 @@ class Work(NamedTuple):
         for error in self.exchange([failure]):
             if error is not None:
                 raise error
+
+
+def _holds(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _is_table(path: Path) -> bool:
+    """Whether there are nominated pairs at ``path``: a damaged file is as good as none."""
+    with suppress(InputError):
+        read_parquet(path, "dermeval leaks", ("a", "b", "upright", "mirrored"))
+        return True
+    return False
 
 
 def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
@@ -80,12 +100,19 @@ def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
 
         from dermssl.devices import join_ranks  # both take seconds to import
 
+        log.info("waiting for all of the %d processes that were started", launched_ranks())
         state = join_ranks(cpu=True, timeout=PATIENCE)
         work = work._replace(rank=state.process_index, ranks=state.num_processes, exchange=gather_object)
     if work.rank == 0:
         require_new_folder(work.folder, True, FILES, options.folders)
         plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
-        if (work.folder / PLAN).is_file() and read_json(work.folder / PLAN, "dermeval leaks") != plan:
+        found: Any = plan
+        if (work.folder / PLAN).is_file():
+            try:
+                found = read_json(work.folder / PLAN, "dermeval leaks")
+            except InputError:  # damaged
+                found = None
+        if found != plan:
             remove_folder(work.folder)
         write_json(work.folder / PLAN, plan)
     work._meet()

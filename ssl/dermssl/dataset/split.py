@@ -15,7 +15,7 @@ from dermssl.dataset.manifest import check, with_split_origin
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.splits import SPLITS, check_split, draw_split
 from dermssl.errors import InputError, did_you_mean, shortened
-from dermssl.files import sha256_file, write_json, write_parquet
+from dermssl.files import read_parquet, sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
 
 NAMES = {2: ("train", "test"), 3: SPLITS}
@@ -99,6 +99,12 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
         raise InputError(
             f"{path} was made from another split: {changed[0]} is '{rows['split'][changed[0]]}' there: {again}"
         )
+    if (given / "images.parquet").is_file():  # of the audit
+        audited = read_parquet(given / "images.parquet", "dermeval leaks", ["image_id", "pixel_sha256"]).to_pandas()
+        pixels = audited.set_index("image_id")["pixel_sha256"].reindex(frame["image_id"])
+        other = pixels.index[pixels.to_numpy() != dataset.table["pixel_sha256"].to_numpy()]
+        if len(other):
+            raise InputError(f"{given} was made from other pixels: {other[0]} has changed: {again}")
     wrong = sorted(set(rows[REPAIRED]) - {*SPLITS, ""})
     if wrong:
         raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}': it must be {', '.join(SPLITS)} or empty")

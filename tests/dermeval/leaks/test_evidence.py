@@ -21,7 +21,7 @@ from dermeval.leaks.nominate import (
     united,
     within_budget,
 )
-from dermeval.leaks.planted import copy_of
+from dermeval.leaks.planted import copy_of, scores_of_planted
 from dermeval.leaks.verify import compare_pictures
 from dermssl.dataset.hashes import perceptual_hashes
 
@@ -233,3 +233,17 @@ def test_local_features_vote_for_a_part_of_the_picture_and_for_its_mirror_image(
     )
     assert tuple(upright[["a", "b"]].iloc[0].astype(int)) == (0, 12)
     assert tuple(mirrored[["a", "b"]].iloc[0].astype(int)) == (1, 13)
+
+
+def test_placeholders_that_differ_in_noise_do_not_make_a_pair_of_every_two():
+    random = np.random.default_rng(0)
+    one = random.integers(2**63, size=8, dtype=np.uint64)
+    hashes = np.repeat(one[None], 300, axis=0) ^ (np.uint64(1) << random.integers(0, 64, (300, 8), dtype=np.uint64))
+    pairs = hash_pairs(hashes, np.arange(300), 6)
+    assert 300 <= len(pairs) <= 300 * LARGEST_CLUSTER and set(pairs["a"]) | set(pairs["b"]) == set(range(300))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (8, 8, 3), (15, 400, 3)])
+def test_no_copy_is_planted_in_a_tiny_picture(shape, monkeypatch):
+    monkeypatch.setattr("dermeval.leaks.planted.pixels", lambda _: np.full(shape, 90, np.uint8))
+    assert not len(scores_of_planted([None], 22, 1.0, FINE, 1))

@@ -15,8 +15,11 @@ from dermeval.features.ledger import Seen
 from dermeval.leaks import find
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.session import PairReview
 from dermeval.leaks.work import Work
 from dermssl.dataset.hashes import perceptual_hashes
+from dermssl.dataset.options import SplitOptions
+from dermssl.dataset.split import split
 from dermssl.errors import InputError
 
 
@@ -239,6 +242,45 @@ def test_a_killed_audit_nominates_once_unless_asked_otherwise(audit, planted, mo
             audit(planted, neighbours=4)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("local-000000.bin", b"short"),
+        ("pairs-*.bin", b""),
+        ("candidates-*.parquet", b"PAR1 but not"),
+        ("plan.json", b"[1"),
+        ("plan.json", b"{}"),
+    ],
+)
+def test_damaged_unfinished_work_is_done_again(audit, planted, tmp_path, monkeypatch, name, content):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("dermeval.leaks.leaks.confirmed_ranking", stopped)
+        audit(planted)
+    damaged = list((tmp_path / "leaks.unfinished").glob(name))
+    assert damaged
+    for path in damaged:
+        path.write_bytes(content)
+    assert audit(planted)[0].data["pairs"] == 3
+
+
+def test_a_decision_holds_whichever_image_comes_first_and_pixels_must_be_those_audited(audit, planted):
+    report, out = audit(planted)
+    pair = pd.read_parquet(out / "pairs.parquet").iloc[0]
+    swapped = {"image_id_a": pair["image_id_b"], "image_id_b": pair["image_id_a"], "decision": "reject"}
+    pd.DataFrame([swapped]).to_csv(out / "decisions.csv", index=False)
+    assert audit(planted)[0].data["pairs"] == 2
+    audited = pd.read_parquet(out / "images.parquet")
+    audited.loc[3, "pixel_sha256"] = "other"
+    audited.to_parquet(out / "images.parquet")
+    with pytest.raises(InputError, match=f"was made from other pixels: {audited.loc[3, 'image_id']} has changed"):
+        PairReview(out)
+    with pytest.raises(InputError, match="was made from other pixels"):
+        split(SplitOptions(folder=report.data["datasets"][0]["path"], apply=str(out)))
+
+
 def test_two_ranks_find_what_one_finds(audit, planted, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dermeval"]
     options = ["--planted", "0", "--workers", "1", "--neighbours", "3", "--out", str(tmp_path / "two")]
@@ -265,11 +307,11 @@ def test_ranks_share_the_work_and_what_fails_on_one_fails_on_all(tmp_path):
     tasks = [(tmp_path / str(number), "good") for number in range(5)]
     with pytest.raises(InputError, match="other"):
         Work(tmp_path, 1, rank=1, ranks=2, exchange=lambda own: [InputError("other"), *own]).run(
-            task, tasks, [1] * 5, "work", "task"
+            task, tasks, [4] * 5, np.dtype("S1"), "work", "task"
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
     with pytest.raises(InputError, match="image 3 is damaged"):
-        Work(tmp_path, 1).run(task, [*tasks[:4], (tmp_path / "4", "bad")], [1] * 5, "work", "task")
+        Work(tmp_path, 1).run(task, [*tasks[:4], (tmp_path / "4", "bad")], [4] * 5, np.dtype("S1"), "work", "task")
 
 
 def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_same(
