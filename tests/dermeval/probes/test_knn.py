@@ -261,7 +261,7 @@ def test_features_of_two_encoders_are_not_pooled(tmp_path, make_embeddings, fram
     assert main(["knn", str(one), str(two)]) == 2
     assert "different encoders" in capsys.readouterr().err
     assert main(["knn", str(one), str(one)]) == 2
-    assert "give it once" in capsys.readouterr().err
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_only_the_result_of_the_same_command_is_replaced(tmp_path, make_embeddings, frame, class_features, capsys):
