@@ -22,7 +22,7 @@ def join_ranks(cpu: bool = False, **group: Any) -> PartialState:
     """
     # Accelerator reads this variable, PartialState does not.
     state = PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = int(os.environ.get("WORLD_SIZE") or 1)
     if state.num_processes != started:
         raise InputError(
             f"{started} processes were started but {state.num_processes} joined: "

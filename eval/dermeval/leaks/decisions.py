@@ -29,15 +29,20 @@ def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
     wrong = np.flatnonzero(~table["decision"].isin(DECISIONS))
     if len(wrong):
         raise InputError(f"{path}, row {wrong[0] + 2}: a decision is one of {', '.join(DECISIONS)}: mend or remove it")
-    return table.drop_duplicates(columns[:-1], keep="last", ignore_index=True)
+    earlier = pd.Series(keys_of(table, columns[:-1]), dtype=object).duplicated(keep="last")
+    return table[~earlier.to_numpy(bool)].reset_index(drop=True)
+
+
+def keys_of(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
+    """The key of each row: its image id, or the ids of its two images in order."""
+    return [tuple(sorted(ids)) for ids in table[columns].to_numpy(str)]
 
 
 def decided(table: pd.DataFrame, decisions: pd.DataFrame) -> pd.Series:
     """The decision about each pair, whichever of its images comes first, or each image, ``(P,)``; null without one."""
     names = [name for name in decisions if name != "decision"]
-    keys, wanted = ([tuple(sorted(row)) for row in part[names].to_numpy(str)] for part in (decisions, table))
-    known = dict(zip(keys, decisions["decision"], strict=True))
-    return pd.Series([known.get(key) for key in wanted], index=table.index, dtype=object)
+    known = dict(zip(keys_of(decisions, names), decisions["decision"], strict=True))
+    return pd.Series([known.get(key) for key in keys_of(table, names)], index=table.index, dtype=object)
 
 
 def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:

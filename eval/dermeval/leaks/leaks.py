@@ -53,6 +53,7 @@ def leaks(options: LeaksOptions) -> Report | None:
         earlier = open_earlier(options.since, images, options.every_image)
         work = open_work(out, images, options)
         found = find_pairs(images, options, work, earlier)
+        work.meet()  # all have read what rank 0 removes at the end
         if work.rank:
             return None
         ranking = rank_pairs(found, options.ranked, images, earlier)
@@ -255,7 +256,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
     if left := data["pairs_across_splits_after_repair"]:
         lines.append(
             f"left across       {left} confirmed pairs lie across splits after the repair, each too weak to join two "
-            "groups: accept it in `dermeval review` to join them"
+            "records: to accept a pair in `dermeval review` joins its records"
         )
     if data["large_leak_groups"]:
         lines.append(f"large groups      {data['large_leak_groups']} have more than {LARGE} records: check these first")
@@ -286,12 +287,12 @@ def _lines(data: dict[str, Any]) -> list[str]:
 
 def _resolution(sure: dict[str, Any]) -> str:
     """Which false-pair counts and precisions the number of background pairs can support."""
-    most = sure["most_false_by_count"]
-    text = f"{sure['background_pairs']} mirrored pairs, {sure['background_pairs_above']} of them above the threshold; "
-    text += f"this count bounds the false pairs at {most:.1f} (95% confidence)"
+    most, count = sure["most_false_by_count"], sure["confirmed_by_score"]
+    text = f"{sure['background_pairs']} mirrored pairs, {sure['background_pairs_above']} of them above the threshold: "
+    text += f"by this count at most {most:.1f} confirmed pairs are false (95% confidence)"
     if sure["precision"] is None:
         return text
     needed = math.ceil(most / (1 - sure["precision"]))
-    text += f" and so supports precision {sure['precision']:g} from {needed} pairs confirmed by score on"
-    below = f"; with {sure['confirmed_by_score']} the threshold rests on the extrapolated tail of the background"
-    return text + (below if 0 < sure["confirmed_by_score"] < needed else "")
+    text += f", which is enough for precision {sure['precision']:g} from {needed} pairs on"
+    below = f"; with {count} pairs the threshold rests on the extrapolated tail of the background"
+    return text + (below if 0 < count < needed else "")

@@ -30,7 +30,8 @@ COPIES_SEARCHED = 3
 """Of several images with the same pixels only so many are searched; more would only find each other."""
 HASHES_AT_ONCE = 256
 LARGEST_CLUSTER = 50
-"""In a larger set of identical images, each image is paired with one other image instead of with all."""
+"""In a larger set of identical images, each image is paired with one other image instead of with all. Of images with
+near hashes, each is paired with so many, the nearest."""
 FIRST, FIRST_BY_FEATURES = 0.05, 0.2
 """Share of the nearest neighbours of an image that a source always nominates."""
 FEATURES_FOUND = 16
@@ -195,6 +196,8 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
         near = np.stack(neighbours.near_images(hashes[start : start + HASHES_AT_ONCE], hashes, bits))
         near[0] += start
         near = near[:, groups[near[0]] != groups[near[1]]]
+        near = near[:, np.lexsort((near[3], near[1], near[0]))]
+        near = near[:, np.diff(near[0] * len(hashes) + near[1], prepend=-1) > 0]  # the best view of each image
         near = near[:, np.lexsort((near[3], near[0]))]
         parts.append(near[:, np.arange(near.shape[1]) - np.searchsorted(near[0], near[0]) < LARGEST_CLUSTER])
     a, b, orientation, distance = np.concatenate([np.zeros((4, 0), np.int64), *parts], axis=1)

@@ -33,7 +33,7 @@ class LeaksOptions:
     many by colours and by thumbnail. More neighbours find weaker pairs and take longer."""
     hash_bits: NonNegativeInt = HASH_BITS
     """Two images are candidates if their perceptual hashes (64 bits, any flip or quarter turn) differ in at most this
-    many bits."""
+    many bits; each image has at most 50 such candidates, the nearest."""
     every_image: bool = False
     """Count each image as a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100

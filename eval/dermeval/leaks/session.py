@@ -9,7 +9,7 @@ import pandas as pd
 
 from dermeval.leaks import decisions
 from dermeval.leaks.alignment import SHORT_SIDE
-from dermeval.leaks.decisions import STOP_AFTER, decided
+from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
 from dermeval.leaks.earlier import FILE as AUDITED
 from dermeval.leaks.earlier import IDENTITY
 from dermeval.leaks.pairs import read_ranking
@@ -50,7 +50,7 @@ class ReviewSession:
     def decide(self, row: int, decision: str) -> None:
         """Save a decision about one row; it replaces an earlier decision about that row."""
         ids = self.table.loc[row, self.columns[:-1]].tolist()
-        others = self.decisions[(self.decisions[self.columns[:-1]] != ids).any(axis=1)]
+        others = self.decisions[[key != tuple(sorted(ids)) for key in keys_of(self.decisions, self.columns[:-1])]]
         added = pd.DataFrame([[*ids, decision]], columns=self.columns)
         self.decisions = pd.concat([others, added], ignore_index=True) if len(others) else added
         write_csv(self.path, self.decisions)
@@ -59,11 +59,11 @@ class ReviewSession:
         """Take the last decision back; returns its row, or None if it has none."""
         if not len(self.decisions):
             return None
-        ids = self.decisions.iloc[-1][self.columns[:-1]].tolist()
+        last = keys_of(self.decisions, self.columns[:-1])[-1]
         self.decisions = self.decisions.iloc[:-1]
         write_csv(self.path, self.decisions)
-        found = np.flatnonzero((self.table[self.columns[:-1]] == ids).all(axis=1))
-        return int(found[0]) if len(found) else None
+        keys = keys_of(self.table, self.columns[:-1])
+        return keys.index(last) if last in keys else None
 
     def counts(self) -> dict[str, int]:
         """How often each decision was taken."""
@@ -102,7 +102,8 @@ class PairReview(ReviewSession):
         changed = audited["image_id"][now.notna().to_numpy() & (now.to_numpy() != audited["pixel_sha256"].to_numpy())]
         if len(changed):
             raise InputError(
-                f"{folder} was made from other pixels: {changed.iloc[0]} has changed; run `dermeval leaks` again"
+                f"{folder} was made from other pixels: {changed.iloc[0]} has changed since; give the command that made "
+                "it again, with --overwrite"
             )
         super().__init__(folder / decisions.FILE, images, read_ranking(folder, images), decisions.COLUMNS)
 

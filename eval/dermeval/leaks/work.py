@@ -18,7 +18,7 @@ from dermeval.leaks.records import AuditedImages
 from dermssl.atomic import remove_folder
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
-from dermssl.parallel import launched_ranks, process_map
+from dermssl.parallel import available_cores, launched_ranks, process_map
 from dermssl.paths import require_new_folder
 
 log = logging.getLogger("dermssl")
@@ -45,7 +45,7 @@ class Work(NamedTuple):
     ) -> None:
         """Run the tasks whose output file, their first entry, is missing or cut off; each rank runs its share.
 
-        A task writes ``sizes`` of it in ``record``s.
+        Task ``i`` writes ``sizes[i]`` records into its file. A file of another size counts as cut off.
         Every rank returns when all tasks are done. An InputError of one rank is raised on all ranks.
         """
         mine = range(self.rank, len(tasks), self.ranks)
@@ -60,20 +60,24 @@ class Work(NamedTuple):
                         bar.update(sizes[number])
             except InputError as error:
                 failure = error
-        self._meet(failure)
+        self.meet(failure)
 
     def decided(self, name: str, decide: Callable[[], pd.DataFrame], kept: bool = False) -> pd.DataFrame:
         """The table that ``decide`` gives on rank 0, on every rank, through the file ``name``.
 
         With ``kept`` an existing file is read instead.
         """
-        path = self.folder / name
+        path, failure = self.folder / name, None
         if self.rank == 0 and not (kept and _is_table(path)):
-            write_parquet(path, pa.Table.from_pandas(decide(), preserve_index=False))
-        self._meet()
+            try:
+                write_parquet(path, pa.Table.from_pandas(decide(), preserve_index=False))
+            except InputError as error:
+                failure = error
+        self.meet(failure)
         return read_parquet(path, "dermeval leaks").to_pandas()
 
-    def _meet(self, failure: InputError | None = None) -> None:
+    def meet(self, failure: InputError | None = None) -> None:
+        """Wait for all ranks. A ``failure`` of one is raised on all."""
         for error in self.exchange([failure]):
             if error is not None:
                 raise error
@@ -94,7 +98,7 @@ def _is_table(path: Path) -> bool:
 def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
     """Open ``<out>.unfinished``, shared with the other ranks. Work on the same images is kept, other work removed."""
     path = out.resolve()
-    work = Work(path.with_name(f"{path.name}.unfinished"), options.workers)
+    work = Work(path.with_name(f"{path.name}.unfinished"), options.workers or available_cores(per_rank=True))
     if launched_ranks() > 1:
         from accelerate.utils import gather_object
 
@@ -103,17 +107,26 @@ def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
         log.info("waiting for all of the %d processes that were started", launched_ranks())
         state = join_ranks(cpu=True, timeout=PATIENCE)
         work = work._replace(rank=state.process_index, ranks=state.num_processes, exchange=gather_object)
-    if work.rank == 0:
-        require_new_folder(work.folder, True, FILES, options.folders)
-        plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
-        found: Any = plan
-        if (work.folder / PLAN).is_file():
-            try:
-                found = read_json(work.folder / PLAN, "dermeval leaks")
-            except InputError:  # damaged
-                found = None
-        if found != plan:
-            remove_folder(work.folder)
-        write_json(work.folder / PLAN, plan)
-    work._meet()
+    failure = None
+    try:
+        if work.rank == 0:
+            _begin(work.folder, images, options)
+    except InputError as error:
+        failure = error
+    work.meet(failure)
     return work
+
+
+def _begin(folder: Path, images: AuditedImages, options: LeaksOptions) -> None:
+    """Make the folder of unfinished work ready: work on other images is removed."""
+    require_new_folder(folder, True, FILES, options.folders)
+    plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
+    found: Any = plan
+    if (folder / PLAN).is_file():
+        try:
+            found = read_json(folder / PLAN, "dermeval leaks")
+        except InputError:  # damaged
+            found = None
+    if found != plan:
+        remove_folder(folder)
+    write_json(folder / PLAN, plan)

@@ -105,7 +105,7 @@ def contamination_lines(entry: dict[str, Any], split: str, unit: str) -> list[st
     if entry.get("suspected"):
         text.append(
             f"{entry['suspected']} more may be copies of seen images: their perceptual hashes differ by {HASH_BITS} "
-            "bits or less, but the seen images are out of reach, so these count as clean"
+            "bits or less, but one image of each pair could not be read, so these count as clean"
         )
     if entry.get("contaminated"):
         text.append(f"ledger: {entry['source']}")

@@ -132,7 +132,7 @@ def _few_label_notes(task: Task, folds: Sequence[Fold], probe: Probe) -> Iterato
     if probe.name == "linear" and _tenths(held)[1] == 1:
         yield (
             f"{task.name}, linear, {report.SHARE:.0%} of {task.unit}s: a class has one {task.unit}, too few to choose "
-            "a penalty, so C = 1 is taken"
+            "a classifier, so the default one is taken"
         )
 
 

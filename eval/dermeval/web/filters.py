@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 from pydantic import BaseModel
 
+from dermeval.retrieval.where import CONSTANTS
 from dermssl.errors import InputError
 
 MAX_CHOICES = 40
@@ -48,7 +49,9 @@ def titles_of(columns: Sequence[str]) -> dict[str, str]:
 def filters_of(table: pa.Table, labels: Sequence[str]) -> list[FilterField]:
     """The filters for the columns of ``table`` that a filter can name, those of the ``labels`` first."""
     names = [name for name in table.column_names if name not in IDS | MEASURES]
-    names = [name for name in names if name.isidentifier() and not keyword.iskeyword(name)]
+    names = [
+        name for name in names if name.isidentifier() and not keyword.iskeyword(name) and name.lower() not in CONSTANTS
+    ]
     ordered = [name for name in dict.fromkeys([*labels, *FIRST, *names]) if name in names]
     titles = titles_of(table.column_names)
     fields = [_filter(name, titles[name], table[name]) for name in ordered]

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from dermssl import licences
 from dermssl.backbone.layouts import LITE0
 from dermssl.errors import InputError, did_you_mean
-from dermssl.files import read_json, sha256_file
+from dermssl.files import read_json, read_yaml, sha256_file
 
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
@@ -80,6 +80,8 @@ def initial_facts(init: str, run: Path) -> dict[str, Any]:
     path = Path(init) if Path(init).exists() else run
     configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
     config = next((file for file in configs if file.is_file()), None) if init != "timm" else None
+    if config is None and init != "timm" and (path / "config.yaml").is_file():  # a run that was stopped early
+        return {"splits": (read_yaml(path / "config.yaml").get("data") or {}).get("splits")}
     return (read_json(config, "dermssl export").get("dermssl") if config else None) or {}
 
 

@@ -75,7 +75,7 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     """The split of ``split_repaired.csv`` in the order of ``frame``, and its origin.
 
     The table may hold further data sets that were audited with this one.
-    Raises InputError: it was made from other images or another split, or divides a group.
+    Raises InputError: it was made from other images, pixels or another split, or divides a group.
     """
     path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
     try:
@@ -99,12 +99,13 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
         raise InputError(
             f"{path} was made from another split: {changed[0]} is '{rows['split'][changed[0]]}' there: {again}"
         )
-    if (given / "images.parquet").is_file():  # of the audit
-        audited = read_parquet(given / "images.parquet", "dermeval leaks", ["image_id", "pixel_sha256"]).to_pandas()
+    audit = path.parent / "images.parquet"
+    if audit.is_file():
+        audited = read_parquet(audit, "dermeval leaks", ["image_id", "pixel_sha256"]).to_pandas()
         pixels = audited.set_index("image_id")["pixel_sha256"].reindex(frame["image_id"])
         other = pixels.index[pixels.to_numpy() != dataset.table["pixel_sha256"].to_numpy()]
         if len(other):
-            raise InputError(f"{given} was made from other pixels: {other[0]} has changed: {again}")
+            raise InputError(f"{path} was made from other pixels: {other[0]} has changed: {again}")
     wrong = sorted(set(rows[REPAIRED]) - {*SPLITS, ""})
     if wrong:
         raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}': it must be {', '.join(SPLITS)} or empty")

@@ -74,7 +74,9 @@ class MethodOptions:
         """
         part = self._comparison()
         if part and micro_batch < 2:
-            raise ValueError(f"{part} needs at least 2 images per micro-batch: raise training.batch")
+            raise ValueError(
+                f"{part} needs at least 2 images per micro-batch: raise training.batch, or lower training.accumulation"
+            )
         told = f"{part} compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"
         return [told] if part and micro_batch < batch else []
 

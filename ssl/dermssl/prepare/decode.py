@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 MAX_BYTES = 2**30
 """Larger files are refused unread."""
 MAX_PIXELS = 150_000_000
-"""Larger images (14,000 x 10,700 pixels) are refused undecoded as decompression bombs."""
+"""Images with more pixels (about 14,000 x 10,700) are refused undecoded as decompression bombs."""
 MAX_ASPECT = 20
 """Images with a larger ratio of long to short side are refused: no photo of skin has such a shape."""
 

@@ -118,8 +118,9 @@ def _key(name: str) -> str:
 def settle_copies(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
     """Decide which copies (files with the same bytes) stay, and report them.
 
-    Of copies in two splits, those in test stay, else those in val. Of copies with the same name, labels and ids, the
-    first stays. All others stay. The new column ``picture``, equal for copies of one image, puts them into one group.
+    If copies lie in two splits, only those in test (else val) stay. Of these, copies with the same name, labels and ids
+    are one image, the first. Copies that differ in one of them all stay. The new column ``picture``, equal for copies
+    of one image, puts them into one group.
     """
     left_out, picture = [], {}
     rows = frame.set_index("file")

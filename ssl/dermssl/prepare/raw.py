@@ -78,7 +78,7 @@ class RawFolder:
                     found.append(file)
                 elif start[128:] == b"DICM":
                     self.report(file, "DICOM images cannot be read: convert to JPEG or PNG")
-        names = {PurePosixPath(file).name for file in found}
+        names = {PurePosixPath(file).name for file in self._files}
         for file in archives:
             self._report_archive(file, names)
         return sorted(found)

@@ -100,7 +100,8 @@ def _without_missing_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[st
     """
     coded = {}
     for name in table:
-        numbers = {text: read_number(text) or 0 for text in table[name].dropna().unique() if text.startswith("-")}
+        bare = {text: text.strip("()[] ") for text in table[name].dropna().unique()}
+        numbers = {text: read_number(number) or 0 for text, number in bare.items() if number.startswith("-")}
         negative = {text: number for text, number in numbers.items() if number < 0}
         if negative and set(negative.values()) <= MISSING_NUMBERS:
             found = table[name].isin(list(negative))

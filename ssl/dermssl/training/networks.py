@@ -175,7 +175,11 @@ def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[s
     Raises InputError: the run's method has no such backbone.
     """
     method = read_yaml(run / "config.yaml").get("method")
-    attribute = METHODS[method].load().backbones.get(which) if method in METHODS else None
+    if method not in METHODS:
+        raise InputError(
+            f"{run}: this version of dermssl has no method '{method}': use the version that trained the run"
+        )
+    attribute = METHODS[method].load().backbones.get(which)
     if attribute is None:
         raise InputError(f"{run} has no {which}: its method ({method}) has only a student: choose that")
     prefix = f"{attribute}."

@@ -144,8 +144,8 @@ class OnlineOptions:
     k: PositiveInt = 20
     """Number of neighbours."""
     max_images: PositiveInt = 4000
-    """Largest number of images per data set that vote, and that are scored. Patients without a scored image are trained
-    on."""
+    """Largest number of images per data set that vote, and that are scored. Train patients that were kept out but
+    have no scored image are trained on."""
 
 
 @dataclass

@@ -175,7 +175,7 @@ def test_derm7pt_gives_two_views_per_case_with_the_official_splits(raw):
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [("7", "'7' is no row of meta.csv, which has 3"), ("0", "row 0 of meta.csv already lies in val")],
+    [("7", "'7' is no row of meta.csv, which has 3"), ("0", "row 0 of meta.csv lies in val too")],
 )
 def test_derm7pt_refuses_a_split_that_does_not_fit_its_table(raw, row, message):
     root = raw(DERM7PT | {"release_v0/meta/test_indexes.csv": f"indexes\n{row}\n"}, [])

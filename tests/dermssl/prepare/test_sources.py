@@ -76,7 +76,7 @@ def test_passion_reports_every_row_and_photo_that_has_no_partner(passion):
         ("subject AA4", "two label rows that differ"),
         ("label row 9", "no subject_id"),
         ("subject AA9", "without a label row but in the split file (TEST)"),
-        ("subject AA5", "not in the split file"),
+        ("subject AA5", "no split in the split file"),
         ("subject AA5", "label row without a photo"),
         ("images/AA7_1.jpg", "photo of a subject without a label row"),
     }
@@ -108,7 +108,7 @@ def test_passion_without_a_split_file_says_what_will_be_done(passion):
 def test_passion_reports_a_subject_whose_split_is_blank(passion):
     path = passion / "PASSION_split.csv"
     path.write_text(path.read_text().replace("AA1,TRAIN", "AA1,"))
-    assert ("subject AA1", "not in the split file") in _problems(read_source(get_source("passion"), passion))
+    assert ("subject AA1", "no split in the split file") in _problems(read_source(get_source("passion"), passion))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def _read_one_table(source: Source, raw: RawFolder) -> Rows:
     required = [column for column in used if column not in source.optional]
     table = raw.table(*source.tables, required=required, only=used)
     frame = read_columns(raw, table, source.optional, **source.columns)
-    if "split" in frame and frame["split"].nunique() == 1:  # all of BCN20000's public images are train
+    if "split" in frame and set(frame["split"].dropna()) == {"train"}:  # says nothing, as in BCN20000
         frame["split"] = None
     targets = {name: found_classes(frame, name, level) for name, level in source.found.items()}
     return Rows(match_files(raw, frame), targets=targets)

@@ -42,9 +42,13 @@ def read(raw: RawFolder) -> Rows:
     table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels])
     frame, notes = read_columns(raw, table, **columns, **{name: [name] for name in labels}), []
     for name in labels:
+        coded = table.attrs["coded"].get(name)
         if table[name].isna().all():
-            raise InputError(f"{path}: target '{name}' has no label in {layout['table']}: leave it out of `targets`")
-        if coded := table.attrs["coded"].get(name):
+            codes = " (its -1, -9, -99 or -999 count as missing: a class must be a word)" if coded else ""
+            raise InputError(
+                f"{path}: target '{name}' has no label in {layout['table']}{codes}: leave it out of `targets`"
+            )
+        if coded:
             why = "-1, -9, -99 or -999, so they have no label: if that is a class, write a word instead"
             notes.append(f"{coded} rows of {name} hold {why}")
     # Splits keep the coarsest unit together that the columns name. Scores count cases, else lesions.

@@ -42,8 +42,11 @@ def _splits(raw: RawFolder, rows: int) -> list[str | None]:
             row = read_number(value)
             if row is None or not 0 <= row < rows:
                 raise InputError(f"{raw.find(name)}: '{value}' is no row of meta.csv, which has {rows}")
-            if sides[int(row)]:
-                raise InputError(f"{raw.find(name)}: row {value} of meta.csv already lies in {sides[int(row)]}")
+            other = sides[int(row)]
+            if other not in (None, side):
+                raise InputError(
+                    f"{raw.find(name)}: row {value} of meta.csv lies in {other} too: keep it in one of them"
+                )
             sides[int(row)] = side
     return sides
 

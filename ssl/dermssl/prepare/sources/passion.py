@@ -78,7 +78,7 @@ def _read_split(raw: RawFolder, labelled: set[str]) -> dict[str, str]:
         if subject not in labelled:
             raw.report(f"subject {subject}", f"without a label row but in the split file ({side})")
     for subject in sorted(labelled - set(table["subject_id"])):
-        raw.report(f"subject {subject}", "not in the split file", "kept without a split")
+        raw.report(f"subject {subject}", "no split in the split file", "kept without a split")
     return dict(zip(table["subject_id"], table["Split"], strict=True))
 
 
