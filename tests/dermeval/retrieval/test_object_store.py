@@ -258,7 +258,7 @@ def test_an_address_is_checked_and_others_tables_are_kept(bucket, parts):
         open_index("s3://nobody-has-this/x")
     with pytest.raises(InputError, match="holds no index"):
         open_index(f"{bucket}/x")
-    with pytest.raises(InputError, match="type lance only"):
+    with pytest.raises(InputError, match="only the type lance is possible"):
         index(IndexOptions(sources=parts, out=f"{bucket}/x", type="scan"))
     index(IndexOptions(sources=parts, out=f"{bucket}/x"))
     with pytest.raises(InputError, match="already exists"):
