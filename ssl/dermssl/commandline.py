@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean, plain_text, tell
 from dermssl.files import read_json, write_json
-from dermssl.parallel import launched_ranks
 from dermssl.parser import hidden_options, make_parser, parse
 from dermssl.paths import REPORT_MARK, require_output_file
 
@@ -118,6 +117,11 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         if json_file is not None:
             write_json(Path(json_file), {REPORT_MARK: title} | report.data)
     return 0
+
+
+def launched_ranks() -> int:
+    """Ranks that a launcher (torchrun, Accelerate) started, this one among them; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
 
 
 def options_class(program: str, command: Command) -> type:

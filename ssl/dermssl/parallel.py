@@ -31,11 +31,6 @@ def available_cores(per_rank: bool = False) -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if per_rank else cores)
 
 
-def launched_ranks() -> int:
-    """Ranks that a launcher (torchrun, Accelerate) started, this one among them; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
-
-
 def _quota() -> float:
     """The smallest CPU quota, in cores, of this process's control group and its parents; infinity without any."""
     try:

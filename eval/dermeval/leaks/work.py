@@ -16,9 +16,10 @@ from dermeval.leaks.earlier import VERSION
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages
 from dermssl.atomic import remove_folder
+from dermssl.commandline import launched_ranks
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
-from dermssl.parallel import available_cores, launched_ranks, process_map
+from dermssl.parallel import available_cores, process_map
 from dermssl.paths import require_new_folder
 
 log = logging.getLogger("dermssl")
