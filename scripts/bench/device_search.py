@@ -51,7 +51,7 @@ def main() -> None:
     vectors = torch.nn.functional.normalize(vectors)
     rows, queries = vectors[: options.rows].to(options.device), vectors[options.rows :].to(options.device)
     few = min(options.rows, 100_000)
-    _, expected = neighbours.search(queries[:10].cpu().numpy(), rows[:few].cpu().numpy(), options.k)
+    _, expected = neighbours.search_exact(queries[:10].cpu().numpy(), rows[:few].cpu().numpy(), options.k)
     found = search_on_device(queries[:10], rows[:few], options.k).cpu().numpy()
     lines = [f"# Exact search of {options.rows:,} x {options.dim} on {options.device}", ""]
     lines += ["| precision | queries at once | ms | ms a query |", "|---|---|---|---|"]

@@ -159,7 +159,7 @@ def others(vectors: np.ndarray, queries: np.ndarray, truth: np.ndarray) -> None:
     graph = Index(ndim=part.shape[1], metric="ip", dtype="i8", connectivity=32, expansion_add=100, expansion_search=256)
     graph.add(np.arange(len(part)), part)
     built = time.perf_counter() - start
-    exact, _ = neighbours.search(queries, part, 10)
+    exact, _ = neighbours.search_exact(queries, part, 10)
     times, found = timed(lambda q: graph.search(q[0], 10), queries)
     kept = np.stack(
         [np.sort(part[result.keys.astype(int)] @ q)[::-1] for result, q in zip(found, queries, strict=True)]

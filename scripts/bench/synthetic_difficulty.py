@@ -38,7 +38,7 @@ def knn_score(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, k: i
     for train, test in folds.split(features, labels, groups):
         centre = features[train].mean(axis=0)
         queries, gallery = (neighbours.normalise(features[rows] - centre) for rows in (test, train))
-        similar, rows = neighbours.search(queries, gallery, k)
+        similar, rows = neighbours.search_exact(queries, gallery, k)
         votes = neighbours.weighted_vote(similar, labels[train][rows], labels.max() + 1)
         scores.append(balanced_accuracy_score(labels[test], votes.argmax(axis=1)))
     return float(np.mean(scores)), float(np.std(scores))

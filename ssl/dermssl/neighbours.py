@@ -48,7 +48,7 @@ def normalise(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def search(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search_exact(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The scores ``(Q, k)`` float32 and rows ``(Q, k)`` int64 of the ``k`` most similar gallery rows, best first.
 
     The score is the inner product of ``queries`` (Q, D) and ``gallery`` (N, D): pass `normalise`d rows for cosine
@@ -88,7 +88,7 @@ def knn_votes(
     ``queries`` (Q, D) are features of the images to classify, ``gallery`` (N, D) those of images with class numbers
     ``labels`` (N,). ``ks`` are numbers of voting neighbours; one search for the largest serves all.
     """
-    scores, rows = search(normalise(queries), normalise(gallery), max(ks))
+    scores, rows = search_exact(normalise(queries), normalise(gallery), max(ks))
     near = labels[rows]
     return KnnVotes(
         {(k, t): weighted_vote(scores[:, :k], near[:, :k], classes, t) for k in ks for t in temperatures}, rows
@@ -120,7 +120,7 @@ def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.n
     if not len(queries):
         return queries, np.zeros(0, dtype=bool)
     unit = normalise(features)
-    _, rows = search(unit[queries], unit, 2)
+    _, rows = search_exact(unit[queries], unit, 2)
     # The query is one of the two. Only among several exact copies it may be none, and then the first is as near.
     nearest = np.where(rows[:, 0] == queries, rows[:, 1], rows[:, 0])
     return queries, codes[nearest] == codes[queries]
@@ -188,7 +188,7 @@ def add_codes(codes: Codes, vectors: np.ndarray) -> None:
 def search_index(
     index: Index, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` most similar rows of each query by cosine, best first, as `search` returns them.
+    """The ``k`` most similar rows of each query by cosine, best first, as `search_exact` returns them.
 
     The codes propose candidates, whose scores are then computed exactly. ``queries`` (Q, D) need not be normalised.
     ``allowed`` (N,) bool restricts the results (None: all rows): few allowed rows are compared one by one, among many
@@ -238,11 +238,11 @@ def _search_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact search among ``rows`` (None: all), which are copied block by block."""
     if rows is None:
-        return search(queries, vectors, k)
+        return search_exact(queries, vectors, k)
     scores, found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        more, local = search(queries, vectors[block], k)
+        more, local = search_exact(queries, vectors[block], k)
         scores, found = np.hstack([scores, more]), np.hstack([found, block[local]])
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
@@ -295,7 +295,7 @@ def measured_recall(index: Index, queries: np.ndarray) -> dict[str, Any]:
     if index.codes is None or not len(queries) or not depths:
         return {"queries": len(queries), "at": {str(depth): 1.0 for depth in depths}}
     probes = np.ascontiguousarray(index.vectors[np.sort(queries)])
-    exact, _ = search(probes, index.vectors, max(depths) + 1)
+    exact, _ = search_exact(probes, index.vectors, max(depths) + 1)
     return recall_against(exact, {depth: search_index(index, probes, depth + 1)[0] for depth in depths})
 
 

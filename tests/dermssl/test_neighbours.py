@@ -26,7 +26,7 @@ def exact_cosine(queries, gallery):
 
 
 def test_the_search_returns_the_exact_neighbours_among_near_duplicates(clustered):
-    scores, rows = neighbours.search(*map(neighbours.normalise, clustered), K)
+    scores, rows = neighbours.search_exact(*map(neighbours.normalise, clustered), K)
     exact = exact_cosine(*clustered)
     expected = np.argsort(-exact, axis=1)[:, :K]
     # Rows closer than float32 can tell apart may change places; everything else may not.
@@ -37,9 +37,9 @@ def test_the_search_returns_the_exact_neighbours_among_near_duplicates(clustered
 
 def test_a_small_gallery_and_no_queries_are_searched_too(clustered):
     queries, gallery = clustered
-    _, rows = neighbours.search(queries, gallery[:7], K)
+    _, rows = neighbours.search_exact(queries, gallery[:7], K)
     assert sorted(rows[0]) == list(range(7))
-    assert neighbours.search(queries[:0], gallery, K)[1].shape == (0, K)
+    assert neighbours.search_exact(queries[:0], gallery, K)[1].shape == (0, K)
 
 
 def test_the_protocol_votes_as_the_paper_does_for_every_k_and_temperature(clustered):

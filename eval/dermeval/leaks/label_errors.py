@@ -43,5 +43,5 @@ def labels_nearby(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) 
     """For each image the labels of the `SHOWN_NEIGHBOURS` nearest images of other groups."""
     vectors = neighbours.normalise(features - features.mean(axis=0))
     most = int(np.bincount(groups).max(initial=1))
-    _, found = neighbours.search(vectors, vectors, SHOWN_NEIGHBOURS + most)
+    _, found = neighbours.search_exact(vectors, vectors, SHOWN_NEIGHBOURS + most)
     return [labels[near[groups[near] != own][:SHOWN_NEIGHBOURS]] for own, near in zip(groups, found, strict=True)]

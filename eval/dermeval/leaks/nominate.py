@@ -158,7 +158,7 @@ def nearest_pairs(
     that of the gallery image which resembles the query; -1 if the vectors do not depend on it.
     """
     own = min(int(np.bincount(groups).max(initial=1)), MOST_OF_OWN_GROUP)
-    similarity, rows = neighbours.search(queries, gallery, own + nearest + BACKGROUND)
+    similarity, rows = neighbours.search_exact(queries, gallery, own + nearest + BACKGROUND)
     other = groups[rows] != groups[:, None]
     rank = np.where(other, np.cumsum(other, axis=1) - 1, nearest + BACKGROUND)
     far = (rank >= nearest) & (rank < nearest + BACKGROUND)

@@ -55,13 +55,13 @@ def off_topic_scores(features: Sequence[np.ndarray]) -> np.ndarray:
 
 def _joined_graph(vectors: np.ndarray) -> csr_array:
     """Distances to the nearest neighbours; components without a link to the rest are linked to their nearest image."""
-    similarity, rows = neighbours.search(vectors, vectors, NEAREST + 1)
+    similarity, rows = neighbours.search_exact(vectors, vectors, NEAREST + 1)
     graph = _edges(np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel(), similarity.ravel(), len(rows))
     while (found := connected_components(graph, directed=False))[0] > 1:
         apart = []
         for number in np.argsort(np.bincount(found[1]))[:-1]:
             inside, outside = np.flatnonzero(found[1] == number), np.flatnonzero(found[1] != number)
-            similarity, rows = neighbours.search(vectors[inside], vectors[outside], 1)
+            similarity, rows = neighbours.search_exact(vectors[inside], vectors[outside], 1)
             best = int(similarity[:, 0].argmax())
             apart.append((inside[best], outside[rows[best, 0]], similarity[best, 0]))
         a, b, near = map(np.array, zip(*apart, strict=True))

@@ -92,7 +92,7 @@ def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
 
 def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     unit = neighbours.normalise(np.asarray(source.features))
-    scores, rows = neighbours.search(unit, unit, options.neighbours + 1)
+    scores, rows = neighbours.search_exact(unit, unit, options.neighbours + 1)
     near = []
     for row, (found, similarity) in enumerate(zip(rows, scores, strict=True)):
         other = np.flatnonzero(found != row)[: options.neighbours]

@@ -127,7 +127,7 @@ def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k:
     ranked = np.full((len(queries), k), -1)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         block = queries[start : start + QUERIES_AT_ONCE]
-        _, rows = neighbours.search(unit[block], unit, fetched)
+        _, rows = neighbours.search_exact(unit[block], unit, fetched)
         kept = junk[rows] != junk[block][:, None]
         order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
         rows = np.where(np.take_along_axis(kept, order, 1), np.take_along_axis(rows, order, 1), -1)
