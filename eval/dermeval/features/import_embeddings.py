@@ -107,7 +107,7 @@ def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:
     try:
         import h5py
     except ImportError:
-        raise InputError(f"{path}: reading HDF5 needs h5py: `pip install h5py`, or give .npy or .parquet") from None
+        raise InputError(f"{path}: reading HDF5 needs h5py: pip install h5py, or give .npy or .parquet") from None
     with reading(path, MAKER), h5py.File(path, "r") as file:
         arrays = {name: file[name] for name in file if isinstance(file.get(name, getlink=False), h5py.Dataset)}
         names = [name for name in FEATURE_NAMES if name in arrays]
