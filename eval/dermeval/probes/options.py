@@ -79,15 +79,16 @@ class LinearOptions(ProbeOptions):
     sgd: DINOv2's grid of 13 learning rates, on the features as they are and standardised.
     auto: lbfgs below 100,000 images, else sgd."""
     c_values: PositiveInt = 45
-    """lbfgs: size of the grid of inverse penalties C, spaced evenly in the logarithm from 1e-6 to 1e5. Some are tried
-    first, then all near the best of them."""
+    """lbfgs: size of the grid of inverse penalties C, 2 or more, spaced evenly in the logarithm from 1e-6 to 1e5. Some
+    are tried first, then all near the best of them."""
     steps: PositiveInt = 12_500
     """sgd: steps of gradient descent (momentum 0.9, cosine to 0)."""
     batch: PositiveInt = 128
     """sgd: images per step."""
     inner_folds: PositiveInt = 5
-    """Patient-grouped folds within the training images; they choose the classifier by balanced accuracy. With --split
-    folds, the other folds serve as the inner folds if there are at least 5, and at least this many, --folds."""
+    """Patient-grouped folds within the training images, 2 or more, which choose the classifier by balanced accuracy.
+    With --split folds, the other folds serve as the inner folds if there are at least 5, and at least this many,
+    --folds."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: every class has the same weight in the loss, whatever its number of images."""
 
