@@ -27,8 +27,10 @@ class Bar(NamedTuple):
     narrow: bool = False
 
 
-def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False, same_axis: bool = False) -> str:
-    """Panels side by side, each a title and its bars; ``zero`` draws the line of no difference.
+def interval_plot(
+    panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False, same_axis: bool = False, foot: str = ""
+) -> str:
+    """Panels side by side, each a title and its bars; ``zero`` draws the line of no difference, ``foot`` stands below.
 
     All panels have the same labels. With ``same_axis`` they also have the same scale, as panels of one score need.
     """
@@ -51,6 +53,7 @@ def interval_plot(panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = Fals
             axis.tick_params(length=0, labelsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.spines["left"].set_visible(False)
+        figure.supxlabel(foot, fontsize=8)
         axes[0].set_yticks(range(rows), [shortened(bar.label, LONGEST_LABEL) for bar in panels[0][1]])
         return as_svg(figure)
 

@@ -24,6 +24,7 @@ from dermssl.files import write_csv, write_json, write_text
 
 INTERVALS = ("value", "difference", "rank")
 """Cells of a long table that are intervals, as `Interval.entry` gives them; ``difference`` may be None."""
+MOST_PANELS = 6
 FEW, SHARE, RUNS = 5, 0.1, 3
 """For scores from few labels: patients of each class, share of the training patients, and draws of each kind."""
 TERMS = {
@@ -183,16 +184,17 @@ def interval_table(
     return ReportTable(heading, found.rename_axis(index=None, columns=None).reset_index(names=""), figures)
 
 
-def dots(rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value", most: int = 6) -> str:
-    """One of `INTERVALS` of a long table as dots (SVG): a panel for each of the second key's first ``most`` values."""
-    panels = []
-    for column, part in list(rows.groupby(keys[1], sort=False))[:most]:
+def dots(rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value") -> str:
+    """One of `INTERVALS` of a long table as dots (SVG): a panel for each of the second key's first values."""
+    columns, panels = list(rows.groupby(keys[1], sort=False)), []
+    for column, part in columns[:MOST_PANELS]:
         bars = []
         for row in part.to_dict("records"):
             value, low, high = np.array([row[interval][end] for end in ("value", "low", "high")], dtype=float)
             bars.append(plots.Bar(row[keys[0]], value, low, high, row[interval].get("narrow", False)))
         panels.append((str(column).replace("_", " "), bars))
-    return plots.interval_plot(panels, zero=interval == "difference")
+    left_out = f"the first {MOST_PANELS} of {len(columns)} columns" if len(columns) > MOST_PANELS else ""
+    return plots.interval_plot(panels, zero=interval == "difference", foot=left_out)
 
 
 def side_by_side_report(

@@ -10,6 +10,7 @@ from dermeval.cli import main
 from dermeval.probes.encoder_table import _few_label_notes
 from dermeval.probes.evaluate import make_probe
 from dermeval.probes.folds import official
+from dermeval.probes.report import dots
 from dermeval.probes.task import open_task
 from dermeval.statistics.bootstrap import MEAN, cluster_codes, drawn_weights, paired_means
 
@@ -46,6 +47,13 @@ def test_encoders_are_ranked_on_the_same_images(tmp_path, folders, capsys):
     assert (tmp_path / "r" / "encoders.tex").read_text().count(r"\toprule") == 3
     assert main(["compare", str(tmp_path / "r"), str(tmp_path / "other")]) == 2
     assert "holds a table of encoders" in capsys.readouterr().err
+
+
+def test_a_plot_that_leaves_columns_out_says_so():
+    value = {"value": 0.5, "low": 0.4, "high": 0.6}
+    rows = pd.DataFrame({"encoder": "one", "column": [f"c{number}" for number in range(8)], "value": [value] * 8})
+    assert "the first 6 of 8 columns" in dots(rows, ("encoder", "column"))
+    assert "columns" not in dots(rows[:6], ("encoder", "column"))
 
 
 def test_one_encoder_alone_scores_as_it_does_in_the_table(tmp_path, folders):
