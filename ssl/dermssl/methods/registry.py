@@ -63,22 +63,21 @@ class MethodOptions:
         if views.global_count + views.local_count < 2:
             raise ValueError(f"method {self.name} needs two views: raise views.global_count or views.local_count")
 
-    def _comparison(self) -> str:
-        """The part of the method that compares the images of a forward pass with each other; empty if none does."""
-        return ""
+    def _comparisons(self) -> list[str]:
+        """The parts of the method that compare the images of a forward pass with each other."""
+        return []
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
-        """Warn if the method compares only the ``micro_batch`` images of a forward pass, not all ``batch`` of a step.
+        """A warning for each part that compares only the ``micro_batch`` images of a forward pass, not all ``batch``.
 
         Raises ValueError if one image is left alone.
         """
-        part = self._comparison()
-        if part and micro_batch < 2:
-            raise ValueError(
-                f"{part} needs at least 2 images per micro-batch: raise training.batch, or lower training.accumulation"
-            )
-        told = f"{part} compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"
-        return [told] if part and micro_batch < batch else []
+        parts = self._comparisons()
+        if parts and micro_batch < 2:
+            needs = f"{parts[0]} needs at least 2 images per micro-batch"
+            raise ValueError(f"{needs}: raise training.batch, or lower training.accumulation")
+        told = f"compares only the {micro_batch} images of a micro-batch, not the whole batch of {batch}"
+        return [f"{part} {told}" for part in parts if micro_batch < batch]
 
     @classmethod
     def recommend(cls, setting: Setting) -> Choices:
@@ -123,8 +122,8 @@ class DinoOptions(MethodOptions):
     freeze_last_layer_epochs: NonNegativeFloat = 1.0
     """Epochs at the start in which the last layer of the head does not change."""
 
-    def _comparison(self) -> str:
-        return "Sinkhorn centring" if self.centering == "sinkhorn" else ""
+    def _comparisons(self) -> list[str]:
+        return ["Sinkhorn centring"] if self.centering == "sinkhorn" else []
 
     @classmethod
     def recommend(cls, setting: Setting) -> Choices:
@@ -192,8 +191,8 @@ class Dinov2Options(DinoOptions):
         if len(self.mask_share) != 2 or not 0 < self.mask_share[0] <= self.mask_share[1] < 1:
             raise ValueError(f"dinov2.mask_share must be two numbers, 0 < low <= high < 1, not {self.mask_share}")
 
-    def _comparison(self) -> str:
-        return "KoLeo" if self.koleo_weight else super()._comparison()
+    def _comparisons(self) -> list[str]:
+        return [*(["KoLeo"] if self.koleo_weight else []), *super()._comparisons()]
 
     @classmethod
     def recommend(cls, setting: Setting) -> Choices:
@@ -227,8 +226,8 @@ class SimclrOptions(MethodOptions):
         if views.local_count:
             raise ValueError("method simclr has no local crops: set views.local_count to 0")
 
-    def _comparison(self) -> str:
-        return "SimCLR"
+    def _comparisons(self) -> list[str]:
+        return ["SimCLR"]
 
     @classmethod
     def recommend(cls, setting: Setting) -> Choices:
@@ -265,8 +264,8 @@ class LejepaOptions(MethodOptions):
     slices: PositiveInt = 1024
     """Number of random directions, drawn anew at each step, along which projections are compared with a Gaussian."""
 
-    def _comparison(self) -> str:
-        return "SIGReg"
+    def _comparisons(self) -> list[str]:
+        return ["SIGReg"]
 
     @classmethod
     def recommend(cls, setting: Setting) -> Choices:

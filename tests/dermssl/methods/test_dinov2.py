@@ -167,3 +167,8 @@ def test_one_image_has_no_nearest_one():
     with pytest.raises(ValueError, match="2 images"):
         SMALL.remarks(1, 8)
     assert not replace(SMALL, koleo_weight=0.0).remarks(1, 8)
+
+
+def test_each_part_that_compares_only_a_micro_batch_is_named():
+    told = replace(SMALL, centering="sinkhorn").remarks(4, 8)
+    assert [line.split(" compares only the 4 images")[0] for line in told] == ["KoLeo", "Sinkhorn centring"]
