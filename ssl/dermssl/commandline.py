@@ -101,8 +101,8 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         if hidden:
             print(f"\n`{title} --help-all` explains all options, also the ones that are rarely needed.")
         return 0
-    if launched_ranks() > 1 and not command.ranks:
-        raise InputError(f"{title} runs as one process: start it without a launcher")
+    if launched_ranks() > 1:
+        _check_launch(title, command)
     parser = make_parser(title, options_type, command.aliases)
     options, json_file = parse(parser, options_type, arguments, command.aliases)
     written = getattr(options, command.writes) if command.writes else None
@@ -117,6 +117,18 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
         if json_file is not None:
             write_json(Path(json_file), {REPORT_MARK: title} | report.data)
     return 0
+
+
+def _check_launch(title: str, command: Command) -> None:
+    """Raise InputError if the command runs as one process, or if variables of a launcher were left behind."""
+    if not command.ranks:
+        raise InputError(f"{title} runs as one process: start it without a launcher")
+    absent = [name for name in ("RANK", "MASTER_ADDR") if not os.environ.get(name)]
+    if absent:  # it would wait for ranks that nobody started
+        raise InputError(
+            f"WORLD_SIZE and LOCAL_RANK are set, but not {' and '.join(absent)}: start {title} with torchrun or "
+            "`accelerate launch`, or unset WORLD_SIZE and LOCAL_RANK to run it as one process"
+        )
 
 
 def launched_ranks() -> int:

@@ -306,3 +306,13 @@ def test_a_command_for_one_process_refuses_a_launcher(monkeypatch, capsys, tmp_p
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert cli.main(["licence", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "dermssl: dermssl licence runs as one process: start it without a launcher\n"
+
+
+@pytest.mark.parametrize("left", ["RANK", "MASTER_ADDR"])
+def test_variables_that_a_launcher_left_behind_are_named_at_once(monkeypatch, capsys, left):
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(left)
+    assert cli.main(["pretrain"]) == 2
+    told = capsys.readouterr().err
+    assert f"are set, but not {left}: start dermssl pretrain with torchrun" in told and told.count("\n") == 1
