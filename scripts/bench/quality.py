@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.dataset import dataset as datasets
+from dermssl.errors import counted
 from dermssl.views.recipe import ViewOptions
 
 WORKERS = 1
@@ -150,7 +151,8 @@ def main() -> None:
     for number, (label, encoder, epochs, seconds) in enumerate(rows):
         cells = score(f"scored{number}", str(encoder), size, options)
         print("| " + " | ".join([label, str(epochs), f"{seconds:.0f}", *cells]) + " |", flush=True)
-    print(f"\n{os.cpu_count()} cores, {options.threads} thread(s), torch {torch.__version__}, seed {options.seed}")
+    threads = counted(options.threads, "thread")
+    print(f"\n{os.cpu_count()} cores, {threads}, torch {torch.__version__}, seed {options.seed}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ def shortened(text: object, most: int = 300) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """The end of an error about an unknown ``name``: the nearest of ``valid``, else all of them."""
     choices = sorted(valid)

@@ -14,7 +14,7 @@ from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import check, with_split_origin
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.splits import SPLITS, check_split, draw_split
-from dermssl.errors import InputError, did_you_mean, shortened
+from dermssl.errors import InputError, counted, did_you_mean, shortened
 from dermssl.files import read_parquet, sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
 
@@ -92,7 +92,9 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     missing = rows.index[rows[REPAIRED].isna()]
     again = f"run `dermeval leaks` on {dataset.folder} again"
     if len(missing):
-        raise InputError(f"{path} lacks {len(missing)} images of {dataset.folder}, such as {missing[0]}: {again}")
+        raise InputError(
+            f"{path} lacks {counted(len(missing), 'image')} of {dataset.folder}, such as {missing[0]}: {again}"
+        )
     before = frame["split"].astype(object).where(frame["split"].notna(), "").to_numpy()
     changed = rows.index[rows["split"].to_numpy() != before]
     if len(changed):
@@ -114,7 +116,7 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     check_split(frame.assign(split=repaired), str(path))
     moved = int((rows[REPAIRED].to_numpy() != before).sum())
     was = dataset.info.get("split", "official")
-    how = f"{path.name} {sha256_file(path)[:12]}, {moved} images moved; was {was}"
+    how = f"{path.name} {sha256_file(path)[:12]}, {counted(moved, 'image')} moved; was {was}"
     return repaired, f"repaired by dermeval leaks ({how})"
 
 

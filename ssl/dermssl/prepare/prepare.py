@@ -15,7 +15,7 @@ from dermssl import licences
 from dermssl.atomic import publish_folder
 from dermssl.commandline import Report
 from dermssl.dataset import manifest, splits
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
 from dermssl.paths import require_name, require_new_folder
 from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
@@ -71,7 +71,7 @@ def prepare(options: PrepareOptions) -> Report:
     if not decoded.any():
         shutil.rmtree(work)
         reasons = "; ".join(count_problems(problems))
-        raise InputError(f"{root}: none of the {len(rows)} images could be decoded: {reasons}")
+        raise InputError(f"{root}: none of {counted(len(rows), 'image')} could be decoded: {reasons}")
     frame, split = complete(rows[decoded].copy(), source, targets, options)
     if mark and split == "official" and mark.get("split") != "official":
         split = "drawn by dermssl synth"
@@ -101,7 +101,7 @@ def _check_mark(root: Path, mark: dict, files: Iterable[str]) -> None:
 def _check_strict(problems: list[Problem], options: PrepareOptions) -> None:
     if options.strict and problems:
         first = problems[0]
-        raise InputError(f"--strict: {len(problems)} problems, the first: {first.file}: {first.problem}")
+        raise InputError(f"--strict: {counted(len(problems), 'problem')}, the first: {first.file}: {first.problem}")
 
 
 def _describe_folder(
@@ -140,19 +140,19 @@ def count(table: pa.Table) -> dict[str, int]:
 def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:
     counts = info["counts"]
     split = Counter(value or "none" for value in table["split"].to_pylist())
-    whole = "" if info["group"] == "image" else f" of {counts['groups']} {info['group']}s"
+    whole = "" if info["group"] == "image" else f" of {counted(counts['groups'], info['group'])}"
     unknown = table["patient_id"].null_count if info["patient_key"] else 0
     text = [
-        f"{info['name']}: {counts['images']} images{whole} -> {out}",
+        f"{info['name']}: {counted(counts['images'], 'image')}{whole} -> {out}",
         f"  split, {info['split']}: "
         + ", ".join(f"{name} {split[name]}" for name in (*splits.SPLITS, "none") if split[name])
         + " images",
         "  targets: " + (", ".join(info["targets"]) or "none"),
         *[f"  read as: {note}" for note in info["notes"]],
-        *[f"  {unknown} images have no patient id: their group is the case, else the lesion, else the image"]
+        *[f"  images without a patient id: {unknown}; their group is the case, else the lesion, else the image"]
         * bool(unknown),
         *["  problem: " + line for line in count_problems(problems)],
-        *[f"  {out / 'problems.csv'} lists all {len(problems)} problems"] * bool(problems),
+        *[f"  {out / 'problems.csv'} lists all {counted(len(problems), 'problem')}"] * bool(problems),
         *["  " + line for line in licences.notice_lines([info["licence"]])],
     ]
     if not info["patient_key"]:

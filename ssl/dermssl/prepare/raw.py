@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.files import sha256_file
 from dermssl.prepare.decode import FORMATS, MAX_BYTES
 from dermssl.prepare.source import Problem
@@ -132,7 +132,7 @@ class RawFolder:
             return
         images = {name for name in members if _suffix(name) in IMAGE_SUFFIXES} - names
         if images:
-            self.report(file, f"archive still packed: unpack it ({len(images)} further images)")
+            self.report(file, f"archive still packed: unpack it ({counted(len(images), 'further image')})")
 
     def near(self, suffixes: set[str]) -> list[str]:
         """Files with one of ``suffixes`` down to `TABLE_DEPTH`."""

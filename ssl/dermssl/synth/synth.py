@@ -17,7 +17,7 @@ from tqdm import tqdm
 import dermssl
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.files import sha256_file, write_csv, write_json
 from dermssl.parallel import process_map
 from dermssl.paths import json_object, require_new_folder
@@ -134,12 +134,12 @@ def _draw_patient(sitter: tuple[int, dict[str, Any], int, list[Copy]], folder: P
 
 def _report(out: Path, mark: dict, labels: pd.DataFrame, splits: pd.DataFrame, copies: list[Copy]) -> Report:
     conditions = labels["conditions_PASSION"].value_counts().sort_index()
-    sides = splits["Split"].value_counts()
+    sides, images = splits["Split"].value_counts(), counted(mark["images"], "image")
     text = [
-        f"SYNTHETIC data set in PASSION's layout: {mark['images']} images of {mark['patients']} patients -> {out}",
+        f"SYNTHETIC data set in PASSION's layout: {images} of {counted(mark['patients'], 'patient')} -> {out}",
         "  patients: " + ", ".join(f"{name} {number}" for name, number in conditions.items()),
         "  split (patients): " + ", ".join(f"{name} {number}" for name, number in sides.items()),
-        f"  planted duplicates: {mark['duplicates']} patients, {len(copies)} images (truth.csv)",
+        f"  planted duplicates: {counted(mark['duplicates'], 'patient')}, {counted(len(copies), 'image')} (truth.csv)",
         f"  next: dermssl prepare --source passion --root {out} --out data/synthetic",
     ]
     if mark["labels"] == "real":

@@ -11,7 +11,7 @@ from dermssl import licences
 from dermssl.backbone.encoder_folder import write_encoder
 from dermssl.backbone.pretrained import LEDGER
 from dermssl.commandline import Report
-from dermssl.errors import HealthStop, InputError, Preempted
+from dermssl.errors import HealthStop, InputError, Preempted, counted
 from dermssl.files import read_parquet, write_parquet
 from dermssl.training import states
 from dermssl.training.pool import join_ledgers
@@ -122,8 +122,8 @@ def report(run: Run, progress: Progress, word: str) -> Report:
     """The closing report of the command."""
     data = run_facts(run, progress)
     text = [
-        f"{word}: {run.folder}: {data['steps']} steps in {data['seconds'] / 60:.1f} min "
-        f"on {data['ranks']} rank(s), {data['device']}, {data['precision']}",
+        f"{word}: {run.folder}: {counted(data['steps'], 'step')} in {data['seconds'] / 60:.1f} min "
+        f"on {counted(data['ranks'], 'rank')}, {data['device']}, {data['precision']}",
         f"  encoder: {run.folder / 'encoder'}",
     ]
     for name in ("baseline", "best"):

@@ -17,7 +17,7 @@ from dermssl.backbone.layouts import translate
 from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.devices import require_compiler
-from dermssl.errors import InputError, shortened
+from dermssl.errors import InputError, counted, shortened
 from dermssl.files import read_yaml
 from dermssl.methods.method import Method, frozen_copy
 from dermssl.methods.registry import METHODS
@@ -99,18 +99,18 @@ def share_statistics(method: Any, options: PretrainOptions, accelerator: Acceler
     views = images * min(map(len, group_views(options.views)))
     if views < 2:
         raise InputError(
-            f"training.batch {options.training.batch} gives {images} image to each of {ranks} rank(s) x "
-            f"{accumulation} accumulation steps, too few for BatchNorm: raise it"
+            f"training.batch {options.training.batch} gives {images} image to each of {counted(ranks, 'rank')} x "
+            f"{counted(accumulation, 'accumulation step')}, too few for BatchNorm: raise it"
         )
     wanted = ranks > 1 and options.training.sync_batch_norm
     shared = wanted and accelerator.device.type == "cuda"
     if wanted and not shared and accelerator.is_main_process:
         log.warning("warning: PyTorch has no SyncBatchNorm for CPU ranks: batch statistics are local to each rank")
-    counted = views * (ranks if shared else 1)
-    if counted < FEW_VIEWS and accelerator.is_main_process:
+    normalised = views * (ranks if shared else 1)
+    if normalised < FEW_VIEWS and accelerator.is_main_process:
         log.warning(
-            f"warning: BatchNorm takes its statistics from {counted} views: give each rank and accumulation step more "
-            "images, or choose a backbone without BatchNorm"
+            f"warning: BatchNorm takes its statistics from {counted(normalised, 'view')}: give each rank and "
+            "accumulation step more images, or choose a backbone without BatchNorm"
         )
     # PyTorch's own conversion would drop the activations in timm's BatchNormAct2d.
     return convert_sync_batchnorm(method) if shared else method

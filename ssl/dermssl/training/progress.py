@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dermssl.errors import counted
 from dermssl.parallel import available_cores
 from dermssl.training.watching.health import Health
 
@@ -68,4 +69,4 @@ def hardware(device: torch.device) -> str:
     """The name of the GPU, or the threads and cores of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} thread(s) of {available_cores()} core(s)"
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')} of {counted(available_cores(), 'core')}"

@@ -16,7 +16,7 @@ from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.pretrained import initial_facts, initial_notices
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.methods import schedules
 from dermssl.paths import json_object
 from dermssl.training import states
@@ -119,7 +119,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     accelerator = start_accelerator(training.precision)
     ranks, accumulation = accelerator.num_processes, training.accumulation
     if training.batch % (parts := ranks * accumulation):
-        sharers = f"{ranks} ranks x {accumulation} accumulation steps"
+        sharers = f"{counted(ranks, 'rank')} x {counted(accumulation, 'accumulation step')}"
         raise InputError(f"training.batch {training.batch} cannot be shared by {sharers}: use a multiple of {parts}")
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)

@@ -186,7 +186,7 @@ def test_a_repaired_split_is_applied_and_recorded(folder, repaired, dermssl):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame.iloc[1:], "lacks 1 images"),
+        (lambda frame: frame.iloc[1:], "lacks 1 image of"),
         (lambda frame: pd.concat([frame, frame[:1]]), "stands in two rows"),
         (lambda frame: frame.assign(split="val"), "made from another split"),
         (lambda frame: frame.assign(split_repaired="holdout"), "holds 'holdout'"),

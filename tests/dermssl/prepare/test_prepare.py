@@ -129,7 +129,7 @@ def test_only_undecodable_images_are_bad_input(prepare, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.jpg").touch()
     outcome = prepare(tmp_path / "raw")
-    assert outcome.code == 2 and "none of the 1 images" in outcome.err
+    assert outcome.code == 2 and "none of 1 image could" in outcome.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 

@@ -217,8 +217,8 @@ def test_split_folders_are_known_by_their_usual_names(raw, names):
 def test_test_images_without_class_folders_do_not_take_the_labels_of_the_others(raw):
     found, records = _labelled(raw({}, ["train/wart/1.jpg", "train/scar/2.jpg", "test/3.jpg", "extra/wart/4.jpg"]))
     assert found == [("wart", None), (None, "test"), ("scar", "train"), ("wart", "train")]
-    assert {"1 images lie in no folder of a split and are kept without one"} < set(records.notes)
-    assert "1 images lie in no class folder and are kept without a label" in records.notes
+    assert {"images in no folder of a split, kept without one: 1"} < set(records.notes)
+    assert "images in no class folder, kept without a label: 1" in records.notes
 
 
 def test_one_word_of_a_split_among_class_folders_is_a_class(raw):

@@ -36,7 +36,7 @@ def read(raw: RawFolder) -> Rows:
             named = sorted({path[depth] for path, side in zip(folders, sides, strict=True) if side})
             notes.append(f"the split is read from the folders {', '.join(named)}")
             if None in sides:
-                notes.append(f"{sides.count(None)} images lie in no folder of a split and are kept without one")
+                notes.append(f"images in no folder of a split, kept without one: {sides.count(None)}")
             folders = _below_wrapper([path[:depth] + path[depth + 1 :] for path in folders], notes)
             break
     spelled: dict[str, str] = {}
@@ -48,12 +48,12 @@ def read(raw: RawFolder) -> Rows:
     mixed = labelled.groupby(side).nunique() > 1
     if mixed.any() and classes:
         loose = frame["file"][~labelled & side.map(mixed)].tolist()
-        notes.append(f"no labels are read from the folders, as {len(loose)} images lie in none, such as {loose[0]}")
+        notes.append(f"no labels are read from the folders, as some images lie in none ({len(loose)}): {loose[0]} ...")
     if mixed.any() or len(classes) < 2:
         return Rows(frame.drop(columns="label"), notes=notes)
     notes.append(f"the target label is read from the folders {', '.join(classes[:6])}" + ", ..." * (len(classes) > 6))
     if not labelled.all():
-        notes.append(f"{(~labelled).sum()} images lie in no class folder and are kept without a label")
+        notes.append(f"images in no class folder, kept without a label: {(~labelled).sum()}")
     return Rows(frame, notes=notes, targets={"label": Target("label", classes)})
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dermssl import licences
 from dermssl.devices import on_first_rank
+from dermssl.errors import counted
 from dermssl.parser import flatten
 from dermssl.training.progress import Progress, Scores
 from dermssl.training.run_folder import write_status
@@ -47,8 +48,9 @@ def announce(run: Run, progress: Progress) -> None:
     options, accelerator = run.options, run.accelerator
     log.info(
         f"{options.method} {options.model.backbone} on {run.sampler.total:,} images of {' + '.join(run.fingerprints)}: "
-        f"{options.training.epochs} epochs x {run.sampler.steps_per_epoch} steps of {options.training.batch} images, "
-        f"{accelerator.num_processes} rank(s) on {accelerator.device}, {run.precision}"
+        f"{counted(options.training.epochs, 'epoch')} x {counted(run.sampler.steps_per_epoch, 'step')} of "
+        f"{options.training.batch} images, "
+        f"{counted(accelerator.num_processes, 'rank')} on {accelerator.device}, {run.precision}"
         + (f", from step {progress.step}" if progress.step else "")
     )
     for line in mixture(run.sampler, list(run.fingerprints), options.training.epochs):

@@ -20,7 +20,7 @@ FACTS = {
     "splits": "train",
     "seconds": 90.0,
     "ranks": 1,
-    "hardware": "CPU x86_64, 1 thread(s) of 2 core(s)",
+    "hardware": "CPU x86_64, 1 thread of 2 cores",
     "precision": "fp32",
     "energy_kwh": None,
     "baseline": {"online_knn_balanced_accuracy": 0.5, "online_rankme": 3.0},
