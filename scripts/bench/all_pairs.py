@@ -9,10 +9,10 @@ blocks and keeps nothing: no all-pairs method can be faster in float32. Results 
 import argparse
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from machine import peak_memory
 
 from dermeval.leaks.nominate import nearest_pairs
 from dermssl.neighbours import normalise
@@ -39,14 +39,6 @@ def bare_product(features: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
-def resident(field: str, reset_peak: bool = False) -> float:
-    """Memory of this process in GiB (Linux): ``VmRSS`` now, ``VmHWM`` its peak since the last reset."""
-    if reset_peak:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024**2
-
-
 def main() -> None:
     """Measure once and print one line per figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,17 +50,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     features = planted(options.images, options.dim, options.copies)
     load = os.getloadavg()[0]
-    before = resident("VmRSS", reset_peak=True)
-    start = time.perf_counter()
-    queries = normalise(features - features.mean(axis=0))
-    found = nearest_pairs(queries, queries, np.arange(options.images), nearest=10)
-    seconds = time.perf_counter() - start
-    above = resident("VmHWM") - before
+    with peak_memory() as peak:
+        start = time.perf_counter()
+        queries = normalise(features - features.mean(axis=0))
+        found = nearest_pairs(queries, queries, np.arange(options.images), nearest=10)
+        seconds = time.perf_counter() - start
     known = {(row, options.images - options.copies + row) for row in range(options.copies)}
     hit = len(known & set(zip(found["a"], found["b"], strict=True)))
     product = bare_product(features)
     print(f"{options.images} x {options.dim} float32, {options.threads} threads, load {load:.1f} before")
-    print(f"candidates      {seconds:.1f} s, peak memory {above:.2f} GiB above the features")
+    print(f"candidates      {seconds:.1f} s, peak memory {peak.mib / 1024:.2f} GiB above the features")
     print(f"bare product    {product:.1f} s; ratio {seconds / product:.2f}")
     print(f"planted pairs   {hit} of {options.copies} among {len(found)} candidates")
 

@@ -7,12 +7,11 @@ The found rows are compared with those of `dermssl.neighbours` (FAISS on the CPU
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from machine import publish, seconds_on
 from torch import Tensor
 
 from dermssl import neighbours
@@ -23,18 +22,6 @@ BATCHES, ROUNDS = (1, 1000), 5
 def search_on_device(queries: Tensor, rows: Tensor, k: int) -> Tensor:
     """Row numbers ``(Q, k)`` of the largest cosines, best first; ``rows`` (N, D) and ``queries`` have unit length."""
     return (queries @ rows.T).topk(k, dim=1).indices
-
-
-def seconds(work: Callable[[], Tensor], device: str) -> float:
-    """Median wall-clock time of ``work``."""
-    taken = []
-    for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
 
 
 def main() -> None:
@@ -59,13 +46,11 @@ def main() -> None:
         typed = rows.to(kind)
         for batch in BATCHES:
             asked = queries[:batch].to(kind)
-            taken = 1000 * seconds(lambda a=asked, t=typed: search_on_device(a, t, options.k), options.device)
+            work = partial(search_on_device, asked, typed, options.k)
+            taken = 1000 * seconds_on(options.device, work, ROUNDS)
             lines.append(f"| {str(kind).removeprefix('torch.')} | {batch:,} | {taken:.2f} | {taken / batch:.4f} |")
     lines.append(f"\nThe same rows as FAISS on the CPU, of {few:,}: {(found == expected).mean():.1%}.")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    publish("\n".join(lines) + "\n", options.out)
 
 
 if __name__ == "__main__":

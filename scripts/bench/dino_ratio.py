@@ -10,6 +10,8 @@ import argparse
 import re
 from pathlib import Path
 
+from machine import publish
+
 
 def dino_speed(log: str, batch: int) -> float:
     """Images per second of the last steps.
@@ -40,9 +42,7 @@ def main() -> None:
     theirs = dino_speed(options.log.read_text(encoding="utf-8"), options.batch)
     ours = our_speed(options.page.read_text(encoding="utf-8"))
     text = f"dermssl {ours:.1f} images/s, dino's script {theirs:.1f} images/s: **{ours / theirs:.2f}x**\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    publish(text, options.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from machine import publish
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -232,9 +233,7 @@ def main() -> int:
         f"drop path {SETTINGS['model.drop_path']}, one CPU thread and one data worker a rank, "
         f"torch {torch.__version__}.\n\n{table(results)}\n"
     )
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    publish(text, options.out)
     return 0 if all(same for result in results for same in result["same"]) else 1
 
 

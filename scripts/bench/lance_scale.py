@@ -9,10 +9,11 @@ counts hits at least as similar as the k-th of an exact search of the rows that 
 import argparse
 import os
 import resource
-import time
 from pathlib import Path
 
+import machine
 import numpy as np
+from search_scale import timed
 from serve_load import make_embeddings, make_index
 
 from dermeval.features.embeddings import open_embeddings
@@ -35,12 +36,6 @@ def size_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e9
 
 
-def used() -> tuple[float, float]:
-    """Wall clock and processor time in seconds."""
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), spent.ru_utime + spent.ru_stime
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,13 +47,11 @@ def main() -> None:
     options = parser.parse_args()
     data = options.work, options.rows, options.dim
     embeddings = open_embeddings(make_embeddings(*data, options.features))
-    begun = used()
-    folder = make_index(*data, "lance", options.features)
-    wall, processor = (end - start for start, end in zip(begun, used(), strict=True))
+    cost, folder = machine.timed(lambda: make_index(*data, "lance", options.features))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{len(embeddings)} images x {embeddings.encoder['dim']}; load {os.getloadavg()[0]:.1f}")
     print(
-        f"built in {wall:.0f} s, {processor:.0f} s of processor time, at most {most:.1f} GiB of memory; "
+        f"built in {cost.wall:.0f} s, {cost.cpu:.0f} s of processor time, at most {most:.1f} GiB of memory; "
         f"{size_of(folder):.2f} GB on the disk"
     )
     index = open_index(folder)
@@ -73,12 +66,11 @@ def main() -> None:
         exact, _ = neighbours.search_index(neighbours.Index(unit), queries, max(DEPTHS), mask)
         share, passing = 100 if mask is None else 100 * mask.mean(), index.passing(where)
         for depth in [depth for depth in DEPTHS if depth <= exact.shape[1]]:
-            times, right = [], []
-            for query, best in zip(queries, exact, strict=True):
-                begun = used()
-                hits = index.nearest(query, depth, passing, "image_id", [])
-                times.append([1000 * (end - start) for start, end in zip(begun, used(), strict=True)])
-                right.append(sum(hit["similarity"] >= best[depth - 1] - 1e-5 for hit in hits) / depth)
+            times, found = timed(lambda q, k=depth, rows=passing: index.nearest(q[0], k, rows, "image_id", []), queries)
+            right = [
+                sum(hit["similarity"] >= best[depth - 1] - 1e-5 for hit in hits) / depth
+                for hits, best in zip(found, exact, strict=True)
+            ]
             (wall, processor), (wall95, processor95) = np.quantile(times, [0.5, 0.95], axis=0)
             print(
                 f"| {where or 'none'} | {share:.3g}% | {depth} | {wall:.0f} | {wall95:.0f} "

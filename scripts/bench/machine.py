@@ -3,6 +3,10 @@
 import importlib.metadata
 import os
 import platform
+import resource
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +55,31 @@ def timed(call: Callable[[], Any], repeats: int = 1) -> tuple[Cost, Any]:
     return min(costs, key=lambda cost: cost.cpu), result
 
 
+def processor_seconds() -> float:
+    """Processor time of this process, and of all that it started and that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def seconds_on(device: str, work: Callable[[], Any], repeats: int) -> float:
+    """Median wall-clock seconds of ``work()`` on a device, after one call that is not counted."""
+    import torch
+
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def command(package: str, *arguments: Any) -> None:
+    """Run one command of ours and stop the bench if it fails."""
+    subprocess.run([sys.executable, "-m", package, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
 class Peak:
     """Highest resident memory above that at the start, in MiB."""
 
@@ -60,18 +89,26 @@ class Peak:
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
     """Measure the peak of resident memory inside the block (Linux; NaN elsewhere)."""
-    peak, reset, status = Peak(), Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not status.exists():
+    peak, reset = Peak(), Path("/proc/self/clear_refs")
+    if not reset.exists():
         yield peak
         return
     reset.write_text("5")  # forgets the peak so far
-    start = _status_mib(status, "VmRSS")
+    start = memory_mib("VmRSS")
     yield peak
-    peak.mib = _status_mib(status, "VmHWM") - start
+    peak.mib = memory_mib("VmHWM") - start
 
 
-def _status_mib(status: Path, key: str) -> float:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key)) / 1024
+def memory_mib(key: str) -> float:
+    """Memory of this process in MiB (Linux): ``VmRSS`` now, ``VmHWM`` its peak."""
+    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) / 1024
+
+
+def publish(text: str, out: Path | None) -> None:
+    """Print a page, and write it to ``out`` if one is given."""
+    print(text)
+    if out:
+        out.write_text(text, encoding="utf-8")
 
 
 def write(name: str, title: str, machine: list[str], rows: list[tuple[str, Cost]], remarks: list[str]) -> None:
@@ -83,6 +120,4 @@ def write(name: str, title: str, machine: list[str], rows: list[tuple[str, Cost]
     ]
     head = ["| | wall s | processor s | wall, times ours | processor, times ours |", "|---|---|---|---|---|"]
     page = "\n".join([f"# {title}", "", *machine, "", *head, *table, "", *remarks, ""])
-    print(page)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(page, encoding="utf-8")
+    publish(page, RESULTS / f"{name}.md")

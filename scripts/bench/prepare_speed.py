@@ -12,7 +12,6 @@ results/prepare_speed.md.
 import argparse
 import functools
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from machine import describe
+from machine import describe, memory_mib, peak_memory, processor_seconds
 from PIL import Image, features
 from PIL import __version__ as pillow_version
 
@@ -73,19 +72,6 @@ def whole_prepare(folder: Path, workers: int) -> None:
         prepare(PrepareOptions(source="folder", root=str(folder), out=f"{out}/data", workers=workers))
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of its finished children."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def peak_memory(reset: bool = False) -> float:
-    """Peak resident memory of this process alone since the last reset, MiB (Linux)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-
-
 def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
     """Every way in turn, ``repeats`` times, so that a change of load meets all of them; medians."""
     ways = {
@@ -101,10 +87,10 @@ def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
     costs: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            start, cpu = time.perf_counter(), cpu_seconds()
+            start, cpu = time.perf_counter(), processor_seconds()
             way()
             rates[name].append(images / (time.perf_counter() - start))
-            costs[name].append((cpu_seconds() - cpu) / images)
+            costs[name].append((processor_seconds() - cpu) / images)
     print_table(ways, rates, costs)
 
 
@@ -124,9 +110,10 @@ def compare_memory(scratch: Path, sizes: list[int], cores: int) -> None:
     for images in sizes:
         folder = scratch / f"{images}"
         make_photos(folder, images, TINY, cores)
-        before = peak_memory(reset=True)
-        whole_prepare(folder, cores)
-        print(f"{images} images: main process {before:.0f} MiB before, {peak_memory():.0f} MiB at its peak")
+        before = memory_mib("VmRSS")
+        with peak_memory() as peak:
+            whole_prepare(folder, cores)
+        print(f"{images} images: main process {before:.0f} MiB before, {before + peak.mib:.0f} MiB at its peak")
 
 
 def make_photos(folder: Path, images: int, size: tuple[int, int], cores: int) -> None:

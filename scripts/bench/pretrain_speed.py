@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from lightly.data import LightlyDataset
 from lightly_loops import BOTTLENECK, HIDDEN, OUT_DIM, lightly_loop
-from machine import describe
+from machine import describe, publish
 from torch.utils.data import DataLoader
 
 from dermssl.files import read_json
@@ -137,10 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table here")
     options, further = parser.parse_known_args()
     torch.set_num_threads(options.threads)
-    text = report(options, further)
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    publish(report(options, further), options.out)
 
 
 def report(options: argparse.Namespace, further: list[str]) -> str:

@@ -15,17 +15,15 @@ import argparse
 import itertools
 import json
 import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as parquet
 import torch
 import yaml
 from lightly_loops import lightly_loop
+from machine import command, processor_seconds
 from torch.utils.data import DataLoader, Dataset
 
 from dermssl.backbone.embedding import preprocessing_at
@@ -52,17 +50,6 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> list[torch.Tensor]:
         images, row = self.places[index]
         return self.transform(images.images.image(row))
-
-
-def command(package: str, *arguments: Any) -> None:
-    """Run one command of ours and stop the bench if it fails."""
-    subprocess.run([sys.executable, "-m", package, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
-
-
-def processor_seconds() -> float:
-    """Of this process and all that it started and that have ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def train_ours(options: argparse.Namespace, further: list[str]) -> float:

@@ -11,20 +11,14 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from machine import command
 
 NAMES, PROBES = ("start", "trained"), ("knn", "linear")
 ROOT = Path(__file__).parents[2]
-
-
-def command(package: str, *arguments: str | Path) -> None:
-    """Run one command of ours and stop the bench if it fails."""
-    subprocess.run([sys.executable, "-m", package, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
 def judge_seed(data: Path, seed: int, work: Path) -> float:

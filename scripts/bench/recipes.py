@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from machine import describe
+from machine import describe, publish
 
 from dermeval.features.embeddings import open_embeddings
 from dermssl import neighbours
@@ -179,10 +179,7 @@ def main() -> None:
     scores = scores[scores["name"].isin(order)].sort_values(["name", "seed"], key=lambda c: c.map(order).fillna(c))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     about = [f"`python scripts/bench/recipes.py {' '.join(sys.argv[1:])}`", "", *machine, f"- {card}", ""]
-    text = "\n".join(about) + "\n" + page(scores)
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    publish("\n".join(about) + "\n" + page(scores), options.out)
     sys.exit(0 if all(done) else 1)
 
 

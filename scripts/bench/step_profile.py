@@ -16,17 +16,16 @@ Figures are wall-clock, so let nothing else run.
 """
 
 import argparse
+import functools
 import itertools
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
+from machine import describe, publish, seconds_on
 from torch.utils.flop_counter import FlopCounterMode
 
 from dermssl.backbone.build import IMAGENET
@@ -47,23 +46,11 @@ SIDES = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product tells the device's rate."""
 
 
-def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Median wall-clock seconds of ``work()``, after one call that is not counted."""
-    taken = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
-
-
 def one_core(work: Callable[[], Any], repeats: int) -> float:
-    """`seconds` with one thread, as data workers run."""
+    """Seconds of ``work()`` with one thread, as data workers run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    taken = seconds(work, repeats, torch.device("cpu"))
+    taken = seconds_on("cpu", work, repeats)
     torch.set_num_threads(threads)
     return taken
 
@@ -74,7 +61,7 @@ def product_rate(run: Run, repeats: int) -> float:
     side = SIDES.get(device.type, 2048)
     dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / seconds(lambda: left @ right, repeats, device)
+    return 2 * side**3 / seconds_on(device.type, lambda: left @ right, repeats)
 
 
 def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
@@ -94,14 +81,15 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
         run.optimizer.step()
         run.method.after_update(at)
 
+    taken = functools.partial(seconds_on, device.type, repeats=repeats)
     parts = {
         "images": len(items),
         "crops": one_core(lambda: dataset.__getitems__(items), repeats),
-        "normalise": seconds(lambda: to_views(crops, device, *IMAGENET), repeats, device),
-        "forward": seconds(lambda: model(views, at), repeats, device),
-        "backward": seconds(backward, repeats, device),
-        "update": seconds(update, repeats, device),
-        "step": seconds(lambda: one_step(run, progress, model, itertools.repeat(views)), repeats, device),
+        "normalise": taken(lambda: to_views(crops, device, *IMAGENET)),
+        "forward": taken(lambda: model(views, at)),
+        "backward": taken(backward),
+        "update": taken(update),
+        "step": taken(lambda: one_step(run, progress, model, itertools.repeat(views))),
         "product": product_rate(run, repeats),
     }
     # Last, since a first pass that is counted would keep torch.compile from compiling.
@@ -180,10 +168,7 @@ def main() -> None:
         *machine,
         f"- {hardware(run.accelerator.device)}, {run.precision}",
     ]
-    text = "\n".join([*about, "", *lines]) + "\n"
-    print(text)
-    if bench.report:
-        bench.report.write_text(text, encoding="utf-8")
+    publish("\n".join([*about, "", *lines]) + "\n", bench.report)
 
 
 if __name__ == "__main__":

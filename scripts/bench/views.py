@@ -10,9 +10,7 @@ its colour jitter is its own, drawn with the same odds.
 
 import argparse
 import os
-import resource
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 from lightly.transforms import DINOTransform, SimCLRTransform
+from machine import processor_seconds, publish, timed
 from PIL import Image
 
 from dermssl.backbone.build import IMAGENET
@@ -83,22 +82,10 @@ def make_jpegs(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -
 
 def prepare(raw: Path, out: Path, short_side: int) -> float:
     """Run `dermssl prepare` and return the CPU seconds it took, its workers' included."""
-    before = _cpu_seconds()
+    before = processor_seconds()
     arguments = ["--root", str(raw), "--out", str(out), "--short-side", str(short_side), "--workers", "1"]
     assert dermssl(["prepare", "--source", "folder", "--name", "views", *arguments]) == 0
-    return _cpu_seconds() - before
-
-
-def _cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def timed(work: Callable) -> float:
-    """CPU seconds of ``work()``."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    return processor_seconds() - before
 
 
 def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[str, float]:
@@ -132,7 +119,7 @@ def measure(case: Case, paths: list[Path], dataset: Path, rounds: int) -> dict[s
             ("views", lambda epoch=epoch: crop(epoch)),
             ("normalise", normalise),
         ):
-            taken[name].append(timed(work))
+            taken[name].append(timed(work)[0].cpu)
     return {name: 1000 * min(seconds) / len(paths) for name, seconds in taken.items()}
 
 
@@ -174,10 +161,7 @@ def main() -> None:
         f"--rounds {options.rounds}`: CPU milliseconds per image on one thread, least of {options.rounds} rounds; "
         f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, load {load:.1f} at the start.",
     ]
-    text = "\n\n".join([*notes, "\n".join(lines)]) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    publish("\n\n".join([*notes, "\n".join(lines)]) + "\n", options.out)
 
 
 def compare(scratch: Path, options: argparse.Namespace) -> list[str]:
