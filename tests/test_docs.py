@@ -70,7 +70,7 @@ def commands_in(text: str) -> list[tuple[str, str, list[str]]]:
 
 def options_of(program: str, command: Command) -> set[str]:
     names = {option_string(leaf.name) for leaf in leaves(options_class(program, command))}
-    return names | set(command.aliases) | FOR_EVERY_COMMAND
+    return names | {f"--{name}" for name in getattr(options_class(program, command), "ALIASES", ())} | FOR_EVERY_COMMAND
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

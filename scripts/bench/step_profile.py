@@ -29,9 +29,8 @@ from machine import describe, publish, seconds_on
 from torch.utils.flop_counter import FlopCounterMode
 
 from dermssl.backbone.build import IMAGENET
-from dermssl.cli import COMMANDS
 from dermssl.data_workers import read_batches
-from dermssl.parser import make_parser, parse
+from dermssl.parser import parse
 from dermssl.training.optimizer import clip_each
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pretrain import one_step
@@ -41,7 +40,6 @@ from dermssl.training.watching.tracking import Waiting
 from dermssl.views.loader import ViewDataset, make_loader, to_views
 from dermssl.views.sampler import RankBatches
 
-COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
 SIDES = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product tells the device's rate."""
 
@@ -154,9 +152,7 @@ def main() -> None:
     machine = describe()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [*given, "--out", str(Path(scratch) / "run")]
-        options, _ = parse(
-            make_parser("step_profile", PretrainOptions, COMMAND.aliases), PretrainOptions, arguments, COMMAND.aliases
-        )
+        options, _ = parse("step_profile", PretrainOptions, arguments)
         run, progress = set_up(options)
         lines = table(run, measure(run, progress, bench.repeats))
         for workers in bench.waits:

@@ -12,14 +12,7 @@ COMMANDS = (
     Command("split", "split or folds by patient", "dataset", "SplitOptions", "folder"),
     Command("licence", "what the licences of a folder allow and require", "dataset", "LicenceOptions"),
     Command("synth", "a synthetic data set in PASSION's layout", "synth", "SynthOptions", "out"),
-    Command(
-        "pretrain",
-        "dataset folders -> run folder with an encoder",
-        "training",
-        "PretrainOptions",
-        aliases={"--data": "--data.folders", "--tracking.with": "--tracking.trackers"},
-        ranks=True,
-    ),
+    Command("pretrain", "dataset folders -> run folder with an encoder", "training", "PretrainOptions", ranks=True),
     Command("recipe", "a config for this data, with the reason for each setting", "training", "RecipeOptions"),
     Command("export", "a run's encoder as a timm folder", "training", "ExportOptions", "out"),
 )

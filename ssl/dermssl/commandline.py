@@ -7,17 +7,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean, plain_text, tell
-from dermssl.files import read_json, write_json
+from dermssl.files import write_json
 from dermssl.parser import hidden_options, make_parser, parse
-from dermssl.paths import REPORT_MARK, require_output_file
+from dermssl.paths import REPORT_MARK, json_object, require_output_file
 
 
 class Report(NamedTuple):
@@ -40,7 +39,6 @@ class Command(NamedTuple):
     room: str
     options: str
     writes: str | None = None
-    aliases: Mapping[str, str] = MappingProxyType({})
     ranks: bool = False
 
 
@@ -97,14 +95,13 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
     title, options_type = f"{program} {command.name}", options_class(program, command)
     if {"-h", "--help", "--help-all"} & set(arguments):
         hidden = set() if "--help-all" in arguments else hidden_options(options_type, arguments)
-        make_parser(title, options_type, command.aliases, hidden).print_help()
+        make_parser(title, options_type, hidden).print_help()
         if hidden:
             print(f"\n`{title} --help-all` explains all options, also the ones that are rarely needed.")
         return 0
     if launched_ranks() > 1:
         _check_launch(title, command)
-    parser = make_parser(title, options_type, command.aliases)
-    options, json_file = parse(parser, options_type, arguments, command.aliases)
+    options, json_file = parse(title, options_type, arguments)
     written = getattr(options, command.writes) if command.writes else None
     if json_file is not None:
         require_output_file(Path(json_file), "--json", is_report)
@@ -148,7 +145,4 @@ def _function(program: str, command: Command) -> Callable[[Any], Report | None]:
 
 def is_report(path: Path) -> bool:
     """Whether ``--json`` wrote the file ``path``."""
-    try:
-        return str(read_json(path, "").get(REPORT_MARK)).startswith(("dermssl ", "dermeval "))
-    except (InputError, OSError):
-        return False
+    return str(json_object(path).get(REPORT_MARK)).startswith(("dermssl ", "dermeval "))

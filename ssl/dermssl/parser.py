@@ -12,6 +12,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
@@ -39,33 +40,18 @@ MOST_KEYS = 1000
 
 
 class Leaf(NamedTuple):
-    """One option: its dotted name, and the dataclass, field and type that define it."""
+    """One option: its dotted name, the dataclass that defines it, its type, and its default (`MISSING`: required)."""
 
     name: str
     owner: type
-    field: dataclasses.Field
     kind: Any
+    default: Any
+    is_positional: bool
 
     @property
     def takes_several(self) -> bool:
         """Whether its value is a list."""
         return get_origin(self.kind) is list
-
-    @property
-    def is_positional(self) -> bool:
-        """Whether it is given without an option name, see `positional`."""
-        return bool(self.field.metadata.get("positional"))
-
-    @property
-    def is_required(self) -> bool:
-        """Whether it has no default."""
-        return self.field.default is dataclasses.MISSING and self.field.default_factory is dataclasses.MISSING
-
-    @property
-    def default(self) -> Any:
-        """The default value."""
-        given = self.field.default_factory
-        return self.field.default if given is dataclasses.MISSING else given()
 
 
 def positional(**kwargs: Any) -> Any:
@@ -78,10 +64,15 @@ def leaves(options_type: type, prefix: str = "") -> Iterator[Leaf]:
     hints = get_type_hints(options_type)
     for field in dataclasses.fields(options_type):
         kind, name = hints[field.name], prefix + field.name
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if _is_section(kind):
             yield from leaves(kind, name + ".")
         else:
-            yield Leaf(name, options_type, field, kind)
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            yield Leaf(name, options_type, kind, default, bool(field.metadata.get("positional")))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def option_string(name: str) -> str:
@@ -122,13 +113,12 @@ class Parser(ArgumentParser):
         raise InputError(message.replace("Expected a typing.Literal", "expected one of "))
 
 
-def make_parser(
-    program: str, options_type: type, aliases: Mapping[str, str] | None = None, hidden: Collection[str] = ()
-) -> Parser:
+def make_parser(program: str, options_type: type, hidden: Collection[str] = ()) -> Parser:
     """The parser of one command, with ``--config`` for YAML and ``--json`` for the report.
 
-    ``options_type.COMMON``, if there is one, has the dotted names of the options that the help shows first. ``aliases``
-    maps short names to options. ``hidden`` has the dotted names of options and sections that the help leaves out.
+    ``options_type.COMMON``, if there is one, has the dotted names of the options that the help shows first.
+    ``options_type.ALIASES`` maps short names to dotted names of options. ``hidden`` has the dotted names of options and
+    sections that the help leaves out.
     """
     options = list(leaves(options_type))
     named = [leaf.name.upper() for leaf in options if leaf.is_positional]
@@ -145,7 +135,7 @@ def make_parser(
     if common:
         other: Any = parser.add_argument_group("further options")
         groups = {leaf.name: other for leaf in options if "." not in leaf.name} | groups
-    short = {target.removeprefix("--"): alias for alias, target in (aliases or {}).items()}
+    short = {name: alias for alias, name in _aliases(options_type).items()}
     sections: dict[str, Any] = {"": parser}
     for leaf in options:
         section = leaf.name.rpartition(".")[0]
@@ -157,7 +147,7 @@ def make_parser(
             parser.add_argument(leaf.name, **keywords | {"nargs": "*" if leaf.takes_several else "?"})
             continue
         if leaf.name in short:
-            keywords["help"] += f" (also {short[leaf.name]})"
+            keywords["help"] += f" (also --{short[leaf.name]})"
         if leaf.name in hidden or (section in hidden and leaf.name not in groups):
             keywords["help"] = argparse.SUPPRESS
         groups.get(leaf.name, sections[section]).add_argument(option_string(leaf.name), **keywords)
@@ -166,13 +156,13 @@ def make_parser(
 
 def _keywords(leaf: Leaf) -> dict[str, Any]:
     """The arguments of argparse's ``add_argument``: help, type and default."""
-    help_text = _help_texts(leaf.owner).get(leaf.field.name) or ""
+    help_text = _help_texts(leaf.owner).get(leaf.name.rpartition(".")[2]) or ""
     keywords: dict[str, Any] = {"help": " ".join(help_text.split()), "type": leaf.kind}
     if leaf.takes_several:
         keywords |= {"nargs": "+", "type": get_args(leaf.kind)[0]}
     elif leaf.kind is bool:
         keywords |= {"nargs": "?", "const": True}
-    if leaf.is_required:
+    if leaf.default is MISSING:
         keywords["help"] += " [required]"
     else:
         keywords["default"] = leaf.default
@@ -199,34 +189,40 @@ def hidden_options(options_type: type, arguments: list[str]) -> set[str]:
     return rare | set(sections) - {_value_of(option_string(option), arguments) or default}
 
 
-def parse(
-    parser: Parser, options_type: type, arguments: list[str], aliases: Mapping[str, str] | None = None
-) -> tuple[Any, str | None]:
+def _aliases(options_type: type) -> dict[str, str]:
+    return getattr(options_type, "ALIASES", {})
+
+
+def parse(program: str, options_type: type, arguments: list[str]) -> tuple[Any, str | None]:
     """The filled dataclass, and the path for the JSON report. Command line options replace those of the YAML."""
+    parser = make_parser(program, options_type)
     known = [option for action in parser._actions for option in action.option_strings]
-    arguments = [_expand(argument, aliases or {}, known) for argument in arguments]
+    aliases = {f"--{alias}": option_string(name) for alias, name in _aliases(options_type).items()}
+    spelled = {given.replace("-", "_"): option for given, option in ({k: k for k in known} | aliases).items()}
+    arguments = [_expand(argument, spelled) for argument in arguments]
     for option in (argument.split("=")[0] for argument in arguments):
         if option.startswith("--") and len(option) > 2 and option not in known:
             raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
     config_file = _value_of("--config", arguments)
     if config_file:
-        parser.set_defaults(_checked_config(Path(config_file), options_type, parser, aliases or {}))
+        parser.set_defaults(_checked_config(Path(config_file), options_type, parser))
     try:
         namespace = parser.parse_args(arguments)
+        for leaf in leaves(options_type):
+            if leaf.default is MISSING and namespace[leaf.name] in (None, []):
+                option = leaf.name.upper() if leaf.is_positional else option_string(leaf.name)
+                raise InputError(f"{option} is missing: give it on the command line or in the --config file")
         options = _build(options_type, namespace)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(str(error)) from None
     return options, namespace.json
 
 
-def _expand(argument: str, aliases: Mapping[str, str], known: list[str]) -> str:
-    """``argument`` with an alias, or with ``_`` and ``-`` exchanged, spelled as the known option."""
-    if not argument.startswith("--"):
-        return argument
+def _expand(argument: str, spelled: Mapping[str, str]) -> str:
+    """``argument`` as the known option, if an alias stands for it or ``_`` and ``-`` are exchanged."""
     option, equals, value = argument.partition("=")
-    spelled = {name.replace("-", "_"): name for name in known}
-    option = aliases.get(option, spelled.get(option.replace("-", "_"), option))
-    return option + equals + value
+    known = spelled.get(option.replace("-", "_"), option) if argument.startswith("--") else option
+    return known + equals + value
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
@@ -243,12 +239,12 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
     return values[0] if values else None
 
 
-def _checked_config(path: Path, options_type: type, parser: Parser, aliases: Mapping[str, str]) -> dict[str, Any]:
+def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str, Any]:
     """The YAML of ``path`` by dotted keys. Raises InputError for an unknown key or a value of a wrong type."""
     valid = {leaf.name: leaf for leaf in leaves(options_type)}
-    longer = {alias.removeprefix("--"): option.removeprefix("--") for alias, option in aliases.items()}
+    aliases = _aliases(options_type)
     try:
-        flat = {longer.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
+        flat = {aliases.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
     except RecursionError:
         raise InputError(f"{path} has too many keys or nested sections: leave out references (`*name`)") from None
     for key, value in flat.items():
@@ -276,18 +272,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _build(options_type: type, namespace: Namespace, prefix: str = "") -> Any:
-    hints = get_type_hints(options_type)
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(options_type):
-        kind, value = hints[field.name], getattr(namespace, field.name)
-        leaf = Leaf(prefix + field.name, options_type, field, kind)
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            value = _build(kind, value, leaf.name + ".")
-        elif leaf.is_required and value in (None, []):
-            option = field.name.upper() if leaf.is_positional else option_string(leaf.name)
-            raise InputError(f"{option} is missing: give it on the command line or in the --config file")
-        values[field.name] = _plain(value, option_string(leaf.name))
-    return options_type(**values)
+    values, hints = vars(namespace), get_type_hints(options_type)
+    built = {}
+    for name in (field.name for field in dataclasses.fields(options_type)):
+        kind, value, dotted = hints[name], values[name], prefix + name
+        built[name] = _build(kind, value, f"{dotted}.") if _is_section(kind) else _plain(value, option_string(dotted))
+    return options_type(**built)
 
 
 def _plain(value: Any, option: str) -> Any:

@@ -17,13 +17,14 @@ import dermssl
 from dermssl import cli
 from dermssl.commandline import Command, Report, main
 from dermssl.errors import HealthStop, Preempted
-from dermssl.parser import make_parser, parse, positional
+from dermssl.parser import parse, positional
 
 
 @dataclass
 class Training:
     """How long, how fast."""
 
+    ALIASES: ClassVar = {"speed": "rate"}
     epochs: PositiveInt = 3
     """Passes over the data."""
     rate: PositiveFloat = 0.5
@@ -36,6 +37,7 @@ class Training:
 class Options:
     """Try the command line."""
 
+    ALIASES: ClassVar = {"epochs": "training.epochs"}
     folders: list[str] = positional()
     """Folders to read."""
     out: str = "here"
@@ -65,7 +67,7 @@ def replace_code(monkeypatch, options, function):
 @pytest.fixture
 def run(capsys, monkeypatch):
     """Run ``prog try ARGUMENTS``; gives the exit code, the options it got, and the error."""
-    command = Command("try", "try it", "echo", "Options", aliases={"--epochs": "--training.epochs"})
+    command = Command("try", "try it", "echo", "Options")
     replace_code(monkeypatch, Options, echo)
 
     def call(*arguments):
@@ -191,8 +193,7 @@ def test_help_imports_nothing_heavy_and_answers_within_a_second(command):
 def test_an_alias_is_a_key_of_the_config_too(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("speed: 0.25\n")
-    parser = make_parser("prog", Training)
-    options, _ = parse(parser, Training, ["--config", str(config)], {"--speed": "--rate"})
+    options, _ = parse("prog", Training, ["--config", str(config)])
     assert options.rate == 0.25
 
 
@@ -281,7 +282,7 @@ def test_help_shows_common_options_first_and_the_section_of_the_chosen_method_on
     assert text.index("common options") < text.index("--out") < text.index("--dino.heads") < text.index("--verbose")
     assert "--simclr.temperature" not in text
     assert "--simclr.temperature" in shown("--method", "simclr") and "--simclr" in shown("--method=simclr")
-    assert parse(make_parser("prog try", Many), Many, ["--simclr.temperature", "2"])[0].simclr.temperature == 2
+    assert parse("prog try", Many, ["--simclr.temperature", "2"])[0].simclr.temperature == 2
 
 
 def test_a_second_sigterm_does_not_disturb_the_cleaning_up_after_the_first(monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """The methods by name, each with its options, checks and recommended settings.
 
-A new method is one file with its networks and loss, and one class of options here. This module must not import torch,
-because ``dermssl pretrain --help`` reads it.
+A new method is one file with its networks and loss, one class of options here, and one field of `PretrainOptions`. This
+module must not import torch, because ``dermssl pretrain --help`` reads it.
 """
 
 import importlib

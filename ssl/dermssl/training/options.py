@@ -1,7 +1,8 @@
 """The options of `dermssl pretrain`, `recipe` and `export`, for command line, YAML and help. Must not import torch."""
 
-from dataclasses import dataclass, field, make_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
 from jsonargparse.typing import (
     ClosedUnitInterval,
@@ -13,7 +14,7 @@ from jsonargparse.typing import (
 )
 
 from dermssl.errors import did_you_mean
-from dermssl.methods.registry import METHODS, MethodOptions
+from dermssl.methods.registry import METHODS, DinoOptions, Dinov2Options, LejepaOptions, MethodOptions, SimclrOptions
 from dermssl.parser import positional
 from dermssl.views.recipe import ViewOptions
 
@@ -173,8 +174,26 @@ class HealthOptions:
 
 
 @dataclass
-class _Options:
+class PretrainOptions:
     """Train an encoder without labels. The same command resumes an interrupted run."""
+
+    ALIASES = MappingProxyType({"data": "data.folders", "tracking.with": "tracking.trackers"})
+    COMMON = (
+        *("out", "data.folders", "method", "model.backbone", "model.init"),
+        *("training.epochs", "training.batch", "optim.lr"),
+    )
+    RARE = (
+        *("model.patch_size", "model.init_part", "model.gradient_checkpointing"),
+        *("views.global_count", "views.jitter", "views.brightness", "views.contrast", "views.saturation", "views.grey"),
+        *("views.blur", "views.blur_sigma", "views.solarize"),
+        *("keep.frozen_layers", "keep.adapter_rank"),
+        *("optim.lr_end", "optim.weight_decay_end", "optim.clip"),
+        *("training.compile", "training.keep_states", "training.log_every", "training.sync_batch_norm"),
+        *("online.fraction", "online.k", "online.max_images", "health.patience"),
+        *("tracking.project", "tracking.projector_images"),
+        *(f"{name}.{rare}" for name, options in METHODS.items() for rare in options.RARE),
+    )
+    ONE_SECTION_OF = ("method", tuple(METHODS))
 
     out: str
     """Run folder, under checkpoints/."""
@@ -191,6 +210,10 @@ class _Options:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     overwrite: bool = False
     """Delete an existing run in this folder and start anew."""
+    dino: DinoOptions = field(default_factory=DinoOptions)
+    dinov2: Dinov2Options = field(default_factory=Dinov2Options)
+    simclr: SimclrOptions = field(default_factory=SimclrOptions)
+    lejepa: LejepaOptions = field(default_factory=LejepaOptions)
 
     @property
     def of_method(self) -> MethodOptions:
@@ -221,46 +244,6 @@ class _Options:
         if batch % parts:
             asked = f"training.accumulation {parts} equal micro-batches"
             raise ValueError(f"training.batch {batch} cannot be cut into {asked}: use a multiple of {parts}")
-
-
-COMMON = (
-    *("out", "data.folders", "method", "model.backbone", "model.init"),
-    *("training.epochs", "training.batch", "optim.lr"),
-)
-"""Options that the help shows first."""
-RARE = (
-    *("model.patch_size", "model.init_part", "model.gradient_checkpointing"),
-    *("views.global_count", "views.jitter", "views.brightness", "views.contrast", "views.saturation", "views.grey"),
-    *("views.blur", "views.blur_sigma", "views.solarize"),
-    *("keep.frozen_layers", "keep.adapter_rank"),
-    *("optim.lr_end", "optim.weight_decay_end", "optim.clip"),
-    *("training.compile", "training.keep_states", "training.log_every", "training.sync_batch_norm"),
-    *("online.fraction", "online.k", "online.max_images", "health.patience"),
-    *("tracking.project", "tracking.projector_images"),
-    *(f"{name}.{rare}" for name, options in METHODS.items() for rare in options.RARE),
-)
-"""Options that only ``--help-all`` explains."""
-
-if TYPE_CHECKING:
-
-    class PretrainOptions(_Options):
-        """`_Options` with a section for each registered method."""
-
-        def __init__(self, *arguments: Any, **sections: Any) -> None: ...
-
-else:
-    PretrainOptions = make_dataclass(
-        "PretrainOptions",
-        [(name, options, field(default_factory=options)) for name, options in METHODS.items()],
-        bases=(_Options,),
-        namespace={
-            "__doc__": _Options.__doc__,
-            "__module__": __name__,
-            "COMMON": COMMON,
-            "RARE": RARE,
-            "ONE_SECTION_OF": ("method", tuple(METHODS)),
-        },
-    )
 
 
 @dataclass

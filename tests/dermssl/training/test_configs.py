@@ -5,21 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from dermssl.cli import COMMANDS, main
+from dermssl.cli import main
 from dermssl.methods.registry import METHODS
-from dermssl.parser import leaves, make_parser, parse
-from dermssl.training.options import RARE, PretrainOptions
+from dermssl.parser import leaves, parse
+from dermssl.training.options import PretrainOptions
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("accelerate"))
-COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid(name):
-    parser = make_parser("dermssl pretrain", PretrainOptions, COMMAND.aliases)
     given = ["--config", str(CONFIGS / name), "--data", "data/x", "--out", "checkpoints/x"]
-    options, _ = parse(parser, PretrainOptions, given, COMMAND.aliases)
+    options, _ = parse("dermssl pretrain", PretrainOptions, given)
     assert options.method in name or name == "quickstart.yaml"
 
 
@@ -43,4 +41,6 @@ def test_help_shows_fifty_options_at_most_with_the_common_ones_first_and_no_othe
     assert not [name for name in shown if name.split(".")[0] in set(METHODS) - {method}]
     assert main(["pretrain", "--help-all"]) == 0
     everything = re.findall(r"^  --(\S+)", capsys.readouterr().out, flags=re.MULTILINE)
-    assert {leaf.name for leaf in leaves(PretrainOptions)} <= set(everything) and set(RARE) <= set(everything)
+    assert {leaf.name for leaf in leaves(PretrainOptions)} <= set(everything) and set(PretrainOptions.RARE) <= set(
+        everything
+    )

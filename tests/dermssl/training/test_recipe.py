@@ -3,14 +3,13 @@
 import pytest
 import yaml
 
-from dermssl.cli import COMMANDS, main
+from dermssl.cli import main
 from dermssl.errors import InputError
 from dermssl.methods.registry import METHODS
-from dermssl.parser import make_parser, parse
+from dermssl.parser import parse
 from dermssl.training.options import PretrainOptions, RecipeOptions
 from dermssl.training.recipe import as_yaml, recommend
 
-COMMAND = next(command for command in COMMANDS if command.name == "pretrain")
 COUNTS = (40, 300, 1_000, 5_354, 10_000, 10_001, 20_000, 50_000, 100_000, 400_000, 2_000_000)
 
 
@@ -92,12 +91,11 @@ def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
         with pytest.raises(InputError, match="choose a vision transformer"):
             recommend(asked, 1000)
         return
-    parser = make_parser("dermssl pretrain", PretrainOptions, COMMAND.aliases)
     for images in (40, 10_000, 10_001, 100_000, 2_000_000):
         choices = recommend(asked, images)
         (tmp_path / "recipe.yaml").write_text(as_yaml(asked, images, choices))
         given = ["--data", "data/x", "--out", "checkpoints/x", "--config", str(tmp_path / "recipe.yaml")]
-        options = parse(parser, PretrainOptions, given, COMMAND.aliases)[0]
+        options = parse("dermssl pretrain", PretrainOptions, given)[0]
         assert options.method == method and options.model.backbone == backbone
         for key, (value, _) in choices.items():
             section, name = key.split(".")
