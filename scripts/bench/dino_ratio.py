@@ -14,11 +14,7 @@ from machine import publish
 
 
 def dino_speed(log: str, batch: int) -> float:
-    """Images per second of the last steps.
-
-    Raises:
-        SystemExit: the script got no further than its first steps, which hold the start of CUDA and of the workers.
-    """
+    """Images per second of the last steps; SystemExit if there are only the first ones, which hold CUDA's start."""
     times = [float(value) for value in re.findall(r"\btime: (\d+\.\d+)", log)]
     if len(times) < 4:
         raise SystemExit(f"dino's script printed {len(times)} lines with a time: give it longer")

@@ -117,11 +117,7 @@ def _be_rank(command: list[str], log: Path, rank: int, ranks: int, port: int) ->
 
 
 def kill_after(ranks: list[psutil.Process], seconds: float) -> list[int]:
-    """SIGKILL to the run after ``seconds``, and to all that it started: their process ids, none if it ended before.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """SIGKILL to the run and all that it started after ``seconds``: the process ids, none if it had ended before."""
     end = time.monotonic() + seconds
     codes = []
     with suppress(psutil.TimeoutExpired):

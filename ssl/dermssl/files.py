@@ -153,10 +153,7 @@ def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
 
 
 def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Table":
-    """Read a Parquet table that the command ``maker`` wrote.
-
-    Raises InputError: the file is missing or damaged, or lacks one of ``columns``; the message names the remedy.
-    """
+    """Read a table that the command ``maker`` wrote. Raises InputError if it is damaged or lacks one of ``columns``."""
     import pyarrow.parquet as pq
 
     with reading(path, maker), path.open("rb") as stream, pq.ParquetFile(stream) as file:
@@ -184,11 +181,7 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
 
 
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":
-    """Memory-map one ``.npy`` array of floating-point numbers, read-only.
-
-    Raises InputError: the file is missing or damaged, or its array has no columns, another type, or not ``dimensions``
-    axes.
-    """
+    """Memory-map an ``.npy`` array of floats, read-only. Raises InputError for others, or not ``dimensions`` axes."""
     import numpy as np
 
     with reading(path, maker):

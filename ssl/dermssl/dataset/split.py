@@ -140,10 +140,7 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
 
 
 def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row ``(N,)``, 0 to ``folds`` - 1, NaN in test. No group lies in two folds.
-
-    Drawn by scikit-learn's StratifiedGroupKFold, as in the PASSION protocol.
-    """
+    """The fold of each row ``(N,)``, NaN in test; no group in two. By StratifiedGroupKFold, as in PASSION's protocol."""
     rows = np.flatnonzero((sides != "test").to_numpy())
     if groups.iloc[rows].nunique() < folds:
         raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups lie outside test: give fewer")

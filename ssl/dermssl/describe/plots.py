@@ -82,10 +82,7 @@ def _colour(name: Any, number: int) -> str:
 
 
 def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
-    """The class shares of each split as horizontal bars, which are alike if the split is well stratified.
-
-    A unit with several classes counts in each, so a bar may be longer than 100%.
-    """
+    """The class shares of each split as horizontal bars, longer than 100% if units have several classes."""
     shares = 100 * table.drop(columns="all").div(table["all"].replace(0, 1), axis=0)
     left = np.zeros(len(shares))
     for number, (name, values) in enumerate(shares.items()):

@@ -38,10 +38,7 @@ TABLE_DEPTH = 3
 
 
 class RawFolder:
-    """The files below ``root``. Links are followed where they lead into ``root`` or ``follow``.
-
-    Everything that reads the data set adds what it finds wrong to ``problems``, by `report`.
-    """
+    """The files below ``root``, with links into ``root`` or ``follow``, and the ``problems`` found in them so far."""
 
     def __init__(self, root: Path, follow: Path | None = None) -> None:
         self.root = root

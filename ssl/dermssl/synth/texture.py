@@ -42,11 +42,7 @@ def _amplitude(texture: Texture) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plane:
-    """The place on a patient's skin under each pixel of a photo.
-
-    ``x`` and ``y`` are ``(H, W)`` float32, in cm. ``pixel`` is the width of a pixel in cm. ``origin`` identifies the
-    patient.
-    """
+    """The skin under each pixel: ``x``, ``y`` ``(H, W)`` and the width of a pixel in cm. ``origin`` is the patient."""
 
     x: np.ndarray
     y: np.ndarray

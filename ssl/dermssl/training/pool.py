@@ -46,10 +46,7 @@ class TrainingData:
     online: Sequence[OnlineSet]
 
     def pool(self, positives: str) -> Pool:
-        """The rows for the loader; ``positives`` (the option of the views) says which are positives of each other.
-
-        Raises InputError: no two training images show one case (lesion, patient).
-        """
+        """The rows for the loader, with partners by ``positives``. Raises InputError if no two images are partners."""
         sizes = [len(rows) for rows in self.rows]
         store = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
         pool = Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows))
@@ -91,10 +88,7 @@ def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
 
 
 def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
-    """Choose the training rows: no test rows (unless ``splits`` is ``all``), and no rows that are scored online.
-
-    Raises InputError: nothing is left to train on, or the online target does not exist.
-    """
+    """The training rows: none of test (unless ``splits`` is all), none scored. Raises InputError if none is left."""
     online = _online_sets(datasets, options, seed)
     kept_out = {group for one in online for group in one.dataset.column("group_id")[one.score]}
     rows = []

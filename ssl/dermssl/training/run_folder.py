@@ -113,10 +113,7 @@ def _tracker_files(folder: Path) -> list[str]:
 
 
 def _ledger_before(init: str | None) -> pa.Table | None:
-    """The ledger of the encoder ``init`` that a run starts from, None if there is none.
-
-    Raises InputError: it cannot be read.
-    """
+    """The ledger of the encoder ``init`` that a run starts from, None if there is none."""
     if init is None or not Path(init).is_dir():
         return None
     path = find_ledger(Path(init))

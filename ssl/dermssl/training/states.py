@@ -63,10 +63,7 @@ class Saved(NamedTuple):
 
 
 def newest_state(folder: Path) -> Saved | None:
-    """The newest readable state, None if there is no state. Damaged states are named and skipped.
-
-    Raises InputError: there are states but none can be read.
-    """
+    """The newest readable state, None without states; damaged ones are named. Raises InputError if none is readable."""
     states = list_states(folder)
     for path in reversed(states):
         try:

@@ -26,10 +26,7 @@ class Partners:
     count: np.ndarray
 
     def partner(self, row: int, share: float, draws: np.ndarray) -> int:
-        """With probability ``share`` another row of the group, each equally likely; else ``row``.
-
-        ``draws`` are the uniform numbers of one view of the image.
-        """
+        """Another row of the group with probability ``share``, else ``row``; ``draws`` are of one view of the image."""
         others = int(self.count[row]) - 1
         if others < 1 or draws[SHARE_DRAW] >= share:
             return row
@@ -39,10 +36,7 @@ class Partners:
 
 
 def find_partners(groups: np.ndarray, patients: np.ndarray) -> Partners:
-    """Group the N rows that have the same group id (case, lesion or patient) and the same patient; None is unknown.
-
-    A row without a group id is a group by itself.
-    """
+    """Group the N rows of one group id and one patient. None is unknown; a row without group id is alone."""
     known = ~pd.isna(groups)
     code, _ = pd.factorize(pd.MultiIndex.from_arrays([groups, pd.Series(patients, dtype=object).fillna("")]))
     code = np.where(known, code, code.max(initial=0) + 1 + np.arange(len(code)))

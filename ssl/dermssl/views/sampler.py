@@ -93,11 +93,7 @@ def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
 
 
 def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
-    """The ``quota`` rows that an epoch draws from one set.
-
-    The set is shuffled and passed through again and again, and each epoch goes on where the last one ended. So all rows
-    come equally often.
-    """
+    """The ``quota`` rows that an epoch draws from one set, which is shuffled and passed through again and again."""
     first, last = epoch * quota, (epoch + 1) * quota
     if not quota:
         return np.empty(0, dtype=np.int64)
@@ -107,10 +103,7 @@ def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarr
 
 
 def parse_weights(weights: Sequence[str], names: Sequence[str]) -> tuple[float, ...] | None:
-    """``data.weights`` (``size``, ``equal``, or a number per set) as `Sampler.shares`.
-
-    Raises InputError: the weights are none of these, or their number is not that of the sets.
-    """
+    """``data.weights`` (``size``, ``equal``, or a number per set) as `Sampler.shares`. Raises InputError for others."""
     if list(weights) == ["size"]:
         return None
     try:

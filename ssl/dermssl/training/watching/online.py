@@ -106,10 +106,7 @@ def headline(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
-    """Recall@1 of the kept-out images, which come first in ``rows``; the gallery is every other image of ``rows``.
-
-    Same-lesion recall if a lesion has several images, else same-patient recall, else None.
-    """
+    """Recall@1 of the kept-out images, first in ``rows``, among all: by lesion, else by patient; None without either."""
     for kind in ("lesion_id", "patient_id"):
         queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
         kept_out = queries < len(online.score)
@@ -187,10 +184,7 @@ def pictures_of(dataset: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def rankme(features: np.ndarray) -> float:
-    """Effective rank: the exponential of the entropy of the normalised singular values (Garrido et al. 2023).
-
-    From 1 to the smaller side of ``features`` (N, D); 1 if all are 0.
-    """
+    """Effective rank, 1 to min(N, D): exp of the entropy of the normalised singular values (Garrido et al. 2023)."""
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
     if not values.any():
         return 1.0

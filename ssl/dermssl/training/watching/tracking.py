@@ -38,10 +38,7 @@ WANDB = {"console": "off", "save_code": False, "x_disable_meta": True, "disable_
 
 
 def check_trackers(names: Iterable[str], closed: Sequence[str]) -> None:
-    """Raise InputError for a tracker that is unknown, not installed, or not allowed for this data.
-
-    ``closed`` are the data sets whose licence keeps their images here.
-    """
+    """Raise InputError for a tracker that is unknown, not installed, or refused for the data sets in ``closed``."""
     available = {str(name) for name in get_available_trackers()}
     services = {str(name) for name in LoggerType}
     for name in names:
