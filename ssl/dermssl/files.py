@@ -114,10 +114,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value or {}
 
 
-def write_csv(path: Path, frame: "pd.DataFrame", index: bool = False) -> None:
+def write_csv(path: Path, frame: "pd.DataFrame") -> None:
     """Write a table as CSV, atomically. A cell that a spreadsheet would run as a formula gets a ``'`` in front."""
-    if index:
-        frame = frame.reset_index()
     safe = frame.apply(lambda column: column.map(_defused) if column.dtype.kind not in "biufM" else column)
     safe = safe.set_axis([_defused(name) for name in frame.columns], axis=1)
     write_text(path, safe.to_csv(index=False, lineterminator="\n"))

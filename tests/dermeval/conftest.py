@@ -1,5 +1,6 @@
 """Tiny data sets of drawn images, written through the real writers, with embeddings of known geometry."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -181,7 +182,7 @@ def make_toy_dataset() -> Callable[..., Path]:
             "case": "patient",
             "patient_key": True,
             "short_side": size,
-            "targets": {key: target.to_json() for key, target in targets.items()},
+            "targets": {key: dataclasses.asdict(target) for key, target in targets.items()},
         }
         write_json(folder / "dataset.json", entry | info)
         return folder

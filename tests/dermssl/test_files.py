@@ -198,7 +198,7 @@ def test_formulas_are_defused_and_numbers_are_not(tmp_path):
         "a=b,4.0,",
         ",5.0,'+x",
     ]
-    files.write_csv(tmp_path / "i.csv", frame.set_index("id")[["n"]], index=True)
+    files.write_csv(tmp_path / "i.csv", frame.set_index("id")[["n"]].reset_index())
     assert (tmp_path / "i.csv").read_text().startswith("id,n\n'=1+1,-1.5\n")
 
 

@@ -140,7 +140,7 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
 
 
 def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row ``(N,)``, NaN in test; no group in two. By StratifiedGroupKFold, as in PASSION's protocol."""
+    """The fold of each row ``(N,)``, NaN in test, by StratifiedGroupKFold as in PASSION: no group lies in two folds."""
     rows = np.flatnonzero((sides != "test").to_numpy())
     if groups.iloc[rows].nunique() < folds:
         raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups lie outside test: give fewer")

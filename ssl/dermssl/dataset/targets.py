@@ -1,6 +1,6 @@
 """Targets: what can be predicted from a data set. The order of classes is declared, never taken from a file."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -24,12 +24,8 @@ class Target:
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"the positive class '{self.positive}' is not among the classes")
 
-    def to_json(self) -> dict[str, Any]:
-        """The form written to ``dataset.json``."""
-        return asdict(self) | {"classes": list(self.classes)}
-
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Target":
-        """The inverse of `to_json`."""
+        """A target as ``dataset.json`` holds it, by `dataclasses.asdict`."""
         known = {name: part for name, part in value.items() if name in Target.__dataclass_fields__}
         return Target(**known | {"classes": tuple(value["classes"])})

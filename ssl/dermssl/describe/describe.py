@@ -78,7 +78,7 @@ def _write(
         sections.append(Section(name, columns=columns, rows=rows))
     with atomic_folder(out) as folder:
         for name, table in tables.items():
-            write_csv(folder / file_name(name), table, index=True)
+            write_csv(folder / file_name(name), table.reset_index())
         write_json(folder / "tables.json", data)
         with rc_context(PLOT_STYLE):
             figure.savefig(folder / "plots.png", dpi=DPI, facecolor="white")

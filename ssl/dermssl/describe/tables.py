@@ -38,7 +38,8 @@ def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -
     if _known(frame, "fitzpatrick"):
         frame = frame.assign(fitzpatrick=frame["fitzpatrick"].astype("Int8"))
     if _known(frame, "split"):
-        frame = frame.assign(split=_ordered(frame["split"], SPLITS))
+        present = tuple(side for side in SPLITS if (frame["split"] == side).any())
+        frame = frame.assign(split=_ordered(frame["split"], present))
     tables = {}
     places = [name for name in ("country", "centre") if _known(frame, name)]
     for place in places:
@@ -121,8 +122,6 @@ def _with_missing(values: pd.Series) -> pd.Series:
 def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataFrame:
     """The numbers of distinct units and of images per value of ``name``."""
     values = _with_missing(frame[name]).rename(name)
-    if name == "split":
-        values = values.cat.remove_unused_categories()
     grouped = frame.groupby(values, observed=False)
     if column == "image_id":
         return grouped.size().rename("images").to_frame()
@@ -133,8 +132,6 @@ def _cross(frame: pd.DataFrame, rows: str, columns: str, column: str) -> pd.Data
     """The number of distinct units per pair of values. The column ``all`` counts the distinct units of a row."""
     frame = frame.explode(rows) if rows == "body_site" else frame  # an image of two body sites counts for both
     keys = [_with_missing(frame[name]).rename(name) for name in (rows, columns)]
-    if rows == "split":
-        keys[0] = keys[0].cat.remove_unused_categories()
     table = frame.groupby(keys, observed=False)[column].nunique().unstack(fill_value=0)
     table.columns = pd.Index([str(name) for name in table.columns], name=columns)
     return table.assign(all=frame.groupby(keys[0], observed=False)[column].nunique())

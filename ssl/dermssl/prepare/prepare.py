@@ -1,5 +1,6 @@
 """``dermssl prepare``: reads a raw data set, decodes each image once, and writes a dataset folder."""
 
+import dataclasses
 import itertools
 import shutil
 from collections import Counter
@@ -127,7 +128,7 @@ def _describe_folder(
         "overlaps": [] if mark else known_overlaps(source.name),
         "short_side": options.short_side,
         "counts": count(table),
-        "targets": {key: target.to_json() for key, target in targets.items()},
+        "targets": {key: dataclasses.asdict(target) for key, target in targets.items()},
     }
 
 

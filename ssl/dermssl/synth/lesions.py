@@ -47,7 +47,7 @@ class Maps:
 
 def draw_layout(condition: str, impetigo: bool, random: np.random.Generator) -> Layout:
     """A new patient's lesions."""
-    marks, fine = _LAYOUTS[condition](random)
+    marks, fine = _CONDITIONS[condition][0](random)
     centre = marks[random.integers(len(marks))]
     crusts = _scatter(random, 4, 10, (centre.x, centre.y), 1.6, (0.2, 0.6)) if impetigo else []
     return Layout(
@@ -84,18 +84,10 @@ def _scabies_layout(random: np.random.Generator) -> tuple[list[Mark], list[Mark]
     return papules, burrows
 
 
-_LAYOUTS: dict[str, Callable[[np.random.Generator], tuple[list[Mark], list[Mark]]]] = {
-    "Eczema": lambda random: (_scatter(random, 2, 5, (0, 0), 3.0, (1.2, 3.2), (0.45, 1)), []),
-    "Fungal": lambda random: (_scatter(random, 1, 4, (0, 0), 3.0, (0.8, 2.6), (0.75, 1)), []),
-    "Others": lambda random: (_scatter(random, 1, 4, (0, 0), 2.5, (0.5, 1.8), (0.6, 1)), []),
-    "Scabies": _scabies_layout,
-}
-
-
 def draw_lesions(maps: Maps, plane: Plane, layout: Layout) -> None:
     """Add a patient's lesions to ``maps``, and a few insect bites and moles that belong to no condition."""
     plane = plane.warped(0.22)
-    _DRAW[layout.condition](maps, plane, layout)
+    _CONDITIONS[layout.condition][1](maps, plane, layout)
     bite = paint(plane, layout.bites[::2], _bell, 1.8)
     maps.blood += 0.6 * bite
     maps.height += 0.1 * bite
@@ -176,9 +168,10 @@ def _draw_others(maps: Maps, plane: Plane, layout: Layout) -> None:
     maps.height += 0.30 * dome
 
 
-_DRAW: dict[str, Callable[[Maps, Plane, Layout], None]] = {
-    "Eczema": _draw_eczema,
-    "Fungal": _draw_fungal,
-    "Others": _draw_others,
-    "Scabies": _draw_scabies,
+_CONDITIONS: dict[str, tuple[Callable[..., tuple[list[Mark], list[Mark]]], Callable[[Maps, Plane, Layout], None]]] = {
+    "Eczema": (lambda random: (_scatter(random, 2, 5, (0, 0), 3.0, (1.2, 3.2), (0.45, 1)), []), _draw_eczema),
+    "Fungal": (lambda random: (_scatter(random, 1, 4, (0, 0), 3.0, (0.8, 2.6), (0.75, 1)), []), _draw_fungal),
+    "Others": (lambda random: (_scatter(random, 1, 4, (0, 0), 2.5, (0.5, 1.8), (0.6, 1)), []), _draw_others),
+    "Scabies": (_scabies_layout, _draw_scabies),
 }
+"""For each condition, what draws a patient's marks and fine marks, and what paints them."""

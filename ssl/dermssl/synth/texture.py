@@ -1,8 +1,8 @@
 """Each patient's own noise, in seamless tiles, and the plane of skin under a camera, which samples it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -10,7 +10,7 @@ TILE = 512
 """Side of a tile in samples."""
 
 Texture = Literal["clouds", "grain", "lines"]
-TEXTURES: tuple[Texture, ...] = ("clouds", "grain", "lines")
+TEXTURES: tuple[Texture, ...] = get_args(Texture)
 
 
 @lru_cache(3)
@@ -71,9 +71,8 @@ class Plane:
 
     def warped(self, amount: float) -> "Plane":
         """The plane distorted by up to about ``amount`` cm, so that drawn outlines are irregular."""
-        x = self.x + amount * self.noise("clouds", 9, layer=7)
-        y = self.y + amount * self.noise("clouds", 9, layer=8)
-        return Plane(x, y, self.pixel, self.centre, self.angle, self.origin)
+        x, y = (place + amount * self.noise("clouds", 9, layer) for place, layer in ((self.x, 7), (self.y, 8)))
+        return replace(self, x=x, y=y)
 
     def window(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
         """The rows and columns within ``reach`` cm of a point, empty if the photo does not show it."""

@@ -206,7 +206,7 @@ def _restore(run: Run, progress: Progress) -> None:
     other = [f"{key} {record[key]}, now {value}" for key, value in known.items() if record.get(key, value) != value]
     if other and run.main:
         log.warning("warning: the run so far had %s: from now on its roundings differ", "; ".join(other))
-    states.restore(run.method, run.optimizer, saved.weights, saved.moments)
+    states.restore(run.method, run.optimizer, saved)
     progress.restore(record)
     held = json_object(run.folder / "best" / "config.json", "dermssl").get("step")
     going = progress.step < run.steps  # at the end no other best can be found

@@ -97,13 +97,11 @@ def normalisation_in(record: dict[str, Any]) -> Normalisation:
     return Normalisation.of(record["normalisation"]) if "normalisation" in record else IMAGENET
 
 
-def restore(
-    method: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], moments: dict[str, Tensor]
-) -> None:
+def restore(method: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
     """Load a state into the networks and the optimizer, strictly and bit by bit."""
-    method.load_state_dict(weights, strict=True)
+    method.load_state_dict(saved.weights, strict=True)
     parameters = dict(method.named_parameters())
-    for key, value in moments.items():
+    for key, value in saved.moments.items():
         name, moment = key.rsplit("|", 1)
         parameter, stored = parameters[name], value
         if value.shape == parameter.shape:

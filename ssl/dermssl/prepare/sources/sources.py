@@ -1,5 +1,7 @@
 """``dermssl sources``: the list of known data sets."""
 
+from dataclasses import asdict
+
 from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.prepare.options import SourcesOptions
@@ -28,6 +30,6 @@ def sources(_: SourcesOptions) -> Report:
         ]
         entry = {key: getattr(source, key) for key in ("name", "title", "group", "case", "patient_key")}
         entry |= {"licence": licences.notice(name, source.licence, source.citation, synthetic=False)}
-        entry |= {"targets": {key: target.to_json() for key, target in source.targets.items()}}
+        entry |= {"targets": {key: asdict(target) for key, target in source.targets.items()}}
         data.append(entry | {"overlaps": overlaps, "layout": source.layout, "where": source.where})
     return Report("\n".join(text).rstrip(), {"sources": data})

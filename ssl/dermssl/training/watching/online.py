@@ -106,7 +106,7 @@ def headline(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
-    """Recall@1 of the kept-out images, first in ``rows``, among all: by lesion, else by patient; None without either."""
+    """Recall@1 of the kept-out images, first in ``rows``, among all: of lesions, else of patients, None without any."""
     for kind in ("lesion_id", "patient_id"):
         queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
         kept_out = queries < len(online.score)
