@@ -24,7 +24,7 @@ from dermeval.probes.task import Task, constant_features
 from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
 from dermssl import neighbours
 from dermssl.atomic import atomic_file, atomic_folder
-from dermssl.commandline import Report
+from dermssl.commandline import Report, plural
 from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
 
@@ -171,7 +171,7 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         *judged.fitted.lines,
     ]
     for recall in result.recall_at_1 or []:
-        over = f"{recall['queries']} images"
+        over = plural(recall["queries"], "image")
         over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
         text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
     return [*text, *curve_text(result.shots or [], unit), *contamination_lines(result.contamination, split, unit)]

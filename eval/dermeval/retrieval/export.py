@@ -20,7 +20,7 @@ from dermeval.retrieval.lance import require_package
 from dermeval.retrieval.options import EmbeddingsExportOptions
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder
-from dermssl.commandline import Report
+from dermssl.commandline import Report, plural
 from dermssl.errors import InputError
 from dermssl.files import write_json, write_parquet, write_text
 from dermssl.paths import require_new_folder
@@ -58,7 +58,11 @@ def export(options: EmbeddingsExportOptions) -> Report:
         write(temporary, source, options)
         info = {"exported_to": options.to, "encoder": source.encoder["path"], "images": len(source)}
         write_json(temporary / MARK, info | {"synthetic": source.synthetic, "licences": notices})
-    text = [f"{out}: {len(source)} images; open it with", f"  {hint.format(out=out)}", *licences.notice_lines(notices)]
+    text = [
+        f"{out}: {plural(len(source), 'image')}; open it with",
+        f"  {hint.format(out=out)}",
+        *licences.notice_lines(notices),
+    ]
     return Report("\n".join(text), info | {"out": str(out), "licences": notices})
 
 

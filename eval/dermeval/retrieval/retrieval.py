@@ -13,7 +13,7 @@ from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
 from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean, require_draws
 from dermssl import licences, neighbours
-from dermssl.commandline import Report
+from dermssl.commandline import Report, plural
 from dermssl.errors import InputError, did_you_mean
 
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
@@ -160,11 +160,17 @@ def _shown(score: dict[str, float]) -> str:
 
 def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
     """The measures as a table of at most 100 characters, and the mAP by group."""
-    units = "/".join(sorted({f"{entry['group']}s" for entry in judged.source.info["datasets"]}))
+    unit = "/".join(sorted({entry["group"] for entry in judged.source.info["datasets"]}))
+    units = unit.replace("/", "s/") + "s"
+
+    def counted(row: dict[str, Any]) -> str:
+        """The numbers of queries and of their patients."""
+        return f"{plural(row['queries'], 'query', 'queries')} of {plural(row['patients'], unit, units)}"
+
     junk = "only the query left out" if judged.relevance in IDS else "own patient left out"
     text = [
         f"{Path(part['folder']).name} ({part['encoder']})",
-        f"  relevant is the same {judged.relevance}, {junk}; {part['queries']} queries of {part['patients']} {units}",
+        f"  relevant is the same {judged.relevance}, {junk}; {counted(part)}",
         *_table(part["scores"]),
     ]
     name = [name for name in part["scores"] if name.startswith("mAP")][-1]
@@ -176,7 +182,7 @@ def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
         text.append(f"  {name} by {column}")
         for row in rows:
             score = _shown(row[name]) if row[name] else "insufficient"
-            text.append(f"    {row['value']:<22} {score:<22} {row['queries']} queries of {row['patients']} {units}")
+            text.append(f"    {row['value']:<22} {score:<22} {counted(row)}")
     return text
 
 

@@ -63,7 +63,7 @@ def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypa
     pd.DataFrame([row]).to_csv(audited / FILE, index=False)
     press(monkeypatch, "q")
     report = review(ReviewOptions(str(audited), terminal=True))
-    assert report.data["without_pair"] == 1 and "1 decisions have no effect" in report.text
+    assert report.data["without_pair"] == 1 and "1 decision without effect" in report.text
     assert len(read_decisions(audited / FILE)) == 1
 
 
