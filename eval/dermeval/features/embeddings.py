@@ -112,10 +112,16 @@ class EmbeddedRows:
             found[entry["name"]] = dataset
         return found
 
-    @functools.cached_property
-    def stored_rows(self) -> dict[str, dict[str, int]]:
-        """For each data set that can be opened, the row of its image store by image_id."""
-        return {name: dataset.rows for name, dataset in self.datasets.items()}
+    def stored_jpeg(self, dataset: str, image_id: str) -> bytes | None:
+        """The stored JPEG of an image; None if its data set is out of reach or no longer holds it."""
+        row = self.datasets[dataset].rows.get(image_id) if dataset in self.datasets else None
+        return None if row is None else bytes(self.datasets[dataset].images.jpeg(row))
+
+    def require_pictures(self) -> None:
+        """Raise InputError if a dataset folder is out of reach."""
+        lost = sorted({entry["name"] for entry in self.info["datasets"]} - set(self.datasets))
+        if lost:
+            raise InputError(f"{self.folder}: the images of {', '.join(lost)} are out of reach: put them back")
 
     @functools.cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
@@ -250,8 +256,8 @@ def write_embeddings(
         for name, seen in views:
             write_npy(temporary / f"features.{name}.npy", seen)
             info["views"].append(name)
-        table = pa.concat_tables([d.table for d in datasets], promote_options="default")
-        write_parquet(temporary / "manifest.parquet", table)
+        tables = [dataset.table for dataset in datasets]
+        write_parquet(temporary / "manifest.parquet", pa.concat_tables(tables, promote_options="default"))
         info["sha256"] = array_hashes(temporary)
         write_json(temporary / INFO, info)
     return info

@@ -24,9 +24,6 @@ from dermssl.errors import InputError
 from dermssl.files import sha256_file
 from dermssl.views.recipe import LARGEST_CROP
 
-NAME_IT = "give it as timm:NAME@FILE, for instance timm:{}@FILE"
-EXAMPLES = {True: "vit_base_patch16_clip_quickgelu_224", False: "convnext_tiny"}
-"""Names for that text, for weights of open_clip (True) and of others."""
 log = logging.getLogger("dermssl")
 PIXELS_IMAGE_SIZE = 32
 LAST = 4
@@ -179,9 +176,12 @@ def _from_file(spec: str, path: Path, name: str | None, image_size: int | None) 
     if name is None:
         name = guess_architecture(weights.weights, weights.layouts)
         if name is None:
-            named = NAME_IT.format(EXAMPLES["open_clip" in weights.layouts])
+            example = "vit_base_patch16_clip_quickgelu_224" if "open_clip" in weights.layouts else "convnext_tiny"
             seem = f" (they seem to come from {' within '.join(weights.layouts)})" if weights.layouts else ""
-            raise InputError(f"--encoder {spec}: the weights do not tell which network they are of{seem}: {named}")
+            raise InputError(
+                f"--encoder {spec}: the weights do not tell which network they are of{seem}: give it as "
+                f"timm:NAME@FILE, for instance timm:{example}@FILE"
+            )
         log.info("%s: weights of timm's %s%s", path, name, f", from {weights.layouts[-1]}" if weights.layouts else "")
     encoder = _from_timm(spec, name, image_size, pretrained=False)
     try:

@@ -33,8 +33,8 @@ def import_embeddings(options: ImportOptions) -> Report:
     out, path = Path(options.out), Path(options.features)
     if options.licence not in licences.LICENCES:
         raise InputError(f"--licence {options.licence}: {did_you_mean(options.licence, licences.LICENCES)}")
-    given = [options.features, *([options.ids] if options.ids else []), *options.data]
-    require_new_folder(out, options.overwrite, WRITTEN, given, key="imported_from")
+    inputs = [options.features, options.ids, *options.data]
+    require_new_folder(out, options.overwrite, WRITTEN, inputs, key="imported_from")
     datasets = open_datasets(options.data)
     features, ids = _read_features(path)
     if options.ids:
@@ -46,13 +46,8 @@ def import_embeddings(options: ImportOptions) -> Report:
     rows = _match(ids, datasets, options.ids or options.features)
     name = options.name or out.name
     notice = licences.notice(f"weights {name}", options.licence, "Features of another program.", synthetic=False)
-    encoder: dict[str, Any] = {
-        "path": f"imported:{name}",
-        "name": name,
-        "fingerprint": sha256_file(path),
-        "preprocessing": {},
-    }
-    encoder |= {"features": "cls", "licences": [notice], "training": {}}
+    encoder: dict[str, Any] = {"path": f"imported:{name}", "name": name, "fingerprint": sha256_file(path)}
+    encoder |= {"preprocessing": {}, "features": "cls", "licences": [notice], "training": {}}
     order, parts = [], []
     for number, dataset in enumerate(datasets):
         found = np.flatnonzero(rows[number] >= 0)

@@ -95,32 +95,32 @@ def _by_ledger(
     frame: pd.DataFrame, ledger: pd.DataFrame, source: str, ours: dict[str, Dataset], theirs: dict[str, Dataset]
 ) -> Seen:
     named = (frame["patient_id"].notna() | frame["lesion_id"].notna()).to_numpy()
-    found = {
+    columns = {
         "file": _shared(frame["sha256"], ledger["sha256"]),
         "pixels": _shared(frame["pixel_sha256"], ledger["pixel_sha256"]),
-        "hash": np.zeros(len(frame), bool),
+        "hash": False,
         "patient": _shared(frame["patient_id"], ledger["patient_id"]),
         "lesion": _shared(frame["lesion_id"], ledger["lesion_id"]),
         "case": _shared(frame["group_id"], ledger["group_id"]) & ~named,
     }
-    reasons = pd.DataFrame(found, index=pd.Index(frame["image_id"]))
-    known, possible = reasons.any(axis=1).to_numpy(), np.zeros(len(frame), bool)
+    reasons = pd.DataFrame(columns, index=pd.Index(frame["image_id"]))
+    known, copied, possible = reasons.any(axis=1).to_numpy(), *np.zeros((2, len(frame)), bool)
     near = np.empty((4, 0), int)
     if len(frame) and len(ledger):
         mine, other = (np.stack(part["phash"].to_numpy()) for part in (frame, ledger))
         near = np.array(neighbours.near_images(mine, other, HASH_BITS))
     pairs = near[:3, np.argsort(near[3], kind="stable")].T  # the nearest first
     for row, other, view in tqdm(pairs, "possible copies", unit="pair", disable=None, leave=False, delay=3):
-        if known[row] or found["hash"][row]:
+        if known[row] or copied[row]:
             continue
         one = _stored_image(ours, frame["dataset"].iloc[row], frame["image_id"].iloc[row])
         two = _stored_image(theirs, ledger["dataset"].iloc[other], ledger["image_id"].iloc[other])
         if one is None or two is None:
             possible[row] = True
         else:
-            found["hash"][row] = copy_correlation(one, two, int(view)) >= COPY_CORRELATION
-    reasons["hash"] = found["hash"]
-    return Seen(reasons, source, frozenset(frame["image_id"][possible & ~found["hash"]]))
+            copied[row] = copy_correlation(one, two, int(view)) >= COPY_CORRELATION
+    reasons["hash"] = copied
+    return Seen(reasons, source, frozenset(frame["image_id"][possible & ~copied]))
 
 
 def _stored_image(datasets: dict[str, Dataset], name: str, image_id: str) -> Image.Image | None:

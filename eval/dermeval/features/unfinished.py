@@ -13,15 +13,13 @@ from dermssl.files import read_json, read_npy, write_json, write_npy
 from dermssl.paths import require_new_folder
 
 MARK = "plan.json"
-FINISHED = ("rows-*.npy", "fit-*.parquet")
-"""The files of such folders: rows of features, fits of probes."""
 log = logging.getLogger("dermssl")
 
 
 def unfinished_folder(out: Path, mark: str = MARK) -> Path:
-    """The path ``<out>.unfinished``. Raises InputError if something else has that name."""
+    """The path ``<out>.unfinished``, for rows of features or fits of probes. InputError if something else is there."""
     path = out.resolve()
-    return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, *FINISHED))
+    return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, "rows-*.npy", "fit-*.parquet"))
 
 
 class Unfinished:

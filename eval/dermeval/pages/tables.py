@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ NARROW = "too narrow"
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A heading and a table. The page also has the figures (SVG), and terms with their meanings."""
+    """A heading and a table. The page also has the figures (SVG)."""
 
     heading: str
     frame: pd.DataFrame
     figures: tuple[str, ...] = ()
-    terms: Mapping[str, str] = field(default_factory=dict)
 
 
 def show(entry: Mapping[str, Any], digits: str = ".3f") -> str:
@@ -52,5 +51,5 @@ def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
     for table in tables:
         rows = table.frame.fillna("").astype(str).map(whole).to_numpy().tolist()
         columns = [str(name).replace("_", " ") for name in table.frame.columns]
-        sections.append(Section(table.heading, (), columns, rows, table.figures, table.terms))
+        sections.append(Section(table.heading, (), columns, rows, table.figures))
     return sections

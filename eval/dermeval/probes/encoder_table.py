@@ -20,7 +20,7 @@ from dermeval.probes import report
 from dermeval.probes.contamination import cannot_tell
 from dermeval.probes.evaluate_page import class_figures
 from dermeval.probes.folds import Fold
-from dermeval.probes.groups import MISSING, attributes, values_of
+from dermeval.probes.groups import attributes, values_of
 from dermeval.probes.judge import Probe
 from dermeval.probes.options import EvaluateOptions
 from dermeval.probes.predictions import Predictions, paired_scores
@@ -165,8 +165,7 @@ class Column(NamedTuple):
 
 def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Sequence[Column]) -> list[dict[str, Any]]:
     """The rows of the long table for one target, with the mean ranks last."""
-    rows: list[dict[str, Any]] = []
-    ranks = []
+    rows, ranks = list[dict[str, Any]](), []
     for column, score, encoders, images, _ in columns:
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
         ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
@@ -203,23 +202,22 @@ def _columns(
         compared = paired_scores([[own] for own in whole], options.draws, options.seed)
         yield Column(probe.name, SCORE, compared, scored, whole)
     tenths, fewest = _tenths(fewest_patients(first, folds))
-    few_labels = [
-        (f"{report.FEW} {first.unit}s per class", dict.fromkeys(tenths, report.FEW), report.FEW),
-        (f"{report.SHARE:.0%} of {first.unit}s", tenths, fewest),
-    ]
-    for column, wanted, shots in few_labels:
+    few_labels: dict[str, tuple[int | dict[int, int], int]] = {
+        f"{report.FEW} {first.unit}s per class": (report.FEW, report.FEW),
+        f"{report.SHARE:.0%} of {first.unit}s": (tenths, fewest),
+    }
+    for column, (wanted, shots) in few_labels.items():
         drawn = [draw_of_each_class(first, folds, wanted, [options.seed, run]) for run in range(report.RUNS)]
         few = [[last.fit(task, one, shots).predictions for one in drawn] for task in tasks]
         yield Column(f"{last.name}, {column}", SCORE, paired_scores(few, options.draws, options.seed), scored)
     values = attributes(first.frame).get("fitzpatrick_pairs")
     if values is not None:
         of_rows = values_of(whole[0], first.frame, values)
-        for value in sorted({value for value in of_rows if value not in (None, MISSING)}):
-            inside = [[own.rows(of_rows == value)] for own in whole]
-            if len(set(inside[0][0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0][0].truth)) > 1:
-                compared = paired_scores(inside, options.draws, options.seed)
-                images = inside[0][0].frame["image_id"]
-                yield Column(f"{last.name}, skin types {value}", SCORE, compared, images)
+        for value in sorted(set(of_rows) - {None}):
+            inside = [own.rows(of_rows == value) for own in whole]
+            if len(set(inside[0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0].truth)) > 1:
+                compared = paired_scores([[own] for own in inside], options.draws, options.seed)
+                yield Column(f"{last.name}, skin types {value}", SCORE, compared, inside[0].frame["image_id"])
     groups = first.pool.frame["group_id"].to_numpy(dtype=object)
     hits = [list(recall_hits(task.pool.features, first.pool.frame)) for task in tasks]
     for found in zip(*hits, strict=True):

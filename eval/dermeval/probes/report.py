@@ -134,7 +134,7 @@ def report_page(
 ) -> str:
     """The tables as an HTML page that ends with the meaning of ``words`` (keys of `TERMS`)."""
     terms = {word: TERMS[word].replace("{unit}", source.unit) for word in words}
-    sections = tables_as_sections([*tables, ReportTable("What the words mean", pd.DataFrame(), terms=terms)])
+    sections = [*tables_as_sections(tables), page.Section("What the words mean", terms=terms)]
     title = title[:1].upper() + title[1:]
     return page.render(title=title, lead=lead, sections=sections, notes=notes, foot=_closing_lines(source))
 

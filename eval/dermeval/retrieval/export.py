@@ -50,9 +50,7 @@ def export(options: EmbeddingsExportOptions) -> Report:
             f"{options.source}: the licence of {', '.join(closed)} forbids passing the images on, so they cannot be "
             "exported: use `dermeval serve`, which shows them on this machine only"
         )
-    lost = sorted({entry["name"] for entry in source.info["datasets"]} - set(source.datasets))
-    if lost:
-        raise InputError(f"{options.source}: the images of {', '.join(lost)} are out of reach: put them back")
+    source.require_pictures()
     write, hint = FORMATS[options.to]
     with atomic_folder(out) as temporary:
         write(temporary, source, options)
@@ -77,9 +75,10 @@ def _columns(source: Source) -> pd.DataFrame:
 def _jpegs(source: Source) -> Iterator[bytes]:
     """The stored JPEGs in row order."""
     for name, image_id in zip(source.frame["dataset"], source.frame["image_id"], strict=True):
-        if image_id not in source.stored_rows[name]:
+        jpeg = source.stored_jpeg(name, image_id)
+        if jpeg is None:
             raise InputError(f"{source.folder}: image {image_id} is no longer in its data set: embed the data again")
-        yield bytes(source.datasets[name].images.jpeg(source.stored_rows[name][image_id]))
+        yield jpeg
 
 
 def _projected(unit: np.ndarray, kind: str) -> np.ndarray:

@@ -128,10 +128,6 @@ class SearchIndex(EmbeddedRows):
         """The unit vector ``(D,)`` of an image."""
         return np.array(self.entries.vectors[self.row_of[image_id]])
 
-    def stored_row(self, dataset: str, image_id: str) -> int | None:
-        """The row of an image in its data set; None if that folder is out of reach or no longer holds the image."""
-        return self.stored_rows.get(dataset, {}).get(image_id)
-
     def nearest(
         self, feature: np.ndarray, k: int, passing: Any, column: str, left_out: Sequence[str]
     ) -> list[dict[str, Any]]:

@@ -105,12 +105,9 @@ class LanceIndex(SearchIndex):
             return None
         parsed = parse_where(where)
         asked = {term.column for term in comparisons(parsed)} & set(self.manifest_columns)
-        table = pa.Table.from_batches(self.scan(sorted(asked) or ["image_id"]))
-        table = pa.Table.from_arrays(
-            [table[name].combine_chunks() if name in asked else pa.nulls(len(table)) for name in self.manifest_columns],
-            self.manifest_columns,
-        )
-        passing_rows(parsed, table)
+        read = pa.Table.from_batches(self.scan(sorted(asked) or ["image_id"]))
+        columns = {name: read[name] if name in asked else pa.nulls(len(read)) for name in self.manifest_columns}
+        passing_rows(parsed, pa.table(columns))
         return to_sql(parsed, self.lance.schema)
 
     def lookup(self, column: str, values: Sequence[str]) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[Fou
         write_csv(path, table)
         return str(path)
     hits = [(hit["dataset"], hit["image_id"]) for part in found for hit in part.hits]
-    missing = sorted({dataset for dataset, image in hits if index.stored_row(dataset, image) is None})
+    missing = sorted({dataset for dataset, image in hits if index.stored_jpeg(dataset, image) is None})
     if missing:
         log.warning("warning: %s is not written: images of %s are out of reach", path, ", ".join(missing))
         return None
@@ -94,14 +94,14 @@ def _block(index: SearchIndex, query: ImageQuery, found: FoundCases) -> Block:
     """The pictures of one query and its hits, with their captions."""
 
     def tile(row: dict[str, Any]) -> Tile:
-        stored = index.stored_rows[row["dataset"]][row["image_id"]]
-        return Tile(index.datasets[row["dataset"]].images.image(stored), _caption(row, index.labels))
+        dataset = index.datasets[row["dataset"]]
+        return Tile(dataset.images.image(dataset.rows[row["image_id"]]), _caption(row, index.labels))
 
     hits = [tile(row) for row in found.table.to_dict("records")]
     if query.photo is not None:
         return Tile(query.photo.image, ["query", Path(query.name).name]), hits
     own = next((record for record in query.own if record["image_id"] == query.name), None)
-    in_reach = own and index.stored_row(own["dataset"], query.name) is not None
+    in_reach = own is not None and index.stored_jpeg(own["dataset"], query.name) is not None
     return (tile(own | {"rank": None}) if own and in_reach else None), hits
 
 

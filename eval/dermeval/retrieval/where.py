@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, did_you_mean, shortened
 
 MAX_LENGTH = 2000
 MAX_NESTING = 20
@@ -140,8 +140,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _quoted(text: str) -> str:
-    text = " ".join(text.split())
-    return f'"{text if len(text) <= 80 else text[:79] + "…"}"'
+    return f'"{shortened(text, 80)}"'
 
 
 def comparisons(condition: Condition) -> list[Term]:

@@ -103,7 +103,13 @@ class Collection:
         self.filters, self.titles = filters_of(index.columns, index.labels), titles_of(index.columns.column_names)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # These are cached now, before several threads ask for them.
-        _ = self._filtered(""), index.groups, index.row_of, index.columns, index.stored_rows
+        _ = (
+            self._filtered(""),
+            index.groups,
+            index.row_of,
+            index.columns,
+            [data.rows for data in index.datasets.values()],
+        )
 
     def __len__(self) -> int:
         return int(self.served.sum())
@@ -116,11 +122,7 @@ class Collection:
     def picture(self, image_id: str) -> bytes | None:
         """The stored JPEG of an image; None if no image of that id is served."""
         row = self.row(image_id)
-        if row is None:
-            return None
-        name = self.frame["dataset"].iat[row]
-        stored = self.index.stored_row(name, image_id)
-        return None if stored is None else bytes(self.index.datasets[name].images.jpeg(stored))
+        return None if row is None else self.index.stored_jpeg(self.frame["dataset"].iat[row], image_id)
 
     def search(self, query: ImageQuery, k: int, where: str = "", min_similarity: float | None = None) -> SearchResult:
         """The ``k`` most similar cases; raises InputError if the filter is wrong or nothing passes it."""

@@ -27,9 +27,7 @@ log = logging.getLogger("dermssl")
 def serve(options: ServeOptions) -> Report:
     """Answer searches until interrupted (Ctrl-C); see `ServeOptions`."""
     index = open_index(options.index)
-    missing = sorted({entry["name"] for entry in index.info["datasets"]} - set(index.datasets))
-    if missing:
-        raise InputError(f"{index.folder}: the images of {', '.join(missing)} are out of reach: put them back")
+    index.require_pictures()
     if options.k > MAX_CASES:
         raise InputError(f"--k {options.k}: at most {MAX_CASES}")
     token = choose_token(options.host, index.notices, options.token)
