@@ -124,12 +124,11 @@ def _run(
     task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions
 ) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """The experiment's entry of ``result.json``, and its predictions by the kind of training."""
-    judged = judge(probe, task, experiment.folds, options.draws, options.seed)
-    images = judged.fitted.predictions
+    fitted, counts, judged = judge(probe, task, experiment.folds, options.draws, options.seed)
+    images, seen = fitted.predictions, judged.pop("contamination")
     rows = {"image": images, "case": by_case(images)[0]}
     entry: dict[str, Any] = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
-    entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged.counts
-    entry |= {"levels": judged.levels, "notes": judged.notes}
+    entry |= {"classes": list(task.classes), "positive": task.target.positive} | counts | judged
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
         entry["against_size_matched"] = found = {}
@@ -141,7 +140,7 @@ def _run(
                 if np.ndim(difference.value) == 0
             }
         return entry, {"without": images, "size-matched": control}
-    seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
+    split = "folds" if len(experiment.folds) > 1 else "official"
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
     entry["groups"] = {
         attribute: {

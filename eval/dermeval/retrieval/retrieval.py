@@ -1,7 +1,6 @@
 """``dermeval retrieval``: measures of retrieval, by group of patients, and the difference between two encoders."""
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,6 @@ SHOWN_DEPTHS, SHOWN_GROUPS = 3, 6
 """Numbers of depths and of groups of one column that are printed at most; --json holds all."""
 
 
-@dataclass(frozen=True)
-class JudgedRankings:
-    """All measures of all queries: one row per query in ``values`` and, with its manifest row, in ``frame``."""
-
-    source: Source
-    relevance: str
-    frame: pd.DataFrame
-    values: pd.DataFrame
-
-    def interval(self, values: pd.Series, draws: int) -> dict[str, float]:
-        """The mean of ``values`` (a subset of the queries) with its 95% interval by patient."""
-        groups = self.frame["group_id"].loc[values.index].to_numpy(dtype=object)
-        found = bootstrap_mean(values.to_numpy(), groups, draws)
-        return {"value": float(found.value), "low": float(found.low), "high": float(found.high)}
-
-
 def retrieval(options: RetrievalOptions) -> Report:
     """Measure the retrieval of one encoder, or compare two; see `RetrievalOptions`."""
     require_draws(options.draws)
@@ -49,29 +32,28 @@ def retrieval(options: RetrievalOptions) -> Report:
     judged = [judge_retrieval(source, _relevance(source, relevance), options) for source in sources]
     parts = [
         {
-            "folder": str(entry.source.folder),
-            "encoder": entry.source.encoder["path"],
-            "queries": len(entry.frame),
-            "patients": int(entry.frame["group_id"].nunique()),
-            "scores": {name: entry.interval(entry.values[name], options.draws) for name in entry.values},
-            "groups": _by_group(entry, options.draws),
+            "folder": str(source.folder),
+            "encoder": source.encoder["path"],
+            "queries": len(queries),
+            "patients": int(queries["group_id"].nunique()),
+            "scores": _intervals(values, options.draws),
+            "groups": _by_group(queries, values, options.draws),
         }
-        for entry in judged
+        for source, (queries, values) in zip(sources, judged, strict=True)
     ]
     data: dict[str, Any] = {"relevance": relevance, "encoders": parts}
-    text = [line for entry, part in zip(judged, parts, strict=True) for line in _as_text(entry, part)]
+    text = [line for source, part in zip(sources, parts, strict=True) for line in _as_text(source, relevance, part)]
     if len(judged) == 2:
-        first, second = judged
-        if list(first.frame["image_id"]) != list(second.frame["image_id"]):
+        (queries, first), (others, second) = judged
+        if list(queries["image_id"]) != list(others["image_id"]):
             raise InputError(
-                f"{first.source.folder} and {second.source.folder} differ in their images or the order of them: "
+                f"{sources[0].folder} and {sources[1].folder} differ in their images or the order of them: "
                 "embed the same data with both encoders"
             )
-        differences = second.values - first.values
-        data["difference"] = {name: first.interval(differences[name], options.draws) for name in differences}
+        data["difference"] = _intervals(first.rsub(second.to_numpy()), options.draws)
         text += ["", "second minus first, on the same queries (paired bootstrap by patient):"]
         text += _table(data["difference"])
-    text += licences.notice_lines(licences.merge(entry for part in judged for entry in part.source.licences))
+    text += licences.notice_lines(licences.merge(entry for source in sources for entry in source.licences))
     return Report("\n".join(text), data)
 
 
@@ -86,8 +68,8 @@ def _relevance(source: Source, asked: str | None) -> str:
     return asked
 
 
-def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -> JudgedRankings:
-    """Rank all other images for each query and measure the ranking.
+def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rank all other images for each query. Returns the queries' manifest rows, and all measures by their group_id.
 
     For a target, images of the query's own patient are junk: they are left out of the ranking. For lesion and patient
     only the query itself is left out. Raises InputError if no query has a relevant image.
@@ -117,7 +99,8 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
         values[f"nDCG@{k}"] = measures.ndcg_at(relevant, total, k)
         if relevance not in IDS:
             values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
-    return JudgedRankings(source, relevance, frame.iloc[queries].reset_index(drop=True), pd.DataFrame(values))
+    frame = frame.iloc[queries].reset_index(drop=True)
+    return frame, pd.DataFrame(values, index=pd.Index(frame["group_id"]))
 
 
 def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k: int) -> np.ndarray:
@@ -135,20 +118,32 @@ def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k:
     return ranked
 
 
-def _by_group(judged: JudgedRankings, draws: int) -> list[dict[str, Any]]:
+def _intervals(values: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:
+    """The mean of each column of ``values`` (one row per query, by group_id) with its 95% interval by patient."""
+    means = {name: bootstrap_mean(column.to_numpy(), column.index, draws) for name, column in values.items()}
+    return {
+        str(name): {end: float(getattr(mean, end)) for end in ("value", "low", "high")} for name, mean in means.items()
+    }
+
+
+def _by_group(queries: pd.DataFrame, values: pd.DataFrame, draws: int) -> list[dict[str, Any]]:
     """The mAP of every skin type, sex, body site and so on; None for groups with fewer than `MIN_PATIENTS` patients."""
-    name = [name for name in judged.values if name.startswith("mAP")][-1]
+    name = [name for name in values if name.startswith("mAP")][-1]
     rows = []
-    for column in [column for column in GROUPS if column in judged.frame]:
-        cells = judged.frame[column]
+    for column in [column for column in GROUPS if column in queries]:
         # An image with several body sites counts for each of them.
-        long = cells.map(lambda cell: list(cell) if isinstance(cell, (list, np.ndarray)) else [cell]).explode().dropna()
+        long = (
+            queries[column]
+            .map(lambda cell: list(cell) if isinstance(cell, (list, np.ndarray)) else [cell])
+            .explode()
+            .dropna()
+        )
         if long.nunique() < 2:
             continue
         for value, members in long.groupby(long, sort=True):
-            patients = int(judged.frame["group_id"].loc[members.index].nunique())
-            enough = patients >= MIN_PATIENTS
-            score = judged.interval(judged.values.loc[members.index, name], draws) if enough else None
+            own = values[[name]].iloc[members.index]
+            patients = own.index.nunique()
+            score = _intervals(own, draws)[name] if patients >= MIN_PATIENTS else None
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             rows.append({"column": column, "value": shown, "queries": len(members), "patients": patients, name: score})
     return rows
@@ -158,19 +153,19 @@ def _shown(score: dict[str, float]) -> str:
     return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
-def _as_text(judged: JudgedRankings, part: dict[str, Any]) -> list[str]:
+def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
     """The measures as a table of at most 100 characters, and the mAP by group."""
-    unit = "/".join(sorted({entry["group"] for entry in judged.source.info["datasets"]}))
+    unit = "/".join(sorted({entry["group"] for entry in source.info["datasets"]}))
     units = unit.replace("/", "s/") + "s"
 
     def counted(row: dict[str, Any]) -> str:
         """The numbers of queries and of their patients."""
         return f"{plural(row['queries'], 'query', 'queries')} of {plural(row['patients'], unit, units)}"
 
-    junk = "only the query left out" if judged.relevance in IDS else "own patient left out"
+    junk = "only the query left out" if relevance in IDS else "own patient left out"
     text = [
         f"{Path(part['folder']).name} ({part['encoder']})",
-        f"  relevant is the same {judged.relevance}, {junk}; {counted(part)}",
+        f"  relevant is the same {relevance}, {junk}; {counted(part)}",
         *_table(part["scores"]),
     ]
     name = [name for name in part["scores"] if name.startswith("mAP")][-1]
