@@ -97,11 +97,11 @@ def find(
 
 def _copies(index: SearchIndex, query: ImageQuery, hits: list[dict[str, Any]]) -> list[str]:
     """A note on hits that may be copies of the photo: saved again, resized, flipped or turned."""
-    hashes = index.phashes([hit["image_id"] for hit in hits]) if query.photo else {}
-    if query.photo is None or not hashes:
+    if query.photo is None or not hits:
         return []
-    own = perceptual_hashes(query.photo.image)[None]
-    _, rows, _, _ = near_images(own, np.array([list(known) for known in hashes.values()], np.uint64), HASH_BITS)
+    hashes = index.phashes([hit["image_id"] for hit in hits])
+    known = np.array(list(map(list, hashes.values())), np.uint64)
+    _, rows, _, _ = near_images(perceptual_hashes(query.photo.image)[None], known, HASH_BITS)
     same = ", ".join(list(hashes)[row] for row in np.unique(rows))
     return [f"may be the same photo, since the perceptual hashes are near: {same}"] if same else []
 

@@ -21,14 +21,14 @@ from pydantic import BaseModel
 from dermeval.features.embeddings import DatasetEntry, EmbeddedRows, EncoderEntry
 from dermeval.retrieval.where import parse_where, passing_rows
 from dermssl import licences, neighbours
+from dermssl.dataset.manifest import read_manifest
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_npy, read_parquet
+from dermssl.files import read_json, read_npy
 from dermssl.licences import Notice
 from dermssl.paths import inside, require_file, require_folder
 
 MAKER = "dermeval index"
 MARK = "index.json"
-NEEDED_COLUMNS = ("image_id", "dataset", "group_id", "case_id", "sha256", "pixel_sha256")
 log = logging.getLogger("dermssl")
 HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
 
@@ -98,8 +98,7 @@ class SearchIndex(EmbeddedRows):
     @cached_property
     def columns(self) -> pa.Table:
         """The manifest for filters and hits, with the present labels and splits of the dataset folders."""
-        plain = self.frame.drop(columns="phash", errors="ignore")
-        return pa.Table.from_pandas(plain, preserve_index=False).combine_chunks()
+        return pa.Table.from_pandas(self.frame.drop(columns="phash"), preserve_index=False).combine_chunks()
 
     def mask(self, where: str | None) -> np.ndarray | None:
         """The rows that pass a filter, ``(N,)`` bool; None without a filter; InputError if no row passes."""
@@ -120,9 +119,8 @@ class SearchIndex(EmbeddedRows):
         return self.records(np.flatnonzero(pc.is_in(self.columns[column], value_set=pa.array(values))))
 
     def phashes(self, image_ids: Sequence[str]) -> dict[str, list[int]]:
-        """The eight perceptual hashes of some images, by image_id; empty if the manifest has no hashes."""
-        known = self.frame.get("phash")
-        return {} if known is None else {image_id: known.iloc[self.row_of[image_id]] for image_id in image_ids}
+        """The eight perceptual hashes of some images, by image_id."""
+        return {image_id: self.frame["phash"].iat[self.row_of[image_id]] for image_id in image_ids}
 
     def vector(self, image_id: str) -> np.ndarray:
         """The unit vector ``(D,)`` of an image."""
@@ -174,12 +172,8 @@ def open_index(folder: str | Path) -> SearchIndex:
         from dermeval.retrieval.lance import open_table_in
 
         return open_table_in(path, info)
-    table = read_parquet(inside(path, "manifest.parquet"), MAKER, NEEDED_COLUMNS)
-    for name in NEEDED_COLUMNS:
-        if not pa.types.is_string(table.schema.field(name).type):
-            raise InputError(f"{path / 'manifest.parquet'}: {name} holds no text: make it again with `{MAKER}`")
-    named = {entry["name"] for entry in info["datasets"]}
-    foreign = set(table["dataset"].unique().to_pylist()) - named
+    table = read_manifest(path, MAKER)
+    foreign = set(table["dataset"].unique().to_pylist()) - {entry["name"] for entry in info["datasets"]}
     if foreign:
         raise InputError(
             f"{path / 'manifest.parquet'}: dataset holds {foreign.pop()!r}, which {MARK} does not list: make it again "

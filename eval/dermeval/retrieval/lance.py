@@ -117,8 +117,6 @@ class LanceIndex(SearchIndex):
 
     def phashes(self, image_ids: Sequence[str]) -> dict[str, list[int]]:
         """As `SearchIndex.phashes`."""
-        if "phash" not in self.manifest_columns or not image_ids:
-            return {}
         found = self._rows("image_id", image_ids, ["image_id", "phash"])
         return dict(zip(found["image_id"].to_pylist(), found["phash"].to_pylist(), strict=True))
 
