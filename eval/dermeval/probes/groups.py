@@ -20,10 +20,9 @@ MISSING = "missing"
 def attributes(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The attributes that form groups, by name: ``(N,)`` of text or None. Attributes without any value are left out."""
     pairs = frame["fitzpatrick"].map(TONE_GROUPS, na_action="ignore")  # pooled as in the literature
-    pairs = pairs.where(pairs.notna(), frame["tone_group"]) if "tone_group" in frame else pairs
     found = {
         "fitzpatrick": _text(frame["fitzpatrick"].map(lambda kind: f"{kind:.0f}", na_action="ignore")),
-        "fitzpatrick_pairs": _text(pairs),
+        "fitzpatrick_pairs": _text(pairs.where(pairs.notna(), frame["tone_group"])),
         "sex": _text(frame["sex"]),
         "age": age_bands(frame["age"]),
         "centre": _text(frame["centre"] if "centre" in frame else frame["country"]),

@@ -65,11 +65,10 @@ def export(options: EmbeddingsExportOptions) -> Report:
 
 
 def _columns(source: Source) -> pd.DataFrame:
-    """The columns of the manifest with one value per cell; lists become text."""
-    frame = source.frame.drop(columns=list(HIDDEN), errors="ignore")
-    lists = [name for name in frame if frame[name].map(lambda cell: isinstance(cell, (list, np.ndarray))).any()]
-    joined = {name: frame[name].map(lambda cell: ", ".join(map(str, cell)), na_action="ignore") for name in lists}
-    return frame.assign(**joined).dropna(axis=1, how="all").reset_index(drop=True)
+    """The columns of the manifest with one value per cell; the list of body sites becomes text."""
+    sites = source.frame["body_site"].map(", ".join, na_action="ignore")
+    frame = source.frame.drop(columns=list(HIDDEN)).assign(body_site=sites)
+    return frame.dropna(axis=1, how="all").reset_index(drop=True)
 
 
 def _jpegs(source: Source) -> Iterator[bytes]:

@@ -53,8 +53,7 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
             locks.enter_context(locked(path))
         index = open_index(out)
         holders: dict[Path | str, Holder] = {**{path: OPENERS[_mark(path) or MARK](path) for path in named}, out: index}
-        tables = [holder.table for holder in holders.values()]
-        columns = [table[name] for table in tables for name in ID_COLUMNS if name in table.column_names]
+        columns = [holder.table[name] for holder in holders.values() for name in ID_COLUMNS]
         known = {name for column in columns for name in column.to_pylist() if name}
         unknown = [name for name in ids if name not in known]
         if unknown:
@@ -82,8 +81,7 @@ def _mark(folder: Path) -> str | None:
 def matches(table: pa.Table, ids: Sequence[str]) -> np.ndarray:
     """Which rows of a manifest have one of the ids in one of `ID_COLUMNS`, ``(N,)`` bool."""
     values = pa.array(list(ids), pa.string())
-    columns = [table[name] for name in ID_COLUMNS if name in table.column_names]
-    return np.any([pc.is_in(column, value_set=values).to_numpy() for column in columns], axis=0)
+    return np.any([pc.is_in(table[name], value_set=values).to_numpy() for name in ID_COLUMNS], axis=0)
 
 
 def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | str]) -> tuple[list[str], list[str]]:

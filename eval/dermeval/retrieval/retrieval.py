@@ -130,14 +130,9 @@ def _by_group(queries: pd.DataFrame, values: pd.DataFrame, draws: int) -> list[d
     """The mAP of every skin type, sex, body site and so on; None for groups with fewer than `MIN_PATIENTS` patients."""
     name = [name for name in values if name.startswith("mAP")][-1]
     rows = []
-    for column in [column for column in GROUPS if column in queries]:
+    for column in GROUPS:
         # An image with several body sites counts for each of them.
-        long = (
-            queries[column]
-            .map(lambda cell: list(cell) if isinstance(cell, (list, np.ndarray)) else [cell])
-            .explode()
-            .dropna()
-        )
+        long = queries[column].explode().dropna()
         if long.nunique() < 2:
             continue
         for value, members in long.groupby(long, sort=True):
