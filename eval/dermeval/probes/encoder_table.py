@@ -26,9 +26,8 @@ from dermeval.probes.options import EvaluateOptions
 from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.probe_report import recall_hits
 from dermeval.probes.protocols import Experiment
-from dermeval.probes.report import FeatureSource
 from dermeval.probes.shots import draw_of_each_class, fewest_patients
-from dermeval.probes.task import Task
+from dermeval.probes.task import Task, unit_of
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -80,8 +79,7 @@ def encoders_report(
 ) -> Report:
     """The table of encoders on the first experiment of each target; see `EvaluateOptions`."""
     first = next(iter(pools))
-    sources = [FeatureSource.of(pool) for pool in pools.values()]
-    source = FeatureSource.of_all(sources)
+    source = report.joint_source([report.source_of(pool) for pool in pools.values()])
     lead = [
         f"{len(pools)} encoders, each on the same images; differences from {first}",
         *(
@@ -89,7 +87,7 @@ def encoders_report(
             for task, made in planned
         ),
         f"scores are {SCORE.replace('_', ' ')} at image level, or recall@1 where a column says so",
-        f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
+        f"95% intervals and p from {options.draws} paired draws of {unit_of(source['datasets'])}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
     columns: dict[str, list[Column]] = {task.name: [] for task, _ in planned}
@@ -108,11 +106,14 @@ def encoders_report(
         if column.predictions
         for name, predictions in zip(pools, column.predictions, strict=True)
     ]
-    data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
-    data |= {"encoders": {name: one.encoder for name, one in zip(pools, sources, strict=True)}}
+    data = {"protocol": options.protocol} | {key: held for key, held in source.items() if key != "encoder"}
+    data |= {"encoders": {name: pool.encoder for name, pool in pools.items()}}
     data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())]}
     data |= {"rows": list(map(report.flat_row, rows))}
-    head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
+    head, captions = (
+        f"protocol {options.protocol} on {report.names_of(source)}",
+        [(table, table.heading) for table in tables],
+    )
     tables += by_class
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
 
@@ -235,7 +236,7 @@ def _tables(table: pd.DataFrame) -> list[ReportTable]:
         others = scored[scored["difference"].notna()]
         tables += [
             report.interval_table(f"{target}: scores", own, KEYS, figures=(report.dots(scored, KEYS),)),
-            report.interval_table(f"{target}: differences", others, KEYS, "difference", "+.3f"),
-            report.interval_table(f"{target}: ranks", scored, KEYS, "rank", ".1f"),
+            report.interval_table(f"{target}: differences", others, KEYS, "difference"),
+            report.interval_table(f"{target}: ranks", scored, KEYS, "rank"),
         ]
     return tables

@@ -21,7 +21,7 @@ from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
-from dermeval.probes.report import FeatureSource
+from dermeval.probes.report import source_of
 from dermeval.probes.task import Task, constant_features, task_of
 from dermeval.statistics.bootstrap import require_draws
 from dermssl.atomic import atomic_folder
@@ -63,7 +63,7 @@ def evaluate(options: EvaluateOptions) -> Report:
             entries.append(entry)
             predictions.append(found)
     asked = {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
-    result = vars(FeatureSource.of(pool)) | asked | {"experiments": entries, "notes": list(dict.fromkeys(notes))}
+    result = source_of(pool) | asked | {"experiments": entries, "notes": list(dict.fromkeys(notes))}
     if out:
         parts = []
         for entry, found in zip(entries, predictions, strict=True):
