@@ -26,11 +26,6 @@ class Report(NamedTuple):
     data: dict[str, Any]
 
 
-def plural(number: int, noun: str, nouns: str = "") -> str:
-    """``1 image``, ``2 images``; ``nouns`` is an irregular plural."""
-    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
-
-
 class Command(NamedTuple):
     """One subcommand, whose code is imported only when it is used.
 

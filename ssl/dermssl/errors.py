@@ -62,9 +62,9 @@ def shortened(text: object, most: int = 300) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}" + "s" * (number != 1)
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """``1 image``, ``2 images``; ``nouns`` is an irregular plural."""
+    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -25,10 +25,10 @@ from dermeval.features.pixels import PixelPCA, fit_rows
 from dermeval.features.unfinished import Unfinished, unfinished_folder
 from dermssl import licences
 from dermssl.backbone.embedding import Change, Pictures, batches_of_pictures, embed_batches, in_batches
-from dermssl.commandline import Report, plural
+from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.parallel import available_cores
 from dermssl.paths import require_new_folder
 
@@ -100,7 +100,7 @@ def embed(options: EmbedOptions) -> Report | None:
     made, seen = info["encoder"], f", also {', '.join(info['views'])}" if info["views"] else ""
     kind, ranks = f"{made['features']}, {info['dtype']}{seen}", "processes" if state.num_processes > 1 else "process"
     text = [
-        f"{plural(sum(map(len, datasets)), 'image')} -> {made['dim']} features each ({kind}) -> {out}",
+        f"{counted(sum(map(len, datasets)), 'image')} -> {made['dim']} features each ({kind}) -> {out}",
         f"  encoder    {made['path']} ({made['name']}, fingerprint {made['fingerprint'][:12]})",
         f"  input      {encoder.image_size} px, {precision} on {state.device.type}, {state.num_processes} {ranks}",
         f"  speed      {rate:.1f} images/s" if rate else "  speed      nothing was left to embed",

@@ -12,9 +12,9 @@ import pyarrow as pa
 from dermeval.features.embeddings import WRITTEN, write_embeddings
 from dermeval.features.options import ImportOptions
 from dermssl import licences
-from dermssl.commandline import Report, plural
+from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import read_npy, read_parquet, reading, sha256_file
 from dermssl.paths import require_file, require_new_folder
 from dermssl.prepare.tables import read_table
@@ -57,7 +57,7 @@ def import_embeddings(options: ImportOptions) -> Report:
         parts.append(replace(dataset, table=dataset.table.take(pa.array(found))))
     extra = {"imported_from": str(path.resolve())}
     info = write_embeddings(out, features[np.concatenate(order)], [part for part in parts if len(part)], encoder, extra)
-    text = [f"{plural(len(ids), 'image')} with {features.shape[1]} features each ({features.dtype}), {name} -> {out}"]
+    text = [f"{counted(len(ids), 'image')} with {features.shape[1]} features each ({features.dtype}), {name} -> {out}"]
     return Report("\n".join(text + licences.notice_lines(info["licences"])), info | {"out": str(out)})
 
 

@@ -13,7 +13,7 @@ from dermeval.probes.contamination import clean_and_contaminated
 from dermeval.probes.folds import Fold, missing_classes
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.task import Task
-from dermssl.commandline import plural
+from dermssl.errors import counted
 
 PER_CLASS = ("precision", "recall", "f1", "auroc_per_class", "average_precision_per_class")
 HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
@@ -69,7 +69,7 @@ def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, 
     cases, conflicting = by_case(images)
     levels, notes = {"image": _score_level(images, draws, seed)}, []
     if conflicting:
-        notes.append(f"case-level scores leave out {plural(conflicting, 'case')}, whose images have different labels")
+        notes.append(f"case-level scores leave out {counted(conflicting, 'case')}, whose images have different labels")
     if len(np.unique(cases.truth)) > 1:
         votes = _score_level(by_case(images, "majority")[0], draws, seed)["scores"]
         hard = {name: votes[name] for name in HARD if name in votes}
@@ -93,4 +93,4 @@ def _score_level(predictions: Predictions, draws: int, seed: int) -> dict[str, A
 
 def redrawn_note(redrawn: int) -> list[str]:
     """A note where bootstrap draws lost a class."""
-    return [f"{plural(redrawn, 'bootstrap draw')} lost a class and had to be repeated"] if redrawn else []
+    return [f"{counted(redrawn, 'bootstrap draw')} lost a class and had to be repeated"] if redrawn else []

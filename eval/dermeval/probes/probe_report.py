@@ -22,7 +22,8 @@ from dermeval.probes.task import Task, constant_features
 from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
 from dermssl import neighbours
 from dermssl.atomic import atomic_file, atomic_folder
-from dermssl.commandline import Report, plural
+from dermssl.commandline import Report
+from dermssl.errors import counted
 from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
 
@@ -135,7 +136,7 @@ def _text(data: dict[str, Any], task: Task, lines: Sequence[str]) -> list[str]:
         *lines,
     ]
     for recall in data.get("recall_at_1", []):
-        over = plural(recall["queries"], "image")
+        over = counted(recall["queries"], "image")
         over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
         text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
     return [*text, *curve_text(data.get("shots", []), unit), *contamination_lines(data["contamination"], split, unit)]

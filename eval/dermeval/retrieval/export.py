@@ -20,8 +20,8 @@ from dermeval.retrieval.lance import require_package
 from dermeval.retrieval.options import EmbeddingsExportOptions
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder
-from dermssl.commandline import Report, plural
-from dermssl.errors import InputError
+from dermssl.commandline import Report
+from dermssl.errors import InputError, counted
 from dermssl.files import write_json, write_parquet, write_text
 from dermssl.paths import require_new_folder
 
@@ -57,7 +57,7 @@ def export(options: EmbeddingsExportOptions) -> Report:
         info = {"exported_to": options.to, "encoder": source.encoder["path"], "images": len(source)}
         write_json(temporary / MARK, info | {"synthetic": source.synthetic, "licences": notices})
     text = [
-        f"{out}: {plural(len(source), 'image')}; open it with",
+        f"{out}: {counted(len(source), 'image')}; open it with",
         f"  {hint.format(out=out)}",
         *licences.notice_lines(notices),
     ]

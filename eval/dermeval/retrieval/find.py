@@ -14,9 +14,8 @@ from dermeval.features.embeddings import open_embeddings, refuse_mixed
 from dermeval.features.options import HASH_BITS
 from dermeval.retrieval.index_folder import SearchIndex, has_codes, recall_line
 from dermeval.retrieval.photo import Photo
-from dermssl.commandline import plural
 from dermssl.dataset.hashes import perceptual_hashes
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.neighbours import near_images
 
 RECORD_COLUMNS = ("dataset", "case_id", "group_id")
@@ -87,7 +86,7 @@ def find(
         raise NothingElse(f"{index.folder} holds no other group than the query's own: --include-own shows its images")
     if len(hits) < k:
         what = ["other image"] if per_image else ["other patient (or lesion)", "other patients (or lesions)"]
-        notes.append(f"k is {k}, but only {plural(len(hits), *what)} can be found")
+        notes.append(f"k is {k}, but only {counted(len(hits), *what)} can be found")
     if min_similarity is not None:
         close = [hit for hit in hits if hit["similarity"] >= min_similarity]
         notes.append(f"{len(close)} of {len(hits)} have a similarity of at least {min_similarity:g}")

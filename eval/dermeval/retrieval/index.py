@@ -14,8 +14,8 @@ from dermeval.retrieval.index_folder import MARK, SearchIndex, fingerprint, is_a
 from dermeval.retrieval.options import IndexOptions
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder, locked
-from dermssl.commandline import Report, plural
-from dermssl.errors import InputError
+from dermssl.commandline import Report
+from dermssl.errors import InputError, counted
 from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
 
@@ -162,7 +162,7 @@ def write_index(
             info["files"] = {str(file.relative_to(temporary)): fingerprint(file) for file in files}
             write_json(temporary / MARK, info)
     text = [
-        f"{out}: {plural(info['images'], 'image')} of {', '.join(entry['name'] for entry in info['datasets'])}; "
+        f"{out}: {counted(info['images'], 'image')} of {', '.join(entry['name'] for entry in info['datasets'])}; "
         f"{kind}, cosine, {info['encoder']['dim']} dimensions",
         f"  {reason}",
         f"  {recall_line(info)}",

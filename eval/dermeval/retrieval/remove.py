@@ -20,10 +20,10 @@ from dermeval.features.ledger import seen_images
 from dermeval.retrieval.index import write_index
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
 from dermssl.atomic import atomic_folder, locked, remove_folder
-from dermssl.commandline import Report, plural
+from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.store import shard_name, write_shard
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
 
@@ -69,7 +69,7 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
         notes = [f"KEPT in {folder}, which was not given with --also" for folder in kept]
         notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost] + [_trained_on(index, ids)]
         removed = _remove_all(holders, ids)
-    text = [f"{plural(number, 'image')} removed from {folder}" for folder, number in removed.items()]
+    text = [f"{counted(number, 'image')} removed from {folder}" for folder, number in removed.items()]
     data = {"removed": removed, "kept": kept, "out_of_reach": lost, "notes": notes}
     return Report("\n".join(text + notes), data)
 

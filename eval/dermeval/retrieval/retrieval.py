@@ -12,8 +12,8 @@ from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
 from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean, require_draws
 from dermssl import licences, neighbours
-from dermssl.commandline import Report, plural
-from dermssl.errors import InputError, did_you_mean
+from dermssl.commandline import Report
+from dermssl.errors import InputError, counted, did_you_mean
 
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
 GROUPS = ("fitzpatrick", "tone_group", "sex", "body_site", "modality", "dataset")
@@ -153,14 +153,14 @@ def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
     unit = "/".join(sorted({entry["group"] for entry in source.info["datasets"]}))
     units = unit.replace("/", "s/") + "s"
 
-    def counted(row: dict[str, Any]) -> str:
+    def sizes(row: dict[str, Any]) -> str:
         """The numbers of queries and of their patients."""
-        return f"{plural(row['queries'], 'query', 'queries')} of {plural(row['patients'], unit, units)}"
+        return f"{counted(row['queries'], 'query', 'queries')} of {counted(row['patients'], unit, units)}"
 
     junk = "only the query left out" if relevance in IDS else "own patient left out"
     text = [
         f"{Path(part['folder']).name} ({part['encoder']})",
-        f"  relevant is the same {relevance}, {junk}; {counted(part)}",
+        f"  relevant is the same {relevance}, {junk}; {sizes(part)}",
         *_table(part["scores"]),
     ]
     name = [name for name in part["scores"] if name.startswith("mAP")][-1]
@@ -172,7 +172,7 @@ def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
         text.append(f"  {name} by {column}")
         for row in rows:
             score = _shown(row[name]) if row[name] else "insufficient"
-            text.append(f"    {row['value']:<22} {score:<22} {counted(row)}")
+            text.append(f"    {row['value']:<22} {score:<22} {sizes(row)}")
     return text
 
 

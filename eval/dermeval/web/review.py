@@ -19,7 +19,8 @@ from dermeval.web.options import ReviewOptions
 from dermeval.web.server import address_of, listen, make_app, run_app
 from dermssl import licences
 from dermssl.atomic import locked
-from dermssl.commandline import Report, plural
+from dermssl.commandline import Report
+from dermssl.errors import counted
 from dermssl.page import render
 
 PICTURES = ("first", "second", "laid")
@@ -145,6 +146,6 @@ def review(options: ReviewOptions) -> Report:
         text.append(f"  {session.title}: {', '.join(f'{count} {name}' for name, count in session.counts().items())}")
         text.append(f"    {line}")
         if session.gone:
-            text.append(f"    {plural(session.gone, 'decision')} without effect: this audit does not have their rows")
+            text.append(f"    {counted(session.gone, 'decision')} without effect: this audit does not have their rows")
     data = {"folder": str(folder), "decisions": sessions[0].counts(), "without_pair": sessions[0].gone}
     return Report("\n".join(text), data | {"images": {one.title: one.counts() for one in sessions[1:]}})
