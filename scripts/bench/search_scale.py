@@ -72,7 +72,10 @@ def row(name: str, share: float, times: np.ndarray, recall: float, size: float) 
 
 def plot(results: Path, picture: Path) -> None:
     """Draw the first table of a results file: the 95th percentile of the processor time by the share that passes."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
+
+    from dermssl.plotting import PLOT_STYLE
 
     lines: dict[str, list[tuple[float, float]]] = {}
     started = False
@@ -84,14 +87,15 @@ def plot(results: Path, picture: Path) -> None:
             lines.setdefault(name, []).append((float(cells[1].rstrip("%")), float(cells[5])))
         elif started:
             break
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for name, points in lines.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.axhline(50, color="0.6", linestyle="--", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="rows that pass the filter, %", ylabel="processor ms a query, p95")
-    axes.legend(fontsize=8)
-    figure.savefig(picture, metadata={"Date": None})
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.axhline(50, color="0.6", linestyle="--", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel="rows that pass the filter, %", ylabel="processor ms a query, p95")
+        axes.legend(fontsize=8)
+        figure.savefig(picture, metadata={"Date": None})
 
 
 def main() -> None:

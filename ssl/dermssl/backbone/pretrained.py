@@ -73,10 +73,7 @@ def file_notice(path: Path) -> dict[str, Any]:
 
 
 def initial_facts(init: str, run: Path) -> dict[str, Any]:
-    """What the encoder ``init`` (``model.init``) records of its training: licences, splits and more; else nothing.
-
-    If ``init`` no longer exists, it is read from the ``run`` that started from it.
-    """
+    """What ``init`` (``model.init``), or if it is gone the ``run`` that started from it, records of its training."""
     path = Path(init) if Path(init).exists() else run
     configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
     config = next((file for file in configs if file.is_file()), None) if init != "timm" else None
@@ -114,10 +111,7 @@ def unrecorded_starts(notices: list[dict[str, Any]]) -> list[str]:
 
 @contextmanager
 def hub_access(name: str) -> Iterator[None]:
-    """Inside the block, timm gets the weights ``name`` from the hub or, if that does not answer, from its cache.
-
-    Raises InputError: there are no such weights, or the hub does not answer and they are not cached.
-    """
+    """Inside, timm gets the weights from the hub, else from its cache. Raises InputError if neither has them."""
     cfg = timm_config(name)
     if cfg is None or not cfg.has_weights:
         raise InputError(f"timm has no pretrained weights of '{name}': give a file of them, {remedy(name)}")

@@ -123,21 +123,18 @@ def open_dataset(folder: str | Path) -> Dataset:
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:
     """Open dataset folders to pool them; warns of images that two share. Raises InputError for two sets of one name."""
     datasets = [open_dataset(folder) for folder in folders]
-    seen: dict[str, Path] = {}
-    for dataset in datasets:
-        if dataset.name in seen:
-            raise InputError(
-                f"{seen[dataset.name]} and {dataset.folder} are both named '{dataset.name}': "
-                f"prepare one of them again with another --name"
-            )
-        seen[dataset.name] = dataset.folder
-    for dataset in datasets if len(datasets) > 1 else ():
+    pairs = list(itertools.combinations(datasets, 2))
+    for one, other in pairs:
+        if one.name == other.name:
+            both = f"{one.folder} and {other.folder} are both named '{one.name}'"
+            raise InputError(f"{both}: prepare one of them again with another --name")
+    for dataset in datasets if pairs else ():
         if "overlaps" not in dataset.info:
             log.warning(
                 f"warning: {dataset.folder} was prepared before known overlaps between data sets were recorded: "
                 "prepare it again, or audit the pooled sets with `dermeval leaks`"
             )
-    for one, other in itertools.combinations(datasets, 2):
+    for one, other in pairs:
         _warn_of_shared(one, other)
     return datasets
 

@@ -72,11 +72,7 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
 
 
 def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
-    """The split of ``split_repaired.csv`` in the order of ``frame``, and its origin.
-
-    The table may hold further data sets that were audited with this one.
-    Raises InputError: it was made from other images, pixels or another split, or divides a group.
-    """
+    """The split of ``split_repaired.csv``, which may hold other sets too, in the order of ``frame``; and its origin."""
     path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)

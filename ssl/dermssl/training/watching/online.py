@@ -132,11 +132,7 @@ def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, floa
 def online_features(
     encoder: nn.Module, dataset: Dataset, rows: np.ndarray, preprocessing: dict[str, Any], device
 ) -> np.ndarray:
-    """Features ``(len(rows), D)`` float32 of stored images, prepared by the timm data config ``preprocessing``.
-
-    The encoder keeps its mode (training or evaluation).
-    Raises HealthStop: features are not finite.
-    """
+    """Features ``(len(rows), D)`` float32; the encoder keeps its mode. Raises HealthStop if they are not finite."""
     was_training = encoder.training
     encoder.eval()
     pictures = Pictures([dataset.images], preprocessing)

@@ -68,11 +68,7 @@ def announce(run: Run, progress: Progress) -> None:
 
 
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
-    """A line per data set: its share of an epoch, and how often an image is drawn.
-
-    Further lines say how many images do not fill a batch, and what ``data.weights equal`` would give if the sets are
-    pooled by size and their sizes differ much.
-    """
+    """A line per data set: its share of an epoch, how often an image is drawn; then lines on waste and unevenness."""
     total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
         part = quota * total / sampler.total
