@@ -83,7 +83,7 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
     fields = [field for field in FIXED if field.name in frame or field.name not in MEASURED]
     for field in fields:
         values = frame[field.name] if field.name in frame else [None] * len(frame)
-        columns[field.name] = pa.array(_nulls(values), type=field.type)
+        columns[field.name] = pa.array(values, type=field.type, from_pandas=True)
     for name in (name for name in frame.columns if name not in FIXED.names):
         columns[name] = _free_column(frame[name])
         fields.append(pa.field(name, columns[name].type))
@@ -110,20 +110,17 @@ def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Tab
         raise RuntimeError(f"measurements of {done} files for {len(table)} rows of the manifest")
 
 
-def _nulls(values) -> list:
-    return [None if value is pd.NA or (isinstance(value, float) and np.isnan(value)) else value for value in values]
-
-
 def _free_column(values: pd.Series) -> pa.Array:
-    cleaned = _nulls(values)
-    kinds = {type(value) for value in cleaned if value is not None}
+    kinds = set(map(type, values.dropna()))
     if kinds <= {bool, np.bool_}:
-        return pa.array(cleaned, type=pa.bool_() if kinds else pa.string())
-    if kinds <= {int, np.int64}:
-        return pa.array(cleaned, type=pa.int64())
-    if kinds <= {int, np.int64, float, np.float64}:
-        return pa.array(cleaned, type=pa.float64())
-    return pa.array([None if value is None else str(value) for value in cleaned], type=pa.string())
+        kind = pa.bool_() if kinds else pa.string()
+    elif kinds <= {int, np.int64}:
+        kind = pa.int64()
+    elif kinds <= {int, np.int64, float, np.float64}:
+        kind = pa.float64()
+    else:
+        values, kind = values.map(str, na_action="ignore"), pa.string()
+    return pa.array(values, type=kind, from_pandas=True)
 
 
 def read_manifest(folder: Path, maker: str) -> pa.Table:
