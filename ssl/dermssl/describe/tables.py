@@ -30,7 +30,6 @@ def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
 def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -> dict[str, pd.DataFrame]:
     """All tables by title, as far as ``frame`` (a manifest) has their columns; ``group`` is the data set's unit."""
     frame, units = with_units(frame, group)
-    column = "image_id" if units == "images" else "unit"
     counted = _counted(units)
     if _known(frame, "fitzpatrick"):
         frame = frame.assign(fitzpatrick=frame["fitzpatrick"].astype("Int8"))
@@ -40,17 +39,16 @@ def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -
     tables = {}
     places = [name for name in ("country", "centre") if _known(frame, name)]
     for place in places:
-        tables[f"{counted} per {place}"] = _counts(frame, place, column, units)
+        tables[f"{counted} per {place}"] = _counts(frame, place, units)
     for name, target in targets.items():
         frame = frame.assign(**{name: _ordered(frame[target.column], target.classes)})
-        tables[f"{counted} per {name}"] = _counts(frame, name, column, units)
+        tables[f"{counted} per {name}"] = _counts(frame, name, units)
         for other, title in (("centre", "centre"), ("body_site", "body site"), ("split", "split")):
             if _known(frame, other):
-                tables[f"{units} per {title} and {name}"] = _cross(frame, other, name, column)
-        if _known(frame, "centre") and column != "image_id":
-            tables[f"images per centre and {name}"] = _cross(frame, "centre", name, "image_id")
-    tables |= _people(frame, column, units)
-    tables |= _pictures(frame, column, units)
+                tables[f"{units} per {title} and {name}"] = _cross(frame, other, name)
+        if _known(frame, "centre") and units != "images":
+            tables[f"images per centre and {name}"] = _cross(frame.assign(unit=frame["image_id"]), "centre", name)
+    tables |= _people(frame, units) | _pictures(frame, units)
     tables["missing values"] = _missing(frame)
     return tables
 
@@ -63,32 +61,32 @@ def _known(frame: pd.DataFrame, name: str) -> bool:
     return name in frame and frame[name].notna().any()
 
 
-def _people(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFrame]:
+def _people(frame: pd.DataFrame, units: str) -> dict[str, pd.DataFrame]:
     """The tables of skin type, age and sex."""
     tables, counted = {}, _counted(units)
     for name, title in (("fitzpatrick", "Fitzpatrick type"), ("skin_tone", "skin tone"), ("tone_group", "tone group")):
         scale = frame["skin_tone_scale"].dropna().unique().tolist() if _known(frame, "skin_tone_scale") else []
         if _known(frame, name) and not (name == "skin_tone" and scale == ["fitzpatrick"]):
-            tables[f"{counted} per {title}"] = _counts(frame, name, column, units)
+            tables[f"{counted} per {title}"] = _counts(frame, name, units)
     if _known(frame, "age"):
         banded = frame.assign(age=_bands(frame["age"], AGE_EDGES, AGE_NAMES))
-        tables[f"{units} per age and sex"] = _cross(banded, "age", "sex", column)
-        tables["age in years"] = _spread(frame.drop_duplicates(column)["age"], f"{units} (first record of each)")
+        tables[f"{units} per age and sex"] = _cross(banded, "age", "sex")
+        tables["age in years"] = _spread(frame.drop_duplicates("unit")["age"], f"{units} (first record of each)")
     elif _known(frame, "sex"):
-        tables[f"{counted} per sex"] = _counts(frame, "sex", column, units)
+        tables[f"{counted} per sex"] = _counts(frame, "sex", units)
     return tables
 
 
-def _pictures(frame: pd.DataFrame, column: str, units: str) -> dict[str, pd.DataFrame]:
+def _pictures(frame: pd.DataFrame, units: str) -> dict[str, pd.DataFrame]:
     """The tables of images per unit, splits and image sizes."""
     tables, counted = {}, _counted(units)
-    if column != "image_id":
-        per_unit = frame[column].value_counts()
+    if units != "images":
+        per_unit = frame["unit"].value_counts()
         banded = _bands(per_unit, PER_UNIT_EDGES, PER_UNIT_NAMES).value_counts(sort=False)
         tables[f"images per {units[:-1]}"] = banded.rename_axis("images").rename(units).to_frame()
         tables[f"images per {units[:-1]}, spread"] = _spread(per_unit, "all")
     if _known(frame, "split"):
-        tables[f"{counted} per split"] = _counts(frame, "split", column, units)
+        tables[f"{counted} per split"] = _counts(frame, "split", units)
     if "width" in frame:
         sizes = frame[["width", "height"]]
         sizes = sizes.assign(**{"short side": sizes.min(axis=1)})
@@ -116,22 +114,22 @@ def _with_missing(values: pd.Series) -> pd.Series:
     return values.where(values.notna(), MISSING).astype(pd.CategoricalDtype(order, ordered=True))
 
 
-def _counts(frame: pd.DataFrame, name: str, column: str, units: str) -> pd.DataFrame:
+def _counts(frame: pd.DataFrame, name: str, units: str) -> pd.DataFrame:
     """The numbers of distinct units and of images per value of ``name``."""
     values = _with_missing(frame[name]).rename(name)
     grouped = frame.groupby(values, observed=False)
-    if column == "image_id":
+    if units == "images":
         return grouped.size().rename("images").to_frame()
-    return pd.DataFrame({units: grouped[column].nunique(), "images": grouped.size()})
+    return pd.DataFrame({units: grouped["unit"].nunique(), "images": grouped.size()})
 
 
-def _cross(frame: pd.DataFrame, rows: str, columns: str, column: str) -> pd.DataFrame:
+def _cross(frame: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
     """The number of distinct units per pair of values. The column ``all`` counts the distinct units of a row."""
     frame = frame.explode(rows) if rows == "body_site" else frame  # an image of two body sites counts for both
     keys = [_with_missing(frame[name]).rename(name) for name in (rows, columns)]
-    table = frame.groupby(keys, observed=False)[column].nunique().unstack(fill_value=0)
+    table = frame.groupby(keys, observed=False)["unit"].nunique().unstack(fill_value=0)
     table.columns = pd.Index([str(name) for name in table.columns], name=columns)
-    return table.assign(all=frame.groupby(keys[0], observed=False)[column].nunique())
+    return table.assign(all=frame.groupby(keys[0], observed=False)["unit"].nunique())
 
 
 def _spread(values: pd.Series, name: str) -> pd.DataFrame:
