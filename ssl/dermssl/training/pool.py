@@ -57,7 +57,7 @@ class TrainingData:
             for name in (f"{positives}_id", "patient_id")
         )
         partners = find_partners(groups, patients)
-        paired = int((partners.count > 1).sum())
+        paired = sum(map(len, partners.rows.values()))
         if not paired:
             raise InputError(
                 f"views.positives is {positives}, but no two training images show one {positives} (`{positives}_id`): "
@@ -90,41 +90,31 @@ def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
 def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
     """The training rows: none of test (unless ``splits`` is all), none scored. Raises InputError if none is left."""
     online = _online_sets(datasets, options, seed)
-    kept_out = {group for one in online for group in one.dataset.column("group_id")[one.score]}
-    rows = []
-    for dataset in datasets:
-        split = dataset.column("split")
-        wanted = np.ones(len(dataset), bool) if splits == "all" else pd.isna(split) | (split == "train")
-        scored = wanted & np.isin(dataset.column("group_id"), list(kept_out))
-        if scored.any():
-            kept = f"{scored.sum()} of {wanted.sum()} training images of {dataset.name} are kept out"
+    columns = ["group_id", "pixel_sha256", "split"]
+    frame = pd.concat([dataset.frame(columns).assign(set=number) for number, dataset in enumerate(datasets)])
+    scored = pd.concat([one.dataset.frame(columns).iloc[one.score] for one in online]) if online else frame.head(0)
+    wanted = (splits == "all") | frame["split"].isna() | (frame["split"] == "train")
+    kept_out = wanted & frame["group_id"].isin(scored["group_id"])
+    for number, dataset in enumerate(datasets):
+        counts = [side[frame["set"] == number].sum() for side in (kept_out, wanted)]
+        if counts[0]:
+            kept = f"{counts[0]} of {counts[1]} training images of {dataset.name} are kept out"
             log.info("%s: the online evaluation scores images of their patients or lesions", kept)
-        rows.append(np.flatnonzero(wanted & ~scored))
-    rows = _drop_copies(datasets, rows, splits, online)
-    for dataset, chosen in zip(datasets, rows, strict=True):
-        if not len(chosen):
-            why = "its images are test rows by its `split` column, or copies of images that are used already"
-            raise InputError(f"{dataset.folder} has nothing to train on: {why}; leave it out of --data")
-    return TrainingData(datasets, rows, online)
-
-
-def _drop_copies(
-    datasets: Sequence[Dataset], rows: list[np.ndarray], splits: str, online: Sequence[OnlineSet]
-) -> list[np.ndarray]:
-    """Keep one of several images with the same pixels, and none with a copy in a test split or among scored images."""
-    columns = [dataset.column("pixel_sha256") for dataset in datasets]
-    scored = {value for one in online for value in one.dataset.column("pixel_sha256")[one.score]}
-    if splits != "all":
-        for dataset, values in zip(datasets, columns, strict=True):
-            scored |= set(values[dataset.column("split") == "test"])
-    hashes = pd.Series(np.concatenate([values[chosen] for values, chosen in zip(columns, rows, strict=True)]))
-    in_score = hashes.isin(scored)
-    doubled = hashes.duplicated() & ~in_score
+    # Of several images with the same pixels one is kept, and none with a copy in a test split or among scored images.
+    held_out = scored if splits == "all" else pd.concat([scored, frame[frame["split"] == "test"]])
+    pixels = frame["pixel_sha256"][wanted & ~kept_out]
+    in_score = pixels.isin(held_out["pixel_sha256"])
+    doubled = pixels.duplicated() & ~in_score
     for copies, originals in ((in_score, "test or scored images"), (doubled, "other training images")):
         if copies.any():
             log.warning("left out %d training images with the same pixels as %s", copies.sum(), originals)
-    kept = np.split(~(in_score | doubled).to_numpy(), np.cumsum([len(chosen) for chosen in rows])[:-1])
-    return [chosen[keep] for chosen, keep in zip(rows, kept, strict=True)]
+    chosen = frame["set"][wanted & ~kept_out][~in_score & ~doubled]
+    rows = [chosen.index[chosen == number].to_numpy() for number in range(len(datasets))]
+    for dataset, left in zip(datasets, rows, strict=True):
+        if not len(left):
+            why = "its images are test rows by its `split` column, or copies of images that are used already"
+            raise InputError(f"{dataset.folder} has nothing to train on: {why}; leave it out of --data")
+    return TrainingData(datasets, rows, online)
 
 
 def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int) -> list[OnlineSet]:

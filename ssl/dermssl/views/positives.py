@@ -15,30 +15,24 @@ SHARE_DRAW, CHOICE_DRAW = 33, 34
 
 @dataclass(frozen=True)
 class Partners:
-    """The pooled rows sorted by group: the rows of one group stand side by side in ``order``.
+    """The group of each pooled row ``(N,)``, and the rows of each group that has several, in ascending order."""
 
-    Row ``i`` stands at ``place[i]`` in ``order``; its group begins at ``start[i]`` and has ``count[i]`` rows.
-    """
-
-    order: np.ndarray
-    place: np.ndarray
-    start: np.ndarray
-    count: np.ndarray
+    group: np.ndarray
+    rows: dict[int, np.ndarray]
 
     def partner(self, row: int, share: float, draws: np.ndarray) -> int:
         """Another row of the group with probability ``share``, else ``row``; ``draws`` are of one view of the image."""
-        others = int(self.count[row]) - 1
-        if others < 1 or draws[SHARE_DRAW] >= share:
+        rows = self.rows.get(int(self.group[row]))
+        if rows is None or draws[SHARE_DRAW] >= share:
             return row
-        start = int(self.start[row])
-        chosen = start + int(draws[CHOICE_DRAW] * others)
-        return int(self.order[chosen + (chosen >= self.place[row])])
+        others = rows[rows != row]
+        return int(others[int(draws[CHOICE_DRAW] * len(others))])
 
 
 def find_partners(groups: np.ndarray, patients: np.ndarray) -> Partners:
     """Group the N rows of one group id and one patient. None is unknown; a row without group id is alone."""
-    known = ~pd.isna(groups)
     code, _ = pd.factorize(pd.MultiIndex.from_arrays([groups, pd.Series(patients, dtype=object).fillna("")]))
-    code = np.where(known, code, code.max(initial=0) + 1 + np.arange(len(code)))
-    order = np.argsort(code, kind="stable")
-    return Partners(order, np.argsort(order), np.searchsorted(code[order], code), np.bincount(code)[code])
+    code = np.where(pd.isna(groups), -1, code)
+    known = pd.Series(code[code >= 0], index=np.flatnonzero(code >= 0))
+    several = known[known.duplicated(keep=False)]
+    return Partners(code, {group: rows.index.to_numpy() for group, rows in several.groupby(several)})
