@@ -40,6 +40,7 @@ class ImageQuery:
 class FoundCases:
     """Manifest rows of the hits, most similar first, each with its ``similarity``; notes; and the columns of labels."""
 
+    query: ImageQuery
     hits: list[dict[str, Any]]
     notes: list[str]
     labels: list[str]
@@ -91,7 +92,7 @@ def find(
         close = [hit for hit in hits if hit["similarity"] >= min_similarity]
         notes.append(f"{len(close)} of {len(hits)} have a similarity of at least {min_similarity:g}")
         hits = close
-    return FoundCases(hits, notes, index.labels)
+    return FoundCases(query, hits, notes, index.labels)
 
 
 def _copies(index: SearchIndex, query: ImageQuery, hits: list[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dermeval.retrieval.find import FoundCases, ImageQuery
+from dermeval.retrieval.find import FoundCases
 from dermeval.retrieval.index_folder import SearchIndex
 from dermssl import licences
 from dermssl.atomic import atomic_file
@@ -61,11 +61,11 @@ def _is_ours(path: Path) -> bool:
     return content.startswith(mark) if path.suffix.lower() == ".csv" else mark in content
 
 
-def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[FoundCases], path: Path) -> str | None:
+def write(index: SearchIndex, found: Sequence[FoundCases], path: Path) -> str | None:
     """Write the file and return its path; None, with a warning, if pictures of hits are out of reach."""
-    kind, pairs = path.suffix.lower(), list(zip(queries, found, strict=True))
+    kind = path.suffix.lower()
     if kind == ".csv":
-        table = pd.concat([part.table.assign(query=query.name) for query, part in pairs])
+        table = pd.concat([part.table.assign(query=part.query.name) for part in found])
         table.insert(0, "query", table.pop("query"))
         write_csv(path, table)
         return str(path)
@@ -74,30 +74,29 @@ def write(index: SearchIndex, queries: Sequence[ImageQuery], found: Sequence[Fou
     if missing:
         log.warning("warning: %s is not written: images of %s are out of reach", path, ", ".join(missing))
         return None
-    if kind == ".png" and len(pairs) > MAX_SHEET_QUERIES:
-        log.warning("warning: the contact sheet shows the first %d of %d queries", MAX_SHEET_QUERIES, len(pairs))
-        pairs = pairs[:MAX_SHEET_QUERIES]
-    blocks = [_block(index, query, part) for query, part in pairs]
     if kind == ".png":
-        _draw_sheet(path, blocks, index.notices)
+        if len(found) > MAX_SHEET_QUERIES:
+            log.warning("warning: the contact sheet shows the first %d of %d queries", MAX_SHEET_QUERIES, len(found))
+        _draw_sheet(path, [_block(index, part) for part in found[:MAX_SHEET_QUERIES]], index.notices)
         return str(path)
     results = [
-        {"name": query.name, "notes": part.notes, "query": own and _card(own), "hits": [_card(tile) for tile in hits]}
-        for (query, part), (own, hits) in zip(pairs, blocks, strict=True)
+        {"name": part.query.name, "notes": part.notes, "query": own and _card(own), "hits": list(map(_card, hits))}
+        for part in found
+        for own, hits in [_block(index, part)]
     ]
     foot = [READING, *licences.notice_lines(index.notices)]
     write_text(path, render("dermeval/retrieval/hits.html", title=index.title, results=results, foot=foot))
     return str(path)
 
 
-def _block(index: SearchIndex, query: ImageQuery, found: FoundCases) -> Block:
+def _block(index: SearchIndex, found: FoundCases) -> Block:
     """The pictures of one query and its hits, with their captions."""
 
     def tile(row: dict[str, Any]) -> Tile:
         dataset = index.datasets[row["dataset"]]
         return Tile(dataset.images.image(dataset.rows[row["image_id"]]), _caption(row, index.labels))
 
-    hits = [tile(row) for row in found.table.to_dict("records")]
+    query, hits = found.query, [tile(row) for row in found.table.to_dict("records")]
     if query.photo is not None:
         return Tile(query.photo.image, ["query", Path(query.name).name]), hits
     own = next((record for record in query.own if record["image_id"] == query.name), None)

@@ -22,21 +22,21 @@ def search(options: SearchOptions) -> Report:
     _check(options)
     index = open_index(options.index)
     passing = index.passing(options.where)
-    queries = _queries(index, options)
     found = [
         find(index, query, options.k, options.include_own, options.per_image, passing, options.min_similarity)
-        for query in queries
+        for query in _queries(index, options)
     ]
-    written = output.write(index, queries, found, Path(options.out)) if options.out else None
-    pairs = list(zip(queries, found, strict=True))
+    written = output.write(index, found, Path(options.out)) if options.out else None
     text = "\n\n".join(
-        "\n  ".join([f"cases similar to {query.name} in {index.folder}", *part.notes]) + "\n" + _aligned(part.table)
-        for query, part in pairs
+        "\n  ".join([f"cases similar to {part.query.name} in {index.folder}", *part.notes])
+        + "\n"
+        + _aligned(part.table)
+        for part in found
     )
     data: dict[str, Any] = {"index": options.index, "where": options.where, "k": options.k, "queries": []}
-    for query, part in pairs:
+    for part in found:
         hits = part.table.astype(object).where(part.table.notna(), None).to_dict("records")
-        data["queries"].append({"query": query.name, "notes": part.notes, "hits": hits})
+        data["queries"].append({"query": part.query.name, "notes": part.notes, "hits": hits})
     data["out"] = written
     return Report(text + (f"\nwritten: {written}" if written else ""), data)
 
