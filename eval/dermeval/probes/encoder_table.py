@@ -90,22 +90,19 @@ def encoders_report(
         f"95% intervals and p from {options.draws} paired draws of {unit_of(source['datasets'])}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
-    columns: dict[str, list[Column]] = {task.name: [] for task, _ in planned}
+    rows, by_class = list[dict[str, Any]](), []
     for task, made in planned:
+        columns = []
         for column in _columns(pools.values(), task, made[0].folds, probes, options):
             scores = [show(one.scores[column.score].entry()) for one in column.encoders]
             log.info("%s, %s: %s", task.name, column.name, "; ".join(map(" ".join, zip(pools, scores, strict=True))))
-            columns[task.name].append(column)
-    rows = [row for target, own in columns.items() for row in _target_rows(pools, target, own)]
-    notes = [*notes, *(note for task, made in planned for note in _few_label_notes(task, made[0].folds, probes[-1]))]
+            columns.append(column)
+            for name, predictions in zip(pools, column.predictions, strict=False):
+                heading = f"{task.name} by class: {name}, {column.name}"
+                by_class.append(ReportTable(heading, pd.DataFrame(), class_figures(predictions, {})))
+        rows += _target_rows(pools, task.name, columns)
+        notes = [*notes, *_few_label_notes(task, made[0].folds, probes[-1])]
     tables = _tables(pd.DataFrame(rows))
-    by_class = [
-        ReportTable(f"{target} by class: {name}, {column.name}", pd.DataFrame(), class_figures(predictions, {}))
-        for target, own in columns.items()
-        for column in own
-        if column.predictions
-        for name, predictions in zip(pools, column.predictions, strict=True)
-    ]
     data = {"protocol": options.protocol} | {key: held for key, held in source.items() if key != "encoder"}
     data |= {"encoders": {name: pool.encoder for name, pool in pools.items()}}
     data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())]}
