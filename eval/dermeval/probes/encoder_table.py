@@ -144,8 +144,8 @@ def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]
         if row["encoder"] == name and row.get("seen") and "," not in row["column"]
     ]
     said = "; ".join(dict.fromkeys(counts)) or "none of the scored images"
-    saw_test = pool.encoder.get("training", {}).get("splits") == "all"
-    return f"{name} has seen in pretraining: {said}" + (" (all splits, test images included)" if saw_test else "")
+    every = " (all splits, test images included)" if report.saw_test(pool.encoder) else ""
+    return f"{name} has seen in pretraining: {said}{every}"
 
 
 class Column(NamedTuple):

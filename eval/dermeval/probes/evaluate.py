@@ -55,26 +55,24 @@ def evaluate(options: EvaluateOptions) -> Report:
         kept.remove()
         return report
     plan = [(task, probe, experiment) for task, made in tasks for probe in probes for experiment in made]
-    entries, predictions = [], []
+    entries, plain, tables = [], [], []
     with tqdm(plan, unit="experiment", disable=None) as bar:
         for task, probe, experiment in bar:
             bar.set_description(f"{task.name}, {probe.name}, {experiment.name}")
             entry, found = _run(task, probe, experiment, options)
             entries.append(entry)
-            predictions.append(found)
+            plain.append(found.get("all"))
+            keys = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
+            tables += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
     asked = {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
     result = source_of(pool) | asked | {"experiments": entries, "notes": list(dict.fromkeys(notes))}
     if out:
-        parts = []
-        for entry, found in zip(entries, predictions, strict=True):
-            keys = {key: entry[key] for key in ("target", "probe", "experiment")}
-            parts += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", result)
-            table = pa.Table.from_pandas(pd.concat(parts, ignore_index=True), preserve_index=False)
+            table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
             write_parquet(temporary / "predictions.parquet", table)
             write_csv(temporary / "groups.csv", groups_table(result))
-            write_text(temporary / "report.html", html_page(result, [found.get("all") for found in predictions]))
+            write_text(temporary / "report.html", html_page(result, plain))
         kept.remove()
     return Report(text_page(result), result)
 

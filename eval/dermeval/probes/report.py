@@ -78,11 +78,16 @@ def source_of(pool: PooledEmbeddings) -> dict[str, Any]:
     return {"encoder": pool.encoder, "datasets": datasets, "licences": pool.licences, "synthetic": synthetic}
 
 
+def saw_test(encoder: Mapping[str, Any]) -> bool:
+    """Whether an encoder was pretrained on all splits, test images included."""
+    return encoder.get("training", {}).get("splits") == "all"
+
+
 def joint_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The source of several encoders on the same images, with the warnings and licences of all."""
-    saw_test = any(source["encoder"].get("training", {}).get("splits") == "all" for source in sources)
+    splits = {"splits": "all"} if any(saw_test(source["encoder"]) for source in sources) else {}
     return {
-        "encoder": {"training": {"splits": "all"} if saw_test else {}},
+        "encoder": {"training": splits},
         "datasets": sources[0]["datasets"],
         "licences": licences.merge(entry for source in sources for entry in source["licences"]),
         "synthetic": any(source["synthetic"] for source in sources),
@@ -126,7 +131,7 @@ def _closing_lines(source: Mapping[str, Any]) -> list[str]:
     text = ["SYNTHETIC data: these scores say nothing about patients"] if source["synthetic"] else []
     doubt = "has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
     text += [f"{entry['name']} {doubt}" for entry in source["datasets"] if not entry["patient_key"]]
-    if source["encoder"].get("training", {}).get("splits") == "all":
+    if saw_test(source["encoder"]):
         text.append("the encoder was pretrained on all splits, test images included")
     return [*text, *licences.notice_lines(source["licences"])]
 
