@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import faiss as _faiss
 import numpy as np
+import pandas as pd
 
 from dermssl.atomic import atomic_file
 from dermssl.errors import InputError
@@ -112,10 +113,7 @@ def recall_at_1(features: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.n
     Queries are all rows whose id another row has. The gallery of a query is every other row, also rows without an id
     (None). Similarity is the cosine of ``features`` (N, D).
     """
-    names = np.array([None if value is None or value != value else str(value) for value in ids], dtype=object)
-    known = np.flatnonzero([name is not None for name in names])
-    codes = np.full(len(names), -1)
-    codes[known] = np.unique(names[known].astype(str), return_inverse=True)[1]
+    codes = pd.factorize(pd.Series(ids, dtype=object))[0]
     queries = np.flatnonzero((codes >= 0) & (np.bincount(codes + 1)[codes + 1] > 1))
     if not len(queries):
         return queries, np.zeros(0, dtype=bool)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -90,23 +89,22 @@ class ImageStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._chunks: list[pa.Array] = []
+        chunks: list[pa.Array] = []
         for path in sorted(self.folder.glob("images-*.arrow")):
             with reading(inside(self.folder, path.name), "dermssl prepare"):
                 table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-                self._chunks += table["jpeg"].cast(pa.large_binary()).chunks
-        self._starts = np.cumsum([0, *map(len, self._chunks)])
+                chunks += table["jpeg"].cast(pa.large_binary()).chunks
+        self._jpegs = pa.chunked_array(chunks, pa.large_binary())
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._jpegs)
 
     def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path]]:
         return ImageStore, (self.folder,)
 
     def jpeg(self, row: int) -> memoryview:
         """The compressed bytes of one image, not copied."""
-        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        found = memoryview(self._chunks[chunk][int(row - self._starts[chunk])].as_buffer())
+        found = memoryview(self._jpegs[int(row)].as_buffer())
         if bytes(found[:3]) != START_OF_IMAGE:
             raise InputError(f"{self.folder}: image {row} of the store is no JPEG: run `dermssl prepare` again")
         return found
