@@ -62,6 +62,7 @@ def _dino(student: nn.Module, size: int, local: int, locals_: int, device: str) 
     optimizer = torch.optim.Adam([*student.parameters(), *student_head.parameters()], lr=0.001)
 
     def step(views: list[Tensor], epoch: int) -> None:
+        """Teacher, both outputs, loss, update."""
         views = [view.to(device) for view in views]
         update_momentum(student, teacher, m=0.996)
         update_momentum(student_head, teacher_head, m=0.996)

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -73,7 +73,7 @@ def whole_prepare(folder: Path, workers: int) -> None:
 
 
 def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
-    """Every way in turn, ``repeats`` times, so that a change of load meets all of them; medians."""
+    """Every way in turn, ``repeats`` times; prints medians, and ratios to Pillow's loop with as many processes."""
     ways = {
         f"{name}, {processes} process{'es' * (processes > 1)}": functools.partial(way, folder, processes)
         for processes in (1, cores)
@@ -91,14 +91,9 @@ def compare_speed(folder: Path, images: int, repeats: int, cores: int) -> None:
             way()
             rates[name].append(images / (time.perf_counter() - start))
             costs[name].append((processor_seconds() - cpu) / images)
-    print_table(ways, rates, costs)
-
-
-def print_table(names: Iterable[str], rates: dict[str, list[float]], costs: dict[str, list[float]]) -> None:
-    """Medians as Markdown; the ratios are to Pillow's loop with as many processes."""
     print("| | images/s | times Pillow's | CPU ms per image | of Pillow's CPU |")
     print("|---|---|---|---|---|")
-    for name in names:
+    for name in ways:
         rate, cost = median(rates[name]), median(costs[name])
         base = "Pillow decode + resize," + name.partition(",")[2]
         speed, share = rate / median(rates[base]), cost / median(costs[base])

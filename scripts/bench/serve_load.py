@@ -117,6 +117,7 @@ def ask(port: int, clients: int, requests: int, send: Callable) -> tuple[np.ndar
     wrong: list[int] = []
 
     def client(number: int) -> None:
+        """Ask without a pause, and note the time of each answer."""
         random = np.random.default_rng(number)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as connection:
             for _ in range(requests):
