@@ -42,5 +42,5 @@ def check_split(frame: pd.DataFrame, where: str) -> None:
     sides = frame.dropna(subset=["split"]).groupby("group_id")["split"].nunique()
     straddling = sides[sides > 1].index.tolist()
     if straddling:
-        shown = ", ".join(straddling[:5]) + (" ..." if len(straddling) > 5 else "")
-        raise InputError(f"{where}: patients, lesions or images that lie in two splits ({len(straddling)}): {shown}")
+        shown = ", ".join(straddling[:5]) + (f" ... ({len(straddling)} in all)" if len(straddling) > 5 else "")
+        raise InputError(f"{where}: patients, lesions or images lie in two splits: {shown}")

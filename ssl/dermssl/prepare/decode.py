@@ -115,7 +115,7 @@ def _check_sums(png: bytes) -> None:
 
 
 def reduction(image: Image.Image, short_side: int) -> int:
-    """The factor (1, 2, 4 or 8) by which libjpeg, faster, leaves ``short_side`` pixels; 1 for other formats."""
+    """The largest factor (1, 2, 4, 8) at which libjpeg leaves ``short_side`` pixels, and skips detail; else 1."""
     room = min(image.size) // short_side if isinstance(image, JpegImageFile) else 1
     return max(scale for scale in (1, 2, 4, 8) if scale <= max(room, 1))
 

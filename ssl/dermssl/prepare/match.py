@@ -46,7 +46,7 @@ def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str],
     if not name:
         raw.report("(blank)", "row without a file name")
         return None
-    nearest = index.nearest(name, [file for file in index.named(name) if file not in taken])
+    nearest = index.nearest(name, taken)
     if nearest and raw.same_bytes(*nearest):
         return nearest[0]
     ambiguous.update(nearest)
@@ -88,15 +88,11 @@ class _Index:
         named = self._by_name.get(PurePosixPath(_key(name)).name, [])
         return name if name in named else self._by_path.get(_key(name))
 
-    def named(self, name: str) -> list[str]:
-        """Files with this bare name; if there is none, files with it in another case."""
-        last = PurePosixPath(_key(name)).name
-        return self._by_name.get(last) or self._by_name.get(last.casefold(), [])
-
-    @staticmethod
-    def nearest(name: str, files: Sequence[str]) -> list[str]:
-        """Those of ``files`` whose paths have the longest common end with ``name``."""
+    def nearest(self, name: str, taken: set[str]) -> list[str]:
+        """Files of this bare name (else in another case), not ``taken``, whose paths share most of its end."""
         wanted = _key(name).split("/")[::-1]
+        named = self._by_name.get(wanted[0]) or self._by_name.get(wanted[0].casefold(), [])
+        files = [file for file in named if file not in taken]
         common = [len(common_start([wanted, _key(file).split("/")[::-1]])) for file in files]
         return [file for file, length in zip(files, common, strict=True) if length == max(common)]
 

@@ -16,7 +16,7 @@ from dermssl.training.options import KeepOptions
 
 
 def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) -> None:
-    """Freeze layers and batch statistics, add adapters, alike in ``backbones``. Raises InputError if one has none."""
+    """Freeze layers and batch statistics, add adapters, alike in ``backbones``. Raises InputError where impossible."""
     for backbone in backbones:
         learns = any(parameter.requires_grad for parameter in backbone.parameters())
         backbone.requires_grad_(True)  # adapters go to layers that learn: the same in student and teacher

@@ -93,7 +93,7 @@ def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
 
 
 def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
-    """The ``quota`` rows that an epoch draws from one set, which is shuffled and passed through again and again."""
+    """The ``quota`` rows that an epoch draws from one set: the next of endless passes through it, each shuffled."""
     first, last = epoch * quota, (epoch + 1) * quota
     if not quota:
         return np.empty(0, dtype=np.int64)

@@ -160,7 +160,7 @@ def test_an_archive_is_named_while_its_images_are_packed(tree):
             archive.writestr(member, "x")
     (root / "part_3.zip").write_bytes(b"PK half")
     problems = _listed(root)[1]
-    assert problems["part_2.zip"] == "archive still packed: unpack it (1 further images)"
+    assert problems["part_2.zip"] == "archive still packed: unpack it (1 further image)"
     assert "not wholly downloaded" in problems["part_3.zip"] and "done.zip" not in problems
 
 

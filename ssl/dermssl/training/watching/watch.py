@@ -68,7 +68,7 @@ def announce(run: Run, progress: Progress) -> None:
 
 
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
-    """A line per data set: its share of an epoch, how often an image is drawn; then lines on waste and unevenness."""
+    """A line per set: its share of an epoch, how often an image is drawn; and lines on images left out, uneven sets."""
     total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
         part = quota * total / sampler.total
