@@ -20,6 +20,8 @@ log = logging.getLogger("dermssl")
 MAX_CASE_IMAGES = 200
 EXAMPLES = 24
 REMEMBERED_FILTERS = 32
+Rates = dict[str, tuple[dict[str, float], int]]
+"""For each target the share of each condition among the groups with a label, and the number of these."""
 
 
 class CaseImage(BaseModel):
@@ -103,13 +105,8 @@ class Collection:
         self.filters, self.titles = filters_of(index.columns, index.labels), titles_of(index.columns.column_names)
         self.cases = self.frame.groupby("case_id", sort=False).indices
         # These are cached now, before several threads ask for them.
-        _ = (
-            self._filtered(""),
-            index.groups,
-            index.row_of,
-            index.columns,
-            [data.rows for data in index.datasets.values()],
-        )
+        _ = self._filtered(""), index.groups, index.row_of, index.columns
+        _ = [dataset.rows for dataset in index.datasets.values()]
 
     def __len__(self) -> int:
         return int(self.served.sum())
@@ -165,8 +162,8 @@ class Collection:
         picks = np.random.default_rng(0).permutation(len(rows))[:EXAMPLES]
         return self.images(self.index.records(np.sort(rows[picks])))
 
-    def _filter(self, where: str) -> tuple[Any, dict[str, tuple[np.ndarray, int]]]:
-        """The filter for the index, and for each target the share of each condition among the groups that pass.
+    def _filter(self, where: str) -> tuple[Any, Rates]:
+        """The filter for the index, and the base rates among the groups that pass.
 
         The first image of each group counts, so that a patient with many images counts once.
         """
@@ -177,23 +174,22 @@ class Collection:
         rates = {}
         for target, (codes, names) in self.labelled.items():
             known = codes[first][codes[first] >= 0]
-            rates[target] = np.bincount(known, minlength=len(names)) / max(1, len(known)), len(known)
+            shares = np.bincount(known, minlength=len(names)) / max(1, len(known))
+            rates[target] = dict(zip(names, shares.tolist(), strict=True)), len(known)
         return self.index.passing(both or None), rates
 
-    def _shares(
-        self, hits: Sequence[dict[str, Any]], rates: dict[str, tuple[np.ndarray, int]]
-    ) -> tuple[str | None, list[ConditionShare]]:
+    def _shares(self, hits: Sequence[dict[str, Any]], rates: Rates) -> tuple[str | None, list[ConditionShare]]:
         """The target that most hits have a label of, and the shares of the conditions of each target."""
         counts = {name: Counter(_text(hit[name]) for hit in hits if hit[name] is not None) for name in self.labelled}
         targets = sorted(filter(counts.get, counts), key=lambda name: -counts[name].total())
         shares = []
         for target in targets:
             total, (base, cases) = counts[target].total(), rates[target]
-            names = list(self.labelled[target][1])
             asked: dict[str, Any] = {"target": target, "labelled_hits": total, "labelled_cases": cases}
             for name, hit in sorted(counts[target].items(), key=lambda entry: (-entry[1], entry[0])):
-                rate = base[names.index(name)]
-                shares.append(ConditionShare(condition=name, hits=hit, share=hit / total, base_rate=rate, **asked))
+                shares.append(
+                    ConditionShare(condition=name, hits=hit, share=hit / total, base_rate=base[name], **asked)
+                )
         return next(iter(targets), None), shares
 
 
