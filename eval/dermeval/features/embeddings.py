@@ -18,7 +18,7 @@ from dermssl.atomic import atomic_folder
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import read_manifest
 from dermssl.dataset.targets import Target
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.files import read_json, read_npy, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
 from dermssl.neighbours import BLOCK_ROWS
@@ -151,7 +151,7 @@ class EmbeddedRows:
                 gone = rows["image_id"][~rows["image_id"].isin(live.index)]
                 if len(gone):
                     raise InputError(
-                        f"{self.folder}: {len(gone)} images (first {gone.iloc[0]}) are no longer in "
+                        f"{self.folder}: {counted(len(gone), 'image')} (first {gone.iloc[0]}) no longer in "
                         f"{self.datasets[name].folder}: run `{MAKER}` again"
                     )
                 rows = live.loc[rows["image_id"]].reset_index().set_index(rows.index)

@@ -16,6 +16,7 @@ from dermeval.probes.predictions import by_case, paired_scores
 from dermeval.probes.task import unit_of
 from dermeval.statistics.bootstrap import Bootstrap, defined, require_draws
 from dermssl.commandline import Report
+from dermssl.errors import counted
 from dermssl.paths import require_new_folder
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
@@ -45,9 +46,12 @@ def compare(options: CompareOptions) -> Report:
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
     data = {key: infos[0][key] for key in ("target", "classes", "counts")} | source
     named = [
-        {"name": result.name, "probe": result.infos[0]["probe"]}
-        | {"encoder": ", ".join(dict.fromkeys(info["encoder"]["path"] for info in result.infos))}
-        | {"seeds": len(result.infos)}
+        {
+            "name": result.name,
+            "probe": result.infos[0]["probe"],
+            "encoder": ", ".join(dict.fromkeys(info["encoder"]["path"] for info in result.infos)),
+            "seeds": len(result.infos),
+        }
         for result in results
     ]
     data |= {"results": named, "notes": notes, "rows": list(map(report.flat_row, rows)), "draws": options.draws}
@@ -75,7 +79,7 @@ def _rows(result: Result, found: Bootstrap) -> Iterator[dict[str, Any]]:
 def _lead(data: dict[str, Any], experiments: Sequence[str], unit: str) -> list[str]:
     results, counts, single = data["results"], data["counts"], "" in experiments
     scored = f"on the same {counts['scored']} images of {counts['scored_groups']} {unit}s."
-    every = f"of {len(experiments)} experiment{'s' * (len(experiments) > 1)}, each on the same images."
+    every = f"of {counted(len(experiments), 'experiment')}, each on the same images."
     lines = [f"{len(results)} results {scored if single else every}"]
     for entry in results:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""

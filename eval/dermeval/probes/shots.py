@@ -18,7 +18,7 @@ from dermeval.probes.judge import Probe
 from dermeval.probes.options import ProbeOptions
 from dermeval.probes.predictions import by_case, paired_scores
 from dermeval.probes.task import Task
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 
 SCORES = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc")
 
@@ -80,7 +80,7 @@ def scarce_classes(task: Task, folds: Sequence[Fold], asked: Sequence[int]) -> l
     if max(asked) > max(fewest):
         raise InputError(f"{task.where}: --shots {max(asked)}: no class has more than {max(fewest)} training {group}s")
     return [
-        f"class {task.classes[label]} has {patients} training {group}{'s' * (patients != 1)}, all of which are drawn "
+        f"class {task.classes[label]} has {counted(patients, f'training {group}')}, all of which are drawn "
         f"from --shots {min(shots for shots in asked if shots > patients)} on"
         for label, patients in enumerate(fewest)
         if label in task.labels and patients < max(asked)

@@ -109,7 +109,7 @@ def _check_parts(parts: Sequence[Source]) -> None:
         ids = part.table["image_id"].to_pylist()
         twice = [image_id for image_id in ids if image_id in seen]
         if twice:
-            told = f"{len(twice)} images of {part.folder} (first {twice[0]}) are already in {seen[twice[0]]}"
+            told = f"{counted(len(twice), 'image')} of {part.folder} (first {twice[0]}) already in {seen[twice[0]]}"
             raise InputError(f"{told}: give each image once")
         seen |= dict.fromkeys(ids, part.folder)
         for entry in part.info["datasets"]:
