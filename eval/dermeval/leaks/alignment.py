@@ -30,15 +30,19 @@ class Aligned(NamedTuple):
     matrix: np.ndarray | None
 
 
-def structure(rgb: np.ndarray) -> np.ndarray:
-    """Details between two scales with equalised local contrast, ``(H, W)`` float32.
+def structure(rgb: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
+    """Details between two scales with equalised local contrast, ``(H, W)`` float32, NaN in the ``hidden`` cells.
 
     Light, colour and the shape of a lesion are removed, and the rim of a dermatoscope does not outweigh the rest.
+    ``hidden`` (16, 16) bool are squares of the picture that do not count.
     """
     grey = grey_picture(without_letters(rgb), SHORT_SIDE).astype(np.float32)
     details = cv2.GaussianBlur(grey, (0, 0), 1.0) - cv2.GaussianBlur(grey, (0, 0), 4.0)
     contrast = np.sqrt(cv2.GaussianBlur(details**2, (0, 0), 6.0))
-    return details / (contrast + FLAT)
+    even = details / (contrast + FLAT)
+    if hidden is not None:
+        even[cv2.resize(hidden.astype(np.uint8), even.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0] = np.nan
+    return even
 
 
 def oriented_start(orientation: int, first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
@@ -58,11 +62,9 @@ def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> Aligned:
     If the orientation of the start is mirrored, ``second`` is already mirrored.
     """
     found = correlate(first, second, start)
-    everywhere = np.full(second.shape, 255, np.uint8)
+    ours, theirs, shown = np.nan_to_num(first), np.nan_to_num(second), 255 * (~np.isnan(second)).astype(np.uint8)
     try:
-        _, refined = cv2.findTransformECC(
-            first, second, start.astype(np.float32), cv2.MOTION_AFFINE, STEPS, everywhere, 5
-        )
+        _, refined = cv2.findTransformECC(ours, theirs, start.astype(np.float32), cv2.MOTION_AFFINE, STEPS, shown, 5)
     except cv2.error:  # ECC did not converge
         return found
     if 1 / LARGEST_CHANGE < abs(np.linalg.det(refined[:, :2])) < LARGEST_CHANGE**2:
@@ -76,6 +78,9 @@ def correlate(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> Alig
     matrix = np.asarray(matrix, np.float32)
     seen = cv2.warpAffine(second, matrix, size, flags=flags)
     inside = cv2.warpAffine(np.ones_like(second), matrix, size, flags=flags)
+    hidden = np.isnan(first) | np.isnan(seen)
+    if hidden.any():
+        first, seen, inside = (np.where(hidden, 0, part) for part in (first, seen, inside))
     covered = _blocks(inside).mean(axis=1) > 0.95
     if covered.sum() < LEAST_BLOCKS:
         return Aligned(0.0, 0.0, None)

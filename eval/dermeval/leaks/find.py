@@ -9,11 +9,12 @@ import pandas as pd
 
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import EarlierAudit
-from dermeval.leaks.local_features import COARSE, FINE, Detail
+from dermeval.leaks.local_features import COARSE, FINE
 from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate, united
 from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.overlays import overlay_cells, packed, unpacked
 from dermeval.leaks.records import AuditedImages, pools
-from dermeval.leaks.verify import compare_appearance, compare_pairs, describe_images
+from dermeval.leaks.verify import LocalStore, compare_appearance, compare_pairs, describe_images
 from dermeval.leaks.work import Work
 
 MANY_IMAGES = 20_000
@@ -36,7 +37,13 @@ class ScoredPairs(NamedTuple):
     background: certainty.Background
     layout_start: float
     sources: list[str]
-    detail: Detail
+    store: LocalStore
+
+    def hidden(self) -> dict[str, Any]:
+        """In how many pictures an overlay is left out, and which share of these pictures, on average."""
+        cells = unpacked(self.store.hidden).mean(axis=(1, 2)) if len(self.store.hidden) else np.zeros(0)
+        count = int((cells > 0).sum())
+        return {"images": count, "share": round(float(cells.sum() / max(count, 1)), 3)}
 
     def shares_of_sources(self, threshold: float) -> dict[str, Any]:
         """For each source the number of pairs it nominated, of these confirmed, and confirmed from no other source."""
@@ -56,9 +63,10 @@ def find_pairs(
     count = len(images.frame)
     earlier = earlier or EarlierAudit(np.zeros(count, bool))
     store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work)
+    store = _without_overlays(store, images, work)
     identical, appearance = identical_pairs(images), store.appearance()
     nominated = work.decided(
-        f"candidates-{_nominated_by(images, options, store.detail)}.parquet",
+        f"candidates-{_nominated_by(images, options, store)}.parquet",
         lambda: nominate(images, options, store, appearance),
         kept=True,
     )
@@ -77,7 +85,7 @@ def find_pairs(
         return pairs[kept].reset_index(drop=True), evidence[kept]
 
     table, evidence = compare(nominated)
-    found = scored(table, evidence, identical, store.detail, earlier)
+    found = scored(table, evidence, identical, store, earlier)
     likely = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY][["a", "b"]].to_numpy(np.int64)
     compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
     ends = linked_pairs(likely, compared, images.groups, pool)
@@ -88,20 +96,36 @@ def find_pairs(
     more, further = compare(linked)
     both = pd.concat([table.assign(linked=False), more], ignore_index=True)
     both[found.sources] = both[found.sources].fillna(False).astype(bool)
-    return scored(both, np.concatenate([evidence, further]), identical, store.detail, earlier)
+    return scored(both, np.concatenate([evidence, further]), identical, store, earlier)
 
 
-def _nominated_by(images: AuditedImages, options: LeaksOptions, detail: Detail) -> str:
+def _without_overlays(store: LocalStore, images: AuditedImages, work: Work) -> LocalStore:
+    """The store without the overlays of its pictures, which rank 0 finds."""
+
+    def find() -> pd.DataFrame:
+        bits = packed(overlay_cells(store.blocks, images.groups, pools(images), store.detail.voting))
+        rows = np.flatnonzero(bits.any(axis=1))
+        return pd.DataFrame({"row": rows, "cells": [one.tobytes() for one in bits[rows]]})
+
+    found = work.decided("hidden-cells.parquet", find)
+    if not len(found):
+        return store
+    hidden = np.zeros((store.images, 32), np.uint8)
+    hidden[found["row"]] = [np.frombuffer(cells, np.uint8) for cells in found["cells"]]
+    return store._replace(hidden=hidden)
+
+
+def _nominated_by(images: AuditedImages, options: LeaksOptions, store: LocalStore) -> str:
     """A hash of everything that the nominated pairs depend on besides the pixels."""
-    digest = hashlib.sha256(repr((options.neighbours, options.hash_bits, detail, images.licences)).encode())
+    digest = hashlib.sha256(repr((options.neighbours, options.hash_bits, store.detail, images.licences)).encode())
     embedded = [part for one in images.embedded for part in (one.rows, one.features, *one.views.values())]
-    for array in (images.groups, *embedded):
+    for array in (images.groups, store.hidden, *embedded):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
 def scored(
-    nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame, detail: Detail, earlier: EarlierAudit
+    nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame, store: LocalStore, earlier: EarlierAudit
 ) -> ScoredPairs:
     """Score compared pairs against the background of their own mirrored scores and those of the earlier audit."""
     start = certainty.layout_start_of(evidence) if earlier.layout_start is None else earlier.layout_start
@@ -115,4 +139,4 @@ def scored(
         false_discovery_rate=certainty.false_discovery_rate(best, background.most_false(best)),
     )
     sources = [name for name in nominated if name not in ("a", "b", "upright", "mirrored", "hash_bits")]
-    return ScoredPairs(table, evidence, identical, background, start, sources, detail)
+    return ScoredPairs(table, evidence, identical, background, start, sources, store)

@@ -65,7 +65,7 @@ def leaks(options: LeaksOptions) -> Report | None:
             write_parquet(folder / AUDITED, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
             write_npy(folder / "background.npy", found.background.scores.astype(np.float32))
             data = _summary(images, pairs, groups, split, options)
-            data |= {"sources": found.shares_of_sources(threshold)}
+            data |= {"sources": found.shares_of_sources(threshold), "hidden": found.hidden()}
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
             data["pretraining"] = _seen(folder, images)
             if planted is not None:
@@ -144,7 +144,9 @@ def _certainty(
     images: AuditedImages, found: ScoredPairs, ranking: pd.DataFrame, threshold: float, options: LeaksOptions
 ) -> dict[str, Any]:
     """What the threshold rests on, the recall of planted copies, and the false-match ratios."""
-    planted = scores_of_planted(images.pictures, options.planted, found.layout_start, found.detail, options.workers)
+    planted = scores_of_planted(
+        images.pictures, options.planted, found.layout_start, found.store.detail, options.workers
+    )
     scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
     reached = certainty.would_be_confirmed(
         planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false
@@ -253,6 +255,11 @@ def _lines(data: dict[str, Any]) -> list[str]:
         f"{data['leak_groups_with_label_conflicts']} leak groups hold a conflict",
         f"repaired split    {data['records_moved']} records ({data['images_moved']} images) moved; {shares}",
     ]
+    if data["hidden"]["images"]:
+        lines.append(
+            f"left out          {100 * data['hidden']['share']:.0f}% of {data['hidden']['images']} images, where a "
+            "ruler, stamp, frame or watermark stands at the same place in several records"
+        )
     if left := data["pairs_across_splits_after_repair"]:
         lines.append(
             f"left across       {left} confirmed pairs lie across splits after the repair, each too weak to join two "

@@ -18,6 +18,7 @@ from numpy.lib import recfunctions
 from dermeval.leaks import alignment
 from dermeval.leaks.local_features import Detail, describe_picture, layout_vectors, record_type
 from dermeval.leaks.matching import Local, consensus, local_of
+from dermeval.leaks.overlays import unpacked, without_cells
 from dermeval.leaks.pictures import Picture, pixels, store_of
 from dermeval.leaks.work import Work
 from dermssl import neighbours
@@ -52,6 +53,8 @@ class LocalStore(NamedTuple):
     folder: Path
     images: int
     detail: Detail
+    hidden: np.ndarray = np.zeros((0, 0), np.uint8)
+    """The cells of each picture that are left out (`overlays.overlay_cells`), packed, ``(N, 32)``; empty: none."""
 
     def path(self, block: int) -> Path:
         """The file of a block."""
@@ -60,13 +63,19 @@ class LocalStore(NamedTuple):
     def blocks(self) -> Iterator[np.ndarray]:
         """All descriptions (`local_features.record_type`), block by block."""
         for block in range(-(-self.images // IMAGES_PER_TASK)):
-            yield np.fromfile(self.path(block), record_type(self.detail.points))
+            described = np.fromfile(self.path(block), record_type(self.detail.points))
+            yield self._shown(described, block * IMAGES_PER_TASK)
 
     def record(self, row: int) -> np.ndarray:
         """The description of one image."""
         block, place = divmod(row, IMAGES_PER_TASK)
         kind = record_type(self.detail.points)
-        return np.fromfile(self.path(block), kind, count=1, offset=place * kind.itemsize)[0]
+        found = np.fromfile(self.path(block), kind, count=1, offset=place * kind.itemsize)
+        return self._shown(found, row)[0]
+
+    def _shown(self, described: np.ndarray, first: int) -> np.ndarray:
+        packed = self.hidden[first : first + len(described)]
+        return without_cells(described, unpacked(packed)) if packed.any() else described
 
     def appearance(self) -> np.ndarray:
         """Thumbnail, colours and spread of all images, ``(N,)`` of the fields `APPEARANCE`."""
@@ -93,7 +102,8 @@ def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: Local
     rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
     parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
     # The name of a file is a hash of its pairs, so a file of other pairs is never read by mistake.
-    names = [hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:16] for part in parts]
+    hidden = store.hidden.tobytes()
+    names = [hashlib.sha256(np.ascontiguousarray(part).tobytes() + hidden).hexdigest()[:16] for part in parts]
     paths = [work.folder / f"pairs-{name}.bin" for name in names]
     used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
     tasks = [(*one, store) for one in zip(paths, parts, used, strict=True)]
@@ -129,7 +139,9 @@ def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore])
     for number, (a, b, *orientations) in enumerate(pairs.tolist()):
         if a != last:
             first, last = local_of(store.record(a)), a
-        structures = tuple(functools.partial(_structure, pictures[row]) for row in (a, b))
+        structures = [
+            functools.partial(_structure, pictures[row], bytes(store.hidden[row : row + 1])) for row in (a, b)
+        ]
         found[number] = compare_pictures(first, local_of(store.record(b)), structures, orientations)
     with atomic_file(path) as temporary:
         found.tofile(temporary)
@@ -171,5 +183,6 @@ def compare_pictures(
 
 
 @functools.lru_cache(maxsize=512)
-def _structure(picture: Picture) -> np.ndarray:
-    return alignment.structure(pixels(picture))
+def _structure(picture: Picture, hidden: bytes) -> np.ndarray:
+    cells = unpacked(np.frombuffer(hidden, np.uint8)[None])[0] if hidden else None
+    return alignment.structure(pixels(picture), cells)

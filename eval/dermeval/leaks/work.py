@@ -24,7 +24,7 @@ from dermssl.paths import require_new_folder
 
 log = logging.getLogger("dermssl")
 PLAN = "plan.json"
-FILES = (PLAN, "local-*", "candidates-*", "pairs-*")
+FILES = (PLAN, "local-*", "hidden-*", "candidates-*", "pairs-*")
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others, since rank 0 alone nominates the pairs."""
 

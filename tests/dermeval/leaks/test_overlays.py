@@ -1,0 +1,123 @@
+"""Rulers, stamps and frames at one place in many pictures are left out of the comparison; copies are not."""
+
+import functools
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageFilter
+
+from dermeval.leaks.alignment import correlate, oriented_start, structure
+from dermeval.leaks.leaks import leaks
+from dermeval.leaks.local_features import FINE, describe_picture
+from dermeval.leaks.matching import local_of
+from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.overlays import overlay_cells, packed, unpacked, without_cells
+from dermeval.leaks.verify import compare_pictures
+
+SIZE = 160
+
+
+@pytest.fixture(scope="module")
+def photo(draw_skin):
+    """``photo(number)``: a picture that is smoother than an overlay, as skin is."""
+    return lambda number: draw_skin(number, SIZE).filter(ImageFilter.GaussianBlur(1))
+
+
+def stamped(image: Image.Image) -> Image.Image:
+    pixels = np.array(image)
+    pixels[134:156, 45:] = 20
+    cv2.putText(pixels, "14-03-19 10:22", (48, 150), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 180, 0), 1, cv2.LINE_AA)
+    return Image.fromarray(pixels)
+
+
+def framed(image: Image.Image) -> Image.Image:
+    """The picture in a window that is not its own mirror image."""
+    page = np.full((SIZE, SIZE, 3), 245, np.uint8)
+    page[40:140, :] = np.asarray(image)[:100]
+    for text, place, width in (("Case viewer", (8, 26), 2), ("Next  Back  Close", (6, 154), 1)):
+        cv2.putText(page, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (20, 20, 20), width, cv2.LINE_AA)
+    return Image.fromarray(page)
+
+
+def described(images) -> np.ndarray:
+    return np.stack([describe_picture(np.asarray(image)) for image in images])
+
+
+def cells_of(block: np.ndarray, groups=None, pool=None) -> np.ndarray:
+    groups = np.arange(len(block)) if groups is None else groups
+    pool = np.zeros(len(block), int) if pool is None else pool
+    return overlay_cells(lambda: [block[:3], block[3:]], groups, pool, FINE.voting)
+
+
+@pytest.fixture(scope="module")
+def with_stamp(photo):
+    return described([stamped(photo(n)) for n in range(12)])
+
+
+def test_a_stamp_is_hidden_where_it_stands_and_only_there(with_stamp, photo):
+    block = np.concatenate([with_stamp, described([photo(n) for n in range(50, 54)])])
+    cells = cells_of(block)
+    assert cells[:12].any(axis=(1, 2)).all() and not cells[12:].any()
+    assert not cells[:, :12].any() and not cells[:, :, :3].any()
+    assert cells[:12, 14, 6:15].mean() > 0.9
+
+
+def test_four_records_with_one_stamp_and_one_record_with_many_are_too_few(with_stamp):
+    assert not cells_of(with_stamp[:4]).any()
+    assert not cells_of(with_stamp, groups=np.zeros(12, int)).any()
+    assert not cells_of(with_stamp[:8], pool=np.arange(8) % 2).any()
+
+
+def test_copies_hide_nothing_but_their_stamp(photo):
+    copies = [Image.fromarray((np.asarray(photo(3)) * (0.8 + n / 50)).astype(np.uint8)) for n in range(8)]
+    assert not cells_of(described(copies)).any()
+    cells = cells_of(described([stamped(one) for one in [*copies, *(photo(n) for n in range(20, 28))]]))
+    assert cells[:, 14, 6:15].mean() > 0.9 and not cells[:, :12].any()
+
+
+def test_an_even_frame_is_hidden_whole(photo):
+    cells = cells_of(described([framed(photo(n)) for n in range(8)]))
+    assert cells[:, :3].all() and not cells[:, 6:12].any()
+
+
+def test_hidden_features_are_dropped_and_the_others_keep_their_order(with_stamp):
+    cells = cells_of(with_stamp)
+    before, after = with_stamp[0], without_cells(with_stamp, cells)[0]
+    column, row = (before["points"][: before["count"], :2] / before["size"] * 16).astype(int).T
+    kept = ~cells[0, row, column]
+    assert after["count"] == kept.sum() < before["count"]
+    for name in ("points", "descriptors"):
+        assert np.array_equal(after[name][: after["count"]], before[name][: before["count"]][kept])
+    assert np.array_equal(after["thumbnail"][~cells[0]], before["thumbnail"][~cells[0]])
+    assert np.array_equal(unpacked(packed(cells)), cells)
+
+
+def test_hidden_cells_do_not_count_in_the_alignment(photo):
+    pictures = [np.array(photo(n)) for n in (1, 2)]
+    for picture in pictures:
+        picture[: SIZE * 3 // 4] = np.asarray(photo(3))[: SIZE * 3 // 4]
+    hidden, start = np.zeros((16, 16), bool), oriented_start(0, (128, 128), (128, 128))
+    hidden[:12] = True
+    whole, rest = (correlate(*(structure(one, cells) for one in pictures), start) for cells in (None, hidden))
+    assert whole.correlation > 0.9 and whole.overlap == 1
+    assert rest.correlation < 0.4 and rest.overlap == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("overlay", [stamped, framed])
+def test_the_audit_finds_the_copies_among_pictures_with_one_overlay_and_no_other_pair(
+    overlay, make_dataset, photo, tmp_path
+):
+    images = [overlay(photo(n)) for n in range(24)]
+    pictures = [np.asarray(image) for image in images[:2]]
+    structures = [functools.partial(structure, picture) for picture in pictures]
+    alike = compare_pictures(*(local_of(describe_picture(picture)) for picture in pictures), structures)
+    assert alike["inliers"][0] > 4  # without the rule, the overlay itself would be the evidence
+    images += [images[0].rotate(7), overlay(photo(1).rotate(9, Image.Resampling.BICUBIC))]
+    folder = make_dataset("set", images, [f"p{n}" for n in range(26)])
+    report = leaks(LeaksOptions(str(tmp_path / "leaks"), [str(folder)], planted=0, workers=1, neighbours=6))
+    pairs = pd.read_parquet(tmp_path / "leaks" / "pairs.parquet")
+    assert set(zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)) == {("set/0", "set/24"), ("set/1", "set/25")}
+    assert report.data["hidden"]["images"] >= 20
+    assert "images, where a ruler, stamp, frame or watermark stands at the same place" in report.text
