@@ -20,9 +20,9 @@ SAME_PLACE, SAME_SIZE, SAME_TURN = 0.01, 0.3, 0.2
 ALIKE = 0.9
 """Cosine of the descriptors from which on they show the same detail. 2 in 100,000 features of unrelated photographs
 resemble those of two others at their place so much."""
-LEAST_RECORDS, LEAST_FEATURES = 4, 3
+LEAST_RECORDS, LEAST_CELLS = 4, 3
 """A feature that stands at one place in its own record and so many others belongs to an overlay. In a picture with
-fewer such features nothing is hidden: a round lesion in the middle resembles others by one or two."""
+such features in fewer cells nothing is hidden: round lesions in the middle resemble each other in one or two."""
 COPY = 0.9
 """Two pictures whose layouts outside the shared features correlate so much are copies. They show no overlay."""
 LEAST_REST = 0.1
@@ -86,10 +86,9 @@ def overlay_cells(
     templates = _thinned(templates)
     for start, block in _numbered(blocks()):
         features = features_of(block, most, start)
-        kept = np.unique(same_details(features, templates, groups, pool)[0])
-        enough = np.bincount(features.image[kept], minlength=len(groups)) >= LEAST_FEATURES
-        kept = kept[enough[features.image[kept]]]
+        kept = same_details(features, templates, groups, pool)[0]
         hidden[features.image[kept], features.cell[kept]] = True
+    hidden[hidden.sum(axis=1) < LEAST_CELLS] = False
     cells = _with_neighbours(hidden)
     marked = cells.any(axis=(1, 2))
     # A frame is mostly even, without features: its cells have one colour in all pictures that show it.
@@ -158,7 +157,7 @@ def _covered(thumbnails: np.ndarray, cells: np.ndarray) -> np.ndarray:
 def _with_neighbours(cells: np.ndarray) -> np.ndarray:
     """The cells ``(P, 256)`` and the 8 around each, ``(P, 16, 16)`` bool."""
     padded = np.pad(cells.reshape(-1, THUMBNAIL, THUMBNAIL), ((0, 0), (1, 1), (1, 1)))
-    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).any(axis=(3, 4))
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(axis=(3, 4))
 
 
 def _thinned(templates: Features) -> Features:
