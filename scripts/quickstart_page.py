@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from dermeval.pages.plots import interval_plot
+from dermeval.pages.plots import Bar, interval_plot
 from dermssl.files import read_json, write_text
 from dermssl.page import Section, render
 from dermssl.plotting import BLUE, PLOT_STYLE, as_svg
@@ -93,11 +93,10 @@ def pair_pictures(folder: Path) -> list[str]:
 
 def score_plot(scores: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Both probes of all encoders with their intervals, as SVG."""
-    ends = ("value", "low", "high")
-    panels = {
-        PROBES[probe]: {title: {end: rows[name][end] for end in ends} for name, title in ENCODERS.items()}
-        for probe, rows in scores.items()
-    }
+    panels = []
+    for probe, rows in scores.items():
+        bars = [Bar(title, *(rows[name][key] for key in ("value", "low", "high"))) for name, title in ENCODERS.items()]
+        panels.append((PROBES[probe], bars))
     return interval_plot(panels, same_axis=True)
 
 

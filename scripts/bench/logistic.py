@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from dermeval.probes.grids import GRID_ENDS, GRID_TOLERANCE
-from dermeval.probes.logistic import LogisticSolver, class_probabilities
+from dermeval.probes.logistic import LogisticSolver
 
 CLASSES, DIM = 7, 384
 
@@ -54,7 +54,7 @@ def main() -> None:
             model = LogisticRegression(C=cs[index], max_iter=10_000)
             cost, _ = machine.timed(lambda model=model, z=z, y=y: model.fit(z, y))
             theirs = theirs.plus(cost, len(cs) / len(range(0, len(cs), options.loop_every)))
-            mine = loss(class_probabilities(path, z)[index], path[index, :-1], y, cs[index])
+            mine = loss(path.probabilities(z)[index], path.coefficients[index, :-1], y, cs[index])
             gaps.append(mine - loss(model.predict_proba(z), model.coef_.T, y, cs[index]))
     remarks = [
         f"Mean loss, ours minus scikit-learn's, over the solutions: {min(gaps):+.1e} to {max(gaps):+.1e} "

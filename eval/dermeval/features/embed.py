@@ -24,7 +24,6 @@ from dermeval.features.options import EmbedOptions, View
 from dermeval.features.pixels import PixelPCA, fit_rows
 from dermeval.features.unfinished import Unfinished, unfinished_folder
 from dermssl import licences
-from dermssl.atomic import remove_folder
 from dermssl.backbone.embedding import Change, Pictures, batches_of_pictures, embed_batches, in_batches
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
@@ -97,7 +96,7 @@ def embed(options: EmbedOptions) -> Report | None:
     extra = {"precision": precision, "ranks": state.num_processes, "images_per_second": rate}
     views = ((view, written.features(1 + index)) for index, view in enumerate(options.views))
     info = write_embeddings(out, written.features(0), datasets, record, extra, views)
-    remove_folder(unfinished)
+    written.remove()
     made, seen = info["encoder"], f", also {', '.join(info['views'])}" if info["views"] else ""
     kind, ranks = f"{made['features']}, {info['dtype']}{seen}", "processes" if state.num_processes > 1 else "process"
     text = [

@@ -116,7 +116,10 @@ def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:
 def _read_ids(path: Path) -> list[str]:
     """The ids in a table: its first column with one of `ID_COLUMNS`, or its only column."""
     require_file(path, MAKER)
-    frame = read_parquet(path, MAKER).to_pandas() if path.suffix.lower() == ".parquet" else read_table(path, [])
+    if path.suffix.lower() == ".parquet":
+        frame = read_parquet(path, MAKER).to_pandas()
+    else:
+        frame = read_table(path, [])
     name = next((name for name in ID_COLUMNS if name in frame), None)
     if name is None and len(frame.columns) > 1:
         raise InputError(f"{path} has no column {' or '.join(ID_COLUMNS)}: rename the column that holds the ids")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dermssl.atomic import atomic_folder
+from dermssl.atomic import atomic_folder, remove_folder
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, write_json, write_npy
 from dermssl.paths import require_new_folder
@@ -54,6 +54,10 @@ class Unfinished:
     def features(self, view: int) -> np.ndarray:
         """All finished rows of one view, ``(N, D)``."""
         return np.concatenate([block[:, view] for block in self._blocks()])
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        remove_folder(self.folder)
 
     def _path(self, start: int) -> Path:
         return self.folder / f"rows-{start:09d}.npy"

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -17,36 +17,44 @@ PAGE_WIDTH = 12.5
 LEVELS = {"image": BLUE, "case": VERMILION}
 
 
-def interval_plot(
-    panels: Mapping[str, Mapping[str, Mapping[str, Any]]], zero: bool = False, same_axis: bool = False, foot: str = ""
-) -> str:
-    """Panels side by side: by title and label, intervals as in JSON. A ring stands for a too narrow one.
+class Bar(NamedTuple):
+    """A dot with its interval, or a ring where the interval is too narrow."""
 
-    ``zero`` draws the line of no difference, ``foot`` stands below. All panels have the same labels. With ``same_axis``
-    they also have the same scale, as panels of one score need.
+    label: str
+    value: float
+    low: float
+    high: float
+    narrow: bool = False
+
+
+def interval_plot(
+    panels: Sequence[tuple[str, Sequence[Bar]]], zero: bool = False, same_axis: bool = False, foot: str = ""
+) -> str:
+    """Panels side by side, each a title and its bars; ``zero`` draws the line of no difference, ``foot`` stands below.
+
+    All panels have the same labels. With ``same_axis`` they also have the same scale, as panels of one score need.
     """
-    labels = list(next(iter(panels.values())))
+    rows = len(panels[0][1])
     with rc_context(PLOT_STYLE):
         width = min(3.0 * len(panels), PAGE_WIDTH)
-        figure = Figure(figsize=(width, 1.1 + 0.36 * len(labels)), layout="constrained")
+        figure = Figure(figsize=(width, 1.1 + 0.36 * rows), layout="constrained")
         axes = figure.subplots(1, len(panels), sharex=same_axis, sharey=True, squeeze=False)[0]
-        for axis, (title, entries) in zip(axes, panels.items(), strict=True):
-            for height, entry in enumerate(entries.values()):
-                value, low, high = np.array([entry[end] for end in ("value", "low", "high")], dtype=float)
-                colour = VERMILION if zero and (low > 0 or high < 0) else BLUE
-                axis.plot([low, high], [height, height], color=colour, linewidth=2, solid_capstyle="round")
-                face = "white" if entry.get("narrow") else colour
-                axis.plot(value, height, "o", color=colour, markerfacecolor=face, markersize=6)
+        for axis, (title, bars) in zip(axes, panels, strict=True):
+            for height, bar in enumerate(bars):
+                colour = VERMILION if zero and (bar.low > 0 or bar.high < 0) else BLUE
+                axis.plot([bar.low, bar.high], [height, height], color=colour, linewidth=2, solid_capstyle="round")
+                face = "white" if bar.narrow else colour
+                axis.plot(bar.value, height, "o", color=colour, markerfacecolor=face, markersize=6)
             if zero:
                 axis.axvline(0, color=INK, linewidth=0.8)
             axis.set_title(textwrap.fill(title, int(9 * width / len(panels))))
-            axis.set_ylim(len(labels) - 0.5, -0.5)
+            axis.set_ylim(rows - 0.5, -0.5)
             axis.grid(axis="x")
             axis.tick_params(length=0, labelsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.spines["left"].set_visible(False)
         figure.supxlabel(foot, fontsize=8)
-        axes[0].set_yticks(range(len(labels)), [shortened(label, LONGEST_LABEL) for label in labels])
+        axes[0].set_yticks(range(rows), [shortened(bar.label, LONGEST_LABEL) for bar in panels[0][1]])
         return as_svg(figure)
 
 

@@ -157,12 +157,10 @@ def class_figures(images: Predictions, scores: Mapping[str, Any]) -> tuple[str, 
 
 def _group_figures(levels: dict[str, Any]) -> tuple[str, ...]:
     """Balanced accuracy by group at both levels, or at image level where they differ in groups; none without groups."""
-    panels = {
-        f"balanced accuracy, {level} level": {
-            group["value"]: group["balanced_accuracy"] for group in scored["groups"] if group["status"] == "scored"
-        }
-        for level, scored in levels.items()
-    }
-    first, *others = panels
-    shown = panels if all(list(panels[other]) == list(panels[first]) for other in others) else {first: panels[first]}
-    return (plots.interval_plot(shown, same_axis=True),) if panels[first] else ()
+    panels = []
+    for level, scored in levels.items():
+        groups = [group for group in scored["groups"] if group["status"] == "scored"]
+        bars = [plots.Bar(group["value"], **group["balanced_accuracy"]) for group in groups]
+        panels.append((f"balanced accuracy, {level} level", bars))
+    same = [bar.label for bar in panels[0][1]] == [bar.label for bar in panels[-1][1]]
+    return (plots.interval_plot(panels if same else panels[:1], same_axis=True),) if panels[0][1] else ()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
-from dermeval.probes.logistic import TOLERANCE, LogisticSolver, class_probabilities
+from dermeval.probes.logistic import TOLERANCE, LogisticSolver
 
 GRID_ENDS = (-6.0, 5.0)
 GRID_TOLERANCE, FINE_TOLERANCE = 1e-5, 1e-6
@@ -79,8 +79,8 @@ class PenaltyGrid:
         solver = LogisticSolver(standard(features), labels, classes, weight, *precision)
 
         def predict(rows: np.ndarray, which: Sequence[int], fine: bool = False) -> np.ndarray:
-            found = solver.fit(self.cs[list(which)], min(FINE_TOLERANCE, solver.tolerance) if fine else None)
-            return class_probabilities(found, standard(rows))
+            path = solver.fit(self.cs[list(which)], min(FINE_TOLERANCE, solver.tolerance) if fine else None)
+            return path.probabilities(standard(rows))
 
         return predict
 

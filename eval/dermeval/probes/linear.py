@@ -121,18 +121,20 @@ def choose(task: Task, plan: Sequence[Inner], grid: Grid, folds: int) -> tuple[l
     fits: dict[int, Predict] = {}
 
     def score(asked: Sequence[Sequence[int]], step: str, fine: bool = False) -> None:
-        guesses: list[list[np.ndarray]] = [[] for _ in range(folds)]
+        guesses: list[dict[int, list[np.ndarray]]] = [{} for _ in range(folds)]
         for number, inner in enumerate(tqdm(plan, desc=f"inner folds, {step}", unit="fit", disable=None, leave=False)):
             for outer, held in inner.held.items():
                 if not asked[outer]:
                     continue
                 if number not in fits:
                     fits[number] = grid.fits(task.features[inner.train], task.labels[inner.train], len(task.classes))
-                guesses[outer].append(fits[number](task.features[held], asked[outer], fine).argmax(2))
-        for outer in (outer for outer in range(folds) if asked[outer]):
+                probabilities = fits[number](task.features[held], asked[outer], fine)
+                for index, guess in zip(asked[outer], probabilities.argmax(2), strict=True):
+                    guesses[outer].setdefault(index, []).append(guess)
+        for outer in range(folds):
             truth = task.labels[np.concatenate([inner.held[outer] for inner in plan if outer in inner.held])]
-            for index, guess in zip(asked[outer], np.concatenate(guesses[outer], axis=1), strict=True):
-                tried[outer][index] = balanced_accuracy(truth, guess)
+            for index, parts in guesses[outer].items():
+                tried[outer][index] = balanced_accuracy(truth, np.concatenate(parts))
 
     coarse = grid.coarse()
     for number, step in enumerate(coarse):

@@ -14,6 +14,7 @@ penalties on the features of a real encoder need many hundreds of steps.
 """
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,10 +30,17 @@ BLOCK_ROWS = 2048
 """Rows whose logits are computed at once, so that they stay in the processor's cache."""
 
 
-def class_probabilities(coefficients: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Class probabilities ``(P, N, C)`` of ``features`` ``(N, D)`` by the solutions of `LogisticSolver.fit`."""
-    logits = np.einsum("nd,pdc->pnc", features, coefficients[:, :-1], optimize=True) + coefficients[:, -1:]
-    return torch.softmax(torch.from_numpy(logits), 2).numpy()
+@dataclass(frozen=True)
+class LogisticPath:
+    """Solutions for P penalties: ``coefficients`` ``(P, D + 1, C)``, float64, the last row the intercepts."""
+
+    coefficients: np.ndarray
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities ``(P, N, C)`` of ``features`` ``(N, D)``."""
+        weights, intercepts = self.coefficients[:, :-1], self.coefficients[:, -1:]
+        logits = np.einsum("nd,pdc->pnc", features, weights, optimize=True) + intercepts
+        return torch.softmax(torch.from_numpy(logits), 2).numpy()
 
 
 class LogisticSolver:
@@ -71,11 +79,8 @@ class LogisticSolver:
         self.reached: dict[float, float] = {}
         self.axes = _Axes(self.x, self.w)
 
-    def fit(self, cs: np.ndarray, tolerance: float | None = None) -> np.ndarray:
-        """The optimum for each inverse penalty of ``cs`` ``(P,)``, to ``tolerance`` (default: the solver's).
-
-        Returns coefficients ``(P, D + 1, C)``, float64, the last row the intercepts.
-        """
+    def fit(self, cs: np.ndarray, tolerance: float | None = None) -> LogisticPath:
+        """The optimum for each inverse penalty of ``cs`` ``(P,)``, to ``tolerance`` (default: the solver's)."""
         tolerance = tolerance or self.tolerance
         new = [c for c in map(float, cs) if self.reached.get(c, np.inf) > tolerance]
         if new:
@@ -88,7 +93,7 @@ class LogisticSolver:
         coefficients = np.zeros((*found.shape[:2], self.classes))
         coefficients[:, -1] = -np.inf
         coefficients[:, :, self.present] = found
-        return coefficients
+        return LogisticPath(coefficients)
 
     def _minimise(self, cs: torch.Tensor, theta: torch.Tensor, tolerance: float) -> torch.Tensor:
         """Coefficients ``(P, D + 1, C)``, the last row the intercepts, after rounds of L-BFGS from ``theta``."""

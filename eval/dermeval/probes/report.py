@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dermeval.features.pool import PooledEmbeddings
@@ -173,11 +174,13 @@ def interval_table(
 
 def dots(rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value") -> str:
     """One of `INTERVALS` of a long table as dots (SVG): a panel for each of the second key's first values."""
-    columns = list(rows.groupby(keys[1], sort=False))
-    panels = {
-        str(column).replace("_", " "): dict(zip(part[keys[0]], part[interval], strict=True))
-        for column, part in columns[:MOST_PANELS]
-    }
+    columns, panels = list(rows.groupby(keys[1], sort=False)), []
+    for column, part in columns[:MOST_PANELS]:
+        bars = []
+        for row in part.to_dict("records"):
+            value, low, high = np.array([row[interval][end] for end in ("value", "low", "high")], dtype=float)
+            bars.append(plots.Bar(row[keys[0]], value, low, high, row[interval].get("narrow", False)))
+        panels.append((str(column).replace("_", " "), bars))
     left_out = f"the first {MOST_PANELS} of {len(columns)} columns" if len(columns) > MOST_PANELS else ""
     return plots.interval_plot(panels, zero=interval == "difference", foot=left_out)
 

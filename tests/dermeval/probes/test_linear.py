@@ -17,7 +17,7 @@ from dermeval.probes import logistic
 from dermeval.probes.folds import Fold, grouped
 from dermeval.probes.grids import GRID_TOLERANCE, PenaltyGrid
 from dermeval.probes.linear import Inner, choose, inner_folds
-from dermeval.probes.logistic import LogisticSolver, class_probabilities
+from dermeval.probes.logistic import LogisticSolver
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 
@@ -48,12 +48,12 @@ def test_every_penalty_reaches_scikit_learns_optimum(classes, balanced):
     weight = len(labels) / (classes * np.bincount(labels)[labels]) if balanced else np.ones(len(labels))
     cs = np.logspace(-5, 2, 8)
     path = LogisticSolver(features, labels, classes, weight).fit(cs)
-    probabilities = class_probabilities(path, features)
+    probabilities = path.probabilities(features)
     for index, c in enumerate(cs):
         model = LogisticRegression(C=c, tol=1e-9, max_iter=50_000).fit(features, labels, sample_weight=weight)
         coefficients = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if classes == 2 else model.coef_
         reference = model.predict_proba(features)
-        ours = objective(probabilities[index], path[index, :-1], labels, c, weight, classes == 2)
+        ours = objective(probabilities[index], path.coefficients[index, :-1], labels, c, weight, classes == 2)
         theirs = objective(reference, coefficients.T, labels, c, weight, classes == 2)
         assert ours == pytest.approx(theirs, abs=1e-6)
         assert np.abs(probabilities[index] - reference).max() < 1e-2
@@ -64,7 +64,7 @@ def test_more_features_than_images_and_separable_classes_converge():
     features, labels = random.normal(size=(40, 100)), np.arange(40) % 3
     path = LogisticSolver(features, labels, 3).fit(np.array([1.0]))
     model = LogisticRegression(C=1.0, tol=1e-9, max_iter=50_000).fit(features, labels)
-    assert np.abs(class_probabilities(path, features)[0] - model.predict_proba(features)).max() < 1e-3
+    assert np.abs(path.probabilities(features)[0] - model.predict_proba(features)).max() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -75,7 +75,7 @@ def test_features_that_are_the_same_for_all_images_change_nothing(dtype):
     features[:, live] = random.normal(size=(40, 16))
     whole, part = (LogisticSolver(x, labels, 3, None, 1e-8, dtype) for x in (features, features[:, live]))
     found, wanted = (solver.fit(np.array([1.0])) for solver in (whole, part))
-    assert np.abs(class_probabilities(found, features) - class_probabilities(wanted, features[:, live])).max() < 1e-3
+    assert np.abs(found.probabilities(features) - wanted.probabilities(features[:, live])).max() < 1e-3
 
 
 def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch, caplog):
@@ -90,7 +90,7 @@ def test_float32_passes_rank_penalties_as_float64_does():
     cs = np.logspace(-4, 1, 6)
     exact = LogisticSolver(features, labels, 4).fit(cs)
     quick = LogisticSolver(features, labels, 4, tolerance=GRID_TOLERANCE, dtype=torch.float32).fit(cs)
-    assert np.abs(class_probabilities(exact, features) - class_probabilities(quick, features)).max() < 2e-2
+    assert np.abs(exact.probabilities(features) - quick.probabilities(features)).max() < 2e-2
 
 
 def test_a_quick_fit_goes_on_to_a_finer_tolerance_where_it_stopped():
@@ -98,13 +98,11 @@ def test_a_quick_fit_goes_on_to_a_finer_tolerance_where_it_stopped():
     cs = np.logspace(-4, 1, 6)
     solver = LogisticSolver(features, labels, 4, tolerance=1e-3)
     quick, fine = solver.fit(cs), solver.fit(cs, 1e-9)
-    exact = class_probabilities(LogisticSolver(features, labels, 4, tolerance=1e-9).fit(cs), features)
+    exact = LogisticSolver(features, labels, 4, tolerance=1e-9).fit(cs).probabilities(features)
     assert (
-        np.abs(class_probabilities(quick, features) - exact).max()
-        > 1e-3
-        > np.abs(class_probabilities(fine, features) - exact).max()
+        np.abs(quick.probabilities(features) - exact).max() > 1e-3 > np.abs(fine.probabilities(features) - exact).max()
     )
-    assert np.array_equal(solver.fit(cs), fine), "a finer fit is kept"
+    assert np.array_equal(solver.fit(cs).coefficients, fine.coefficients), "a finer fit is kept"
 
 
 def test_the_choice_is_among_finely_fitted_penalties_near_the_best():
@@ -115,7 +113,7 @@ def test_the_choice_is_among_finely_fitted_penalties_near_the_best():
 def test_a_class_without_training_images_gets_probability_zero():
     features, labels = problem(2)
     path = LogisticSolver(features, 2 * labels, 3).fit(np.array([0.1]))
-    probabilities = class_probabilities(path, features)[0]
+    probabilities = path.probabilities(features)[0]
     assert (probabilities[:, 1] == 0).all() and np.allclose(probabilities.sum(1), 1)
 
 
