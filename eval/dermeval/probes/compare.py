@@ -13,7 +13,7 @@ from dermeval.probes.judge import PER_CLASS, redrawn_note
 from dermeval.probes.open_results import Result, open_results
 from dermeval.probes.options import CompareOptions
 from dermeval.probes.predictions import by_case, paired_scores
-from dermeval.probes.task import unit_of
+from dermeval.probes.report import FeatureSource
 from dermeval.statistics.bootstrap import Bootstrap, defined, require_draws
 from dermssl.commandline import Report
 from dermssl.errors import counted
@@ -42,9 +42,9 @@ def compare(options: CompareOptions) -> Report:
             redrawn += compared[0].redrawn
     results = next(iter(experiments.values()))
     infos = [info for result in results for info in result.infos]
-    source = report.joint_source(infos)
+    source = FeatureSource.of_all([FeatureSource.of_result(info) for info in infos])
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
-    data = {key: infos[0][key] for key in ("target", "classes", "counts")} | source
+    data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
     named = [
         {
             "name": result.name,
@@ -60,11 +60,8 @@ def compare(options: CompareOptions) -> Report:
     last = {experiment: scores for (experiment, _), (scores, _) in tables.items()}.values()
     before = f"{data['target']}, " if "" in experiments else ""
     head = f"comparison on {data['target']}" if "" in experiments else "comparison of protocols"
-    captions = [(table, f"{before}{table.heading}, by {unit_of(source['datasets'])}") for table in last]
-    lead, shown = (
-        _lead(data, list(experiments), unit_of(source["datasets"])),
-        [table for pair in tables.values() for table in pair],
-    )
+    captions = [(table, f"{before}{table.heading}, by {source.unit}") for table in last]
+    lead, shown = _lead(data, list(experiments), source.unit), [table for pair in tables.values() for table in pair]
     return report.side_by_side_report(options.out, WRITTEN, head, lead, shown, captions, report.RESULTS, source, data)
 
 
@@ -101,7 +98,7 @@ def _tables(table: pd.DataFrame) -> dict[tuple[str, str], tuple[ReportTable, Rep
         name, others = ", ".join(filter(None, (experiment, level))) + " level", rows[rows["difference"].notna()]
         figures = (report.dots(rows, CELLS),), (report.dots(others, CELLS, "difference"),)
         tables[str(experiment), str(level)] = (
-            report.interval_table(f"scores, {name}", rows, CELLS, figures=figures[0]),
-            report.interval_table(f"differences, {name}", others, CELLS, "difference", figures=figures[1]),
+            report.interval_table(f"scores, {name}", rows, CELLS, more="sd", figures=figures[0]),
+            report.interval_table(f"differences, {name}", others, CELLS, "difference", "+.3f", figures=figures[1]),
         )
     return tables

@@ -26,8 +26,9 @@ from dermeval.probes.options import EvaluateOptions
 from dermeval.probes.predictions import Predictions, paired_scores
 from dermeval.probes.probe_report import recall_hits
 from dermeval.probes.protocols import Experiment
+from dermeval.probes.report import FeatureSource
 from dermeval.probes.shots import draw_of_each_class, fewest_patients
-from dermeval.probes.task import Task, unit_of
+from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
 from dermssl.errors import InputError
@@ -79,7 +80,8 @@ def encoders_report(
 ) -> Report:
     """The table of encoders on the first experiment of each target; see `EvaluateOptions`."""
     first = next(iter(pools))
-    source = report.joint_source([report.source_of(pool) for pool in pools.values()])
+    sources = [FeatureSource.of(pool) for pool in pools.values()]
+    source = FeatureSource.of_all(sources)
     lead = [
         f"{len(pools)} encoders, each on the same images; differences from {first}",
         *(
@@ -87,7 +89,7 @@ def encoders_report(
             for task, made in planned
         ),
         f"scores are {SCORE.replace('_', ' ')} at image level, or recall@1 where a column says so",
-        f"95% intervals and p from {options.draws} paired draws of {unit_of(source['datasets'])}s",
+        f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
     rows, by_class = list[dict[str, Any]](), []
@@ -103,14 +105,11 @@ def encoders_report(
         rows += _target_rows(pools, task.name, columns)
         notes = [*notes, *_few_label_notes(task, made[0].folds, probes[-1])]
     tables = _tables(pd.DataFrame(rows))
-    data = {"protocol": options.protocol} | {key: held for key, held in source.items() if key != "encoder"}
+    data = {"protocol": options.protocol} | {key: held for key, held in vars(source).items() if key != "encoder"}
     data |= {"encoders": {name: pool.encoder for name, pool in pools.items()}}
     data |= {"notes": [*notes, *(_seen_note(name, pool, rows) for name, pool in pools.items())]}
     data |= {"rows": list(map(report.flat_row, rows))}
-    head, captions = (
-        f"protocol {options.protocol} on {report.names_of(source)}",
-        [(table, table.heading) for table in tables],
-    )
+    head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
     tables += by_class
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
 
@@ -233,7 +232,7 @@ def _tables(table: pd.DataFrame) -> list[ReportTable]:
         others = scored[scored["difference"].notna()]
         tables += [
             report.interval_table(f"{target}: scores", own, KEYS, figures=(report.dots(scored, KEYS),)),
-            report.interval_table(f"{target}: differences", others, KEYS, "difference"),
-            report.interval_table(f"{target}: ranks", scored, KEYS, "rank"),
+            report.interval_table(f"{target}: differences", others, KEYS, "difference", "+.3f"),
+            report.interval_table(f"{target}: ranks", scored, KEYS, "rank", ".1f"),
         ]
     return tables

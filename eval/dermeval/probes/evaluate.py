@@ -21,7 +21,7 @@ from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
-from dermeval.probes.report import source_of
+from dermeval.probes.report import FeatureSource
 from dermeval.probes.task import Task, constant_features, task_of
 from dermeval.statistics.bootstrap import require_draws
 from dermssl.atomic import atomic_folder
@@ -65,7 +65,7 @@ def evaluate(options: EvaluateOptions) -> Report:
             keys = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
             tables += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
     asked = {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
-    result = source_of(pool) | asked | {"experiments": entries, "notes": list(dict.fromkeys(notes))}
+    result = vars(FeatureSource.of(pool)) | asked | {"experiments": entries, "notes": list(dict.fromkeys(notes))}
     if out:
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", result)

@@ -12,8 +12,7 @@ from dermeval.pages.tables import ReportTable, show, tables_as_text
 from dermeval.probes.contamination import sides_table
 from dermeval.probes.groups import is_ranked
 from dermeval.probes.predictions import Predictions
-from dermeval.probes.report import PROTOCOL, encoder_line, names_of, report_page, report_text
-from dermeval.probes.task import unit_of
+from dermeval.probes.report import PROTOCOL, FeatureSource, report_page, report_text
 from dermeval.statistics.metrics import BINS, confidence_bins
 
 SHOWN = (
@@ -27,14 +26,15 @@ Rows = Iterator[dict[str, Any]]
 
 def text_page(result: dict[str, Any]) -> str:
     """All tables of a ``result.json`` as aligned text, then notes and licences."""
-    return report_text([*_lead(result), *tables_as_text(_tables(result))], result, _notes(result))
+    lines = [*_lead(result), *tables_as_text(_tables(result))]
+    return report_text(lines, FeatureSource.of_result(result), _notes(result))
 
 
 def html_page(result: dict[str, Any], predictions: Sequence[Predictions | None]) -> str:
     """The same tables as one page, with plots by group, and by class for the experiments that have ``predictions``."""
     tables = _tables(result, predictions)
     title, *lead = _lead(result)
-    return report_page(title, lead, tables, result, _notes(result), PROTOCOL)
+    return report_page(title, lead, tables, FeatureSource.of_result(result), _notes(result), PROTOCOL)
 
 
 def groups_table(result: dict[str, Any]) -> pd.DataFrame:
@@ -54,8 +54,9 @@ def groups_table(result: dict[str, Any]) -> pd.DataFrame:
 
 
 def _lead(result: dict[str, Any]) -> list[str]:
-    draws = f"95% intervals from {result['draws']} draws of {unit_of(result['datasets'])}s"
-    return [f"protocol {result['protocol']} on {names_of(result)}", encoder_line(result), draws]
+    source = FeatureSource.of_result(result)
+    draws = f"95% intervals from {result['draws']} draws of {source.unit}s"
+    return [f"protocol {result['protocol']} on {source.names}", source.encoder_line, draws]
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -65,7 +66,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
 
 def _tables(result: dict[str, Any], predictions: Sequence[Predictions | None] | None = None) -> list[ReportTable]:
     """Tables in reading order: scores, unseen groups, contamination, classes, groups; with figures for a page."""
-    tables, unit, entries = [], unit_of(result["datasets"]), result["experiments"]
+    tables, unit, entries = [], FeatureSource.of_result(result).unit, result["experiments"]
     experiments = list(zip(entries, predictions or [None] * len(entries), strict=True))
     for target in dict.fromkeys(entry["target"] for entry in entries):
         own = [(entry, images) for entry, images in experiments if entry["target"] == target]

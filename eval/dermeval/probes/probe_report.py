@@ -16,7 +16,7 @@ from dermeval.probes.folds import make_folds
 from dermeval.probes.judge import PER_CLASS, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
-from dermeval.probes.report import encoder_line, names_of, report_text, source_of
+from dermeval.probes.report import FeatureSource, report_text
 from dermeval.probes.shots import curve_text, few_shot_curve, scarce_classes
 from dermeval.probes.task import Task, constant_features
 from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
@@ -49,8 +49,9 @@ def probe_report(
     fitted, counts, judged = judge(probe, task, folds, options.draws, options.seed)
     points, drawn = few_shot_curve(task, folds, few, probe) if few else ([], pd.DataFrame())
     number = len(folds) if options.split == "folds" else None
+    source = FeatureSource.of(task.pool)
     data: dict[str, Any] = {
-        **source_of(task.pool),
+        **vars(source),
         "probe": probe.name,
         "protocol": {"split": options.split, "folds": number, "seed": options.seed},
         "target": task.name,
@@ -76,7 +77,7 @@ def probe_report(
                     figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
             write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
         kept.remove()
-    return Report(report_text(_text(data, task, fitted.lines), data, data["notes"]), data)
+    return Report(report_text(_text(data, source, task, fitted.lines), source, data["notes"]), data)
 
 
 def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -107,7 +108,7 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
     return found
 
 
-def _text(data: dict[str, Any], task: Task, lines: Sequence[str]) -> list[str]:
+def _text(data: dict[str, Any], source: FeatureSource, task: Task, lines: Sequence[str]) -> list[str]:
     """The headline, scores at both levels, recall of each class, the lines of the probe, recall@1, contamination."""
     counts, levels, split, unit = data["counts"], data["levels"], data["protocol"]["split"], task.unit
     folds = f"{data['protocol']['folds']} folds by {unit}"
@@ -123,8 +124,8 @@ def _text(data: dict[str, Any], task: Task, lines: Sequence[str]) -> list[str]:
         recalls[f"{name}s"] = {f"recall of {key}": level["support"][key] for key in recall}
         recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
     text = [
-        f"{data['probe']}: {data['target']} of {names_of(data)} ({how})",
-        encoder_line(data),
+        f"{data['probe']}: {data['target']} of {source.names} ({how})",
+        source.encoder_line,
         f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
         f"{levels['image']['draws']} draws of {unit}s",
         "",

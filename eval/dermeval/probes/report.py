@@ -5,6 +5,7 @@ A long table has one row for each encoder and column. From it come the tables, t
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.files import write_csv, write_json, write_text
 
-INTERVALS = {"value": ".3f", "difference": "+.3f", "rank": ".1f"}
-"""Formats of the cells of a long table that are intervals (`Interval.entry`); ``difference`` may be None."""
+INTERVALS = ("value", "difference", "rank")
+"""Cells of a long table that are intervals, as `Interval.entry` gives them; ``difference`` may be None."""
 MOST_PANELS = 6
 FEW, SHARE, RUNS = 5, 0.1, 3
 """For scores from few labels: patients of each class, share of the training patients, and draws of each kind."""
@@ -71,12 +72,49 @@ PROTOCOL = tuple(term for term in TERMS if term not in ("per class, 10%", "recal
 """The terms that a table of encoders, a comparison of results and a protocol explain."""
 
 
-def source_of(pool: PooledEmbeddings) -> dict[str, Any]:
-    """Where the features of a report come from, and under which licences: the first entries of a ``result.json``."""
-    keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
-    datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
-    synthetic = any(entry["synthetic"] for entry in pool.licences)
-    return {"encoder": pool.encoder, "datasets": datasets, "licences": pool.licences, "synthetic": synthetic}
+@dataclass(frozen=True)
+class FeatureSource:
+    """Where the features of a report come from, and under which licences."""
+
+    encoder: dict[str, Any]
+    datasets: list[dict[str, Any]]
+    licences: list[dict[str, Any]]
+    synthetic: bool
+
+    @property
+    def unit(self) -> str:
+        """See `unit_of`."""
+        return unit_of(self.datasets)
+
+    @property
+    def names(self) -> str:
+        """The names of the data sets."""
+        return ", ".join(entry["name"] for entry in self.datasets)
+
+    @property
+    def encoder_line(self) -> str:
+        """A line that names the encoder."""
+        return f"encoder: {self.encoder['path']} (fingerprint {self.encoder['fingerprint'][:12]})"
+
+    @staticmethod
+    def of_result(result: Mapping[str, Any]) -> "FeatureSource":
+        """The source that a ``result.json`` names."""
+        return FeatureSource(*(result[key] for key in ("encoder", "datasets", "licences", "synthetic")))
+
+    @staticmethod
+    def of(pool: PooledEmbeddings) -> "FeatureSource":
+        """The source of pooled embeddings."""
+        keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
+        datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
+        return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in pool.licences))
+
+    @staticmethod
+    def of_all(sources: "Sequence[FeatureSource]") -> "FeatureSource":
+        """The joint source of several encoders on the same images, with the warnings and licences of all."""
+        splits = {"splits": "all"} if any(saw_test(source.encoder) for source in sources) else {}
+        encoder, synthetic = {"training": splits}, any(one.synthetic for one in sources)
+        notices = licences.merge(entry for source in sources for entry in source.licences)
+        return FeatureSource(encoder, sources[0].datasets, notices, synthetic)
 
 
 def saw_test(encoder: Mapping[str, Any]) -> bool:
@@ -84,31 +122,10 @@ def saw_test(encoder: Mapping[str, Any]) -> bool:
     return encoder.get("training", {}).get("splits") == "all"
 
 
-def joint_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The source of several encoders on the same images, with the warnings and licences of all."""
-    splits = {"splits": "all"} if any(saw_test(source["encoder"]) for source in sources) else {}
-    return {
-        "encoder": {"training": splits},
-        "datasets": sources[0]["datasets"],
-        "licences": licences.merge(entry for source in sources for entry in source["licences"]),
-        "synthetic": any(source["synthetic"] for source in sources),
-    }
-
-
-def names_of(source: Mapping[str, Any]) -> str:
-    """The names of the data sets of a source or result."""
-    return ", ".join(entry["name"] for entry in source["datasets"])
-
-
-def encoder_line(source: Mapping[str, Any]) -> str:
-    """A line that names the encoder of a source or result."""
-    return f"encoder: {source['encoder']['path']} (fingerprint {source['encoder']['fingerprint'][:12]})"
-
-
-def report_text(lines: Iterable[str], source: Mapping[str, Any], notes: Sequence[str]) -> str:
+def report_text(lines: Iterable[str], source: FeatureSource, notes: Sequence[str]) -> str:
     """The lines of a report, then what `NARROW` means where they have it, notes, warnings and licences."""
     text = "\n".join(lines)
-    marks = [f"{NARROW}: {TERMS[NARROW]}".replace("{unit}", unit_of(source["datasets"]))] if NARROW in text else []
+    marks = [f"{NARROW}: {TERMS[NARROW]}".replace("{unit}", source.unit)] if NARROW in text else []
     return "\n".join([text, "", *marks, *[f"note: {note}" for note in notes], *_closing_lines(source)])
 
 
@@ -116,25 +133,25 @@ def report_page(
     title: str,
     lead: Sequence[str],
     tables: Sequence[ReportTable],
-    source: Mapping[str, Any],
+    source: FeatureSource,
     notes: Sequence[str],
     words: Sequence[str],
 ) -> str:
     """The tables as an HTML page that ends with the meaning of ``words`` (keys of `TERMS`)."""
-    terms = {word: TERMS[word].replace("{unit}", unit_of(source["datasets"])) for word in words}
+    terms = {word: TERMS[word].replace("{unit}", source.unit) for word in words}
     sections = [*tables_as_sections(tables), page.Section("What the words mean", terms=terms)]
     title = title[:1].upper() + title[1:]
     return page.render(title=title, lead=lead, sections=sections, notes=notes, foot=_closing_lines(source))
 
 
-def _closing_lines(source: Mapping[str, Any]) -> list[str]:
+def _closing_lines(source: FeatureSource) -> list[str]:
     """Warnings about the data, then the licences."""
-    text = ["SYNTHETIC data: these scores say nothing about patients"] if source["synthetic"] else []
+    text = ["SYNTHETIC data: these scores say nothing about patients"] if source.synthetic else []
     doubt = "has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
-    text += [f"{entry['name']} {doubt}" for entry in source["datasets"] if not entry["patient_key"]]
-    if saw_test(source["encoder"]):
+    text += [f"{entry['name']} {doubt}" for entry in source.datasets if not entry["patient_key"]]
+    if saw_test(source.encoder):
         text.append("the encoder was pretrained on all splits, test images included")
-    return [*text, *licences.notice_lines(source["licences"])]
+    return [*text, *licences.notice_lines(source.licences)]
 
 
 def distinct_names(*choices: Sequence[str]) -> list[str]:
@@ -158,15 +175,20 @@ def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def interval_table(
-    heading: str, rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value", figures: tuple[str, ...] = ()
+    heading: str,
+    rows: pd.DataFrame,
+    keys: tuple[str, str],
+    interval: str = "value",
+    digits: str = ".3f",
+    more: str = "",
+    figures: tuple[str, ...] = (),
 ) -> ReportTable:
     """One of `INTERVALS` of a long table as a table: the first key down, without a heading, the second key across.
 
-    Both are in the order of ``rows``. The text of a column ``sd`` follows a value.
+    Both are in the order of ``rows``. ``more`` names a column of text that follows the interval.
     """
     down, across = keys
-    cells = [show(cell, INTERVALS[interval]) for cell in rows[interval]]
-    cells = list(map("".join, zip(cells, rows["sd"], strict=True))) if interval == "value" and "sd" in rows else cells
+    cells = [show(row[interval], digits) + (row[more] if more else "") for row in rows.to_dict("records")]
     found = rows.assign(cell=cells).pivot(index=down, columns=across, values="cell")
     found = found.loc[list(dict.fromkeys(rows[down])), list(dict.fromkeys(rows[across]))]
     return ReportTable(heading, found.rename_axis(index=None, columns=None).reset_index(names=""), figures)
@@ -193,7 +215,7 @@ def side_by_side_report(
     tables: Sequence[ReportTable],
     captions: Iterable[tuple[ReportTable, str]],
     words: Sequence[str],
-    source: Mapping[str, Any],
+    source: FeatureSource,
     data: dict[str, Any],
 ) -> Report:
     """A report on several encoders. It is written to ``folder``, if there is one, as four ``files``.
