@@ -122,11 +122,12 @@ def _run(
     task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions
 ) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """The experiment's entry of ``result.json``, and its predictions by the kind of training."""
-    fitted, counts, judged = judge(probe, task, experiment.folds, options.draws, options.seed)
-    images, seen = fitted.predictions, judged.pop("contamination")
+    judged = judge(probe, task, experiment.folds, options.draws, options.seed)
+    images = judged.fitted.predictions
     rows = {"image": images, "case": by_case(images)[0]}
     entry: dict[str, Any] = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
-    entry |= {"classes": list(task.classes), "positive": task.target.positive} | counts | judged
+    entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged.counts
+    entry |= {"levels": judged.levels, "notes": judged.notes}
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
         entry["against_size_matched"] = found = {}
@@ -138,7 +139,7 @@ def _run(
                 if np.ndim(difference.value) == 0
             }
         return entry, {"without": images, "size-matched": control}
-    split = "folds" if len(experiment.folds) > 1 else "official"
+    seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
     entry["groups"] = {
         attribute: {

@@ -47,21 +47,26 @@ class Probe(Protocol):
         """Fit on each fold's ``train`` rows and predict its ``test`` rows. ``shots``: the train patients per class."""
 
 
-def judge(
-    probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int
-) -> tuple[Fitted, dict[str, Any], dict[str, Any]]:
-    """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups.
+@dataclass(frozen=True)
+class Judgement:
+    """A probe's predictions on one task, their scores, and notes on them."""
 
-    Returns the fit, the counts of images, and the entries ``levels``, ``notes`` and ``contamination`` of a result.
-    """
+    fitted: Fitted
+    counts: dict[str, Any]
+    levels: dict[str, dict[str, Any]]
+    notes: list[str]
+    contamination: dict[str, Any]
+
+
+def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judgement:
+    """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups."""
     fitted = probe.fit(task, folds)
     images = fitted.predictions
     levels, notes = score_levels(images, draws, seed)
     rows = [len(fold.train) for fold in folds]
     counts = {"fitted": rows, "scored": len(images), "scored_groups": levels["image"]["clusters"]}
     seen = clean_and_contaminated(images, task.pool.seen, task.unit, draws, seed)
-    notes = [*missing_classes(task, folds), *fitted.notes, *notes]
-    return fitted, counts, {"levels": levels, "notes": notes, "contamination": seen}
+    return Judgement(fitted, counts, levels, [*missing_classes(task, folds), *fitted.notes, *notes], seen)
 
 
 def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, dict[str, Any]], list[str]]:

@@ -46,7 +46,7 @@ def probe_report(
     folds = make_folds(task, options.split, options.folds, options.seed)
     few = options if isinstance(options, ProbeOptions) and options.shots else None
     scarce = scarce_classes(task, folds, few.shots) if few else []
-    fitted, counts, judged = judge(probe, task, folds, options.draws, options.seed)
+    judged = judge(probe, task, folds, options.draws, options.seed)
     points, drawn = few_shot_curve(task, folds, few, probe) if few else ([], pd.DataFrame())
     number = len(folds) if options.split == "folds" else None
     source = FeatureSource.of(task.pool)
@@ -57,16 +57,17 @@ def probe_report(
         "target": task.name,
         "classes": list(task.classes),
         **{name: getattr(task.target, name) for name in ("kind", "positive", "level")},
-        "settings": fitted.settings,
-        "counts": {"labelled": len(task.labels)} | counts,
-        **judged,
-        "notes": [*task.notes, *constant_features(task.features), *judged["notes"], *scarce],
-        **fitted.extra,
+        "settings": judged.fitted.settings,
+        "counts": {"labelled": len(task.labels)} | judged.counts,
+        "levels": judged.levels,
+        "notes": [*task.notes, *constant_features(task.features), *judged.notes, *scarce],
+        "contamination": judged.contamination,
+        **judged.fitted.extra,
     }
     data |= {"recall_at_1": same_id_recall(task.pool, options.draws, options.seed)} if recall else {}
     data |= {"shots": points} if points else {}
     if out:
-        table = fitted.predictions.to_frame()
+        table = judged.fitted.predictions.to_frame()
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", data)
             if points:  # null shots: predictions from all training patients
@@ -77,7 +78,7 @@ def probe_report(
                     figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
             write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
         kept.remove()
-    return Report(report_text(_text(data, source, task, fitted.lines), source, data["notes"]), data)
+    return Report(report_text(_text(data, source, task, judged.fitted.lines), source, data["notes"]), data)
 
 
 def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
