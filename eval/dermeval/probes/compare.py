@@ -20,6 +20,7 @@ from dermssl.errors import counted
 from dermssl.paths import require_new_folder
 
 MAIN = ("balanced_accuracy", "macro_f1", "macro_auroc", "auroc", "positive_f1", "accuracy")
+SOURCE = ("encoder", "datasets", "licences", "synthetic")
 CELLS = ("result", "score")
 WRITTEN = ("comparison.json", "comparison.csv", "comparison.tex", "comparison.html")
 
@@ -42,7 +43,7 @@ def compare(options: CompareOptions) -> Report:
             redrawn += compared[0].redrawn
     results = next(iter(experiments.values()))
     infos = [info for result in results for info in result.infos]
-    source = FeatureSource.of_all([FeatureSource.of_result(info) for info in infos])
+    source = FeatureSource.of_all([FeatureSource(*(info[key] for key in SOURCE)) for info in infos])
     notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
     data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
     named = [

@@ -12,7 +12,7 @@ from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.contamination import cannot_tell, contamination_summary
 from dermeval.probes.encoder_table import WRITTEN as ENCODER_FILES
 from dermeval.probes.encoder_table import encoders_report, pools_by_encoder
-from dermeval.probes.evaluate_page import groups_table, html_page, text_page
+from dermeval.probes.evaluate_page import ProtocolResult, groups_table, html_page, text_page
 from dermeval.probes.groups import attributes, group_scores, values_of
 from dermeval.probes.judge import Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
@@ -20,6 +20,7 @@ from dermeval.probes.knn import HEADLINE, KnnProbe
 from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
+from dermeval.probes.probe_report import result_json
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
 from dermeval.probes.report import FeatureSource
 from dermeval.probes.task import Task, constant_features, task_of
@@ -65,16 +66,17 @@ def evaluate(options: EvaluateOptions) -> Report:
             keys = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
             tables += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
     asked = {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
-    result = vars(FeatureSource.of(pool)) | asked | {"experiments": entries, "notes": list(dict.fromkeys(notes))}
+    source = vars(FeatureSource.of(pool))
+    result = ProtocolResult(**source, **asked, experiments=entries, notes=list(dict.fromkeys(notes)))
     if out:
         with atomic_folder(out) as temporary:
-            write_json(temporary / "result.json", result)
+            write_json(temporary / "result.json", result_json(result))
             table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
             write_parquet(temporary / "predictions.parquet", table)
             write_csv(temporary / "groups.csv", groups_table(result))
             write_text(temporary / "report.html", html_page(result, plain))
         kept.remove()
-    return Report(text_page(result), result)
+    return Report(text_page(result), result_json(result))
 
 
 def planned_tasks(
@@ -127,7 +129,8 @@ def _run(
     rows = {"image": images, "case": by_case(images)[0]}
     entry: dict[str, Any] = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
     entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged.counts
-    entry |= {"levels": judged.levels, "notes": judged.notes}
+    entry |= {"levels": {name: result_json(level) for name, level in judged.levels.items()}}
+    entry["notes"] = list(judged.notes)
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
         entry["against_size_matched"] = found = {}

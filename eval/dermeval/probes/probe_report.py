@@ -1,6 +1,8 @@
 """The report of `dermeval knn`, `linear` and `finetune`: a page of text, and a results folder."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from dermeval.pages.plots import few_shot_plot
 from dermeval.pages.tables import show
 from dermeval.probes.contamination import contamination_lines
 from dermeval.probes.folds import make_folds
-from dermeval.probes.judge import PER_CLASS, Probe, judge
+from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.report import FeatureSource, report_text
@@ -27,7 +29,39 @@ from dermssl.errors import counted
 from dermssl.files import write_json, write_parquet
 from dermssl.paths import require_new_folder
 
+OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
+"""Keys that ``result.json`` leaves out where they are None."""
 WRITTEN = ("result.json", "predictions.parquet", "shots.png")
+
+
+@dataclass(frozen=True)
+class ProbeResult(FeatureSource):
+    """``result.json`` of `dermeval knn`, `linear` and `finetune`; the fields are its keys."""
+
+    probe: str
+    protocol: dict[str, Any]
+    target: str
+    classes: list[str]
+    kind: str
+    positive: str | None
+    level: str
+    settings: dict[str, Any]
+    counts: dict[str, Any]
+    levels: dict[str, Level]
+    notes: list[str]
+    contamination: dict[str, Any]
+    by_k: list[dict[str, Any]] | None = None
+    recall_at_1: list[dict[str, Any]] | None = None
+    shots: list[dict[str, Any]] | None = None
+
+
+def result_json(result: Any) -> dict[str, Any]:
+    """A result, and the dataclasses in it, as in ``result.json``."""
+
+    def without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in items if value is not None or name not in OPTIONAL}
+
+    return dataclasses.asdict(result, dict_factory=without_empty)
 
 
 def probe_report(
@@ -49,23 +83,23 @@ def probe_report(
     judged = judge(probe, task, folds, options.draws, options.seed)
     points, drawn = few_shot_curve(task, folds, few, probe) if few else ([], pd.DataFrame())
     number = len(folds) if options.split == "folds" else None
-    source = FeatureSource.of(task.pool)
-    data: dict[str, Any] = {
-        **vars(source),
-        "probe": probe.name,
-        "protocol": {"split": options.split, "folds": number, "seed": options.seed},
-        "target": task.name,
-        "classes": list(task.classes),
+    result = ProbeResult(
+        **vars(FeatureSource.of(task.pool)),
+        probe=probe.name,
+        protocol={"split": options.split, "folds": number, "seed": options.seed},
+        target=task.name,
+        classes=list(task.classes),
         **{name: getattr(task.target, name) for name in ("kind", "positive", "level")},
-        "settings": judged.fitted.settings,
-        "counts": {"labelled": len(task.labels)} | judged.counts,
-        "levels": judged.levels,
-        "notes": [*task.notes, *constant_features(task.features), *judged.notes, *scarce],
-        "contamination": judged.contamination,
+        settings=judged.fitted.settings,
+        counts={"labelled": len(task.labels)} | judged.counts,
+        levels=judged.levels,
+        notes=[*task.notes, *constant_features(task.features), *judged.notes, *scarce],
+        contamination=judged.contamination,
         **judged.fitted.extra,
-    }
-    data |= {"recall_at_1": same_id_recall(task.pool, options.draws, options.seed)} if recall else {}
-    data |= {"shots": points} if points else {}
+        recall_at_1=same_id_recall(task.pool, options.draws, options.seed) if recall else None,
+        shots=points or None,
+    )
+    data = result_json(result)
     if out:
         table = judged.fitted.predictions.to_frame()
         with atomic_folder(out) as temporary:
@@ -78,7 +112,7 @@ def probe_report(
                     figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
             write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
         kept.remove()
-    return Report(report_text(_text(data, source, task, judged.fitted.lines), source, data["notes"]), data)
+    return Report(report_text(_text(result, task, judged), result, result.notes), data)
 
 
 def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -109,36 +143,36 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
     return found
 
 
-def _text(data: dict[str, Any], source: FeatureSource, task: Task, lines: Sequence[str]) -> list[str]:
+def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
     """The headline, scores at both levels, recall of each class, the lines of the probe, recall@1, contamination."""
-    counts, levels, split, unit = data["counts"], data["levels"], data["protocol"]["split"], task.unit
-    folds = f"{data['protocol']['folds']} folds by {unit}"
+    counts, split, unit = result.counts, result.protocol["split"], task.unit
+    folds = f"{result.protocol['folds']} folds by {unit}"
     how = folds if split == "folds" else f"fit on train, scored once on test; {task.split_origin}"
     fitted = "-".join(map(str, sorted({min(counts["fitted"]), max(counts["fitted"])})))
-    votes = levels["case"]["by_majority"] if "case" in levels else {}
-    majority = ", ".join(f"{name} {show(entry)}" for name, entry in votes.items())
+    votes = result.levels["case"].by_majority if "case" in result.levels else None
+    majority = ", ".join(f"{name} {show(entry)}" for name, entry in (votes or {}).items())
     scores: dict[str, dict[str, Any]] = {}
     recalls: dict[str, dict[str, Any]] = {}
-    for name, level in levels.items():
-        recall, column = level["scores"]["recall"], f"{name} level"
-        scores[column] = {key: show(entry) for key, entry in level["scores"].items() if key not in PER_CLASS}
-        recalls[f"{name}s"] = {f"recall of {key}": level["support"][key] for key in recall}
+    for name, level in result.levels.items():
+        recall, column = level.scores["recall"], f"{name} level"
+        scores[column] = {key: show(entry) for key, entry in level.scores.items() if key not in PER_CLASS}
+        recalls[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
         recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
     text = [
-        f"{data['probe']}: {data['target']} of {source.names} ({how})",
-        source.encoder_line,
+        f"{result.probe}: {result.target} of {result.names} ({how})",
+        result.encoder_line,
         f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
-        f"{levels['image']['draws']} draws of {unit}s",
+        f"{result.levels['image'].draws} draws of {unit}s",
         "",
         pd.DataFrame(scores).fillna("").to_string(),
         "",
         pd.DataFrame(recalls, dtype=object).fillna("").to_string(),
         *(["", f"case level by majority vote of the images: {majority}"] if majority else []),
         "",
-        *lines,
+        *judged.fitted.lines,
     ]
-    for recall in data.get("recall_at_1", []):
+    for recall in result.recall_at_1 or []:
         over = counted(recall["queries"], "image")
         over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
         text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
-    return [*text, *curve_text(data.get("shots", []), unit), *contamination_lines(data["contamination"], split, unit)]
+    return [*text, *curve_text(result.shots or [], unit), *contamination_lines(result.contamination, split, unit)]

@@ -97,11 +97,6 @@ class FeatureSource:
         return f"encoder: {self.encoder['path']} (fingerprint {self.encoder['fingerprint'][:12]})"
 
     @staticmethod
-    def of_result(result: Mapping[str, Any]) -> "FeatureSource":
-        """The source that a ``result.json`` names."""
-        return FeatureSource(*(result[key] for key in ("encoder", "datasets", "licences", "synthetic")))
-
-    @staticmethod
     def of(pool: PooledEmbeddings) -> "FeatureSource":
         """The source of pooled embeddings."""
         keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
