@@ -90,7 +90,7 @@ def overlay_cells(
         hidden[features.image[kept], features.cell[kept]] = True
     hidden[hidden.sum(axis=1) < LEAST_CELLS] = False
     cells = _with_neighbours(hidden)
-    marked = cells.any(axis=(1, 2))
+    marked = np.asarray(cells.any(axis=(1, 2)))
     # A frame is mostly even, without features: its cells have one colour in all pictures that show it.
     shown = small[marked[::step]]
     even = shown.std(axis=0).max(axis=-1) < ONE_COLOUR if len(shown) > LEAST_RECORDS else False
@@ -157,7 +157,7 @@ def _covered(thumbnails: np.ndarray, cells: np.ndarray) -> np.ndarray:
 def _with_neighbours(cells: np.ndarray) -> np.ndarray:
     """The cells ``(P, 256)`` and the 8 around each, ``(P, 16, 16)`` bool."""
     padded = np.pad(cells.reshape(-1, THUMBNAIL, THUMBNAIL), ((0, 0), (1, 1), (1, 1)))
-    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(axis=(3, 4))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(axis=(3, 4)))
 
 
 def _thinned(templates: Features) -> Features:
