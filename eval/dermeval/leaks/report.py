@@ -79,7 +79,7 @@ def facts(pair: dict[Any, Any]) -> list[str]:
     if pair["expected_false"]:
         few = pair["expected_false"] < 0.01
         number = "fewer than 0.01" if few else format(pair["expected_false"], ".2g")
-        told.append(f"{number} false pairs with at least this score expected")
+        told.append(f"score {pair['score']:.2f}: {number} false pairs with at least this score expected")
     if pd.notna(pair["labels_agree"]) and not pair["labels_agree"]:
         told.append("labels differ")
     return told
