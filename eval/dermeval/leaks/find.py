@@ -40,7 +40,7 @@ class ScoredPairs(NamedTuple):
     store: LocalStore
 
     def hidden(self) -> dict[str, Any]:
-        """In how many pictures an overlay is left out, and which share of these pictures, on average."""
+        """The number of images of which an overlay is left out, and the share of their area that this is."""
         cells = unpacked(self.store.hidden).mean(axis=(1, 2)) if len(self.store.hidden) else np.zeros(0)
         count = int((cells > 0).sum())
         return {"images": count, "share": round(float(cells.sum() / max(count, 1)), 3)}

@@ -257,8 +257,8 @@ def _lines(data: dict[str, Any]) -> list[str]:
     ]
     if data["hidden"]["images"]:
         lines.append(
-            f"left out          {100 * data['hidden']['share']:.0f}% of {data['hidden']['images']} images, where a "
-            "ruler, stamp, frame or watermark stands at the same place in several records"
+            f"left out          {100 * data['hidden']['share']:.0f}% of the area of {data['hidden']['images']} "
+            "images, where a ruler, stamp, frame or watermark stands at the same place in several records"
         )
     if left := data["pairs_across_splits_after_repair"]:
         lines.append(
