@@ -104,7 +104,8 @@ def _by_ledger(
         "case": _shared(frame["group_id"], ledger["group_id"]) & ~named,
     }
     reasons = pd.DataFrame(columns, index=pd.Index(frame["image_id"]))
-    known, copied, possible = reasons.any(axis=1).to_numpy(), *np.zeros((2, len(frame)), bool)
+    known = reasons.any(axis=1).to_numpy()
+    copied, possible = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
     near = np.empty((4, 0), int)
     if len(frame) and len(ledger):
         mine, other = (np.stack(part["phash"].to_numpy()) for part in (frame, ledger))

@@ -17,7 +17,10 @@ log = logging.getLogger("dermssl")
 
 
 def unfinished_folder(out: Path, mark: str = MARK) -> Path:
-    """The path ``<out>.unfinished``, for rows of features or fits of probes. InputError if something else is there."""
+    """The path ``<out>.unfinished``, a folder for rows of features or fits of probes.
+
+    Raises InputError if something else has that name.
+    """
     path = out.resolve()
     return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, "rows-*.npy", "fit-*.parquet"))
 
