@@ -179,7 +179,11 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
 
 
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":
-    """Memory-map an ``.npy`` array of floats, read-only. Raises InputError for others, or not ``dimensions`` axes."""
+    """Memory-map one ``.npy`` array of floating-point numbers, read-only.
+
+    Raises InputError: the file is missing or damaged, or its array has no columns, another type, or not ``dimensions``
+    axes.
+    """
     import numpy as np
 
     with reading(path, maker):

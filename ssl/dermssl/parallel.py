@@ -21,7 +21,10 @@ CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_cores(per_rank: bool = False) -> int:
-    """Cores of this process by affinity and quota (Docker); ``per_rank``: its share among the machine's ranks."""
+    """The number of cores that this process may use, by its affinity (job schedulers) and its quota (Docker).
+
+    ``per_rank`` divides it by the number of ranks that torchrun or Accelerate started on this machine.
+    """
     bound = getattr(os, "sched_getaffinity", None)
     cores = len(bound(0)) if bound else os.cpu_count() or 1
     cores = math.ceil(min(cores, _quota()))

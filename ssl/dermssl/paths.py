@@ -119,7 +119,10 @@ def json_object(file: Path, *below: str) -> dict[str, Any]:
 
 
 def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -> Path:
-    """``path`` if it is absent or one of this program's files, as ``ours`` says. Raises InputError for any other."""
+    """``path`` if a file may be written there: it is absent, or a file that this program wrote, as ``ours`` finds out.
+
+    Raises InputError: it is a folder, a device or another program's file, or its folder cannot be written.
+    """
     mode = _require_writable(path, option)
     if mode is None and not path.is_symlink():
         return path

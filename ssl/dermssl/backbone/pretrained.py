@@ -73,7 +73,10 @@ def file_notice(path: Path) -> dict[str, Any]:
 
 
 def initial_facts(init: str, run: Path) -> dict[str, Any]:
-    """What ``init`` (``model.init``), or if it is gone the ``run`` that started from it, records of its training."""
+    """What the encoder ``init`` (``model.init``) records of its training: licences, splits and more; else nothing.
+
+    If ``init`` no longer exists, it is read from the ``run`` that started from it.
+    """
     path = Path(init) if Path(init).exists() else run
     configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
     config = next((file for file in configs if file.is_file()), None) if init != "timm" else None

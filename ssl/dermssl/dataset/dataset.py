@@ -121,7 +121,10 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:
-    """Open dataset folders to pool them; warns of images that two share. Raises InputError for two sets of one name."""
+    """Open dataset folders to pool them. Warns if two of them share images or are known to.
+
+    Raises InputError: a folder is unusable, or two data sets have the same name, so that their ids would clash.
+    """
     datasets = [open_dataset(folder) for folder in folders]
     pairs = list(itertools.combinations(datasets, 2))
     for one, other in pairs:

@@ -72,7 +72,11 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
 
 
 def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
-    """The split of ``split_repaired.csv``, which may hold other sets too, in the order of ``frame``; and its origin."""
+    """The split of ``split_repaired.csv`` in the order of ``frame``, and its origin.
+
+    The table may hold further data sets that were audited with this one.
+    Raises InputError: it was made from other images, pixels or another split, or divides a group.
+    """
     path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -136,7 +140,10 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
 
 
 def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row ``(N,)``, NaN in test, by StratifiedGroupKFold as in PASSION: no group lies in two folds."""
+    """The fold of each row ``(N,)``, 0 to ``folds`` - 1, NaN in test. No group lies in two folds.
+
+    Drawn by scikit-learn's StratifiedGroupKFold, as in the PASSION protocol.
+    """
     rows = np.flatnonzero((sides != "test").to_numpy())
     if groups.iloc[rows].nunique() < folds:
         raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups lie outside test: give fewer")

@@ -28,7 +28,10 @@ def with_units(frame: pd.DataFrame, group: str) -> tuple[pd.DataFrame, str]:
 
 
 def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -> dict[str, pd.DataFrame]:
-    """All tables by title, as far as ``frame`` (a manifest) has their columns; ``group`` is the data set's unit."""
+    """All tables by title, as far as ``frame`` (a manifest) has their columns. Missing values have their own row.
+
+    The columns are in the order of the classes of ``targets``. ``group`` is the data set's unit.
+    """
     frame, units = with_units(frame, group)
     counted = _counted(units)
     if _known(frame, "fitzpatrick"):

@@ -120,7 +120,10 @@ def dino_head(in_dim: int, options: DinoOptions) -> DINOProjectionHead:
 
 
 class DinoLoss(nn.Module):
-    """DINO's cross-entropy with Sinkhorn targets, or with a centre (algorithm 1, equation 4), moved once per step."""
+    """DINO's cross-entropy with a centre (algorithm 1 and equation 4 of the paper), or with Sinkhorn targets.
+
+    The centre moves once per optimizer step, by the outputs of all micro-batches and ranks.
+    """
 
     center: Tensor
 

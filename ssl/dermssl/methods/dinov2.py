@@ -29,7 +29,10 @@ SMALLEST_BLOCK, ASPECT, ATTEMPTS = 4, 0.3, 32
 
 
 class Dinov2(Dino):
-    """DINO, patch heads, and a mask token of the method's own, so that the exported encoder is an ordinary one."""
+    """DINO, a mask token, and patch heads of student and teacher.
+
+    The mask token belongs to the method, not to the student, so the exported encoder is an ordinary one.
+    """
 
     options: Dinov2Options
 
@@ -130,7 +133,10 @@ class PatchLoss(DinoLoss):
 
 
 def mask_weights(mask: Tensor) -> Tensor:
-    """Weight ``(M,)`` of each patch in ``mask``, bool ``(crops, patches)``; a masked crop weighs 1 / crops in all."""
+    """Weight ``(M,)`` of each masked patch in ``mask``, bool ``(crops, patches)``.
+
+    All masked crops have the same weight; the weights add up to the share of masked crops.
+    """
     return (1 / mask.sum(dim=1, keepdim=True).clamp(min=1) / len(mask)).expand_as(mask)[mask]
 
 

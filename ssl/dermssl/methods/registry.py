@@ -68,7 +68,10 @@ class MethodOptions:
         return []
 
     def remarks(self, micro_batch: int, batch: int) -> list[str]:
-        """Warn of each part that compares only ``micro_batch`` of ``batch`` images. Raises ValueError if that is 1."""
+        """A warning for each part that compares only the ``micro_batch`` images of a forward pass, not all ``batch``.
+
+        Raises ValueError if one image is left alone.
+        """
         parts = self._comparisons()
         if parts and micro_batch < 2:
             needs = f"{parts[0]} needs at least 2 images per micro-batch"

@@ -4,7 +4,10 @@ import numpy as np
 
 
 def cosine(start: float, end: float, steps: int) -> np.ndarray:
-    """Half a cosine ``(steps,)`` from ``start``, as in DINO and SimCLR: it reaches ``end`` one step past the last."""
+    """Half a cosine ``(steps,)`` from ``start`` at step 0 to ``end`` at step ``steps``, one past the last.
+
+    As in DINO and SimCLR: end + (start - end)(1 + cos(pi t / T)) / 2.
+    """
     t = np.arange(steps)
     return end + 0.5 * (start - end) * (1 + np.cos(np.pi * t / max(steps, 1)))
 

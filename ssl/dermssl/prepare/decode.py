@@ -115,7 +115,10 @@ def _check_sums(png: bytes) -> None:
 
 
 def reduction(image: Image.Image, short_side: int) -> int:
-    """The largest factor (1, 2, 4, 8) at which libjpeg leaves ``short_side`` pixels, and skips detail; else 1."""
+    """The largest factor (1, 2, 4 or 8) by which libjpeg can shrink the image and leave ``short_side`` pixels.
+
+    libjpeg then skips the finer detail, which takes most of the time of a large photo. 1 for other formats.
+    """
     room = min(image.size) // short_side if isinstance(image, JpegImageFile) else 1
     return max(scale for scale in (1, 2, 4, 8) if scale <= max(room, 1))
 

@@ -89,7 +89,10 @@ class _Index:
         return name if name in named else self._by_path.get(_key(name))
 
     def nearest(self, name: str, taken: set[str]) -> list[str]:
-        """Files of this bare name (else in another case), not ``taken``, whose paths share most of its end."""
+        """Of the files with this bare name that are not ``taken``: those whose paths have the longest end of ``name``.
+
+        If no file has the bare name, those with it in another case.
+        """
         wanted = _key(name).split("/")[::-1]
         named = self._by_name.get(wanted[0]) or self._by_name.get(wanted[0].casefold(), [])
         files = [file for file in named if file not in taken]

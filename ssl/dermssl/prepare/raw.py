@@ -38,7 +38,10 @@ TABLE_DEPTH = 3
 
 
 class RawFolder:
-    """The files below ``root``, with links into ``root`` or ``follow``, and the ``problems`` found in them so far."""
+    """The files below ``root``. Links are followed where they lead into ``root`` or ``follow``.
+
+    Everything that reads the data set adds what it finds wrong to ``problems``, by `report`.
+    """
 
     def __init__(self, root: Path, follow: Path | None = None) -> None:
         self.root = root

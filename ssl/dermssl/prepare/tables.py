@@ -94,7 +94,10 @@ def require_column(table: pd.DataFrame, name: str, path: object) -> None:
 
 
 def _without_missing_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """``table`` without `MISSING_NUMBERS`, and their count by column. Columns with other negative numbers keep them."""
+    """``table`` without `MISSING_NUMBERS`, and how many of them each column held.
+
+    A column with other negative numbers, such as SCIN's case ids, keeps them: there they are values.
+    """
     coded = {}
     for name in table:
         bare = {text: text.strip("()[] ") for text in table[name].dropna().unique()}

@@ -112,7 +112,10 @@ def _official_split(options: SynthOptions) -> Path | None:
 
 
 def _draw_patient(sitter: tuple[int, dict[str, Any], int, list[Copy]], folder: Path, options: SynthOptions) -> int:
-    """Write the photos and copies of a patient (number, label row, number of photos, copies); returns their number."""
+    """Write all photos of one patient and their planted copies, and return their number.
+
+    ``sitter`` holds the patient's number, label row, number of photos, and copies.
+    """
     (place, row, photos, copies), seed = sitter, options.seed
     sites = tuple(site.strip() for site in row["body_loc"].split(";") if site.strip())
     kind, random = fitzpatrick(row["fitzpatrick"]) or 4, np.random.default_rng([seed, PHOTOS, 1 + place])

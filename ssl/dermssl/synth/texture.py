@@ -42,7 +42,11 @@ def _amplitude(texture: Texture) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plane:
-    """The skin under each pixel: ``x``, ``y`` ``(H, W)`` and the width of a pixel in cm. ``origin`` is the patient."""
+    """The place on a patient's skin under each pixel of a photo.
+
+    ``x`` and ``y`` are ``(H, W)`` float32, in cm. ``pixel`` is the width of a pixel in cm. ``origin`` identifies the
+    patient.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -71,7 +75,8 @@ class Plane:
 
     def warped(self, amount: float) -> "Plane":
         """The plane distorted by up to about ``amount`` cm, so that drawn outlines are irregular."""
-        x, y = (place + amount * self.noise("clouds", 9, layer) for place, layer in ((self.x, 7), (self.y, 8)))
+        x = self.x + amount * self.noise("clouds", 9, layer=7)
+        y = self.y + amount * self.noise("clouds", 9, layer=8)
         return replace(self, x=x, y=y)
 
     def window(self, x: float, y: float, reach: float) -> tuple[slice, slice]:

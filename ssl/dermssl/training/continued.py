@@ -16,7 +16,10 @@ from dermssl.training.options import KeepOptions
 
 
 def hold_start(backbones: Sequence[nn.Module], options: KeepOptions, seed: int) -> None:
-    """Freeze layers and batch statistics, add adapters, alike in ``backbones``. Raises InputError where impossible."""
+    """Freeze first layers and batch statistics, and add low-rank adapters, in student and teacher (``backbones``).
+
+    Raises InputError: the backbone has too few layers, no layer for adapters, or no BatchNorm.
+    """
     for backbone in backbones:
         learns = any(parameter.requires_grad for parameter in backbone.parameters())
         backbone.requires_grad_(True)  # adapters go to layers that learn: the same in student and teacher

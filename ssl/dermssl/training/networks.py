@@ -90,7 +90,10 @@ def _fitted(method: Method, options: PretrainOptions, accelerator: Accelerator) 
 
 
 def share_statistics(method: Any, options: PretrainOptions, accelerator: Accelerator) -> Any:
-    """BatchNorm over all GPUs, if there are several. Raises InputError if a rank has one view of some crop size."""
+    """``method`` with BatchNorm over all GPUs, where there are several.
+
+    Raises InputError: a forward pass on one rank has a single view of some crop size.
+    """
     ranks, accumulation = accelerator.num_processes, options.training.accumulation
     images = options.training.batch // (ranks * accumulation)
     views = images * min(map(len, group_views(options.views)))
@@ -167,7 +170,10 @@ def _encoder_weights(
 
 
 def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:
-    """The backbone ``which`` in a state's ``weights``. Raises InputError if the method of ``run`` has no such one."""
+    """The weights of the backbone ``which`` (student or teacher), from the ``weights`` of a state of ``run``.
+
+    Raises InputError: the run's method has no such backbone.
+    """
     method = read_yaml(run / "config.yaml").get("method")
     if method not in METHODS:
         raise InputError(

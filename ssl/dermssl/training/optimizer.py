@@ -48,7 +48,10 @@ def set_values(optimizer: torch.optim.Optimizer, at: dict[str, float], backbone_
 
 @torch.no_grad()
 def clip_each(optimizer: torch.optim.Optimizer, limit: float) -> torch.Tensor:
-    """Scale each parameter's gradient to a norm of ``limit`` (0: none), as DINO does. Returns the whole norm before."""
+    """Scale the gradient of each parameter to a norm of ``limit`` at most, as DINO's authors do; 0 is no limit.
+
+    Returns the norm of the whole gradient before clipping, a scalar.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))

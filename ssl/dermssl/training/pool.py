@@ -46,7 +46,10 @@ class TrainingData:
     online: Sequence[OnlineSet]
 
     def pool(self, positives: str) -> Pool:
-        """The rows for the loader, with partners by ``positives``. Raises InputError if no two images are partners."""
+        """The rows for the loader; ``positives`` (the option of the views) says which are positives of each other.
+
+        Raises InputError: no two training images show one case (lesion, patient).
+        """
         sizes = [len(rows) for rows in self.rows]
         store = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
         pool = Pool([dataset.images for dataset in self.datasets], store, np.concatenate(self.rows))
@@ -88,7 +91,10 @@ def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
 
 
 def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
-    """The training rows: none of test (unless ``splits`` is all), none scored. Raises InputError if none is left."""
+    """Choose the training rows: no test rows (unless ``splits`` is ``all``), and no rows that are scored online.
+
+    Raises InputError: nothing is left to train on, or the online target does not exist.
+    """
     online = _online_sets(datasets, options, seed)
     columns = ["group_id", "pixel_sha256", "split"]
     frame = pd.concat([dataset.frame(columns).assign(set=number) for number, dataset in enumerate(datasets)])

@@ -22,7 +22,10 @@ LONGEST_WARMUP, WARMUP_SHARE = 10.0, 1 / 15
 
 
 def recipe(options: RecipeOptions) -> Report:
-    """Recommend settings by the number of training images. Raises InputError: bad names or data, or ``out`` exists."""
+    """Recommend settings by the number of training images.
+
+    Raises InputError: an unknown method or backbone, unusable data, or an existing file ``out``.
+    """
     if options.method not in METHODS:
         raise InputError(f"--method {options.method}: no such method; {did_you_mean(options.method, METHODS)}")
     timm_config(options.backbone)  # refuses an unknown name

@@ -103,7 +103,10 @@ class Run:
 
 
 def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
-    """Build a run and restore its newest state. Raises InputError for bad options or data, and writes nothing then."""
+    """Build data, networks, optimizer and schedules, and restore them from the newest state if there is one.
+
+    Raises InputError: bad options or data, before anything is written.
+    """
     training = options.training
     init = options.model.init = init_of(options.model)
     datasets = open_datasets(options.data.folders)
@@ -184,7 +187,10 @@ def _schedules(options: PretrainOptions, per_epoch: int, method: Any) -> dict[st
 
 
 def _restore(run: Run, progress: Progress) -> None:
-    """Put the newest state, if there is one, into the run. Raises InputError if it belongs to other data or rows."""
+    """Put the newest state, if there is one, into networks, optimizer and progress.
+
+    Raises InputError: the state belongs to other data, or to other training rows.
+    """
     saved = states.newest_state(run.folder / "state")
     if saved is None:
         return

@@ -27,7 +27,10 @@ log = logging.getLogger("dermssl")
 def save_state(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], keep: int
 ) -> None:
-    """Write ``folder/step_<n>``, and keep the ``keep`` newest up to it: the run has found later ones damaged."""
+    """Write ``folder/step_<n>`` (``n`` is ``record["step"]``), and delete all but the ``keep`` newest states.
+
+    States of later steps are deleted too: the run has found them damaged.
+    """
     path = folder / f"step_{record['step']:08d}"
     with atomic_folder(path) as temporary:
         write_safetensors(temporary / "model.safetensors", method.state_dict())

@@ -93,7 +93,11 @@ def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
 
 
 def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
-    """The ``quota`` rows that an epoch draws from one set: the next of endless passes through it, each shuffled."""
+    """The ``quota`` rows that an epoch draws from one set.
+
+    The set is shuffled and passed through again and again, and each epoch goes on where the last one ended. So all rows
+    come equally often.
+    """
     first, last = epoch * quota, (epoch + 1) * quota
     if not quota:
         return np.empty(0, dtype=np.int64)

@@ -85,7 +85,10 @@ class Health:
         return False
 
     def observe(self, step: int, values: dict[str, float]) -> None:
-        """Check a log line (loss, gradient_norm, ...). Stops the run or warns if a symptom lasts ``patience`` lines."""
+        """Check one log line. Raises HealthStop (or warns) if a symptom lasts for ``patience`` lines.
+
+        ``values`` are loss, gradient_norm, lr, and the method's statistics and scheduled values.
+        """
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
             return  # counted by `step_is_finite`
         for name in ("loss", "gradient_norm"):

@@ -106,7 +106,10 @@ def headline(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _recall(online: OnlineSet, features: np.ndarray, rows: np.ndarray) -> float | None:
-    """Recall@1 of the kept-out images, first in ``rows``, among all: of lesions, else of patients, None without any."""
+    """Recall@1 of the kept-out images, which come first in ``rows``; the gallery is every other image of ``rows``.
+
+    Same-lesion recall if a lesion has several images, else same-patient recall, else None.
+    """
     for kind in ("lesion_id", "patient_id"):
         queries, hits = neighbours.recall_at_1(features, online.dataset.column(kind)[rows])
         kept_out = queries < len(online.score)
@@ -132,7 +135,11 @@ def _joined(names: Sequence[str], parts: Sequence[Evaluation]) -> dict[str, floa
 def online_features(
     encoder: nn.Module, dataset: Dataset, rows: np.ndarray, preprocessing: dict[str, Any], device
 ) -> np.ndarray:
-    """Features ``(len(rows), D)`` float32; the encoder keeps its mode. Raises HealthStop if they are not finite."""
+    """Features ``(len(rows), D)`` float32 of stored images, prepared by the timm data config ``preprocessing``.
+
+    The encoder keeps its mode (training or evaluation).
+    Raises HealthStop: features are not finite.
+    """
     was_training = encoder.training
     encoder.eval()
     pictures = Pictures([dataset.images], preprocessing)

@@ -68,7 +68,11 @@ def announce(run: Run, progress: Progress) -> None:
 
 
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
-    """A line per set: its share of an epoch, how often an image is drawn; and lines on images left out, uneven sets."""
+    """A line per data set: its share of an epoch, and how often an image is drawn.
+
+    Further lines say how many images do not fill a batch, and what ``data.weights equal`` would give if the sets are
+    pooled by size and their sizes differ much.
+    """
     total, lines = sampler.steps_per_epoch * sampler.batch, []
     for name, size, quota in zip(names, sampler.sizes, sampler.quotas, strict=True):
         part = quota * total / sampler.total
@@ -100,7 +104,10 @@ def draw_views(run: Run, views: list[Tensor], tracker: Tracker) -> None:
 
 
 def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
-    """Score the encoder, log and draw. Raises HealthStop: features are not finite, or their rank has collapsed."""
+    """Score the encoder, log the scores and draw the pictures of the evaluation.
+
+    Raises HealthStop: the features are not finite, or their rank has collapsed.
+    """
     evaluation = online.score_encoder(run.features, run.data, run.options.online)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
