@@ -92,14 +92,16 @@ def encoders_report(
         f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
-    rows, by_class = list[dict[str, Any]](), []
+    rows: list[dict[str, Any]] = []
+    by_class: list[ReportTable] = []
     for task, made in planned:
         columns = []
         for column in _columns(pools.values(), task, made[0].folds, probes, options):
             scores = [show(one.scores[column.score].entry()) for one in column.encoders]
             log.info("%s, %s: %s", task.name, column.name, "; ".join(map(" ".join, zip(pools, scores, strict=True))))
             columns.append(column)
-            for name, predictions in zip(pools, column.predictions, strict=False):
+            # Columns of few labels, of skin types and of recall have no predictions.
+            for name, predictions in zip(pools, column.predictions, strict=True) if column.predictions else ():
                 heading = f"{task.name} by class: {name}, {column.name}"
                 by_class.append(ReportTable(heading, pd.DataFrame(), class_figures(predictions, {})))
         rows += _target_rows(pools, task.name, columns)
@@ -162,7 +164,8 @@ class Column(NamedTuple):
 
 def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Sequence[Column]) -> list[dict[str, Any]]:
     """The rows of the long table for one target, with the mean ranks last."""
-    rows, ranks = list[dict[str, Any]](), []
+    rows: list[dict[str, Any]] = []
+    ranks = []
     for column, score, encoders, images, _ in columns:
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
         ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
