@@ -119,7 +119,7 @@ def _describe_folder(
         "schema_version": manifest.SCHEMA_VERSION,
         "name": name,
         "source": source.name,
-        "title": f"Synthetic stand-in for {source.title}" if mark else source.title,
+        "title": f"Synthetic data set in the layout of {source.title}" if mark else source.title,
         "synthetic": bool(mark),
         "licence": licences.notice(name, licence, attribution, bool(mark)),
         "group": source.group,

@@ -1,1 +1,1 @@
-"""A synthetic stand-in in PASSION's layout."""
+"""A synthetic data set in PASSION's layout."""
