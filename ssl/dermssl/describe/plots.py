@@ -127,7 +127,7 @@ def _label_places(axis: Axes, table: pd.DataFrame) -> None:
     names = [str(value) for value in table.index]
     crowded = sum(map(len, names)) > 45
     axis.set_xticks(np.arange(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
-    axis.set(xlabel=str(table.index.name or ""), ylabel="number")
+    axis.set(xlabel=str(table.index.name or "").replace("_", " "), ylabel="number")
     _legend(axis, len(table.columns))
 
 
