@@ -16,6 +16,7 @@ from dermeval.leaks.overlays import overlay_cells, packed, unpacked
 from dermeval.leaks.records import AuditedImages, pools
 from dermeval.leaks.verify import LocalStore, compare_appearance, compare_pairs, describe_images
 from dermeval.leaks.work import Work
+from dermssl.errors import counted
 
 MANY_IMAGES = 20_000
 """In an audit of more images, each image is described coarsely to save time."""
@@ -76,7 +77,7 @@ def find_pairs(
 
     def compare(pairs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         ends = pairs[["a", "b"]].to_numpy(np.int64)
-        log.info("comparing the pixels of %d candidate pairs", len(pairs))
+        log.info("comparing the pixels of %s", counted(len(pairs), "candidate pair"))
         evidence = compare_pairs(pairs, images.pictures, store, work)
         compare_appearance(evidence, ends, appearance)
         # Across pools only copies of images may be found.
