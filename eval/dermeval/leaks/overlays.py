@@ -27,7 +27,12 @@ COPY = 0.9
 """Two pictures whose layouts outside the shared features correlate so much are copies. They show no overlay."""
 LEAST_REST = 0.1
 """Least share of a picture that must lie outside the shared features, to tell an overlay from a copy."""
-TEMPLATES_AT_ONE_PLACE = 8
+SHARED_BY_COPIES = 0.5
+"""Two pictures whose shared features cover so much are copies, one of which may be lit otherwise or partly covered."""
+COMPARED_AT_ONE_PLACE, TEMPLATES_AT_ONE_PLACE = 32, 8
+"""Of the features at one place, the first so many are compared with all others. An overlay in all images would give
+pairs without number."""
+FEATURES_AT_ONCE = 5_000
 ONE_COLOUR = 5.0
 """Grey levels by which a thumbnail's cell of one colour differs: between two pictures, and as a standard deviation."""
 
@@ -83,7 +88,7 @@ def overlay_cells(
     hidden = np.zeros((len(groups), THUMBNAIL * THUMBNAIL), bool)
     if not len(templates.image):
         return hidden.reshape(-1, THUMBNAIL, THUMBNAIL)
-    templates = _thinned(templates)
+    templates = _thinned(templates, TEMPLATES_AT_ONE_PLACE)
     for start, block in _numbered(blocks()):
         features = features_of(block, most, start)
         kept = same_details(features, templates, groups, pool)[0]
@@ -104,15 +109,16 @@ def overlay_features(
 
     ``thumbnails`` are those of every ``step``-th image.
     """
-    one, other = same_details(features, features, groups, pool)
-    pair = features.image[one] * len(groups) + features.image[other]
+    others = _thinned(features, COMPARED_AT_ONE_PLACE)
+    one, other = same_details(features, others, groups, pool)
+    pair = features.image[one] * len(groups) + others.image[other]
     pairs, which = np.unique(pair, return_inverse=True)
     shared = np.zeros((len(pairs), THUMBNAIL * THUMBNAIL), bool)
-    shared[which, features.cell[one]] = shared[which, features.cell[other]] = True
+    shared[which, features.cell[one]] = shared[which, others.cell[other]] = True
     a, b = np.divmod(pairs, len(groups))
     differ = _rest_differs(shared, thumbnails[a // step], thumbnails[b // step])
     one, other = one[differ[which]], other[differ[which]]
-    seen = np.unique(one * len(groups) + groups[features.image[other]]) // len(groups)
+    seen = np.unique(one * len(groups) + groups[others.image[other]]) // len(groups)
     return features.part(np.bincount(seen, minlength=len(features.image)) >= LEAST_RECORDS)
 
 
@@ -120,17 +126,18 @@ def same_details(
     first: Features, second: Features, groups: np.ndarray, pool: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of features at the same place with the same descriptor, of two records: two arrays of positions."""
-    near = cKDTree(first.place).sparse_distance_matrix(cKDTree(second.place), 1.0, p=np.inf, output_type="ndarray")
-    one, other = near["i"], near["j"]
-    ours, theirs = first.image[one], second.image[other]
-    compared = (groups[ours] != groups[theirs]) & (pool[ours] == pool[theirs])
-    one, other = one[compared], other[compared]
-    alike = np.zeros(len(one), bool)
-    for start in range(0, len(one), 100_000):
-        part = slice(start, start + 100_000)
-        cosine = np.einsum("pd,pd->p", first.descriptor[one[part]], second.descriptor[other[part]])
-        alike[part] = cosine >= ALIKE
-    return one[alike], other[alike]
+    tree, found = cKDTree(second.place), [np.zeros((2, 0), np.int64)]
+    for start in range(0, len(first.place), FEATURES_AT_ONCE):
+        places = cKDTree(first.place[start : start + FEATURES_AT_ONCE])
+        near = places.sparse_distance_matrix(tree, 1.0, p=np.inf, output_type="ndarray")
+        one, other = near["i"] + start, near["j"]
+        ours, theirs = first.image[one], second.image[other]
+        compared = np.flatnonzero((groups[ours] != groups[theirs]) & (pool[ours] == pool[theirs]))
+        for part in np.split(compared, range(100_000, len(compared), 100_000)):
+            cosine = np.einsum("pd,pd->p", first.descriptor[one[part]], second.descriptor[other[part]])
+            found.append(np.stack([one[part], other[part]])[:, cosine >= ALIKE])
+    one, other = np.concatenate(found, axis=1)
+    return one, other
 
 
 def _rest_differs(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -140,10 +147,12 @@ def _rest_differs(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
         part = slice(start, start + 10_000)
         ours, theirs = first[part].astype(np.int16), second[part].astype(np.int16)
         # Cells of the same colour are left out too: an even frame is alike in all pictures, as a copy is.
-        cells = _with_neighbours(shared[part]) | (np.abs(ours - theirs).max(axis=-1) < ONE_COLOUR)
+        covered = _with_neighbours(shared[part])
+        cells = covered | (np.abs(ours - theirs).max(axis=-1) < ONE_COLOUR)
         ours, theirs = (layout_vectors(_covered(images[part], cells)) for images in (first, second))
         rest = 1 - cells.mean(axis=(1, 2))
-        differ[part] = (rest >= LEAST_REST) & (np.einsum("pd,pd->p", ours, theirs) < COPY)
+        copies = (covered.mean(axis=(1, 2)) >= SHARED_BY_COPIES) | (np.einsum("pd,pd->p", ours, theirs) >= COPY)
+        differ[part] = (rest >= LEAST_REST) & ~copies
     return differ
 
 
@@ -160,12 +169,13 @@ def _with_neighbours(cells: np.ndarray) -> np.ndarray:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(axis=(3, 4)))
 
 
-def _thinned(templates: Features) -> Features:
-    """At most `TEMPLATES_AT_ONE_PLACE` features of each place, since one would do."""
-    _, place = np.unique(np.floor(templates.place), axis=0, return_inverse=True)
-    order = np.argsort(place, kind="stable")
+def _thinned(features: Features, most: int) -> Features:
+    """The ``most`` features of each place, by one random order of the images, so a pair of images keeps all or none."""
+    turn = np.random.default_rng(0).permutation(features.image.max(initial=0) + 1)[features.image]
+    _, place = np.unique(np.floor(features.place), axis=0, return_inverse=True)
+    order = np.lexsort((turn, place))
     number = np.arange(len(order)) - np.searchsorted(place[order], place[order])
-    return templates.part(np.sort(order[number < TEMPLATES_AT_ONE_PLACE]))
+    return features.part(np.sort(order[number < most]))
 
 
 def without_cells(block: np.ndarray, cells: np.ndarray) -> np.ndarray:

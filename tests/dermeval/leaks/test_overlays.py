@@ -6,14 +6,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
+from dermeval.leaks import overlays
 from dermeval.leaks.alignment import correlate, oriented_start, structure
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.local_features import FINE, describe_picture
 from dermeval.leaks.matching import local_of
 from dermeval.leaks.options import LeaksOptions
-from dermeval.leaks.overlays import overlay_cells, packed, unpacked, without_cells
+from dermeval.leaks.overlays import features_of, overlay_cells, packed, same_details, unpacked, without_cells
 from dermeval.leaks.verify import compare_pictures
 
 SIZE = 160
@@ -75,6 +76,30 @@ def test_copies_hide_nothing_but_their_stamp(photo):
     assert not cells_of(described(copies)).any()
     cells = cells_of(described([stamped(one) for one in [*copies, *(photo(n) for n in range(20, 28))]]))
     assert cells[:, 14, 6:15].mean() > 0.9 and not cells[:, :12].any()
+
+
+def test_copies_that_are_covered_at_different_places_hide_nothing(photo):
+    copies = [np.array(photo(3)) for _ in range(8)]
+    for number, copy in enumerate(copies):
+        x, y = 13 * number, 100 - 13 * number
+        copy[y : y + 50, x : x + 50] = 30 * number
+    assert not cells_of(described([*copies, *(photo(n) for n in range(20, 30))])).any()
+
+
+def test_stamps_at_two_places_are_hidden_and_the_pairs_stay_few(photo, monkeypatch):
+    turned = [ImageOps.flip(stamped(ImageOps.flip(photo(n)))) for n in range(30, 60)]
+    block = described([stamped(photo(n)) for n in range(30)] + turned)
+    compared = []
+
+    def counted(first, second, groups, pool):
+        compared.append(len(second.image))
+        return same_details(first, second, groups, pool)
+
+    monkeypatch.setattr(overlays, "same_details", counted)
+    monkeypatch.setattr(overlays, "COMPARED_AT_ONE_PLACE", 10)
+    cells = cells_of(block)
+    assert cells[:30, 14, 6:14].mean() > 0.9 and cells[30:, 1, 6:14].mean() > 0.9
+    assert compared[0] < len(features_of(block, FINE.voting).image)
 
 
 def test_an_even_frame_is_hidden_whole(photo):
