@@ -101,8 +101,8 @@ def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: Local
     """
     rows = pairs[["a", "b", "upright", "mirrored"]].to_numpy(np.int64)
     parts = [rows[start : start + PAIRS_PER_TASK] for start in range(0, len(rows), PAIRS_PER_TASK)]
-    # The name of a file is a hash of its pairs, so a file of other pairs is never read by mistake.
-    hidden = store.hidden.tobytes()
+    # A file is named by its pairs and by what is hidden, so a file of other pairs is never read by mistake.
+    hidden = hashlib.sha256(store.hidden.tobytes()).digest()
     names = [hashlib.sha256(np.ascontiguousarray(part).tobytes() + hidden).hexdigest()[:16] for part in parts]
     paths = [work.folder / f"pairs-{name}.bin" for name in names]
     used = [{int(row): pictures[row] for row in np.unique(part[:, :2])} for part in parts]
