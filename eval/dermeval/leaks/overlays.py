@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from dermeval.leaks.local_features import THUMBNAIL, layout_vectors
 
-SAMPLE = 1500
+SAMPLE = 600
 """Overlays are looked for in as many images, which are spread over the whole set."""
 SAME_PLACE, SAME_SIZE, SAME_TURN = 0.01, 0.3, 0.2
 """Largest differences of two features at one place: share of width and height, log2 of the sizes, turn (radians)."""
@@ -30,8 +30,8 @@ LEAST_REST = 0.1
 SHARED_BY_COPIES = 0.5
 """Two pictures whose shared features cover so much are copies, one of which may be lit otherwise or partly covered."""
 COMPARED_AT_ONE_PLACE, TEMPLATES_AT_ONE_PLACE = 32, 8
-"""Of the features at one place, the first so many are compared with all others. An overlay in all images would give
-pairs without number."""
+"""Of the features at one place, so many are compared with all others: identical pictures would give pairs without
+number. So many templates of one place are kept."""
 FEATURES_AT_ONCE = 5_000
 ONE_COLOUR = 5.0
 """Grey levels by which a thumbnail's cell of one colour differs: between two pictures, and as a standard deviation."""
