@@ -255,6 +255,12 @@ def _lines(data: dict[str, Any]) -> list[str]:
         f"{data['leak_groups_with_label_conflicts']} leak groups hold a conflict",
         f"repaired split    {data['records_moved']} records ({data['images_moved']} images) moved; {shares}",
     ]
+    return lines + _further_lines(data)
+
+
+def _further_lines(data: dict[str, Any]) -> list[str]:
+    """The lines that only some audits have."""
+    lines, sure = list[str](), data["certainty"]
     if data["hidden"]["images"]:
         lines.append(
             f"left out          {100 * data['hidden']['share']:.0f}% of the area of {data['hidden']['images']} "
