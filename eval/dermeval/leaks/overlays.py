@@ -18,8 +18,8 @@ SAMPLE = 600
 SAME_PLACE, SAME_SIZE, SAME_TURN = 0.01, 0.3, 0.2
 """Largest differences of two features at one place: share of width and height, log2 of the sizes, turn (radians)."""
 ALIKE = 0.9
-"""Cosine of the descriptors from which on they show the same detail. 2 in 100,000 features of unrelated photographs
-resemble those of two others at their place so much."""
+"""Least cosine of the descriptors of one detail. In 400 photographs of PAD-UFES-20, 2 in 100,000 features resemble
+those of two others at their place so much, upright as mirrored."""
 LEAST_RECORDS, LEAST_CELLS = 4, 3
 """A feature that stands at one place in its own record and so many others belongs to an overlay. In a picture with
 such features in fewer cells nothing is hidden: round lesions in the middle resemble each other in one or two."""
