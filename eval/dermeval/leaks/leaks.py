@@ -23,7 +23,6 @@ from dermeval.leaks.pairs import IDENTICAL_SCORE, LESION, SCENE, rank_pairs, wri
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.terminal import PICTURE as REVIEW_PICTURE
-from dermeval.leaks.truth import planted_records, score_against_truth
 from dermeval.leaks.work import open_work
 from dermssl import licences
 from dermssl.atomic import atomic_folder, locked, remove_folder
@@ -47,7 +46,6 @@ def leaks(options: LeaksOptions) -> Report | None:
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
-    planted = None if options.truth is None else planted_records(Path(options.truth), images)
     with locked(out):
         decisions = read_decisions(out / FILE)
         earlier = open_earlier(options.since, images, options.every_image)
@@ -68,8 +66,6 @@ def leaks(options: LeaksOptions) -> Report | None:
             data |= {"sources": found.shares_of_sources(threshold), "hidden": found.hidden()}
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
             data["pretraining"] = _seen(folder, images)
-            if planted is not None:
-                data["truth"] = score_against_truth(planted, pairs)
             write_json(folder / "summary.json", data)
             lines = _lines(data)
             if len(decisions):
@@ -284,16 +280,6 @@ def _further_lines(data: dict[str, Any]) -> list[str]:
         counts = "; ".join(f"{name} {seen} of {all_}" for name, (seen, all_) in entry.get("splits", {}).items())
         lines.append(
             f"pretraining       images that {entry['encoder']} saw: {counts or 'not known'} ({entry['source']})"
-        )
-    if scored := data.get("truth"):
-        by_kind = ", ".join(f"{kind} {found}/{of}" for kind, (found, of) in scored["by_kind"].items())
-        precision = "-" if scored["precision"] is None else f"{scored['precision']:.3f}"
-        lines.append(
-            f"planted records   {scored['found']} of {scored['planted']} record pairs found, "
-            f"recall {scored['recall']:.3f} ({by_kind})"
-        )
-        lines.append(
-            f"not planted       {scored['not_planted']} of {scored['record_pairs']} record pairs, precision {precision}"
         )
     return lines
 

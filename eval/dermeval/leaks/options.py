@@ -42,8 +42,6 @@ class LeaksOptions:
     """Smallest number of pairs in ranking.csv, strongest first, confirmed or not."""
     shown: NonNegativeInt = 200
     """Number of confirmed pairs shown in report.html, strongest first; pairs.parquet holds all of them."""
-    truth: str | None = None
-    """truth.csv of `dermssl synth`. The report then says how many of its duplicates were found."""
     workers: NonNegativeInt = 0
     """Processes, or threads, that work in parallel (0: one per core)."""
     overwrite: bool = False

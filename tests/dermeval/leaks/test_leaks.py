@@ -126,21 +126,6 @@ def test_a_set_that_forbids_relinking_is_still_audited_within(audit, make_datase
     assert pd.read_parquet(out / "pairs.parquet")["image_id_b"].tolist() == ["a/12"]
 
 
-def test_planted_duplicates_are_scored(audit, planted, tmp_path):
-    truth = tmp_path / "truth.csv"
-    truth.write_text("subject_id,duplicate_subject_id,kind\np0,c0,re-saved\np1,c1,flipped\np7,p8,re-saved\n")
-    scored = audit(planted, truth=str(truth))[0].data["truth"]
-    assert scored["by_kind"] == {"re-saved": [1, 2], "flipped": [1, 1]}
-    assert (scored["found"], scored["planted"], scored["not_planted"]) == (2, 3, 1)
-    assert scored["precision"] == pytest.approx(2 / 3)
-
-
-def test_a_truth_of_another_set_is_refused(audit, planted, tmp_path):
-    (tmp_path / "truth.csv").write_text("subject_id,duplicate_subject_id,kind\nnobody,c0,flipped\n")
-    with pytest.raises(InputError, match="record nobody is not among"):
-        audit(planted, truth=str(tmp_path / "truth.csv"))
-
-
 def test_the_page_links_its_pictures_and_says_that_it_stays_here(audit, planted):
     _, out = audit(planted, shown=2)
     page = (out / "report.html").read_text()
