@@ -1,8 +1,8 @@
-"""Plots of scores. All but the few-shot curve are SVG text for a page."""
+"""Plots of scores, as SVG text for a page."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,7 +14,6 @@ from dermssl.plotting import BLUE, GREY, INK, LONGEST_LABEL, OKABE_ITO, PLOT_STY
 
 PAGE_WIDTH = 12.5
 """Inches. A wider plot would be shrunk, with its text."""
-LEVELS = {"image": BLUE, "case": VERMILION}
 
 
 class Bar(NamedTuple):
@@ -56,36 +55,6 @@ def interval_plot(
         figure.supxlabel(foot, fontsize=8)
         axes[0].set_yticks(range(rows), [shortened(bar.label, LONGEST_LABEL) for bar in panels[0][1]])
         return as_svg(figure)
-
-
-def few_shot_plot(points: Sequence[dict[str, Any]], result: dict[str, Any]) -> Figure:
-    """Balanced accuracy over the number of training patients per class.
-
-    The last point is the ``result`` from all training patients. No line joins it to the curve, since its classes are
-    of unequal size.
-    """
-    levels, group = result["levels"], result["datasets"][0]["group"]
-    with rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        for index, level in enumerate(level for level in LEVELS if level in points[0]):
-            entries = [point[level]["balanced_accuracy"] for point in points]
-            entries += [levels[level]["scores"]["balanced_accuracy"]] if level in levels else []
-            # The two levels stand side by side, so that no interval hides another.
-            x = [number + 0.08 * (2 * index - 1) for number in range(len(entries))]
-            y, colour = [entry["value"] for entry in entries], LEVELS[level]
-            axes.plot(x, y, "o", color=colour, label=f"{level} level")
-            axes.plot(x[: len(points)], y[: len(points)], color=colour)
-            axes.vlines(x, [e["low"] for e in entries], [e["high"] for e in entries], color=colour)
-        chance = 1 / sum(map(bool, levels["image"]["support"].values()))
-        axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":", label="chance")
-        axes.set_xticks(range(len(points) + 1), [str(point["shots"]) for point in points] + ["all"])
-        axes.set(xlabel=f"training {group}s per class", ylabel="balanced accuracy")
-        names = ", ".join(entry["name"] for entry in result["datasets"])
-        axes.set_title(f"{result['probe']}: {result['target']} of {names}")
-        axes.grid(axis="y")
-        axes.legend()
-        return figure
 
 
 def confusion_plot(counts: np.ndarray, classes: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 
 from dermeval.features.pool import PooledEmbeddings
-from dermeval.pages.plots import few_shot_plot
 from dermeval.pages.tables import show
 from dermeval.probes.contamination import contamination_lines
 from dermeval.probes.folds import make_folds
@@ -23,7 +22,7 @@ from dermeval.probes.shots import curve_text, few_shot_curve, scarce_classes
 from dermeval.probes.task import Task, constant_features
 from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
 from dermssl import neighbours
-from dermssl.atomic import atomic_file, atomic_folder
+from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import counted
 from dermssl.files import write_json, write_parquet
@@ -32,6 +31,7 @@ from dermssl.paths import require_new_folder
 OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
 """Keys that ``result.json`` leaves out where they are None."""
 WRITTEN = ("result.json", "predictions.parquet", "shots.png")
+"""Files of a results folder. Earlier versions also wrote ``shots.png``."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,6 @@ def probe_report(
             if points:  # null shots: predictions from all training patients
                 table = pd.concat([table.assign(shots=None), drawn], ignore_index=True)
                 table = table.astype({"shots": "Int32"})
-                figure = few_shot_plot(points, data)
-                with atomic_file(temporary / "shots.png") as picture:
-                    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
             write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
         kept.remove()
     return Report(report_text(_text(result, task, judged), result, result.notes), data)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from dermeval.cli import main
 from dermeval.probes.folds import official
@@ -93,7 +92,7 @@ def test_the_interval_carries_the_draws_of_training_patients_too():
 
 
 @pytest.mark.parametrize("probe", ["knn", "linear"])
-def test_a_curve_is_printed_drawn_and_written(tmp_path, make_embeddings, frame, class_features, capsys, probe):
+def test_a_curve_is_printed_and_written(tmp_path, make_embeddings, frame, class_features, capsys, probe):
     emb = make_embeddings(tmp_path, frame, class_features)
     more = [] if probe == "knn" else ["--c-values", "3", "--inner-folds", "2"]
     out = tmp_path / "r"
@@ -115,8 +114,6 @@ def test_a_curve_is_printed_drawn_and_written(tmp_path, make_embeddings, frame, 
     ]
     score = result["shots"][1]["image"]["balanced_accuracy"]
     assert score["value"] == pytest.approx(np.mean(accuracies)) and score["low"] < score["value"] < score["high"]
-    with Image.open(out / "shots.png") as picture:
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 3
     # What other commands read is the result from all training patients.
     assert len(read_predictions(out, tuple(result["classes"]))) == len(test)
 
