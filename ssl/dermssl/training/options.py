@@ -256,8 +256,6 @@ class RecipeOptions:
     """Name of the method. Its own options are in the section of the same name."""
     backbone: str = "vit_tiny_patch16_224"
     """A timm model name."""
-    optimizer: Literal["adamw", "lars"] = "adamw"
-    """AdamW, or LARS for SimCLR with large batches."""
     epochs: PositiveInt | None = None
     """Epochs (default: by the number of training images)."""
     batch: PositiveInt | None = None

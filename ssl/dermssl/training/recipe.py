@@ -55,9 +55,7 @@ def recommend(options: RecipeOptions, images: int) -> Choices:
         "training.epochs": (epochs, "an epoch of few images has few steps: count steps, not epochs"),
         "optim.warmup_epochs": (warmup, "a fifteenth of the run, at most 10 as published"),
     }
-    if options.optimizer != "adamw":
-        common["optim.name"] = (options.optimizer, "as asked")
-    setting = Setting(images, tier, epochs, batch, not is_vit(options.backbone), options.optimizer)
+    setting = Setting(images, tier, epochs, batch, not is_vit(options.backbone))
     return common | method.recommend(setting)
 
 

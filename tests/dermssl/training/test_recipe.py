@@ -71,22 +71,10 @@ def test_a_million_images_get_the_published_dino():
     assert chosen["optim.warmup_epochs"] == pytest.approx(10, abs=4) and chosen["training.batch"] == 1024
 
 
-def test_simclr_with_lars_gets_the_published_optimizer():
-    chosen = values(50_000, "simclr", optimizer="lars")
-    assert (chosen["optim.name"], chosen["optim.lr"], chosen["optim.lr_end"], chosen["optim.clip"]) == (
-        "lars",
-        0.3,
-        0,
-        0,
-    )
-    assert chosen["optim.weight_decay"] == chosen["optim.weight_decay_end"] == 1e-6
-
-
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224"])
-@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
 @pytest.mark.parametrize("method", METHODS)
-def test_pretrain_takes_every_recipe(tmp_path, method, optimizer, backbone):
-    asked = RecipeOptions(["data/x"], method, backbone, optimizer)
+def test_pretrain_takes_every_recipe(tmp_path, method, backbone):
+    asked = RecipeOptions(["data/x"], method, backbone)
     if (method, backbone) == ("dinov2", "resnet18"):
         with pytest.raises(InputError, match="choose a vision transformer"):
             recommend(asked, 1000)
