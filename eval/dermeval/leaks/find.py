@@ -118,7 +118,7 @@ def _without_overlays(store: LocalStore, images: AuditedImages, work: Work) -> L
 
 def _nominated_by(images: AuditedImages, options: LeaksOptions, store: LocalStore) -> str:
     """A hash of everything that the nominated pairs depend on besides the pixels."""
-    digest = hashlib.sha256(repr((options.neighbours, options.hash_bits, store.detail, images.licences)).encode())
+    digest = hashlib.sha256(repr((options.neighbours, store.detail, images.licences)).encode())
     embedded = [part for one in images.embedded for part in (one.rows, one.features, *one.views.values())]
     for array in (images.groups, store.hidden, *embedded):
         digest.update(np.ascontiguousarray(array).data)

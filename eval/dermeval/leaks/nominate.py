@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from dermeval.features.options import HASH_BITS
 from dermeval.leaks.local_features import MIRRORED_BINS, Detail
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.records import AuditedImages, pools
@@ -47,7 +48,7 @@ def nominate(images: AuditedImages, options: LeaksOptions, store: LocalStore, ap
     A data set whose licence forbids re-linking is paired with other data sets by hash only.
     """
     hashes = np.stack(images.frame["phash"].to_numpy())
-    tables = [("hash", hash_pairs(hashes, images.groups, options.hash_bits))]
+    tables = [("hash", hash_pairs(hashes, images.groups, HASH_BITS))]
     flat = appearance["spread"] < FLAT_SPREAD
     copies = images.frame.groupby(["dataset", "pixel_sha256"]).cumcount().to_numpy()
     searched = ~flat & (copies < COPIES_SEARCHED)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from dermeval.features.options import HASH_BITS
 from dermssl.parser import positional
 
 
@@ -31,9 +30,6 @@ class LeaksOptions:
     neighbours: PositiveInt = 30
     """Nearest neighbours of each image that are considered as candidates, by local features and by embedding; half as
     many by colours and by thumbnail. More neighbours find weaker pairs and take longer."""
-    hash_bits: NonNegativeInt = HASH_BITS
-    """Two images are candidates if their perceptual hashes (64 bits, any flip or quarter turn) differ in at most this
-    many bits; each image has at most 50 such candidates, the nearest."""
     every_image: bool = False
     """Count each image as a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100
