@@ -202,12 +202,10 @@ def _shared_by_seeds(info: dict[str, Any]) -> dict[str, Any]:
     """What is the same for all seeds of one result."""
     encoder, settings = info["encoder"], info["settings"]
     chosen = CHOSEN | {"k"} if settings.get("choose_k") else CHOSEN
-    solver = {"solver": "lbfgs"} if settings.get("solver") == "newton" else {}  # its former name
     return {
         "probe": info["probe"],
         **{key: info["protocol"][key] for key in ("split", "folds")},
         **{key: value for key, value in settings.items() if key not in chosen},
-        **solver,
         "architecture": encoder.get("name"),
         **{key: encoder.get(key) for key in ("features", "preprocessing")},
         "method": encoder.get("training", {}).get("method"),

@@ -74,8 +74,8 @@ class KnnOptions(ProbeOptions):
 class LinearOptions(ProbeOptions):
     """Fit linear classifiers on frozen features; patient-grouped folds within the training images choose the best."""
 
-    solver: Literal["auto", "lbfgs", "sgd", "newton"] = "auto"
-    """lbfgs: logistic regression, fitted to its optimum for a grid of penalties (newton is its former name).
+    solver: Literal["auto", "lbfgs", "sgd"] = "auto"
+    """lbfgs: logistic regression, fitted to its optimum for a grid of penalties.
     sgd: DINOv2's grid of 13 learning rates, on the features as they are and standardised.
     auto: lbfgs below 100,000 images, else sgd."""
     c_values: PositiveInt = 45
