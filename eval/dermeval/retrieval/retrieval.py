@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.pages.tables import show
 from dermeval.retrieval import measures
 from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
@@ -144,10 +145,6 @@ def _by_group(queries: pd.DataFrame, values: pd.DataFrame, draws: int) -> list[d
     return rows
 
 
-def _shown(score: dict[str, float]) -> str:
-    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
-
-
 def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
     """The measures as a table of at most 100 characters, and the mAP by group."""
     unit = "/".join(sorted({entry["group"] for entry in source.info["datasets"]}))
@@ -171,7 +168,7 @@ def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
             continue
         text.append(f"  {name} by {column}")
         for row in rows:
-            score = _shown(row[name]) if row[name] else "insufficient"
+            score = show(row[name]) if row[name] else "insufficient"
             text.append(f"    {row['value']:<22} {score:<22} {sizes(row)}")
     return text
 
@@ -180,7 +177,7 @@ def _table(scores: dict[str, dict[str, float]]) -> list[str]:
     """One row per measure, one column per depth."""
     depths = list(dict.fromkeys(name.partition("@")[2] for name in scores))
     measured = dict.fromkeys(name.partition("@")[0] for name in scores)
-    cells = {f"k = {k}": {name: _shown(scores[f"{name}@{k}"]) for name in measured} for k in depths[:SHOWN_DEPTHS]}
+    cells = {f"k = {k}": {name: show(scores[f"{name}@{k}"]) for name in measured} for k in depths[:SHOWN_DEPTHS]}
     lines = ["  " + line for line in pd.DataFrame(cells).to_string(justify="left").splitlines()]
     if len(depths) > SHOWN_DEPTHS:
         lines.append(f"  the scores at {', '.join(depths[SHOWN_DEPTHS:])} are in the report of --json")
