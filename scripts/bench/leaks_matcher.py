@@ -84,7 +84,7 @@ def verified(p: np.ndarray, q: np.ndarray, side: float) -> tuple[int, np.ndarray
 
 
 def learned_evidence(rows: pd.DataFrame, evidence: np.ndarray, matcher: LearnedMatcher) -> np.ndarray:
-    """The evidence of the pairs with LightGlue's matches in place of SIFT's, upright; colour and layout stay."""
+    """The evidence of the pairs with LightGlue's matches in place of SIFT's, upright; the colour stays."""
     found = evidence.copy()
     for name in ("inliers", "matches", "correlation", "overlap", "matrix"):
         found[name] = 0
@@ -185,7 +185,7 @@ def main() -> None:
     rows = chosen_pairs(found, images, options)
     evidence, matcher = found.evidence[rows.index.to_numpy()], LearnedMatcher(images.pictures, options.points)
     learned = learned_evidence(rows, evidence, matcher)
-    replaced = world_scores(learned, found.layout_start)[:, 0]
+    replaced = world_scores(learned)[:, 0]
     rows = rows.assign(audit=rows["score"], sift=evidence["inliers"][:, 0], learned=learned["inliers"][:, 0])
     rows = rows.assign(matches=learned["matches"][:, 0], replaced=replaced, either=np.maximum(rows["audit"], replaced))
     rows.to_csv(options.work / "matcher.csv", index=False)

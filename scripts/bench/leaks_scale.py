@@ -28,7 +28,7 @@ PARTS = {
     "describe_images": "describe",
     "nominate": "nominate",
     "compare_pairs": "compare",
-    "compare_appearance": "compare",
+    "compare_colours": "compare",
 }
 
 

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import chi2, poisson
 
-CORRELATION_WEIGHT, LAYOUT_WEIGHT = 4.0, 2.0
-LAYOUT_RANK = 20
+CORRELATION_WEIGHT = 4.0
 COLOUR_SHARE = 0.5
 LEAST_INLIERS = 2
 """Inliers that do not count: any two matches agree with some similarity."""
@@ -67,28 +66,16 @@ def poisson_bound(count: Any) -> Any:
     return chi2.ppf(CONFIDENCE, 2 * count + 2) / 2
 
 
-def world_scores(evidence: np.ndarray, layout_start: float = np.inf) -> np.ndarray:
+def world_scores(evidence: np.ndarray) -> np.ndarray:
     """Scores ``(P, 2)`` of pairs (`verify.EVIDENCE`), upright and mirrored.
 
     A score is the logarithm of the inliers beyond `LEAST_INLIERS` plus the weighted correlation of the aligned
-    structure. Different colours reduce this sum to as little as half, since most copies keep their colours. Layout
-    similarity above ``layout_start`` (`layout_start_of`) adds to the score: it finds smooth pictures without structure.
+    structure. Different colours reduce this sum to as little as half, since most copies keep their colours.
     """
     inliers = np.maximum(evidence["inliers"].astype(np.float64) - LEAST_INLIERS, 0)
     geometry = np.log1p(inliers) + CORRELATION_WEIGHT * np.maximum(evidence["correlation"], 0)
     light = 1 - COLOUR_SHARE * (1 - evidence["colour"].astype(np.float64)[:, None])
-    return geometry * light + LAYOUT_WEIGHT * np.maximum(_layout(evidence) - layout_start, 0)
-
-
-def _layout(evidence: np.ndarray) -> np.ndarray:
-    """-log(1 - correlation) of the layouts, at most 4.6, so that 0.99 is as far from 0.9 as 0.9 is from 0."""
-    return -np.log(np.maximum(1 - evidence["layout"].astype(np.float64), 0.01))
-
-
-def layout_start_of(evidence: np.ndarray) -> float:
-    """The layout similarity that few mirrored pairs exceed. Lower ones are no evidence in this data set."""
-    mirrored = np.sort(_layout(evidence)[~mirrored_copies(evidence), 1])
-    return float(mirrored[-1 - min(LAYOUT_RANK, len(mirrored) // 1000)]) if len(mirrored) else float("inf")
+    return geometry * light
 
 
 def mirrored_copies(evidence: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.paths import require_folder
 
-VERSION = 7
+VERSION = 8
 """Version of the leaks folder. 1 had no scores, 2 no ranking; 3 compared white letters too, 4 used fewer features,
-5 compared transparent letters too, 6 overlays."""
+5 compared transparent letters too, 6 overlays, 7 the layout of pictures."""
 FILE = "images.parquet"
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
@@ -24,13 +24,12 @@ class EarlierAudit(NamedTuple):
     """The results of an earlier audit for the images of this one; by default there are none.
 
     ``known`` (N,): images that it compared with each other. ``pairs``: its ranked pairs of these, as rows ``a``, ``b``.
-    ``background``: the scores of its mirrored pairs. ``layout_start``: see `certainty.layout_start_of`.
+    ``background``: the scores of its mirrored pairs.
     """
 
     known: np.ndarray
     pairs: pd.DataFrame = pd.DataFrame(columns=["a", "b", *TAKEN_OVER])
     background: np.ndarray = np.zeros(0)
-    layout_start: float | None = None
 
     def compared(self, pairs: pd.DataFrame | np.ndarray) -> np.ndarray:
         """Which pairs ``(P, 2)`` of rows the earlier audit compared."""
@@ -50,8 +49,6 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         raise InputError(f"--since {folder} was made by another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
         raise InputError(f"--since {folder} was made with another --every-image: give the same, or no --since")
-    if "layout_start" not in summary.get("certainty", ()):
-        raise InputError(f"--since {folder}: summary.json is damaged: audit all images, without --since")
     before = read_parquet(folder / FILE, "dermeval leaks", IDENTITY).to_pandas()
     known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
     names = ["image_id_a", "image_id_b", *TAKEN_OVER]
@@ -60,10 +57,8 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
     for end in ("a", "b"):
         ranking[end] = images.rows_of(ranking[f"image_id_{end}"])
         kept = kept & (ranking[end] >= 0).to_numpy() & known[ranking[end]]
-    start = summary["certainty"]["layout_start"]
     return EarlierAudit(
         known,
         ranking.loc[kept, ["a", "b", *TAKEN_OVER]],
         np.array(read_npy(folder / "background.npy", "dermeval leaks"), np.float64),
-        float("inf") if start is None else start,
     )

@@ -14,7 +14,7 @@ from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate, uni
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.overlays import overlay_cells, packed, unpacked
 from dermeval.leaks.records import AuditedImages, pools
-from dermeval.leaks.verify import LocalStore, compare_appearance, compare_pairs, describe_images
+from dermeval.leaks.verify import LocalStore, compare_colours, compare_pairs, describe_images
 from dermeval.leaks.work import Work
 from dermssl.errors import counted
 
@@ -36,7 +36,6 @@ class ScoredPairs(NamedTuple):
     evidence: np.ndarray
     identical: pd.DataFrame
     background: certainty.Background
-    layout_start: float
     sources: list[str]
     store: LocalStore
 
@@ -79,7 +78,7 @@ def find_pairs(
         ends = pairs[["a", "b"]].to_numpy(np.int64)
         log.info("comparing the pixels of %s", counted(len(pairs), "candidate pair"))
         evidence = compare_pairs(pairs, images.pictures, store, work)
-        compare_appearance(evidence, ends, appearance)
+        compare_colours(evidence, ends, appearance)
         # Across pools only copies of images may be found.
         apart = pool[ends[:, 0]] != pool[ends[:, 1]]
         kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
@@ -129,8 +128,7 @@ def scored(
     nominated: pd.DataFrame, evidence: np.ndarray, identical: pd.DataFrame, store: LocalStore, earlier: EarlierAudit
 ) -> ScoredPairs:
     """Score compared pairs against the background of their own mirrored scores and those of the earlier audit."""
-    start = certainty.layout_start_of(evidence) if earlier.layout_start is None else earlier.layout_start
-    scores = certainty.world_scores(evidence, start)
+    scores = certainty.world_scores(evidence)
     mirrored = scores[~certainty.mirrored_copies(evidence), 1]
     background = certainty.background_of(np.concatenate([mirrored, earlier.background]))
     best = scores.max(axis=1, initial=0)
@@ -140,4 +138,4 @@ def scored(
         false_discovery_rate=certainty.false_discovery_rate(best, background.most_false(best)),
     )
     sources = [name for name in nominated if name not in ("a", "b", "upright", "mirrored", "hash_bits")]
-    return ScoredPairs(table, evidence, identical, background, start, sources, store)
+    return ScoredPairs(table, evidence, identical, background, sources, store)

@@ -140,9 +140,7 @@ def _certainty(
     images: AuditedImages, found: ScoredPairs, ranking: pd.DataFrame, threshold: float, options: LeaksOptions
 ) -> dict[str, Any]:
     """What the threshold rests on, the recall of planted copies, and the false-match ratios."""
-    planted = scores_of_planted(
-        images.pictures, options.planted, found.layout_start, found.store.detail, options.workers
-    )
+    planted = scores_of_planted(images.pictures, options.planted, found.store.detail, options.workers)
     scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
     reached = certainty.would_be_confirmed(
         planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false
@@ -157,7 +155,6 @@ def _certainty(
         "background_pairs": len(background),
         "background_pairs_above": above,
         "most_false_by_count": float(above + certainty.poisson_bound(above)),
-        "layout_start": None if np.isinf(found.layout_start) else found.layout_start,
         "expected_false_pairs": float(ranking["expected_false"][kept].max()) if kept.any() else 0.0,
         "compared": len(found.candidates),
         "highest_background": float(background[0]) if len(background) else None,
@@ -167,7 +164,7 @@ def _certainty(
             "by_kind": pd.Series(reached).groupby(planted["kind"].to_numpy(), sort=False).mean().to_dict(),
         },
         "false_match_ratio": certainty.false_match_ratios(
-            certainty.world_scores(found.evidence, found.layout_start)[:, 1], _strata_of_pairs(images, ends)
+            certainty.world_scores(found.evidence)[:, 1], _strata_of_pairs(images, ends)
         ),
     }
 

@@ -14,7 +14,7 @@ from dermeval.leaks import alignment, certainty
 from dermeval.leaks.local_features import Detail, describe_picture
 from dermeval.leaks.matching import local_of
 from dermeval.leaks.pictures import Picture, pixels
-from dermeval.leaks.verify import EVIDENCE, compare_appearance, compare_pictures
+from dermeval.leaks.verify import EVIDENCE, compare_colours, compare_pictures
 from dermssl.parallel import process_map
 
 LEAST_SIDE = 16
@@ -114,9 +114,7 @@ KINDS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]]
 """The kinds of copies. Each function takes a picture, a severity from 0 to 1 and a random generator."""
 
 
-def scores_of_planted(
-    pictures: list[Picture], count: int, layout_start: float, detail: Detail, workers: int
-) -> pd.DataFrame:
+def scores_of_planted(pictures: list[Picture], count: int, detail: Detail, workers: int) -> pd.DataFrame:
     """Scores of ``count`` copies against their originals: ``kind`` (in turn), ``severity``, ``score``."""
     random = np.random.default_rng(0)
     rows = random.integers(len(pictures), size=count)
@@ -128,7 +126,7 @@ def scores_of_planted(
         done = tqdm(run(_planted_evidence, tasks), "planted copies", len(tasks), unit="copy", disable=None, leave=False)
         made = [(task[:2], found) for task, found in zip(tasks, done, strict=True) if found is not None]
     evidence = np.array([found for _, found in made], EVIDENCE)
-    scores = certainty.world_scores(evidence, layout_start).max(axis=1, initial=0)
+    scores = certainty.world_scores(evidence).max(axis=1, initial=0)
     return pd.DataFrame([kind for kind, _ in made], columns=["kind", "severity"]).assign(score=scores)
 
 
@@ -148,7 +146,7 @@ def _planted_evidence(task: tuple[str, float, Picture, int, Detail]) -> np.ndarr
     described = [describe_picture(picture, detail) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]
     found = compare_pictures(local_of(described[0]), local_of(described[1]), structures)[None]
-    compare_appearance(found, np.array([[0, 1]]), np.stack(described))
+    compare_colours(found, np.array([[0, 1]]), np.stack(described))
     return found[0]
 
 

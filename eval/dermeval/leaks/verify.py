@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.lib import recfunctions
 
 from dermeval.leaks import alignment
-from dermeval.leaks.local_features import Detail, describe_picture, layout_vectors, record_type
+from dermeval.leaks.local_features import Detail, describe_picture, record_type
 from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.overlays import unpacked, without_cells
 from dermeval.leaks.pictures import Picture, pixels, store_of
@@ -38,13 +38,12 @@ EVIDENCE = np.dtype(
         ("matches", np.int16, WORLDS),
         ("correlation", np.float32, WORLDS),
         ("overlap", np.float32, WORLDS),
-        ("layout", np.float32, WORLDS),
         ("colour", np.float32),
         ("matrix", np.float32, (WORLDS, 2, 3)),
     ]
 )
 """Evidence of a pair, upright and mirrored. ``matrix`` maps pixels of pictures whose short side is 128; 0: not known.
-``layout`` is the correlation of the thumbnails, ``colour`` the Bhattacharyya coefficient of the histograms, 0 to 1."""
+``colour`` is the Bhattacharyya coefficient of the colour histograms, 0 to 1."""
 
 
 class LocalStore(NamedTuple):
@@ -111,16 +110,13 @@ def compare_pairs(pairs: pd.DataFrame, pictures: Sequence[Picture], store: Local
     return np.concatenate([np.zeros(0, EVIDENCE), *(np.fromfile(path, EVIDENCE) for path in paths)])
 
 
-def compare_appearance(evidence: np.ndarray, pairs: np.ndarray, appearance: np.ndarray) -> None:
-    """Fill in ``layout`` and ``colour`` of the pairs ``(P, 2)`` from `LocalStore.appearance`."""
-    thumbnails, colours = appearance["thumbnail"], neighbours.normalise(appearance["colour"])
-    upright, mirrored = (layout_vectors(part) for part in (thumbnails, thumbnails[:, :, ::-1]))
+def compare_colours(evidence: np.ndarray, pairs: np.ndarray, appearance: np.ndarray) -> None:
+    """Fill in the ``colour`` of the pairs ``(P, 2)`` from `LocalStore.appearance`."""
+    colours = neighbours.normalise(appearance["colour"])
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
         a, b = pairs[part].T
         evidence["colour"][part] = np.einsum("pd,pd->p", colours[a], colours[b])
-        for world, vectors in enumerate((upright, mirrored)):
-            evidence["layout"][part, world] = np.einsum("pd,pd->p", upright[a], vectors[b])
 
 
 def _describe_task(task: tuple[Path, Sequence[Picture], Detail]) -> None:

@@ -246,4 +246,4 @@ def test_placeholders_that_differ_in_noise_do_not_make_a_pair_of_every_two():
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (8, 8, 3), (15, 400, 3)])
 def test_no_copy_is_planted_in_a_tiny_picture(shape, monkeypatch):
     monkeypatch.setattr("dermeval.leaks.planted.pixels", lambda _: np.full(shape, 90, np.uint8))
-    assert not len(scores_of_planted([None], 22, 1.0, FINE, 1))
+    assert not len(scores_of_planted([None], 22, FINE, 1))
