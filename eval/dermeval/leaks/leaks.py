@@ -18,7 +18,7 @@ from dermeval.leaks.earlier import FILE as AUDITED
 from dermeval.leaks.earlier import IDENTITY, VERSION, open_earlier
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.groups import LARGE, group_table, side
-from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.options import PRECISION, LeaksOptions
 from dermeval.leaks.pairs import IDENTICAL_SCORE, LESION, SCENE, rank_pairs, write_ranking
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
@@ -28,6 +28,7 @@ from dermssl import licences
 from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
+from dermssl.errors import InputError
 from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.paths import require_new_folder
 
@@ -43,6 +44,8 @@ WRITTEN = (
 
 def leaks(options: LeaksOptions) -> Report | None:
     """Audit dataset folders; see `LeaksOptions`. Ranks above 0 return None."""
+    if options.precision is not None and options.expected_false is not None:
+        raise InputError("--precision and --expected-false both set the threshold: give one of them")
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
@@ -94,7 +97,7 @@ def confirmed_ranking(
     expected, most = (
         np.clip(table[name].to_numpy(float), at_least, at_most) for name in ("expected_false", "most_false")
     )
-    threshold = certainty.threshold_of(scores, expected, most, options.precision, options.expected_false)
+    threshold = certainty.threshold_of(scores, expected, most, options.precision or PRECISION, options.expected_false)
     return ranking.assign(confirmed=ranking["score"] >= min(threshold, IDENTICAL_SCORE)), threshold
 
 
@@ -140,15 +143,16 @@ def _certainty(
     images: AuditedImages, found: ScoredPairs, ranking: pd.DataFrame, threshold: float, options: LeaksOptions
 ) -> dict[str, Any]:
     """What the threshold rests on, the recall of planted copies, and the false-match ratios."""
+    precision = options.precision or PRECISION
     planted = scores_of_planted(images.pictures, options.planted, found.store.detail, options.workers)
     scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
     reached = certainty.would_be_confirmed(
-        planted["score"].to_numpy(float), scores, kept, found.background, options.precision, options.expected_false
+        planted["score"].to_numpy(float), scores, kept, found.background, precision, options.expected_false
     )
     background, ends = found.background.scores, found.candidates[["a", "b"]].to_numpy(np.int64)
     above = int(found.background.counted(np.array([threshold]))[0])
     return {
-        "precision": options.precision if options.expected_false is None else None,
+        "precision": precision if options.expected_false is None else None,
         "expected_false": options.expected_false,
         "threshold": None if np.isinf(threshold) else threshold,
         "confirmed_by_score": int((kept & (scores < IDENTICAL_SCORE)).sum()),

@@ -6,6 +6,9 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterv
 
 from dermssl.parser import positional
 
+PRECISION = 0.95
+"""The precision of an audit for which neither --precision nor --expected-false is given."""
+
 
 @dataclass
 class LeaksOptions:
@@ -22,11 +25,12 @@ class LeaksOptions:
     since: str | None = None
     """Leaks folder of an earlier audit. Only pairs with an image that is new since then are compared; the results of
     the other pairs are taken over."""
-    precision: OpenUnitInterval = 0.95
-    """Precision: the share of true near-duplicates among the confirmed pairs. The threshold is the lowest score that
-    keeps this precision with 95% confidence."""
+    precision: OpenUnitInterval | None = None
+    """Precision: the share of true near-duplicates among the confirmed pairs (default: 0.95). The threshold is the
+    lowest score that keeps this precision with 95% confidence."""
     expected_false: NonNegativeFloat | None = None
-    """Expected number of false pairs among the confirmed pairs. It sets the threshold instead of --precision."""
+    """Expected number of false pairs among the confirmed pairs. It sets the threshold instead of --precision: give one
+    of the two."""
     neighbours: PositiveInt = 30
     """Nearest neighbours of each image that are considered as candidates, by local features and by embedding; half as
     many by colours and by thumbnail. More neighbours find weaker pairs and take longer."""

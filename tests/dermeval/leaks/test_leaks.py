@@ -184,6 +184,13 @@ def test_every_image_can_be_a_record_of_its_own(audit, planted, tmp_path):
     assert set(pd.read_parquet(found)["image_id_b"]) == {"set/20", "set/21", "set/22", "set/23"}
 
 
+def test_two_thresholds_at_once_are_refused(audit, make_dataset, draw_skin):
+    folder = make_dataset("set", [draw_skin(1), draw_skin(2)], ["p", "q"])
+    with pytest.raises(InputError, match="--precision and --expected-false"):
+        audit(folder, precision=0.95, expected_false=1)
+    assert audit(folder)[0].data["certainty"]["precision"] == 0.95
+
+
 def test_one_record_has_nothing_to_be_compared_with(audit, make_dataset, draw_skin):
     report, _ = audit(make_dataset("set", [draw_skin(1), draw_skin(2)], ["p", "p"]), expected_false=1)
     assert report.data["pairs"] == 0 and "one record only" in report.text
