@@ -3,9 +3,11 @@
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from dermssl.atomic import atomic_file
@@ -106,7 +108,7 @@ class ImageStore:
         """The compressed bytes of one image, not copied."""
         found = memoryview(self._jpegs[int(row)].as_buffer())
         if bytes(found[:3]) != START_OF_IMAGE:
-            raise InputError(f"{self.folder}: image {row} of the store is no JPEG: run `dermssl prepare` again")
+            raise InputError(f"{self.folder}: {self._named(row)} is no JPEG: run `dermssl prepare` again")
         return found
 
     def image(self, row: int) -> Image.Image:
@@ -115,6 +117,13 @@ class ImageStore:
             image = Image.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"])
             image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            what = f"image {row} of the store is damaged ({error})"
+            what = f"{self._named(row)} is damaged ({error})"
             raise InputError(f"{self.folder}: {what}: run `dermssl prepare` again") from None
         return image
+
+    def _named(self, row: int) -> str:
+        """The image of a row by its id, for a message; without a readable manifest by its row."""
+        with suppress(OSError, LookupError, pa.ArrowException):
+            ids = pq.read_table(self.folder / "manifest.parquet", columns=["image_id"])["image_id"]
+            return f"the stored image {ids[int(row)]}"
+        return f"image {row} of the store"

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFile
 
@@ -142,6 +143,9 @@ def test_nothing_but_jpeg_is_ever_decoded(tmp_path, photo, kind):
 def test_a_stored_image_that_is_damaged_is_named(tmp_path, photo):
     write_shard(tmp_path / store.shard_name(0), [encode(photo)[:800]])
     with pytest.raises(InputError, match="image 0 of the store is damaged"):
+        ImageStore(tmp_path).image(0)
+    pq.write_table(pa.table({"image_id": ["set/a"]}), tmp_path / "manifest.parquet")
+    with pytest.raises(InputError, match=f"{tmp_path}: the stored image set/a is damaged"):
         ImageStore(tmp_path).image(0)
 
 
