@@ -68,12 +68,16 @@ def require_new_folder(
     ``written`` are patterns of the files that the command writes, such as ``images/*.jpg``. A folder may be replaced if
     it holds the first of them and no other files than these and reports of ``--json``. If other programs write a file
     with that first name too, the folder's file must be JSON with the ``key`` (and ``value``) that this command writes.
-    An existing folder must not overlap with the ``inputs`` of the command.
+    An existing folder must not overlap with the ``inputs`` of the command. No output may lie in a dataset folder.
     Raises InputError: the command may not write ``path``.
     """
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{path} is a file: choose another --out")
+    where = path.resolve()
+    for parent in where.parents:
+        if "schema_version" in json_object(parent / "dataset.json"):
+            raise InputError(f"{path} lies in the dataset folder {parent}: choose another --out")
     if mode is None or all(_is_named(entry.name, HIDDEN) for entry in path.iterdir()):
         return path
     mark = written[0]
@@ -83,7 +87,6 @@ def require_new_folder(
             f"{path} already exists and holds no {mark} of this command, so it is not replaced, even with --overwrite: "
             "choose another --out"
         )
-    where = path.resolve()
     for given in inputs:
         read = Path(given).resolve() if given and file_mode(Path(given)) is not None else None
         if read and (where == read or where in read.parents or read in where.parents):

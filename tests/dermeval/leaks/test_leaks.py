@@ -191,6 +191,15 @@ def test_two_thresholds_at_once_are_refused(audit, make_dataset, draw_skin):
     assert audit(folder)[0].data["certainty"]["precision"] == 0.95
 
 
+def test_an_audit_never_writes_into_a_dataset_folder(make_dataset, draw_skin):
+    folder = make_dataset("set", [draw_skin(1), draw_skin(2)], ["p", "q"])
+    before = sorted(folder.iterdir())
+    for out in (folder / "leaks", folder / "audits" / "leaks"):
+        with pytest.raises(InputError, match="lies in the dataset folder"):
+            leaks(LeaksOptions(str(out), [str(folder)]))
+    assert sorted(folder.iterdir()) == before
+
+
 def test_one_record_has_nothing_to_be_compared_with(audit, make_dataset, draw_skin):
     report, _ = audit(make_dataset("set", [draw_skin(1), draw_skin(2)], ["p", "p"]), expected_false=1)
     assert report.data["pairs"] == 0 and "one record only" in report.text
