@@ -12,6 +12,7 @@ from dermeval.leaks.session import ReviewSession
 
 KEYS = {"a": ACCEPT, "r": REJECT, "u": UNSURE}
 UNDO, QUIT = "z", "q"
+HELP = "a accept, r reject, u unsure, z undo, q end of this part"
 PICTURE = "review.png"
 
 
@@ -25,10 +26,14 @@ def review_in_terminal(session: ReviewSession) -> None:
             pressed = read_key()
             if pressed == QUIT:
                 break
-            if pressed == UNDO:
-                session.undo()
-            elif pressed in KEYS:
+            if pressed in KEYS:
                 session.decide(waiting[0], KEYS[pressed])
+            elif pressed != UNDO:
+                print(f"\n  no such key: {HELP}")
+            elif not len(session.decisions):
+                print("\n  there is no decision to undo")
+            else:
+                session.undo()
     finally:
         picture.unlink(missing_ok=True)
     if session.enough():
@@ -43,7 +48,7 @@ def _show(session: ReviewSession, row: int, waiting: int, picture: Path) -> None
     sides = [side_of(session.images, image) for image in session.rows_of(row)]
     ends = "".join(f"  {side['image']} (record {side['group']})\n" for side in sides)
     print(f"\n{waiting} left: {asked}\n{ends}" + "".join(f"  {fact}\n" for fact in measured) + f"  picture: {picture}")
-    print("  a accept, r reject, u unsure, z undo, q end of this part: ", end="", flush=True)
+    print(f"  {HELP}: ", end="", flush=True)
 
 
 def read_key() -> str:

@@ -56,6 +56,7 @@ function show(state) {
   for (const part of document.querySelectorAll(".two")) { part.hidden = single; }
   document.querySelector(".stage").classList.toggle("single", single);
   find("heading").textContent = (single ? "Image " : "Pair ") + state.rank + " of " + state.ranked
+    + (single ? "" : " (" + state.ranked_confirmed + " confirmed)")
     + (state.confirmed ? "" : ", below the threshold") + (state.decision ? " (decided: " + state.decision + ")" : "");
   const address = (part) => "/picture?part=" + state.part + "&pair=" + state.pair + "&which=" + part;
   find("first").src = address("first");
@@ -91,6 +92,7 @@ async function ask(address, body) {
 }
 
 function press(key) {
+  if (key.length === 1 && key !== " " && !"aruzb".includes(key)) { say("There is no key " + key + ": a accept, r reject, u unsure, z undo, b blink."); }
   if (key === "b") { blink(); }
   if (key === "z" && shown) { ask("/api/undo", {part: shown.part}); }
   if (key in keys && shown && shown.pair !== null) { ask("/api/decide", {part: shown.part, pair: shown.pair, decision: keys[key]}); }

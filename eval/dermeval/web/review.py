@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any, Literal
 
 import cv2
+import pandas as pd
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
@@ -43,7 +44,10 @@ class Undo(BaseModel):
 
 
 class RowShown(BaseModel):
-    """The state of the page. ``pair`` is None if all rows of the part are decided; ``parts`` are all titles."""
+    """The state of the page. ``pair`` is None if all rows of the part are decided; ``parts`` are all titles.
+
+    Of the ``ranked`` rows ``ranked_confirmed`` are above the threshold (images have none, so all of them are).
+    """
 
     part: int
     parts: list[str]
@@ -51,6 +55,7 @@ class RowShown(BaseModel):
     rank: int = 0
     waiting: int
     ranked: int
+    ranked_confirmed: int
     counts: dict[str, int]
     enough: bool
     kind: str = ""
@@ -73,13 +78,15 @@ def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> 
     waiting = session.waiting()
     row = waiting[0] if row is None and waiting else row
     state: dict[str, Any] = {"part": part, "parts": [one.title for one in sessions], "enough": session.enough()}
+    confirmed = session.table.get("confirmed", pd.Series(True, session.table.index))
     state |= {"waiting": len(waiting), "ranked": len(session.table), "counts": session.counts()}
+    state |= {"ranked_confirmed": int(confirmed.sum())}
     if row is None:
         return RowShown(pair=None, **state)
     verdict = decided(session.table.loc[[row]], session.decisions).iloc[0]
     asked, measured = session.told(row)
     sides = [side_of(session.images, image) for image in session.rows_of(row)]
-    state |= {"kind": asked, "confirmed": bool(session.table.get("confirmed", {}).get(row, True))}
+    state |= {"kind": asked, "confirmed": bool(confirmed[row])}
     state |= {"facts": measured, "sides": sides, "decision": verdict if isinstance(verdict, str) else None}
     return RowShown(pair=row, rank=row + 1, **state)
 

@@ -42,6 +42,14 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
     assert "set/c1" in set(pd.read_csv(audited / "groups.csv")["group_id"])
 
 
+def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, monkeypatch, capsys):
+    press(monkeypatch, "xz")
+    review(ReviewOptions(str(audited), terminal=True))
+    told = capsys.readouterr().out
+    assert "no such key: a accept, r reject" in told and "no decision to undo" in told
+    assert not len(read_decisions(audited / FILE))
+
+
 def test_a_review_goes_on_where_it_was_and_leaves_no_picture_behind(audited, monkeypatch):
     def interrupted():
         assert (audited / terminal.PICTURE).is_file()

@@ -40,9 +40,10 @@ def test_the_page_has_its_script_and_no_other_source(client):
     assert client.get("/review.js").headers["content-type"].startswith("text/javascript")
 
 
-def test_the_strongest_pair_comes_first_with_its_evidence_in_words(client):
+def test_the_strongest_pair_comes_first_with_its_evidence_in_words(client, session):
     shown = client.get("/api/pair").json()
     assert [side["image"] for side in shown["sides"]] == ["set/0", "set/5"]
+    assert shown["ranked_confirmed"] == session.table["confirmed"].sum() < shown["ranked"]
     assert shown["confirmed"] and any("turned by" in fact for fact in shown["facts"])
 
 
