@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel
 
 from dermeval.web.collection import Case, SearchResult
 from dermeval.web.searches import CROP, Asked, Searches
-from dermssl.errors import did_you_mean, shortened
+from dermeval.web.server import takes_only
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     403: {"description": "The Host header does not name this machine"},
@@ -41,28 +41,16 @@ class ServerHealth(BaseModel):
     searching: int
 
 
-def _takes(*names: str) -> Any:
-    """A check that a request has no other parameters, since a misspelt one would be ignored."""
-
-    def check(request: Request) -> None:
-        unknown = [name for name in request.query_params if name not in names]
-        if unknown:
-            hint = did_you_mean(unknown[0], names) if names else "there are none here"
-            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': {hint}")
-
-    return [Depends(check)]
-
-
 def api_routes(searches: Searches) -> APIRouter:
     """The routes under ``/api``."""
     routes, collection = APIRouter(prefix="/api"), searches.collection
 
-    @routes.get("/health", responses={422: ERRORS[422]}, dependencies=_takes())
+    @routes.get("/health", responses={422: ERRORS[422]}, dependencies=takes_only())
     async def health() -> ServerHealth:
         photos, busy = searches.encode is not None, searches.searching.busy
         return ServerHealth(status="ok", images=len(collection), photos=photos, searching=busy)
 
-    @routes.get("/search", responses=ERRORS, dependencies=_takes("image_id", *Asked.model_fields))
+    @routes.get("/search", responses=ERRORS, dependencies=takes_only("image_id", *Asked.model_fields))
     async def search_from_image(image_id: Id, asked: Annotated[Asked, Query()]) -> SearchResult:
         """Find the cases most similar to an image of the collection, without its own patient."""
         return await searches.from_image(image_id, asked)
@@ -71,14 +59,14 @@ def api_routes(searches: Searches) -> APIRouter:
         "/search",
         responses=ERRORS,
         openapi_extra={"requestBody": PHOTO_BODY},
-        dependencies=_takes("crop", *Asked.model_fields),
+        dependencies=takes_only("crop", *Asked.model_fields),
     )
     async def search_from_photo(request: Request, asked: Annotated[Asked, Query()], crop: Crop = "") -> SearchResult:
         """Find the cases most similar to the photo in the request body. The photo is not kept."""
         return (await searches.from_photo(request, crop, asked))[1]
 
     @routes.get(
-        "/cases/{case_id:path}", responses={code: ERRORS[code] for code in (403, 404, 422)}, dependencies=_takes()
+        "/cases/{case_id:path}", responses={code: ERRORS[code] for code in (403, 404, 422)}, dependencies=takes_only()
     )
     async def case_by_id(case_id: str) -> Case:
         """Give the images of a case, by the id of the case or of one of its images."""

@@ -10,14 +10,14 @@ import cv2
 import pandas as pd
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from dermeval.leaks.decisions import STOP_AFTER, decided
 from dermeval.leaks.report import side_of
 from dermeval.leaks.session import ReviewSession, open_review
 from dermeval.leaks.terminal import review_in_terminal
 from dermeval.web.options import ReviewOptions
-from dermeval.web.server import address_of, listen, make_app, run_app
+from dermeval.web.server import address_of, listen, make_app, run_app, takes_only
 from dermssl import licences
 from dermssl.atomic import locked
 from dermssl.commandline import Report
@@ -32,6 +32,8 @@ log = logging.getLogger("dermssl")
 class Decision(BaseModel):
     """A decision about the row ``pair`` of the table of a ``part`` of the review."""
 
+    model_config = ConfigDict(extra="forbid")
+
     part: int = 0
     pair: int
     decision: Literal["accept", "reject", "unsure"]
@@ -39,6 +41,8 @@ class Decision(BaseModel):
 
 class Undo(BaseModel):
     """The part whose last decision is taken back."""
+
+    model_config = ConfigDict(extra="forbid")
 
     part: int = 0
 
@@ -111,7 +115,7 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
         _, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         return Response(data.tobytes(), media_type="image/jpeg")
 
-    @app.get("/api/pair")
+    @app.get("/api/pair", dependencies=takes_only("pair", "part"))
     def pair_shown(pair: int | None = None, part: int = 0) -> RowShown:
         """Give one row, or without a number the next undecided row."""
         with turn:

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dermeval.web.guard import Guard
 from dermeval.web.workers import QueueFull
 from dermssl import licences
-from dermssl.errors import InputError
+from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.page import render
 
 REQUEST_SECONDS = 30
@@ -60,6 +60,18 @@ def make_app(title: str, script: str, token: str | None = None) -> FastAPI:
     for kind in (HTTPException, RequestValidationError, InputError, QueueFull):
         app.add_exception_handler(kind, on_error)
     return app
+
+
+def takes_only(*names: str) -> Any:
+    """A check that a request has no other parameters, since a misspelt one would be ignored."""
+
+    def check(request: Request) -> None:
+        unknown = [name for name in request.query_params if name not in names]
+        if unknown:
+            hint = did_you_mean(unknown[0], names) if names else "there are none here"
+            raise HTTPException(422, f"no parameter '{shortened(unknown[0], 100)}': {hint}")
+
+    return [Depends(check)]
 
 
 def error_answer(request: Request, status: int, detail: str, headers: Any = None) -> Response:

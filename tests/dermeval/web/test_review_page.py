@@ -75,6 +75,8 @@ def test_the_page_says_when_enough_were_rejected_in_a_row(client, monkeypatch):
         ("/api/decide", {"pair": 99, "decision": "accept"}, 404),
         ("/api/decide", {"pair": -1, "decision": "accept"}, 404),
         ("/api/decide", {"pair": 0, "decision": "perhaps"}, 422),
+        ("/api/decide", {"pair": 0, "decision": "accept", "prt": 1}, 422),
+        ("/api/pair?par=3", None, 422),
         ("/picture?pair=99&which=first", None, 404),
         ("/picture?pair=0&which=../../x", None, 422),
     ],
