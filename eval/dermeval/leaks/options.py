@@ -6,8 +6,8 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterv
 
 from dermssl.parser import positional
 
-PRECISION = 0.95
-"""The precision of an audit for which neither --precision nor --expected-false is given."""
+PRECISION, SHOWN = 0.95, 200
+"""The precision of an audit for which neither --precision nor --expected-false is given; pairs shown in report.html."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class LeaksOptions:
     """Number of changed copies of audited images that measure the recall of each kind of copy (0: none)."""
     ranked: NonNegativeInt = 500
     """Smallest number of pairs in ranking.csv, strongest first, confirmed or not."""
-    shown: NonNegativeInt = 200
+    shown: NonNegativeInt = SHOWN
     """Number of confirmed pairs shown in report.html, strongest first; pairs.parquet holds all of them."""
     workers: NonNegativeInt = 0
     """Processes, or threads, that work in parallel (0: one per core)."""

@@ -12,11 +12,13 @@ from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
 from dermeval.leaks.earlier import FILE as AUDITED
 from dermeval.leaks.earlier import IDENTITY
+from dermeval.leaks.options import SHOWN
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.report import facts
-from dermssl.errors import InputError
+from dermeval.leaks.report import facts, write_report
+from dermeval.leaks.summary import summary_lines, summary_of
+from dermssl.errors import InputError, counted
 from dermssl.files import read_json, read_parquet, write_csv, write_json
 from dermssl.paths import inside, require_folder
 from dermssl.prepare.tables import read_table
@@ -128,13 +130,22 @@ class PairReview(ReviewSession):
         return [first, second, laid]
 
     def write(self) -> str:
-        """Write pairs.parquet, groups.csv and split_repaired.csv with the decisions, and these into summary.json."""
+        """Write all results but the counts of the audit in summary.json, to which the number of decisions is added."""
         kept = decisions.kept_pairs(self.table, self.decisions)
-        groups, _ = decisions.write_results(self.folder, self.images, kept)
+        groups, split = decisions.write_results(self.folder, self.images, kept)
         write_json(self.folder / "summary.json", self.summary | {"decisions": self.counts()})
-        counts = f"{len(kept)} pairs, {groups.max(initial=0)} leak groups"
-        written = "pairs.parquet, groups.csv and split_repaired.csv follow the decisions"
-        return f"{counts}: {written}; report.html and the counts in summary.json stay those of the audit"
+        now = self.summary | summary_of(self.images, kept, groups, split)
+        lines = [*summary_lines(now), *self._told_decisions()]
+        write_report(self.folder, self.images, kept, lines, now["notes"], self.summary.get("shown", SHOWN))
+        counts = f"{counted(len(kept), 'pair')}, {counted(groups.max(initial=0), 'leak group')}"
+        written = "pairs.parquet, groups.csv, split_repaired.csv and report.html follow the decisions"
+        return f"{counts}: {written}; the counts in summary.json stay those of the audit"
+
+    def _told_decisions(self) -> list[str]:
+        """A line of the page about the decisions, if there are any."""
+        told = ", ".join(f"{count} {name}" for name, count in self.counts().items())
+        rest = "pairs, groups, labels and split follow them; compared, background, planted and false are of the audit"
+        return [f"decisions         {told}: {rest}"] if len(self.decisions) else []
 
 
 class ImageReview(ReviewSession):
