@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,23 @@ def render(template: str = "dermssl/page.html", **values: Any) -> str:
     return templates().get_template(template).render(**values)
 
 
+def breakable(name: str) -> markupsafe.Markup:
+    """An id or path, escaped, which a narrow page breaks after ``/ _ . -`` and not within a number (``<wbr>``)."""
+    return markupsafe.Markup("<wbr>").join(re.findall(r"[^/_.-]*[/_.-]|[^/_.-]+", name))
+
+
 @cache
 def templates() -> jinja2.Environment:
     """The Jinja environment that finds templates in the packages."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
+    return environment
 
 
 def _template(name: str) -> str | None:

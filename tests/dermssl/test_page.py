@@ -2,7 +2,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dermssl.errors import plain_text, shortened
-from dermssl.page import Section, render, templates
+from dermssl.page import Section, breakable, render, templates
 from dermssl.plotting import INK, PLOT_STYLE, as_svg
 
 
@@ -23,6 +23,11 @@ def test_a_column_of_numbers_is_set_to_the_right_and_a_column_of_words_to_the_le
 def test_what_a_terminal_would_obey_is_not_printed():
     assert plain_text("a\x1b[31m\n\tb\x9b") == "a\N{REPLACEMENT CHARACTER}[31m\n\tb\N{REPLACEMENT CHARACTER}"
     assert shortened("a\x1b\nb") == "a\N{REPLACEMENT CHARACTER} b"
+
+
+def test_an_id_breaks_between_its_parts_and_stays_escaped():
+    assert breakable("set/P_12.3-4") == "set/<wbr>P_<wbr>12.<wbr>3-<wbr>4"
+    assert breakable("<i>") == "&lt;i&gt;" and breakable("") == ""
 
 
 def test_a_page_of_its_own_layout_shares_head_and_style():

@@ -23,9 +23,14 @@ function blink() {
   button.setAttribute("aria-pressed", String(Boolean(blinking)));
 }
 
+/* An id breaks after / _ . - and not within a number. */
+function breakable(name) {
+  return name.split(/(?<=[/_.-])/).flatMap((part) => [document.createTextNode(part), document.createElement("wbr")]);
+}
+
 function caption(id, side) {
-  const lines = [side.image, "record " + side.group, side.split + " · " + side.labels];
-  find(id).replaceChildren(...lines.flatMap((line) => [document.createTextNode(line), document.createElement("br")]));
+  const lines = [breakable(side.image), ["record ", ...breakable(side.group)], [side.split + " · " + side.labels]];
+  find(id).replaceChildren(...lines.flatMap((line) => [...line, document.createElement("br")]));
 }
 
 function showParts(state) {
