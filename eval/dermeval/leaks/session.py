@@ -143,8 +143,8 @@ class PairReview(ReviewSession):
 
     def _told_decisions(self) -> list[str]:
         """A line of the page about the decisions, if there are any."""
-        told = ", ".join(f"{count} {name}" for name, count in self.counts().items())
-        rest = "pairs, groups, labels and split follow them; compared, background, planted and false are of the audit"
+        told = "{accept} accepted, {reject} rejected, {unsure} unsure".format(**self.counts())
+        rest = "this page follows them, but threshold, background, planted copies and false matches are of the audit"
         return [f"decisions         {told}: {rest}"] if len(self.decisions) else []
 
 

@@ -10,6 +10,7 @@ from dermeval.leaks.earlier import VERSION
 from dermeval.leaks.groups import LARGE, group_table, side
 from dermeval.leaks.pairs import LESION, SCENE
 from dermeval.leaks.records import AuditedImages
+from dermssl.errors import counted
 
 
 def summary_of(images: AuditedImages, pairs: pd.DataFrame, groups: np.ndarray, split: pd.Series) -> dict[str, Any]:
@@ -84,18 +85,20 @@ def summary_lines(data: dict[str, Any]) -> list[str]:
     threshold = "no pair reaches it" if sure["threshold"] is None else f"score >= {sure['threshold']:.2f}"
     lines = [
         f"{data['records_in_leak_groups']} of {data['records']} records share near-duplicate images "
-        f"({data['pairs']} pairs of {data['images']} images)",
+        f"({counted(data['pairs'], 'pair')} of {counted(data['images'], 'image')})",
         f"pairs             {', '.join(f'{count} {kind}' for kind, count in data['pairs_by_kind'].items())}",
         f"evidence          {kinds}",
-        f"compared          {sure['compared']} candidate pairs; threshold for {wanted}: {threshold}, "
+        f"compared          {counted(sure['compared'], 'candidate pair')}; threshold for {wanted}: {threshold}, "
         f"{sure['expected_false_pairs']:.1f} false pairs expected",
         f"background        {_resolution(sure)}",
-        f"across splits     {data['pairs_across_splits']} pairs, {data['leak_groups_across_splits']} of "
+        f"across splits     {counted(data['pairs_across_splits'], 'pair')}, {data['leak_groups_across_splits']} of "
         f"{data['leak_groups']} leak groups",
-        f"across data sets  {data['pairs_across_datasets']} pairs, {data['leak_groups_across_datasets']} leak groups",
-        f"labels            {data['pairs_with_different_labels']} pairs have different labels, "
-        f"{data['leak_groups_with_label_conflicts']} leak groups hold a conflict",
-        f"repaired split    {data['records_moved']} records ({data['images_moved']} images) moved; {shares}",
+        f"across data sets  {counted(data['pairs_across_datasets'], 'pair')}, "
+        f"{counted(data['leak_groups_across_datasets'], 'leak group')}",
+        f"labels            different in {counted(data['pairs_with_different_labels'], 'pair')} and within "
+        f"{counted(data['leak_groups_with_label_conflicts'], 'leak group')}",
+        f"repaired split    {counted(data['records_moved'], 'record')} ({counted(data['images_moved'], 'image')}) "
+        f"moved; {shares}",
     ]
     return lines + _further_lines(data)
 
@@ -139,5 +142,5 @@ def _resolution(sure: dict[str, Any]) -> str:
         return text
     needed = math.ceil(most / (1 - sure["precision"]))
     text += f", which is enough for precision {sure['precision']:g} from {needed} pairs on"
-    below = f"; with {count} pairs the threshold rests on the extrapolated tail of the background"
+    below = f"; with {counted(count, 'pair')} the threshold rests on the extrapolated tail of the background"
     return text + (below if 0 < count < needed else "")

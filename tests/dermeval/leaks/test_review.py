@@ -41,7 +41,7 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
     assert "set/c0" not in set(pd.read_csv(audited / "groups.csv")["group_id"])
     assert "set/c1" in set(pd.read_csv(audited / "groups.csv")["group_id"])
     page = (audited / "report.html").read_text()
-    assert "1 reject" in page and "set/5" in page and "set/4" not in page
+    assert "1 rejected" in page and "set/5" in page and "set/4" not in page
 
 
 def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, monkeypatch, capsys):
