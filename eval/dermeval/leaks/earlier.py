@@ -1,7 +1,7 @@
 """``--since``: an earlier audit, whose results are taken over for all pairs without a new image."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,14 @@ class EarlierAudit(NamedTuple):
     """The results of an earlier audit for the images of this one; by default there are none.
 
     ``known`` (N,): images that it compared with each other. ``pairs``: its ranked pairs of these, as rows ``a``, ``b``.
-    ``background``: the scores of its mirrored pairs.
+    ``background``: the scores of its mirrored pairs. ``hidden``: how much overlays hid in it
+    (`find.ScoredPairs.hidden`).
     """
 
     known: np.ndarray
     pairs: pd.DataFrame = pd.DataFrame(columns=["a", "b", *TAKEN_OVER])
     background: np.ndarray = np.zeros(0)
+    hidden: dict[str, Any] | None = None
 
     def compared(self, pairs: pd.DataFrame | np.ndarray) -> np.ndarray:
         """Which pairs ``(P, 2)`` of rows the earlier audit compared."""
@@ -61,4 +63,5 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         known,
         ranking.loc[kept, ["a", "b", *TAKEN_OVER]],
         np.array(read_npy(folder / "background.npy", "dermeval leaks"), np.float64),
+        summary.get("hidden"),
     )

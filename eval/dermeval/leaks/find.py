@@ -14,7 +14,7 @@ from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate, uni
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.overlays import overlay_cells, packed, unpacked
 from dermeval.leaks.records import AuditedImages, pools
-from dermeval.leaks.verify import LocalStore, compare_colours, compare_pairs, describe_images
+from dermeval.leaks.verify import EVIDENCE, LocalStore, compare_colours, compare_pairs, describe_images
 from dermeval.leaks.work import Work
 from dermssl.errors import counted
 
@@ -62,6 +62,8 @@ def find_pairs(
     """
     count = len(images.frame)
     earlier = earlier or EarlierAudit(np.zeros(count, bool))
+    if count and earlier.known.all():
+        return _nothing_new(images, work, earlier)
     store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work)
     store = _without_overlays(store, images, work)
     identical, appearance = identical_pairs(images), store.appearance()
@@ -97,6 +99,14 @@ def find_pairs(
     both = pd.concat([table.assign(linked=False), more], ignore_index=True)
     both[found.sources] = both[found.sources].fillna(False).astype(bool)
     return scored(both, np.concatenate([evidence, further]), identical, store, earlier)
+
+
+def _nothing_new(images: AuditedImages, work: Work, earlier: EarlierAudit) -> ScoredPairs:
+    """The earlier audit compared all these images, so none is described: only identical images are paired."""
+    log.info("no image is new since the earlier audit: its results are taken over")
+    store = LocalStore(work.folder, 0, COARSE if len(images.frame) > MANY_IMAGES else FINE)
+    none = united([("linked", pd.DataFrame(columns=["a", "b"], dtype=np.int64))])
+    return scored(none, np.zeros(0, EVIDENCE), identical_pairs(images), store, earlier)
 
 
 def _without_overlays(store: LocalStore, images: AuditedImages, work: Work) -> LocalStore:

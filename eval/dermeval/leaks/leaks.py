@@ -69,7 +69,7 @@ def leaks(options: LeaksOptions) -> Report | None:
                 "every_image": options.every_image,
                 "shown": options.shown,
                 "sources": found.shares_of_sources(threshold),
-                "hidden": found.hidden(),
+                "hidden": (earlier.known.all() and earlier.hidden) or found.hidden(),
             }
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
             data["pretraining"] = _seen(folder, images)

@@ -316,7 +316,7 @@ def test_ranks_share_the_work_and_what_fails_on_one_fails_on_all(tmp_path):
 
 
 def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_same(
-    audit, make_dataset, draw_skin, tmp_path
+    audit, make_dataset, draw_skin, tmp_path, monkeypatch
 ):
     images = [draw_skin(n) for n in range(14)]
     images += [photographed(images[0]), photographed(images[1]), images[2]]
@@ -331,3 +331,9 @@ def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_sa
     assert since.data["certainty"]["compared"] < whole.data["certainty"]["compared"] / 2
     with pytest.raises(InputError, match="another --every-image"):
         audit(folder, since=str(tmp_path / "before"), every_image=True)
+    out.rename(tmp_path / "whole")
+    monkeypatch.setattr(find, "describe_images", None)
+    again, out = audit(folder, ranked=40, since=str(tmp_path / "whole"))
+    same = ["image_id_a", "image_id_b", "score", "kind", "inliers", "correlation", "leak_group"]
+    assert pd.read_parquet(out / "pairs.parquet")[same].equals(pairs[same]) and again.data["pairs"] == 3
+    assert again.data["hidden"] == since.data["hidden"] and again.data["certainty"]["compared"] == 0
