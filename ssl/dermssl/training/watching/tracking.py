@@ -22,7 +22,7 @@ from accelerate.utils import LoggerType
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from dermssl.atomic import atomic_file
+from dermssl.atomic import atomic_file, remove_folder
 from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import read_json, write_json, write_text
 from dermssl.training.options import LOCAL_KEYS, TrackingOptions
@@ -114,6 +114,7 @@ class Tracker:
     def projector(self, features: np.ndarray, labels: list[list[str]], header: list[str], images: np.ndarray) -> None:
         """Write points for TensorBoard's projector: ``features`` (N, D), ``images`` (N, S, S, 3) uint8, ``labels``."""
         thumbnails = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        remove_folder(self.folder / "tensorboard" / "00000")  # add_embedding warns of its folder, as after a resume
         self.board.add_embedding(features, labels, thumbnails, tag="features", metadata_header=header)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.dataset.dataset import open_dataset
 from dermssl.files import read_json, write_json
+from dermssl.training.options import TrackingOptions
 from dermssl.training.watching import tracking
 from dermssl.training.watching.online import patch_components
 from dermssl.training.watching.pictures import GREEN, RED, neighbour_grid
@@ -248,3 +249,13 @@ def test_what_is_done_in_a_pause_counts_as_no_training_time():
         time.sleep(0.3)
     speed, _ = batches.read()
     assert speed > 1 / 0.3
+
+
+def test_a_resumed_run_writes_its_points_anew_without_a_warning(tmp_path, capsys):
+    for step in (0, 5):
+        tracker = tracking.Tracker(tmp_path, step, TrackingOptions(), {}, True)
+        tracker.projector(np.eye(4), [[f"from {step}", "a"]] * 4, ["step", "label"], np.zeros((4, 8, 8, 3), np.uint8))
+        tracker.close()
+    assert "warning" not in capsys.readouterr().out
+    (points,) = tmp_path.rglob("metadata.tsv")
+    assert "from 5" in points.read_text() and "from 0" not in points.read_text()
