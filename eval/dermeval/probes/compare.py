@@ -44,7 +44,7 @@ def compare(options: CompareOptions) -> Report:
     results = next(iter(experiments.values()))
     infos = [info for result in results for info in result.infos]
     source = FeatureSource.of_all([FeatureSource(*(info[key] for key in SOURCE)) for info in infos])
-    notes = list(dict.fromkeys(note for info in infos for note in info["notes"])) + redrawn_note(redrawn)
+    notes = list(dict.fromkeys([*(note for info in infos for note in info["notes"]), *redrawn_note(redrawn)]))
     data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
     named = [
         {
