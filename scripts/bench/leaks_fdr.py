@@ -51,7 +51,7 @@ def main() -> None:
     for _ in range(options.resamples):
         inside = np.isin(ids, random.choice(people, len(people) // 2, replace=False))[ends].all(axis=1)
         compared, alone = nominated[inside].reset_index(drop=True), EarlierAudit(np.zeros(0, bool))
-        part = scored(compared, found.evidence[inside], found.identical.head(0), found.detail, alone)
+        part = scored(compared, found.evidence[inside], found.identical.head(0), found.store, alone)
         rates = part.candidates["false_discovery_rate"].to_numpy()
         for nominal in NOMINAL:
             kept = rates <= nominal
