@@ -105,8 +105,8 @@ def main() -> None:
             cost, votes[name] = machine.timed(side)
         rows.append((name, cost))
         peaks.append(f"{name} {peak.mib:,.0f} MiB")
-    cost = dict(rows)
-    plain, reference, bare, _ = (cost[name].cpu for name in sides)
+    costs = dict(rows)
+    plain, reference, bare, _ = (costs[name].cpu for name in sides)
     apart = [
         float(np.abs(votes[name] - votes["ours"]).max()) for name in sides if name != "bare float32 matrix product"
     ]

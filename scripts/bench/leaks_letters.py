@@ -26,8 +26,8 @@ from dermssl.dataset.dataset import open_dataset
 
 def score(first: np.ndarray, second: np.ndarray) -> float:
     """The score of two pictures as they stand; their colours are not compared."""
-    local = [local_of(describe_picture(rgb, COARSE)) for rgb in (first, second)]
-    evidence = compare_pictures(*local, [lambda: structure(first), lambda: structure(second)])[None]
+    ours, theirs = (local_of(describe_picture(rgb, COARSE)) for rgb in (first, second))
+    evidence = compare_pictures(ours, theirs, [lambda: structure(first), lambda: structure(second)])[None]
     evidence["colour"] = 1
     return float(world_scores(evidence)[0, 0])
 

@@ -69,7 +69,8 @@ class LearnedMatcher:
         start = time.process_time()
         pairs = self.matcher({"image0": first, "image1": second})["matches"][0]
         self.seconds["match"] += time.process_time() - start
-        return tuple(one["keypoints"][0][pairs[:, end]].numpy() for end, one in enumerate((first, second)))
+        ours, theirs = (one["keypoints"][0][pairs[:, end]].numpy() for end, one in enumerate((first, second)))
+        return ours, theirs
 
 
 def verified(p: np.ndarray, q: np.ndarray, side: float) -> tuple[int, np.ndarray | None]:

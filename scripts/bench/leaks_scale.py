@@ -92,11 +92,13 @@ def audit(data: str, count: int, copies: Path | None, work: Path, workers: int) 
     audited = images._replace(
         frame=images.frame.head(count), pictures=images.pictures[:count], groups=images.groups[:count]
     )
-    leaks.open_audited = lambda *_: audited  # type: ignore[assignment]
+    leaks.open_audited = lambda *_: audited
     out = work / f"leaks-{count}"
     options = LeaksOptions(out=str(out), folders=[data], every_image=True, workers=workers, ranked=2000, overwrite=True)
     start, wall = used(), time.perf_counter()
-    found = leaks.leaks(options).data
+    report = leaks.leaks(options)
+    assert report is not None, "rank 0 reports"
+    found = report.data
     cost["other"] = used() - start - sum(cost.values())
     result = {"images": count, "seconds": cost, "wall": time.perf_counter() - wall, "memory_gb": memory.peaks}
     result |= {"compared": found["certainty"]["compared"], "confirmed": found["pairs"], "sources": found["sources"]}

@@ -36,7 +36,7 @@ def lightly_loop(
 
 def _simclr(body: nn.Module, size: int, device: str) -> Loop:
     """https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"""
-    model = nn.Sequential(body, SimCLRProjectionHead(width(body), HIDDEN, 128).to(device))  # type: ignore[arg-type]
+    model = nn.Sequential(body, SimCLRProjectionHead(width(body), HIDDEN, 128).to(device))
     criterion = NTXentLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
 

@@ -6,6 +6,7 @@ scikit-learn runs with its default solver and tolerance (1e-4), given the iterat
 """
 
 import argparse
+import functools
 
 import machine
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from dermeval.probes.grids import GRID_ENDS, GRID_TOLERANCE
-from dermeval.probes.logistic import LogisticSolver
+from dermeval.probes.logistic import LogisticPath, LogisticSolver
 
 CLASSES, DIM = 7, 384
 
@@ -28,6 +29,11 @@ def features(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     basis = random.normal(size=(DIM, DIM)) * (1 + np.arange(DIM)[:, None]) ** -0.7
     x = (random.normal(size=(rows, DIM)) + 0.6 * random.normal(size=(CLASSES, DIM))[labels]) @ basis
     return x, labels, np.arange(rows) // 2
+
+
+def fitted(x: np.ndarray, labels: np.ndarray, cs: np.ndarray) -> LogisticPath:
+    """Our solutions for all penalties."""
+    return LogisticSolver(x, labels, CLASSES, tolerance=GRID_TOLERANCE, dtype=torch.float32).fit(cs)
 
 
 def main() -> None:
@@ -46,13 +52,11 @@ def main() -> None:
     for train, _ in GroupKFold(options.folds).split(x, labels, groups):
         z, y = StandardScaler().fit_transform(x[train]), labels[train]
         with machine.peak_memory() as peak:
-            cost, path = machine.timed(
-                lambda z=z, y=y: LogisticSolver(z, y, CLASSES, tolerance=GRID_TOLERANCE, dtype=torch.float32).fit(cs)
-            )
+            cost, path = machine.timed(functools.partial(fitted, z, y, cs))
         ours = ours.plus(cost)
         for index in range(0, len(cs), options.loop_every):
             model = LogisticRegression(C=cs[index], max_iter=10_000)
-            cost, _ = machine.timed(lambda model=model, z=z, y=y: model.fit(z, y))
+            cost, _ = machine.timed(functools.partial(model.fit, z, y))
             theirs = theirs.plus(cost, len(cs) / len(range(0, len(cs), options.loop_every)))
             mine = loss(path.probabilities(z)[index], path.coefficients[index, :-1], y, cs[index])
             gaps.append(mine - loss(model.predict_proba(z), model.coef_.T, y, cs[index]))

@@ -124,7 +124,7 @@ def main() -> None:
     random = np.random.default_rng(1)
     noise = 0.3 / np.sqrt(dim) * random.normal(size=(options.queries, dim)).astype(np.float32)
     queries = neighbours.normalise(vectors[np.sort(random.permutation(rows)[: options.queries])] + noise)
-    masks = {share: random.random(rows) < share if share < 1 else None for share in SHARES}
+    masks = {share: np.asarray(random.random(rows) < share) if share < 1 else None for share in SHARES}
     kind = f"real features repeated with noise ({options.features})" if options.features else "drawn clusters"
     print(f"{rows} x {dim}, {kind}; {options.queries} queries; load {os.getloadavg()[0]:.1f}\n", flush=True)
     print("| index | rows that pass | wall ms | p95 | processor ms | p95 | recall@10 | bytes a vector |")
@@ -141,6 +141,7 @@ def main() -> None:
         start = time.perf_counter()
         codes = neighbours.build_codes(vectors, name)
         built = time.perf_counter() - start
+        assert codes is not None, f"{name} has codes"
         size = len(faiss.serialize_index(codes)) / rows
         index = neighbours.Index(vectors, codes)
         for share, mask in masks.items():

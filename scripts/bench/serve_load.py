@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -88,7 +89,7 @@ def make_embeddings(work: Path, rows: int, dim: int, real: Path | None = None) -
     return out
 
 
-def make_index(work: Path, rows: int, dim: int, kind: str, real: Path | None = None) -> Path:
+def make_index(work: Path, rows: int, dim: int, kind: Any, real: Path | None = None) -> Path:
     """The index of these embeddings; what is there already is kept."""
     out = work / f"index-{rows}-{kind}"
     if not out.exists():
@@ -139,7 +140,8 @@ def image_search(rows: int, where: str) -> Callable:
     """Searches from images of the collection."""
 
     def send(connection: httpx.Client, random: np.random.Generator) -> httpx.Response:
-        params = {"image_id": f"load/{random.integers(rows)}", "k": 12} | ({"where": where} if where else {})
+        params: dict[str, Any] = {"image_id": f"load/{random.integers(rows)}", "k": 12}
+        params |= {"where": where} if where else {}
         return connection.get("/api/search", params=params)
 
     return send

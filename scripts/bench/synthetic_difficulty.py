@@ -109,8 +109,8 @@ def main() -> None:
         print("untrained ResNet-18 (seed {}), kNN: {:.3f} +- {:.3f}".format(seed, *score))
     if options.epochs:
         started = time.perf_counter()
-        score = supervised_score(load_images(dataset, options.side), labels, test, options.epochs)
-        print(f"supervised ResNet-18, {options.epochs} epochs: {score:.3f} ({time.perf_counter() - started:.0f} s)")
+        accuracy = supervised_score(load_images(dataset, options.side), labels, test, options.epochs)
+        print(f"supervised ResNet-18, {options.epochs} epochs: {accuracy:.3f} ({time.perf_counter() - started:.0f} s)")
 
 
 if __name__ == "__main__":
