@@ -15,6 +15,8 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from dermssl.errors import counted
+
 
 @dataclass(frozen=True)
 class Section:
@@ -54,7 +56,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = breakable
+    environment.filters |= {"breakable": breakable, "counted": counted}
     return environment
 
 

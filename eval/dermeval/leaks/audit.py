@@ -17,7 +17,7 @@ from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import IMAGES, shown_image, write_page
 from dermssl.atomic import locked, remove_folder
 from dermssl.commandline import Report
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import read_json, write_csv, write_json
 from dermssl.neighbours import normalise
 from dermssl.paths import require_new_folder
@@ -65,7 +65,7 @@ def audit(options: AuditOptions) -> Report:
         write_json(out / MARK, data | {"finished": True})
     text = [
         f"{out}: report.html",
-        f"  near-duplicates   {found['pairs']} pairs, {found['records_in_leak_groups']} records",
+        f"  near-duplicates   {counted(found['pairs'], 'pair')}, {counted(found['records_in_leak_groups'], 'record')}",
         f"  off-topic         ranked first: {', '.join(off_topic['image_id'].head(5))}",
         f"  label errors      {why_not or 'ranked first: ' + ', '.join(errors['image_id'][:5])}",  # type: ignore[index]
         "  off_topic.csv and label_errors.csv rank all images: check them from the top until only correct ones follow",

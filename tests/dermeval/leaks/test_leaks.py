@@ -131,7 +131,7 @@ def test_the_page_links_its_pictures_and_says_that_it_stays_here(audit, planted)
     page = (out / "report.html").read_text()
     linked = re.findall(r'<img src="(images/[^"]+)"', page)
     assert len(linked) == 4 and all((out / file).is_file() for file in linked)
-    assert "data:image" not in page and "stays on this machine" in page and "1 further pairs" in page
+    assert "data:image" not in page and "stays on this machine" in page and "1 further pair." in page
 
 
 def test_no_output_says_who_is_shown(audit, planted):
