@@ -144,7 +144,7 @@ class PairReview(ReviewSession):
     def _told_decisions(self) -> list[str]:
         """A line of the page about the decisions, if there are any."""
         told = "{accept} accepted, {reject} rejected, {unsure} unsure".format(**self.counts())
-        rest = "this page follows them, but threshold, background, planted copies and false matches are of the audit"
+        rest = "this page follows them; its threshold, background, planted copies and false matches are the audit's"
         return [f"decisions         {told}: {rest}"] if len(self.decisions) else []
 
 
