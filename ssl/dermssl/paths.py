@@ -74,10 +74,8 @@ def require_new_folder(
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{path} is a file: choose another --out")
+    refuse_within_dataset(path)
     where = path.resolve()
-    for parent in where.parents:
-        if "schema_version" in json_object(parent / "dataset.json"):
-            raise InputError(f"{path} lies in the dataset folder {parent}: choose another --out")
     if mode is None or all(_is_named(entry.name, HIDDEN) for entry in path.iterdir()):
         return path
     mark = written[0]
@@ -103,6 +101,13 @@ def require_new_folder(
             "replaced: move these files away, or choose another --out"
         )
     return path
+
+
+def refuse_within_dataset(out: Path) -> None:
+    """Raise InputError if ``out`` lies in a dataset folder, which holds the data set and nothing else."""
+    for parent in out.resolve().parents:
+        if "schema_version" in json_object(parent / "dataset.json"):
+            raise InputError(f"{out} lies in the dataset folder {parent}: choose another --out")
 
 
 def _is_named(name: str, patterns: Iterable[str]) -> bool:

@@ -16,7 +16,7 @@ from dermssl.backbone.pretrained import LEDGER, find_ledger
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, read_yaml, write_json, write_parquet, write_yaml
 from dermssl.parser import flatten
-from dermssl.paths import json_object, require_new_folder
+from dermssl.paths import json_object, refuse_within_dataset, require_new_folder
 from dermssl.training.options import DataOptions, PretrainOptions
 from dermssl.training.pool import COLUMNS
 
@@ -69,12 +69,13 @@ def read_status(folder: Path) -> str | None:
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:
     """Make the folder, or check that it holds this run. Returns the open file that locks it until it is closed.
 
-    Raises InputError: the folder holds something else, a run with another config (the differing keys are named), or a
-    run that another process is training.
+    Raises InputError: the folder lies in a dataset folder, or holds something else, a run with another config (the
+    differing keys are named), or a run that another process is training.
     """
     folder, config = Path(options.out), dataclasses.asdict(options)
     if folder.is_file():
         raise InputError(f"{folder} is a file: choose another --out")
+    refuse_within_dataset(folder)
     is_run = holds_run(folder)
     if is_run and options.overwrite:
         written = (*WRITTEN, *_tracker_files(folder))

@@ -338,6 +338,12 @@ def test_overwrite_throws_away_runs_and_nothing_else(pretrain, dataset, tmp_path
     assert (other / "chapter.txt").read_text() == "words"
 
 
+def test_a_run_is_never_written_into_a_dataset_folder(pretrain, dataset, capsys):
+    before = sorted(dataset.iterdir())
+    assert pretrain(dataset, dataset / "runs" / "one") == 2
+    assert "lies in the dataset folder" in capsys.readouterr().err and sorted(dataset.iterdir()) == before
+
+
 @pytest.mark.parametrize("named_by", ["config.yaml", "tracking.json"])
 @pytest.mark.parametrize(("tracker", "file"), [("wandb", "wandb/run-1/files/x"), ("mlflow", "mlruns/0/meta.yaml")])
 def test_overwrite_replaces_a_run_with_the_files_of_its_trackers_and_of_no_others(tmp_path, named_by, tracker, file):
