@@ -77,7 +77,8 @@ def process_map(workers: int, chunk: int = 8) -> Iterator[Callable[..., Iterator
             yield functools.partial(pool.map, chunksize=chunk)
         except BrokenProcessPool:
             raise InputError(
-                "a worker process was killed, often because memory is full: free some memory, or give fewer --workers"
+                "a worker process was killed, often because memory is full: free some memory, or give fewer --workers "
+                "(a script of yours must start its work below `if __name__ == '__main__':`)"
             ) from None
         except BaseException:
             threading.excepthook = _without_cancelled_futures

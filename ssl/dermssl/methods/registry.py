@@ -223,7 +223,8 @@ class SimclrOptions(MethodOptions):
         if views.global_count != 2:
             raise ValueError("method simclr compares two views: set views.global_count to 2")
         if views.local_count:
-            raise ValueError("method simclr has no local crops: set views.local_count to 0")
+            config = "start from a config, as `dermssl recipe --method simclr` prints, or set views.local_count to 0"
+            raise ValueError(f"method simclr has no local crops: {config}")
 
     def _comparisons(self) -> list[str]:
         return ["SimCLR"]
