@@ -28,6 +28,7 @@ WRITTEN = (
     *("off_topic_decisions.csv", "label_errors_decisions.csv", REVIEW_PICTURE),
     *(f"leaks/{name}" for name in LEAKS),
 )
+IMAGE_TABLES = ("off_topic", "label_errors")
 LEAST_OF_CLASS = 2
 """Groups that a class must have, so that its label can be learnt from other groups."""
 
@@ -41,27 +42,21 @@ def audit(options: AuditOptions) -> Report:
     if options.target and images.labels and options.target not in images.labels:
         raise InputError(f"--target {options.target}: no such label; {did_you_mean(options.target, images.labels)}")
     with locked(out):
-        names = ("off_topic", "label_errors")
-        decisions = {name: read_decisions(out / f"{name}_decisions.csv", OF_IMAGES) for name in names}
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / MARK, {"finished": False})
         remove_folder(out / IMAGES)  # an earlier audit may show images that have changed or been removed since
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)
         errors, why_not = rank_label_errors(images, options.target)
-        for name, table in zip(names, (off_topic, errors), strict=True):
+        data: dict[str, Any] = {"leaks": found, "images": len(images.frame), "why_no_label_errors": why_not}
+        for name, table in zip(IMAGE_TABLES, (off_topic, errors), strict=True):
+            data[name] = None if table is None else table.head(options.shown).to_dict("records")
             if table is None:
                 (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier audit
             else:
-                verdict = decided(table, decisions[name])
+                verdict = decided(table, read_decisions(out / f"{name}_decisions.csv", OF_IMAGES))
                 write_csv(out / f"{name}.csv", table.drop(columns="row").assign(decision=verdict))
-        data: dict[str, Any] = {"leaks": found, "images": len(images.frame)}
-        data |= {"label_errors": None if errors is None else errors.head(options.shown).to_dict("records")}
-        data |= {"off_topic": off_topic.head(options.shown).to_dict("records"), "why_no_label_errors": why_not}
-        title = f"Audit of {', '.join(entry['name'] for entry in images.datasets)}"
-        cards = {"off_topic": _cards(out, images, off_topic, options.shown)}
-        cards |= {"errors": _cards(out, images, errors, options.shown)}
-        write_page(out, "audit", images, found["notes"], title=title, leaks=found, why_not=why_not, **cards)
+        draw_audit(out, images, data)
         write_json(out / MARK, data | {"finished": True})
     text = [
         f"{out}: report.html",
@@ -140,6 +135,19 @@ def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.Dat
     return _ranked(images, 1 - believed[np.arange(len(codes)), codes], rows, **columns), ""
 
 
-def _cards(out: Path, images: AuditedImages, table: pd.DataFrame | None, shown: int) -> list[dict[str, Any]]:
-    rows = [] if table is None else table.head(shown).to_dict("records")
-    return [one | shown_image(out, images, one["row"]) for one in rows]
+def draw_audit(out: Path, images: AuditedImages, data: dict[str, Any]) -> None:
+    """Write ``report.html`` from the content of ``audit.json``, with the decisions of the reviews so far."""
+    cards = {}
+    for name in IMAGE_TABLES:
+        decisions = read_decisions(out / f"{name}_decisions.csv", OF_IMAGES)
+        verdicts = dict(zip(decisions["image_id"], decisions["decision"], strict=True))
+        shown = data[name] or []
+        rows = images.rows_of([card["image_id"] for card in shown])
+        cards[name] = [
+            card | shown_image(out, images, row) | {"decision": verdicts.get(card["image_id"])}
+            for card, row in zip(shown, rows, strict=True)
+        ]
+    title = f"Audit of {', '.join(entry['name'] for entry in images.datasets)}"
+    found = data["leaks"] | data["leaks"].get("reviewed", {})
+    why_not = data["why_no_label_errors"]
+    write_page(out, "audit", images, found["notes"], title=title, leaks=found, why_not=why_not, **cards)

@@ -35,7 +35,7 @@ class AuditedImages(NamedTuple):
     datasets: list[dict[str, Any]]
     licences: list[dict[str, Any]]
 
-    def rows_of(self, image_ids: pd.Series) -> np.ndarray:
+    def rows_of(self, image_ids: Sequence[str] | pd.Series) -> np.ndarray:
         """The rows of images; -1 where an image is not among the audited ones."""
         return pd.Index(self.frame["image_id"]).get_indexer(image_ids)
 

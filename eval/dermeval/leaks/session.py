@@ -130,16 +130,19 @@ class PairReview(ReviewSession):
         return [first, second, laid]
 
     def write(self) -> str:
-        """Write all results but the counts of the audit in summary.json, to which the number of decisions is added."""
+        """Write all results. In summary.json the audit's counts stay; ``reviewed`` has those that have changed."""
         kept = decisions.kept_pairs(self.table, self.decisions)
         groups, split = decisions.write_results(self.folder, self.images, kept)
-        write_json(self.folder / "summary.json", self.summary | {"decisions": self.counts()})
-        now = self.summary | summary_of(self.images, kept, groups, split)
+        counted_now = summary_of(self.images, kept, groups, split)
+        now = self.summary | counted_now
+        changed = {name: value for name, value in counted_now.items() if value != self.summary.get(name)}
+        reviewed = {"decisions": self.counts(), "reviewed": changed}
+        write_json(self.folder / "summary.json", self.summary | reviewed)
         lines = [*summary_lines(now), *self._told_decisions()]
         write_report(self.folder, self.images, kept, lines, now["notes"], self.summary.get("shown", SHOWN))
         counts = f"{counted(len(kept), 'pair')}, {counted(groups.max(initial=0), 'leak group')}"
         written = "pairs.parquet, groups.csv, split_repaired.csv and report.html follow the decisions"
-        return f"{counts}: {written}; the counts in summary.json stay those of the audit"
+        return f"{counts}: {written}; summary.json has the changed counts under `reviewed`"
 
     def _told_decisions(self) -> list[str]:
         """A line of the page about the decisions, if there are any."""

@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
+from dermeval.leaks.audit import draw_audit
 from dermeval.leaks.decisions import STOP_AFTER, decided
 from dermeval.leaks.report import side_of
 from dermeval.leaks.session import ReviewSession, open_review
@@ -22,6 +23,7 @@ from dermssl import licences
 from dermssl.atomic import locked
 from dermssl.commandline import Report
 from dermssl.errors import counted
+from dermssl.files import read_json
 from dermssl.page import render
 
 PICTURES = ("first", "second", "laid")
@@ -152,6 +154,11 @@ def review(options: ReviewOptions) -> Report:
                 log.info("review of %s: open %s (Ctrl-C ends it)", folder, address_of(sock, HOST, None))
                 run_app(review_app(folder.name, sessions), sock)
         written = [session.write() for session in sessions]
+        if inner != folder:
+            leaks = read_json(inner / "summary.json", "dermeval leaks")
+            draw_audit(
+                folder, sessions[0].images, read_json(folder / "audit.json", "dermeval audit") | {"leaks": leaks}
+            )
     text = [str(folder)]
     for session, line in zip(sessions, written, strict=True):
         text.append(f"  {session.title}: {', '.join(f'{count} {name}' for name, count in session.counts().items())}")

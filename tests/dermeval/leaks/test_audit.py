@@ -96,8 +96,11 @@ def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_
     assert (
         tables["label_errors"]["decision"].iloc[0] == "accept" and tables["label_errors"]["decision"][1:].isna().all()
     )
+    page = (folder / "report.html").read_text()
+    assert page.count("review: <b>accept</b>") == 2 and page.count("review: <b>unsure</b>") == 1
     run(tmp_path, planted[1], overwrite=True)
     assert pd.read_csv(folder / "off_topic.csv")["decision"][0] == "accept"
+    assert (folder / "report.html").read_text() == page
 
 
 def test_without_an_encoder_labels_are_not_judged_and_nothing_of_an_earlier_audit_is_left(planted, tmp_path):
