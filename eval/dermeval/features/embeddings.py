@@ -141,7 +141,7 @@ class EmbeddedRows:
     def frame(self) -> pd.DataFrame:
         """The manifest in row order, with splits and labels as the dataset folders hold them now.
 
-        Raises InputError: a dataset folder no longer has an image that was embedded.
+        Raises InputError: a dataset folder no longer has an image that was embedded, or has other pixels for it.
         """
         frame = self.table.to_pandas()
         parts = []
@@ -154,7 +154,14 @@ class EmbeddedRows:
                         f"{self.folder}: {counted(len(gone), 'image')} (first {gone.iloc[0]}) no longer in "
                         f"{self.datasets[name].folder}: run `{MAKER}` again"
                     )
-                rows = live.loc[rows["image_id"]].reset_index().set_index(rows.index)
+                now = live.loc[rows["image_id"]].reset_index().set_index(rows.index)
+                changed = rows["image_id"][now["pixel_sha256"] != rows["pixel_sha256"]]
+                if len(changed):
+                    raise InputError(
+                        f"{self.folder}: {counted(len(changed), 'image')} (first {changed.iloc[0]}) changed in "
+                        f"{self.datasets[name].folder} after embedding: run `{MAKER}` again"
+                    )
+                rows = now
             parts.append(rows)
         return pd.concat(parts).loc[frame.index]
 

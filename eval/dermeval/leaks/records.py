@@ -91,11 +91,14 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
 
 def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedded]:
     """The embeddings of each encoder; several folders of one encoder are joined."""
-    rows = pd.Index(frame["image_id"])
+    rows, pixels = pd.Index(frame["image_id"]), frame["pixel_sha256"].to_numpy()
     by_encoder: dict[tuple[str, str], list[Embeddings]] = {}
     for one in folders:
         for lost in set(one.table["image_id"].to_pylist()) - set(rows):
             raise InputError(f"{one.folder}: image {lost} is no longer in its data set: run `dermeval embed` again")
+        ids, embedded = (one.table[name].to_numpy() for name in ("image_id", "pixel_sha256"))
+        for changed in ids[pixels[rows.get_indexer(ids)] != embedded]:
+            raise InputError(f"{one.folder}: image {changed} changed after embedding: run `dermeval embed` again")
         by_encoder.setdefault((one.encoder["path"], str(one.encoder.get("fingerprint"))), []).append(one)
     found = []
     for number, sets in enumerate(by_encoder.values(), 1):

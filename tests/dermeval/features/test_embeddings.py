@@ -87,3 +87,13 @@ def test_a_manifest_without_a_column_is_named(folder):
         write_parquet(folder / "manifest.parquet", table.set_column(place, "dataset", values))
         with pytest.raises(InputError, match=r"manifest.parquet.*column dataset is of type"):
             open_embeddings(folder)
+
+
+def test_images_that_have_other_pixels_since_are_not_judged_by_their_old_features(folder):
+    manifest = folder.parent / "data" / "manifest.parquet"
+    table = read_parquet(manifest, "")
+    pixels = ["other", *table["pixel_sha256"].to_pylist()[1:]]
+    place = table.column_names.index("pixel_sha256")
+    write_parquet(manifest, table.set_column(place, table.schema.field(place), pa.array(pixels)))
+    with pytest.raises(InputError, match=r"1 image \(first toy/000_0\) changed in .* run `dermeval embed` again"):
+        _ = open_embeddings(folder).frame
