@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.leaks.decisions import OF_IMAGES, decided, read_decisions
+from dermeval.leaks.decisions import OF_IMAGES, about_same_pixels, decided, read_decisions
 from dermeval.leaks.earlier import VERSION
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.leaks import PICTURE, REVIEW_PICTURE, leaks
@@ -42,6 +42,11 @@ def audit(options: AuditOptions) -> Report:
     if options.target and images.labels and options.target not in images.labels:
         raise InputError(f"--target {options.target}: no such label; {did_you_mean(options.target, images.labels)}")
     with locked(out):
+        for file in (out / f"{name}_decisions.csv" for name in IMAGE_TABLES):
+            decisions = read_decisions(file, OF_IMAGES)
+            kept = about_same_pixels(decisions, out / "leaks", images)
+            if len(kept) < len(decisions):
+                write_csv(file, kept)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / MARK, {"finished": False})
         remove_folder(out / IMAGES)  # an earlier audit may show images that have changed or been removed since

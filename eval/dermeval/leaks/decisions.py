@@ -1,14 +1,17 @@
 """A person's decisions about pairs (``decisions.csv``), and the groups and the split that follow from them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dermeval.leaks.earlier import FILE as AUDITED
+from dermeval.leaks.earlier import changed_since
 from dermeval.leaks.groups import group_table, leak_groups, repaired, strata
 from dermeval.leaks.pairs import write_pairs
 from dermeval.leaks.records import AuditedImages
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 from dermssl.files import write_csv
 
 FILE = "decisions.csv"
@@ -16,6 +19,7 @@ ACCEPT, REJECT, UNSURE = DECISIONS = ("accept", "reject", "unsure")
 COLUMNS, OF_IMAGES = ["image_id_a", "image_id_b", "decision"], ["image_id", "decision"]
 STOP_AFTER = 58
 """After so many rejections in a row, fewer than 5% of the rest are true with 95% confidence."""
+log = logging.getLogger("dermssl")
 
 
 def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
@@ -31,6 +35,16 @@ def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
         raise InputError(f"{path}, row {wrong[0] + 2}: a decision is one of {', '.join(DECISIONS)}: mend or remove it")
     earlier = pd.Series(keys_of(table, columns[:-1]), dtype=object).duplicated(keep="last")
     return table[~earlier.to_numpy(bool)].reset_index(drop=True)
+
+
+def about_same_pixels(decisions: pd.DataFrame, folder: Path, images: AuditedImages) -> pd.DataFrame:
+    """``decisions`` without those about images that have other pixels than in the audit in the leaks folder."""
+    if not len(decisions) or not (folder / AUDITED).is_file():
+        return decisions
+    old = decisions.drop(columns="decision").isin(changed_since(folder, images).tolist()).any(axis=1)
+    if old.any():
+        log.warning("warning: %s dropped, since their images have changed", counted(int(old.sum()), "decision"))
+    return decisions[~old].reset_index(drop=True)
 
 
 def keys_of(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:

@@ -65,3 +65,10 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         np.array(read_npy(folder / "background.npy", "dermeval leaks"), np.float64),
         summary.get("hidden"),
     )
+
+
+def changed_since(folder: Path, images: AuditedImages) -> pd.Series:
+    """The ids of ``images`` that had other pixels when the audit in the leaks folder ``folder`` was made."""
+    audited = read_parquet(folder / FILE, "dermeval leaks", IDENTITY).to_pandas()
+    now = images.frame.set_index("image_id")["pixel_sha256"].reindex(audited["image_id"])
+    return audited["image_id"][now.notna().to_numpy() & (now.to_numpy() != audited["pixel_sha256"].to_numpy())]

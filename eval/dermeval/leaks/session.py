@@ -10,8 +10,7 @@ import pandas as pd
 from dermeval.leaks import decisions
 from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
-from dermeval.leaks.earlier import FILE as AUDITED
-from dermeval.leaks.earlier import IDENTITY
+from dermeval.leaks.earlier import changed_since
 from dermeval.leaks.options import SHOWN
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
@@ -19,7 +18,7 @@ from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
 from dermeval.leaks.summary import summary_lines, summary_of
 from dermssl.errors import InputError, counted
-from dermssl.files import read_json, read_parquet, write_csv, write_json
+from dermssl.files import read_json, write_csv, write_json
 from dermssl.paths import inside, require_folder
 from dermssl.prepare.tables import read_table
 
@@ -99,9 +98,7 @@ class PairReview(ReviewSession):
         if not (folder / "ranking.parquet").is_file():
             raise InputError(f"{folder} was made by an older version: audit again with `dermeval leaks`")
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
-        audited = read_parquet(folder / AUDITED, "dermeval leaks", IDENTITY).to_pandas()
-        now = images.frame.set_index("image_id")["pixel_sha256"].reindex(audited["image_id"])
-        changed = audited["image_id"][now.notna().to_numpy() & (now.to_numpy() != audited["pixel_sha256"].to_numpy())]
+        changed = changed_since(folder, images)
         if len(changed):
             raise InputError(
                 f"{folder} was made from other pixels: {changed.iloc[0]} has changed since; give the command that made "

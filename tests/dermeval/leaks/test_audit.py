@@ -101,6 +101,11 @@ def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_
     run(tmp_path, planted[1], overwrite=True)
     assert pd.read_csv(folder / "off_topic.csv")["decision"][0] == "accept"
     assert (folder / "report.html").read_text() == page
+    audited = pd.read_parquet(folder / "leaks" / "images.parquet")
+    audited.loc[29, "pixel_sha256"] = "other"
+    audited.to_parquet(folder / "leaks" / "images.parquet")
+    run(tmp_path, planted[1], overwrite=True)
+    assert pd.isna(pd.read_csv(folder / "off_topic.csv")["decision"][0]), "it was about another picture"
 
 
 def test_without_an_encoder_labels_are_not_judged_and_nothing_of_an_earlier_audit_is_left(planted, tmp_path):

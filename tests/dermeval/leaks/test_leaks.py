@@ -18,9 +18,11 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.session import PairReview
 from dermeval.leaks.work import Work
 from dermssl.dataset.hashes import perceptual_hashes
+from dermssl.dataset.manifest import to_table
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.split import split
 from dermssl.errors import InputError
+from dermssl.files import write_parquet
 
 
 def photographed(image):
@@ -280,6 +282,24 @@ def test_a_decision_holds_whichever_image_comes_first_and_pixels_must_be_those_a
         PairReview(out)
     with pytest.raises(InputError, match="was made from other pixels"):
         split(SplitOptions(folder=report.data["datasets"][0]["path"], apply=str(out)))
+
+
+def test_a_decision_about_an_image_with_other_pixels_now_does_not_hold(audit, planted, caplog):
+    _, out = audit(planted)
+    rejected = pd.read_parquet(out / "pairs.parquet")[["image_id_a", "image_id_b"]][:1].assign(decision="reject")
+    rejected.to_csv(out / "decisions.csv", index=False)
+    assert audit(planted)[0].data["pairs"] == 2
+    audited = pd.read_parquet(out / "images.parquet")
+    audited.loc[audited["image_id"] == rejected["image_id_a"][0], "pixel_sha256"] = "other"
+    audited.to_parquet(out / "images.parquet")
+    assert audit(planted)[0].data["pairs"] == 3 and "1 decision dropped" in caplog.text
+
+
+def test_an_embedding_of_other_pixels_is_refused(audit, planted):
+    manifest = pd.read_parquet(planted / "manifest.parquet")
+    write_parquet(planted / "manifest.parquet", to_table(manifest.assign(pixel_sha256="other")))
+    with pytest.raises(InputError, match="set/0 changed after embedding: run `dermeval embed` again"):
+        audit(planted)
 
 
 def test_two_ranks_find_what_one_finds(audit, planted, tmp_path):
