@@ -175,9 +175,12 @@ def to_sql(condition: Condition, schema: pa.Schema) -> str:
     if condition.op == "is":
         return f"{name} IS NULL"
     values = ["'" + v.replace("'", "''") + "'" if isinstance(v, str) else str(v).lower() for v in condition.values]
-    if pa.types.is_integer(schema.field(condition.column).type):
+    kind = schema.field(condition.column).type
+    if pa.types.is_floating(kind):  # rounded as in `_compared`: DataFusion does not round after NOT
+        values = [repr(float(kind.to_pandas_dtype()(value))) for value in condition.values]
+    if pa.types.is_integer(kind):
         name, values = f"CAST({name} AS DOUBLE)", [repr(float(value)) for value in condition.values]
-    if pa.types.is_list(schema.field(condition.column).type):
+    if pa.types.is_list(kind):
         return f"array_has_any({name}, [{', '.join(values)}])"
     return f"{name} IN ({', '.join(values)})" if condition.op in ("==", "in") else f"{name} {condition.op} {values[0]}"
 

@@ -11,7 +11,7 @@ TABLE = pa.table(
     {
         "fitzpatrick": pa.array([1, 5, None, 6, 3], pa.int8()),
         "country": ["Guinea", "Mali", "Guinea", None, "Togo"],
-        "age": pa.array([4.5, None, 40, 61, 12], pa.float32()),
+        "age": pa.array([4.1, None, 40, 61, 12], pa.float32()),
         "biopsed": [True, False, None, True, False],
         "body_site": pa.array([["arm"], ["arm", "leg"], None, [], ["leg"]], pa.list_(pa.string())),
         "phash": pa.array([[1] * 8] * 5, pa.list_(pa.uint64(), 8)),
@@ -50,6 +50,9 @@ def lance_table(tmp_path_factory):
         ("body_site in ('arm', 'leg')", [0, 1, 4]),
         ("not ('arm' in body_site or 'leg' in body_site)", [3]),
         ("age > -1", [0, 2, 3, 4]),
+        ("age == 4.1", [0]),
+        ("age != 4.1", [2, 3, 4]),
+        ("age not in (4.1, 40)", [3, 4]),
         ("(fitzpatrick == 1 or fitzpatrick == 6) and (age < 5)", [0]),
     ],
 )
@@ -106,6 +109,10 @@ def test_a_mistake_is_one_line_with_the_remedy(text, message):
 def test_python_is_refused_and_never_run(text):
     with pytest.raises(InputError):
         passing_rows(parse_where(text), TABLE)
+
+
+def test_sql_compares_with_the_number_that_a_column_of_float32_holds():
+    assert to_sql(parse_where("age != 4.1"), TABLE.schema) == "NOT (`age` IN (4.099999904632568))"
 
 
 def test_an_empty_result_says_how_many_rows_each_condition_leaves():
