@@ -91,23 +91,28 @@ def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
 
 
 def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
-    """Choose the training rows: no test rows (unless ``splits`` is ``all``), and no rows that are scored online.
+    """Choose the training rows: no image of a patient (or lesion) that is scored online or in a test split.
 
-    Raises InputError: nothing is left to train on, or the online target does not exist.
+    ``splits`` ``all`` does not keep the test split apart. Raises InputError: nothing is left to train on, or the online
+    target does not exist.
     """
     online = _online_sets(datasets, options, seed)
     columns = ["group_id", "pixel_sha256", "split"]
     frame = pd.concat([dataset.frame(columns).assign(set=number) for number, dataset in enumerate(datasets)])
     scored = pd.concat([one.dataset.frame(columns).iloc[one.score] for one in online]) if online else frame.head(0)
     wanted = (splits == "all") | frame["split"].isna() | (frame["split"] == "train")
-    kept_out = wanted & frame["group_id"].isin(scored["group_id"])
-    for number, dataset in enumerate(datasets):
-        counts = [side[frame["set"] == number].sum() for side in (kept_out, wanted)]
-        if counts[0]:
-            kept = f"{counts[0]} of {counts[1]} training images of {dataset.name} are kept out"
-            log.info("%s: the online evaluation scores images of their patients or lesions", kept)
+    apart = {"the online evaluation scores": scored}
+    apart |= {} if splits == "all" else {"the test split holds": frame[frame["split"] == "test"]}
+    held_out = pd.concat(list(apart.values()))
+    kept_out = wanted & frame["group_id"].isin(held_out["group_id"])
+    for reason, rows_apart in apart.items():
+        theirs = wanted & frame["group_id"].isin(rows_apart["group_id"])
+        for number, dataset in enumerate(datasets):
+            counts = [side[frame["set"] == number].sum() for side in (theirs, wanted)]
+            if counts[0]:
+                kept = f"{counts[0]} of {counts[1]} training images of {dataset.name} are kept out"
+                log.info("%s: %s images of their patients or lesions", kept, reason)
     # Of several images with the same pixels one is kept, and none with a copy in a test split or among scored images.
-    held_out = scored if splits == "all" else pd.concat([scored, frame[frame["split"] == "test"]])
     pixels = frame["pixel_sha256"][wanted & ~kept_out]
     in_score = pixels.isin(held_out["pixel_sha256"])
     doubled = pixels.duplicated() & ~in_score

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
+from dermssl.dataset.manifest import to_table
 from dermssl.errors import HealthStop, InputError
 from dermssl.files import read_json, write_json, write_parquet
 from dermssl.training.options import DataOptions, OnlineOptions, PretrainOptions
@@ -98,6 +100,17 @@ def test_test_rows_and_the_online_patients_are_never_trained_on(run, dataset):
     ledger = pq.read_table(run / "ledger.parquet").to_pandas()
     assert set(frame.loc[ledger["image_id"], "split"]) == {"train"}
     assert len(ledger) < (frame["split"] == "train").sum()
+
+
+def test_images_without_a_split_of_patients_in_test_are_not_trained_on(dataset, tmp_path, caplog):
+    frame = open_dataset(dataset).frame().astype({"split": object})
+    row, test = (frame.index[frame["split"] == side][0] for side in ("train", "test"))
+    frame.loc[row, ["split", "group_id"]] = None, frame.loc[test, "group_id"]
+    changed = replace(open_dataset(dataset), table=to_table(frame))
+    caplog.set_level("INFO", logger="dermssl")
+    assert row not in select_rows([changed], "train", OnlineOptions(), seed=0).rows[0]
+    assert "1 of 32 training images of pictures are kept out: the test split holds images of their" in caplog.text
+    assert row in select_rows([changed], "all", OnlineOptions(), seed=0).rows[0]
 
 
 def test_splits_all_reads_test_rows_and_the_card_says_so(pretrain, dataset, tmp_path):
