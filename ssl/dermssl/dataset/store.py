@@ -37,8 +37,8 @@ def shrink(image: Image.Image, short_side: int, extent: tuple[float, float] | No
 def encode(image: Image.Image) -> bytes:
     """JPEG quality 95 without chroma subsampling and without metadata."""
     buffer = io.BytesIO()
-    # Without comment=b"", Pillow would copy the comment of the original file.
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
+    # Without these two, Pillow would copy the comment of the original file, and Pillow 11.0 its XMP too.
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"", xmp=b"")
     return buffer.getvalue()
 
 
@@ -62,7 +62,8 @@ def strip_metadata(jpeg: bytes) -> bytes:
         if marker == _JFIF:
             is_jfif = segment[4:9] == b"JFIF\0" and len(segment) >= 18
             segment = b"\xff\xe0\x00\x10" + segment[4:16] + b"\0\0" if is_jfif else b""
-        private = marker == _COMMENT or (0xE1 <= marker <= 0xEF and marker != _ADOBE)
+        is_adobe = marker == _ADOBE and segment[4:9] == b"Adobe"
+        private = marker == _COMMENT or (0xE1 <= marker <= 0xEF and not is_adobe)
         kept.append(b"" if private else segment)
     return b"".join([*kept, b"\xff\xd9"])
 
