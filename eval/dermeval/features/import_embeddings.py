@@ -1,8 +1,9 @@
 """``dermeval import-embeddings``: turns features of another program into an embeddings folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def import_embeddings(options: ImportOptions) -> Report:
     inputs = [options.features, options.ids, *options.data]
     require_new_folder(out, options.overwrite, WRITTEN, inputs, key="imported_from")
     datasets = open_datasets(options.data)
-    features, ids = _read_features(path)
+    features, ids = _read_features(path, {name for dataset in datasets for name in dataset.table.column_names})
     if options.ids:
         ids = _read_ids(Path(options.ids))
     if ids is None:
@@ -61,9 +62,12 @@ def import_embeddings(options: ImportOptions) -> Report:
     return Report("\n".join(text + licences.notice_lines(info["licences"])), info | {"out": str(out)})
 
 
-def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """Features ``(N, D)``, float32 or float16 and finite, and the ids in the same file; None if it has none."""
-    readers = {".npy": lambda npy: (read_npy(npy, MAKER), None), ".parquet": _from_parquet}
+def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list[str] | None]:
+    """Features ``(N, D)``, float32 or float16 and finite, and the ids in the same file; None if it has none.
+
+    ``facts`` are the columns of manifests, which are no features.
+    """
+    readers = {".npy": lambda npy: (read_npy(npy, MAKER), None), ".parquet": partial(_from_parquet, facts=facts)}
     readers |= {".h5": _from_hdf5, ".hdf5": _from_hdf5}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
@@ -81,8 +85,11 @@ def _read_features(path: Path) -> tuple[np.ndarray, list[str] | None]:
     return features, ids
 
 
-def _from_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """The column of lists with one of `FEATURE_NAMES`, or all floating-point columns in their order; and the ids."""
+def _from_parquet(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list[str] | None]:
+    """The column of lists with one of `FEATURE_NAMES`, or all floating-point columns in their order; and the ids.
+
+    A column named like one of ``facts``, such as the age or a label, is no feature.
+    """
     table = read_parquet(path, MAKER)
     name = next((name for name in ID_COLUMNS if name in table.column_names), None)
     ids = None if name is None else [str(value) for value in table[name].to_pylist()]
@@ -92,7 +99,7 @@ def _from_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
             return np.stack([np.asarray(row) for row in table[lists[0]].to_pylist()]), ids
         except (ValueError, TypeError):
             raise InputError(f"{path}: the rows of column '{lists[0]}' must be lists of one length") from None
-    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) and field.name not in facts]
     if not numbers:
         raise InputError(f"{path} has neither a column '{FEATURE_NAMES[0]}' nor floating-point columns: give them")
     return np.column_stack([table[column].to_numpy() for column in numbers]), ids

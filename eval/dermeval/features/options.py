@@ -61,7 +61,8 @@ class ImportOptions:
     out: str
     """Embeddings folder to write."""
     features: str = positional()
-    """Features, one row per image: .npy, .parquet (a column `features` of lists, or floating-point columns) or .h5."""
+    """Features, one row per image: .npy, .parquet (a column `features` of lists, or floating-point columns
+    that the data sets do not have too) or .h5."""
     ids: str | None = positional(default=None)
     """Table (CSV or Parquet) with a column image_id or file, one row per row of features, in the same order. Not needed
     if the features file has such a column."""

@@ -69,6 +69,7 @@ def test_a_parquet_file_brings_its_own_ids(tmp_path, data, features, frame, kind
     else:
         for column in range(6):
             table[f"f{column}"] = features[:, column].astype(np.float16 if kind == "half" else np.float64)
+        table["age"] = frame["age"].astype(float)  # a fact of the data set is no feature
     table.to_parquet(tmp_path / "f.parquet")
     out = str(tmp_path / "e")
     assert main(["import-embeddings", str(tmp_path / "f.parquet"), "--data", str(data), "--out", out]) == 0
