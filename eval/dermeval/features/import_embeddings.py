@@ -1,7 +1,7 @@
 """``dermeval import-embeddings``: turns features of another program into an embeddings folder."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,8 +67,12 @@ def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list
 
     ``facts`` are the columns of manifests, which are no features.
     """
-    readers = {".npy": lambda npy: (read_npy(npy, MAKER), None), ".parquet": partial(_from_parquet, facts=facts)}
-    readers |= {".h5": _from_hdf5, ".hdf5": _from_hdf5}
+    readers: dict[str, Callable[[Path], tuple[np.ndarray, list[str] | None]]] = {
+        ".npy": lambda npy: (read_npy(npy, MAKER), None),
+        ".parquet": partial(_from_parquet, facts=facts),
+        ".h5": _from_hdf5,
+        ".hdf5": _from_hdf5,
+    }
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
     require_file(path, MAKER)
