@@ -13,6 +13,7 @@ from dermeval.leaks.options import LeaksOptions
 from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
 from dermssl.errors import InputError
+from dermssl.files import read_json
 
 
 @pytest.fixture
@@ -42,6 +43,8 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
     assert "set/c1" in set(pd.read_csv(audited / "groups.csv")["group_id"])
     page = (audited / "report.html").read_text()
     assert "1 rejected" in page and "set/5" in page and "set/4" not in page
+    summary = read_json(audited / "summary.json", "dermeval leaks")
+    assert (summary["pairs"], summary["reviewed"]["pairs"]) == (len(before), len(before) - 1)
 
 
 def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, monkeypatch, capsys):
