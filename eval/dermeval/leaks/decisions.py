@@ -1,6 +1,7 @@
 """A person's decisions about pairs (``decisions.csv``), and the groups and the split that follow from them."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,18 @@ def read_decisions(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
     wrong = np.flatnonzero(~table["decision"].isin(DECISIONS))
     if len(wrong):
         raise InputError(f"{path}, row {wrong[0] + 2}: a decision is one of {', '.join(DECISIONS)}: mend or remove it")
-    earlier = pd.Series(keys_of(table, columns[:-1]), dtype=object).duplicated(keep="last")
+    return _last(table)
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    """The last decision about each pair or image."""
+    earlier = pd.Series(keys_of(table, list(table.columns[:-1])), dtype=object).duplicated(keep="last")
     return table[~earlier.to_numpy(bool)].reset_index(drop=True)
+
+
+def standing_decisions(folders: Sequence[Path], images: AuditedImages) -> pd.DataFrame:
+    """The decisions in leaks folders that still hold (`about_same_pixels`); of two about a pair the later folder's."""
+    return _last(pd.concat([about_same_pixels(read_decisions(folder / FILE), folder, images) for folder in folders]))
 
 
 def about_same_pixels(decisions: pd.DataFrame, folder: Path, images: AuditedImages) -> pd.DataFrame:

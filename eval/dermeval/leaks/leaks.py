@@ -12,16 +12,7 @@ import pyarrow as pa
 
 from dermeval.features.ledger import seen_images
 from dermeval.leaks import certainty, report
-from dermeval.leaks.decisions import (
-    ACCEPT,
-    FILE,
-    REJECT,
-    about_same_pixels,
-    decided,
-    kept_pairs,
-    read_decisions,
-    write_results,
-)
+from dermeval.leaks.decisions import ACCEPT, FILE, REJECT, decided, kept_pairs, standing_decisions, write_results
 from dermeval.leaks.earlier import FILE as AUDITED
 from dermeval.leaks.earlier import IDENTITY, open_earlier
 from dermeval.leaks.find import ScoredPairs, find_pairs
@@ -58,7 +49,7 @@ def leaks(options: LeaksOptions) -> Report | None:
     require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
     images = open_audited(options.folders, options.every_image)
     with locked(out):
-        decisions = about_same_pixels(read_decisions(out / FILE), out, images)
+        decisions = standing_decisions([*map(Path, filter(None, [options.since])), out], images)
         earlier = open_earlier(options.since, images, options.every_image)
         work = open_work(out, images, options)
         found = find_pairs(images, options, work, earlier)

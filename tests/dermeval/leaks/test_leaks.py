@@ -357,3 +357,9 @@ def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_sa
     same = ["image_id_a", "image_id_b", "score", "kind", "inliers", "correlation", "leak_group"]
     assert pd.read_parquet(out / "pairs.parquet")[same].equals(pairs[same]) and again.data["pairs"] == 3
     assert again.data["hidden"] == since.data["hidden"] and again.data["certainty"]["compared"] == 0
+    rejected = pairs[["image_id_a", "image_id_b"]][:1].assign(decision="reject")
+    rejected.to_csv(tmp_path / "whole" / "decisions.csv", index=False)
+    assert audit(folder, ranked=40, since=str(tmp_path / "whole"))[0].data["pairs"] == 2
+    assert pd.read_csv(out / "decisions.csv").equals(rejected), "a review of the earlier audit is not lost"
+    rejected.assign(decision="accept").to_csv(out / "decisions.csv", index=False)
+    assert audit(folder, ranked=40, since=str(tmp_path / "whole"))[0].data["pairs"] == 3
