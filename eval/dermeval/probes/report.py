@@ -101,7 +101,7 @@ class FeatureSource:
         """The source of pooled embeddings."""
         keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
         datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
-        return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in pool.licences))
+        return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in datasets))
 
     @staticmethod
     def of_all(sources: "Sequence[FeatureSource]") -> "FeatureSource":

@@ -10,10 +10,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
 from dermeval.probes.folds import Fold, check_folds
-from dermeval.probes.knn import feature_space
+from dermeval.probes.knn import feature_space, knn
 from dermeval.probes.open_results import read_predictions
+from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, by_case, collect
 from dermeval.probes.task import open_task
+from dermssl import licences
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.neighbours import recall_at_1
@@ -182,6 +184,17 @@ def test_the_report_says_what_the_data_cannot_show(tmp_path, make_embeddings, fr
     printed = capsys.readouterr().out
     assert ("patient leakage cannot be ruled out" in printed) == flag
     assert "Toy et al." in printed
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_only_scores_of_synthetic_images_are_called_synthetic(tmp_path, make_embeddings, frame, class_features, flag):
+    emb = make_embeddings(tmp_path, frame, class_features, synthetic=flag)
+    info = json.loads((emb / "embedding.json").read_text())
+    info["licences"].append(licences.notice("pictures", "CC0-1.0", "Drawn.", synthetic=True))  # seen by the encoder
+    (emb / "embedding.json").write_text(json.dumps(info))
+    report = knn(KnnOptions(embeddings=[str(emb)], target="condition", draws=100))
+    assert ("SYNTHETIC data: these scores say nothing about patients" in report.text) == flag
+    assert "pictures: SYNTHETIC data" in report.text
 
 
 def bad(change):
