@@ -1,5 +1,6 @@
 """Turns a source's rows into the manifest's: ids, groups, cases, skin tone groups, splits, checked labels."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +112,14 @@ def complete(frame: pd.DataFrame, source: Source, targets: dict, options: Prepar
 
 
 def label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:
-    """A problem for each case with two labels, which case-level scores leave out."""
+    """Problems: cases with two labels, which case-level scores leave out, and classes that differ only in capitals."""
     problems = []
     for name, target in targets.items():
+        times = Counter(label.casefold() for label in target.classes)
+        alike = ", ".join(f"'{label}'" for label in target.classes if times[label.casefold()] > 1)
+        if alike:
+            what = f"classes differ only in capitals: {alike}"
+            problems.append(Problem(f"column {target.column}", what, "kept apart"))
         labels = frame.groupby("case_id")[target.column].nunique()
         cases = labels[labels > 1].index if target.kind != "multilabel" else ()
         problem = f"images of one case have different labels of '{name}'"

@@ -3,7 +3,9 @@
 import pandas as pd
 import pytest
 
-from dermssl.prepare.identity import identify
+from dermssl.dataset.targets import Target
+from dermssl.prepare.identity import identify, label_conflicts
+from dermssl.prepare.source import Problem
 from dermssl.prepare.sources import get_source
 
 
@@ -54,3 +56,9 @@ def test_every_image_has_its_own_id_however_the_files_are_called():
     frame = pd.DataFrame({"file": ["a.jpg", "a.png", "a.jpg.png", "b/a.jpg"]})
     ids = identify(frame, "mine", get_source("folder"))[0]["image_id"].tolist()
     assert ids == ["mine/a.jpg", "mine/a.png", "mine/a.jpg.png", "mine/b/a"]
+
+
+def test_classes_that_differ_only_in_capitals_are_told():
+    frame = pd.DataFrame({"case_id": ["a", "b", "c"], "dx": ["Nevus", "nevus", "BCC"]})
+    (problem,) = label_conflicts(frame, {"dx": Target("dx", ("BCC", "Nevus", "nevus"))})
+    assert problem == Problem("column dx", "classes differ only in capitals: 'Nevus', 'nevus'", "kept apart")
