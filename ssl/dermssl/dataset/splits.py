@@ -43,4 +43,4 @@ def check_split(frame: pd.DataFrame, where: str) -> None:
     straddling = sides[sides > 1].index.tolist()
     if straddling:
         shown = ", ".join(straddling[:5]) + (f" ... ({len(straddling)} in all)" if len(straddling) > 5 else "")
-        raise InputError(f"{where}: patients, lesions or images lie in two splits: {shown}")
+        raise InputError(f"{where}: patients, lesions or images lie in two splits: {shown}: give each one split")

@@ -65,7 +65,7 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
         chunks = pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=CHUNK, **how)
         table = pd.concat([_columns(chunk, path, required, only) for chunk in chunks], ignore_index=True)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as UTF-8") from None
+        raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as CSV UTF-8") from None
     except (csv.Error, pd.errors.ParserError) as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): mend its fields and quotes") from None
     except pd.errors.EmptyDataError:

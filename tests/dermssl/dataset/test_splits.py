@@ -50,6 +50,6 @@ def test_fractions_must_add_up():
 
 def test_a_group_in_two_splits_is_named():
     frame = pd.DataFrame({"group_id": ["p", "p", "q"], "split": ["train", "test", None]})
-    with pytest.raises(InputError, match="labels: patients, lesions or images lie in two splits: p"):
+    with pytest.raises(InputError, match="images lie in two splits: p: give each one split"):
         check_split(frame, "labels")
     check_split(frame.iloc[1:], "labels")

@@ -52,8 +52,8 @@ def test_a_long_wide_table_is_read_in_parts_of_which_only_wanted_columns_stay(tm
         (b"id,age\n", "no rows"),
         (b"id,agee\nA,1\n", "no column 'age'; did you mean 'agee'"),
         (b"id,age\nA,1\nB,2,3,4\n", "not a readable CSV"),
-        ("id,age\nÉ,1\n".encode("latin-1"), "UTF-8"),
-        (b"PK\x03\x04\xff\xfe", "not a readable CSV"),
+        ("id,age\nÉ,1\n".encode("latin-1"), "save it as CSV UTF-8"),
+        (b"PK\x03\x04\xff\xfe", "save it as CSV UTF-8"),
     ],
 )
 def test_a_table_that_cannot_be_used_names_the_file_and_the_reason(tmp_path, raw, message):
