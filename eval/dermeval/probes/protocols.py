@@ -49,7 +49,7 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
 def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[str]]:
     published = official(task)
     within = Experiment(f"{folds} folds within train", grouped(task, folds, seed, published.train))
-    made, notes = [Experiment("official split", [published]), within], list[str]()
+    made, notes = [Experiment(task.split_origin, [published]), within], list[str]()
     if "centre" not in task.frame:
         raise InputError(f"{task.where}: no column 'centre': prepare the data with --source passion")
     ages, centres = age_bands(task.frame["age"], (LAST_CHILD_AGE,)), task.frame["centre"].to_numpy(dtype=object)

@@ -49,7 +49,7 @@ def features_of(frame, noise=1.0, seed=2):
 def finished(tmp_path_factory, make_embeddings, patients):
     """The whole PASSION protocol run once: ``result.json`` and ``predictions.parquet``."""
     folder = tmp_path_factory.mktemp("passion")
-    emb = make_embeddings(folder, patients, features_of(patients), TARGETS)
+    emb = make_embeddings(folder, patients, features_of(patients), TARGETS, split="official")
     arguments = ["--protocol", "passion", "--probe", "knn", "--out", str(folder / "r"), *FAST]
     assert main(["evaluate", str(emb), *arguments]) == 0
     result = json.loads((folder / "r" / "result.json").read_text())
@@ -144,8 +144,10 @@ def test_case_scores_are_those_of_each_patients_own_images(finished, patients):
 def test_an_unseen_centre_is_absent_from_training_and_the_control_has_as_many_patients(
     tmp_path, make_embeddings, passion
 ):
-    task = open_task([str(make_embeddings(tmp_path, passion, features_of(passion), TARGETS))], "condition")
+    emb = make_embeddings(tmp_path, passion, features_of(passion), TARGETS, split="drawn by patient (seed 0)")
+    task = open_task([str(emb)], "condition")
     made, _ = experiments("passion", task, 3, seed=0)
+    assert made[0].name == "split drawn by patient (seed 0)"
     names = {experiment.name for experiment in made if experiment.control}
     assert names >= {"unseen centre EAS", "unseen centre Guinea", "unseen centre Madagascar"}
     assert names >= {"unseen age <=16", "unseen age >16"}
