@@ -14,7 +14,8 @@ from dermssl.paths import inside
 
 KEPT_IN = (
     *("dataset.json", "embedding.json", "index.json", "result.json", "summary.json", "config.json"),
-    *("encoder/config.json", "best/config.json", "comparison.json", "tables.json"),
+    *("encoder/config.json", "best/config.json", "comparison.json", "tables.json", "encoders.json", "export.json"),
+    "leaks/summary.json",
 )
 """The files with the licence notices of a folder: one under ``licence``, or a list under ``licences``."""
 LIMITS = {"commercial use": "commercial", "passing it on": "redistribution", "re-linking of records": "relinking"}

@@ -62,7 +62,7 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
         raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
     if options.folds == 1:
         raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
-    if options.fractions and dataset.info.get("split", "official") == "official" and not options.replace_official:
+    if options.fractions and "official" in dataset.info.get("split", "official") and not options.replace_official:
         raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
     own = dataset.info["group"]
     if options.by == "patient" and not dataset.table["patient_id"].drop_null():

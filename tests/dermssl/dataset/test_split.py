@@ -114,6 +114,9 @@ def test_licences_are_read_from_every_kind_of_folder(synthetic_dataset, tmp_path
         "embedding.json": {"licences": [notice, strict]},
         "encoder/config.json": {"dermssl": {"licences": [notice, strict]}},
         "best/config.json": {"dermssl": {"licences": [notice, strict]}},
+        "leaks/summary.json": {"licences": [notice, strict]},
+        "encoders.json": {"licences": [notice, strict]},
+        "export.json": {"licences": [notice, strict]},
     }.items():
         folder = tmp_path / name.replace("/", "_")
         (folder / name).parent.mkdir(parents=True)
@@ -181,6 +184,8 @@ def test_a_repaired_split_is_applied_and_recorded(folder, repaired, dermssl):
     )
     assert "folds" not in dataset.info and "fold" not in dataset.table.column_names
     assert "run `dermeval leaks`" in dermssl("split", folder, "--apply", leaks).err, "the split is another one by now"
+    refused = dermssl("split", folder, "--fractions", 0.8, 0.2)
+    assert refused.code == 2 and "--replace-official" in refused.err, "it still is the official split, repaired"
 
 
 @pytest.mark.parametrize(
