@@ -5,6 +5,7 @@ as its source. The index is changed last because it knows the other folders: a k
 the rest.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
@@ -150,7 +151,7 @@ def _copy_others(folder: Path, temporary: Path, written: set[str]) -> None:
 
 def _from_dataset(dataset: Dataset, going: np.ndarray) -> None:
     folder, kept = dataset.folder, np.flatnonzero(~going)
-    table, files = dataset.table.take(pa.array(kept)), dataset.table["file"].filter(pa.array(going)).to_pylist()
+    table, removed = (dataset.table.filter(pa.array(rows)) for rows in (~going, going))
     shards = {path.name for path in folder.glob("images-*.arrow")}
     with atomic_folder(folder) as temporary:
         _copy_others(folder, temporary, {"manifest.parquet", "dataset.json", "problems.csv", *shards})
@@ -161,8 +162,22 @@ def _from_dataset(dataset: Dataset, going: np.ndarray) -> None:
         write_json(temporary / "dataset.json", dataset.info | {"counts": count(table)})
         if (folder / "problems.csv").is_file():
             problems = pd.read_csv(folder / "problems.csv", dtype=str, keep_default_na=False)
-            problems = problems[~problems["file"].isin(files)] if "file" in problems else problems
-            write_csv(temporary / "problems.csv", problems)
+            write_csv(temporary / "problems.csv", _without_removed(problems, removed, table))
+
+
+def _without_removed(problems: pd.DataFrame, removed: pa.Table, kept: pa.Table) -> pd.DataFrame:
+    """The rows of problems.csv that name no removed image, and no patient, lesion or case of which no image is left."""
+    ids = {value for name in ID_COLUMNS for value in {*removed[name].to_pylist()} - {None, *kept[name].to_pylist()}}
+    files = removed["file"].to_pylist()
+    named = re.compile(rf"(?<!\S)({'|'.join(map(re.escape, {*ids, *files}))})(?![^\s,])")
+    # Some rows are about "subject ID" or an image, without its data set or folder.
+    bare = {name.split("/", 1)[-1] for name in ids} | {name for f in map(Path, files) for name in (f.name, f.stem)}
+
+    def is_about_removed(row: pd.Series) -> bool:
+        own = str(row.get("file", "")).removeprefix("'")  # see `write_csv`
+        return own in files or own.split(" ", 1)[-1] in bare or any(map(named.search, row))
+
+    return problems.loc[[not is_about_removed(row) for _, row in problems.iterrows()]]
 
 
 def _from_embeddings(embeddings: EmbeddedRows, kept: np.ndarray) -> None:

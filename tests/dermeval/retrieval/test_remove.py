@@ -14,6 +14,17 @@ from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.neighbours import normalise
 
+PROBLEMS_OF_P1 = """3.jpg,EXIF block broken,kept
+b/x.jpg,byte-identical copy: 4.jpg,one image kept
+case set/p1,images of one case have different labels of 'dx',out of case-level scores
+subject p1,no split in the split file,kept without a split
+lesion set/7,"one lesion has several patients: set/p1, set/p2",kept together
+"""
+OTHER_PROBLEMS = """9.jpg,grey,kept
+b/y.jpg,byte-identical copy: 14.jpg,one image kept
+subject p10,no split in the split file,kept without a split
+"""
+
 
 @pytest.fixture
 def folders(request, make_dataset, embed_as, draw_skin, tmp_path):
@@ -22,7 +33,7 @@ def folders(request, make_dataset, embed_as, draw_skin, tmp_path):
         pytest.importorskip("lancedb")
     features = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
     data = make_dataset("set", [draw_skin(n, 32) for n in range(12)], [f"p{n // 3}" for n in range(12)])
-    (data / "problems.csv").write_text("file,problem,action\n3.jpg,EXIF block broken,kept\n9.jpg,grey,kept\n")
+    (data / "problems.csv").write_text(f"file,problem,action\n{PROBLEMS_OF_P1}{OTHER_PROBLEMS}")
     embeddings, out = embed_as(data, features), tmp_path / "index"
     index(IndexOptions(sources=[str(embeddings)], out=str(out), type=getattr(request, "param", "flat")))
     unfinished = embeddings.with_name(embeddings.name + ".unfinished")
@@ -63,7 +74,7 @@ def test_no_byte_of_a_removed_patient_is_left_and_the_others_are_as_they_were(fo
         assert name not in str([t.to_pylist() for t in (open_dataset(data).table, open_index(out).table)])
     assert np.array_equal(open_embeddings(embeddings).features[[0, 8]], before)
     assert bytes(open_dataset(data).images.jpeg(8)) == picture
-    assert (data / "problems.csv").read_text() == "file,problem,action\n9.jpg,grey,kept\n"
+    assert (data / "problems.csv").read_text() == f"file,problem,action\n{OTHER_PROBLEMS}"
     assert open_dataset(data).info["counts"]["images"] == 9
 
 
