@@ -64,9 +64,11 @@ def find_pairs(
     earlier = earlier or EarlierAudit(np.zeros(count, bool))
     if count and earlier.known.all():
         return _nothing_new(images, work, earlier)
+    log.info("describing %s", counted(count, "image"))
     store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work)
     store = _without_overlays(store, images, work)
     identical, appearance = identical_pairs(images), store.appearance()
+    log.info("looking for candidate pairs")
     nominated = work.decided(
         f"candidates-{_nominated_by(images, options, store)}.parquet",
         lambda: nominate(images, options, store, appearance),
