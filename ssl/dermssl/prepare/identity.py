@@ -44,8 +44,21 @@ def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFra
     frame["group_id"] = _groups(frame)
     frame = frame.drop(columns="picture", errors="ignore")
     problems += _id_conflicts(frame)
-    frame["case_id"] = frame[["case_id", UNITS[source.case], "lesion_id", "image_id"]].bfill(axis=1).iloc[:, 0]
+    frame["case_id"] = _cases(frame, source.case)
     return frame, problems
+
+
+def _cases(frame: pd.DataFrame, unit: str) -> pd.Series:
+    """The case of each row ``(N,)``: its case id, else the id of its ``unit``, else its lesion, else its image."""
+    cases = frame["case_id"]
+    for kind in (unit, "lesion", "image"):
+        ids = frame[UNITS[kind]].where(cases.isna())
+        # An image may have the same id as an unrelated lesion, which is in another group.
+        group_of = frame.groupby(cases)["group_id"].first()
+        others = ids.map(group_of)
+        ids = ids.where(others.isna() | (others == frame["group_id"]), ids + f" ({kind})")
+        cases = cases.where(cases.notna(), ids)
+    return cases
 
 
 def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:

@@ -40,6 +40,14 @@ def test_a_lesion_with_the_name_of_a_patient_is_another_group(grouped):
     assert grouped([("7a", None, None), (None, None, "7a")])[0] == ["s/7a", "s/7a (lesion)"]
 
 
+def test_no_case_has_images_of_two_groups_though_their_ids_are_the_same():
+    ids = {"lesion_id": ["1", None, "1", None], "case_id": [None, None, None, "2"]}
+    frame = pd.DataFrame({"file": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]} | ids, dtype=object)
+    found = identify(frame, "s", get_source("ham10000"))[0]
+    assert found["case_id"].tolist() == ["s/1", "s/1 (image)", "s/1", "s/2"]
+    assert (found.groupby("case_id")["group_id"].nunique() == 1).all()
+
+
 def test_a_lesion_of_two_patients_keeps_them_together_and_is_told(grouped):
     groups, problems = grouped([("P1", None, "LX"), ("P2", None, "LX"), ("P2", None, "LY")])
     assert groups == ["s/P1"] * 3
