@@ -134,7 +134,8 @@ def _draw_patient(sitter: tuple[int, dict[str, Any], int, list[Copy]], folder: P
 
 def _report(out: Path, mark: dict, labels: pd.DataFrame, splits: pd.DataFrame, copies: list[Copy]) -> Report:
     conditions = labels["conditions_PASSION"].value_counts().sort_index()
-    sides, images = splits["Split"].value_counts(), counted(mark["images"], "image")
+    drawn = splits["subject_id"].isin(labels["subject_id"])  # the split file may name further subjects
+    sides, images = splits["Split"][drawn].value_counts(), counted(mark["images"], "image")
     text = [
         f"SYNTHETIC data set in PASSION's layout: {images} of {counted(mark['patients'], 'patient')} -> {out}",
         "  patients: " + ", ".join(f"{name} {number}" for name, number in conditions.items()),

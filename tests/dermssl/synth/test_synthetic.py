@@ -1,6 +1,7 @@
 """`dermssl synth`: PASSION's layout and proportions, planted duplicates, and pictures fixed by the seed."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,8 @@ def test_real_labels_are_drawn_as_they_are_and_their_two_orphans_reported(offici
         *("--duplicates", 3, "--image-size", 32, "--workers", 1),
     )
     assert drawn.code == 0 and "PASSION's licence applies" in drawn.out
+    sides = re.search(r"split \(patients\): TRAIN (\d+), TEST (\d+)", drawn.out)
+    assert sum(map(int, sides.groups())) == 11
     labels = pd.read_csv(raw / "label.csv", dtype=str)
     pd.testing.assert_frame_equal(labels[:8], pd.read_csv(official_tables / "label.csv", dtype=str))
     assert labels["subject_id"][8:].str.startswith("SYN").all() and len(labels) == 11
