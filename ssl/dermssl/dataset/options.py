@@ -23,7 +23,7 @@ class SplitOptions:
     stratify: list[str] = field(default_factory=list)
     """Columns whose values are spread evenly, such as condition,fitzpatrick (default: the first target)."""
     folds: NonNegativeInt = 0
-    """Number of folds of everything but test, written to the column `fold` (0: none)."""
+    """Number of folds of everything but test, written to the column `fold` for other programs (0: none)."""
     seed: NonNegativeInt = 0
     """Seed of the draw."""
     replace_official: bool = False
