@@ -96,6 +96,7 @@ def test_filters_of_the_form_and_of_the_api_agree(client):
     page = client.get("/similar", params={"image_id": "set/0", "f.dx": "scabies"}).text
     assert {hit["labels"]["dx"] for hit in found["hits"]} == {"scabies"}
     assert shown(page)[1:] == [hit["image_id"] for hit in found["hits"]]
+    assert "of the collection that pass the filters and have a label" in page, "the base rates are those of the filter"
     assert 'name="f.dx"' in page and "<option selected>scabies</option>" in page
 
 
