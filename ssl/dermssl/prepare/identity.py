@@ -1,5 +1,6 @@
 """Turns a source's rows into the manifest's: ids, groups, cases, skin tone groups, splits, checked labels."""
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def _groups(frame: pd.DataFrame) -> pd.Series:
     """The group of each row ``(N,)``, with the name of its first patient, else case, else lesion, else image."""
     rows, ids, count = [], [], len(frame)
     for column in [name for name in ("patient_id", "case_id", "lesion_id", "picture") if name in frame]:
-        codes, names = pd.factorize(frame[column])
+        exact = column == "picture"  # the path of a file
+        codes, names = pd.factorize(frame[column] if exact else frame[column].map(_spelled, na_action="ignore"))
         known = np.flatnonzero(codes >= 0)
         rows.append(known)
         ids.append(codes[known] + count)
@@ -96,9 +98,20 @@ def _groups(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(names.loc[component].to_numpy(), index=frame.index)
 
 
+def _spelled(name: str) -> str:
+    """An id in one case and one Unicode form: one patient may be written P1 and p1, and a Mac decomposes accents."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
-    """A problem for each lesion and each case with several patients."""
+    """A problem for each id in several spellings, and for each lesion and each case with several patients."""
     problems = []
+    for unit in ("patient", "case", "lesion"):
+        names = frame[f"{unit}_id"].dropna().drop_duplicates().sort_values()
+        spelled = names.map(_spelled)
+        for _, same in names[spelled.duplicated(keep=False)].groupby(spelled):
+            told = f"one {unit} id in several spellings: {', '.join(same[:5])}"
+            problems.append(Problem(f"{unit} {same.iloc[0]}", told, "kept together"))
     for unit in ("case", "lesion"):
         patients = frame.groupby(f"{unit}_id")["patient_id"].agg(["nunique", "unique"])
         for name, found in patients[patients["nunique"] > 1]["unique"].items():

@@ -40,6 +40,12 @@ def test_a_lesion_with_the_name_of_a_patient_is_another_group(grouped):
     assert grouped([("7a", None, None), (None, None, "7a")])[0] == ["s/7a", "s/7a (lesion)"]
 
 
+def test_one_id_in_several_spellings_is_one_group_and_is_told(grouped):
+    groups, problems = grouped([(name, None, None) for name in ("p1", "P1", "É1", "E\u03011")])
+    assert len(set(groups)) == 2 and groups[0] == groups[1] and groups[2] == groups[3]
+    assert problems[0] == ("patient s/P1", "one patient id in several spellings: s/P1, s/p1") and len(problems) == 2
+
+
 def test_no_case_has_images_of_two_groups_though_their_ids_are_the_same():
     ids = {"lesion_id": ["1", None, "1", None], "case_id": [None, None, None, "2"]}
     frame = pd.DataFrame({"file": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]} | ids, dtype=object)
