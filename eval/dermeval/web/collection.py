@@ -136,7 +136,9 @@ class Collection:
             Hit(rank=rank + 1, similarity=round(hit["similarity"], 4), **self._known(hit))
             for rank, hit in enumerate(found.hits)
         ]
-        return SearchResult(query=query.name, hits=hits, notes=found.notes, target=target, conditions=shares)
+        hidden = [record["image_id"] for record in query.own if self.row(record["image_id"]) is None]
+        notes = [note for note in found.notes if not any(image_id in note for image_id in hidden)]
+        return SearchResult(query=query.name, hits=hits, notes=notes, target=target, conditions=shares)
 
     def images(self, records: Sequence[dict[str, Any]]) -> list[CaseImage]:
         """Some rows of the manifest, as images."""

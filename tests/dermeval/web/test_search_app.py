@@ -203,7 +203,7 @@ def test_an_image_is_the_stored_one_and_no_other_file(client, tmp_path):
         assert client.get("/image", params={"id": name}).status_code == 404
 
 
-def test_a_filter_on_serving_holds_for_every_page(make_index, tiny_features):
+def test_a_filter_on_serving_holds_for_every_page(make_index, tiny_features, pictures, as_bytes):
     found = make_index()
     app = search_app(Collection(found, 3, "dx == 'eczema'"), tiny_features, "")
     with TestClient(app, base_url="http://localhost") as client:
@@ -213,6 +213,9 @@ def test_a_filter_on_serving_holds_for_every_page(make_index, tiny_features):
         hits = client.get("/api/search", params={"image_id": "set/0"}).json()["hits"]
         assert {hit["labels"]["dx"] for hit in hits} == {"eczema"}
         assert len(client.get("/api/cases/set/p0").json()["images"]) == 1
+        for number, known in ((0, True), (1, False)):  # the photo of an image that is not served is not named
+            found = client.post("/api/search", content=as_bytes(pictures[number])).json()
+            assert (f"set/{number}" in " ".join(found["notes"])) == known and len(found["hits"]) == 3
 
 
 def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictures, as_bytes):
