@@ -109,6 +109,7 @@ def _describe_folder(
     table: pa.Table, name: str, source: Source, targets: dict, mark: dict | None, options: PrepareOptions
 ) -> dict[str, Any]:
     licence, attribution = source.licence, source.citation
+    title = name if source.name in ("folder", "csv") else source.title
     if mark:  # the drawn images are free, but real label rows keep their licence
         attribution = f"Pictures made by dermssl {mark['version']}, no person is shown."
         if mark["labels"] == "real":
@@ -119,7 +120,7 @@ def _describe_folder(
         "schema_version": manifest.SCHEMA_VERSION,
         "name": name,
         "source": source.name,
-        "title": f"Synthetic data set in the layout of {source.title}" if mark else source.title,
+        "title": f"Synthetic data set in the layout of {title}" if mark else title,
         "synthetic": bool(mark),
         "licence": licences.notice(name, licence, attribution, bool(mark)),
         "group": source.group,

@@ -58,6 +58,7 @@ def test_a_folder_becomes_a_manifest_and_images_in_the_same_order(photos, prepar
         assert np.array_equal(np.asarray(dataset.images.image(row)), original), "small JPEGs keep their exact pixels"
         assert dataset.column("pixel_sha256")[row] == pixel_hash(Image.open(photos / file))
     assert list(dataset.column("group_id")) == list(dataset.column("image_id"))
+    assert dataset.info["title"] == "folder", "your own data have no other title than their name"
 
 
 def test_large_images_are_stored_smaller_and_their_true_size_is_recorded(prepare, tmp_path):
