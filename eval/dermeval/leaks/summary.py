@@ -108,16 +108,18 @@ def _further_lines(data: dict[str, Any]) -> list[str]:
     lines, sure = list[str](), data["certainty"]
     if data["hidden"]["images"]:
         lines.append(
-            f"left out          {100 * data['hidden']['share']:.0f}% of the area of {data['hidden']['images']} "
-            "images, where a ruler, stamp, frame or watermark stands at the same place in several records"
+            f"left out          {100 * data['hidden']['share']:.0f}% of the area of "
+            f"{counted(data['hidden']['images'], 'image')}, where a ruler, stamp, frame or watermark stands at the "
+            "same place in several records"
         )
     if left := data["pairs_across_splits_after_repair"]:
         lines.append(
-            f"left across       {left} confirmed pairs lie across splits after the repair, each too weak to join two "
-            "records: to accept a pair in `dermeval review` joins its records"
+            f"left across       {counted(left, 'confirmed pair')} too weak to join two records, across splits after "
+            "the repair: to accept a pair in `dermeval review` joins its records"
         )
     if data["large_leak_groups"]:
-        lines.append(f"large groups      {data['large_leak_groups']} have more than {LARGE} records: check these first")
+        large = counted(data["large_leak_groups"], "group")
+        lines.append(f"large groups      {large} of more than {LARGE} records: check these first")
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
         share = f"{100 * sure['planted']['recall']:.0f}%"

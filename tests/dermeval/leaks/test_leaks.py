@@ -100,7 +100,7 @@ def test_pairs_too_weak_to_join_groups_are_said_to_lie_across_the_repaired_split
     monkeypatch.setattr("dermeval.leaks.decisions.leak_groups", lambda groups, _: np.zeros(len(groups), np.int64))
     report, out = audit(planted)
     assert report.data["pairs_across_splits_after_repair"] == report.data["pairs_across_splits"] == 2
-    assert "left across       2 confirmed pairs lie across splits after the repair" in report.text
+    assert "left across       2 confirmed pairs too weak to join two records, across splits" in report.text
     assert (pd.read_parquet(out / "pairs.parquet")["leak_group"] == 0).all()
 
 
