@@ -110,9 +110,11 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
     with locked(Path(written)) if written and "://" not in written else nullcontext():  # an object store has no folders
         report = _function(program, command)(options)
     if report is not None:
-        print(plain_text(report.text))
-        if json_file is not None:
-            write_json(Path(json_file), {REPORT_MARK: title} | report.data)
+        try:
+            print(plain_text(report.text))
+        finally:  # the reader of a pipe, such as `head`, may have closed it
+            if json_file is not None:
+                write_json(Path(json_file), {REPORT_MARK: title} | report.data)
     return 0
 
 

@@ -149,6 +149,16 @@ def test_json_holds_the_report(run, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text()) == {"report_of": "prog try", "out": "here", "epochs": 2}
 
 
+def test_json_is_written_although_the_reader_of_the_pipe_has_gone(tmp_path):
+    program = "import sys; from dermssl.cli import main; sys.stdout.reconfigure(write_through=True); sys.exit(main())"
+    arguments = ["sources", "--json", str(tmp_path / "report.json")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        code = subprocess.run([sys.executable, "-c", program, *arguments], stdout=closed, check=False).returncode
+    assert code == 1 and json.loads((tmp_path / "report.json").read_text())["report_of"] == "dermssl sources"
+
+
 def test_help_shows_every_option_with_its_default(run):
     code, out, _ = run("--help")
     assert code == 0
