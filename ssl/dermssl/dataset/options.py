@@ -17,7 +17,7 @@ class SplitOptions:
     fractions: list[float] = field(default_factory=list)
     """Shares of train and test, or of train, val and test (default: the split stays as it is)."""
     apply: str | None = None
-    """Leaks folder, or its split_repaired.csv, whose repaired split replaces the present one."""
+    """Leaks or audit folder, or a split_repaired.csv, whose repaired split replaces the present one."""
     by: Literal["patient", "lesion", "group"] = "group"
     """Unit that is kept together: patients, lesions (only without patients), or the data set's own unit."""
     stratify: list[str] = field(default_factory=list)

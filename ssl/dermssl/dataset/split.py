@@ -77,7 +77,8 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     The table may hold further data sets that were audited with this one.
     Raises InputError: it was made from other images, pixels or another split, or divides a group.
     """
-    path = require_file(given / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
+    leaks = given / "leaks" if (given / "audit.json").is_file() else given  # an audit folder holds a leaks folder
+    path = require_file(leaks / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:

@@ -171,8 +171,9 @@ def _moved(frame):
 def test_a_repaired_split_is_applied_and_recorded(folder, repaired, dermssl):
     before = open_dataset(folder).frame()
     leaks = repaired(_moved)
+    (leaks.parent / "audit.json").write_text("{}")
     dermssl("split", folder, "--folds", 2)
-    outcome = dermssl("split", folder, "--apply", leaks)
+    outcome = dermssl("split", folder, "--apply", leaks.parent)
     assert outcome.code == 0
     dataset = open_dataset(folder)
     expected = pd.read_csv(leaks / "split_repaired.csv").set_index("image_id")["split_repaired"]
