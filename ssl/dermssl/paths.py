@@ -74,7 +74,6 @@ def require_new_folder(
     mode = _require_writable(path, "--out")
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{path} is a file: choose another --out")
-    refuse_within_dataset(path)
     where = path.resolve()
     if mode is None or all(_is_named(entry.name, HIDDEN) for entry in path.iterdir()):
         return path
@@ -103,11 +102,11 @@ def require_new_folder(
     return path
 
 
-def refuse_within_dataset(out: Path) -> None:
+def refuse_within_dataset(out: Path, option: str = "--out") -> None:
     """Raise InputError if ``out`` lies in a dataset folder, which holds the data set and nothing else."""
     for parent in out.resolve().parents:
         if "schema_version" in json_object(parent / "dataset.json"):
-            raise InputError(f"{out} lies in the dataset folder {parent}: choose another --out")
+            raise InputError(f"{out} lies in the dataset folder {parent}: choose another {option}")
 
 
 def _is_named(name: str, patterns: Iterable[str]) -> bool:
@@ -149,6 +148,7 @@ def _require_writable(path: Path, option: str) -> int | None:
     if size > LONGEST_NAME:
         raise InputError(f"{option}: the name {shortened(path.name, 40)} has {size} bytes: {LONGEST_NAME} are allowed")
     mode = file_mode(path, option)
+    refuse_within_dataset(path, option)
     parent = path.absolute().parent
     while not parent.exists() and not parent.is_symlink():
         parent = parent.parent

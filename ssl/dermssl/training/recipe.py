@@ -13,6 +13,7 @@ from dermssl.dataset.dataset import open_datasets
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import write_text
 from dermssl.methods.registry import METHODS, Choices, Setting, power_of_two, tier_of
+from dermssl.paths import refuse_within_dataset
 from dermssl.training.options import OnlineOptions, RecipeOptions
 from dermssl.training.pool import select_rows
 
@@ -30,8 +31,10 @@ def recipe(options: RecipeOptions) -> Report:
         raise InputError(f"--method {options.method}: no such method; {did_you_mean(options.method, METHODS)}")
     timm_config(options.backbone)  # refuses an unknown name
     out = Path(options.out) if options.out else None
-    if out and out.exists():
-        raise InputError(f"{out} already exists: choose another --out")
+    if out:
+        refuse_within_dataset(out)
+        if out.exists():
+            raise InputError(f"{out} already exists: choose another --out")
     data = select_rows(open_datasets(options.data), "train", OnlineOptions(), 0)
     images = sum(map(len, data.rows))
     if options.batch and options.batch > images:

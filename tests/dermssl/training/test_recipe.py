@@ -111,6 +111,10 @@ def test_a_recipe_is_printed_with_its_reasons_and_trains(pretrain, dataset, tmp_
     assert main(["pretrain", "--config", str(config), "--data", str(dataset), "--out", str(tmp_path / "run")]) == 0
     assert main(["recipe", *arguments]) == 2
     assert f"{config} already exists" in capsys.readouterr().err
+    for option in ("--out", "--json"):
+        inside = dataset / "new.yaml"
+        assert main(["recipe", "--data", str(dataset), option, str(inside)]) == 2 and not inside.exists()
+        assert f"lies in the dataset folder {dataset}: choose another {option}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
