@@ -8,7 +8,6 @@ from jsonargparse.typing import (
     ClosedUnitInterval,
     NonNegativeFloat,
     NonNegativeInt,
-    OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
 )
@@ -140,13 +139,19 @@ class OnlineOptions:
     """Epochs between evaluations. The first one is before training."""
     target: str | None = None
     """Target of the kNN. Data sets without it are not scored (default: the first target of each labelled set)."""
-    fraction: OpenUnitInterval = 0.1
-    """Share of the train patients that is kept out if the data set has no split `val`."""
+    fraction: ClosedUnitInterval = 0.1
+    """Share of the train patients, below 1, that is kept out if the data set has no split `val`. 0: none is kept out,
+    and such a data set is not scored."""
     k: PositiveInt = 20
     """Number of neighbours."""
     max_images: PositiveInt = 4000
     """Largest number of images per data set that vote, and that are scored. Train patients that were kept out but
     have no scored image are trained on."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if nothing would be left to train on."""
+        if self.fraction >= 1:
+            raise ValueError("online.fraction 1 leaves no patients to train on: give less")
 
 
 @dataclass

@@ -141,7 +141,7 @@ def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int)
     for dataset in labelled:
         name = options.target or next(iter(dataset.targets))
         online = _split_online(dataset, name, dataset.targets[name], options, seed)
-        if online is None and options.target is not None:
+        if online is None and options.target is not None and options.fraction:
             few = f"online.target: {dataset.folder} has too few train rows with a `{name}` to score by"
             raise InputError(f"{few}: name another target, or leave it out")
         sets += [online] if online else []
@@ -154,7 +154,7 @@ def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOp
     labels = frame[target.column].map(index).fillna(-1).to_numpy(dtype=np.int64)
     trainable = ((frame["split"].isna() | (frame["split"] == "train")) & (labels >= 0)).to_numpy()
     score = ((frame["split"] == "val") & (labels >= 0)).to_numpy()
-    if not score.any() and trainable.any():
+    if not score.any() and trainable.any() and options.fraction:
         fractions = {"fit": 1 - float(options.fraction), "score": float(options.fraction)}
         side = draw_split(frame["group_id"][trainable], labels[trainable], fractions, seed)
         score = np.zeros(len(frame), bool)

@@ -102,6 +102,15 @@ def test_test_rows_and_the_online_patients_are_never_trained_on(run, dataset):
     assert len(ledger) < (frame["split"] == "train").sum()
 
 
+def test_no_patient_is_kept_out_where_the_online_fraction_is_0(dataset, pretrain, tmp_path, capsys):
+    train = (open_dataset(dataset).column("split") == "train").sum()
+    for target in (None, "label"):
+        data = select_rows([open_dataset(dataset)], "train", OnlineOptions(fraction=0, target=target), seed=0)
+        assert len(data.rows[0]) == train and not data.online
+    assert pretrain(dataset, tmp_path / "run", online__fraction="1") == 2
+    assert "online.fraction 1 leaves no patients" in capsys.readouterr().err
+
+
 def test_images_without_a_split_of_patients_in_test_are_not_trained_on(dataset, tmp_path, caplog):
     frame = open_dataset(dataset).frame().astype({"split": object})
     row, test = (frame.index[frame["split"] == side][0] for side in ("train", "test"))

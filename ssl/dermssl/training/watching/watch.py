@@ -64,7 +64,7 @@ def announce(run: Run, progress: Progress) -> None:
         who = "this run trains" if options.data.splits == "all" else "the run that this one starts from was trained"
         log.warning("warning: %s on test rows (data.splits all): every later report states this", who)
     if not run.data.online:
-        log.info("  no labels to score by: RankMe, the effective rank of features, decides which encoder is the best")
+        log.info("  no labelled images to score: RankMe, the effective rank of features, decides which encoder is best")
 
 
 def mixture(sampler: Sampler, names: Sequence[str], epochs: int) -> list[str]:
