@@ -155,10 +155,9 @@ def review(options: ReviewOptions) -> Report:
                 run_app(review_app(folder.name, sessions), sock)
         written = [session.write() for session in sessions]
         if inner != folder:
-            leaks = read_json(inner / "summary.json", "dermeval leaks")
-            draw_audit(
-                folder, sessions[0].images, read_json(folder / "audit.json", "dermeval audit") | {"leaks": leaks}
-            )
+            audited = read_json(folder / "audit.json", "dermeval audit")
+            audited["leaks"] = read_json(inner / "summary.json", "dermeval leaks")
+            draw_audit(folder, sessions[0].images, audited)
     text = [str(folder)]
     for session, line in zip(sessions, written, strict=True):
         text.append(f"  {session.title}: {', '.join(f'{count} {name}' for name, count in session.counts().items())}")
