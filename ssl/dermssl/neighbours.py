@@ -31,10 +31,12 @@ LEAST_CODED_ROWS = 1000
 """With fewer rows an approximate index is no faster, so none is made."""
 CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """The number of rows that the codes propose for the exact ranking: in all at least, and per hit."""
-ROWS_PER_CELL, MOST_CELLS, LEAST_GRAPH_CELLS = 256, 32_768, 8192
+ROWS_PER_CELL, MOST_CELLS = 256, 32_768
 CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 40, 64
-ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS, SCANNED_CELLS_VISITED = 1024, 4096, 8
-"""More cells would cost more time than scanning larger ones. Of cells with over 2,048 rows fewer are visited."""
+ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS = 1024, 4096
+"""More cells would cost more time than scanning larger ones."""
+CENTRES_PER_CELL = 4
+"""Of 1,000 cells or more, the nearest are chosen among so many times as many, which codes of their centres propose."""
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
 """If the vectors of all rows that pass a filter take no more bytes, they are compared one by one.
@@ -253,17 +255,20 @@ def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]], scanned:
     ``blocks()`` gives the vectors in blocks ``(b, D)``; it is called twice, and one block is in memory at a time. Many
     vectors are reduced to 64 dimensions (PCA) of 8 bits each. With ``scanned`` they have 2 bits each, in larger cells
     (the fast scan of André et al. 2015): half the time, a third of the memory, and slightly fewer neighbours found.
+    Both code the difference to the centre of the cell.
     """
     dim, scanned = next(blocks()).shape[1], scanned and total >= LEAST_CODED_ROWS
     most, per_cell = (MOST_SCANNED_CELLS, ROWS_PER_SCANNED_CELL) if scanned else (MOST_CELLS, ROWS_PER_CELL)
     cells = max(1, min(most, total // per_cell))
-    coarse = "_HNSW32" if cells > LEAST_GRAPH_CELLS else ""
     shortened = f"PCA{SHORTENED}," if dim > SHORTENED and cells > 16 else ""
-    stored = f"PQ{(SHORTENED if shortened else dim) // 2}x4fs" if scanned else "SQ8"
-    codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},{stored}")
-    inner = faiss.extract_index_ivf(codes)
-    visited = min(SCANNED_CELLS_VISITED, 2 * ROWS_PER_SCANNED_CELL * SCANNED_CELLS_VISITED * cells // total)
-    inner.cp.niter, inner.nprobe = 6, max(visited, CELLS_VISITED) if scanned else CELLS_VISITED
+    fast = f"PQ{(SHORTENED if shortened else dim) // 2}x4fs"
+    coarse = f"({fast},RFlat)" if cells >= LEAST_CODED_ROWS else ""
+    codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},{fast if scanned else 'SQ8'}")
+    inner = faiss.downcast_index(faiss.extract_index_ivf(codes))
+    inner.cp.niter, inner.nprobe, inner.by_residual = 6, CELLS_VISITED, True
+    centres = faiss.downcast_index(inner.quantizer)
+    if isinstance(centres, faiss.IndexRefineFlat):
+        centres.k_factor = CENTRES_PER_CELL
     step = max(1, total // (TRAINED_PER_CELL * cells))
     codes.train(np.concatenate([np.ascontiguousarray(block[::step], np.float32) for block in blocks()]))
     for block in blocks():
