@@ -18,6 +18,8 @@ class SplitOptions:
     """Shares of train and test, or of train, val and test (default: the split stays as it is)."""
     apply: str | None = None
     """Leaks or audit folder, or a split_repaired.csv, whose repaired split replaces the present one."""
+    together: str | None = None
+    """Leaks or audit folder, each of whose leak groups --fractions and --folds put on one side and in one fold."""
     by: Literal["patient", "lesion", "group"] = "group"
     """Unit that is kept together: patients, lesions (only without patients), or the data set's own unit."""
     stratify: list[str] = field(default_factory=list)

@@ -1,6 +1,7 @@
 """``dermssl split``: writes a new split, or folds of everything but test, into a dataset folder."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def split(options: SplitOptions) -> Report:
     _check_options(options, dataset)
     frame = dataset.frame()
     groups, strata = frame["group_id"], _strata(frame, options, dataset)
+    unit = f"{dataset.info['group'] if options.by == 'group' else options.by} (seed {options.seed})"
+    if options.together:
+        groups, source = _leak_groups(Path(options.together), dataset, frame)
+        unit += f", leak groups together ({source})"
     table, info = dataset.table, dict(dataset.info)
     if options.fractions or options.apply:
         if options.apply:
@@ -37,7 +42,7 @@ def split(options: SplitOptions) -> Report:
         else:
             fractions = dict(zip(NAMES[len(options.fractions)], options.fractions, strict=True))
             frame["split"] = draw_split(groups, strata, fractions, options.seed)
-            info["split"] = f"drawn by {_unit(options, dataset)} (seed {options.seed})"
+            info["split"] = f"drawn by {unit}"
         table = _with_column(table, "split", pa.array(frame["split"], pa.string(), from_pandas=True))
         # Folds of the old split may hold images that now lie in test.
         info.pop("folds", None)
@@ -45,12 +50,12 @@ def split(options: SplitOptions) -> Report:
     if options.folds:
         frame["fold"] = draw_folds(frame["split"], groups, strata, options.folds, options.seed)
         table = _with_column(table, "fold", pa.array(frame["fold"], pa.int64(), from_pandas=True))
-        info["folds"] = f"{options.folds} by {_unit(options, dataset)} (seed {options.seed})"
+        info["folds"] = f"{options.folds} by {unit}"
     check(table)
     # After a kill between the two files, the origin in the manifest's metadata still fits its split.
     write_parquet(dataset.folder / "manifest.parquet", with_split_origin(table, info))
     write_json(dataset.folder / "dataset.json", info)
-    return _report(dataset, info, frame.assign(group=groups, stratum=strata), options)
+    return _report(dataset, info, frame.assign(stratum=strata), options)
 
 
 def _check_options(options: SplitOptions, dataset: Dataset) -> None:
@@ -58,6 +63,8 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
         raise InputError("nothing to do: give --fractions (0.8 0.2), --folds, both, or --apply with a leaks folder")
     if options.fractions and options.apply:
         raise InputError("--fractions draws a split and --apply applies a repaired one: give one of them")
+    if options.together and not (options.fractions or options.folds):
+        raise InputError("--together is for a draw: give --fractions or --folds too, or give --apply alone")
     if options.fractions and len(options.fractions) not in NAMES:
         raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
     if options.folds == 1:
@@ -71,44 +78,72 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
         raise InputError(f"{dataset.folder}: --by lesion would divide its {own}s: use --by group")
 
 
+def _read_audit(given: Path, name: str, columns: Sequence[str]) -> tuple[Path, pd.DataFrame]:
+    """The CSV ``name`` of a leaks or audit folder, or the file ``given``; all values are str."""
+    leaks = given / "leaks" if (given / "audit.json").is_file() else given  # an audit folder holds a leaks folder
+    path = require_file(leaks / name if given.is_dir() else given, "dermeval leaks")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())[:200]})") from None
+    for column in columns:
+        if column not in table:
+            raise InputError(f"{path} has no column '{column}': make it again with `dermeval leaks`")
+    return path, table
+
+
+def _check_audited(path: Path, dataset: Dataset) -> None:
+    """Raise InputError unless the audit that wrote the CSV ``path`` read all images with the pixels that they have."""
+    images = path.parent / "images.parquet"
+    audited = read_parquet(images, "dermeval leaks", ["image_id", "pixel_sha256"]).to_pandas()
+    pixels = audited.set_index("image_id")["pixel_sha256"].reindex(dataset.table["image_id"].to_pylist())
+    for wrong, reason in (
+        (pixels.isna().to_numpy(), "was made without {}"),
+        (pixels.to_numpy() != dataset.table["pixel_sha256"].to_numpy(), "was made from other pixels: {} has changed"),
+    ):
+        if wrong.any():
+            raise InputError(f"{path} {reason.format(pixels.index[wrong][0])}: {_again(dataset)}")
+
+
+def _again(dataset: Dataset) -> str:
+    return f"run `dermeval leaks` on {dataset.folder} again"
+
+
+def _leak_groups(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
+    """The leak group of each row, or its own group if it is in none, and the origin of the leak groups."""
+    path, table = _read_audit(given, "groups.csv", ("leak_group", "group_id", "dataset"))
+    _check_audited(path, dataset)
+    own = table[table["dataset"] == dataset.info["name"]].set_index("group_id")["leak_group"]
+    unknown = own.index[~own.index.isin(frame["group_id"])]
+    if len(unknown):
+        again = f"{_again(dataset)}, without --every-image"
+        raise InputError(f"{path}: {unknown[0]} is no group of {dataset.folder}: {again}")
+    leaks = frame["group_id"].map(own.groupby(level=0).first())
+    return leaks.radd("leak group ").fillna(frame["group_id"]), f"{path.name} {sha256_file(path)[:12]}"
+
+
 def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:
     """The split of ``split_repaired.csv`` in the order of ``frame``, and its origin.
 
     The table may hold further data sets that were audited with this one.
     Raises InputError: it was made from other images, pixels or another split, or divides a group.
     """
-    leaks = given / "leaks" if (given / "audit.json").is_file() else given  # an audit folder holds a leaks folder
-    path = require_file(leaks / f"{REPAIRED}.csv" if given.is_dir() else given, "dermeval leaks")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())[:200]})") from None
-    for name in ("image_id", "split", REPAIRED):
-        if name not in table:
-            raise InputError(f"{path} has no column '{name}': make it again with `dermeval leaks`")
+    path, table = _read_audit(given, f"{REPAIRED}.csv", ("image_id", "split", REPAIRED))
     doubled = table["image_id"][table["image_id"].duplicated()]
     if len(doubled):
         raise InputError(f"{path}: {doubled.iloc[0]} stands in two rows")
     rows = table.set_index("image_id").reindex(frame["image_id"])
     missing = rows.index[rows[REPAIRED].isna()]
-    again = f"run `dermeval leaks` on {dataset.folder} again"
     if len(missing):
-        raise InputError(
-            f"{path} lacks {counted(len(missing), 'image')} of {dataset.folder}, such as {missing[0]}: {again}"
-        )
+        images = counted(len(missing), "image")
+        raise InputError(f"{path} lacks {images} of {dataset.folder}, such as {missing[0]}: {_again(dataset)}")
     before = frame["split"].astype(object).where(frame["split"].notna(), "").to_numpy()
     changed = rows.index[rows["split"].to_numpy() != before]
     if len(changed):
-        raise InputError(
-            f"{path} was made from another split: {changed[0]} is '{rows['split'][changed[0]]}' there: {again}"
-        )
-    audit = path.parent / "images.parquet"
-    if audit.is_file():
-        audited = read_parquet(audit, "dermeval leaks", ["image_id", "pixel_sha256"]).to_pandas()
-        pixels = audited.set_index("image_id")["pixel_sha256"].reindex(frame["image_id"])
-        other = pixels.index[pixels.to_numpy() != dataset.table["pixel_sha256"].to_numpy()]
-        if len(other):
-            raise InputError(f"{path} was made from other pixels: {other[0]} has changed: {again}")
+        there = f"{changed[0]} is '{rows['split'][changed[0]]}' there"
+        raise InputError(f"{path} was made from another split: {there}: {_again(dataset)}")
+    if (path.parent / "images.parquet").is_file():
+        _check_audited(path, dataset)
     wrong = sorted(set(rows[REPAIRED]) - {*SPLITS, ""})
     if wrong:
         raise InputError(f"{path}: {REPAIRED} holds '{wrong[0]}': it must be {', '.join(SPLITS)} or empty")
@@ -119,10 +154,6 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     was = dataset.info.get("split", "official")
     how = f"{path.name} {sha256_file(path)[:12]}, {counted(moved, 'image')} moved; was {was}"
     return repaired, f"repaired by dermeval leaks ({how})"
-
-
-def _unit(options: SplitOptions, dataset: Dataset) -> str:
-    return dataset.info["group"] if options.by == "group" else options.by
 
 
 def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.Series:
@@ -186,7 +217,7 @@ def _count(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Groups and images per split or fold, and images per stratum if there are at most 12 strata."""
     sides = frame[name].map(lambda value: value if isinstance(value, str) else f"{value:g}", na_action="ignore")
     grouped = frame.groupby(sides)
-    counted = pd.DataFrame({"groups": grouped["group"].nunique(), "images": grouped.size()})
+    counted = pd.DataFrame({"groups": grouped["group_id"].nunique(), "images": grouped.size()})
     if frame["stratum"].nunique() <= 12:
         counted = counted.join(pd.crosstab(sides, frame["stratum"]))
     return counted.sort_index(key=lambda found: [SPLITS.index(side) if side in SPLITS else int(side) for side in found])

@@ -86,6 +86,8 @@ def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
     [
         ([], "--fractions (0.8 0.2), --folds, both, or --apply"),
         (["--fractions", "0.8", "0.2", "--apply", "x"], "give one of them"),
+        (["--apply", "x", "--together", "x"], "--together is for a draw"),
+        (["--folds", "2", "--together", "nowhere"], "make it with `dermeval leaks`"),
         (["--apply", "nowhere"], "make it with `dermeval leaks`"),
         (["--fractions", "nan", "nan", "--replace-official"], "expected a number"),
         (["--folds", "2", "--seed", "6000000000"], "--seed: 6000000000 cannot be used"),
@@ -212,4 +214,56 @@ def test_a_repaired_split_that_does_not_fit_is_bad_input_and_changes_nothing(
         table.to_csv(leaks / "split_repaired.csv", index=False)
     before = open_dataset(folder).fingerprint
     outcome = dermssl("split", folder, "--apply", leaks)
+    assert outcome.code == 2 and message in outcome.err and open_dataset(folder).fingerprint == before
+
+
+@pytest.fixture
+def audited(folder, tmp_path):
+    """A leaks folder in which the first six groups are three leak groups, and one of another data set is in each."""
+    frame = open_dataset(folder).frame(["image_id", "pixel_sha256", "group_id", "dataset"])
+    groups = sorted(frame["group_id"].unique())[:6]
+    rows = [[1 + number // 2, name, frame["dataset"][0]] for number, name in enumerate(groups)]
+    rows += [[number, f"other/{number}", "other"] for number in (1, 2, 3)]
+    (tmp_path / "leaks").mkdir()
+    pd.DataFrame(rows, columns=["leak_group", "group_id", "dataset"]).to_csv(tmp_path / "leaks/groups.csv", index=False)
+    frame.to_parquet(tmp_path / "leaks" / "images.parquet")
+    return tmp_path / "leaks", [set(groups[start : start + 2]) for start in (0, 2, 4)]
+
+
+def test_draws_keep_the_leak_groups_of_an_audit_together(folder, audited, dermssl):
+    leaks, pairs = audited
+    apart = 0
+    for seed in range(4):
+        drawn = ["--fractions", 0.4, 0.3, 0.3, "--folds", 3, "--replace-official", "--seed", seed]
+        assert dermssl("split", folder, *drawn).code == 0
+        without = open_dataset(folder).frame()
+        assert dermssl("split", folder, *drawn, "--together", leaks).code == 0
+        frame = open_dataset(folder).frame()
+        for pair in pairs:
+            rows = frame[frame["group_id"].isin(pair)]
+            assert rows["split"].nunique() == 1 and rows["fold"].nunique(dropna=False) == 1
+            apart += without["split"][without["group_id"].isin(pair)].nunique() > 1
+    assert apart, "without the audit some leak groups are divided"
+    digest = sha256_file(leaks / "groups.csv")[:12]
+    origin = f"by patient (seed 3), leak groups together (groups.csv {digest})"
+    assert open_dataset(folder).info["split"] == f"drawn {origin}"
+    assert open_dataset(folder).info["folds"] == f"3 {origin}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, groups: (images[1:], groups), "was made without"),
+        (lambda images, groups: (images.assign(pixel_sha256="0"), groups), "was made from other pixels"),
+        (lambda images, groups: (images, groups.assign(group_id="x")), "x is no group of"),
+        (lambda images, groups: (images, groups.drop(columns="leak_group")), "no column 'leak_group'"),
+    ],
+)
+def test_leak_groups_of_another_audit_are_bad_input(folder, audited, dermssl, change, message):
+    leaks, _ = audited
+    images, groups = change(pd.read_parquet(leaks / "images.parquet"), pd.read_csv(leaks / "groups.csv"))
+    images.to_parquet(leaks / "images.parquet")
+    groups.to_csv(leaks / "groups.csv", index=False)
+    before = open_dataset(folder).fingerprint
+    outcome = dermssl("split", folder, "--folds", 2, "--together", leaks)
     assert outcome.code == 2 and message in outcome.err and open_dataset(folder).fingerprint == before
