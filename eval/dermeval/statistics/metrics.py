@@ -29,15 +29,15 @@ class Scorer:
         rows, self.classes = probabilities.shape
         self.positive = positive
         self.present = np.bincount(truth, minlength=self.classes) > 0
-        outcome = np.zeros((rows, self.classes**2))
-        outcome[np.arange(rows), truth * self.classes + probabilities.argmax(1)] = 1
+        guess, one_hot = probabilities.argmax(1), np.eye(self.classes)
         # Brier score of each row: the squared error, summed over classes and halved for two classes (Brier 1950).
-        errors = ((probabilities - np.eye(self.classes)[truth]) ** 2).sum(1, keepdims=True)
+        errors = ((probabilities - one_hot[truth]) ** 2).sum(1, keepdims=True)
         # The calibration error (Guo et al. 2017) adds up the absolute sums of these columns, and divides by the rows.
         confidence, calibration = probabilities.max(1), np.zeros((rows, BINS))
-        right = probabilities.argmax(1) == truth
-        calibration[np.arange(rows), confidence_bins(confidence)] = right - confidence
-        table = np.hstack([outcome, errors / 2 if self.classes == 2 else errors, calibration])
+        calibration[np.arange(rows), confidence_bins(confidence)] = (guess == truth) - confidence
+        right = one_hot[truth] * (guess == truth)[:, None]
+        errors = errors / 2 if self.classes == 2 else errors
+        table = np.hstack([right, one_hot[truth], one_hot[guess], calibration, errors])
         self.sums = np.zeros((clusters.max() + 1, table.shape[1]))
         np.add.at(self.sums, clusters, table)
         ranked = np.flatnonzero(self.present) if positive is None else [positive]
@@ -46,7 +46,7 @@ class Scorer:
     @property
     def support(self) -> np.ndarray:
         """Rows of each true class in each cluster, ``(G, C)``."""
-        return self.sums[:, : self.classes**2].reshape(-1, self.classes, self.classes).sum(2)
+        return self.sums[:, self.classes : 2 * self.classes]
 
     def point(self) -> dict[str, np.ndarray]:
         """The scores of the sample itself: each ``()``, per-class ones ``(C,)``."""
@@ -54,9 +54,8 @@ class Scorer:
 
     def score(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Scores ``(B,)`` or ``(B, C)`` under ``weights`` ``(G, B)``: how often each draw holds each cluster."""
-        sums, cells = weights.T @ self.sums, self.classes**2
-        confusion = sums[:, :cells].reshape(-1, self.classes, self.classes)
-        right, support, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)
+        ends = np.cumsum([self.classes, self.classes, self.classes, BINS])
+        right, support, guessed, calibration, errors = np.split(weights.T @ self.sums, ends, axis=1)
         rows = support.sum(1)
         recall, f1 = _ratio(right, support), _ratio(2 * right, support + guessed)
         scores = {
@@ -67,8 +66,8 @@ class Scorer:
             "precision": _ratio(right, guessed),
             "recall": recall,
             "f1": f1,
-            "brier": sums[:, cells] / rows,
-            "ece": np.abs(sums[:, cells + 1 :]).sum(1) / rows,
+            "brier": errors[:, 0] / rows,
+            "ece": np.abs(calibration).sum(1) / rows,
         }
         binary = self.positive is not None
         ranked = [ranking.scores(weights, binary) for ranking in self.rankings]

@@ -1,5 +1,7 @@
 """Scores agree with scikit-learn; the vectorised patient bootstrap agrees with a loop over drawn patients."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -104,6 +106,15 @@ def test_a_class_without_rows_is_left_out_of_macro_averages():
     for name in ("balanced_accuracy", "macro_f1", "macro_auroc", "macro_average_precision"):
         assert point[name] == pytest.approx(expected[name]), name
     assert np.allclose(point["average_precision_per_class"], expected["average_precision_per_class"], equal_nan=True)
+
+
+def test_memory_grows_with_the_classes_and_not_with_their_pairs():
+    truth, probabilities, groups = predictions(rows=500, classes=150, patients=400, ties=False)
+    tracemalloc.start()
+    Scorer(truth, probabilities, cluster_codes(groups))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 25 * probabilities.nbytes
 
 
 @pytest.mark.parametrize("classes", [2, 4])
