@@ -231,10 +231,16 @@ def _aligned(result: Result, first: Result) -> Result:
         if ids.has_duplicates:
             raise InputError(f"{result.name} scores {ids[ids.duplicated()][0]} twice: make it again")
         aligned.append(seed.rows(ids.get_indexer(wanted)))
-        changed = aligned[-1].truth != reference.truth
-        if changed.any():
-            raise InputError(
-                f"{result.name} and {first.name} have different labels for {int(changed.sum())} images "
-                f"(first {wanted[changed].iloc[0]}): make both again on the present data"
-            )
+        own = aligned[-1]
+        known = {
+            "labels": (own.truth, reference.truth),
+            "cases": (own.frame["case_id"].to_numpy(str), reference.frame["case_id"].to_numpy(str)),
+            "groups": (own.groups, reference.groups),
+        }
+        for what, (ours, theirs) in known.items():
+            if (changed := ours != theirs).any():
+                raise InputError(
+                    f"{result.name} and {first.name} have different {what} for {int(changed.sum())} images "
+                    f"(first {wanted[changed].iloc[0]}): make both again on the present data"
+                )
     return replace(result, predictions=aligned)

@@ -119,6 +119,16 @@ def test_a_result_of_another_kind_is_named_by_its_key(three, tmp_path, capsys):
         "licences.0": {"licences": [None]},
         "protocol.seed": {"protocol": {"split": "folds", "folds": 5}},
         "counts": {"counts": 3},
+@pytest.mark.parametrize(("column", "what"), [("case_id", "cases"), ("group_id", "groups")])
+def test_results_with_other_cases_or_patients_are_refused(tmp_path, three, capsys, column, what):
+    path = tmp_path / "results" / "noisy" / "predictions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[[0, 1], column] = "another"
+    table.to_parquet(path)
+    assert main(["compare", *three]) == 2
+    assert f"different {what} for 2 images" in capsys.readouterr().err
+
+
         "classes": {"classes": ["Eczema"]},
         "'positive' is not one of the classes": {"positive": "none of them"},
     }
