@@ -3,7 +3,6 @@
 A long table has one row for each encoder and column. From it come the tables, the plots and the files of a report.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +65,11 @@ TERMS = {
     "gap": "The best group's score minus the worst's. Only groups with every class are ranked. The gap is the largest "
     "of several differences, so it errs on the large side.",
 }
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+"""What LaTeX needs instead of the signs that have a meaning there."""
 ENCODERS = ("knn", "linear", "balanced accuracy", "[low, high]", NARROW, "per class, 10%", "recall@1", "rank", "p")
 RESULTS = ("image level, case level", "[low, high]", NARROW, "balanced accuracy", "macro F1", "AUROC", "p", "sd")
 PROTOCOL = tuple(term for term in TERMS if term not in ("per class, 10%", "recall@1", "rank", "sd"))
@@ -237,4 +241,4 @@ def _latex(table: ReportTable, caption: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return text.translate(LATEX)

@@ -86,6 +86,14 @@ def test_the_report_says_what_may_be_done_with_it(tmp_path, three):
     assert {"report_of": "dermeval compare"} | json.loads((tmp_path / "c" / "comparison.json").read_text()) == printed
 
 
+def test_notes_are_escaped_in_latex(tmp_path, three):
+    path = tmp_path / "results" / "noisy" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": [r"~/runs\a^b_c"]}))
+    assert main(["compare", *three, "--out", str(tmp_path / "c"), *FAST]) == 0
+    told = (tmp_path / "c" / "comparison.tex").read_text().splitlines()[-1]
+    assert told == r"\textasciitilde{}/runs\textbackslash{}a\textasciicircum{}b\_c"
+
+
 def test_names_are_escaped_in_the_page(tmp_path, three):
     odd = tmp_path / "results" / "<b>odd"
     (tmp_path / "results" / "noisy").rename(odd)
@@ -111,14 +119,6 @@ def test_results_with_other_labels_are_refused(tmp_path, three, capsys):
     assert table.loc[0, "image_id"] in capsys.readouterr().err
 
 
-def test_a_result_of_another_kind_is_named_by_its_key(three, tmp_path, capsys):
-    path = tmp_path / "results" / "noisy" / "result.json"
-    stored = json.loads(path.read_text())
-    changes = {
-        "datasets.0": {"datasets": [{}]},
-        "licences.0": {"licences": [None]},
-        "protocol.seed": {"protocol": {"split": "folds", "folds": 5}},
-        "counts": {"counts": 3},
 @pytest.mark.parametrize(("column", "what"), [("case_id", "cases"), ("group_id", "groups")])
 def test_results_with_other_cases_or_patients_are_refused(tmp_path, three, capsys, column, what):
     path = tmp_path / "results" / "noisy" / "predictions.parquet"
@@ -129,6 +129,14 @@ def test_results_with_other_cases_or_patients_are_refused(tmp_path, three, capsy
     assert f"different {what} for 2 images" in capsys.readouterr().err
 
 
+def test_a_result_of_another_kind_is_named_by_its_key(three, tmp_path, capsys):
+    path = tmp_path / "results" / "noisy" / "result.json"
+    stored = json.loads(path.read_text())
+    changes = {
+        "datasets.0": {"datasets": [{}]},
+        "licences.0": {"licences": [None]},
+        "protocol.seed": {"protocol": {"split": "folds", "folds": 5}},
+        "counts": {"counts": 3},
         "classes": {"classes": ["Eczema"]},
         "'positive' is not one of the classes": {"positive": "none of them"},
     }
