@@ -1,11 +1,17 @@
 """A killed probe goes on: what it had fitted is read back, and what its options or data change is fitted again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from dermeval.cli import main
+from dermeval.probes.folds import make_folds
+from dermeval.probes.kept import fit_key
 from dermeval.probes.linear import LinearProbe
+from dermeval.probes.options import LinearOptions
+from dermeval.probes.task import open_task
 
 
 @pytest.fixture
@@ -53,6 +59,13 @@ def test_other_options_and_features_are_fitted_again(tmp_path, make_embeddings, 
         main([*COMMAND, *arguments, "--out", out])
         printed[name] = len(list((tmp_path / "r.unfinished").glob("fit-*")))
     assert printed == {"one": 1, "seed": 2, "other": 3}
+
+
+def test_a_fit_depends_on_who_is_one_patient(tmp_path, make_embeddings, frame, class_features):
+    task = open_task([str(make_embeddings(tmp_path / "e", frame, class_features))], "condition")
+    folds, probe = make_folds(task, "official", 5, 0), LinearProbe(LinearOptions(embeddings=[]))
+    other = replace(task, frame=task.frame.assign(group_id=task.frame["image_id"]))
+    assert fit_key(probe, task, folds) == fit_key(probe, task, folds) != fit_key(probe, other, folds)
 
 
 def test_evaluate_keeps_each_probe(tmp_path, make_embeddings, frame, class_features, fits, monkeypatch):
