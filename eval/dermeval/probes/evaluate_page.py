@@ -133,7 +133,7 @@ def _shift_rows(entry: dict[str, Any]) -> Rows:
 
 def _group_rows(levels: dict[str, Any], unit: str) -> Rows:
     for level, scored in levels.items():
-        most = max(group["classes"] for group in scored["groups"])
+        most = max((group["classes"] for group in scored["groups"]), default=0)
         for group in scored["groups"]:
             row = {"group": group["value"], "level": level, f"{unit}s": group["patients"], "scored": group["rows"]}
             names = ("balanced_accuracy", "macro_f1")

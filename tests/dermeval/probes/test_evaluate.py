@@ -56,6 +56,18 @@ def finished(tmp_path_factory, make_embeddings, patients):
     return result, pd.read_parquet(folder / "r" / "predictions.parquet")
 
 
+def test_a_target_that_differs_within_every_case_is_judged_by_image_alone(
+    tmp_path, make_embeddings, make_frame, capsys
+):
+    frame = make_frame(60, seed=1)
+    frame = frame[frame.groupby("patient_id")["image_id"].transform("size") > 1].reset_index(drop=True)
+    order = frame.groupby("patient_id").cumcount()
+    frame["condition"] = np.where(order % 2, "Eczema", "Fungal")
+    emb = make_embeddings(tmp_path, frame, order.to_numpy()[:, None] + np.zeros((1, 4)))
+    assert main(["evaluate", str(emb), "--probe", "knn", *FAST]) == 0
+    assert "the case level is not scored" in capsys.readouterr().out
+
+
 def official(predictions, target):
     """The predictions of one target on the official split."""
     return predictions[(predictions["experiment"] == "official split") & (predictions["target"] == target)]
