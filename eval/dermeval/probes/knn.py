@@ -89,7 +89,7 @@ def feature_space(train: np.ndarray, space: str) -> Callable[[np.ndarray], np.nd
     mean = train.mean(0, dtype=np.float64)
     if space == "centred":
         return lambda rows: rows - mean
-    variances, directions = np.linalg.eigh(np.cov(train.astype(np.float64) - mean, rowvar=False))
+    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(train.astype(np.float64) - mean, rowvar=False)))
     scale = 1 / np.sqrt(np.maximum(variances, 1e-3 * variances.mean() or 1))
     return lambda rows: (rows - mean) @ directions * scale
 

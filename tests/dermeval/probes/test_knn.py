@@ -333,6 +333,7 @@ def test_whitened_features_are_uncorrelated_on_train_alone():
     white = feature_space(train, "whitened")(train)
     assert np.allclose(white.mean(0), 0, atol=1e-9) and np.allclose(np.cov(white, rowvar=False), np.eye(5), atol=0.05)
     assert np.allclose(feature_space(train, "centred")(train[:2]), train[:2] - train.mean(0))
+    assert np.isclose(feature_space(train[:, :1], "whitened")(train[:, :1]).std(), 1, atol=0.01)  # a single feature
 
 
 def test_features_that_are_all_equal_are_told(tmp_path, make_embeddings, make_frame, capsys, recwarn):
