@@ -96,7 +96,7 @@ class Dataset:
 
     def column(self, name: str) -> np.ndarray:
         """One manifest column ``(N,)``; text as objects, None where missing."""
-        return self.table[name].to_pandas().to_numpy()
+        return self.table[name].to_numpy()  # pandas would give NaN for missing text
 
 
 def open_dataset(folder: str | Path) -> Dataset:

@@ -211,6 +211,13 @@ def test_bf16_on_a_device_without_it_is_refused(monkeypatch):
         choose_precision("bf16", torch.device("cpu"))
 
 
+def test_pixels_are_fitted_on_images_without_a_split_too(tmp_path, make_dataset, frame):
+    folder = make_dataset(tmp_path / "a", frame.assign(split=None), {})
+    arguments = ["embed", "--encoder", "pixels:4", "--data", str(folder), "--out", str(tmp_path / "e"), *SMALL]
+    assert main(arguments) == 0
+    assert open_embeddings(tmp_path / "e").encoder["fit"]["images"] == len(frame)
+
+
 def test_pixels_are_not_fitted_on_test_images_alone(tmp_path, make_dataset, frame, capsys):
     folder = make_dataset(tmp_path / "a", frame.head(5).assign(split="test"), {})
     arguments = ["embed", "--encoder", "pixels:4", "--data", str(folder), "--out", str(tmp_path / "e"), *SMALL]
