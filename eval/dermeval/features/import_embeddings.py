@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dermeval.features.embeddings import WRITTEN, write_embeddings
 from dermeval.features.options import ImportOptions
@@ -22,6 +23,7 @@ from dermssl.prepare.tables import read_table
 
 MAKER = "the program that made the features"
 ID_COLUMNS = ("image_id", "file", "filename", "path", "image", "id")
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 FEATURE_NAMES = ("features", "embeddings", "embedding", "feature")
 log = logging.getLogger("dermssl")
 
@@ -99,14 +101,15 @@ def _from_parquet(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list[
     ids = None if name is None else [str(value) for value in table[name].to_pylist()]
     lists = [column for column in FEATURE_NAMES if column in table.column_names]
     if lists:
-        try:
-            return np.stack([np.asarray(row) for row in table[lists[0]].to_pylist()]), ids
-        except (ValueError, TypeError):
-            raise InputError(f"{path}: the rows of column '{lists[0]}' must be lists of one length") from None
-    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) and field.name not in facts]
-    if not numbers:
+        column = table[lists[0]]
+        if not any(fits(column.type) for fits in LISTS) or len(pc.list_value_length(column).unique()) != 1:
+            raise InputError(f"{path}: the rows of column '{lists[0]}' must be lists of one length")
+        numbers = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        return np.concatenate(numbers).reshape(len(column), -1), ids
+    columns = [field.name for field in table.schema if pa.types.is_floating(field.type) and field.name not in facts]
+    if not columns:
         raise InputError(f"{path} has neither a column '{FEATURE_NAMES[0]}' nor floating-point columns: give them")
-    return np.column_stack([table[column].to_numpy() for column in numbers]), ids
+    return np.column_stack([table[column].to_numpy() for column in columns]), ids
 
 
 def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:

@@ -1,6 +1,7 @@
 """Features of another program: matched by id, checked, and then an embeddings folder like any other."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,9 @@ import pytest
 
 from dermeval.cli import main
 from dermeval.features.embeddings import open_embeddings
+from dermeval.features.import_embeddings import _from_parquet
 from dermssl.dataset.targets import Target
+from dermssl.files import write_parquet
 
 CLASSES = ("Eczema", "Fungal", "Others", "Scabies")
 
@@ -74,6 +77,16 @@ def test_a_parquet_file_brings_its_own_ids(tmp_path, data, features, frame, kind
     out = str(tmp_path / "e")
     assert main(["import-embeddings", str(tmp_path / "f.parquet"), "--data", str(data), "--out", out]) == 0
     assert np.allclose(open_embeddings(out).features, features, atol=1e-2 if kind == "half" else 1e-7)
+
+
+def test_lists_in_parquet_take_the_memory_of_their_numbers(tmp_path):
+    features = np.random.default_rng(0).normal(size=(1000, 512)).astype(np.float32)
+    write_parquet(tmp_path / "f.parquet", pa.table({"id": map(str, range(1000)), "features": list(features)}))
+    tracemalloc.start()
+    found, ids = _from_parquet(tmp_path / "f.parquet", ())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(found, features) and ids[-1] == "999" and most < 3 * features.nbytes
 
 
 def test_hdf5_is_read_where_h5py_is_installed(tmp_path, data, features, frame, capsys):
