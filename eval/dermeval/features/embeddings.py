@@ -88,6 +88,11 @@ class EmbeddedRows:
         return self.info["encoder"]
 
     @property
+    def dtype(self) -> str | None:
+        """The type of the features; None for an index, in which it does not matter."""
+        return self.info.get("dtype", "float32")
+
+    @property
     def licences(self) -> list[dict[str, Any]]:
         """The licence notices of the embedded data and of the data that the encoder was trained on."""
         return self.info["licences"]
@@ -163,7 +168,12 @@ class EmbeddedRows:
                     )
                 rows = now
             parts.append(rows)
-        return pd.concat(parts).loc[frame.index]
+        both = pd.concat(parts).loc[frame.index]
+        for name in set(both) - set(FIXED.names):
+            # The data sets hold different types in this column, which `pooled_rows` made text.
+            if pd.api.types.infer_dtype(both[name]).startswith("mixed"):
+                both[name] = both[name].map(str, na_action="ignore")
+        return both
 
 
 @dataclass(frozen=True)
@@ -215,14 +225,14 @@ def how_made(part: EmbeddedRows) -> dict[str, Any]:
     """Everything that must be equal in folders to pool them: encoder, preprocessing, kind of features, and type."""
     encoder = {"features": "cls"} | part.encoder
     same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
-    return same | {"dtype": part.info.get("dtype", "float32")}
+    return same | {"dtype": part.dtype}
 
 
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
     """Raise InputError, ending in ``remedy``, unless all ``parts`` were made in the same way, see `how_made`."""
     for part in parts[1:]:
         one, other = how_made(parts[0]), how_made(part)
-        differing = [key for key in one if one[key] != other[key]]
+        differing = [key for key in one if one[key] != other[key] and None not in (one[key], other[key])]
         if differing:
             raise InputError(
                 f"{parts[0].folder} and {part.folder} come from different encoders ({parts[0].encoder['path']}, "

@@ -8,11 +8,13 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+from dermeval.features.embeddings import write_embeddings
 from dermeval.retrieval.index import _choose, index
 from dermeval.retrieval.index_folder import fingerprint, open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.output import sheet_foot
 from dermeval.retrieval.search import search
+from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.licences import notice
 
@@ -157,6 +159,19 @@ def test_append_adds_the_new_rows_and_refuses_them_a_second_time(cases, make_dat
     with pytest.raises(InputError, match=r"already in"):
         index(IndexOptions(out=str(folder), append=[added]))
     assert len(open_index(folder)) == 13
+
+
+def test_an_index_of_float16_features_is_searched_with_them_and_appended_to(make_dataset, draw_skin, tmp_path):
+    encoder = {"path": "e", "fingerprint": "e", "preprocessing": {}}
+    for number, name in enumerate(("one", "two")):
+        data = open_dataset(make_dataset(name, [draw_skin(4 * number + n, 16) for n in range(4)], list("abcd")))
+        features = np.random.default_rng(number).normal(size=(4, 8)).astype(np.float16)
+        write_embeddings(tmp_path / name, features, [data], encoder, {})
+    out = str(tmp_path / "index")
+    index(IndexOptions(sources=[str(tmp_path / "one")], out=out))
+    assert len(search(SearchOptions(index=out, embeddings=str(tmp_path / "one"))).data["queries"]) == 4
+    index(IndexOptions(append=[str(tmp_path / "two")], out=out))
+    assert len(open_index(out)) == 8
 
 
 def test_append_refuses_another_encoder_and_leaves_the_index_as_it_was(cases, make_dataset, embed_as, draw_skin):
