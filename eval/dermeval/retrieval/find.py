@@ -124,14 +124,15 @@ def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str
     return ImageQuery(feature, list({record["image_id"]: record for record in same}.values()), name, photo)
 
 
-def embedded_queries(index: SearchIndex, folder: str) -> list[ImageQuery]:
+def embedded_queries(index: SearchIndex, folder: str, include_own: bool = False) -> list[ImageQuery]:
     """Every image of an embeddings folder as a query. Images with the same file, pixels or group count as its own.
 
-    Raises InputError if another encoder made the embeddings.
+    With ``include_own`` those of its group do not. Raises InputError if another encoder made the embeddings.
     """
     embeddings = open_embeddings(folder)
     refuse_mixed([index, embeddings], "search with embeddings of the index's encoder")
-    columns, known = ("sha256", "pixel_sha256", "group_id"), defaultdict[tuple[str, str], list[dict[str, Any]]](list)
+    columns = ["sha256", "pixel_sha256", *([] if include_own else ["group_id"])]
+    known = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
     for name in columns:
         for record in index.lookup(name, embeddings.frame[name].unique().tolist()):
             known[name, record[name]].append(record)

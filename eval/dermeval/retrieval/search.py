@@ -58,7 +58,7 @@ def _queries(index: SearchIndex, options: SearchOptions) -> list[ImageQuery]:
     if options.image_id:
         return [indexed_query(index, image_id) for image_id in options.image_id]
     if options.embeddings:
-        return embedded_queries(index, options.embeddings)
+        return embedded_queries(index, options.embeddings, options.include_own)
     files = [file for given in options.photos for file in photo_files(given)]
     photos = []
     for file in files:

@@ -290,13 +290,14 @@ def test_min_similarity_cuts_the_list_and_says_so(cases):
     assert "0 of 3 have a similarity of at least 0.999" in " ".join(report.data["queries"][0]["notes"])
 
 
-def test_embeddings_of_the_same_data_are_queries_that_leave_their_own_patient_out(cases, tmp_path):
+@pytest.mark.parametrize("own", [False, True])
+def test_embeddings_of_the_same_data_are_queries_that_leave_their_own_patient_out(cases, tmp_path, own):
     folder, features, groups = cases
     embeddings = next(tmp_path.glob("embeddings-*"))
-    report = search(SearchOptions(index=str(folder), embeddings=str(embeddings), k=2))
+    report = search(SearchOptions(index=str(folder), embeddings=str(embeddings), k=2, include_own=own))
     assert len(report.data["queries"]) == 12
     for query, found in enumerate(report.data["queries"]):
-        expected = best_per_patient(features, groups, query, own=False)[:2]
+        expected = best_per_patient(features, groups, query, own)[:2]
         assert [hit["image_id"] for hit in found["hits"]] == [f"set/{i}" for i in expected]
 
 
