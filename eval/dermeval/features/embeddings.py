@@ -16,7 +16,7 @@ from dermeval.features.options import View
 from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.dataset.dataset import Dataset, open_dataset
-from dermssl.dataset.manifest import read_manifest
+from dermssl.dataset.manifest import FIXED, read_manifest, to_table
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, counted
 from dermssl.files import read_json, read_npy, sha256_file, write_json, write_npy, write_parquet
@@ -244,6 +244,14 @@ def dataset_entry(dataset: Dataset) -> dict[str, Any]:
     """The record of a data set in ``embedding.json``, see `DatasetEntry`."""
     what = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
     return what | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
+def pooled_rows(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of several manifests. A free column that has different types in them gets one that fits all values."""
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowTypeError:
+        return to_table(pd.concat([table.to_pandas() for table in tables], ignore_index=True))
+
+
 
 
 def write_embeddings(
@@ -273,8 +281,7 @@ def write_embeddings(
         for name, seen in views:
             write_npy(temporary / f"features.{name}.npy", seen)
             info["views"].append(name)
-        tables = [dataset.table for dataset in datasets]
-        write_parquet(temporary / "manifest.parquet", pa.concat_tables(tables, promote_options="default"))
+        write_parquet(temporary / "manifest.parquet", pooled_rows([dataset.table for dataset in datasets]))
         info["sha256"] = array_hashes(temporary)
         write_json(temporary / INFO, info)
     return info

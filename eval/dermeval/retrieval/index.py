@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
+from dermeval.features.embeddings import Embeddings, open_embeddings, pooled_rows, refuse_mixed
 from dermeval.retrieval.index_folder import MARK, SearchIndex, fingerprint, is_address, open_index, recall_line
 from dermeval.retrieval.options import IndexOptions
 from dermssl import licences, neighbours
@@ -183,7 +183,7 @@ def _write_faiss(
         vectors[row : row + len(unit)] = unit
         row += len(unit)
     vectors.flush()
-    write_parquet(folder / "manifest.parquet", pa.concat_tables(tables, promote_options="default"))
+    write_parquet(folder / "manifest.parquet", pooled_rows(tables))
     held_out = neighbours.held_out_rows(len(vectors))
     codes = parts[0].entries.codes if grows else None
     if codes is None:

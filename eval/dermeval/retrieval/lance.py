@@ -24,7 +24,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from dermeval.features.embeddings import EmbeddedRows
+from dermeval.features.embeddings import EmbeddedRows, pooled_rows
 from dermeval.retrieval.index_folder import MAKER, SearchIndex
 from dermeval.retrieval.where import comparisons, parse_where, passing_rows, to_sql
 from dermssl import neighbours
@@ -156,7 +156,10 @@ def manifest_schema(parts: Sequence[EmbeddedRows]) -> pa.Schema:
     """The union of the manifest columns of all parts, without the vectors of a table."""
     schemas = [part.lance.schema if isinstance(part, LanceIndex) else part.table.schema for part in parts]
     plain = [pa.schema([field for field in schema if field.name != VECTOR]) for schema in schemas]
-    return pa.unify_schemas(plain, promote_options="default")
+    try:
+        return pa.unify_schemas(plain, promote_options="default")
+    except pa.ArrowTypeError:
+        return pooled_rows([part.table for part in parts]).schema
 
 
 def write_table(

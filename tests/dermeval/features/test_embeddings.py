@@ -6,7 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dermeval.features.embeddings import open_embeddings
+from dermeval.features.embeddings import open_embeddings, write_embeddings
+from dermeval.retrieval.index import index
+from dermeval.retrieval.options import IndexOptions, SearchOptions
+from dermeval.retrieval.search import search
+from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_parquet
 
@@ -87,6 +91,34 @@ def test_a_manifest_without_a_column_is_named(folder):
         write_parquet(folder / "manifest.parquet", table.set_column(place, "dataset", values))
         with pytest.raises(InputError, match=r"manifest.parquet.*column dataset is of type"):
             open_embeddings(folder)
+
+
+@pytest.fixture
+def mixed(tmp_path, make_toy_dataset, make_frame):
+    """Two data sets whose free columns have different types, and one without values."""
+    one, other = make_frame(6, seed=3), make_frame(6, seed=4, name="other")
+    one = one.assign(visit=1, device="phone", size=2)
+    other = other.assign(visit="first", device=None, size=0.5)
+    datasets = [open_dataset(make_toy_dataset(tmp_path / name, part, {})) for name, part in (("a", one), ("b", other))]
+    features = np.random.default_rng(0).normal(size=(len(one) + len(other), 4)).astype(np.float32)
+    write_embeddings(tmp_path / "e", features, datasets, {"path": "e", "fingerprint": "e", "preprocessing": {}}, {})
+    return tmp_path / "e"
+
+
+def test_free_columns_of_different_types_are_pooled(mixed):
+    frame = open_embeddings(mixed).frame
+    assert set(frame["visit"]) == {"1", "first"} and set(frame["size"]) == {2.0, 0.5}
+    assert set(open_embeddings(mixed).table["visit"].to_pylist()) == {"1", "first"}
+    assert frame["device"].isna().sum() == (frame["dataset"] == "other").sum()
+
+
+@pytest.mark.parametrize("kind", ["flat", "lance"])
+def test_an_index_of_such_data_is_searched_and_filtered(mixed, tmp_path, kind):
+    if kind == "lance":
+        pytest.importorskip("lancedb")
+    index(IndexOptions(sources=[str(mixed)], out=str(tmp_path / "i"), type=kind))
+    asked = SearchOptions(index=str(tmp_path / "i"), image_id=["toy/000_0"], where="visit == 'first' and size < 1")
+    assert {hit["dataset"] for hit in search(asked).data["queries"][0]["hits"]} == {"other"}
 
 
 def test_images_that_have_other_pixels_since_are_not_judged_by_their_old_features(folder):
