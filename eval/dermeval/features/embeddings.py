@@ -139,8 +139,8 @@ class EmbeddedRows:
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
-        """The targets of all data sets; of several with one name, the first."""
-        return functools.reduce(lambda found, declared: declared | found, self.targets_by_dataset.values(), {})
+        """The targets of all data sets, the first data set's first; of several with one name, the first."""
+        return functools.reduce(lambda found, declared: found | declared | found, self.targets_by_dataset.values(), {})
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:

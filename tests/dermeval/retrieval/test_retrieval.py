@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
+from dermeval.features.embeddings import write_embeddings
 from dermeval.retrieval import measures
 from dermeval.retrieval.options import RetrievalOptions
 from dermeval.retrieval.retrieval import retrieval
+from dermssl.dataset.dataset import open_dataset
+from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+
+NAMED = ("condition", "diagnosis")
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
@@ -65,6 +70,23 @@ def test_two_encoders_are_compared_query_by_query(embedded):
     assert report.data["difference"]["hit@1"]["value"] == pytest.approx(second - first) and second < first
     same = retrieval(RetrievalOptions(sources=[embedded[0]] * 2, k=[1], draws=40)).data["difference"]["hit@1"]
     assert same == {"value": 0, "low": 0, "high": 0}
+
+
+def test_the_first_target_is_that_of_the_first_data_set(make_toy_dataset, make_frame, tmp_path):
+    parts = [make_frame(8, seed=n, name=name) for n, name in enumerate(("one", "two"))]
+    parts[1] = parts[1].rename(columns={"condition": "diagnosis"})
+    targets = [Target(column, tuple(sorted(set(part[column])))) for column, part in zip(NAMED, parts, strict=True)]
+    data = [
+        open_dataset(make_toy_dataset(tmp_path / target.column, part, {target.column: target}))
+        for target, part in zip(targets, parts, strict=True)
+    ]
+    features = np.random.default_rng(0).normal(size=(sum(map(len, data)), 4)).astype(np.float32)
+    write_embeddings(tmp_path / "e", features, data, {"path": "e", "fingerprint": "e", "preprocessing": {}}, {})
+    assert retrieval(RetrievalOptions([str(tmp_path / "e")], draws=40)).data["relevance"] == "condition"
+
+
+def test_intervals_of_few_patients_are_called_too_narrow(embedded):
+    assert "the intervals are too narrow: fewer than 15 patients" in retrieval(RetrievalOptions([embedded[0]])).text
 
 
 def test_a_relevance_that_is_none_names_the_nearest(embedded):
