@@ -131,11 +131,15 @@ class EmbeddedRows:
     @functools.cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
         """The targets of each data set as its folder declares them now, or else as they were when embedded."""
-        recorded = {
+        return self.recorded_targets | {name: dataset.targets for name, dataset in self.datasets.items()}
+
+    @property
+    def recorded_targets(self) -> dict[str, dict[str, Target]]:
+        """The targets of each data set as they were when embedded."""
+        return {
             entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
             for entry in self.info["datasets"]
         }
-        return recorded | {name: dataset.targets for name, dataset in self.datasets.items()}
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:
@@ -240,10 +244,6 @@ def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
             )
 
 
-def dataset_entry(dataset: Dataset) -> dict[str, Any]:
-    """The record of a data set in ``embedding.json``, see `DatasetEntry`."""
-    what = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
-    return what | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
 def pooled_rows(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of several manifests. A free column that has different types in them gets one that fits all values."""
     try:
@@ -252,6 +252,10 @@ def pooled_rows(tables: Sequence[pa.Table]) -> pa.Table:
         return to_table(pd.concat([table.to_pandas() for table in tables], ignore_index=True))
 
 
+def dataset_entry(dataset: Dataset) -> dict[str, Any]:
+    """The record of a data set in ``embedding.json``, see `DatasetEntry`."""
+    what = {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
+    return what | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key", "targets")}
 
 
 def write_embeddings(

@@ -84,10 +84,7 @@ class LanceIndex(SearchIndex):
     @cached_property
     def targets_by_dataset(self) -> dict[str, dict[str, Target]]:
         """For each data set its targets at the time of indexing."""
-        return {
-            entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
-            for entry in self.info["datasets"]
-        }
+        return self.recorded_targets
 
     @property
     def features(self) -> np.ndarray:
