@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from dermssl import neighbours
+from dermeval.features.other_groups import nearest_of_other_groups
 
 FOLDS = 5
 MOST_DIMENSIONS = 256
@@ -41,7 +41,6 @@ def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
 
 def labels_nearby(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
     """For each image the labels of the `SHOWN_NEIGHBOURS` nearest images of other groups."""
-    vectors = neighbours.normalise(features - features.mean(axis=0))
-    most = int(np.bincount(groups).max(initial=1))
-    _, found = neighbours.search_exact(vectors, vectors, SHOWN_NEIGHBOURS + most)
-    return [labels[near[groups[near] != own][:SHOWN_NEIGHBOURS]] for own, near in zip(groups, found, strict=True)]
+    every = np.arange(len(labels))
+    found = nearest_of_other_groups(features - features.mean(axis=0), every, groups, SHOWN_NEIGHBOURS)
+    return [labels[near[near >= 0]] for near in found]

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.pages.tables import show
+from dermeval.features.other_groups import nearest_of_other_groups
+from dermeval.pages.tables import NARROW, show
 from dermeval.retrieval import measures
 from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.options import RetrievalOptions
-from dermeval.statistics.bootstrap import MIN_PATIENTS, bootstrap_mean, require_draws
-from dermssl import licences, neighbours
+from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, paired_means, require_draws
+from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.errors import InputError, counted, did_you_mean
 
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
 GROUPS = ("fitzpatrick", "tone_group", "sex", "body_site", "modality", "dataset")
-QUERIES_AT_ONCE = 1024
 SHOWN_DEPTHS, SHOWN_GROUPS = 3, 6
 """Numbers of depths and of groups of one column that are printed at most; --json holds all."""
 
@@ -87,7 +87,7 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
         raise InputError(
             f"{source.folder}: no query ({options.split} images) has another image of the same {relevance} to find"
         )
-    ranked = _ranked_rows(np.asarray(source.features), queries, junk, max(options.k))
+    ranked = nearest_of_other_groups(source.features, queries, junk, max(options.k))
     found = np.where(ranked < 0, -1, labels[ranked])
     truth, total = labels[queries], total[queries]
     relevant = (found == truth[:, None]) & (ranked >= 0)
@@ -102,21 +102,6 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
             values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
     frame = frame.iloc[queries].reset_index(drop=True)
     return frame, pd.DataFrame(values, index=pd.Index(frame["group_id"]))
-
-
-def _ranked_rows(features: np.ndarray, queries: np.ndarray, junk: np.ndarray, k: int) -> np.ndarray:
-    """The first ``k`` rows of each query's ranking without its junk, ``(Q, k)``; -1 where there are fewer."""
-    unit = neighbours.normalise(features)
-    fetched = k + int(np.bincount(junk).max())
-    ranked = np.full((len(queries), k), -1)
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        block = queries[start : start + QUERIES_AT_ONCE]
-        _, rows = neighbours.search_exact(unit[block], unit, fetched)
-        kept = junk[rows] != junk[block][:, None]
-        order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-        rows = np.where(np.take_along_axis(kept, order, 1), np.take_along_axis(rows, order, 1), -1)
-        ranked[start : start + len(block), : rows.shape[1]] = rows
-    return ranked
 
 
 def _intervals(values: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:

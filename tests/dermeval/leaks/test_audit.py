@@ -10,13 +10,14 @@ from PIL import Image, ImageDraw
 
 from dermeval.leaks import terminal
 from dermeval.leaks.audit import audit
-from dermeval.leaks.label_errors import self_confidence
+from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.off_topic import off_topic_scores
 from dermeval.leaks.options import AuditOptions, LeaksOptions
 from dermeval.leaks.session import open_review
 from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
 from dermssl.errors import InputError
+from dermssl import neighbours
 
 
 def text_page() -> Image.Image:
@@ -138,3 +139,16 @@ def test_many_off_topic_images_of_one_kind_do_not_hide_each_other():
     vectors = np.concatenate([rulers, skin]).astype(np.float32)
     scores = off_topic_scores([vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
     assert set(np.argsort(-scores)[:15]) == set(range(15))
+def test_a_large_group_takes_no_memory_for_every_pair_of_its_images(monkeypatch):
+    """ISIC 2024 has patients of 9,000 images."""
+    groups, search, held = np.maximum(np.arange(3000) - 2989, 0), neighbours.search_exact, []
+
+    def counted(queries, gallery, k):
+        held.append(len(queries) * k)
+        return search(queries, gallery, k)
+
+    monkeypatch.setattr(neighbours, "search_exact", counted)
+    near = labels_nearby(np.random.default_rng(0).normal(size=(3000, 4)), np.arange(3000), groups)
+    assert sorted(near[0]) == list(range(2990, 3000)) and max(held) < 3000 * 2990 / 2
+
+
