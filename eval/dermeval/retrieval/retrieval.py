@@ -146,6 +146,8 @@ def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
         *_table(part["scores"]),
     ]
     name = [name for name in part["scores"] if name.startswith("mAP")][-1]
+    if part["patients"] < MIN_PATIENTS:
+        text.append(f"  the intervals are {NARROW}: fewer than {MIN_PATIENTS} {units} hardly vary between draws")
     for column, found in itertools.groupby(part["groups"], key=lambda row: row["column"]):
         rows = list(found)
         if len(rows) > SHOWN_GROUPS:
