@@ -106,9 +106,10 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
 
 def _intervals(values: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:
     """The mean of each column of ``values`` (one row per query, by group_id) with its 95% interval by patient."""
-    means = {name: bootstrap_mean(column.to_numpy(), column.index, draws) for name, column in values.items()}
+    means = [found.scores[MEAN] for found in paired_means(list(values.to_numpy().T), values.index, draws)]
     return {
-        str(name): {end: float(getattr(mean, end)) for end in ("value", "low", "high")} for name, mean in means.items()
+        name: {end: float(getattr(mean, end)) for end in ("value", "low", "high")}
+        for name, mean in zip(values, means, strict=True)
     }
 
 
@@ -145,9 +146,9 @@ def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
         f"  relevant is the same {relevance}, {junk}; {sizes(part)}",
         *_table(part["scores"]),
     ]
-    name = [name for name in part["scores"] if name.startswith("mAP")][-1]
     if part["patients"] < MIN_PATIENTS:
         text.append(f"  the intervals are {NARROW}: fewer than {MIN_PATIENTS} {units} hardly vary between draws")
+    name = [name for name in part["scores"] if name.startswith("mAP")][-1]
     for column, found in itertools.groupby(part["groups"], key=lambda row: row["column"]):
         rows = list(found)
         if len(rows) > SHOWN_GROUPS:
