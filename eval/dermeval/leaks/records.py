@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dermeval.features.embeddings import Embeddings, open_embeddings
+from dermeval.features.embeddings import Embeddings, how_made, open_embeddings
 from dermeval.leaks.pictures import Picture
 from dermssl import licences
 from dermssl.dataset.dataset import Dataset, open_dataset
@@ -90,16 +90,16 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
 
 
 def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedded]:
-    """The embeddings of each encoder; several folders of one encoder are joined."""
+    """The embeddings of each encoder and kind of features; several folders of one kind are joined."""
     rows, pixels = pd.Index(frame["image_id"]), frame["pixel_sha256"].to_numpy()
-    by_encoder: dict[tuple[str, str], list[Embeddings]] = {}
+    by_encoder: dict[str, list[Embeddings]] = {}
     for one in folders:
         for lost in set(one.table["image_id"].to_pylist()) - set(rows):
             raise InputError(f"{one.folder}: image {lost} is no longer in its data set: run `dermeval embed` again")
         ids, embedded = (one.table[name].to_numpy() for name in ("image_id", "pixel_sha256"))
         for changed in ids[pixels[rows.get_indexer(ids)] != embedded]:
             raise InputError(f"{one.folder}: image {changed} changed after embedding: run `dermeval embed` again")
-        by_encoder.setdefault((one.encoder["path"], str(one.encoder.get("fingerprint"))), []).append(one)
+        by_encoder.setdefault(str(how_made(one) | {"dtype": "any"}), []).append(one)
     found = []
     for number, sets in enumerate(by_encoder.values(), 1):
         inside = np.concatenate([rows.get_indexer(one.table["image_id"].to_pylist()) for one in sets])

@@ -13,11 +13,13 @@ from dermeval.leaks.audit import audit
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.off_topic import off_topic_scores
 from dermeval.leaks.options import AuditOptions, LeaksOptions
+from dermeval.leaks.records import open_audited
 from dermeval.leaks.session import open_review
 from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
-from dermssl.errors import InputError
 from dermssl import neighbours
+from dermssl.errors import InputError
+from dermssl.files import read_json, write_json
 
 
 def text_page() -> Image.Image:
@@ -119,6 +121,18 @@ def test_without_an_encoder_labels_are_not_judged_and_nothing_of_an_earlier_audi
     assert report.data["label_errors"] is None and "dermeval embed" in report.text
 
 
+def test_two_kinds_of_features_of_one_encoder_are_two_sources(make_dataset, embed_as, draw_skin):
+    one, other = (
+        make_dataset(name, [draw_skin(n, 32) for n in range(3)], ["a", "b", "c"]) for name in ("one", "other")
+    )
+    folders = [embed_as(one, np.eye(3)), embed_as(other, np.eye(3, 6))]
+    info = read_json(folders[1] / "embedding.json", "")
+    info["encoder"]["features"] = "last4"
+    write_json(folders[1] / "embedding.json", info)
+    found = open_audited([str(folder) for folder in folders]).embedded
+    assert [(source.name, source.features.shape[1]) for source in found] == [("embedding 1", 3), ("embedding 2", 6)]
+
+
 def test_an_unknown_target_names_the_nearest(planted, tmp_path):
     with pytest.raises(InputError, match="did you mean 'dx'"):
         run(tmp_path, planted[1], target="dxx")
@@ -132,13 +146,6 @@ def test_a_label_is_never_judged_by_images_of_its_own_group():
     assert believed[np.arange(40), labels].max() < 0.75
 
 
-def test_many_off_topic_images_of_one_kind_do_not_hide_each_other():
-    random = np.random.default_rng(0)
-    skin = random.normal(size=(80, 16)) * 0.3 + np.eye(16)[0] * 3
-    rulers = random.normal(size=(15, 16)) * 0.01 + np.eye(16)[1]
-    vectors = np.concatenate([rulers, skin]).astype(np.float32)
-    scores = off_topic_scores([vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
-    assert set(np.argsort(-scores)[:15]) == set(range(15))
 def test_a_large_group_takes_no_memory_for_every_pair_of_its_images(monkeypatch):
     """ISIC 2024 has patients of 9,000 images."""
     groups, search, held = np.maximum(np.arange(3000) - 2989, 0), neighbours.search_exact, []
@@ -152,3 +159,10 @@ def test_a_large_group_takes_no_memory_for_every_pair_of_its_images(monkeypatch)
     assert sorted(near[0]) == list(range(2990, 3000)) and max(held) < 3000 * 2990 / 2
 
 
+def test_many_off_topic_images_of_one_kind_do_not_hide_each_other():
+    random = np.random.default_rng(0)
+    skin = random.normal(size=(80, 16)) * 0.3 + np.eye(16)[0] * 3
+    rulers = random.normal(size=(15, 16)) * 0.01 + np.eye(16)[1]
+    vectors = np.concatenate([rulers, skin]).astype(np.float32)
+    scores = off_topic_scores([vectors / np.linalg.norm(vectors, axis=1, keepdims=True)])
+    assert set(np.argsort(-scores)[:15]) == set(range(15))
