@@ -7,9 +7,10 @@ the rest.
 
 import re
 import shutil
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,8 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
                 f"--also {' '.join(kept)} to remove them there, or --index-only to keep them there"
             )
         notes = [f"KEPT in {folder}, which was not given with --also" for folder in kept]
-        notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost] + [_trained_on(index, ids)]
+        notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost]
+        notes.append(_trained_on(index.encoder, holders.values(), ids))
         removed = _remove_all(holders, ids)
     text = [f"{counted(number, 'image')} removed from {folder}" for folder, number in removed.items()]
     data = {"removed": removed, "kept": kept, "out_of_reach": lost, "notes": notes}
@@ -100,16 +102,17 @@ def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | st
     return kept, lost
 
 
-def _trained_on(index: SearchIndex, ids: Sequence[str]) -> str:
-    """Whether the encoder was trained on the images, by its ledger."""
-    rows, encoder = matches(index.table, ids), index.encoder["path"]
-    seen = seen_images(index.encoder, index.table.filter(pa.array(rows)).to_pandas())
+def _trained_on(encoder: dict[str, Any], holders: Collection[Holder], ids: Sequence[str]) -> str:
+    """Whether the encoder was trained on the images that the folders hold, by its ledger."""
+    rows = [holder.table.filter(pa.array(matches(holder.table, ids))).to_pandas() for holder in holders]
+    datasets = {holder.name: holder for holder in holders if isinstance(holder, Dataset)}
+    seen, path = seen_images(encoder, pd.concat(rows).drop_duplicates("image_id"), datasets), encoder["path"]
     if seen.reasons is None:
-        return f"whether the encoder {encoder} was trained on them is not known: {seen.source}"
+        return f"whether the encoder {path} was trained on them is not known: {seen.source}"
     trained, remedy = int(seen.reasons.any(axis=1).sum()), "pretrain again without them to remove their influence"
     if not trained:
-        return f"the encoder {encoder} was not trained on them ({seen.source})"
-    return f"the encoder {encoder} was TRAINED on {trained} of them ({seen.source}): {remedy}"
+        return f"the encoder {path} was not trained on them ({seen.source})"
+    return f"the encoder {path} was TRAINED on {trained} of them ({seen.source}): {remedy}"
 
 
 def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[str, int]:

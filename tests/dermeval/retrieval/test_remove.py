@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dermeval.features.embeddings import open_embeddings
@@ -12,6 +13,7 @@ from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
 from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
+from dermssl.files import read_json, sha256_file, write_json, write_parquet
 from dermssl.neighbours import normalise
 
 PROBLEMS_OF_P1 = """3.jpg,EXIF block broken,kept
@@ -141,6 +143,24 @@ def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders
     remove("set/p1")
     for secret in secrets:
         assert not files_with(tmp_path, secret)
+
+def test_the_ledger_is_asked_about_images_that_only_a_folder_behind_the_index_holds(folders, remove, tmp_path):
+    data, embeddings, out, _ = folders
+    (tmp_path / "run").mkdir()
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    write_parquet(tmp_path / "run" / "ledger.parquet", with_times_seen(open_dataset(data).table))
+    info = read_json(embeddings / "embedding.json", "")
+    info["encoder"] |= {"path": str(tmp_path / "run"), "fingerprint": sha256_file(weights)}
+    write_json(embeddings / "embedding.json", info)
+    index(IndexOptions(sources=[str(embeddings)], out=str(out), overwrite=True))
+    index(IndexOptions(out=str(out), remove=["set/p1"], index_only=True))
+    assert "TRAINED on 3 of them" in remove("set/p1").text
+
+
+def with_times_seen(table):
+    return table.append_column("times_seen", pa.array([1] * len(table)))
+
 
 
 def test_a_folder_that_is_not_named_is_never_touched(folders, remove, tmp_path):
