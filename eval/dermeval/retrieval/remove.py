@@ -136,6 +136,10 @@ def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[s
             ]
             for entry in changed:
                 entry["fingerprint"] = renamed[entry["fingerprint"]]
+            # A data set without an image here is no longer recorded, so that its folder need not be in reach.
+            left = set(holder.table["dataset"].filter(pa.array(~going)).to_pylist())
+            held = [entry for entry in holder.info["datasets"] if entry["name"] in left]
+            holder.info["datasets"] = held or holder.info["datasets"]
             if isinstance(holder, SearchIndex) and (going.any() or changed):
                 write_index(holder.folder, [holder], holder.info["type"], holder.info["reason"], kept=~going)
             elif going.any() or changed:

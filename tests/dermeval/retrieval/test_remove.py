@@ -106,6 +106,22 @@ def test_codes_are_made_anew_without_the_removed_rows(make_dataset, embed_as, dr
     assert entries.codes.ntotal == len(entries) == 1198
 
 
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_a_data_set_without_an_image_is_no_longer_asked_for(make_dataset, embed_as, draw_skin, tmp_path, all_of_it):
+    data = [make_dataset(name, [draw_skin(n, 32) for n in range(3)], ["a", "b", "c"]) for name in ("one", "two")]
+    folders = [embed_as(folder, np.random.default_rng(0).normal(size=(3, 4))) for folder in data]
+    out, named = tmp_path / "index", [str(folder) for folder in (*data, *folders)]
+    index(IndexOptions(sources=[str(folder) for folder in folders], out=str(out)))
+    gone = ["two/a", "two/b", "two/c", *(["one/a", "one/b", "one/c"] if all_of_it else [])]
+    index(IndexOptions(out=str(out), remove=gone, also=named))
+    shutil.rmtree(data[1])
+    if not all_of_it:
+        open_index(out).require_pictures()
+        report = search(SearchOptions(index=str(out), image_id=["one/0"]))
+        assert len(report.data["queries"][0]["hits"]) == 2
+    assert len(open_index(out)) == (0 if all_of_it else 3)
+
+
 def test_an_unknown_id_removes_nothing(folders, remove, tmp_path):
     secrets = folders[3]
     with pytest.raises(InputError, match=r"no image, patient, lesion or case of that id .* did you mean"):
@@ -128,22 +144,6 @@ def test_folders_out_of_reach_are_named_and_the_ledger_is_asked(folders, remove)
     assert "whether the encoder e was trained on them is not known" in report.text
 
 
-def interrupted(*_):
-    raise KeyboardInterrupt
-
-
-def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders, remove, monkeypatch, tmp_path):
-    from dermeval.retrieval import remove as module
-
-    secrets = folders[3]
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "_from_embeddings", interrupted)  # the data set is done, the index not yet
-        with pytest.raises(KeyboardInterrupt):
-            remove("set/p1")
-    remove("set/p1")
-    for secret in secrets:
-        assert not files_with(tmp_path, secret)
-
 def test_the_ledger_is_asked_about_images_that_only_a_folder_behind_the_index_holds(folders, remove, tmp_path):
     data, embeddings, out, _ = folders
     (tmp_path / "run").mkdir()
@@ -161,6 +161,22 @@ def test_the_ledger_is_asked_about_images_that_only_a_folder_behind_the_index_ho
 def with_times_seen(table):
     return table.append_column("times_seen", pa.array([1] * len(table)))
 
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_removal_that_was_interrupted_is_given_again_and_does_the_rest(folders, remove, monkeypatch, tmp_path):
+    from dermeval.retrieval import remove as module
+
+    secrets = folders[3]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_from_embeddings", interrupted)  # the data set is done, the index not yet
+        with pytest.raises(KeyboardInterrupt):
+            remove("set/p1")
+    remove("set/p1")
+    for secret in secrets:
+        assert not files_with(tmp_path, secret)
 
 
 def test_a_folder_that_is_not_named_is_never_touched(folders, remove, tmp_path):
