@@ -11,6 +11,7 @@ from dermeval.retrieval.photo import crops, open_photo_encoder, photo_files, rea
 from dermeval.retrieval.search import search
 from dermssl.dataset import hashes
 from dermssl.errors import InputError
+from dermssl.files import read_json, write_json
 from dermssl.neighbours import normalise
 from dermssl.prepare import decode
 
@@ -81,10 +82,13 @@ def test_a_photo_saved_anew_is_told_to_be_a_copy(photos, tmp_path):
     assert {hit["image_id"]: hit["group_id"] for hit in report.data["queries"][0]["hits"]}["set/4"] == "set/p2"
 
 
-def test_an_encoder_that_changed_since_is_refused(photos, draw_skin, tmp_path):
+@pytest.mark.parametrize(
+    "change", [{"path": "random:resnet18@7"}, {"preprocessing": {"input_size": [3, 32, 32], "mean": [0.5] * 3}}]
+)
+def test_an_encoder_that_changed_since_is_refused(photos, draw_skin, tmp_path, change):
     folder, _, _ = photos
-    text = (folder / "index.json").read_text()
-    (folder / "index.json").write_text(text.replace("random:resnet18", "random:resnet18@7"))
+    info = read_json(folder / "index.json", "")
+    write_json(folder / "index.json", info | {"encoder": info["encoder"] | change})
     draw_skin(50).save(tmp_path / "new.png")
     with pytest.raises(InputError, match="no longer, the encoder that made the index"):
         search(SearchOptions(index=str(folder), photos=[str(tmp_path / "new.png")]))
