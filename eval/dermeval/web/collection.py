@@ -15,6 +15,7 @@ from dermeval.retrieval.index_folder import SearchIndex
 from dermeval.web.filters import filters_of, titles_of
 from dermssl import licences
 from dermssl.errors import InputError
+from dermeval.retrieval.where import parse_where, passing_rows
 
 log = logging.getLogger("dermssl")
 MAX_CASE_IMAGES = 200
@@ -97,13 +98,13 @@ class Collection:
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
         # For each target the condition of each row ``(N,)`` as an integer (negative: none), and the names of these.
         texts = {name: self.frame[name].map(_text, na_action="ignore") for name in index.labels}
+        self.columns = index.columns if served is None else index.columns.filter(pa.array(served))
         self.labelled = {name: pd.factorize(text, sort=True) for name, text in texts.items()}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         # The word for the groups of the collection: patients, lesions, or both.
         self.unit = " or ".join(sorted({f"{entry['group']}s" for entry in index.info["datasets"]}, reverse=True))
         self.foot = licences.notice_lines(index.notices)
-        self.filters, self.titles = filters_of(index.columns, index.labels), titles_of(index.columns.column_names)
-        self.cases = self.frame.groupby("case_id", sort=False).indices
+        self.filters, self.titles = filters_of(self.columns, index.labels), titles_of(self.columns.column_names)
         # These are cached now, before several threads ask for them.
         _ = self._filtered(""), index.groups, index.row_of, index.columns
         _ = [dataset.rows for dataset in index.datasets.values()]
@@ -169,9 +170,11 @@ class Collection:
 
         The first image of each group counts, so that a patient with many images counts once.
         """
-        both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
-        passed = self.index.mask(both or None)
-        rows = np.flatnonzero(self.served if passed is None else passed)
+        passed = self.served.copy()
+        if where.strip():
+            # Parsed alone: its brackets cannot close those of the filter on serving. Errors tell of served rows only.
+            passed[self.served] = passing_rows(parse_where(where), self.columns)
+        rows = np.flatnonzero(passed)
         first = rows[np.unique(self.index.groups[0][rows], return_index=True)[1]]
         rates = {}
         for target, (codes, names) in self.labelled.items():
@@ -179,6 +182,7 @@ class Collection:
             shares = np.bincount(known, minlength=len(names)) / max(1, len(known))
             rates[target] = dict(zip(names, shares.tolist(), strict=True)), len(known)
         return self.index.passing(both or None), rates
+        both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
 
     def _shares(self, hits: Sequence[dict[str, Any]], rates: Rates) -> tuple[str | None, list[ConditionShare]]:
         """The target that most hits have a label of, and the shares of the conditions of each target."""

@@ -230,6 +230,16 @@ def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictu
 def test_the_openapi_document_describes_the_api_and_nothing_else(client):
     assert set(client.get("/openapi.json").json()["paths"]) == {"/api/health", "/api/search", "/api/cases/{case_id}"}
 
+def test_no_filter_of_a_search_reaches_beyond_the_filter_on_serving(make_index, tiny_features):
+    app = search_app(Collection(make_index(), 3, "dx == 'eczema'"), tiny_features, "")
+    with TestClient(app, base_url="http://localhost") as client:
+        beyond = {"image_id": "set/0", "where": "dx == 'eczema') or (dx == 'scabies'"}
+        assert client.get("/api/search", params=beyond).status_code == 422
+        told = client.get("/api/search", params={"image_id": "set/0", "where": "image_id == 'set/11x'"}).text
+        assert "did you mean 'set/" in told and "'set/11'" not in told, "set/11 is not served"
+        assert "scabies" not in client.get("/").text
+
+
 
 def test_a_method_that_an_address_does_not_have_is_told_which_it_has(client):
     for address, methods in (("/api/search", "GET, POST"), ("/api/health", "GET"), ("/similar", "GET, POST")):
