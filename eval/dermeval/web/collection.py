@@ -2,20 +2,23 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from dermeval.retrieval.find import ImageQuery, NothingElse, find
 from dermeval.retrieval.index_folder import SearchIndex
+from dermeval.retrieval.where import parse_where, passing_rows
 from dermeval.web.filters import filters_of, titles_of
 from dermssl import licences
 from dermssl.errors import InputError
-from dermeval.retrieval.where import parse_where, passing_rows
 
 log = logging.getLogger("dermssl")
 MAX_CASE_IMAGES = 200
@@ -95,10 +98,10 @@ class Collection:
         self.frame, self.title = index.frame, index.title
         served = index.mask(where)
         self.served = np.ones(len(self.frame), bool) if served is None else served
+        self.columns = index.columns if served is None else index.columns.filter(pa.array(served))
         self.licence_of = {entry["dataset"]: entry["id"] for entry in index.notices}
         # For each target the condition of each row ``(N,)`` as an integer (negative: none), and the names of these.
         texts = {name: self.frame[name].map(_text, na_action="ignore") for name in index.labels}
-        self.columns = index.columns if served is None else index.columns.filter(pa.array(served))
         self.labelled = {name: pd.factorize(text, sort=True) for name, text in texts.items()}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         # The word for the groups of the collection: patients, lesions, or both.
@@ -125,13 +128,8 @@ class Collection:
     def search(self, query: ImageQuery, k: int, where: str = "", min_similarity: float | None = None) -> SearchResult:
         """The ``k`` most similar cases; raises InputError if the filter is wrong or nothing passes it."""
         passing, rates = self._filtered(where)
-        try:
+        with without_paths():
             found = find(self.index, query, k, passing=passing, min_similarity=min_similarity)
-        except NothingElse:
-            raise InputError("there is no case of another patient to find") from None
-        except InputError as error:  # its message may name a path
-            log.warning("%s", error)
-            raise InputError("this search failed: the log of the server says why") from None
         target, shares = self._shares(found.hits, rates)
         hits = [
             Hit(rank=rank + 1, similarity=round(hit["similarity"], 4), **self._known(hit))
@@ -153,11 +151,14 @@ class Collection:
 
     def case(self, case_id: str) -> Case | None:
         """The images of a case, by the id of the case or of one of its images; None if there is none."""
-        if case_id not in self.cases and case_id in self.index.row_of:
-            case_id = self.frame["case_id"].iat[self.index.row_of[case_id]]
-        rows = [row for row in self.cases.get(case_id, ()) if self.served[row]]
+        cases, row = self.index.columns["case_id"], self.index.row_of.get(case_id)
+        found = np.flatnonzero(pc.equal(cases, case_id))
+        if not len(found) and row is not None:
+            case_id = cases[row].as_py()
+            found = np.flatnonzero(pc.equal(cases, case_id))
+        rows = found[self.served[found]]
         shown = self.images(self.index.records(rows[:MAX_CASE_IMAGES]))
-        return Case(case_id=case_id, total=len(rows), images=shown) if rows else None
+        return Case(case_id=case_id, total=len(rows), images=shown) if len(rows) else None
 
     def examples(self) -> list[CaseImage]:
         """Some images to start a search from, always the same."""
@@ -181,8 +182,8 @@ class Collection:
             known = codes[first][codes[first] >= 0]
             shares = np.bincount(known, minlength=len(names)) / max(1, len(known))
             rates[target] = dict(zip(names, shares.tolist(), strict=True)), len(known)
-        return self.index.passing(both or None), rates
         both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
+        return self.index.passing(both or None), rates
 
     def _shares(self, hits: Sequence[dict[str, Any]], rates: Rates) -> tuple[str | None, list[ConditionShare]]:
         """The target that most hits have a label of, and the shares of the conditions of each target."""
@@ -197,6 +198,18 @@ class Collection:
                     ConditionShare(condition=name, hits=hit, share=hit / total, base_rate=base[name], **asked)
                 )
         return next(iter(targets), None), shares
+
+
+@contextmanager
+def without_paths() -> Iterator[None]:
+    """Turn the errors of the index, which may name a path of this machine, into errors that name none."""
+    try:
+        yield
+    except NothingElse:
+        raise InputError("there is no case of another patient to find") from None
+    except InputError as error:
+        log.warning("%s", error)
+        raise InputError("this search failed: the log of the server says why") from None
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from dermeval.retrieval.find import ImageQuery, indexed_query, photo_query
 from dermeval.retrieval.photo import Box, Encoder, Photo, decode_photo
-from dermeval.web.collection import Collection, SearchResult
+from dermeval.web.collection import Collection, SearchResult, without_paths
 from dermeval.web.options import MAX_CASES
 from dermeval.web.workers import Batches, Workers
 from dermssl.parallel import available_cores
@@ -77,7 +77,8 @@ class Searches:
         """The answer to ``query(index, *of)``."""
 
         def answer() -> SearchResult:
-            wanted = query(self.collection.index, *of)
+            with without_paths():
+                wanted = query(self.collection.index, *of)
             lowest = None if asked.min_similarity == "" else asked.min_similarity
             return self.collection.search(wanted, asked.k or self.collection.k, asked.where, lowest)
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 from fastapi.testclient import TestClient
 
 from dermeval.retrieval.find import indexed_query
-from dermeval.retrieval.index_folder import open_index
+from dermeval.retrieval.index_folder import SearchIndex, open_index
 from dermeval.retrieval.options import SearchOptions
 from dermeval.retrieval.search import search
 from dermeval.web.collection import Collection
 from dermeval.web.filters import filters_of
 from dermeval.web.serve import search_app
+from dermssl.errors import InputError
 
 
 @pytest.fixture
@@ -116,6 +117,17 @@ def test_a_mistake_is_answered_in_one_line_without_a_path(client, params, status
     answer = client.get("/api/search", params=params)
     assert answer.status_code == status and told in answer.text
     assert client.folder not in answer.text
+
+
+def test_an_index_that_fails_while_it_is_served_is_answered_without_a_path(client, pictures, as_bytes, monkeypatch):
+    def fail(*_):
+        raise InputError(f"{client.folder} is damaged")
+
+    monkeypatch.setattr(SearchIndex, "lookup", fail)
+    photo = as_bytes(pictures[0])
+    for answer in (client.get("/api/search?image_id=set/0"), client.post("/api/search", content=photo)):
+        assert answer.status_code == 422 and "the log of the server says why" in answer.text
+        assert client.folder not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -218,6 +230,16 @@ def test_a_filter_on_serving_holds_for_every_page(make_index, tiny_features, pic
             assert (f"set/{number}" in " ".join(found["notes"])) == known and len(found["hits"]) == 3
 
 
+def test_no_filter_of_a_search_reaches_beyond_the_filter_on_serving(make_index, tiny_features):
+    app = search_app(Collection(make_index(), 3, "dx == 'eczema'"), tiny_features, "")
+    with TestClient(app, base_url="http://localhost") as client:
+        beyond = {"image_id": "set/0", "where": "dx == 'eczema') or (dx == 'scabies'"}
+        assert client.get("/api/search", params=beyond).status_code == 422
+        told = client.get("/api/search", params={"image_id": "set/0", "where": "image_id == 'set/11x'"}).text
+        assert "did you mean 'set/" in told and "'set/11'" not in told, "set/11 is not served"
+        assert "scabies" not in client.get("/").text
+
+
 def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictures, as_bytes):
     app = search_app(Collection(make_index(), 3), None, "The encoder is out of reach.")
     with TestClient(app, base_url="http://localhost") as client:
@@ -229,16 +251,6 @@ def test_without_the_encoder_images_can_still_be_searched_from(make_index, pictu
 
 def test_the_openapi_document_describes_the_api_and_nothing_else(client):
     assert set(client.get("/openapi.json").json()["paths"]) == {"/api/health", "/api/search", "/api/cases/{case_id}"}
-
-def test_no_filter_of_a_search_reaches_beyond_the_filter_on_serving(make_index, tiny_features):
-    app = search_app(Collection(make_index(), 3, "dx == 'eczema'"), tiny_features, "")
-    with TestClient(app, base_url="http://localhost") as client:
-        beyond = {"image_id": "set/0", "where": "dx == 'eczema') or (dx == 'scabies'"}
-        assert client.get("/api/search", params=beyond).status_code == 422
-        told = client.get("/api/search", params={"image_id": "set/0", "where": "image_id == 'set/11x'"}).text
-        assert "did you mean 'set/" in told and "'set/11'" not in told, "set/11 is not served"
-        assert "scabies" not in client.get("/").text
-
 
 
 def test_a_method_that_an_address_does_not_have_is_told_which_it_has(client):
