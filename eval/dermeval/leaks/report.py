@@ -37,8 +37,8 @@ def write_report(
 
 def write_page(folder: Path, template: str, images: AuditedImages, notes: list[str], **values: Any) -> None:
     """Write ``report.html`` from a template."""
-    notices = licences.notice_lines(images.licences)
-    html = page.render(f"dermeval/leaks/{template}.html", notes=[LOCAL, *notes], licences=notices, **values)
+    foot = licences.notice_lines(images.licences)
+    html = page.render(f"dermeval/leaks/{template}.html", notes=[LOCAL, *notes], foot=foot, **values)
     write_text(folder / "report.html", html)
 
 

@@ -104,8 +104,8 @@ def review_app(name: str, sessions: Sequence[ReviewSession]) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:
-        notices = licences.notice_lines(sessions[0].images.licences)
-        return render("dermeval/web/review.html", title=title, stop_after=STOP_AFTER, licences=notices)
+        foot = licences.notice_lines(sessions[0].images.licences)
+        return render("dermeval/web/review.html", title=title, stop_after=STOP_AFTER, foot=foot)
 
     @app.get("/picture", include_in_schema=False)
     def picture(pair: int, which: Literal["first", "second", "laid"], part: int = 0) -> Response:

@@ -61,7 +61,8 @@ def search_pages(searches: Searches) -> APIRouter:
 
     def page(name: str, **values: Any) -> str:
         values = {"no_photos": searches.no_photos, "max_mib": MAX_UPLOAD_BYTES // 2**20, "problem": ""} | values
-        return render(f"dermeval/web/{name}", title=collection.title, collection=collection, **values)
+        values |= {"collection": collection, "title": collection.title, "foot": collection.foot}
+        return render(f"dermeval/web/{name}", **values)
 
     def with_filters(request: Request, asked: Asked) -> Asked:
         where = where_of(collection.filters, request.query_params, asked.where)
@@ -81,7 +82,8 @@ def search_pages(searches: Searches) -> APIRouter:
             result = await searches.from_image(image_id, with_filters(request, asked))
         except InputError as error:  # the form stays, so that its filter can be corrected
             return HTMLResponse(start_page(request, in_a_browser(str(error))), 422)
-        (query,), given = collection.images(collection.index.lookup("image_id", [image_id])), dict(request.query_params)
+        (query,) = collection.images(collection.index.records([collection.index.row_of[image_id]]))
+        given = dict(request.query_params)
         return page("search.html", given=given, result=result, query=query, picture=None, kept=_kept(given))
 
     @routes.post("/similar")
