@@ -58,9 +58,10 @@ def shown_image(folder: Path, images: AuditedImages, row: int) -> dict[str, str]
     """`side_of`, and ``file``: the stored JPEG, copied beside the page under a name that every file system accepts."""
     file = f"{IMAGES}/{hashlib.sha256(images.frame['image_id'].iloc[row].encode()).hexdigest()[:16]}.jpg"
     (folder / IMAGES).mkdir(exist_ok=True)
-    if not (folder / file).exists():
-        picture = images.pictures[row]
-        (folder / file).write_bytes(store_of(picture.folder).jpeg(picture.row))
+    picture = images.pictures[row]
+    jpeg = bytes(store_of(picture.folder).jpeg(picture.row))
+    if not (folder / file).exists() or (folder / file).stat().st_size != len(jpeg):  # a kill leaves a cut-off file
+        (folder / file).write_bytes(jpeg)
     return side_of(images, row) | {"file": file}
 
 

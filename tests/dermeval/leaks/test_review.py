@@ -98,6 +98,15 @@ def test_accepted_pairs_lower_the_threshold_of_the_next_audit():
     assert confirmed_ranking(ranking, accepted, options)[0]["confirmed"].tolist() == [True, True, False]
 
 
+def test_a_picture_that_a_kill_cut_off_is_written_again(audited, monkeypatch):
+    press(monkeypatch, "q")
+    picture = next((audited / "images").glob("*.jpg"))
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:100])
+    review(ReviewOptions(str(audited), terminal=True))
+    assert picture.read_bytes() == whole
+
+
 def test_a_damaged_file_of_decisions_is_named(tmp_path):
     (tmp_path / "decisions.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="needs the columns"):
