@@ -36,12 +36,14 @@ class ReviewSession:
 
     def __init__(self, path: Path, images: AuditedImages, table: pd.DataFrame, columns: list[str]) -> None:
         self.path, self.images, self.table, self.columns = path, images, table, columns
+        self.keys = keys_of(table, columns[:-1])
         self.decisions = decisions.read_decisions(path, columns)
         self.gone = len(self.decisions) - int(decided(table, self.decisions).notna().sum())
 
     def waiting(self) -> list[int]:
         """The undecided rows, first row first."""
-        return np.flatnonzero(decided(self.table, self.decisions).isna()).tolist()
+        known = set(keys_of(self.decisions, self.columns[:-1]))
+        return [row for row, key in enumerate(self.keys) if key not in known]
 
     def enough(self) -> bool:
         """Whether the last decisions were `STOP_AFTER` rejections."""
@@ -63,8 +65,7 @@ class ReviewSession:
         last = keys_of(self.decisions, self.columns[:-1])[-1]
         self.decisions = self.decisions.iloc[:-1]
         write_csv(self.path, self.decisions)
-        keys = keys_of(self.table, self.columns[:-1])
-        return keys.index(last) if last in keys else None
+        return self.keys.index(last) if last in self.keys else None
 
     def counts(self) -> dict[str, int]:
         """How often each decision was taken."""
