@@ -84,8 +84,9 @@ def repaired(leaks: np.ndarray, frame: pd.DataFrame, stratum: pd.Series) -> pd.S
         after[:, target] += counts.sum(axis=1)
         return after
 
+    members = pd.Series(leaks).groupby(leaks).indices
     for leak in straddling(leaks, frame["split"]):
-        rows = np.flatnonzero(leaks == leak)
+        rows = members[leak]
         counts = np.zeros_like(wanted)
         np.add.at(counts, (kinds[rows], sides[rows]), 1)
         options = []
