@@ -52,8 +52,8 @@ def leaks(options: LeaksOptions) -> Report | None:
         decisions = standing_decisions([*map(Path, filter(None, [options.since])), out], images)
         earlier = open_earlier(options.since, images, options.every_image)
         work = open_work(out, images, options)
-        found = find_pairs(images, options, work, earlier)
-        work.meet()  # all have read what rank 0 removes at the end
+        with work.together():  # all have read what rank 0 removes at the end
+            found = find_pairs(images, options, work, earlier)
         if work.rank:
             return None
         ranking = rank_pairs(found, options.ranked, images, earlier)

@@ -1,8 +1,8 @@
 """The finished work of an audit, which a command that follows a kill takes over, and the ranks that share the rest."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,37 +51,38 @@ class Work(NamedTuple):
         """
         mine = range(self.rank, len(tasks), self.ranks)
         waiting = [number for number in mine if not _holds(tasks[number][0], sizes[number] * record.itemsize)]
-        failure = None
         total = sum(sizes[number] for number in mine)
         done = total - sum(sizes[number] for number in waiting)
-        with tqdm(total=total, initial=done, desc=label, unit=unit, disable=True if self.rank else None) as bar:
-            try:
-                with process_map(self.workers if waiting else 1, chunk=1) as run:
-                    for number, _ in zip(waiting, run(function, [tasks[number] for number in waiting]), strict=True):
-                        bar.update(sizes[number])
-            except InputError as error:
-                failure = error
-        self.meet(failure)
+        with (
+            self.together(),
+            tqdm(total=total, initial=done, desc=label, unit=unit, disable=True if self.rank else None) as bar,
+            process_map(self.workers if waiting else 1, chunk=1) as run,
+        ):
+            for number, _ in zip(waiting, run(function, [tasks[number] for number in waiting]), strict=True):
+                bar.update(sizes[number])
 
     def decided(self, name: str, decide: Callable[[], pd.DataFrame], kept: bool = False) -> pd.DataFrame:
         """The table that ``decide`` gives on rank 0, on every rank, through the file ``name``.
 
         With ``kept`` an existing file is read instead.
         """
-        path, failure = self.folder / name, None
-        if self.rank == 0 and not (kept and _is_table(path)):
-            try:
+        path = self.folder / name
+        with self.together():
+            if self.rank == 0 and not (kept and _is_table(path)):
                 write_parquet(path, pa.Table.from_pandas(decide(), preserve_index=False))
-            except InputError as error:
-                failure = error
-        self.meet(failure)
         return read_parquet(path, "dermeval leaks").to_pandas()
 
-    def meet(self, failure: InputError | None = None) -> None:
-        """Wait for all ranks. A ``failure`` of one is raised on all."""
-        for error in self.exchange([failure]):
-            if error is not None:
-                raise error
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait for all ranks after the block. An InputError of one rank is raised on all."""
+        failure = None
+        try:
+            yield
+        except InputError as error:
+            failure = error
+        for met in self.exchange([failure]):
+            if met is not None:
+                raise met
 
 
 def _holds(path: Path, size: int) -> bool:
@@ -108,13 +109,9 @@ def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
         log.info("waiting for all of the %d processes that were started", launched_ranks())
         state = join_ranks(cpu=True, timeout=PATIENCE)
         work = work._replace(rank=state.process_index, ranks=state.num_processes, exchange=gather_object)
-    failure = None
-    try:
+    with work.together():
         if work.rank == 0:
             _begin(work.folder, images, options)
-    except InputError as error:
-        failure = error
-    work.meet(failure)
     return work
 
 
