@@ -30,8 +30,9 @@ def copy_correlation(one: Image.Image, other: Image.Image, view: int) -> float:
     """
     side = (SIDE - 2 * MOST_SHIFT) // BLOCK * BLOCK
     shifted = np.lib.stride_tricks.sliding_window_view(_structure(other, view), (side, side))
-    shifted = _blocks(shifted[: 2 * MOST_SHIFT + 1, : 2 * MOST_SHIFT + 1])
-    fixed = _blocks(_structure(one, 0)[MOST_SHIFT:, MOST_SHIFT:][:side, :side])
+    shifted = square_blocks(shifted[: 2 * MOST_SHIFT + 1, : 2 * MOST_SHIFT + 1], BLOCK)
+    fixed = square_blocks(_structure(one, 0)[MOST_SHIFT:, MOST_SHIFT:], BLOCK)
+    fixed, shifted = (part - part.mean(-1, keepdims=True) for part in (fixed, shifted))
     norms = np.linalg.norm(fixed, axis=-1) * np.linalg.norm(shifted, axis=-1)
     products = np.einsum("bp,yxbp->yxb", fixed, shifted)
     return float(np.median(products / np.maximum(norms, 1e-9), axis=-1).max())
@@ -44,9 +45,9 @@ def _structure(image: Image.Image, view: int) -> np.ndarray:
     return ndimage.gaussian_filter(turned, 0.8) - ndimage.gaussian_filter(turned, 2.0)
 
 
-def _blocks(pictures: np.ndarray) -> np.ndarray:
-    """The square blocks of images ``(..., S, S)`` as rows of mean 0, ``(..., blocks, pixels)``."""
-    *many, side, _ = pictures.shape
-    split = pictures.reshape(*many, side // BLOCK, BLOCK, side // BLOCK, BLOCK).swapaxes(-3, -2)
-    rows = split.reshape(*many, -1, BLOCK**2)
-    return rows - rows.mean(-1, keepdims=True)
+def square_blocks(pictures: np.ndarray, side: int) -> np.ndarray:
+    """The blocks of ``side`` x ``side`` pixels of images ``(..., H, W)`` as rows, ``(..., blocks, pixels)``."""
+    *many, height, width = pictures.shape
+    rows, columns = height // side, width // side
+    cut = pictures[..., : rows * side, : columns * side].reshape(*many, rows, side, columns, side)
+    return cut.swapaxes(-3, -2).reshape(*many, rows * columns, side**2)

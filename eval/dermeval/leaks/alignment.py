@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dermeval.features.copies import square_blocks
 from dermeval.leaks.letters import without_letters
 from dermeval.leaks.pictures import grey_picture
 
@@ -81,18 +82,12 @@ def correlate(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> Alig
     hidden = np.isnan(first) | np.isnan(seen)
     if hidden.any():
         first, seen, inside = (np.where(hidden, 0, part) for part in (first, seen, inside))
-    covered = _blocks(inside).mean(axis=1) > 0.95
+    covered = square_blocks(inside, BLOCK).mean(axis=1) > 0.95
     if covered.sum() < LEAST_BLOCKS:
         return Aligned(0.0, 0.0, None)
-    ours, theirs = (_blocks(part)[covered] for part in (first, seen))
+    ours, theirs = (square_blocks(part, BLOCK)[covered] for part in (first, seen))
     ours, theirs = (part - part.mean(axis=1, keepdims=True) for part in (ours, theirs))
     norms = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
     # The constant keeps the correlation of flat blocks near 0: only structure in both pictures is evidence.
     correlations = (ours * theirs).sum(axis=1) / (norms + BLOCK**2 * 0.01)
     return Aligned(float(np.median(correlations)), float(inside.mean()), matrix)
-
-
-def _blocks(image: np.ndarray) -> np.ndarray:
-    rows, columns = (side // BLOCK for side in image.shape)
-    cut = image[: rows * BLOCK, : columns * BLOCK]
-    return cut.reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(rows * columns, BLOCK * BLOCK)
