@@ -36,12 +36,7 @@ class TargetOptions:
 
 
 @dataclass
-class JudgeOptions(BootstrapOptions, TargetOptions):
-    """What every probe needs."""
-
-
-@dataclass
-class ProbeOptions(JudgeOptions):
+class ProbeOptions(BootstrapOptions, TargetOptions):
     """What every probe of frozen features needs."""
 
     embeddings: list[str] = positional(kw_only=True)
@@ -94,7 +89,7 @@ class LinearOptions(ProbeOptions):
 
 
 @dataclass
-class FinetuneOptions(JudgeOptions):
+class FinetuneOptions(BootstrapOptions, TargetOptions):
     """Train the encoder itself, its last blocks, or adapters in it, with a linear classifier on top.
 
     Some training patients are kept out of training. Their score decides when training stops; test images never do.
