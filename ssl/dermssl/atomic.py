@@ -128,13 +128,13 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder = folder.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a null
+        file = folder.with_name(f".{folder.name}.lock")
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a null, the root
         raise InputError(f"{shortened(folder)} cannot be used ({shortened(error)}): give another path") from None
     if folder in _held or int(os.environ.get("RANK") or 0):
         yield
         return
     made = [parent for parent in folder.parents if not parent.exists()]
-    file = folder.with_name(f".{folder.name}.lock")
     lock = None
     try:
         with suppress(OSError):  # if nothing can be written, the command's own write reports it
@@ -197,12 +197,16 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Put back an old folder whose replacement a crash interrupted, and remove other leftovers beside it."""
+    """Put back an old folder whose replacement a crash interrupted, and remove its other leftovers, and those in it."""
     if _old(folder).exists() and not folder.exists():
         _old(folder).rename(folder)
-    beside = folder.parent.glob(f".{glob.escape(folder.name)}.*{TEMPORARY}")
-    for leftover in [*filter(Path.is_dir, beside), *filter(Path.is_file, folder.glob(f".*{TEMPORARY}"))]:
-        _remove(leftover)
+    for beside in folder.parent.glob(f".{glob.escape(folder.name)}.*{TEMPORARY}"):
+        # Those of a folder whose name only begins alike (`run.v2` beside `run`) may be in use.
+        owner = beside.name[1:].removesuffix(TEMPORARY).rpartition(".")[0]
+        if owner in (folder.name, f"{folder.name}.unfinished") and beside.is_dir():
+            _remove(beside)
+    for inside in filter(Path.is_file, folder.glob(f".*{TEMPORARY}")):
+        _remove(inside)
 
 
 def _remove(path: Path) -> None:

@@ -125,3 +125,19 @@ def test_a_folder_whose_removal_was_killed_is_gone_under_its_name_and_cleared_at
     with atomic.locked(tmp_path / "out"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_the_temporary_folder_of_a_name_that_only_begins_alike_is_not_taken_for_a_leftover(tmp_path):
+    crashed = tmp_path / ".run.v3.old.partial"
+    crashed.mkdir()
+    with atomic.atomic_folder(tmp_path / "run.v2") as theirs:
+        with atomic.locked(tmp_path / "run"):
+            assert theirs.is_dir() and crashed.is_dir()
+    assert (tmp_path / "run.v2").is_dir()
+    with atomic.locked(tmp_path / "run.v3"):
+        assert (tmp_path / "run.v3").is_dir(), "a replacement that was killed is undone by the folder's own writer"
+
+
+def test_the_root_cannot_be_written():
+    with pytest.raises(InputError, match=r"^/ cannot be used .*: give another path"):
+        atomic.locked(Path("/")).__enter__()
