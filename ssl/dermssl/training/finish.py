@@ -61,6 +61,8 @@ def finish_run(run: Run, progress: Progress) -> None:
 def write_record(run: Run, progress: Progress) -> None:
     """Write the ledger, with the images of the start, and the model card. A stopped run needs them for `best/`."""
     times_seen, before = run.sampler.times_seen(progress.step), run.folder / START_LEDGER
+    if run.pool.partners:
+        times_seen = run.pool.partners.shown(times_seen)
     ledgers = [run.data.ledger(times_seen)]
     if before.is_file():
         ledgers.append(read_parquet(before, "dermssl pretrain"))

@@ -60,17 +60,17 @@ class TrainingData:
             for name in (f"{positives}_id", "patient_id")
         )
         partners = find_partners(groups, patients)
-        paired = sum(map(len, partners.rows.values()))
-        if not paired:
+        if not partners.paired:
             raise InputError(
                 f"views.positives is {positives}, but no two training images show one {positives} (`{positives}_id`): "
                 "use image, or another of case, lesion and patient"
             )
-        log.info(f"positives: {paired} of {len(pool.row)} training images have another photograph of their {positives}")
+        several = f"{partners.paired} of {len(pool.row)} training images"
+        log.info(f"positives: {several} have another photograph of their {positives}")
         return replace(pool, partners=partners)
 
     def ledger(self, times_seen: np.ndarray) -> pa.Table:
-        """One row per training image: ids, hashes, and how often it was in a batch."""
+        """One row per training image: ids, hashes, and how often it was in a batch (see `Partners.shown`)."""
         parts = [d.table.select(COLUMNS).take(rows) for d, rows in zip(self.datasets, self.rows, strict=True)]
         return pa.concat_tables(parts).append_column("times_seen", pa.array(times_seen, pa.int64()))
 

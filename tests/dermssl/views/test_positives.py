@@ -111,3 +111,14 @@ def test_positives_change_no_other_random_number(pool):
     options = ViewOptions(global_size=16, local_count=1)
     ours, plain = (ViewDataset(p, options, 0).__getitems__([item]) for p in (pool, alone))
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+def test_an_image_that_only_its_partner_may_have_shown_counts_as_seen():
+    partners = find_partners(np.array(["a", "b", "a", None, "b", None], object), np.array(["p"] * 6))
+    assert partners.paired == 4
+    np.testing.assert_array_equal(partners.shown(np.array([3, 0, 0, 0, 0, 2])), [3, 0, 1, 0, 0, 2])
+
+
+def test_a_data_worker_gets_arrays_however_many_groups_there_are():
+    partners = find_partners(np.arange(6) // 2, np.array(["p"] * 6))
+    assert all(isinstance(part, np.ndarray) for part in vars(partners).values())
