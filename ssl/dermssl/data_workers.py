@@ -128,7 +128,8 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except InputError as error:  # PyTorch puts the worker's traceback before the message
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("dermssl.errors.InputError: ")) from None
+        kind = type(error)
+        raise kind(str(error).strip().splitlines()[-1].removeprefix(f"dermssl.errors.{kind.__name__}: ")) from None
     except (RuntimeError, OSError, EOFError) as error:
         raise _worker_died(error) or error from None
 

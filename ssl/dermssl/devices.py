@@ -39,7 +39,7 @@ def on_first_rank(accelerator: Accelerator, work: Callable[[], Result]) -> Resul
         try:
             result = work()
         except (InputError, HealthStop) as error:
-            stop = error
+            stop = InputError(str(error)) if isinstance(error, InputError) else error  # now all ranks meet it
     (told,) = broadcast_object_list([stop])
     if told is not None:
         raise told

@@ -29,6 +29,10 @@ class InputError(Exception):
     exit_code = 2
 
 
+class DamagedImage(InputError):
+    """A stored image is damaged. Of several ranks, only the one that reads it meets this error."""
+
+
 class HealthStop(Exception):
     """The health check ended a pretraining run because of collapse, divergence or no learning."""
 
@@ -85,10 +89,11 @@ def tell(program: str, error: BaseException) -> int:
     If only this rank fails, the process may end here, see `_leave`.
     """
     if isinstance(error, (InputError, HealthStop, Preempted)):
-        # The ranks of one machine meet the same error, so only the first prints it.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        lone = isinstance(error, DamagedImage)
+        # The ranks of one machine meet the same error otherwise, so only the first prints it.
+        if lone or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{program}: {shortened(error, 2000)}", file=sys.stderr)
-        return error.exit_code
+        return _leave(error.exit_code) if lone else error.exit_code
     if isinstance(error, BrokenPipeError):
         sys.stderr.close()
     elif isinstance(error, WorkerDied):

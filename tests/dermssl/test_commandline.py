@@ -16,7 +16,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 import dermssl
 from dermssl import cli
 from dermssl.commandline import Command, Report, main
-from dermssl.errors import HealthStop, Preempted
+from dermssl.errors import DamagedImage, HealthStop, InputError, Preempted, tell
 from dermssl.parser import parse, positional
 
 
@@ -327,3 +327,10 @@ def test_variables_that_a_launcher_left_behind_are_named_at_once(monkeypatch, ca
     assert cli.main(["pretrain"]) == 2
     told = capsys.readouterr().err
     assert f"are set, but not {left}: start dermssl pretrain with torchrun" in told and told.count("\n") == 1
+
+
+def test_what_one_rank_alone_meets_is_told_by_it_and_what_all_meet_once(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert tell("dermssl", InputError("no such folder")) == 2 and not capsys.readouterr().err
+    assert tell("dermssl", DamagedImage("image 7 is damaged")) == 2
+    assert capsys.readouterr().err == "dermssl: image 7 is damaged\n"

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from dermssl import data_workers
 from dermssl.data_workers import make_data_loader, read_batches, workers_that_fit
-from dermssl.errors import InputError, Interrupted, WorkerDied
+from dermssl.errors import DamagedImage, Interrupted, WorkerDied
 
 BATCHES = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
 
@@ -30,7 +30,7 @@ class Numbers(Dataset):
         if index == self.stuck:
             threading.Event().wait()
         if index == self.bad:
-            raise InputError(f"image {index} is damaged: run `dermssl prepare` again")
+            raise DamagedImage(f"image {index} is damaged: run `dermssl prepare` again")
         return index
 
 
@@ -74,7 +74,7 @@ def test_a_worker_that_dies_while_its_batch_is_used_is_heard_of_in_the_next_wait
 
 
 def test_an_error_about_the_data_comes_without_the_workers_traceback():
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(DamagedImage) as raised:
         list(read_batches(make_data_loader(Numbers(bad=3), BATCHES, 1)))
     assert str(raised.value) == "image 3 is damaged: run `dermssl prepare` again"
 

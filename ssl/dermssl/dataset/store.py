@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dermssl.atomic import atomic_file
-from dermssl.errors import InputError
+from dermssl.errors import DamagedImage, shortened
 from dermssl.files import reading
 from dermssl.paths import inside
 
@@ -109,7 +109,7 @@ class ImageStore:
         """The compressed bytes of one image, not copied."""
         found = memoryview(self._jpegs[int(row)].as_buffer())
         if bytes(found[:3]) != START_OF_IMAGE:
-            raise InputError(f"{self.folder}: {self._named(row)} is no JPEG: run `dermssl prepare` again")
+            raise self.unusable(row, "is no JPEG")
         return found
 
     def image(self, row: int) -> Image.Image:
@@ -118,9 +118,12 @@ class ImageStore:
             image = Image.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"])
             image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            what = f"{self._named(row)} is damaged ({error})"
-            raise InputError(f"{self.folder}: {what}: run `dermssl prepare` again") from None
+            raise self.unusable(row, f"is damaged ({shortened(error)})") from None
         return image
+
+    def unusable(self, row: int, why: str) -> DamagedImage:
+        """The error about a stored image that cannot be decoded."""
+        return DamagedImage(f"{self.folder}: {self._named(row)} {why}: run `dermssl prepare` again")
 
     def _named(self, row: int) -> str:
         """The image of a row by its id, for a message; without a readable manifest by its row."""

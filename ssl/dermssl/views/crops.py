@@ -15,7 +15,7 @@ def decode(jpeg: bytes | memoryview) -> np.ndarray:
     """A stored JPEG as ``(H, W, 3)`` uint8 RGB, with Pillow's pixels. Raises ValueError if it is no readable JPEG."""
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise ValueError("a stored image cannot be decoded")
+        raise ValueError("it cannot be decoded")
     return image
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dermssl.data_workers import make_data_loader
 from dermssl.dataset.store import ImageStore
+from dermssl.errors import shortened
 from dermssl.parallel import available_cores
 from dermssl.views import colour, draws
 from dermssl.views.crops import cut, decode, turn
@@ -35,8 +37,12 @@ class Pool:
     partners: Partners | None = None
 
     def image(self, row: int) -> np.ndarray:
-        """The decoded image of a pooled row: ``(H, W, 3)`` uint8."""
-        return decode(self.stores[self.store[row]].jpeg(int(self.row[row])))
+        """The decoded image of a pooled row: ``(H, W, 3)`` uint8. Raises DamagedImage."""
+        store, own = self.stores[self.store[row]], int(self.row[row])
+        try:
+            return decode(store.jpeg(own))
+        except (ValueError, cv2.error) as error:
+            raise store.unusable(own, f"is damaged ({shortened(error)})") from None
 
 
 class ViewDataset(Dataset):

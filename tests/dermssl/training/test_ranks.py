@@ -192,6 +192,16 @@ def test_a_rank_that_fails_alone_says_why_and_does_not_wait_for_the_others(one_r
 
 
 def test_local_batch_statistics_are_said(dataset, tmp_path):
+def test_a_damaged_image_that_one_rank_alone_meets_is_told_by_that_rank(dataset, tmp_path):
+    out, program = tmp_path / "run", tmp_path / "failing.py"
+    program.write_text("from dermssl.errors import DamagedImage" + FAILING.replace("RuntimeError(", "DamagedImage("))
+    process = start(dataset, out, 2, program=(str(program),), **PARITY)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and "waits for the others" not in output
+    assert "dermssl: no memory left\n" in output and "Traceback" not in output.split("dermssl: no memory left")[0]
+    assert status(out)["message"] == "rank 1 of 2: DamagedImage: no memory left"
+
+
     changes = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
     output = run_ranks(dataset, tmp_path / "run", 2, training__epochs="1", **changes)
     assert "batch statistics are local" in output

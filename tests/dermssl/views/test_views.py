@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
 from dermssl.dataset import store
+from dermssl.errors import InputError
 from dermssl.views import colour, draws
 from dermssl.views.colour import Changes
 from dermssl.views.crops import cut, decode, turn
@@ -327,3 +328,10 @@ def test_local_crops_are_no_larger_than_global_ones():
     with pytest.raises(ValueError, match=r"views.local_size 96 is above views.global_size 64"):
         ViewOptions(global_size=64, local_size=96)
     assert ViewOptions(global_size=64, local_size=96, local_count=0).local_count == 0
+
+
+def test_a_stored_image_that_cannot_be_decoded_is_named_with_the_remedy(pool, tmp_path):
+    store.write_shard(tmp_path / store.shard_name(0), [b"\xff\xd8\xff no JPEG"] * 12)
+    damaged = Pool([store.ImageStore(tmp_path)], pool.store, pool.row)
+    with pytest.raises(InputError, match=f"{tmp_path}: image 3 of the store is damaged .*run `dermssl prepare` again"):
+        damaged.image(3)
