@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,8 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from dermssl.errors import HealthStop, InputError
 
 Result = TypeVar("Result")
+PATIENCE = timedelta(hours=1)
+"""How long ranks wait for each other. Rank 0 scores the encoder alone, which may take longer than NCCL's 10 minutes."""
 
 
 def join_ranks(cpu: bool = False, **group: Any) -> PartialState:
@@ -90,8 +93,17 @@ def keep_memory() -> None:
 
 
 def start_accelerator(precision: str) -> Accelerator:
-    """An Accelerator for ``precision`` ``auto``, ``bf16`` or ``fp32``, see `join_ranks` and `choose_precision`."""
-    device = join_ranks().device
+    """An Accelerator for ``precision`` ``auto``, ``bf16`` or ``fp32``, see `join_ranks` and `choose_precision`.
+
+    Raises InputError: Accelerate's config asks to divide the network among the ranks.
+    """
+    for way in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{way}"):
+            raise InputError(
+                f"the config of Accelerate asks for {way}, but each rank needs the whole network: "
+                "give `accelerate launch` another --config_file, such as configs/accelerate_one_node.yaml"
+            )
+    device = join_ranks(timeout=PATIENCE).device
     if device.type == "cpu":
         keep_memory()
     chosen = choose_precision(precision, device)

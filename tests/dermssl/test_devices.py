@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from dermssl.devices import start_accelerator
+from dermssl.errors import InputError
+
 FAULTS = """
 import resource, sys, torch
 import dermssl.training.pretrain
@@ -33,3 +36,23 @@ def test_memory_is_asked_of_the_kernel_once_not_at_every_step():
         done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True, env=CPU)
         faults[way] = int(done.stdout)
     assert 10 * faults["keep"] < faults["hand back"]
+
+
+def test_ranks_wait_longer_for_rank_0_than_nccl_by_default(monkeypatch):
+    asked = []
+
+    def join(cpu: bool = False, **group):
+        asked.append(group["timeout"].total_seconds())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dermssl.devices.PartialState", join)
+    with pytest.raises(KeyboardInterrupt):
+        start_accelerator("fp32")
+    assert asked[0] > 600
+
+
+@pytest.mark.parametrize("way", ["DEEPSPEED", "FSDP", "MEGATRON_LM"])
+def test_a_launcher_that_would_divide_the_network_is_refused(monkeypatch, way):
+    monkeypatch.setenv(f"ACCELERATE_USE_{way}", "true")
+    with pytest.raises(InputError, match=f"asks for {way}.*another --config_file"):
+        start_accelerator("fp32")

@@ -27,7 +27,7 @@ def save(run: Run, progress: Progress) -> None:
     if run.main:
         record = progress.record() | run.reproducibility
         record |= {"data": run.fingerprints, "rows": list(run.sampler.sizes)}
-        record |= {"ranks": run.accelerator.num_processes, "normalisation": run.normalisation._asdict()}
+        record |= {"normalisation": run.normalisation._asdict()}
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         if read_status(run.folder) == "running":  # keep the "failed" of another rank
             write_status(run.folder, "running", progress.step, run.steps)

@@ -136,7 +136,7 @@ def one_step(
         with nullcontext() if micro == accumulation - 1 else accelerator.no_sync(model):
             loss, stats = model(crops, at)
             run.recomputed.keep()
-            accelerator.backward(loss / accumulation)
+            (loss / accumulation).backward()  # Accelerate's backward would divide by its own settings too
             run.recomputed.put_back()
         for name, value in {"loss": loss.detach(), **stats}.items():
             totals[name] = totals.get(name, 0) + value / accumulation

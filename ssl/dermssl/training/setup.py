@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from dermssl import licences
 from dermssl.backbone.build import Normalisation
@@ -85,6 +86,7 @@ class Run:
             "torch": torch.__version__,
             "device": str(self.accelerator.device),
             "precision": self.precision,
+            "ranks": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "views": f"OpenCV {cv2.__version__}",
         }
@@ -149,6 +151,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     )
     chance = method.chance_loss(options.micro_batch)
     progress = Progress(Health(options.health, chance, run.steps, method=options.method))
+    _refuse_unequal_ranks(run)
     _restore(run, progress)
     for remark in remarks:
         log.warning("warning: %s", remark)
@@ -184,6 +187,16 @@ def _schedules(options: PretrainOptions, per_epoch: int, method: Any) -> dict[st
         "backbone_frozen": (np.arange(steps) < optim.freeze_backbone_epochs * per_epoch).astype(float),
         **method.schedules(steps, per_epoch),
     }
+
+
+def _refuse_unequal_ranks(run: Run) -> None:
+    """Raise InputError on all ranks unless all read the same data and states. Nodes may have copies on their disks."""
+    newest = states.newest_record(run.folder / "state") or {}
+    own = {"data sets": run.fingerprints, "newest state in --out": newest.get("step")}
+    everyone = gather_object([own])
+    unequal = [what for what in own if any(other[what] != own[what] for other in everyone)]
+    if unequal:
+        raise InputError(f"the ranks do not read the same {' and '.join(unequal)}: use storage that all machines share")
 
 
 def _restore(run: Run, progress: Progress) -> None:

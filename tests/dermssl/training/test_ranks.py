@@ -134,6 +134,7 @@ def test_a_run_stopped_on_one_rank_goes_on_with_two(one_rank, pretrain, dataset,
         assert pretrain(dataset, tmp_path / "run", **PARITY) == 1
     output = run_ranks(dataset, tmp_path / "run", 2, **PARITY)
     assert "2 ranks on cpu" in output and "from step 4" in output
+    assert output.count("ranks 1, now 2") == 1
     assert_same_losses(one_rank("dino"), tmp_path / "run")
 
 
@@ -191,7 +192,6 @@ def test_a_rank_that_fails_alone_says_why_and_does_not_wait_for_the_others(one_r
     assert_same_losses(one_rank("dino"), out)
 
 
-def test_local_batch_statistics_are_said(dataset, tmp_path):
 def test_a_damaged_image_that_one_rank_alone_meets_is_told_by_that_rank(dataset, tmp_path):
     out, program = tmp_path / "run", tmp_path / "failing.py"
     program.write_text("from dermssl.errors import DamagedImage" + FAILING.replace("RuntimeError(", "DamagedImage("))
@@ -202,6 +202,7 @@ def test_a_damaged_image_that_one_rank_alone_meets_is_told_by_that_rank(dataset,
     assert status(out)["message"] == "rank 1 of 2: DamagedImage: no memory left"
 
 
+def test_local_batch_statistics_are_said(dataset, tmp_path):
     changes = {key.replace(".", "__"): value for key, value in SIMCLR.items()}
     output = run_ranks(dataset, tmp_path / "run", 2, training__epochs="1", **changes)
     assert "batch statistics are local" in output
@@ -221,3 +222,14 @@ def test_what_ends_a_run_on_one_rank_ends_it_on_all(one_rank, dataset):
     assert process.returncode != 0
     assert output.count("holds a run with another config") == 1
     assert "dermssl/training" not in output
+
+
+def test_ranks_that_read_other_data_or_states_are_told_before_they_train(
+    dataset, tmp_path, pretrain, capsys, monkeypatch
+):
+    def with_a_rank_of_another_node(own):
+        return [*own, {"data sets": {"pictures": "0" * 64}, "newest state in --out": None}]
+
+    monkeypatch.setattr("dermssl.training.setup.gather_object", with_a_rank_of_another_node)
+    assert pretrain(dataset, tmp_path / "run") == 2
+    assert "the ranks do not read the same data sets: use storage that all machines share" in capsys.readouterr().err

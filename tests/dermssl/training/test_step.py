@@ -86,6 +86,16 @@ def test_no_parameter_moves_by_a_gradient_above_the_limit(pretrain, dataset, tmp
     assert norms.max() == pytest.approx(0.001, rel=1e-3)
 
 
+def test_settings_of_accelerate_divide_no_gradient(pretrain, dataset, tmp_path, monkeypatch):
+    found = []
+    for steps in ("1", "4"):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+        with gradients_of_steps() as taken:
+            assert pretrain(dataset, tmp_path / steps, optim__clip="0", training__epochs="1") == 0
+        found.append(taken[0])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_stochastic_depth_is_drawn_anew_in_every_step_micro_step_and_rank():
     places = list(itertools.product(range(2), range(3), range(2), range(2)))
     assert len({loop.drop_path_seed(*place) for place in places}) == len(places)
