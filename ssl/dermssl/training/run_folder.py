@@ -95,12 +95,15 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    from_zero = not any((folder / "state").glob("step_*"))
     if is_new:
+        (folder / START_LEDGER).unlink(missing_ok=True)  # a start that was killed may have had other weights
         if before is not None:
             write_parquet(folder / START_LEDGER, before)
-        write_yaml(folder / CONFIG, config)
-    elif not any((folder / "state").glob("step_*")):
+    elif from_zero:
         log.info("the run in %s was interrupted before its first state: it starts from step 0", folder)
+    if from_zero:  # a run without a state may go on with other data
+        write_yaml(folder / CONFIG, config)
     remove_leftovers(folder)
     return lock
 

@@ -14,9 +14,21 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import DINOV2, HELD, SIMCLR, assert_same_weights, metrics, saved_tensors, start, status, stop_after
+from tiny_runs import (
+    DINOV2,
+    HELD,
+    SIMCLR,
+    assert_same_weights,
+    metrics,
+    prepare_pictures,
+    saved_tensors,
+    start,
+    status,
+    stop_after,
+)
 
 from dermssl.backbone.layouts import translate
+from dermssl.files import read_yaml
 from dermssl.training import pretrain as loop
 from dermssl.training import states
 from dermssl.training.watching import online
@@ -253,6 +265,24 @@ def test_a_start_that_was_killed_with_nothing_but_its_lock_is_made_up_for(datase
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()
     assert pretrain(dataset, tmp_path / "run", training__epochs="1", overwrite=overwrite) == 0
+
+
+def test_a_run_that_starts_again_on_other_data_before_its_first_state_records_them(
+    dataset, tmp_path, pretrain, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0)
+        assert pretrain(dataset, tmp_path / "run") == 1
+    other = prepare_pictures(tmp_path, "other", 24, seed=1)
+    assert pretrain(other, tmp_path / "run", training__epochs="3") == 0
+    assert read_yaml(tmp_path / "run" / "config.yaml")["data"]["folders"] == [str(other)]
+
+
+def test_the_ledger_of_a_start_that_was_killed_is_not_that_of_the_next_start(dataset, tmp_path, pretrain):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "start_ledger.parquet").touch()
+    assert pretrain(dataset, tmp_path / "run", training__epochs="1") == 0
+    assert not (tmp_path / "run" / "start_ledger.parquet").exists()
 
 
 def test_going_on_with_other_roundings_is_said(pretrain, dataset, tmp_path, monkeypatch, caplog):
