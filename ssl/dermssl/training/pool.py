@@ -90,11 +90,18 @@ def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
     return joined.set_column(joined.column_names.index("times_seen"), "times_seen", pa.array(total))
 
 
-def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions, seed: int) -> TrainingData:
+def select_rows(
+    datasets: Sequence[Dataset],
+    splits: str,
+    options: OnlineOptions,
+    seed: int,
+    shares: Sequence[float] | None = None,
+) -> TrainingData:
     """Choose the training rows: no image of a patient (or lesion) that is scored online or in a test split.
 
-    ``splits`` ``all`` does not keep the test split apart. Raises InputError: nothing is left to train on, or the online
-    target does not exist.
+    ``splits`` ``all`` does not keep the test split apart. Of a data set whose share (`Sampler.shares`) is 0 nothing is
+    drawn, so its images do not replace their copies in other sets.
+    Raises InputError: nothing is left to train on, or the online target does not exist.
     """
     online = _online_sets(datasets, options, seed)
     columns = ["group_id", "pixel_sha256", "split"]
@@ -113,16 +120,17 @@ def select_rows(datasets: Sequence[Dataset], splits: str, options: OnlineOptions
                 kept = f"{counts[0]} of {counts[1]} training images of {dataset.name} are kept out"
                 log.info("%s: %s images of their patients or lesions", kept, reason)
     # Of several images with the same pixels one is kept, and none with a copy in a test split or among scored images.
-    pixels = frame["pixel_sha256"][wanted & ~kept_out]
-    in_score = pixels.isin(held_out["pixel_sha256"])
-    doubled = pixels.duplicated() & ~in_score
+    left = frame[wanted & ~kept_out]
+    in_score = left["pixel_sha256"].isin(held_out["pixel_sha256"])
+    drawn = left["set"].isin([number for number in range(len(datasets)) if shares is None or shares[number]])
+    doubled = left["pixel_sha256"].where(drawn).duplicated() & drawn & ~in_score
     for copies, originals in ((in_score, "test or scored images"), (doubled, "other training images")):
         if copies.any():
             log.warning("left out %d training images with the same pixels as %s", copies.sum(), originals)
-    chosen = frame["set"][wanted & ~kept_out][~in_score & ~doubled]
+    chosen = left["set"][~in_score & ~doubled]
     rows = [chosen.index[chosen == number].to_numpy() for number in range(len(datasets))]
-    for dataset, left in zip(datasets, rows, strict=True):
-        if not len(left):
+    for dataset, own in zip(datasets, rows, strict=True):
+        if not len(own):
             why = "its images are test rows by its `split` column, or copies of images that are used already"
             raise InputError(f"{dataset.folder} has nothing to train on: {why}; leave it out of --data")
     return TrainingData(datasets, rows, online)

@@ -112,10 +112,10 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     training = options.training
     init = options.model.init = init_of(options.model)
     datasets = open_datasets(options.data.folders)
-    data = select_rows(datasets, options.data.splits, options.online, training.seed)
+    shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
+    data = select_rows(datasets, options.data.splits, options.online, training.seed, shares)
     check_trackers(options.tracking.trackers, licences.restricted(dataset.licence for dataset in datasets))
     pool = data.pool(options.views.positives)
-    shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     sampler = Sampler(tuple(map(len, data.rows)), shares, training.batch, training.seed)
     remarks = _check_length(options, sampler)
     accelerator = start_accelerator(training.precision)

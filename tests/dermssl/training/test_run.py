@@ -218,6 +218,15 @@ def test_an_image_with_other_ids_in_an_earlier_ledger_keeps_both_rows():
     own |= {"sha256": "s", "pixel_sha256": "x", "phash": [0] * 8, "times_seen": 2}
     ledgers = [pa.Table.from_pylist([own]), pa.Table.from_pylist([own | {"times_seen": 3}, own | {"patient_id": "q"}])]
     joined = join_ledgers(ledgers)
+def test_a_set_that_is_only_scored_takes_no_image_from_another_set(dataset, tmp_path, caplog):
+    sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 40, seed=0))])
+    data = select_rows(sets, "train", OnlineOptions(), 0, shares=(0.0, 1.0))
+    scored = {value for one in data.online for value in one.dataset.column("pixel_sha256")[one.score]}
+    trained = set(sets[1].column("pixel_sha256")[data.rows[1]])
+    assert trained >= set(sets[0].column("pixel_sha256")[data.rows[0]]) and not trained & scored
+    assert "same pixels as other training images" not in caplog.text
+
+
     assert joined["patient_id"].to_pylist() == ["p", "q"] and joined["times_seen"].to_pylist() == [5, 2]
 
 
