@@ -56,37 +56,39 @@ def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str],
 
 
 def _report_without_row(raw: RawFolder, matched: set[str], ambiguous: set[str]) -> None:
-    of_name = defaultdict(list)
-    for file in sorted(matched):
-        of_name[PurePosixPath(file).name.casefold()].append(file)
-    for file in raw.images:
-        if file not in matched and file not in ambiguous:
-            same = of_name[PurePosixPath(file).name.casefold()]
-            original = next((other for other in same if raw.same_bytes(file, other)), None)
-            problem = f"byte-identical copy: {original}" if original else "file without a row in the table"
-            raw.report(file, problem, "one image kept" if original else "left out")
+    alone = [file for file in raw.images if file not in matched and file not in ambiguous]
+    names = {file: PurePosixPath(file).name.casefold() for file in raw.images}
+    twice = {names[file] for file in alone} & {names[file] for file in matched}
+    originals: dict[str, str] = {}
+    for same in raw.copies(file for file in raw.images if names[file] in twice):
+        kept = {names[file]: file for file in reversed(same) if file in matched}
+        originals |= {file: kept[names[file]] for file in same if names[file] in kept}
+    for file in alone:
+        original = originals.get(file)
+        problem = f"byte-identical copy: {original}" if original else "file without a row in the table"
+        raw.report(file, problem, "one image kept" if original else "left out")
 
 
 class _Index:
-    """Image files by path and by bare name, both without suffix."""
+    """Image files by path, by bare name, and by folder and name, all without suffix."""
 
     def __init__(self, files: Sequence[str]) -> None:
+        self._files = set(files)
         self._by_path: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for file in files:
             key = _key(file)
             self._by_path[file if key in self._by_path else key] = file
-            last = PurePosixPath(key).name
+            last, end = PurePosixPath(key).name, _end(key)
             # An image by its content (x.jpe) is also known by its name without that suffix.
             known = PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES
             names = {last} if known else {last, PurePosixPath(last).stem}
-            for name in names | {name.casefold() for name in names}:
+            for name in names | {name.casefold() for name in names} | {end}:
                 self._by_name[name].append(file)
 
     def exact(self, name: str) -> str | None:
-        """The file with this path, or with this bare name and suffix."""
-        named = self._by_name.get(PurePosixPath(_key(name)).name, [])
-        return name if name in named else self._by_path.get(_key(name))
+        """The file with this path, with this suffix or else with any."""
+        return name if name in self._files else self._by_path.get(_key(name))
 
     def nearest(self, name: str, taken: set[str]) -> list[str]:
         """Of the files with this bare name that are not ``taken``: those whose paths have the longest end of ``name``.
@@ -94,10 +96,18 @@ class _Index:
         If no file has the bare name, those with it in another case.
         """
         wanted = _key(name).split("/")[::-1]
-        named = self._by_name.get(wanted[0]) or self._by_name.get(wanted[0].casefold(), [])
-        files = [file for file in named if file not in taken]
+        # Thousands of folders may hold a file of one name, so the folder's name is compared first.
+        files = [file for file in self._by_name.get(_end(_key(name)), []) if file not in taken]
+        if not files:
+            named = self._by_name.get(wanted[0]) or self._by_name.get(wanted[0].casefold(), [])
+            files = [file for file in named if file not in taken]
         common = [len(common_start([wanted, _key(file).split("/")[::-1]])) for file in files]
-        return [file for file, length in zip(files, common, strict=True) if length == max(common)]
+        longest = max(common, default=0)
+        return [file for file, length in zip(files, common, strict=True) if length == longest]
+
+
+def _end(key: str) -> str:
+    return "/".join(key.split("/")[-2:])
 
 
 def common_start(paths: Sequence[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dermssl.errors import InputError
+from dermssl.prepare import match
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 
@@ -83,6 +84,35 @@ def test_both_kinds_of_loss_are_reported_and_nothing_is_counted_twice(tree):
         ("c.jpg", "file without a row in the table"),
         ("missing.jpg", "named in the table but there is no such file"),
     ]
+
+
+def test_thousands_of_files_of_one_name_are_not_compared_with_each_other(tree, monkeypatch):
+    count, compared, listed = 60, [], []
+    common_start, copies = match.common_start, RawFolder.copies
+    monkeypatch.setattr(match, "common_start", lambda paths: compared.append(1) or common_start(paths))
+    monkeypatch.setattr(RawFolder, "copies", lambda raw, files: copies(raw, [listed.append(f) or f for f in files]))
+    root = tree(*(f"p{number}/left.jpg" for number in range(count)))
+    matched, problems = _match(root, *(f"scans/p{number}/left.jpg" for number in range(0, count, 2)))
+    assert matched == {f"p{number}/left.jpg": number // 2 for number in range(0, count, 2)}
+    assert len(problems) == count // 2 and {p.problem for p in problems} == {"file without a row in the table"}
+    assert len(compared) <= count and len(listed) <= 2 * count
+
+
+def test_a_path_among_thousands_of_one_name_is_not_looked_for_among_all(tree):
+    class Counted(str):
+        compared = 0
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    files = [Counted(f"p{number}/left.jpg") for number in range(60)]
+    index = match._Index(files)
+    Counted.compared = 0
+    assert [index.exact(str(file)) for file in files] == files
+    assert Counted.compared < 60 * 10
 
 
 @pytest.mark.parametrize(
