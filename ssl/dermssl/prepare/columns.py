@@ -17,6 +17,7 @@ def read_columns(
     raw: RawFolder,
     table: pd.DataFrame,
     optional: Sequence[str] = (),
+    /,
     **columns: str | list[str] | tuple[str, Callable[[str], Any] | Mapping[str, Any]],
 ) -> pd.DataFrame:
     """Read columns of the manifest from ``table`` (from `read_table`), one row per row of it.

@@ -275,6 +275,13 @@ def test_a_number_that_counts_as_no_label_is_told(raw, stages, classes):
     assert [note[:22] for note in records.notes] == ["1 rows of stage hold -"] * (3 - len(classes))
 
 
+@pytest.mark.parametrize("column", ["raw", "table", "optional"])
+def test_a_target_may_have_any_other_name(raw, column):
+    layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [{column}]"
+    root = raw({"columns.yaml": layout, "t.csv": f"photo,{column}\n1.jpg,wart\n"}, ["1.jpg"])
+    assert read_source(get_source("csv"), root).targets[column].classes == ("wart",)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -284,6 +291,7 @@ def test_a_number_that_counts_as_no_label_is_told(raw, stages, classes):
         ("who", "whom", "no column 'whom'; did you mean 'who'"),
         ("[finding]", "[sex]", "target 'sex' has the name of a manifest column"),
         ("[finding]", "[width]", "target 'width' has the name of a manifest column"),
+        ("[finding]", "[fold]", "target 'fold' has the name of a manifest column"),
         ("CC-BY-4.0", "CC-BY", "unknown licence 'CC-BY'"),
         ("my.csv", "your.csv", "holds no your.csv"),
         ("[finding]", "[part2]", "target 'part2' has no label in my.csv: leave it out"),

@@ -21,7 +21,7 @@ def read(raw: RawFolder) -> Rows:
     frame = read_columns(
         raw,
         table,
-        optional=("gender",),
+        ("gender",),
         file="image",
         lesion_id="lesion_id",
         age="age_approx",

@@ -31,7 +31,7 @@ def read(raw: RawFolder) -> Rows:
     frame = read_columns(
         raw,
         raw.table(*names),
-        optional=("lesion_id",),
+        ("lesion_id",),
         file="image_name",
         patient_id="patient_id",
         lesion_id="lesion_id",

@@ -19,7 +19,7 @@ def read(raw: RawFolder) -> Rows:
     frame = read_columns(
         raw,
         raw.table("MILK10k_Training_Metadata"),
-        optional=("copyright_license",),
+        ("copyright_license",),
         file="isic_id",
         lesion_id="lesion_id",
         age="age_approx",

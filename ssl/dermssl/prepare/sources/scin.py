@@ -30,7 +30,7 @@ def read(raw: RawFolder) -> Rows:
     frame = read_columns(
         raw,
         views,
-        optional=(MONK, "age_group"),
+        (MONK, "age_group"),
         file="file",
         case_id="case_id",
         sex="sex_at_birth",
