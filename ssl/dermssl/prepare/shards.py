@@ -40,13 +40,16 @@ def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) ->
 
 
 def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
-    """A hash of the root, the size to store, the version, and every file's name, length and time of change."""
+    """A hash of the root, the size to store, the version, and every file's name, length and time of change.
+
+    That time is the one of the inode, because a file that could not be read may be readable now.
+    """
     version = f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} "
     digest = hashlib.sha256(version.encode() + os.fsencode(root.resolve()))
     for file in files:
         try:
             state = (root / file).stat()
-            digest.update(f"\n{file} {state.st_size} {state.st_mtime_ns}".encode())
+            digest.update(f"\n{file} {state.st_size} {state.st_ctime_ns}".encode())
         except (OSError, RuntimeError):
             digest.update(f"\n{file} unreadable".encode())
     return digest.hexdigest()

@@ -214,6 +214,13 @@ def test_a_changed_file_is_decoded_again_after_a_crash(photos, prepare, tmp_path
     assert dataset.column("pixel_sha256")[0] == pixel_hash(Image.open(photos / "naevus" / "c.jpg"))
 
 
+def test_work_on_files_that_may_be_readable_by_now_is_not_kept(photos):
+    before = shards._listing_hash(photos, ["naevus/c.jpg"], 384)
+    assert shards._listing_hash(photos, ["naevus/c.jpg"], 384) == before
+    (photos / "naevus" / "c.jpg").chmod(0o640)
+    assert shards._listing_hash(photos, ["naevus/c.jpg"], 384) != before
+
+
 KILLED = """
 import os, signal, sys
 from dermssl.cli import main
