@@ -6,6 +6,7 @@ and ``SYNTHETIC.json``. All random numbers come from (seed, patient, photo), so 
 
 import functools
 import io
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from dermssl.errors import InputError, counted
 from dermssl.files import sha256_file, write_csv, write_json
 from dermssl.parallel import process_map
 from dermssl.paths import json_object, require_new_folder
+from dermssl.prepare.sources.passion import SPLITS, require_known
 from dermssl.prepare.tables import read_table
 from dermssl.prepare.values import fitzpatrick
 from dermssl.synth.options import SynthOptions
@@ -100,9 +102,12 @@ def _patients(options: SynthOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not path.is_file():
         raise InputError(f"{path} is not a file: give PASSION's label.csv with --labels")
     labels, official = read_patients(path), _official_split(options)
-    if official:
-        return labels, read_table(official, ("subject_id", "Split"))[["subject_id", "Split"]]
-    return labels, draw_splits(labels, options.seed)
+    if not official:
+        return labels, draw_splits(labels, options.seed)
+    splits = read_table(official, ("subject_id", "Split"))[["subject_id", "Split"]].dropna(subset="Split")
+    splits["Split"] = splits["Split"].str.upper()
+    require_known(official, "Split", splits["Split"], SPLITS)
+    return labels, splits
 
 
 def _official_split(options: SynthOptions) -> Path | None:
@@ -159,8 +164,9 @@ def plan_copies(
     """
     chosen = random.permutation(len(labels))[: min(count, len(labels))]
     rows = labels.iloc[chosen].copy()
-    first = 1 + sum(labels["subject_id"].str.startswith("SYN"))
-    rows["subject_id"] = [synthetic_id(first + number) for number in range(len(rows))]
+    known = set(labels["subject_id"])
+    free = (name for number in itertools.count(1) if (name := synthetic_id(number)) not in known)
+    rows["subject_id"] = list(itertools.islice(free, len(rows)))
     side_of = dict(zip(splits["subject_id"], splits["Split"], strict=True))
     sides, copies = [], []
     for turn, (row, duplicate) in enumerate(zip(chosen, rows["subject_id"], strict=True)):

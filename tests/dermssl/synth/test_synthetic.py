@@ -10,9 +10,9 @@ from PIL import Image
 
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.hashes import perceptual_hashes
-from dermssl.synth.patients import draw_photo_counts, invent_patients
+from dermssl.synth.patients import draw_photo_counts, draw_splits, invent_patients
 from dermssl.synth.photo import draw_person, draw_photo
-from dermssl.synth.synth import KINDS
+from dermssl.synth.synth import KINDS, plan_copies
 from dermssl.synth.texture import tile
 
 
@@ -169,6 +169,23 @@ def test_real_labels_are_drawn_as_they_are_and_their_two_orphans_reported(offici
     problems = pd.read_csv(out / "problems.csv")
     assert sorted(problems["file"]) == ["subject AA98", "subject AA99"]
     assert set(problems["action"]) == {"left out"}
+
+
+def test_an_official_split_in_other_letters_is_read_and_another_word_is_bad_input(official_tables, tmp_path, dermssl):
+    path, labels = official_tables / "PASSION_split.csv", official_tables / "label.csv"
+    path.write_text(path.read_text().replace("TRAIN", "Train").replace("AA98,Train", "AA98,"))
+    options = ("--labels", labels, "--duplicates", 8, "--image-size", 32, "--workers", 1)
+    assert dermssl("synth", "--out", tmp_path / "raw", *options).code == 0
+    path.write_text(path.read_text().replace("Train", "spare"))
+    outcome = dermssl("synth", "--out", tmp_path / "other", *options)
+    assert outcome.code == 2 and "Split holds ['SPARE']: it must be one of TRAIN, TEST" in outcome.err
+
+
+def test_a_planted_record_never_gets_the_id_of_another_patient():
+    random = np.random.default_rng(0)
+    labels = invent_patients(6, random).iloc[[1, 3, 5]]
+    planted, _, _ = plan_copies(labels, np.array([1, 2, 3]), draw_splits(labels, 0), 3, random)
+    assert len(planted) == 3 and not set(planted["subject_id"]) & set(labels["subject_id"])
 
 
 def test_real_label_rows_keep_the_licence_of_the_real_set(official_tables, tmp_path, dermssl):

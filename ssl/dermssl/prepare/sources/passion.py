@@ -25,7 +25,7 @@ SPLITS = ("TRAIN", "TEST")
 def read(raw: RawFolder) -> Rows:
     """Read patients from ``label.csv``, splits from ``PASSION_split.csv``, photos ``images/{subject_id}_{int}.jpg``."""
     table = raw.table("label", "labels", required=LABEL_COLUMNS)
-    _check_values(raw.find("label", "labels"), "impetig", table["impetig"], IMPETIGO)
+    require_known(raw.find("label", "labels"), "impetig", table["impetig"], IMPETIGO)
     table = one_row_each(raw, table, "subject_id", "subject")
     labelled = set(table["subject_id"])
     frame = read_columns(
@@ -54,7 +54,8 @@ def read(raw: RawFolder) -> Rows:
     return Rows(images[known].merge(frame, on="patient_id", how="left"))
 
 
-def _check_values(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
+def require_known(where: Path, column: str, values: pd.Series, known: Iterable[str]) -> None:
+    """Raise InputError unless all ``values`` of the ``column`` of the table ``where`` are ``known``, or missing."""
     unknown = set(values.dropna()) - set(known)
     if unknown:
         raise InputError(f"{where}: {column} holds {sorted(unknown)}: it must be one of {', '.join(known)}")
@@ -69,7 +70,7 @@ def _read_split(raw: RawFolder, labelled: set[str]) -> dict[str, str]:
         return {}
     table = raw.table("PASSION_split", required=("subject_id", "Split"))
     table = table.assign(Split=table["Split"].str.upper())
-    _check_values(path, "Split", table["Split"], SPLITS)
+    require_known(path, "Split", table["Split"], SPLITS)
     sides = table.groupby("subject_id")["Split"].nunique()
     if (sides > 1).any():
         raise InputError(f"{path}: subjects in two splits: {', '.join(sides[sides > 1].index[:5])}")
