@@ -60,7 +60,7 @@ class Progress:
         self.seconds += seconds
         try:
             watts = torch.cuda.power_draw(device) / 1000 if device.type == "cuda" else None
-        except (ImportError, RuntimeError):  # no NVML, or a driver that does not know the power
+        except Exception:  # no NVML, or a GPU or driver that does not know the power: NVML has errors of its own
             watts = None
         self.joules = None if watts is None or self.joules is None else self.joules + watts * ranks * seconds
 

@@ -170,11 +170,16 @@ def test_energy_follows_the_power_that_is_read(monkeypatch):
     assert run.joules == pytest.approx(2 * (200 * 10 + 400 * 10)) and run.seconds == 20
 
 
-def test_energy_that_cannot_be_read_is_not_invented(monkeypatch):
-    def no_nvml(device):
-        raise ModuleNotFoundError("No module named 'pynvml'")
+class NVMLError(Exception):
+    """As in NVIDIA's library, where it is no RuntimeError."""
 
-    monkeypatch.setattr(torch.cuda, "power_draw", no_nvml)
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'pynvml'"), NVMLError("Not Supported")])
+def test_energy_that_cannot_be_read_is_not_invented(monkeypatch, error):
+    def no_power(device):
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "power_draw", no_power)
     run = progress()
     run.spend(10.0, torch.device("cuda"), ranks=1)
     assert run.joules is None and run.seconds == 10
