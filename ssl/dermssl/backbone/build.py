@@ -14,7 +14,7 @@ from torch import nn
 from dermssl.backbone import layouts
 from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
 from dermssl.backbone.weights import load_weights, read_weights
-from dermssl.errors import InputError
+from dermssl.errors import InputError, shortened
 
 log = logging.getLogger("dermssl")
 
@@ -99,7 +99,7 @@ def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
             with torch.no_grad():
                 model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"the backbone cannot take crops of {size} px: {str(error).splitlines()[0]}") from None
+            raise InputError(f"the backbone cannot take crops of {size} px: {shortened(error)}") from None
     model.train(training)
 
 

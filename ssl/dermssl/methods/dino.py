@@ -162,7 +162,7 @@ class DinoLoss(nn.Module):
         """Equation 4: move the centre towards the mean of all outputs since the last call, on all ranks."""
         if self._sum is not None:
             count = torch.tensor(float(self._count), device=self.center.device)
-            mean = over_ranks(self._sum) / over_ranks(count)
+            mean = over_ranks(self._sum) / over_ranks(count).clamp(min=1)  # there may be no masked patch
             self.center.lerp_(mean, 1 - self.options.center_momentum)
         self.forget()
 

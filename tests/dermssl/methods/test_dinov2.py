@@ -141,6 +141,13 @@ def test_the_patch_heads_teacher_and_centre_follow_and_a_skipped_step_leaves_the
     assert model.patch_loss.center.any() and model.loss.center.any()
 
 
+def test_a_step_without_masked_patches_leaves_the_patch_centre_finite():
+    model = make(replace(SMALL, masked_images=0.0, centering="mean"))
+    model(views(), AT)
+    model.after_update(AT)
+    assert not model.patch_loss.center.any() and model.loss.center.any()
+
+
 def test_patch_loss_and_koleo_are_computed_in_float32_inside_autocast():
     model, seen = make(), []
     for part in (model.loss, model.patch_loss, model.koleo):

@@ -18,7 +18,7 @@ from tiny_runs import CONVNET, arguments, metrics, saved_tensors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dermssl import licences
-from dermssl.backbone.build import Normalisation, recompute_activations, write_out_attention
+from dermssl.backbone.build import Normalisation, check_sizes, recompute_activations, write_out_attention
 from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder, write_encoder
@@ -244,6 +244,15 @@ def counted_blocks() -> Iterator[list[str]]:
 def test_a_backbone_without_gradient_checkpointing_says_so():
     with pytest.raises(InputError, match="gradient_checkpointing"):
         recompute_activations(torch.nn.Linear(2, 2))
+
+
+def test_a_backbone_that_refuses_a_size_without_a_word_is_bad_input():
+    class Silent(torch.nn.Linear):
+        def forward(self, images):
+            raise AssertionError
+
+    with pytest.raises(InputError, match="cannot take crops of 50 px: AssertionError"):
+        check_sizes(Silent(1, 1), [50])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -259,3 +260,12 @@ def test_a_resumed_run_writes_its_points_anew_without_a_warning(tmp_path, capsys
     assert "warning" not in capsys.readouterr().out
     (points,) = tmp_path.rglob("metadata.tsv")
     assert "from 5" in points.read_text() and "from 0" not in points.read_text()
+
+
+def test_networks_of_tokens_that_do_not_tell_which_are_patches_have_no_patch_components():
+    class Mixer(torch.nn.Module):
+        def forward_features(self, images):
+            return images.flatten(2).transpose(1, 2)
+
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    assert patch_components(Mixer(), images, preprocessing_at(8), "cpu") is None
