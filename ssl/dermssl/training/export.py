@@ -1,5 +1,6 @@
 """``dermssl export``: copies an encoder of a run into a folder of its own."""
 
+import filecmp
 import logging
 import shutil
 from pathlib import Path
@@ -49,6 +50,8 @@ def export(options: ExportOptions) -> Report:
             load_encoder(run / name)  # so that an error about damaged weights names the run
             for part in ("config.json", "model.safetensors"):
                 shutil.copyfile(require_file(inside(run, f"{name}/{part}"), "dermssl pretrain"), temporary / part)
+            if not filecmp.cmp(run / name / "config.json", temporary / "config.json", shallow=False):
+                raise InputError(f"{run / name} was replaced while it was copied: give the same command again")
         if options.heads:
             weights = states.require_state(run, "--heads").weights
             heads = {key: value for key, value in weights.items() if key.split(".")[0].endswith("head")}

@@ -168,6 +168,20 @@ def test_export_carries_the_ledger_where_the_licence_lets_it_and_else_points_at_
     assert not (tmp_path / "unlinked" / "ledger.parquet").exists(), "hashes of the images would link its records"
 
 
+def test_an_encoder_that_is_replaced_while_it_is_copied_is_not_exported(run, tmp_path, capsys, monkeypatch):
+    """A run that is training may write a better ``best/`` at any time."""
+    training, copy = shutil.copytree(run, tmp_path / "training"), shutil.copyfile
+
+    def copy_then_replace(source, target):
+        copy(source, target)
+        if source.name == "model.safetensors":
+            source.with_name("config.json").write_text("{}")
+
+    monkeypatch.setattr(shutil, "copyfile", copy_then_replace)
+    assert main(["export", str(training), "--which", "best", "--out", str(tmp_path / "out")]) == 2
+    assert "was replaced while it was copied" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_export_follows_no_link_out_of_the_run(run, tmp_path, capsys):
     """A run folder that was received from others may hold links to files of this machine."""
     received = shutil.copytree(run, tmp_path / "received")
@@ -204,6 +218,15 @@ def test_a_set_that_holds_nothing_but_copies_is_refused(dataset, tmp_path):
         select_rows(sets, "train", OnlineOptions(), seed=0)
 
 
+def test_a_set_that_is_only_scored_takes_no_image_from_another_set(dataset, tmp_path, caplog):
+    sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 40, seed=0))])
+    data = select_rows(sets, "train", OnlineOptions(), 0, shares=(0.0, 1.0))
+    scored = {value for one in data.online for value in one.dataset.column("pixel_sha256")[one.score]}
+    trained = set(sets[1].column("pixel_sha256")[data.rows[1]])
+    assert trained >= set(sets[0].column("pixel_sha256")[data.rows[0]]) and not trained & scored
+    assert "same pixels as other training images" not in caplog.text
+
+
 def test_continued_pretraining_starts_from_the_earlier_encoder(run, pretrain, dataset, tmp_path, caplog):
     out = tmp_path / "next"
     assert pretrain(dataset, out, model__init=str(run), training__epochs="1", optim__backbone_lr="0") == 0
@@ -218,15 +241,6 @@ def test_an_image_with_other_ids_in_an_earlier_ledger_keeps_both_rows():
     own |= {"sha256": "s", "pixel_sha256": "x", "phash": [0] * 8, "times_seen": 2}
     ledgers = [pa.Table.from_pylist([own]), pa.Table.from_pylist([own | {"times_seen": 3}, own | {"patient_id": "q"}])]
     joined = join_ledgers(ledgers)
-def test_a_set_that_is_only_scored_takes_no_image_from_another_set(dataset, tmp_path, caplog):
-    sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 40, seed=0))])
-    data = select_rows(sets, "train", OnlineOptions(), 0, shares=(0.0, 1.0))
-    scored = {value for one in data.online for value in one.dataset.column("pixel_sha256")[one.score]}
-    trained = set(sets[1].column("pixel_sha256")[data.rows[1]])
-    assert trained >= set(sets[0].column("pixel_sha256")[data.rows[0]]) and not trained & scored
-    assert "same pixels as other training images" not in caplog.text
-
-
     assert joined["patient_id"].to_pylist() == ["p", "q"] and joined["times_seen"].to_pylist() == [5, 2]
 
 
