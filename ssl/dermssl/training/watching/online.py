@@ -54,7 +54,7 @@ def score_encoder(features: Features, data: TrainingData, options: OnlineOptions
     ``online_by_tone/SET/GROUP`` is the kNN score within a group of skin types (`scored_tones`).
     """
     if data.online:
-        parts = [_score_set(features, online, options) for online in data.online]
+        parts = [_score_set(features, online, options, ranked=not number) for number, online in enumerate(data.online)]
         scores = _joined([online.dataset.name for online in data.online], parts)
         return replace(parts[0], scores=scores, scored=min(part.scored for part in parts))
     dataset, rows = data.datasets[0], data.rows[0]
@@ -68,7 +68,8 @@ def score_encoder(features: Features, data: TrainingData, options: OnlineOptions
     return Evaluation({RANKME: rankme(found)}, dataset, rows[chosen], nearest, None)
 
 
-def _score_set(features: Features, online: OnlineSet, options: OnlineOptions) -> Evaluation:
+def _score_set(features: Features, online: OnlineSet, options: OnlineOptions, ranked: bool) -> Evaluation:
+    """The scores of one set, with RankMe, which takes long, only if ``ranked``."""
     fit, asked = features(online.dataset, online.fit), features(online.dataset, online.score)
     votes, rows = neighbours.knn_votes(asked, fit, online.labels[online.fit], len(online.classes), [options.k])
     truth = online.labels[online.score]
@@ -81,7 +82,7 @@ def _score_set(features: Features, online: OnlineSet, options: OnlineOptions) ->
     chosen = pd.Series(truth).groupby(truth).cumcount().argsort(kind="stable").to_numpy()[:SHOWN]
     nearest = online.fit[rows[chosen, :SHOWN_NEAREST]]
     agree = online.labels[nearest] == truth[chosen, None]
-    scores |= {RANKME: rankme(fit)}
+    scores |= {RANKME: rankme(fit)} if ranked else {}
     for tone, inside in scored_tones(online).items():
         if len(set(truth[inside])) > 1:
             scores[f"{BY_TONE}/{online.dataset.name}/{tone}"] = _mean_recall(truth[inside], voted[inside])

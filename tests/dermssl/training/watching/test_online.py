@@ -102,6 +102,12 @@ def test_every_set_counts_alike_and_the_mix_decides():
     assert scores[KNN] == scores[f"{KNN}/a"] == 1 and scores[MIX] == pytest.approx(0.75)
 
 
+def test_the_rank_is_computed_for_the_first_set_alone(monkeypatch):
+    ranked = []
+    monkeypatch.setattr("dermssl.training.watching.online.rankme", lambda features: ranked.append(1) or 2.0)
+    assert score(online_set("one", APART), online_set("two", PAIRS))[RANKME] == 2.0 and len(ranked) == 1
+
+
 def test_recall_at_1_leaves_out_rows_without_an_id():
     features = np.eye(4, dtype=np.float32) + 0.1
     queries, hits = neighbours.recall_at_1(features[[0, 0, 1, 2]], np.array(["x", "x", None, np.nan], dtype=object))
