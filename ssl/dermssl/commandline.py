@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dermssl import __version__
 from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean, plain_text, tell
 from dermssl.files import write_json
@@ -84,7 +85,7 @@ def _dispatch(program: str, summary: str, commands: dict[str, Command], argument
         print(f"\n{program} COMMAND --help")
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"{program} {importlib.import_module('dermssl').__version__}")
+        print(f"{program} {__version__}")
         return 0
     if arguments[0] not in commands:
         raise InputError(f"unknown command '{arguments[0]}'; {did_you_mean(arguments[0], commands)}")

@@ -38,7 +38,6 @@ def make_data_loader(
     arguments of PyTorch's DataLoader.
     """
     workers = workers_that_fit(workers, batch_bytes)
-    atexit.register(_end_workers)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -159,6 +158,7 @@ def _settle_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+@atexit.register
 def _end_workers() -> None:
     """Kill the workers that are left after an error. Python would wait for them without end: they ignore SIGTERM."""
     for child in multiprocessing.active_children():

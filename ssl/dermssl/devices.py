@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from dermssl.errors import HealthStop, InputError
+from dermssl.errors import HealthStop, InputError, shortened
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(hours=1)
@@ -67,10 +67,9 @@ def require_compiler(device: torch.device) -> None:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     # A missing, old or broken compiler may raise any exception.
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
         raise InputError(
-            f"training.compile: torch.compile does not work on this machine ({reason}): install a C++ compiler and "
-            "Python's headers, or leave it out"
+            f"training.compile: torch.compile does not work on this machine ({shortened(error, 200)}): install a C++ "
+            "compiler and Python's headers, or leave it out"
         ) from None
 
 

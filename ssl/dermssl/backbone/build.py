@@ -68,7 +68,7 @@ def build(
                 f"pretrained weights of '{name}' are gated: accept their terms at {where} and log in with "
                 f"`hf auth login`, or give a file, {remedy(name)}"
             ) from None
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = shortened(error)
         raise InputError(f"cannot get pretrained weights of '{name}' ({reason}): give a file, {remedy(name)}") from None
     except TypeError as error:
         if "drop_path_rate" not in options or "drop_path_rate" not in str(error):

@@ -77,12 +77,15 @@ def initial_facts(init: str, run: Path) -> dict[str, Any]:
 
     If ``init`` no longer exists, it is read from the ``run`` that started from it.
     """
+    if init == "timm":
+        return {}
     path = Path(init) if Path(init).exists() else run
-    configs = [path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"]
-    config = next((file for file in configs if file.is_file()), None) if init != "timm" else None
-    if config is None and init != "timm" and (path / "config.yaml").is_file():  # a run that was stopped early
+    for config in (path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"):
+        if config.is_file():
+            return read_json(config, "dermssl export").get("dermssl") or {}
+    if (path / "config.yaml").is_file():  # a run that was stopped early
         return {"splits": (read_yaml(path / "config.yaml").get("data") or {}).get("splits")}
-    return (read_json(config, "dermssl export").get("dermssl") if config else None) or {}
+    return {}
 
 
 def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:

@@ -113,9 +113,10 @@ def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
             told = f"one {unit} id in several spellings: {', '.join(same[:5])}"
             problems.append(Problem(f"{unit} {same.iloc[0]}", told, "kept together"))
     for unit in ("case", "lesion"):
-        patients = frame.groupby(f"{unit}_id")["patient_id"].agg(["nunique", "unique"])
-        for name, found in patients[patients["nunique"] > 1]["unique"].items():
-            several = ", ".join(sorted(str(patient) for patient in found if isinstance(patient, str))[:5])
+        pairs = frame[[f"{unit}_id", "patient_id"]].dropna().drop_duplicates()
+        shared = pairs[pairs[f"{unit}_id"].duplicated(keep=False)]
+        for name, patients in shared.groupby(f"{unit}_id")["patient_id"]:
+            several = ", ".join(sorted(patients)[:5])
             problems.append(Problem(f"{unit} {name}", f"one {unit} has several patients: {several}", "kept together"))
     return problems
 
