@@ -64,11 +64,14 @@ def export(options: EmbeddingsExportOptions) -> Report:
     return Report("\n".join(text), info | {"out": str(out), "licences": notices})
 
 
-def _columns(source: Source) -> pd.DataFrame:
-    """The columns of the manifest with one value per cell; the list of body sites becomes text."""
+def _columns(source: Source, *added: str) -> pd.DataFrame:
+    """The columns of the manifest with one value per cell; the list of body sites becomes text.
+
+    A column with the name of one that the format has ``added`` gets an underscore.
+    """
     sites = source.frame["body_site"].map(", ".join, na_action="ignore")
     frame = source.frame.drop(columns=list(HIDDEN)).assign(body_site=sites)
-    return frame.dropna(axis=1, how="all").reset_index(drop=True)
+    return frame.dropna(axis=1, how="all").rename(columns={name: f"{name}_" for name in added}).reset_index(drop=True)
 
 
 def _jpegs(source: Source) -> Iterator[bytes]:
@@ -100,7 +103,8 @@ def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions)
         other = np.flatnonzero(found != row)[: options.neighbours]
         near.append({"ids": found[other].tolist(), "distances": (1 - similarity[other]).tolist()})
     x, y = _projected(unit, options.projection).T
-    table = pa.Table.from_pandas(_columns(source).assign(x=x, y=y, neighbors=near), preserve_index=False)
+    columns = _columns(source, "x", "y", "neighbors", "image").assign(x=x, y=y, neighbors=near)
+    table = pa.Table.from_pandas(columns, preserve_index=False)
     pictures = pa.array([{"bytes": jpeg} for jpeg in _jpegs(source)], pa.struct([("bytes", pa.binary())]))
     write_parquet(folder / "embeddings.parquet", table.append_column("image", pictures))
 
@@ -109,7 +113,7 @@ def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptio
     """Write ``metadata.json`` and ``samples.json`` without a version, so that FiftyOne fills in its own fields."""
     features = np.asarray(source.features)
     places = _projected(neighbours.normalise(features), options.projection)
-    columns = _columns(source).astype(object)
+    columns = _columns(source, "filepath", "tags", "x", "y", "embedding").astype(object)
     labels, samples = {target.column for target in source.targets.values()}, []
     (folder / "data").mkdir()
     for row, (jpeg, cells) in enumerate(zip(_jpegs(source), columns.to_dict("records"), strict=True)):
@@ -154,7 +158,7 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
 def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     lancedb = require_package("lancedb", "lancedb")
     numbers = pa.array(np.ascontiguousarray(source.features, np.float32).ravel())
-    table = pa.Table.from_pandas(_columns(source), preserve_index=False)
+    table = pa.Table.from_pandas(_columns(source, "vector", "jpeg"), preserve_index=False)
     table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(numbers, source.encoder["dim"]))
     jpegs = _jpegs(source)
 

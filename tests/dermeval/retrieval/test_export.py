@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dermeval.features.embeddings import write_embeddings
 from dermeval.retrieval.export import export
 from dermeval.retrieval.options import EmbeddingsExportOptions
+from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.neighbours import normalise
 
@@ -38,6 +40,17 @@ def test_the_atlas_table_has_a_place_the_true_neighbours_and_the_picture_of_each
     assert np.allclose([1 - near["distances"][0] for near in table["neighbors"]], similarity.max(1))
     assert np.isfinite(table[["x", "y"]]).all(axis=None) and table["dx"].tolist() == ["x", "y\tz"] * 3
     assert all(picture["bytes"].startswith(b"\xff\xd8\xff") for picture in table["image"])
+
+
+def test_a_column_with_the_name_of_an_exported_one_is_kept_under_another(make_toy_dataset, make_frame, tmp_path):
+    frame = make_frame(4, seed=0).assign(x="left", image="scan")
+    data, out = open_dataset(make_toy_dataset(tmp_path / "data", frame, {})), tmp_path / "out"
+    features = np.random.default_rng(0).normal(size=(len(data), 4)).astype(np.float32)
+    write_embeddings(tmp_path / "e", features, [data], {"path": "e", "fingerprint": "e", "preprocessing": {}}, {})
+    export(EmbeddingsExportOptions(source=str(tmp_path / "e"), to="atlas", out=str(out)))
+    table = pq.read_table(out / "embeddings.parquet")
+    assert set(table["x_"].to_pylist()) == {"left"} and set(table["image_"].to_pylist()) == {"scan"}
+    assert len(set(table.column_names)) == len(table.column_names)
 
 
 def test_tensorboard_reads_the_projector_folder(exported):
