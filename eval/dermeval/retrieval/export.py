@@ -67,7 +67,7 @@ def export(options: EmbeddingsExportOptions) -> Report:
 def _columns(source: Source, *added: str) -> pd.DataFrame:
     """The columns of the manifest with one value per cell; the list of body sites becomes text.
 
-    A column with the name of one that the format has ``added`` gets an underscore.
+    A column with the name of one of those that the format adds (``added``) gets an underscore.
     """
     sites = source.frame["body_site"].map(", ".join, na_action="ignore")
     frame = source.frame.drop(columns=list(HIDDEN)).assign(body_site=sites)

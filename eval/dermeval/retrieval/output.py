@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import mmap
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ from dermssl.paths import require_output_file
 
 MARKS = {".png": b"Software\0dermeval", ".html": b"which is no diagnosis", ".csv": b"query,rank,similarity,"}
 """For each ending a text that only files written here hold."""
-MARKED_BYTES = 2**26
 MAX_SHEET_QUERIES, COLUMNS, CAPTION_LETTERS = 20, 5, 34
 TILE_INCHES, CAPTION_INCHES = 2.1, 0.65
 READING = "Ranked by the encoder's similarity, which is no diagnosis."
@@ -55,10 +55,11 @@ def check_path(path: Path, overwrite: bool) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether a search wrote this file, so that no other file of the user is replaced."""
-    with path.open("rb") as stream:
-        content = stream.read(MARKED_BYTES)
-    mark = MARKS[path.suffix.lower()]
-    return content.startswith(mark) if path.suffix.lower() == ".csv" else mark in content
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(MARKS[path.suffix.lower()])
+    return place == 0 if path.suffix.lower() == ".csv" else place >= 0
 
 
 def write(index: SearchIndex, found: Sequence[FoundCases], path: Path) -> str | None:

@@ -301,6 +301,18 @@ def test_embeddings_of_the_same_data_are_queries_that_leave_their_own_patient_ou
         assert [hit["image_id"] for hit in found["hits"]] == [f"set/{i}" for i in expected]
 
 
+def test_a_page_of_many_pictures_is_replaced_and_an_empty_file_is_not(cases, tmp_path):
+    options = SearchOptions(index=str(cases[0]), image_id=["set/0"], out=str(tmp_path / "hits.html"), overwrite=True)
+    search(options)
+    page = (tmp_path / "hits.html").read_bytes()
+    (tmp_path / "hits.html").write_bytes(b" " * 2**26 + page)  # what marks the page stands at its end
+    search(options)
+    assert (tmp_path / "hits.html").read_bytes() == page
+    (tmp_path / "hits.html").write_bytes(b"")
+    with pytest.raises(InputError, match="was not written by this command"):
+        search(options)
+
+
 @pytest.mark.parametrize("ending", ["csv", "html", "png"])
 def test_the_result_is_written_as_its_ending_says_and_no_file_is_replaced_unasked(cases, tmp_path, ending):
     options = SearchOptions(index=str(cases[0]), image_id=["set/0", "set/5"], out=str(tmp_path / f"hits.{ending}"))
