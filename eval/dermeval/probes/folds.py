@@ -39,6 +39,12 @@ def official(task: Task) -> Fold:
     return Fold(0, train, test)
 
 
+def without_split(task: Task) -> list[str]:
+    """A note on the labelled images that the official split leaves out."""
+    left = int(task.frame["split"].isna().sum())
+    return [f"{left} of {len(task.frame)} labelled images have no split and are left out"] if left else []
+
+
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
     """Patient-grouped folds of ``rows`` (default: all), stratified by class; each row is scored once.
 

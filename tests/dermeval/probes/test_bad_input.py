@@ -50,6 +50,13 @@ def test_one_class_on_a_side_of_the_split_is_refused(judge, frame, command, side
     assert f"all {images} {'fitted' if side == 'train' else 'scored'} images have 'condition' = Eczema" in said
 
 
+@pytest.mark.parametrize("command", [KNN, ["evaluate", "--probe", "knn"]])
+def test_images_that_the_split_leaves_out_are_counted(judge, frame, command):
+    left = frame["patient_id"].isin(["toy/P001", "toy/P002"])
+    code, said = judge(command, split=frame["split"].where(~left, None))
+    assert code == 0 and f"{left.sum()} of {len(frame)} labelled images have no split and are left out" in said
+
+
 @pytest.mark.parametrize("command", [KNN, [*LINEAR, "--split", "folds"]])
 def test_a_class_with_one_patient_is_noted(judge, frame, command):
     labels = np.where(frame["patient_id"] == "toy/P001", "Scabies", _two_kinds(frame))
