@@ -32,9 +32,9 @@ LEAST_CODED_ROWS = 1000
 CANDIDATES, CANDIDATES_PER_HIT = 256, 4
 """The number of rows that the codes propose for the exact ranking: in all at least, and per hit."""
 ROWS_PER_CELL, MOST_CELLS = 256, 32_768
-CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 40, 64
+CELLS_VISITED, LEAST_CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 2, 40, 64
 ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS = 1024, 4096
-"""More cells would cost more time than scanning larger ones."""
+"""More cells would cost more time than scanning larger ones. Of cells with over 2,048 rows fewer are visited."""
 CENTRES_PER_CELL = 4
 """Of 1,000 cells or more, the nearest are chosen among so many times as many, which codes of their centres propose."""
 RECALL_DEPTHS = (1, 10, 100)
@@ -265,7 +265,9 @@ def build_cells(total: int, blocks: Callable[[], Iterator[np.ndarray]], scanned:
     coarse = f"({fast},RFlat)" if cells >= LEAST_CODED_ROWS else ""
     codes = faiss.index_factory(dim, f"{shortened}IVF{cells}{coarse},{fast if scanned else 'SQ8'}")
     inner = faiss.downcast_index(faiss.extract_index_ivf(codes))
-    inner.cp.niter, inner.nprobe, inner.by_residual = 6, CELLS_VISITED, True
+    inner.cp.niter, inner.by_residual = 6, True
+    fewer = 2 * ROWS_PER_SCANNED_CELL * CELLS_VISITED * cells // total
+    inner.nprobe = min(CELLS_VISITED, max(LEAST_CELLS_VISITED, fewer))
     centres = faiss.downcast_index(inner.quantizer)
     if isinstance(centres, faiss.IndexRefineFlat):
         centres.k_factor = CENTRES_PER_CELL
