@@ -173,7 +173,7 @@ class Collection:
         """
         passed = self.served.copy()
         if where.strip():
-            # Parsed alone: its brackets cannot close those of the filter on serving. Errors tell of served rows only.
+            # Among the served rows, so that errors tell of no others.
             passed[self.served] = passing_rows(parse_where(where), self.columns)
         rows = np.flatnonzero(passed)
         first = rows[np.unique(self.index.groups[0][rows], return_index=True)[1]]
@@ -182,7 +182,8 @@ class Collection:
             known = codes[first][codes[first] >= 0]
             shares = np.bincount(known, minlength=len(names)) / max(1, len(known))
             rates[target] = dict(zip(names, shares.tolist(), strict=True)), len(known)
-        both = " and ".join(f"({part})" for part in (self.where, where) if part.strip())
+        # Each is parsed alone, so that brackets or a comment of one cannot reach into the other.
+        both = " and ".join(f"({parse_where(part)})" for part in (self.where, where) if part.strip())
         return self.index.passing(both or None), rates
 
     def _shares(self, hits: Sequence[dict[str, Any]], rates: Rates) -> tuple[str | None, list[ConditionShare]]:

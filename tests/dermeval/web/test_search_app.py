@@ -235,6 +235,8 @@ def test_no_filter_of_a_search_reaches_beyond_the_filter_on_serving(make_index, 
     with TestClient(app, base_url="http://localhost") as client:
         beyond = {"image_id": "set/0", "where": "dx == 'eczema') or (dx == 'scabies'"}
         assert client.get("/api/search", params=beyond).status_code == 422
+        remark = {"image_id": "set/0", "where": "dx == 'eczema' # a remark"}
+        assert client.get("/api/search", params=remark).status_code == 200
         told = client.get("/api/search", params={"image_id": "set/0", "where": "image_id == 'set/11x'"}).text
         assert "did you mean 'set/" in told and "'set/11'" not in told, "set/11 is not served"
         assert "scabies" not in client.get("/").text
