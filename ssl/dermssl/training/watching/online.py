@@ -171,7 +171,7 @@ def patch_components(
     pixels = normalise_pixels(torch.from_numpy(images).permute(0, 3, 1, 2), preprocessing, torch.device(device))
     tokens = encoder.forward_features(pixels)  # type: ignore[operator]
     encoder.train(was_training)
-    if tokens.ndim != 3 or not hasattr(encoder, "num_prefix_tokens"):
+    if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3 or not hasattr(encoder, "num_prefix_tokens"):
         return None
     patches = tokens[:, int(encoder.num_prefix_tokens) :].float().cpu()  # type: ignore[arg-type]
     flat = patches.flatten(0, 1) - patches.mean(dim=(0, 1))

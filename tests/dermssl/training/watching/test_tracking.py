@@ -262,10 +262,12 @@ def test_a_resumed_run_writes_its_points_anew_without_a_warning(tmp_path, capsys
     assert "from 5" in points.read_text() and "from 0" not in points.read_text()
 
 
-def test_networks_of_tokens_that_do_not_tell_which_are_patches_have_no_patch_components():
-    class Mixer(torch.nn.Module):
+@pytest.mark.parametrize("branches", [1, 2], ids=["mixer", "crossvit"])
+def test_networks_of_tokens_that_do_not_tell_which_are_patches_have_no_patch_components(branches):
+    class Tokens(torch.nn.Module):
         def forward_features(self, images):
-            return images.flatten(2).transpose(1, 2)
+            tokens = images.flatten(2).transpose(1, 2)
+            return tokens if branches == 1 else [tokens] * branches
 
     images = np.zeros((2, 8, 8, 3), np.uint8)
-    assert patch_components(Mixer(), images, preprocessing_at(8), "cpu") is None
+    assert patch_components(Tokens(), images, preprocessing_at(8), "cpu") is None
