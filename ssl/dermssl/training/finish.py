@@ -72,12 +72,12 @@ def write_record(run: Run, progress: Progress) -> None:
 
 def note_end(run: Run, progress: Progress, error: BaseException) -> None:
     """Record in ``status.json`` what ended the run: a stop of all ranks, or the first failure of a rank."""
-    if isinstance(error, HealthStop) and run.main:
-        write_record(run, progress)
     if isinstance(error, (HealthStop, Preempted)):
         if run.main:
             status = "stopped" if isinstance(error, HealthStop) else "preempted"
             write_status(run.folder, status, progress.step, run.steps, str(error))
+            if status == "stopped":  # last, as a launcher kills this rank 30 s after the others have left
+                write_record(run, progress)
         return
     ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
     where = f"rank {rank} of {ranks}: " if ranks > 1 else ""

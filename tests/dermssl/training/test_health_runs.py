@@ -40,3 +40,12 @@ def test_a_failing_run_stops_and_names_the_cause(pretrain, dataset, tmp_path, ca
     if "not finite" not in words:
         assert max(metrics(tmp_path / "run")) == status(tmp_path / "run")["step"], "the line that tells of it is there"
     assert status(tmp_path / "run")["status"] == "stopped" and status(tmp_path / "run")["message"] in error
+
+
+def test_a_stopped_run_says_so_before_it_writes_its_ledger(pretrain, dataset, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "ledger.parquet")
+
+    monkeypatch.setattr("dermssl.training.finish.write_record", full)
+    assert pretrain(dataset, tmp_path / "run", **STOP, dino__momentum="1") == 2
+    assert status(tmp_path / "run")["status"] == "stopped"
