@@ -157,7 +157,7 @@ def _online_sets(datasets: Sequence[Dataset], options: OnlineOptions, seed: int)
 
 
 def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOptions, seed: int) -> OnlineSet | None:
-    frame = dataset.frame(["group_id", "split", target.column])
+    frame = dataset.frame(["group_id", "pixel_sha256", "split", target.column])
     index = {label: number for number, label in enumerate(target.classes)}
     labels = frame[target.column].map(index).fillna(-1).to_numpy(dtype=np.int64)
     trainable = ((frame["split"].isna() | (frame["split"] == "train")) & (labels >= 0)).to_numpy()
@@ -167,7 +167,8 @@ def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOp
         side = draw_split(frame["group_id"][trainable], labels[trainable], fractions, seed)
         score = np.zeros(len(frame), bool)
         score[np.flatnonzero(trainable)[side == "score"]] = True
-    fit = trainable & ~frame["group_id"].isin(set(frame["group_id"][score])).to_numpy()
+    apart = [frame[name].isin(set(frame[name][score])) for name in ("group_id", "pixel_sha256")]
+    fit = trainable & ~np.any(apart, axis=0)  # a copy of a scored image would vote for its own label
     if not fit.any() or not score.any():
         return None
     random = np.random.default_rng(seed)

@@ -212,6 +212,15 @@ def test_a_copy_in_another_set_of_an_image_that_is_scored_on_is_not_trained_on(d
     assert not scored & set(data.ledger(np.zeros(sum(map(len, data.rows)), int))["pixel_sha256"].to_pylist())
 
 
+def test_a_copy_of_a_scored_image_has_no_vote_on_it(dataset):
+    plain = open_dataset(dataset)
+    (before,) = select_rows([plain], "train", OnlineOptions(), seed=0).online
+    frame = plain.frame().astype({"pixel_sha256": object})
+    frame.loc[before.fit[0], "pixel_sha256"] = frame.loc[before.score[0], "pixel_sha256"]
+    (after,) = select_rows([replace(plain, table=to_table(frame))], "train", OnlineOptions(), seed=0).online
+    assert set(before.fit) - set(after.fit) == {before.fit[0]} and set(after.score) == set(before.score)
+
+
 def test_a_set_that_holds_nothing_but_copies_is_refused(dataset, tmp_path):
     sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 40, seed=0))])
     with pytest.raises(InputError, match=r"twin has nothing to train on.*copies"):
