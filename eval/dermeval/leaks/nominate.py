@@ -6,7 +6,7 @@ neighbours of other records that follow the nearest ones, and are rarely copies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations, islice
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,6 @@ LARGEST_CLUSTER = 50
 near hashes, each is paired with so many, the nearest."""
 FIRST, FIRST_BY_FEATURES = 0.05, 0.2
 """Share of the nearest neighbours of an image that a source always nominates."""
-BLOCKS_AT_ONCE = 4
-"""Blocks of images whose features are searched together. The more queries visit a cell at once, the less each costs."""
 FEATURES_FOUND = 16
 """Number of nearest local features that each local feature votes for."""
 TURNS, SIZES = 12, 16
@@ -264,10 +262,7 @@ class Votes:
             start, number = start + len(block), number + len(part)
 
     def _descriptors(self) -> Iterator[np.ndarray]:
-        """The descriptors of the voting features, of `BLOCKS_AT_ONCE` blocks at a time."""
-        parts = (descriptors for _, descriptors in self._parts("descriptors"))
-        while some := list(islice(parts, BLOCKS_AT_ONCE)):
-            yield np.concatenate(some)
+        return (descriptors for _, descriptors in self._parts("descriptors"))
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool, workers: int = 1) -> pd.DataFrame:
         """The ``nearest`` images of other records by votes: ``a`` < ``b``, ``normalised``, ``rank`` (from 0).
@@ -288,7 +283,7 @@ class Votes:
         return table.groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
 
     def _numbered(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Descriptors of the voting features, and the numbers of these features, several blocks at a time."""
+        """Descriptors of the voting features, and the numbers of these features, block by block."""
         start = 0
         for features in self._descriptors():
             yield features, np.arange(start, start + len(features))
