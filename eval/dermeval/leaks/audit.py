@@ -80,9 +80,9 @@ def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str,
     with locked(done.parent):  # clears away what a kill left
         if done.is_file() and not options.overwrite:
             summary = read_json(done, "dermeval leaks")
-            encoders = [entry["encoder"] for entry in summary.get("pretraining", ())]
+            encoders = [entry.get("fingerprint") for entry in summary.get("pretraining", ())]
             made = (summary.get("version"), summary.get("datasets"), encoders)
-            if made == (VERSION, images.datasets, [one.encoder["path"] for one in images.embedded]):
+            if made == (VERSION, images.datasets, [one.encoder["fingerprint"] for one in images.embedded]):
                 return summary
     chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
     report = leaks(chosen)

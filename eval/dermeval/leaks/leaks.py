@@ -146,7 +146,8 @@ def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
     for one in images.embedded:
         frame = images.frame.iloc[one.rows]
         seen = seen_images(one.encoder, frame, known)
-        entry = {"encoder": one.encoder["path"], "source": seen.source, "known": seen.reasons is not None}
+        entry = {"encoder": one.encoder["path"], "fingerprint": one.encoder["fingerprint"]}
+        entry |= {"source": seen.source, "known": seen.reasons is not None}
         if seen.reasons is not None:
             flags, split = seen.reasons.any(axis=1).to_numpy(), frame["split"].fillna("none")
             counts = pd.crosstab(split.to_numpy(), flags).reindex(columns=[False, True], fill_value=0)

@@ -72,6 +72,13 @@ def test_a_killed_audit_takes_over_its_leaks(planted, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, folder)
     assert "embedding" in json.loads((tmp_path / "audit" / "leaks" / "summary.json").read_text())["sources"]
+    info = read_json(planted[1] / "embedding.json", "")
+    info["encoder"]["fingerprint"] = "trained on since"
+    write_json(planted[1] / "embedding.json", info)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, planted[1])
+    summary = read_json(tmp_path / "audit" / "leaks" / "summary.json", "")
+    assert summary["pretraining"][0]["fingerprint"] == "trained on since"
     monkeypatch.undo()
     monkeypatch.setattr("dermeval.leaks.audit.leaks", stopped)
     (tmp_path / "audit" / ".leaks.unfinished.0a1b2c-1.partial").mkdir()
