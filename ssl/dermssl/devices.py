@@ -102,6 +102,8 @@ def start_accelerator(precision: str) -> Accelerator:
                 f"the config of Accelerate asks for {way}, but each rank needs the whole network: "
                 "give `accelerate launch` another --config_file, such as configs/accelerate_one_node.yaml"
             )
+    if torch.backends.mps.is_available():  # Apple's GPU lacks float64, which Sinkhorn's targets need
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     device = join_ranks(timeout=PATIENCE).device
     if device.type == "cpu":
         keep_memory()

@@ -56,3 +56,18 @@ def test_a_launcher_that_would_divide_the_network_is_refused(monkeypatch, way):
     monkeypatch.setenv(f"ACCELERATE_USE_{way}", "true")
     with pytest.raises(InputError, match=f"asks for {way}.*another --config_file"):
         start_accelerator("fp32")
+
+
+def test_an_apple_gpu_is_left_alone_since_it_has_no_float64(monkeypatch):
+    asked = []
+
+    def join(cpu: bool = False, **group):
+        asked.append(cpu)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("dermssl.devices.PartialState", join)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    with pytest.raises(KeyboardInterrupt):
+        start_accelerator("fp32")
+    assert asked == [True]
