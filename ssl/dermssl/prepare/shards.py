@@ -101,10 +101,14 @@ def measured(work: Path) -> Iterator[pa.Table]:
     """The file and measurements of every decoded image, one table per shard, in the order of the image store."""
     for rows in sorted(work.glob("rows-*.parquet")):
         table = read_parquet(rows, MAKER)
-        yield table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])
+        table = table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])
+        hashes = table["phash"].cast(manifest.FIXED.field("phash").type)
+        yield table.set_column(table.column_names.index("phash"), manifest.FIXED.field("phash"), hashes)
 
 
 _ROW_SCHEMA = pa.schema(
     [("file", pa.string()), ("problem", pa.string()), ("note", pa.string())]
-    + [manifest.FIXED.field(name).with_nullable(True) for name in manifest.MEASURED]
+    + [manifest.FIXED.field(name).with_nullable(True) for name in manifest.MEASURED if name != "phash"]
+    # Before version 26, pyarrow cannot read lists of a fixed length from Parquet if some are null.
+    + [("phash", pa.list_(pa.uint64()))]
 )
