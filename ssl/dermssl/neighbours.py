@@ -36,7 +36,8 @@ CELLS_VISITED, LEAST_CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 2, 40, 64
 ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS = 1024, 4096
 """More cells would cost more time than scanning larger ones. Of cells with over 2,048 rows fewer are visited."""
 CENTRES_PER_CELL = 4
-"""Of 1,000 cells or more, the nearest are chosen among so many times as many, which codes of their centres propose."""
+"""With 1,000 cells or more, codes of the centres propose so many cells for each cell visited. The exact distance to
+their centres then decides."""
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
 """If the vectors of all rows that pass a filter take no more bytes, they are compared one by one.
