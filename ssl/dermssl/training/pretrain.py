@@ -6,9 +6,10 @@ ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermssl pretrain ...     
 """
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -47,7 +48,11 @@ def pretrain(options: PretrainOptions) -> Report | None:
         WorkerDied: a data worker was killed; with one rank the state is saved too.
     """
     run, progress = set_up(options)
-    hear_signals(run.signals)
+    with heard(run.signals):
+        return _run(run, progress)
+
+
+def _run(run: Run, progress: Progress) -> Report | None:
     already = read_status(run.folder) == "done" and progress.step == run.steps
     tracker = None
     try:
@@ -173,16 +178,25 @@ def _preempted(run: Run, progress: Progress) -> Preempted:
     return Preempted(f"interrupted at {at}; the state is saved: the same command resumes the run")
 
 
-def hear_signals(signals: list[int]) -> None:
-    """Collect SIGTERM and Ctrl-C in ``signals`` instead of ending; a second Ctrl-C ends the process at once."""
+@contextmanager
+def heard(signals: list[int]) -> Iterator[None]:
+    """Inside the block, collect SIGTERM and Ctrl-C in ``signals`` instead of ending.
+
+    A second Ctrl-C ends the process at once.
+    """
 
     def hear(number: int, _: object) -> None:
         if number == signal.SIGINT and number in signals:
             raise KeyboardInterrupt
         signals.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hear)
+    alone = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT) if alone}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _batches(run: Run, start: int) -> Waiting:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -104,6 +105,16 @@ def test_a_pre_empted_run_leaves_no_worker_behind(pretrain, dataset, tmp_path, m
     assert pretrain(dataset, tmp_path / "run", data__workers="1") == 75
     gc.collect()
     assert not multiprocessing.active_children()
+
+
+def test_signals_are_collected_only_inside_the_block_and_only_in_the_main_thread():
+    signals, before = [], signal.getsignal(signal.SIGTERM)
+    with loop.heard(signals):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signals == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == before
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(loop.heard([]).__enter__).result()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_states_after_the_one_that_is_written_are_damaged_ones_and_go(tmp_path):
