@@ -34,6 +34,7 @@ HIDDEN = ("phash", "sha256", "pixel_sha256", "file")
 SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192
 """Side in pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
 ROWS_AT_ONCE = 1024
+FEWEST_TO_PROJECT = 10
 
 
 def export(options: EmbeddingsExportOptions) -> Report:
@@ -84,7 +85,9 @@ def _jpegs(source: Source) -> Iterator[bytes]:
 
 
 def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
-    """Unit features ``(N, D)`` projected to ``(N, 2)``, with a fixed seed."""
+    """Unit features ``(N, D)`` projected to ``(N, 2)``, with a fixed seed. A missing second direction is 0."""
+    if kind != "pca" and len(unit) < FEWEST_TO_PROJECT:
+        raise InputError(f"--projection {kind} needs at least {FEWEST_TO_PROJECT} images: use pca")
     if kind == "umap":
         umap = require_package("umap", "umap-learn")
         return umap.UMAP(metric="cosine", random_state=0).fit_transform(unit)
@@ -92,7 +95,11 @@ def _projected(unit: np.ndarray, kind: str) -> np.ndarray:
         return np.asarray(require_package("openTSNE", "openTSNE").TSNE(metric="cosine", random_state=0).fit(unit))
     from sklearn.decomposition import PCA
 
-    return PCA(2, svd_solver="randomized", random_state=0).fit_transform(unit)
+    if len(unit) < 2:
+        return np.zeros((len(unit), 2))
+    axes = min(2, unit.shape[1])
+    places = PCA(axes, svd_solver="randomized", random_state=0).fit_transform(unit)
+    return np.pad(places, ((0, 0), (0, 2 - axes)))
 
 
 def _write_atlas(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:

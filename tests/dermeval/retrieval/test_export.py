@@ -1,5 +1,6 @@
 """Exports hold every image, as the programs that they are made for read them; closed data are refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -51,6 +52,22 @@ def test_a_column_with_the_name_of_an_exported_one_is_kept_under_another(make_to
     table = pq.read_table(out / "embeddings.parquet")
     assert set(table["x_"].to_pylist()) == {"left"} and set(table["image_"].to_pylist()) == {"scan"}
     assert len(set(table.column_names)) == len(table.column_names)
+
+
+@pytest.mark.parametrize("to", ["atlas", "fiftyone", "projector"])
+@pytest.mark.parametrize("shape", [(1, 4), (3, 1)])
+def test_a_single_image_and_a_single_feature_are_exported(make_toy_dataset, make_frame, tmp_path, to, shape):
+    images, out = shape[0], tmp_path / "out"
+    frame = make_frame(images, seed=0).head(images)
+    data = open_dataset(make_toy_dataset(tmp_path / "data", frame, {}))
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    write_embeddings(tmp_path / "e", features, [data], {"path": "e", "fingerprint": "e", "preprocessing": {}}, {})
+    options = EmbeddingsExportOptions(source=str(tmp_path / "e"), to=to, out=str(out))
+    assert export(options).data["images"] == images
+    if to != "projector":
+        with pytest.raises(InputError, match="umap needs at least 10 images"):
+            export(dataclasses.replace(options, projection="umap", overwrite=True))
+        assert (out / "export.json").exists()
 
 
 def test_tensorboard_reads_the_projector_folder(exported):
