@@ -85,9 +85,12 @@ def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list
         )
     with np.errstate(over="ignore"):
         features = np.asarray(features, np.float16 if features.dtype == np.float16 else np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        lengths = np.linalg.norm(features.astype(np.float32), axis=1)
+    bad = np.flatnonzero(~np.isfinite(lengths))
     if len(bad):
-        raise InputError(f"{path}: row {bad[0] + 1} of the features holds NaN or infinity: leave that image out")
+        raise InputError(
+            f"{path}: row {bad[0] + 1} of the features holds NaN, infinity or too large numbers: leave that image out"
+        )
     return features, ids
 
 

@@ -111,6 +111,7 @@ def test_hdf5_is_read_where_h5py_is_installed(tmp_path, data, features, frame, c
         (lambda x, ids: (x[:, :0], ids), "features.npy"),
         (lambda x, ids: (x[:, 0], ids), "features.npy"),
         (lambda x, ids: (np.where(x == x[3, 2], np.inf, x), ids), "row 4 of the features"),
+        (lambda x, ids: (np.where(x == x[3, 2], 1e20, x), ids), "row 4 of the features"),
         (lambda x, ids: (x, [*ids[:-1], ids[0]]), "occurs twice"),
         (lambda x, ids: (x, [*ids[:-1], "toy/none"]), "is no image of"),
         (lambda x, ids: (x, [*ids[:-1], None]), "has no id"),
