@@ -58,8 +58,12 @@ class Task:
 
 
 def unit_of(datasets: Sequence[dict]) -> str:
-    """What a ``group_id`` of ``datasets`` (as in ``embedding.json``) stands for: ``patient``, ``lesion`` or another."""
-    return " or ".join(dict.fromkeys(entry["group"] for entry in datasets))
+    """What a ``group_id`` of ``datasets`` (as in ``embedding.json``) stands for: ``patient``, ``lesion`` or another.
+
+    ``group`` if it stands for different things in them.
+    """
+    units = {entry["group"] for entry in datasets}
+    return units.pop() if len(units) == 1 else "group"
 
 
 def open_task(folders: Sequence[str], name: str | None) -> Task:
