@@ -109,6 +109,8 @@ def open_dataset(folder: str | Path) -> Dataset:
         )
     table = read_manifest(path, MAKER)
     info |= read_split_origin(table)
+    if "fold" not in table.column_names:  # a kill may leave the name of folds that are gone
+        info.pop("folds", None)
     for name, target in info["targets"].items():
         if target["column"] not in table.column_names:
             raise InputError(
