@@ -1,5 +1,6 @@
 """Joins table rows to image files, and reports every row and every file that finds no partner."""
 
+import functools
 import itertools
 import unicodedata
 from collections import defaultdict
@@ -50,8 +51,12 @@ def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str],
     if nearest and raw.same_bytes(*nearest):
         return nearest[0]
     ambiguous.update(nearest)
-    several, none = "several different files have that name: keep one", "named in the table but there is no such file"
-    raw.report(name, several if nearest else none)
+    problem = "several different files have that name: keep one"
+    if not nearest:
+        problem = "named in the table but there is no such file"
+        padded = index.with_zeros.get(name.removesuffix(PurePosixPath(name).suffix))
+        problem += f", only one with leading zeros, which spreadsheets remove: {padded}" if padded else ""
+    raw.report(name, problem)
     return None
 
 
@@ -104,6 +109,12 @@ class _Index:
         common = [len(common_start([wanted, _key(file).split("/")[::-1]])) for file in files]
         longest = max(common, default=0)
         return [file for file, length in zip(files, common, strict=True) if length == longest]
+
+    @functools.cached_property
+    def with_zeros(self) -> dict[str, str]:
+        """The first file whose name is a number that begins with zeros, by that number without them."""
+        stems = {PurePosixPath(_key(file)).name: file for file in sorted(self._files, reverse=True)}
+        return {stem.lstrip("0"): file for stem, file in stems.items() if stem.isdecimal() and stem[0] == "0"}
 
 
 def _end(key: str) -> str:

@@ -55,6 +55,21 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_path(tree):
     assert [(p.file, p.problem) for p in problems] == [("1.jpg", "several different files have that name: keep one")]
 
 
+def test_of_a_number_without_its_zeros_the_file_that_may_be_meant_is_named(tree):
+    matched, problems = _match(tree("0002.jpg", "a/0003.png", "x.jpg"), "2", "3.jpg", "4", "x")
+    assert matched == {"x.jpg": 3}
+    none, zeros = (
+        "named in the table but there is no such file",
+        ", only one with leading zeros, which spreadsheets remove",
+    )
+    assert [(p.file, p.problem) for p in problems[:3]] == [
+        ("2", f"{none}{zeros}: 0002.jpg"),
+        ("3.jpg", f"{none}{zeros}: a/0003.png"),
+        ("4", none),
+    ]
+    assert problems[0].kind == none + zeros
+
+
 def test_one_picture_in_two_formats_is_told_apart_by_its_extension(tree):
     matched, problems = _match(tree("x.png", "x.jpg"), "x.png", "x.jpg")
     assert matched == {"x.png": 0, "x.jpg": 1} and not problems
