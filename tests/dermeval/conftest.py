@@ -136,12 +136,12 @@ def patients_frame(patients: int, seed: int, name: str = "toy") -> pd.DataFrame:
 
 
 def _completed(frame: pd.DataFrame, size: int) -> pd.DataFrame:
-    digests = [f"{row:064x}" for row in range(len(frame))]
+    digests = [hashlib.sha256(name.encode()).hexdigest() for name in frame["image_id"]]
     return frame.assign(
         dataset=[value.split("/")[0] for value in frame["image_id"]],
         file=frame["image_id"] + ".jpg",
         sha256=digests,
-        pixel_sha256=digests,
+        pixel_sha256=frame.get("pixel_sha256", pd.Series(digests, frame.index)),
         phash=[[0] * 8] * len(frame),
         **dict.fromkeys(("width", "height", "stored_width", "stored_height"), size),
     )

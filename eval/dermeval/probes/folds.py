@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dermeval.probes.task import Task
+from dermssl.dataset.splits import join_copies
 from dermssl.errors import InputError
 
 OTHER_SPLIT = "draw another split with `dermssl split`, or use --split folds (of knn, linear, finetune)"
@@ -48,12 +49,14 @@ def without_split(task: Task) -> list[str]:
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
     """Patient-grouped folds of ``rows`` (default: all), stratified by class; each row is scored once.
 
-    They are those of scikit-learn's StratifiedGroupKFold, shuffled by ``seed``. InputError, which begins with
-    ``where``, for fewer than two folds, or for more folds than patients.
+    Patients who share an image, by its pixels, are in one fold. The folds are those of scikit-learn's
+    StratifiedGroupKFold, shuffled by ``seed``. InputError, which begins with ``where``, for fewer than two folds, or
+    for more folds than patients.
     """
     rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
-    labels, groups = task.labels[rows], task.groups[rows]
-    patients = len(set(groups))
+    labels, frame = task.labels[rows], task.frame.iloc[rows]
+    groups = join_copies(frame["group_id"], frame["pixel_sha256"])
+    patients = groups.nunique()
     if not 2 <= folds <= patients:
         raise InputError(f"{where}: {folds} folds of {patients} {task.unit}s are not possible; ask for 2 to {patients}")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -83,6 +86,17 @@ def check_folds(task: Task, folds: Sequence[Fold]) -> None:
         if len(np.unique(task.labels[rows])) < 2:
             only = task.classes[task.labels[rows[0]]]
             raise InputError(f"{task.where}: all {len(rows)} {side} images have '{task.name}' = {only}: {remedy}")
+
+
+def copies_of_fitted(task: Task, folds: Sequence[Fold]) -> list[str]:
+    """A note on scored images with the same pixels as a fitted image, which tells the probe their label."""
+    pixels = task.frame["pixel_sha256"]
+    copies = sum(int(pixels.iloc[fold.test].isin(pixels.iloc[fold.train]).sum()) for fold in folds)
+    if not copies:
+        return []
+    are = "1 scored image has" if copies == 1 else f"{copies} scored images have"
+    remedy = "mend the split with `dermeval leaks`"
+    return [f"{are} the same pixels as a fitted image, so the scores are too high: {remedy}"]
 
 
 def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:

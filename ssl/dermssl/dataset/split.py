@@ -14,7 +14,7 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import check, with_split_origin
 from dermssl.dataset.options import SplitOptions
-from dermssl.dataset.splits import SPLITS, check_split, draw_split
+from dermssl.dataset.splits import SPLITS, check_split, draw_split, join_copies
 from dermssl.errors import InputError, counted, did_you_mean, shortened
 from dermssl.files import read_parquet, sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
@@ -35,6 +35,7 @@ def split(options: SplitOptions) -> Report:
     if options.together:
         groups, source = _leak_groups(Path(options.together), dataset, frame)
         unit += f", leak groups together ({source})"
+    groups = join_copies(groups, frame["pixel_sha256"])
     table, info = dataset.table, dict(dataset.info)
     if options.fractions or options.apply:
         if options.apply:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dermssl.errors import InputError
 
@@ -35,6 +37,16 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
     return table["group"].map(assigned).to_numpy()
 
 
+def join_copies(groups: pd.Series, pixels: pd.Series) -> pd.Series:
+    """The unit of each row ``(N,)`` for a draw: its group, joined with the groups of images with the same pixels."""
+    first = groups.groupby(pixels).transform("min")
+    codes, names = pd.factorize(pd.concat([groups, first]))
+    edges = codes[: len(groups)], codes[len(groups) :]
+    graph = coo_array((np.ones(len(groups), bool), edges), shape=(len(names), len(names)))
+    component = connected_components(graph, directed=False)[1]
+    return groups.groupby(component[edges[0]]).transform("min")
+
+
 def check_split(frame: pd.DataFrame, where: str) -> None:
     """Raise InputError naming groups (``group_id``) that lie in two splits (``split``). Missing values do not count."""
     if "split" not in frame:
@@ -44,3 +56,17 @@ def check_split(frame: pd.DataFrame, where: str) -> None:
     if straddling:
         shown = ", ".join(straddling[:5]) + (f" ... ({len(straddling)} in all)" if len(straddling) > 5 else "")
         raise InputError(f"{where}: patients, lesions or images lie in two splits: {shown}: give each one split")
+
+
+def copies_across(frame: pd.DataFrame) -> pd.DataFrame:
+    """Images with the same pixels as an image in test (else in val), while they lie in another split.
+
+    ``frame`` has the columns ``file``, ``split`` and ``pixel_sha256``. The result has ``file``, ``other`` (the file of
+    that image) and ``side`` (its split).
+    """
+    known = frame.dropna(subset=["split"])
+    known = known[known.groupby("pixel_sha256")["split"].transform("nunique") > 1]
+    strictest = known.sort_values("split", key=lambda sides: sides.map(SPLITS[::-1].index), kind="stable")
+    kept = strictest.groupby("pixel_sha256").first()
+    other, side = (known["pixel_sha256"].map(kept[name]) for name in ("file", "split"))
+    return known.assign(other=other, side=side).loc[known["split"] != side, ["file", "other", "side"]]

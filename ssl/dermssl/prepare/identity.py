@@ -121,8 +121,13 @@ def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
     return problems
 
 
-def complete(frame: pd.DataFrame, source: Source, targets: dict, options: PrepareOptions) -> tuple[pd.DataFrame, str]:
-    """Add tone groups, and a grouped split if the set has labels but no split. Also gives the origin of the split."""
+def complete(
+    frame: pd.DataFrame, pixels: pd.Series, source: Source, targets: dict, options: PrepareOptions
+) -> tuple[pd.DataFrame, str]:
+    """Add tone groups, and a grouped split if the set has labels but no split. Also gives the origin of the split.
+
+    ``pixels`` has the hash of each image by its file. Images with the same pixels are drawn together.
+    """
     if "fitzpatrick" in frame and "tone_group" not in frame:
         frame["tone_group"] = frame["fitzpatrick"].map(manifest.TONE_GROUPS)
     if "fitzpatrick" in frame and "skin_tone" not in frame:
@@ -134,8 +139,22 @@ def complete(frame: pd.DataFrame, source: Source, targets: dict, options: Prepar
         return frame, "none"
     fractions = {"train": 1 - options.test_fraction, "test": options.test_fraction}
     stratum = frame[next(iter(targets.values())).column]
-    frame["split"] = splits.draw_split(frame["group_id"], stratum, fractions, options.seed)
+    units = splits.join_copies(frame["group_id"], frame["file"].map(pixels))
+    frame["split"] = splits.draw_split(units, stratum, fractions, options.seed)
     return frame, f"drawn by {source.group} (seed {options.seed})"
+
+
+def copy_conflicts(frame: pd.DataFrame, pixels: pd.Series) -> list[Problem]:
+    """Problems: images in two splits with the same pixels. ``pixels`` has the hash of each image by its file.
+
+    Copies with the same bytes are settled before images are decoded; these are files of other bytes.
+    """
+    copies = splits.copies_across(frame.assign(pixel_sha256=frame["file"].map(pixels)))
+    action = "kept: find and mend leaks with `dermeval leaks`"
+    return [
+        Problem(file, f"same pixels as an image in {side}: {other}", action)
+        for file, other, side in copies.itertuples(index=False)
+    ]
 
 
 def label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:

@@ -19,9 +19,9 @@ from dermssl.dataset import manifest, splits
 from dermssl.errors import InputError, counted
 from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
 from dermssl.paths import require_name, require_new_folder
-from dermssl.prepare.identity import check_labels, complete, identify, label_conflicts
+from dermssl.prepare.identity import check_labels, complete, copy_conflicts, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, work_folder
+from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, pixels_by_file, work_folder
 from dermssl.prepare.source import Problem, Source, count_problems
 from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
@@ -68,12 +68,14 @@ def prepare(options: PrepareOptions) -> Report:
     work = work_folder(out, root, files, options.short_side)
     decoded, damaged = decode_all(work, root, files, options.short_side, options.workers, follow)
     problems += damaged
-    _check_strict(problems, options)
     if not decoded.any():
         shutil.rmtree(work)
         reasons = "; ".join(count_problems(problems))
         raise InputError(f"{root}: none of {counted(len(rows), 'image')} could be decoded: {reasons}")
-    frame, split = complete(rows[decoded].copy(), source, targets, options)
+    pixels = pixels_by_file(work)
+    frame, split = complete(rows[decoded].copy(), pixels, source, targets, options)
+    problems += copy_conflicts(frame, pixels)
+    _check_strict(problems, options)
     if mark and split == "official" and mark.get("split") != "official":
         split = "drawn by dermssl synth"
     table = manifest.to_table(frame)

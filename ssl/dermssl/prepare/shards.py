@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -104,6 +105,12 @@ def measured(work: Path) -> Iterator[pa.Table]:
         table = table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])
         hashes = table["phash"].cast(manifest.FIXED.field("phash").type)
         yield table.set_column(table.column_names.index("phash"), manifest.FIXED.field("phash"), hashes)
+
+
+def pixels_by_file(work: Path) -> pd.Series:
+    """The hash of the pixels of every decoded image, by its file."""
+    parts = [part.select(["file", "pixel_sha256"]).to_pandas() for part in measured(work)]
+    return pd.concat(parts).set_index("file")["pixel_sha256"]
 
 
 _ROW_SCHEMA = pa.schema(

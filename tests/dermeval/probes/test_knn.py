@@ -9,12 +9,12 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
-from dermeval.probes.folds import Fold, check_folds
+from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, make_folds
 from dermeval.probes.knn import feature_space, knn
 from dermeval.probes.open_results import read_predictions
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, by_case, collect
-from dermeval.probes.task import open_task
+from dermeval.probes.task import open_task, unit_of
 from dermssl import licences
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
@@ -66,6 +66,25 @@ def test_the_majority_vote_is_scikit_learns(tmp_path, make_embeddings, frame, cl
         assert rows[k]["majority_accuracy"] == pytest.approx((guess == truth).mean())
         assert rows[k]["majority_macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro"))
     assert any(rows[k]["accuracy"] != rows[k]["majority_accuracy"] for k in rows)
+
+
+def test_groups_of_several_kinds_are_called_groups():
+    assert unit_of([{"group": "lesion"}, {"group": "lesion"}]) == "lesion"
+    assert unit_of([{"group": "lesion"}, {"group": "patient"}]) == "group"
+
+
+def test_copies_of_fitted_images_are_told_and_kept_in_one_fold(make_embeddings, tmp_path, frame, class_features):
+    pixels = frame["image_id"].to_numpy(copy=True)
+    trained, tested = (np.flatnonzero(frame["split"] == side)[:3] for side in ("train", "test"))
+    pixels[tested] = pixels[trained]
+    emb = make_embeddings(tmp_path, frame.assign(pixel_sha256=pixels), class_features)
+    notes = knn(KnnOptions(embeddings=[str(emb)], draws=100)).data["notes"]
+    assert any("3 scored images have the same pixels as a fitted image" in note for note in notes)
+    task = open_task([str(emb)], None)
+    for seed in range(3):
+        folds = make_folds(task, "folds", 4, seed)
+        assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(frame)))
+        assert not copies_of_fitted(task, folds)
 
 
 def test_folds_score_every_image_once_and_never_share_a_patient(tmp_path, make_embeddings, frame, class_features):

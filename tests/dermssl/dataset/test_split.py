@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from dermssl.dataset import split as module
 from dermssl.dataset.dataset import open_dataset
-from dermssl.files import sha256_file
+from dermssl.files import sha256_file, write_parquet
 
 
 @pytest.fixture
@@ -62,6 +63,19 @@ def test_a_new_split_discards_folds_that_were_drawn_over_the_old_one(folder, der
     assert "fold" not in dataset.table.column_names and "folds" not in dataset.info
 
 
+def test_after_a_kill_between_the_two_files_no_folds_are_named_that_are_gone(folder, dermssl, monkeypatch):
+    dermssl("split", folder, "--folds", 2)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_json", killed)
+        assert dermssl("split", folder, "--fractions", 0.5, 0.5, "--replace-official").code == 1
+    dataset = open_dataset(folder)
+    assert dataset.info["split"] == "drawn by patient (seed 0)" and "folds" not in dataset.info
+
+
 def test_nothing_else_in_the_manifest_changes(folder, dermssl):
     before = open_dataset(folder).table
     dermssl("split", folder, "--fractions", 0.5, 0.5, "--replace-official", "--folds", 2)
@@ -70,6 +84,20 @@ def test_nothing_else_in_the_manifest_changes(folder, dermssl):
     assert after.select(rest).equals(before.select(rest)) and after.schema.field("split") == before.schema.field(
         "split"
     )
+
+
+def test_patients_with_the_same_image_are_drawn_together(folder, dermssl):
+    table = open_dataset(folder).table
+    pixels = table["pixel_sha256"].to_pylist()
+    pixels[-1] = pixels[0]  # of the first and the last patient
+    place = table.column_names.index("pixel_sha256")
+    write_parquet(folder / "manifest.parquet", table.set_column(place, table.schema.field(place), [pixels]))
+    for seed in range(4):
+        dermssl("split", folder, "--fractions", 0.5, 0.5, "--folds", 3, "--seed", seed, "--replace-official")
+        frame = open_dataset(folder).frame()
+        ends = frame.iloc[[0, -1]]
+        assert ends["group_id"].nunique() == 2 and ends["split"].nunique() == 1
+        assert ends["fold"].nunique(dropna=False) == 1
 
 
 def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermssl.dataset.splits import check_split, draw_split
+from dermssl.dataset.splits import check_split, copies_across, draw_split, join_copies
 from dermssl.errors import InputError
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -53,3 +53,20 @@ def test_a_group_in_two_splits_is_named():
     with pytest.raises(InputError, match="images lie in two splits: p: give each one split"):
         check_split(frame, "labels")
     check_split(frame.iloc[1:], "labels")
+
+
+def test_groups_that_share_pixels_are_drawn_as_one_whatever_the_order_of_rows():
+    frame = pd.DataFrame({"group": list("dbbcae"), "pixels": list("121233")}, index=list("uvwxyz"))
+    expected = pd.Series(list("bbbbaa"), index=frame.index)
+    for rows in (frame, frame[::-1]):
+        units = join_copies(rows["group"], rows["pixels"])
+        assert units.loc[frame.index].tolist() == expected.tolist()
+    assert join_copies(frame["group"], pd.Series(range(6), frame.index)).tolist() == frame["group"].tolist()
+
+
+def test_a_copy_in_a_less_strict_split_is_found_with_the_image_in_the_strictest():
+    rows = [("a", "train", 0), ("b", "val", 0), ("c", "test", 0), ("d", "test", 0), ("e", None, 0), ("f", "train", 1)]
+    rows += [("g", "train", 2), ("h", "val", 2), ("i", "train", 3), ("j", "train", 3)]
+    found = copies_across(pd.DataFrame(rows, columns=["file", "split", "pixel_sha256"]))
+    assert found.to_numpy().tolist() == [["a", "c", "test"], ["b", "c", "test"], ["g", "h", "val"]]
+    assert copies_across(found.head(0).assign(split="", pixel_sha256="")).empty

@@ -144,6 +144,30 @@ def test_a_drawn_split_is_grouped_recorded_and_can_be_left_out(photos, prepare, 
     assert again.info["split"] == "none" and again.table["split"].null_count == 4
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_in_another_file_format_are_drawn_into_one_split(photos, prepare, tmp_path, seed):
+    for name in ("wart/a", "naevus/c"):
+        Image.open(photos / f"{name}.jpg").save(photos / f"{name} copy.png")
+    assert prepare(photos, "--test-fraction", 0.5, "--seed", seed).code == 0
+    frame = open_dataset(tmp_path / "data").frame()
+    assert frame["pixel_sha256"].nunique() == 4 and frame["split"].nunique() == 2
+    assert frame.groupby("pixel_sha256")["split"].nunique().max() == 1 and not _problems(tmp_path / "data")
+
+
+def test_copies_across_a_given_split_are_told(photos, prepare, tmp_path):
+    for side in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "sides" / side)
+        for jpg in (tmp_path / "sides" / side).glob("*/[bcé].jpg"):
+            _photo(10 * ord(jpg.stem) + len(side)).save(jpg)
+    jpg = tmp_path / "sides" / "train" / "wart" / "a.jpg"
+    Image.open(jpg).save(jpg.with_suffix(".png"))
+    jpg.unlink()
+    assert prepare(tmp_path / "sides", "--strict").code == 2
+    outcome = prepare(tmp_path / "sides")
+    assert "1 x same pixels as an image in test: test/wart/a.jpg (kept: find" in outcome.out
+    assert _problems(tmp_path / "data") == {"train/wart/a.png": "same pixels as an image in test: test/wart/a.jpg"}
+
+
 def test_a_case_with_two_labels_is_reported(prepare, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
