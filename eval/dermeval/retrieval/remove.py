@@ -28,6 +28,7 @@ from dermssl.dataset.store import shard_name, write_shard
 from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
+from dermssl.prepare.shards import PROGRESS_FILES, work_beside
 
 IMAGES_PER_SHARD = 1024
 ID_COLUMNS = ("image_id", "patient_id", "lesion_id", "case_id", "group_id")
@@ -159,7 +160,9 @@ def _copy_others(folder: Path, temporary: Path, written: set[str]) -> None:
 def _from_dataset(dataset: Dataset, going: np.ndarray) -> None:
     folder, kept = dataset.folder, np.flatnonzero(~going)
     table, removed = (dataset.table.filter(pa.array(rows)) for rows in (~going, going))
-    shards = {path.name for path in folder.glob("images-*.arrow")}
+    # What a killed `prepare` left goes first: after a kill below, the images are no longer here to be removed.
+    remove_folder(work_beside(folder))
+    shards = {path.name for pattern in ("images-*.arrow", *PROGRESS_FILES) for path in folder.glob(pattern)}
     with atomic_folder(folder) as temporary:
         _copy_others(folder, temporary, {"manifest.parquet", "dataset.json", "problems.csv", *shards})
         for number, start in enumerate(range(0, len(kept), IMAGES_PER_SHARD)):
@@ -189,6 +192,7 @@ def _without_removed(problems: pd.DataFrame, removed: pa.Table, kept: pa.Table) 
 
 def _from_embeddings(embeddings: EmbeddedRows, kept: np.ndarray) -> None:
     folder = embeddings.folder
+    remove_folder(folder.with_name(f"{folder.name}.unfinished"))  # what a killed `embed` left
     arrays = {file.name: np.load(file, mmap_mode="r") for file in folder.glob("features*.npy")}
     with atomic_folder(folder) as temporary:
         _copy_others(folder, temporary, {"manifest.parquet", INFO, *arrays})
@@ -196,4 +200,3 @@ def _from_embeddings(embeddings: EmbeddedRows, kept: np.ndarray) -> None:
             write_npy(temporary / name, array[kept])
         write_json(temporary / INFO, embeddings.info | {"sha256": array_hashes(temporary)})
         write_parquet(temporary / "manifest.parquet", embeddings.table.filter(pa.array(kept)))
-    remove_folder(folder.with_name(f"{folder.name}.unfinished"))  # what a killed `embed` left

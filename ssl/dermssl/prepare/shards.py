@@ -29,9 +29,14 @@ PROGRESS_FILES = ("rows-*.parquet", "key.json")
 log = logging.getLogger("dermssl")
 
 
+def work_beside(out: Path) -> Path:
+    """The path of the work folder of ``out``, which a killed command leaves behind."""
+    return out.with_name(f".{out.name}.work")
+
+
 def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) -> Path:
     """The work folder of ``out``. It is emptied if it belongs to another root, size, version or state of the files."""
-    work = out.with_name(f".{out.name}.work")
+    work = work_beside(out)
     key = {"key": _listing_hash(root, files, short_side)}
     if not (work / "key.json").exists() or read_json(work / "key.json", MAKER) != key:
         shutil.rmtree(work, ignore_errors=True)

@@ -42,6 +42,10 @@ def folders(request, make_dataset, embed_as, draw_skin, tmp_path):
     unfinished.mkdir()
     np.save(unfinished / "rows-000000000.npy", features)
     jpegs = [bytes(open_dataset(data).images.jpeg(row)) for row in range(12)]
+    killed = data.with_name(f".{data.name}.work")  # of a `prepare --overwrite` that was killed
+    killed.mkdir()
+    (killed / "images-00000.arrow").write_bytes(b"".join(jpegs))
+    (data / "rows-00000.parquet").write_bytes(b"".join(jpegs))
     secrets = [vector.tobytes() for part in (features, normalise(features)) for vector in part[3:6]]
     secrets += [jpeg[200:] for jpeg in jpegs[3:6]]
     return data, embeddings, out, secrets
