@@ -143,7 +143,8 @@ class FinetuneProbe:
                 part.train()
             order = np.random.default_rng([options.seed, fold.number, number]).permutation(fitted)
             order = order[: len(order) - (len(order) % options.batch == 1)]  # a single image has no batch statistics
-            for rows, images in self._batches(task, order, accelerator.device, TrainingPictures):
+            seeds = options.seed, fold.number, number
+            for rows, images in self._batches(task, order, accelerator.device, seeds):
                 truth = torch.from_numpy(labels[rows]).to(images.device)
                 loss = nn.functional.cross_entropy(model(images).float(), truth)
                 if not torch.isfinite(loss):
@@ -198,15 +199,18 @@ class FinetuneProbe:
     @torch.no_grad()
     def _predict(self, model: nn.Module, task: Task, rows: np.ndarray, device: torch.device) -> np.ndarray:
         model.eval()
-        found = [model(images).float().softmax(1).cpu() for _, images in self._batches(task, rows, device, Pictures)]
+        found = [model(images).float().softmax(1).cpu() for _, images in self._batches(task, rows, device)]
         return torch.cat(found).double().numpy()
 
     def _batches(
-        self, task: Task, rows: np.ndarray, device: torch.device, kind: type[Pictures]
+        self, task: Task, rows: np.ndarray, device: torch.device, seeds: Sequence[int] = ()
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Rows of the task ``(B,)`` and their images ``(B, 3, S, S)``, normalised, on the device."""
-        preprocessing = self.encoder.preprocessing
-        pictures = kind([dataset.images for dataset in self.datasets], preprocessing)
+        """Rows of the task ``(B,)`` and their images ``(B, 3, S, S)``, normalised, on the device.
+
+        With ``seeds`` these are random views for training.
+        """
+        preprocessing, stores = self.encoder.preprocessing, [dataset.images for dataset in self.datasets]
+        pictures = TrainingPictures(stores, preprocessing, seeds) if seeds else Pictures(stores, preprocessing)
         images = in_batches(task.features[rows, 0], self.options.batch)
         loader = batches_of_pictures(pictures, images, self.options.workers)
         for part, (_, batch) in zip(in_batches(rows, self.options.batch), read_batches(loader), strict=True):
@@ -214,7 +218,20 @@ class FinetuneProbe:
 
 
 class TrainingPictures(Pictures):
-    """Images in random crops, flips and slight changes of colour, at the size that the encoder takes."""
+    """Images in random crops, flips and slight changes of colour, at the size that the encoder takes.
+
+    A view depends on ``seeds`` and its row alone. Worker processes are all started in the same random state.
+    """
+
+    def __init__(self, stores: Sequence[Any], preprocessing: dict[str, Any], seeds: Sequence[int]) -> None:
+        super().__init__(stores, preprocessing)
+        self.seeds = tuple(seeds)
+
+    def __getitem__(self, row: int) -> tuple[int, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            seed = np.random.SeedSequence([*self.seeds, row]).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(seed[0]))  # not those of GPUs, which this process also uses
+            return super().__getitem__(row)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """One random view, uint8 ``(1, 3, S, S)``."""

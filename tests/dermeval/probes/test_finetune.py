@@ -10,8 +10,10 @@ from PIL import Image
 
 from dermeval.cli import main
 from dermeval.features.encoders import open_encoder
-from dermeval.probes.finetune import FinetuneProbe, trained_blocks
+from dermeval.probes.finetune import FinetuneProbe, TrainingPictures, trained_blocks
 from dermeval.probes.options import FinetuneOptions
+from dermssl.backbone.embedding import batches_of_pictures
+from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_parquet
 
@@ -46,6 +48,20 @@ def test_it_learns_the_target_and_compares_with_other_probes(tmp_path, coloured,
     noise = embed_as(coloured, np.random.default_rng(1).normal(size=(32, 4)))
     assert main(["knn", str(noise), "--k", "3", "--draws", "40", "--out", str(tmp_path / "knn")]) == 0
     assert main(["compare", str(tmp_path / "knn"), str(tmp_path / "tuned"), "--draws", "40"]) == 0
+
+
+def test_each_epoch_and_fold_and_seed_has_its_own_views_and_worker_processes_change_none(coloured):
+    images, preprocessing = open_dataset(coloured).images, open_encoder("random:test_resnet", 32).preprocessing
+
+    def views(*seeds, workers=0):
+        pictures = TrainingPictures([images], preprocessing, seeds)
+        return torch.cat([batch for _, batch in batches_of_pictures(pictures, [[0, 1], [2, 3]], workers)])
+
+    state = torch.get_rng_state()
+    first = views(0, 0, 1)
+    assert torch.equal(torch.get_rng_state(), state), "dropout draws from the same numbers with and without workers"
+    assert torch.equal(first, views(0, 0, 1, workers=1))
+    assert not any(torch.equal(first, views(*seeds)) for seeds in ((0, 0, 2), (0, 1, 1), (1, 0, 1)))
 
 
 def test_a_command_killed_after_its_only_fold_goes_on_without_training_again(tmp_path, coloured, monkeypatch):
