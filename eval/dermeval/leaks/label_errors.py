@@ -21,13 +21,21 @@ SHOWN_NEIGHBOURS = 10
 
 
 def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Class probabilities ``(N, C)`` of images with ``features`` (N, D), from models fitted without their groups."""
-    found = np.zeros((len(labels), labels.max() + 1))
-    folds = StratifiedGroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
+    """Class probabilities ``(N, C)`` of images with ``features`` (N, D), from models fitted without their groups.
+
+    A label that the fitted images do not have cannot be judged: it gets probability 1.
+    """
+    found = np.eye(labels.max() + 1)[labels]
+    # scikit-learn refuses more folds than the most frequent class has images.
+    number = min(FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
+    folds = StratifiedGroupKFold(number, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # scikit-learn warns of classes that are too rare for all folds
         warnings.simplefilter("ignore", UserWarning)
         parts = list(folds.split(features, labels, groups))
     for known, asked in tqdm(parts, desc="label errors", unit="fold", disable=None, leave=False):
+        asked = asked[np.isin(labels[asked], labels[known])]
+        if not len(asked) or len(np.unique(labels[known])) < 2:  # a few large groups can hold most images
+            continue
         scaler = StandardScaler().fit(features[known])
         seen, new = scaler.transform(features[known]), scaler.transform(features[asked])
         if seen.shape[1] > MOST_DIMENSIONS and len(seen) > MOST_DIMENSIONS:
@@ -35,6 +43,7 @@ def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
             seen, new = pca.transform(seen), pca.transform(new)
         scale = np.sqrt(features.shape[1])
         model = LogisticRegression(max_iter=300).fit(seen / scale, labels[known])
+        found[asked] = 0
         found[np.ix_(asked, model.classes_)] = model.predict_proba(new / scale)
     return found
 

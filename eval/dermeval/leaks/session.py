@@ -17,10 +17,9 @@ from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
 from dermeval.leaks.summary import summary_lines, summary_of
-from dermssl.errors import InputError, counted
+from dermssl.errors import InputError, counted, shortened
 from dermssl.files import read_json, write_csv, write_json
-from dermssl.paths import inside, require_folder
-from dermssl.prepare.tables import read_table
+from dermssl.paths import inside, require_file, require_folder
 
 
 class ReviewSession:
@@ -157,7 +156,7 @@ class ImageReview(ReviewSession):
     def __init__(self, folder: Path, name: str, images: AuditedImages) -> None:
         self.file = inside(folder, f"{name}.csv")
         self.title = {"off_topic": "off-topic images", "label_errors": "label errors"}[name]
-        table = read_table(self.file, ["rank", "image_id", "score"])
+        table = _read_ranks(self.file)
         table["row"] = images.rows_of(table["image_id"])
         for lost in table.loc[table["row"] < 0, "image_id"]:
             raise InputError(f"{self.file}: image {lost} is not in the data set: audit again with `dermeval audit`")
@@ -176,6 +175,19 @@ class ImageReview(ReviewSession):
         table = self.table.drop(columns="row").assign(decision=decided(self.table, self.decisions))
         write_csv(self.file, table)
         return f"{self.file.name} now holds the decisions"
+
+
+def _read_ranks(path: Path) -> pd.DataFrame:
+    """A table of ranked images as text. Labels such as ``unknown`` and ``UNK`` stay as they are."""
+    try:
+        table = pd.read_csv(require_file(path, "dermeval audit"), dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is damaged ({shortened(error)}): audit again with `dermeval audit`") from None
+    lacking = [name for name in ("rank", "image_id", "score") if name not in table]
+    if lacking or not len(table):
+        what = f"column '{lacking[0]}'" if lacking else "rows"
+        raise InputError(f"{path} has no {what}: audit again with `dermeval audit`")
+    return table
 
 
 def open_review(folder: Path) -> list[ReviewSession]:

@@ -153,6 +153,35 @@ def test_a_label_is_never_judged_by_images_of_its_own_group():
     assert believed[np.arange(40), labels].max() < 0.75
 
 
+@pytest.mark.parametrize("images", [4, 6, 8])
+def test_a_small_data_set_has_fewer_folds_than_groups(images):
+    """No class has as many images as there would be folds."""
+    labels = np.arange(images) % 2
+    believed = self_confidence(np.eye(2)[labels] + 0.01 * np.arange(images)[:, None], labels, np.arange(images))
+    assert believed.shape == (images, 2) and (believed.argmax(axis=1) == labels).all()
+
+
+def test_a_label_that_no_fitted_image_has_is_not_doubted():
+    """All images of class 2 are in the largest group, so nothing else can show what the class looks like."""
+    labels = np.r_[np.arange(20) % 2, np.full(10, 2)]
+    groups = np.r_[np.arange(20), np.full(10, 20)]
+    believed = self_confidence(np.eye(3)[labels], labels, groups)
+    assert (believed[20:, 2] == 1).all() and believed[np.arange(20), labels[:20]].min() > 0.5
+
+
+@pytest.mark.parametrize("name", ["unknown", "UNK", "N/A"])
+def test_a_review_keeps_a_label_that_reads_like_a_missing_value(planted, tmp_path, name):
+    run(tmp_path, planted[1])
+    path = tmp_path / "audit" / "label_errors.csv"
+    pd.read_csv(path).replace("eczema", name).to_csv(path, index=False)
+    errors = open_review(tmp_path / "audit")[2]
+    assert errors.told(0)[0] == f"Is the label {name} wrong?"
+    errors.decide(0, "accept")
+    errors.write()
+    first = pd.read_csv(path, keep_default_na=False).iloc[0]
+    assert (first["label"], first["likelier"], first["decision"]) == (name, "scabies", "accept")
+
+
 def test_a_large_group_takes_no_memory_for_every_pair_of_its_images(monkeypatch):
     """ISIC 2024 has patients of 9,000 images."""
     groups, search, held = np.maximum(np.arange(3000) - 2989, 0), neighbours.search_exact, []
