@@ -30,6 +30,6 @@ for probe in knn linear; do
 done
 step dermeval index $out/embeddings/trained --out $out/index --overwrite
 query=$(python -c "import pyarrow.parquet as p; print(p.read_table('$out/index/manifest.parquet')['image_id'][7])")
-step dermeval search $out/index --image-id "$query" --k 10 --out $out/similar_cases.png
+step dermeval search $out/index --image-id "$query" --k 10 --out $out/similar_cases.png --overwrite
 step dermeval leaks $out/embeddings/trained --out $out/leaks --overwrite
 python scripts/quickstart_page.py $out

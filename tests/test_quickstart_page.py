@@ -1,4 +1,4 @@
-"""The sentences of the quickstart's last page."""
+"""The quickstart can be given again, and the sentences of its last page."""
 
 import importlib.util
 from pathlib import Path
@@ -6,6 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "quickstart_page.py"
+
+
+def test_a_second_quickstart_may_replace_what_the_first_one_wrote():
+    lines = SCRIPT.with_name("quickstart.sh").read_text().replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.strip().startswith("step derm")]
+    assert len(commands) == 9 and all("--overwrite" in line for line in commands)
 
 
 def test_the_page_counts_planted_records_that_the_audit_found_and_others(tmp_path):
