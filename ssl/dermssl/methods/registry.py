@@ -106,11 +106,12 @@ class DinoOptions(MethodOptions):
     student_temperature: PositiveFloat = 0.1
     """Softmax temperature of the student."""
     warmup_teacher_temperature: PositiveFloat = 0.04
-    """Softmax temperature of the teacher at the start; lower it if the loss stays at ln(out_dim)."""
+    """Softmax temperature of the teacher at the start of its warm-up. Without a warm-up it has no effect."""
     teacher_temperature: PositiveFloat = 0.04
-    """Softmax temperature of the teacher after the warm-up (published: 0.04 to 0.07)."""
+    """Softmax temperature of the teacher after its warm-up (published: 0.04 to 0.07). Lower both temperatures if the
+    loss stays at ln(out_dim)."""
     warmup_teacher_epochs: NonNegativeFloat = 0.0
-    """Epochs of linear warm-up of the teacher temperature."""
+    """Epochs of linear warm-up of the teacher temperature (0: none)."""
     momentum: ClosedUnitInterval = 0.996
     """Momentum of the teacher (EMA) at the start; a cosine raises it to 1. Small data sets need 0.99 or less."""
     centering: Literal["mean", "sinkhorn"] = "mean"
@@ -123,6 +124,16 @@ class DinoOptions(MethodOptions):
 
     def _comparisons(self) -> list[str]:
         return ["Sinkhorn centring"] if self.centering == "sinkhorn" else []
+
+    def remarks(self, micro_batch: int, batch: int) -> list[str]:
+        """Also a warning if the temperature at the start of the warm-up is set, but there is no warm-up."""
+        start, end = self.warmup_teacher_temperature, self.teacher_temperature
+        told = super().remarks(micro_batch, batch)
+        if start not in (end, type(self).warmup_teacher_temperature) and not self.warmup_teacher_epochs:
+            unused = f"{self.name}.warmup_teacher_temperature {start:g} has no effect"
+            why = f"{self.name}.warmup_teacher_epochs is 0, so the temperature is {end:g} from the first step on"
+            told.append(f"{unused}: {why}")
+        return told
 
     @classmethod
     def recommend(cls, setting: Setting) -> Choices:

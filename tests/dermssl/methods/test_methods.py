@@ -45,6 +45,13 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+def test_a_start_temperature_without_a_warm_up_is_told():
+    (told,) = DinoOptions(warmup_teacher_temperature=0.02).remarks(8, 8)
+    assert told.startswith("dino.warmup_teacher_temperature 0.02 has no effect: dino.warmup_teacher_epochs is 0")
+    assert not DinoOptions(warmup_teacher_temperature=0.02, warmup_teacher_epochs=1.0).remarks(8, 8)
+    assert not DinoOptions(teacher_temperature=0.07).remarks(8, 8)
+
+
 def test_dino_loss_is_the_papers_formula():
     random = np.random.default_rng(0)
     teacher, student, centre = random.normal(size=(2, 5, 16)), random.normal(size=(4, 5, 16)), random.normal(size=16)

@@ -21,8 +21,9 @@ MIN_LR, MAX_MOMENTUM = 1e-8, 0.99999
 SMALLEST_GRADIENT, LARGEST_GRADIENT, LARGEST_RISE = 1e-7, 1e6, 1e3
 """Limits of the gradient norm before clipping, and of its ratio to the first one. Runs that learn stay well inside."""
 REMEDIES = {
-    "uniform output": "the loss stays at chance level with uniform outputs: lower {method}.warmup_teacher_temperature "
-    "(0.02) or {method}.out_dim, set {method}.centering to sinkhorn, or raise optim.lr",
+    "uniform output": "the loss stays at chance level with uniform outputs: lower {method}.teacher_temperature "
+    "(0.02; and {method}.warmup_teacher_temperature) or {method}.out_dim, set {method}.centering to sinkhorn, or raise "
+    "optim.lr",
     "one code": "the teacher gives every image the same output: raise {method}.teacher_temperature, "
     "lower {method}.center_momentum, or lower optim.lr",
     "feature collapse": "all images get nearly the same features: lower optim.lr, raise optim.warmup_epochs, "
