@@ -45,7 +45,7 @@ class DatasetInfo(BaseModel):
     counts: dict[str, int]
     targets: dict[str, Target]
     overlaps: list[str] = []
-    """Other sources that share images or lesions with this one."""
+    """Sources that share images or lesions with this one, see `dermssl.prepare.source.Source`."""
     split: str = "official"
     """The origin of the split: "official" (it came with the data), "none", or how it was drawn."""
     folds: str | None = None

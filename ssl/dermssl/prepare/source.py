@@ -64,7 +64,8 @@ class Source:
     modality: str | None = None
     """``clinical`` or ``dermoscopic`` if that holds for all images."""
     overlaps: tuple[str, ...] = ()
-    """Sources that share images or lesions with this one. It is enough if one of the two names the other."""
+    """Sources that share images or lesions with this one. It is enough if one of the two names the other. A source that
+    reads several editions of one data set names itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "case", self.case or self.group)

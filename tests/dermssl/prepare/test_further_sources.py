@@ -73,16 +73,33 @@ def test_isic2019_rows_that_differ_are_reported_and_the_first_one_counts(raw):
     assert {("image ISIC_2_downsampled", f"two {rows} rows that differ") for rows in ("label", "metadata")} < problems
 
 
-def test_isic2020_leaves_out_the_second_of_each_known_pair(raw):
-    tables = {
-        "ISIC_2020_Training_GroundTruth_v2.csv": "image_name,patient_id,lesion_id,sex,age_approx,"
-        "anatom_site_general_challenge,diagnosis,benign_malignant,target\n"
-        "ISIC_1,IP_1,IL_1,male,45,head/neck,unknown,benign,0\nISIC_2,IP_2,IL_2,female,45,torso,melanoma,malignant,1\n",
-        "ISIC_2020_Training_Duplicates.csv": "image_name_1,image_name_2\nISIC_1,ISIC_2\n",
-    }
+ISIC2020 = (
+    "image_name,patient_id,lesion_id,sex,age_approx,anatom_site_general_challenge,diagnosis,benign_malignant,target\n"
+    "ISIC_1,IP_1,IL_1,male,45,head/neck,unknown,benign,0\nISIC_2,IP_2,IL_2,female,45,torso,melanoma,malignant,1\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("ISIC_2020_Training_Duplicates.csv", "image_name_1,image_name_2"),
+        ("2020_Challenge_duplicates.csv", "ISIC_id,ISIC_id_paired"),
+    ],
+)
+def test_isic2020_leaves_out_the_second_of_each_known_pair(raw, name, columns):
+    tables = {"ISIC_2020_Training_GroundTruth_v2.csv": ISIC2020, name: f"{columns}\nISIC_1,ISIC_2\nISIC_2,\n"}
     frame, problems, _ = _read("isic2020", raw(tables, ["train/ISIC_1.jpg", "train/ISIC_2.jpg"]))
     assert list(frame.index) == ["train/ISIC_1.jpg"] and pd.isna(frame["diagnosis"].iloc[0])
     assert problems == {("train/ISIC_2.jpg", "listed as a duplicate of another image")}
+
+
+def test_isic2020_refuses_a_list_of_pairs_that_it_cannot_read(raw):
+    tables = {
+        "ISIC_2020_Training_GroundTruth_v2.csv": ISIC2020,
+        "ISIC_2020_Training_Duplicates.csv": "image_name_1,image_2\nISIC_1,ISIC_2\n",
+    }
+    with pytest.raises(InputError, match="no column 'image_name_2'"):
+        _read("isic2020", raw(tables, ["train/ISIC_1.jpg", "train/ISIC_2.jpg"]))
 
 
 def test_isic2020_keeps_one_image_of_a_picture_that_is_listed_in_a_chain_of_pairs(raw):

@@ -291,6 +291,7 @@ def test_every_file_but_the_command_is_a_source():
 def test_overlaps_hold_both_ways_and_name_known_sources():
     assert "ham10000" in known_overlaps("milk10k") and "milk10k" in known_overlaps("ham10000")
     assert "fitzpatrick17k" in known_overlaps("ddi") and "bcn20000" not in known_overlaps("ham10000")
+    assert known_overlaps("isic2020") == ["isic2020"], "two editions, each of which may be prepared"
     assert {other for name in NAMES for other in get_source(name).overlaps} <= set(NAMES)
 
 

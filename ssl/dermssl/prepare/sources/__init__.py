@@ -69,6 +69,9 @@ def _read_one_table(source: Source, raw: RawFolder) -> Rows:
 
 
 def known_overlaps(name: str) -> list[str]:
-    """The other sources that share images or lesions with the source ``name``, whichever of the two says so."""
+    """The sources that share images or lesions with the source ``name``, whichever of the two says so.
+
+    A source that reads several editions of one data set names itself.
+    """
     own = get_source(name).overlaps
-    return [other for other in NAMES if other != name and (other in own or name in get_source(other).overlaps)]
+    return [other for other in NAMES if other in own or name in get_source(other).overlaps]

@@ -8,6 +8,7 @@ from dermssl.prepare.columns import read_columns
 from dermssl.prepare.match import match_files
 from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
+from dermssl.prepare.tables import require_column
 from dermssl.prepare.values import malignancy
 
 CLASSES = (
@@ -20,12 +21,16 @@ CLASSES = (
     "seborrheic keratosis",
     "solar lentigo",
 )
+DUPLICATES = ("ISIC_2020_Training_Duplicates", "2020_Challenge_duplicates")
+"""The list of duplicates of the archive, and that of the Kaggle edition."""
+PAIRS = (("image_name_1", "image_name_2"), ("ISIC_id", "ISIC_id_paired"))
+"""The two columns of a pair in either list."""
 
 
 def read(raw: RawFolder) -> Rows:
     """Read ``ISIC_2020_Training_GroundTruth[_v2].csv`` or Kaggle's ``train.csv``, which has no lesions.
 
-    Of images that ``ISIC_2020_Training_Duplicates.csv`` connects by one or more pairs, only the first is kept.
+    Of images that the list of duplicates connects by one or more pairs, only the first is kept.
     """
     names = ("ISIC_2020_Training_GroundTruth_v2", "ISIC_2020_Training_GroundTruth", "train", "siim_train")
     frame = read_columns(
@@ -52,11 +57,15 @@ def read(raw: RawFolder) -> Rows:
 def _pictures(raw: RawFolder) -> dict[str, str]:
     """For each image of a listed pair, a name that all images connected with it share."""
     try:
-        pairs = raw.table("ISIC_2020_Training_Duplicates", required=("image_name_1", "image_name_2"))
+        raw.find(*DUPLICATES)
     except InputError:
         return {}
+    pairs = raw.table(*DUPLICATES)
+    names = next((names for names in PAIRS if names[0] in pairs), PAIRS[0])
+    for name in names:
+        require_column(pairs, name, pairs.attrs["path"])
     same: dict[str, set[str]] = {}
-    for one, other in zip(pairs["image_name_1"], pairs["image_name_2"], strict=True):
+    for one, other in pairs[list(names)].dropna().to_numpy():
         joined = same.get(one, {one}) | same.get(other, {other})
         same |= dict.fromkeys(joined, joined)
     return {name: min(joined) for name, joined in same.items()}
@@ -69,7 +78,8 @@ SOURCE = Source(
     citation="Rotemberg et al.: A patient-centric dataset of images and metadata for identifying melanomas using "
     "clinical context, Sci Data 8:34, 2021.",
     where="https://challenge2020.isic-archive.com/",
-    layout="ISIC_2020_Training_GroundTruth_v2.csv (or Kaggle's train.csv), train/ISIC_*.jpg",
+    layout="ISIC_2020_Training_GroundTruth_v2.csv (or Kaggle's train.csv), train/ISIC_*.jpg; of the pairs in "
+    "ISIC_2020_Training_Duplicates.csv (or 2020_Challenge_duplicates.csv) one image is kept",
     group="patient",
     case="lesion",
     targets={
