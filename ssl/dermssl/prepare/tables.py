@@ -43,8 +43,9 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
 
     ``only`` names the columns to keep beside the ``required`` ones, None all: a table of 400,000 rows and many columns
     takes a gigabyte as strings. ``attrs`` of the table holds its ``path``; ``short``, the number of rows with fewer
-    fields than the header; ``doubled``, the names that several columns have (the first column is kept); and ``coded``,
-    the number of values per column that `_without_missing_numbers` took out.
+    fields than the header; ``doubled``, the names that several columns have (the first column is kept); ``coded``, the
+    number of values per column that `_without_missing_numbers` took out; and ``worded``, for each column the words for
+    missing and their numbers.
     Raises InputError: the table is empty or unreadable, or lacks one of the ``required`` columns.
     """
     try:
@@ -72,9 +73,11 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
         raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
     if table.empty:
         raise InputError(f"{path} has a header but no rows")
-    table, coded = _without_missing_numbers(table.map(clean).astype(object).where(lambda t: t.notna(), None))
+    cleaned = table.map(clean).astype(object).where(lambda t: t.notna(), None)
+    worded = {name: words for name in table if (words := _missing_words(table[name], cleaned[name]))}
+    table, coded = _without_missing_numbers(cleaned)
     doubled = [name for name, times in Counter(map(str.strip, header)).items() if name and times > 1]
-    table.attrs |= {"path": str(path), "short": short, "doubled": doubled, "coded": coded}
+    table.attrs |= {"path": str(path), "short": short, "doubled": doubled, "coded": coded, "worded": worded}
     return table
 
 
@@ -91,6 +94,12 @@ def require_column(table: pd.DataFrame, name: str, path: object) -> None:
     """Raise InputError unless ``table``, which was read from ``path``, has the column ``name``."""
     if name not in table:
         raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
+
+
+def _missing_words(column: pd.Series, cleaned: pd.Series) -> dict[str, int]:
+    """The texts of a ``column`` that are missing in the ``cleaned`` one, and their numbers. Blanks do not count."""
+    words = column[cleaned.isna()].str.strip()
+    return words[words != ""].value_counts().to_dict()
 
 
 def _without_missing_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -292,6 +292,15 @@ def test_a_number_that_counts_as_no_label_is_told(raw, stages, classes):
     assert [note[:22] for note in records.notes] == ["1 rows of stage hold -"] * (3 - len(classes))
 
 
+def test_a_word_that_counts_as_no_label_is_told(raw):
+    layout = "table: t.csv\ncolumns: {file: photo}\ntargets: [finding]"
+    tables = {"columns.yaml": layout, "t.csv": "photo,finding\n0.jpg,wart\n1.jpg,None\n2.jpg,None\n3.jpg,\n"}
+    records = read_source(get_source("csv"), raw(tables, [f"{number}.jpg" for number in range(4)]))
+    assert records.targets["finding"].classes == ("wart",)
+    (note,) = records.notes
+    assert note.startswith("finding holds 'None' (2 rows), which means missing")
+
+
 @pytest.mark.parametrize("column", ["raw", "table", "optional"])
 def test_a_target_may_have_any_other_name(raw, column):
     layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [{column}]"

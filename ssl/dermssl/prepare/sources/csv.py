@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dermssl.dataset.manifest import FIXED
-from dermssl.errors import InputError, did_you_mean
+from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import read_yaml
 from dermssl.licences import LICENCES
 from dermssl.prepare.columns import found_classes, read_columns
@@ -43,7 +43,7 @@ def read(raw: RawFolder) -> Rows:
     table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels])
     frame, notes = read_columns(raw, table, **columns, **{name: [name] for name in labels}), []
     for name in labels:
-        coded = table.attrs["coded"].get(name)
+        coded, words = (table.attrs[kind].get(name) for kind in ("coded", "worded"))
         if table[name].isna().all():
             codes = " (its -1, -9, -99 or -999 count as missing: a class must be a word)" if coded else ""
             raise InputError(
@@ -52,6 +52,10 @@ def read(raw: RawFolder) -> Rows:
         if coded:
             why = "-1, -9, -99 or -999, so they have no label: if that is a class, write a word instead"
             notes.append(f"{coded} rows of {name} hold {why}")
+        if words:
+            told = ", ".join(f"'{word}' ({rows} rows)" for word, rows in words.items())
+            why = "which means missing, so these rows have no label: if it is a class, write another word"
+            notes.append(f"{name} holds {shortened(told)}, {why}")
     # Splits keep the coarsest unit together that the columns name. Scores count cases, else lesions.
     group, case = (
         next((unit for unit in units if f"{unit}_id" in columns), "image")
