@@ -17,6 +17,7 @@ import dermssl
 from dermssl import cli
 from dermssl.commandline import Command, Report, main
 from dermssl.errors import DamagedImage, HealthStop, InputError, Preempted, tell
+from dermssl.licences import LICENCES
 from dermssl.parser import parse, positional
 
 
@@ -177,6 +178,8 @@ def test_sources_are_listed_with_their_terms(dermssl):
     outcome = dermssl("sources")
     assert outcome.code == 0 and "patient leakage cannot be ruled out" in outcome.out
     assert "Never try to re-identify a person" in outcome.out
+    assert "Creative Commons Attribution 4.0 (CC-BY-4.0)" in outcome.out
+    assert all(name in outcome.out.splitlines()[-1] for name in LICENCES)
 
 
 HEAVY = {"torch", "pandas", "timm", "numpy", "pyarrow", "faiss", "matplotlib", "sklearn", "PIL"}

@@ -15,14 +15,15 @@ def sources(_: SourcesOptions) -> Report:
         source = get_source(name)
         licence = licences.LICENCES[source.licence]
         overlaps = known_overlaps(name)
+        shared = ["its other edition" if other == name else other for other in overlaps]
         text += [
             f"{name}: {source.title}",
-            f"  licence    {licence.name}",
+            f"  licence    {licence.name} ({licence.id})",
             *[f"             - {duty}" for duty in licence.duties],
             f"  units      group: {source.group}, case: {source.case}"
             + ("" if source.patient_key else "; no patient key: patient leakage cannot be ruled out"),
             f"  targets    {', '.join(source.targets) or 'found in the labels'}",
-            *([f"  overlaps   {', '.join(overlaps)}"] if overlaps else []),
+            *([f"  overlaps   {', '.join(shared)}"] if shared else []),
             f"  layout     {source.layout}",
             f"  get it     {source.where}",
             f"  cite       {source.citation or '-'}",
@@ -32,4 +33,5 @@ def sources(_: SourcesOptions) -> Report:
         entry |= {"licence": licences.notice(name, source.licence, source.citation, synthetic=False)}
         entry |= {"targets": {key: asdict(target) for key, target in source.targets.items()}}
         data.append(entry | {"overlaps": overlaps, "layout": source.layout, "where": source.where})
-    return Report("\n".join(text).rstrip(), {"sources": data})
+    text.append(f"Ids of licences, for your own data and weights: {', '.join(licences.LICENCES)}.")
+    return Report("\n".join(text), {"sources": data})
