@@ -68,7 +68,7 @@ def audit(options: AuditOptions) -> Report:
         f"  near-duplicates   {counted(found['pairs'], 'pair')}, {counted(found['records_in_leak_groups'], 'record')}",
         f"  off-topic         ranked first: {', '.join(off_topic['image_id'].head(5))}",
         f"  label errors      {why_not or 'ranked first: ' + ', '.join(errors['image_id'][:5])}",  # type: ignore[index]
-        "  off_topic.csv and label_errors.csv rank all images: check them from the top until only correct ones follow",
+        "  check off_topic.csv and label_errors.csv from the top until only correct images follow",
         f"  review all three with `dermeval review {out}`",
     ]
     return Report("\n".join(text), data | {"out": str(out)})
@@ -110,7 +110,9 @@ def _ranked(images: AuditedImages, scores: np.ndarray, rows: np.ndarray, **colum
 
 
 def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.DataFrame | None, str]:
-    """All labelled images, least probable labels first; or None and the reason why they cannot be ranked.
+    """The labelled images, least probable labels first; or None and the reason why they cannot be ranked.
+
+    Left out are images without features of the first encoder, and classes of fewer than `LEAST_OF_CLASS` groups.
 
     Columns: ``rank``, ids, ``score`` (1 - probability of the given label), ``label``, ``likelier`` (the most probable
     label), ``nearby`` (labels of the nearest images of other groups), ``row``.

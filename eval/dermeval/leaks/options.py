@@ -62,7 +62,7 @@ class AuditOptions:
     target: str | None = None
     """Label that is checked for errors (default: the first one in alphabetical order)."""
     shown: PositiveInt = 48
-    """Number of images of each kind on the page and in audit.json; the tables rank all images."""
+    """Number of images of each kind on the page and in audit.json; the tables rank more."""
     workers: NonNegativeInt = 0
     """Processes, or threads, that work in parallel (0: one per core)."""
     overwrite: bool = False
