@@ -20,7 +20,7 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
     """
     names, targets = list(fractions), np.array(list(fractions.values()), dtype=float)
     if (targets < 0).any() or not np.isclose(targets.sum(), 1):
-        raise InputError(f"split fractions {fractions} must be positive and add up to 1")
+        raise InputError(f"split fractions {fractions} must not be negative and must add up to 1")
     table = pd.DataFrame({"group": list(groups), "stratum": [str(value) for value in strata]})
     counts = table.value_counts().rename("rows").reset_index()
     counts = counts.sort_values(["group", "rows", "stratum"], ascending=[True, False, True])

@@ -21,7 +21,8 @@ class PrepareOptions:
     out: str
     """Dataset folder to write."""
     name: str | None = None
-    """Name of the data set, the first part of every image_id (default: the source's name)."""
+    """Name of the data set, the first part of every image_id (default: the source's name; of synthetic data with
+    `synthetic_` before it)."""
     follow: str | None = None
     """A folder outside the root, such as a download cache. Links into it are followed, other links out are not."""
     short_side: PositiveInt = 384

@@ -1,4 +1,4 @@
-"""PASSION: smartphone photos of paediatric skin disease in Sub-Saharan Africa, Fitzpatrick III-VI."""
+"""PASSION: smartphone photos of skin disease in Sub-Saharan Africa, half of children; nearly all Fitzpatrick III-VI."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
