@@ -33,7 +33,8 @@ class DataOptions:
     """`size`: an epoch draws each image once. `equal`: it draws the same number of images from each set. Or one number
     per set: its weight (0: the set is only scored, if it has labels). Images that do not fill a batch are left out."""
     splits: Literal["train", "all"] = "train"
-    """`train`: rows whose split is train or null. `all`: test rows too; every later report states this."""
+    """`train`: rows whose split is train or null. `all`: also those of val and test, but none that the online
+    evaluation scores; every later report states this."""
     workers: int = -1
     """Processes per rank that make the views (-1: the rank's share of the cores, less one; 0: none)."""
 
@@ -75,7 +76,7 @@ class OptimOptions:
     warmup_epochs: NonNegativeFloat = 10.0
     """Epochs of linear learning-rate warm-up."""
     weight_decay: NonNegativeFloat = 0.04
-    """Weight decay at the start. Biases and norms do not decay."""
+    """Weight decay at the start; it moves to `optim.weight_decay_end`. Biases and norms do not decay."""
     weight_decay_end: NonNegativeFloat = 0.4
     """Weight decay at the end of its cosine."""
     clip: NonNegativeFloat = 3.0
@@ -122,7 +123,7 @@ class TrainingOptions:
     seed: NonNegativeInt = 0
     """Seed of weights, order and views."""
     state_every_epochs: PositiveFloat = 1.0
-    """Epochs between resumable states. Every evaluation and a pre-emption save one too."""
+    """Epochs between resumable states. Every evaluation after a step and a pre-emption save one too."""
     keep_states: PositiveInt = 2
     """Number of newest states to keep."""
     log_every: PositiveInt = 10
@@ -173,7 +174,7 @@ class HealthOptions:
     """Health check: collapse, divergence, no learning."""
 
     on_collapse: Literal["stop", "warn"] = "stop"
-    """Stop the run or only warn. Three steps in a row that are not finite always stop it."""
+    """Stop the run or only warn. Features or three steps in a row that are not finite always stop it."""
     patience: PositiveInt = 5
     """Number of bad log lines in a row before the health check acts."""
 
@@ -258,7 +259,7 @@ class RecipeOptions:
     data: list[str]
     """Dataset folders made by `dermssl prepare`; several are pooled."""
     method: str = "dino"
-    """Name of the method. Its own options are in the section of the same name."""
+    """Name of the method, as for `dermssl pretrain`."""
     backbone: str = "vit_tiny_patch16_224"
     """A timm model name."""
     epochs: PositiveInt | None = None
