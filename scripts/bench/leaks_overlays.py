@@ -1,6 +1,6 @@
 """Does a stamp, ruler, frame or watermark that every picture shows make the leak audit confirm different photographs?
 
-    python scripts/bench/leaks_overlays.py DATA --work DIR [--images 120] [--copies 22] [--share 1.0]
+    python scripts/bench/leaks_overlays.py DATA --work DIR [--overlay NAME ...] [--images 120] [--copies 22] [--share 1]
 
 Takes one photograph per record of the dataset folder, square and of 224 px, and lays one overlay over all of them (or
 over a ``--share``). Copies are further records: an overlaid photograph, changed in one of the audit's ways. Prints for
@@ -70,6 +70,13 @@ def card(rgb: np.ndarray) -> np.ndarray:
     return out
 
 
+def signature(rgb: np.ndarray) -> np.ndarray:
+    """Dark letters at another place and of another size in each picture."""
+    random, out = np.random.default_rng(int(rgb.sum())), rgb.copy()
+    size, place = random.uniform(0.7, 1.0), (int(random.integers(5, 30)), int(random.integers(30, SIDE - 10)))
+    return cv2.putText(out, "Dr. Q. Zwei", place, cv2.FONT_HERSHEY_COMPLEX, size, (30, 10, 60), 2, cv2.LINE_AA)
+
+
 OVERLAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda rgb: rgb,
     "date stamp": stamp,
@@ -77,6 +84,7 @@ OVERLAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "colour card": card,
     "frame of a viewer": frame,
     "dark watermark": watermark,
+    "signature elsewhere in each": signature,
 }
 
 
@@ -125,6 +133,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for the sets; its content is replaced")
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--copies", type=int, default=22)
+    parser.add_argument("--overlay", nargs="+", choices=OVERLAYS, default=list(OVERLAYS), help="default: all")
     parser.add_argument("--share", type=float, default=1.0, help="share of the photographs that show the overlay")
     options = parser.parse_args()
     data = open_dataset(options.data)
@@ -135,9 +144,9 @@ def main() -> None:
         "| overlay | pairs confirmed | of these copies | highest score of others | images with an overlay | left out |"
     )
     print("|---|---|---|---|---|---|")
-    for name, overlay in OVERLAYS.items():
+    for name in options.overlay:
         shutil.rmtree(options.work, ignore_errors=True)
-        write_raw(options.work / "raw", photographs, overlay, options.copies, options.share)
+        write_raw(options.work / "raw", photographs, OVERLAYS[name], options.copies, options.share)
         print("| " + " | ".join([name, *audited(options.work, len(photographs))]) + " |", flush=True)
 
 

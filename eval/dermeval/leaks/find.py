@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.local_features import COARSE, FINE
+from dermeval.leaks.marks import mark_cells
 from dermeval.leaks.nominate import identical_pairs, linked_pairs, nominate, united
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.overlays import overlay_cells, packed, unpacked
@@ -66,7 +68,9 @@ def find_pairs(
         return _nothing_new(images, work, earlier)
     log.info("describing %s", counted(count, "image"))
     store = describe_images(images.pictures, COARSE if count > MANY_IMAGES else FINE, work)
-    store = _without_overlays(store, images, work)
+    store = _hiding(
+        store, work, "overlays", lambda: overlay_cells(store.blocks, images.groups, pools(images), store.detail.voting)
+    )
     identical, appearance = identical_pairs(images), store.appearance()
     log.info("looking for candidate pairs")
     nominated = work.decided(
@@ -78,7 +82,7 @@ def find_pairs(
     nominated = nominated[~known & ~earlier.compared(nominated[["a", "b"]])].reset_index(drop=True)
     pool = pools(images)
 
-    def compare(pairs: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    def compare(pairs: pd.DataFrame, store: LocalStore) -> tuple[pd.DataFrame, np.ndarray]:
         ends = pairs[["a", "b"]].to_numpy(np.int64)
         log.info("comparing the pixels of %s", counted(len(pairs), "candidate pair"))
         evidence = compare_pairs(pairs, images.pictures, store, work)
@@ -88,16 +92,26 @@ def find_pairs(
         kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
         return pairs[kept].reset_index(drop=True), evidence[kept]
 
-    table, evidence = compare(nominated)
+    table, evidence = compare(nominated, store)
     found = scored(table, evidence, identical, store, earlier)
-    likely = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY][["a", "b"]].to_numpy(np.int64)
+    likely, mirrored = _likely(found)
+    unmarked = _hiding(store, work, "marks", lambda: mark_cells(likely, mirrored, images.groups, store))
+    if unmarked is not store:
+        changed = (unmarked.hidden != _bits(store)).any(axis=1)
+        again = changed[table[["a", "b"]].to_numpy(np.int64)].any(axis=1)
+        store = unmarked
+        more, further = compare(table[again], store)
+        table = pd.concat([table[~again], more], ignore_index=True)
+        evidence = np.concatenate([evidence[~again], further])
+        found = scored(table, evidence, identical, store, earlier)
+        likely, _ = _likely(found)
     compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
     ends = linked_pairs(likely, compared, images.groups, pool)
     ends = pd.DataFrame(ends[~earlier.compared(ends)], columns=["a", "b"])
     linked = work.decided("candidates-linked.parquet", lambda: united([("linked", ends)]))
     if not len(linked):
         return found
-    more, further = compare(linked)
+    more, further = compare(linked, store)
     both = pd.concat([table.assign(linked=False), more], ignore_index=True)
     both[found.sources] = both[found.sources].fillna(False).astype(bool)
     return scored(both, np.concatenate([evidence, further]), identical, store, earlier)
@@ -111,20 +125,30 @@ def _nothing_new(images: AuditedImages, work: Work, earlier: EarlierAudit) -> Sc
     return scored(none, np.zeros(0, EVIDENCE), identical_pairs(images), store, earlier)
 
 
-def _without_overlays(store: LocalStore, images: AuditedImages, work: Work) -> LocalStore:
-    """The store without the overlays of its pictures, which rank 0 finds."""
+def _likely(found: ScoredPairs) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs ``(L, 2)`` of rows that may well be near-duplicates, and whether the second picture is mirrored."""
+    table = found.candidates[found.candidates["false_discovery_rate"] <= LIKELY]
+    return table[["a", "b"]].to_numpy(np.int64), table["world"].to_numpy() == 1
+
+
+def _hiding(store: LocalStore, work: Work, name: str, cells: Callable[[], np.ndarray]) -> LocalStore:
+    """The store without the ``cells`` (N, 16, 16) of its pictures, which rank 0 finds; unchanged if there are none."""
 
     def find() -> pd.DataFrame:
-        bits = packed(overlay_cells(store.blocks, images.groups, pools(images), store.detail.voting))
+        bits = packed(cells())
         rows = np.flatnonzero(bits.any(axis=1))
         return pd.DataFrame({"row": rows, "cells": [one.tobytes() for one in bits[rows]]})
 
-    found = work.decided("hidden-cells.parquet", find)
+    found = work.decided(f"hidden-{name}.parquet", find)
     if not len(found):
         return store
-    hidden = np.zeros((store.images, 32), np.uint8)
-    hidden[found["row"]] = [np.frombuffer(cells, np.uint8) for cells in found["cells"]]
+    hidden = _bits(store).copy()
+    hidden[found["row"]] |= np.stack([np.frombuffer(cells, np.uint8) for cells in found["cells"]])
     return store._replace(hidden=hidden)
+
+
+def _bits(store: LocalStore) -> np.ndarray:
+    return store.hidden if len(store.hidden) else np.zeros((store.images, 32), np.uint8)
 
 
 def _nominated_by(images: AuditedImages, options: LeaksOptions, store: LocalStore) -> str:

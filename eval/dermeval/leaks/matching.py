@@ -44,12 +44,14 @@ class Local(NamedTuple):
 class Consensus(NamedTuple):
     """Agreeing matches of two pictures (``inliers``, one per square), all ``matches``, and the map they agree on.
 
-    ``matrix`` ``(2, 3)`` maps points of the first picture to the second; None: no map.
+    ``matrix`` ``(2, 3)`` maps points of the first picture to the second; None: no map. ``agreeing`` ``(2, M)`` are the
+    keypoints of both pictures in the matches that agree with the map.
     """
 
     inliers: int = 0
     matches: int = 0
     matrix: np.ndarray | None = None
+    agreeing: np.ndarray = np.zeros((2, 0), np.int64)
 
 
 def local_of(record: np.ndarray) -> Local:
@@ -69,7 +71,7 @@ def consensus(first: Local, second: Local) -> Consensus:
         return Consensus(0, len(ours))
     p, q = first.points[ours], second.points[theirs]
     agreeing, linear, shift = best_similarity(p, q, min(first.size))
-    p, q = p[agreeing], q[agreeing]
+    p, q, rows = p[agreeing], q[agreeing], np.stack([ours, theirs])[:, agreeing]
     if len(p) < 3:
         return Consensus(len(p), len(ours))
     inliers = min(_squares(p, min(first.size)), _squares(q, min(second.size)))
@@ -78,7 +80,7 @@ def consensus(first: Local, second: Local) -> Consensus:
         ours_xy, theirs_xy = (np.ascontiguousarray(part[:, :2]) for part in (p, q))
         affine, _ = cv2.estimateAffine2D(ours_xy, theirs_xy, method=cv2.USAC_MAGSAC, ransacReprojThreshold=3.0)
         matrix = matrix if affine is None else affine
-    return Consensus(inliers, len(ours), matrix)
+    return Consensus(inliers, len(ours), matrix, rows)
 
 
 def tentative_matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

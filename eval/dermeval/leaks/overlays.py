@@ -94,7 +94,7 @@ def overlay_cells(
         kept = same_details(features, templates, groups, pool)[0]
         hidden[features.image[kept], features.cell[kept]] = True
     hidden[hidden.sum(axis=1) < LEAST_CELLS] = False
-    cells = _with_neighbours(hidden)
+    cells = with_neighbours(hidden)
     marked = np.asarray(cells.any(axis=(1, 2)))
     # A frame is mostly even, without features: its cells have one colour in all pictures that show it.
     shown = small[marked[::step]]
@@ -147,7 +147,7 @@ def _rest_differs(shared: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
         part = slice(start, start + 10_000)
         ours, theirs = first[part].astype(np.int16), second[part].astype(np.int16)
         # Cells of the same colour are left out too: an even frame is alike in all pictures, as a copy is.
-        covered = _with_neighbours(shared[part])
+        covered = with_neighbours(shared[part])
         cells = covered | (np.abs(ours - theirs).max(axis=-1) < ONE_COLOUR)
         ours, theirs = (layout_vectors(_covered(images[part], cells)) for images in (first, second))
         rest = 1 - cells.mean(axis=(1, 2))
@@ -163,7 +163,7 @@ def _covered(thumbnails: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.where(seen, thumbnails, np.rint(mean)[:, None, None]).astype(np.uint8)
 
 
-def _with_neighbours(cells: np.ndarray) -> np.ndarray:
+def with_neighbours(cells: np.ndarray) -> np.ndarray:
     """The cells ``(P, 256)`` and the 8 around each, ``(P, 16, 16)`` bool."""
     padded = np.pad(cells.reshape(-1, THUMBNAIL, THUMBNAIL), ((0, 0), (1, 1), (1, 1)))
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(axis=(3, 4)))

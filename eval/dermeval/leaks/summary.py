@@ -109,8 +109,8 @@ def _further_lines(data: dict[str, Any]) -> list[str]:
     if data["hidden"]["images"]:
         lines.append(
             f"left out          {100 * data['hidden']['share']:.0f}% of the area of "
-            f"{counted(data['hidden']['images'], 'image')}, where a ruler, stamp, frame or watermark stands at the "
-            "same place in several records"
+            f"{counted(data['hidden']['images'], 'image')}, where a ruler, stamp, frame or watermark stands that "
+            "images of several records show"
         )
     if left := data["pairs_across_splits_after_repair"]:
         lines.append(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from dermeval.leaks import overlays
+from dermeval.leaks import marks, overlays
 from dermeval.leaks.alignment import correlate, oriented_start, structure
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.local_features import FINE, describe_picture
@@ -145,4 +145,47 @@ def test_the_audit_finds_the_copies_among_pictures_with_one_overlay_and_no_other
     pairs = pd.read_parquet(tmp_path / "leaks" / "pairs.parquet")
     assert set(zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)) == {("set/0", "set/24"), ("set/1", "set/25")}
     assert report.data["hidden"]["images"] >= 20
-    assert "images, where a ruler, stamp, frame or watermark stands at the same place" in report.text
+    assert "images, where a ruler, stamp, frame or watermark stands that images of several records show" in report.text
+
+
+def signed(image: Image.Image, number: int) -> Image.Image:
+    """The picture with a signature at another place and of another size in each picture."""
+    random, pixels = np.random.default_rng(number), np.array(image)
+    size, x, y = random.uniform(0.6, 0.7), int(random.integers(2, 20)), int(random.integers(25, 125))
+    for line, text in enumerate(("Dr. Q. Zwei", "Haut 47 Bx")):
+        place = x, y + round(40 * size * line)
+        cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_COMPLEX, size, (30, 10, 60), 1, cv2.LINE_AA)
+    return Image.fromarray(pixels)
+
+
+def test_a_mark_that_stands_elsewhere_in_each_picture_is_found_by_the_pairs_it_makes(
+    make_dataset, photo, tmp_path, monkeypatch
+):
+    images = [signed(photo(n), n) for n in range(14)] + [photo(n) for n in range(20, 30)]
+    images += [images[0].rotate(7), signed(photo(1), 1).rotate(9, Image.Resampling.BICUBIC)]
+    folder = make_dataset("set", images, [f"p{n}" for n in range(26)])
+
+    def audited(name):
+        report = leaks(LeaksOptions(str(tmp_path / name), [str(folder)], planted=0, workers=1))
+        pairs = pd.read_parquet(tmp_path / name / "pairs.parquet")
+        return set(zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)), report.data["hidden"]["images"]
+
+    copies = {("set/0", "set/24"), ("set/1", "set/25")}
+    with monkeypatch.context() as patch:
+        patch.setattr(marks, "LEAST_LIKELY", 1000)
+        found, hidden = audited("without")
+        assert found > copies and not hidden, "without the rule, the signature itself is the evidence"
+    found, hidden = audited("with")
+    assert found == copies and hidden >= 8
+
+
+def test_a_picture_of_which_many_records_show_one_part_hides_nothing(make_dataset, draw_skin, tmp_path):
+    whole = draw_skin(0, 2 * SIZE)
+    parts = [whole.crop((80 + n, 90 - n, 240 + n, 250 - n)) for n in range(10)]
+    folder = make_dataset(
+        "set", [whole, *parts, *(draw_skin(n, SIZE) for n in range(1, 12))], [f"p{n}" for n in range(22)]
+    )
+    report = leaks(LeaksOptions(str(tmp_path / "leaks"), [str(folder)], planted=0, workers=1))
+    pairs = pd.read_parquet(tmp_path / "leaks" / "pairs.parquet")
+    assert {f"set/{n}" for n in range(1, 11)} <= set(pairs["image_id_b"][pairs["image_id_a"] == "set/0"])
+    assert not report.data["hidden"]["images"]

@@ -1,0 +1,57 @@
+"""Marks: letters, logos and stamps that a few pictures share, wherever they stand and however large they are.
+
+`overlays` finds what stands at one place in many pictures, before pairs are compared. A mark that is rare, or stands at
+another place in each picture, shows only afterwards: its picture resembles those of many records, always by the same
+small part. This part is left out, and the pairs of the picture are compared once more.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+
+from dermeval.leaks.local_features import THUMBNAIL
+from dermeval.leaks.matching import Local, consensus, local_of
+from dermeval.leaks.overlays import LEAST_CELLS, LEAST_RECORDS, SHARED_BY_COPIES, with_neighbours
+from dermeval.leaks.verify import LocalStore
+
+LEAST_LIKELY = 8
+"""Pictures are searched for marks if they are in likely pairs with so many other records. No photograph of
+PAD-UFES-20 or HAM10000 is in more than five, each counted as a record of its own."""
+
+
+def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, store: LocalStore) -> np.ndarray:
+    """Which cells of each picture a mark covers, ``(N, 16, 16)`` bool.
+
+    ``pairs`` ``(L, 2)`` are rows of likely near-duplicates, ``mirrored`` ``(L,)`` says whether the second picture is
+    mirrored, and ``groups`` ``(N,)`` are the integer records.
+    """
+    hidden = np.zeros((store.images, THUMBNAIL, THUMBNAIL), bool)
+    ends = pd.DataFrame({"row": pairs.ravel(), "record": groups[pairs[:, ::-1]].ravel()}).drop_duplicates()
+    records = ends["row"].value_counts()
+    suspects = set(records.index[records >= LEAST_LIKELY])
+    seen = defaultdict[int, set[tuple[int, int]]](set)
+    """For each suspect the cells that agree with a picture of another record, and this record."""
+    for (a, b), turned in zip(pairs.tolist(), mirrored.tolist(), strict=True):
+        if not suspects & {a, b}:
+            continue
+        first, second = local_of(store.record(a)), local_of(store.record(b))
+        agreeing = consensus(first, second.mirrored() if turned else second).agreeing
+        cells = [_cells(local, rows) for local, rows in zip((first, second), agreeing, strict=True)]
+        if max(with_neighbours(one).mean() for one in cells) < SHARED_BY_COPIES:  # else one is a copy, maybe of a part
+            for row, one, other in ((a, cells[0], b), (b, cells[1], a)):
+                seen[row] |= {(cell, int(groups[other])) for cell in np.flatnonzero(one).tolist()}
+    for row in suspects:
+        shared = np.bincount([cell for cell, _ in seen[row]], minlength=THUMBNAIL**2) >= LEAST_RECORDS
+        covered = with_neighbours(shared[None])[0]
+        if shared.sum() >= LEAST_CELLS and covered.mean() < SHARED_BY_COPIES:
+            hidden[row] = covered
+    return hidden
+
+
+def _cells(local: Local, rows: np.ndarray) -> np.ndarray:
+    """The cells in which the keypoints ``rows`` of a picture lie, ``(1, 256)`` bool."""
+    x, y = np.clip((local.points[rows, :2] / local.size * THUMBNAIL).astype(np.int64), 0, THUMBNAIL - 1).T
+    cells = np.zeros((1, THUMBNAIL**2), bool)
+    cells[0, y * THUMBNAIL + x] = True
+    return cells
