@@ -119,8 +119,9 @@ def _leak_groups(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd
     if len(unknown):
         again = f"{_again(dataset)}, without --every-image"
         raise InputError(f"{path}: {unknown[0]} is no group of {dataset.folder}: {again}")
-    leaks = frame["group_id"].map(own.groupby(level=0).first())
-    return leaks.radd("leak group ").fillna(frame["group_id"]), f"{path.name} {sha256_file(path)[:12]}"
+    leaks = own.groupby(level=0).first().to_dict()
+    together = frame["group_id"].map(lambda group: f"leak group {leaks[group]}" if group in leaks else group)
+    return together, f"{path.name} {sha256_file(path)[:12]}"
 
 
 def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.Series, str]:

@@ -278,6 +278,17 @@ def test_draws_keep_the_leak_groups_of_an_audit_together(folder, audited, dermss
     assert open_dataset(folder).info["folds"] == f"3 {origin}"
 
 
+def test_an_audit_that_found_no_leak_group_is_as_good_as_none(folder, audited, dermssl):
+    leaks, _ = audited
+    drawn = ["--folds", 3, "--seed", 1]
+    assert dermssl("split", folder, *drawn).code == 0
+    without = open_dataset(folder).frame()["fold"]
+    groups = pd.read_csv(leaks / "groups.csv")
+    groups[groups["dataset"] == "other"].to_csv(leaks / "groups.csv", index=False)
+    assert dermssl("split", folder, *drawn, "--together", leaks).code == 0
+    assert open_dataset(folder).frame()["fold"].equals(without)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
