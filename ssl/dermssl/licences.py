@@ -103,6 +103,12 @@ def restricted(notices: Iterable[dict[str, Any]]) -> list[str]:
     return [entry["dataset"] for entry in notices if not (entry["redistribution"] and entry["relinking"])]
 
 
+def unrecorded(notices: Iterable[dict[str, Any]]) -> str:
+    """For a refusal of `restricted` data: those of which no licence is recorded. Empty if there are none."""
+    names = ", ".join(entry["dataset"] for entry in notices if entry["id"] == "unknown")
+    return f" (no licence of {names} is recorded, which counts as one that forbids it)" if names else ""
+
+
 def notice_lines(notices: Iterable[dict[str, Any]]) -> list[str]:
     """Notices as lines of text for the end of a report or model card."""
     text = []

@@ -48,8 +48,9 @@ def export(options: EmbeddingsExportOptions) -> Report:
     closed = licences.restricted(notices)
     if closed:
         raise InputError(
-            f"{options.source}: the licence of {', '.join(closed)} forbids passing the images on, so they cannot be "
-            "exported: use `dermeval serve`, which shows them on this machine only"
+            f"{options.source}: the licence of {', '.join(closed)} forbids passing the images on"
+            f"{licences.unrecorded(notices)}, so they cannot be exported: use `dermeval serve`, which shows "
+            "them on this machine only"
         )
     source.require_pictures()
     write, hint = FORMATS[options.to]

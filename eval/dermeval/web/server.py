@@ -102,8 +102,8 @@ def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None
     closed = licences.restricted(notices)
     if closed:
         raise InputError(
-            f"--host {host} would show images of {', '.join(closed)} to other machines, which their licence forbids: "
-            "leave --host out, and let each user serve their own copy of the data"
+            f"--host {host} would show images of {', '.join(closed)} to other machines, which their licence forbids"
+            f"{licences.unrecorded(notices)}: leave --host out, and let each user serve their own copy of the data"
         )
     log.warning("warning: everybody who can reach %s and knows the token can see the images and their labels", host)
     return token or secrets.token_urlsafe(24)

@@ -111,3 +111,8 @@ def test_data_that_may_not_be_passed_on_are_refused_with_the_reason(exported, tm
     with pytest.raises(InputError, match="licence of set forbids passing the images on"):
         exported(to, licence="PASSION")
     assert not (tmp_path / to).exists()
+
+
+def test_a_refusal_says_that_no_licence_is_recorded(exported):
+    with pytest.raises(InputError, match=r"\(no licence of set is recorded, which counts as one that forbids it\)"):
+        exported("projector", licence="unknown")

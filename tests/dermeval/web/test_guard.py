@@ -75,6 +75,8 @@ def test_other_addresses_are_refused_for_data_that_may_not_be_passed_on():
     assert choose_token("127.0.0.1", bound, None) is None
     with pytest.raises(InputError, match="images of scin to other machines, which their licence forbids"):
         choose_token("0.0.0.0", bound, None)
+    with pytest.raises(InputError, match=r"no licence of mine is recorded, which counts as one that forbids it"):
+        choose_token("0.0.0.0", [notice("mine", "unknown", "", False)], None)
     assert len(choose_token("0.0.0.0", free, None)) > 20
     assert choose_token("0.0.0.0", free, "mine") == "mine"
 
