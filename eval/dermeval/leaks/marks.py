@@ -5,8 +5,6 @@ another place in each picture, shows only afterwards: its picture resembles thos
 small part. This part is left out, and the pairs of the picture are compared once more.
 """
 
-from collections import defaultdict
-
 import numpy as np
 import pandas as pd
 
@@ -18,6 +16,8 @@ from dermeval.leaks.verify import LocalStore
 LEAST_LIKELY = 8
 """Pictures are searched for marks if they are in likely pairs with so many other records. No photograph of
 PAD-UFES-20 or HAM10000 is in more than five, each counted as a record of its own."""
+MOST_COMPARED = 32
+"""So many records are compared with a picture that is searched for a mark; in a large set of copies there are more."""
 
 
 def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, store: LocalStore) -> np.ndarray:
@@ -27,22 +27,23 @@ def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, stor
     mirrored, and ``groups`` ``(N,)`` are the integer records.
     """
     hidden = np.zeros((store.images, THUMBNAIL, THUMBNAIL), bool)
-    ends = pd.DataFrame({"row": pairs.ravel(), "record": groups[pairs[:, ::-1]].ravel()}).drop_duplicates()
-    records = ends["row"].value_counts()
-    suspects = set(records.index[records >= LEAST_LIKELY])
-    seen = defaultdict[int, set[tuple[int, int]]](set)
+    ends = pd.DataFrame({"pair": np.arange(len(pairs)).repeat(2), "row": pairs.ravel()})
+    ends = ends.assign(record=groups[pairs[:, ::-1]].ravel()).drop_duplicates(["row", "record"])
+    ends = ends.assign(records=ends.groupby("row")["pair"].transform("size"), number=ends.groupby("row").cumcount())
+    ends = ends[ends["records"] >= LEAST_LIKELY]
+    seen = {row: set[tuple[int, int]]() for row in ends["row"]}
     """For each suspect the cells that agree with a picture of another record, and this record."""
-    for (a, b), turned in zip(pairs.tolist(), mirrored.tolist(), strict=True):
-        if not suspects & {a, b}:
-            continue
+    for number in np.unique(ends["pair"][ends["number"] < MOST_COMPARED]):
+        (a, b), turned = pairs[number].tolist(), mirrored[number]
         first, second = local_of(store.record(a)), local_of(store.record(b))
         agreeing = consensus(first, second.mirrored() if turned else second).agreeing
         cells = [_cells(local, rows) for local, rows in zip((first, second), agreeing, strict=True)]
         if max(with_neighbours(one).mean() for one in cells) < SHARED_BY_COPIES:  # else one is a copy, maybe of a part
             for row, one, other in ((a, cells[0], b), (b, cells[1], a)):
-                seen[row] |= {(cell, int(groups[other])) for cell in np.flatnonzero(one).tolist()}
-    for row in suspects:
-        shared = np.bincount([cell for cell, _ in seen[row]], minlength=THUMBNAIL**2) >= LEAST_RECORDS
+                if row in seen:
+                    seen[row] |= {(cell, int(groups[other])) for cell in np.flatnonzero(one).tolist()}
+    for row, agreed in seen.items():
+        shared = np.bincount([cell for cell, _ in agreed], minlength=THUMBNAIL**2) >= LEAST_RECORDS
         covered = with_neighbours(shared[None])[0]
         if shared.sum() >= LEAST_CELLS and covered.mean() < SHARED_BY_COPIES:
             hidden[row] = covered
