@@ -37,7 +37,7 @@ class ReviewOptions:
 
     One key decides: a accept, r reject, u unsure, z undo; b blinks in the browser, q ends a part in the terminal. Every
     decision is saved at once, and the same command continues later. At the end the tables are rewritten with the
-    decisions. Confirmed pairs come first, then pairs below the threshold. After 59 rejections in a row the review may
+    decisions. Confirmed pairs come first, then pairs below the threshold. After 58 rejections in a row the review may
     end: with 95% confidence fewer than 5% of the rest are true.
     """
 

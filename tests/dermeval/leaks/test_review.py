@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dermeval.leaks import terminal
-from dermeval.leaks.decisions import FILE, STOP_AFTER, decided, kept_pairs, read_decisions
+from dermeval.leaks.decisions import FILE, decided, kept_pairs, read_decisions
 from dermeval.leaks.leaks import confirmed_ranking, leaks
 from dermeval.leaks.options import LeaksOptions
 from dermeval.web.options import ReviewOptions
@@ -53,11 +53,6 @@ def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, m
     told = capsys.readouterr().out
     assert "no such key: a accept, r reject" in told and "no decision to undo" in told
     assert not len(read_decisions(audited / FILE))
-
-
-def test_after_the_last_rejection_fewer_than_a_twentieth_are_true_with_95_percent_confidence():
-    """If a twentieth or more were true, so many rejections in a row would have a probability below 5%."""
-    assert 0.95**STOP_AFTER < 0.05 < 0.95 ** (STOP_AFTER - 1)
 
 
 def test_a_review_goes_on_where_it_was_and_leaves_no_picture_behind(audited, monkeypatch):
