@@ -107,7 +107,7 @@ def _copies(index: SearchIndex, query: ImageQuery, hits: list[dict[str, Any]]) -
 
 
 def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
-    """An image of the index as the query; raises InputError if the index has no such image."""
+    """An image of the index as the query; images with its pixels count as its own. InputError if there is no such."""
     own = index.lookup("image_id", [image_id])
     if not own:
         known, stem = index.table["image_id"], image_id.rsplit("/", 1)[-1]
@@ -115,7 +115,8 @@ def indexed_query(index: SearchIndex, image_id: str) -> ImageQuery:
         close = close or difflib.get_close_matches(image_id, known.slice(0, 20_000).to_pylist(), 1)
         hint = f"did you mean '{close[0]}'?" if close else "its manifest lists them all"
         raise InputError(f"{index.folder} has no image '{image_id}'; {hint}")
-    return ImageQuery(index.vector(image_id), own, image_id)
+    same = index.lookup("pixel_sha256", [own[0]["pixel_sha256"]])
+    return ImageQuery(index.vector(image_id), own + [one for one in same if one["image_id"] != image_id], image_id)
 
 
 def photo_query(index: SearchIndex, photo: Photo, feature: np.ndarray, name: str) -> ImageQuery:

@@ -68,12 +68,27 @@ def test_collapse_fetches_on_until_k_patients_are_found(make_dataset, embed_as, 
     """90 images of one patient lie nearer than any image of the two others."""
     groups = ["query", *["crowd"] * 90, "far1", "far2"]
     angles = np.concatenate([[0], np.linspace(0.001, 0.1, 90), [0.5, 0.6]])
-    folder = make_dataset("set", [draw_skin(0, 16)] * 93, groups)
+    folder = make_dataset("set", [draw_skin(n, 16) for n in range(93)], groups)
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     out = tmp_path / "index"
     index(IndexOptions(sources=[str(embed_as(folder, features))], out=str(out)))
     report = search(SearchOptions(index=str(out), image_id=["set/0"], k=3))
     assert [hit["image_id"] for hit in hits_of(report)] == ["set/1", "set/91", "set/92"]
+
+
+@pytest.mark.parametrize("kind", ["flat", "lance"])
+def test_a_copy_of_the_query_under_another_patient_is_no_hit(make_dataset, embed_as, draw_skin, tmp_path, kind):
+    """As for a photo, and for an embedding: whoever has the same picture may be the query's own patient."""
+    if kind == "lance":
+        pytest.importorskip("lancedb")
+    one = make_dataset("one", [draw_skin(0, 32), draw_skin(1, 32)], ["a", "b"])
+    two = make_dataset("two", [draw_skin(n, 32) for n in (0, 2, 3)], ["x", "x", "y"])
+    near, far = [1.0, 0.0], [0.5, 1.0]
+    folders = [str(embed_as(one, np.array([near, far]))), str(embed_as(two, np.array([near, near, far])))]
+    index(IndexOptions(sources=folders, out=str(tmp_path / "index"), type=kind))
+    for own, expected in ((False, {"one/1", "two/2"}), (True, {"one/1", "two/1", "two/2"})):
+        options = SearchOptions(index=str(tmp_path / "index"), image_id=["one/0"], include_own=own)
+        assert {hit["image_id"] for hit in hits_of(search(options))} == expected
 
 
 def test_the_contact_sheet_is_drawn_and_skipped_where_the_images_are_gone(cases, tmp_path, caplog):

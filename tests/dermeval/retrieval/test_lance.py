@@ -24,10 +24,9 @@ def parts(make_dataset, embed_as, draw_skin, monkeypatch):
     monkeypatch.setattr(neighbours, "LEAST_CODED_ROWS", 10)
     random = np.random.default_rng(3)
     folders = []
-    for name in ("one", "it's"):
-        data = make_dataset(
-            name, [draw_skin(0, 16)] * 60, [f"p{n // 2}" for n in range(60)], None, ["a", "b", "c"] * 20
-        )
+    for first, name in ((0, "one"), (60, "it's")):
+        pictures = [draw_skin(first + n, 16) for n in range(60)]
+        data = make_dataset(name, pictures, [f"p{n // 2}" for n in range(60)], None, ["a", "b", "c"] * 20)
         folders.append(str(embed_as(data, random.normal(size=(60, 16)))))
     return folders
 

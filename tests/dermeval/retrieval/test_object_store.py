@@ -112,10 +112,9 @@ def parts(make_dataset, embed_as, draw_skin):
     """Embeddings of two data sets, 20 patients with two images each."""
     random = np.random.default_rng(3)
     folders = []
-    for name in ("one", "it's"):
-        data = make_dataset(
-            name, [draw_skin(0, 16)] * 40, [f"p{n // 2}" for n in range(40)], None, ["a", "b", "c", "d"] * 10
-        )
+    for first, name in ((0, "one"), (40, "it's")):
+        pictures = [draw_skin(first + n, 16) for n in range(40)]
+        data = make_dataset(name, pictures, [f"p{n // 2}" for n in range(40)], None, ["a", "b", "c", "d"] * 10)
         folders.append(str(embed_as(data, random.normal(size=(40, 16)))))
     return folders
 
