@@ -124,10 +124,13 @@ def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
 
 
 def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
-    """``ranking.parquet`` with the rows ``a``, ``b`` of the images; InputError if an image is not in its data set."""
+    """``ranking.parquet`` with the rows ``a``, ``b`` of the images, and their present records, splits and labels.
+
+    Raises InputError: an image is not in its data set.
+    """
     pairs = read_parquet(inside(folder, "ranking.parquet"), "dermeval leaks", SCHEMA.names).to_pandas()
     for end in ("a", "b"):
         pairs[end] = images.rows_of(pairs[f"image_id_{end}"])
         for lost in pairs.loc[pairs[end] < 0, f"image_id_{end}"]:
             raise InputError(f"{folder}: image {lost} is no longer in its data set: audit again with `dermeval leaks`")
-    return pairs
+    return _with_records(pairs, images)

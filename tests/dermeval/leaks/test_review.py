@@ -12,6 +12,8 @@ from dermeval.leaks.leaks import confirmed_ranking, leaks
 from dermeval.leaks.options import LeaksOptions
 from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
+from dermssl.dataset.options import SplitOptions
+from dermssl.dataset.split import split
 from dermssl.errors import InputError
 from dermssl.files import read_json
 
@@ -45,6 +47,17 @@ def test_a_rejected_pair_leaves_the_groups_and_an_undone_one_does_not(audited, m
     assert "1 rejected" in page and "set/5" in page and "set/4" not in page
     summary = read_json(audited / "summary.json", "dermeval leaks")
     assert (summary["pairs"], summary["reviewed"]["pairs"]) == (len(before), len(before) - 1)
+
+
+def test_a_review_after_the_repaired_split_was_applied_tells_of_the_present_split(audited, monkeypatch):
+    assert pd.read_parquet(audited / "pairs.parquet")["across_splits"].any()
+    data = read_json(audited / "summary.json", "dermeval leaks")["datasets"][0]["path"]
+    split(SplitOptions(data, apply=str(audited)))
+    press(monkeypatch, "q")
+    review(ReviewOptions(str(audited), terminal=True))
+    pairs = pd.read_parquet(audited / "pairs.parquet")
+    assert len(pairs) and not pairs["across_splits"].any() and (pairs["split_a"] == pairs["split_b"]).all()
+    assert read_json(audited / "summary.json", "dermeval leaks")["reviewed"]["pairs_across_splits"] == 0
 
 
 def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, monkeypatch, capsys):
