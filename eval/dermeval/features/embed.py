@@ -178,7 +178,8 @@ def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions
     """The pixel baseline, fitted by rank 0 and copied to all ranks, with a record of the fit."""
     model = encoder.model
     assert isinstance(model, PixelPCA)
-    rows = fit_rows(np.concatenate([dataset.column("split") for dataset in datasets]), model.seed)
+    splits, groups = (np.concatenate([dataset.column(name) for dataset in datasets]) for name in ("split", "group_id"))
+    rows = fit_rows(splits, groups, model.seed)
     # If the fit must fail, it fails on every rank, so that none waits for another.
     if state.is_main_process or len(rows) < model.num_features:
         pictures = Pictures([dataset.images for dataset in datasets], encoder.preprocessing)

@@ -47,9 +47,13 @@ class PixelPCA(nn.Module):
         self.directions.copy_(torch.from_numpy(pca.components_.T.copy()))
 
 
-def fit_rows(splits: np.ndarray, seed: int) -> np.ndarray:
-    """The rows to fit on: those of train and without a split, or a seeded sample of `MAX_FIT_ROWS` of them."""
-    rows = np.flatnonzero([split is None or split == "train" for split in splits])
+def fit_rows(splits: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """The rows to fit on: those of train and without a split, or a seeded sample of `MAX_FIT_ROWS` of them.
+
+    Images without a split whose group is in test are left out, as in pretraining.
+    """
+    fitted = [split is None or split == "train" for split in splits]
+    rows = np.flatnonzero(fitted & ~np.isin(groups, groups[splits == "test"]))
     if len(rows) > MAX_FIT_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_FIT_ROWS, replace=False))
     return rows

@@ -49,7 +49,8 @@ def split(options: SplitOptions) -> Report:
         info.pop("folds", None)
         table = table.drop_columns("fold") if "fold" in table.column_names else table
     if options.folds:
-        frame["fold"] = draw_folds(frame["split"], groups, strata, options.folds, options.seed)
+        tested = frame["group_id"].isin(frame["group_id"][frame["split"] == "test"])  # some images may lack the split
+        frame["fold"] = draw_folds(frame["split"].mask(tested, "test"), groups, strata, options.folds, options.seed)
         table = _with_column(table, "fold", pa.array(frame["fold"], pa.int64(), from_pandas=True))
         info["folds"] = f"{options.folds} by {unit}"
     check(table)

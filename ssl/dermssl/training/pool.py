@@ -160,7 +160,8 @@ def _split_online(dataset: Dataset, name: str, target: Target, options: OnlineOp
     frame = dataset.frame(["group_id", "pixel_sha256", "split", target.column])
     index = {label: number for number, label in enumerate(target.classes)}
     labels = frame[target.column].map(index).fillna(-1).to_numpy(dtype=np.int64)
-    trainable = ((frame["split"].isna() | (frame["split"] == "train")) & (labels >= 0)).to_numpy()
+    tested = frame["group_id"].isin(frame["group_id"][frame["split"] == "test"])
+    trainable = ((frame["split"].isna() | (frame["split"] == "train")) & ~tested & (labels >= 0)).to_numpy()
     score = ((frame["split"] == "val") & (labels >= 0)).to_numpy()
     if not score.any() and trainable.any() and options.fraction:
         fractions = {"fit": 1 - float(options.fraction), "score": float(options.fraction)}

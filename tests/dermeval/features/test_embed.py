@@ -218,6 +218,14 @@ def test_pixels_are_fitted_on_images_without_a_split_too(tmp_path, make_dataset,
     assert open_embeddings(tmp_path / "e").encoder["fit"]["images"] == len(frame)
 
 
+def test_pixels_are_not_fitted_on_a_test_patients_images_without_a_split(tmp_path, make_dataset, frame):
+    first = frame.groupby("group_id").cumcount() == 0
+    folder = make_dataset(tmp_path / "a", frame.assign(split=frame["split"].where(first, None)), {})
+    arguments = ["embed", "--encoder", "pixels:4", "--data", str(folder), "--out", str(tmp_path / "e"), *SMALL]
+    assert main(arguments) == 0
+    assert open_embeddings(tmp_path / "e").encoder["fit"]["images"] == (frame["split"] == "train").sum()
+
+
 def test_pixels_are_not_fitted_on_test_images_alone(tmp_path, make_dataset, frame, capsys):
     folder = make_dataset(tmp_path / "a", frame.head(5).assign(split="test"), {})
     arguments = ["embed", "--encoder", "pixels:4", "--data", str(folder), "--out", str(tmp_path / "e"), *SMALL]

@@ -9,6 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dermssl.dataset import split as module
 from dermssl.dataset.dataset import open_dataset
+from dermssl.dataset.manifest import to_table
 from dermssl.files import sha256_file, write_parquet
 
 
@@ -45,6 +46,15 @@ def test_folds_are_scikit_learns_and_leave_test_alone(folder, dermssl):
     splitter = StratifiedGroupKFold(3, shuffle=True, random_state=5)
     for fold, (_, held_out) in enumerate(splitter.split(train, train["condition"], train["group_id"])):
         assert (train["fold"].iloc[held_out] == fold).all()
+
+
+def test_images_of_a_test_patient_that_lack_the_split_are_in_no_fold(folder, dermssl):
+    frame = open_dataset(folder).frame()
+    tested = frame["group_id"].isin(frame["group_id"][frame["split"] == "test"])
+    first = frame.groupby("group_id").cumcount() == 0
+    write_parquet(folder / "manifest.parquet", to_table(frame.assign(split=frame["split"].where(first, None))))
+    assert dermssl("split", folder, "--folds", 3, "--stratify", "condition").code == 0
+    assert open_dataset(folder).frame()["fold"].isna().equals(tested)
 
 
 def test_columns_to_stratify_by_may_be_joined_by_commas_or_spaces(folder, dermssl):

@@ -221,6 +221,15 @@ def test_a_copy_of_a_scored_image_has_no_vote_on_it(dataset):
     assert set(before.fit) - set(after.fit) == {before.fit[0]} and set(after.score) == set(before.score)
 
 
+def test_an_image_of_a_test_patient_that_lacks_the_split_neither_votes_nor_is_scored(dataset):
+    plain = open_dataset(dataset)
+    frame = plain.frame().astype({"group_id": object, "split": object})
+    train, test = (np.flatnonzero(frame["split"] == side)[0] for side in ("train", "test"))
+    frame.loc[train, ["group_id", "split"]] = [frame.loc[test, "group_id"], None]
+    (one,) = select_rows([replace(plain, table=to_table(frame))], "train", OnlineOptions(), seed=0).online
+    assert train not in {*one.fit, *one.score}
+
+
 def test_a_set_that_holds_nothing_but_copies_is_refused(dataset, tmp_path):
     sets = open_datasets([str(dataset), str(prepare_pictures(tmp_path, "twin", 40, seed=0))])
     with pytest.raises(InputError, match=r"twin has nothing to train on.*copies"):
