@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -250,6 +250,19 @@ def pooled_rows(tables: Sequence[pa.Table]) -> pa.Table:
         return pa.concat_tables(tables, promote_options="default")
     except pa.ArrowTypeError:
         return to_table(pd.concat([table.to_pandas() for table in tables], ignore_index=True))
+
+
+def saw_test(encoder: Mapping[str, Any]) -> bool:
+    """Whether an encoder was pretrained on all splits, test images included."""
+    return encoder.get("training", {}).get("splits") == "all"
+
+
+def doubts(datasets: Sequence[Mapping[str, Any]], synthetic: bool, encoder: Mapping[str, Any]) -> list[str]:
+    """What every report of scores says of its data sets and its encoder (records as in ``embedding.json``)."""
+    text = ["SYNTHETIC data: these scores say nothing about patients"] * synthetic
+    doubt = "has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
+    text += [f"{entry['name']} {doubt}" for entry in datasets if not entry["patient_key"]]
+    return text + ["the encoder was pretrained on all splits, test images included"] * saw_test(encoder)
 
 
 def dataset_entry(dataset: Dataset) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from dermeval.features.embeddings import how_made, open_embeddings
+from dermeval.features.embeddings import how_made, open_embeddings, saw_test
 from dermeval.features.pool import PooledEmbeddings, open_pool
 from dermeval.pages.tables import ReportTable, show
 from dermeval.probes import report
@@ -145,8 +145,9 @@ def _seen_note(name: str, pool: PooledEmbeddings, rows: Sequence[dict[str, Any]]
         if row["encoder"] == name and row.get("seen") and "," not in row["column"]
     ]
     said = "; ".join(dict.fromkeys(counts)) or "none of the scored images"
-    every = " (all splits, test images included)" if report.saw_test(pool.encoder) else ""
-    return f"{name} has seen in pretraining: {said}{every}"
+    every = " (all splits, test images included)" if saw_test(pool.encoder) else ""
+    _, unknown, starts = pool.seen.source.partition("; what its start")
+    return f"{name} has seen in pretraining: {said}{every}{unknown}{starts}"
 
 
 class Column(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.features.embeddings import doubts, saw_test
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.pages import plots
 from dermeval.pages.tables import NARROW, ReportTable, show, tables_as_sections, tables_as_text
@@ -116,11 +117,6 @@ class FeatureSource:
         return FeatureSource(encoder, sources[0].datasets, notices, synthetic)
 
 
-def saw_test(encoder: Mapping[str, Any]) -> bool:
-    """Whether an encoder was pretrained on all splits, test images included."""
-    return encoder.get("training", {}).get("splits") == "all"
-
-
 def report_text(lines: Iterable[str], source: FeatureSource, notes: Sequence[str]) -> str:
     """The lines of a report, then what `NARROW` means where they have it, notes, warnings and licences."""
     text = "\n".join(lines)
@@ -145,12 +141,7 @@ def report_page(
 
 def _closing_lines(source: FeatureSource) -> list[str]:
     """Warnings about the data, then the licences."""
-    text = ["SYNTHETIC data: these scores say nothing about patients"] if source.synthetic else []
-    doubt = "has no patient key: patient leakage cannot be ruled out, and intervals may be too narrow"
-    text += [f"{entry['name']} {doubt}" for entry in source.datasets if not entry["patient_key"]]
-    if saw_test(source.encoder):
-        text.append("the encoder was pretrained on all splits, test images included")
-    return [*text, *licences.notice_lines(source.licences)]
+    return [*doubts(source.datasets, source.synthetic, source.encoder), *licences.notice_lines(source.licences)]
 
 
 def distinct_names(*choices: Sequence[str]) -> list[str]:

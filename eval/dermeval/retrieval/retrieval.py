@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dermeval.features.embeddings import doubts
 from dermeval.features.other_groups import nearest_of_other_groups
 from dermeval.pages.tables import NARROW, show
 from dermeval.retrieval import measures
@@ -54,6 +55,8 @@ def retrieval(options: RetrievalOptions) -> Report:
         data["difference"] = _intervals(first.rsub(second.to_numpy()), options.draws)
         text += ["", "second minus first, on the same queries (paired bootstrap by patient):"]
         text += _table(data["difference"])
+    said = (doubts(source.info["datasets"], source.synthetic, source.encoder) for source in sources)
+    text += dict.fromkeys(itertools.chain(*said))
     text += licences.notice_lines(licences.merge(entry for source in sources for entry in source.licences))
     return Report("\n".join(text), data)
 

@@ -85,6 +85,18 @@ def test_the_first_target_is_that_of_the_first_data_set(make_toy_dataset, make_f
     assert retrieval(RetrievalOptions([str(tmp_path / "e")], draws=40)).data["relevance"] == "condition"
 
 
+def test_the_report_says_what_makes_its_scores_doubtful(make_toy_dataset, make_frame, tmp_path):
+    frame = make_frame(8, seed=0)
+    targets = {"condition": Target("condition", tuple(sorted(set(frame["condition"]))))}
+    data = open_dataset(make_toy_dataset(tmp_path / "data", frame, targets, patient_key=False, synthetic=True))
+    encoder = {"path": "e", "fingerprint": "e", "preprocessing": {}, "training": {"splits": "all"}}
+    features = np.random.default_rng(0).normal(size=(len(data), 4)).astype(np.float32)
+    write_embeddings(tmp_path / "e", features, [data], encoder, {})
+    text = retrieval(RetrievalOptions([str(tmp_path / "e")], draws=40)).text
+    assert "toy has no patient key: patient leakage cannot be ruled out" in text
+    assert "SYNTHETIC data: these scores" in text and "pretrained on all splits, test images included" in text
+
+
 def test_intervals_of_few_patients_are_called_too_narrow(embedded):
     assert "the intervals are too narrow: fewer than 15 patients" in retrieval(RetrievalOptions([embedded[0]])).text
 

@@ -18,6 +18,7 @@ FACTS = {
     "planned_steps": 30,
     "images": 6,
     "splits": "train",
+    "unrecorded": [],
     "seconds": 90.0,
     "ranks": 1,
     "hardware": "CPU x86_64, 1 thread of 2 cores",
@@ -37,7 +38,8 @@ class Skin:
         self, name: str, fitzpatrick: list, licence: str, synthetic: bool = False, times_seen: int = 5
     ) -> None:
         groups = [None if f is None else ("I-II", "III-IV", "V-VI")[(f - 1) // 2] for f in fitzpatrick]
-        self.name, self.info, self.times_seen = name, {"synthetic": synthetic}, times_seen
+        self.name, self.times_seen = name, times_seen
+        self.info = {"synthetic": synthetic, "patient_key": name != "ham10000"}
         self.frame = pd.DataFrame({"fitzpatrick": np.array(fitzpatrick, float), "tone_group": groups})
         self.frame["group_id"] = [f"{name}/{row // 2}" for row in range(len(groups))]
         self.licence = licences.notice(name, licence, "Somebody, 2020.", synthetic)
@@ -60,6 +62,12 @@ def card(tmp_path, *datasets: Skin, labelled: bool = True, online: list[OnlineSe
 
 PASSION = Skin("passion", [3, 4, 4, 5, 6, None], "PASSION")
 PAD = Skin("pad", [1, 2, 2], "CC-BY-4.0")
+
+
+def test_scores_without_a_patient_key_say_what_cannot_be_ruled_out(tmp_path):
+    told = "It has no patient key: patient leakage cannot be ruled out."
+    assert told in card(tmp_path, Skin("ham10000", [1, 2, 2], "CC-BY-NC-4.0")).text
+    assert told not in card(tmp_path, PAD).text
 
 
 def test_one_licence_that_the_hub_knows_is_named_as_the_hub_does(tmp_path):
