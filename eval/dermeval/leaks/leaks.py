@@ -143,8 +143,10 @@ def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
     """The number of images of each split that each encoder saw in pretraining; ``pretrained_on.csv`` lists them."""
     entries, tables = [], []
     known = {entry["name"]: open_dataset(entry["path"]) for entry in images.datasets}
+    own = pd.concat([dataset.frame(["image_id", "group_id"]) for dataset in known.values()]).set_index("image_id")
     for one in images.embedded:
         frame = images.frame.iloc[one.rows]
+        frame = frame.assign(group_id=own["group_id"][frame["image_id"]].to_numpy())  # not that of --every-image
         seen = seen_images(one.encoder, frame, known)
         entry = {"encoder": one.encoder["path"], "fingerprint": one.encoder["fingerprint"]}
         entry |= {"source": seen.source, "known": seen.reasons is not None}

@@ -152,18 +152,19 @@ def test_embeddings_given_twice_and_embeddings_without_pictures_within_reach_are
         audit(planted)
 
 
+@pytest.mark.parametrize("every_image", [False, True])
 def test_embeddings_of_two_encoders_both_nominate_and_are_asked_what_they_were_trained_on(
-    audit, make_dataset, embed_as, draw_skin, monkeypatch
+    audit, make_dataset, embed_as, draw_skin, monkeypatch, every_image
 ):
     def seen(encoder, frame, _):
-        hit = pd.DataFrame({"file": frame["image_id"].to_numpy() == "set/3"}, index=frame["image_id"])
+        hit = pd.DataFrame({"case": frame["group_id"].to_numpy() == "set/p3"}, index=frame["image_id"])
         return Seen(hit, "ledger") if encoder["path"] == "one" else Seen(None, "no ledger")
 
     monkeypatch.setattr("dermeval.leaks.leaks.seen_images", seen)
     folder = make_dataset("set", [draw_skin(n) for n in range(8)], [f"p{n}" for n in range(8)])
     random = np.random.default_rng(0)
     folders = [embed_as(folder, random.normal(size=(8, 4)), encoder=name) for name in ("one", "two")]
-    report, out = audit(*folders)
+    report, out = audit(*folders, every_image=every_image)
     sources = report.data["sources"]
     assert sources["embedding 1"]["nominated"] and sources["embedding 2"]["nominated"]
     one, two = report.data["pretraining"]
