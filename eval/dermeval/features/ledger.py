@@ -45,11 +45,11 @@ class Seen:
 def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[str, Dataset] | None = None) -> Seen:
     """The images of the manifest ``frame`` that an encoder, by its record ``encoder``, was trained on.
 
-    An image counts as seen if it shares its file, pixels, patient or lesion with a seen image; without patient and
-    lesion, its group (the reason ``case``). It also counts if its perceptual hash is within `HASH_BITS` bits of a seen
-    image's, in any flip or turn, and the stored pixels confirm a copy (`dermeval.features.copies`). ``datasets`` by
-    name are those of ``frame``; the ledger's are opened from the paths in the run's config. Images in the ledger that
-    training never reached do not count.
+    An image counts as seen if it shares its file, pixels, patient or lesion with a seen image, or only its group (the
+    reason ``case``): of one patient some images may lack the patient. It also counts if its perceptual hash is within
+    `HASH_BITS` bits of a seen image's, in any flip or turn, and the stored pixels confirm a copy
+    (`dermeval.features.copies`). ``datasets`` by name are those of ``frame``; the ledger's are opened from the paths in
+    the run's config. Images in the ledger that training never reached do not count.
     """
     if encoder["path"].startswith("random:"):
         reasons = pd.DataFrame(False, index=frame["image_id"], columns=list(REASONS))
@@ -57,7 +57,7 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
     path, problem = _find(encoder)
     if path is None:
         return Seen(None, problem)
-    starts = unrecorded_starts(encoder.get("licences", []))
+    starts = [*unrecorded_starts(encoder.get("licences", [])), *encoder.get("training", {}).get("unrecorded", [])]
     source = str(path) + "".join(f"; what its start, {name}, was trained on is not recorded" for name in starts)
     ledger = read_parquet(path, "dermssl pretrain").select([*COLUMNS, "times_seen"]).to_pandas()
     ledger = ledger[ledger["times_seen"] > 0].reset_index(drop=True)
@@ -87,21 +87,22 @@ def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:
         return None, f"{name} is out of reach"
     if sha256_file(weights) != encoder["fingerprint"]:
         return None, f"{name} was changed after these features were made"
-    found = find_ledger(Path(name), encoder.get("training", {}).get("ledger"))
-    return found, "" if found else f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends"
+    found = find_ledger(Path(name), encoder.get("training"))
+    lost = f"{name} has no {LEDGER}, which `dermssl pretrain` writes when it ends, or it was replaced since the export"
+    return found, "" if found else lost
 
 
 def _by_ledger(
     frame: pd.DataFrame, ledger: pd.DataFrame, source: str, ours: dict[str, Dataset], theirs: dict[str, Dataset]
 ) -> Seen:
-    named = (frame["patient_id"].notna() | frame["lesion_id"].notna()).to_numpy()
+    patient, lesion = (_shared(frame[name], ledger[name]) for name in ("patient_id", "lesion_id"))
     columns = {
         "file": _shared(frame["sha256"], ledger["sha256"]),
         "pixels": _shared(frame["pixel_sha256"], ledger["pixel_sha256"]),
         "hash": False,
-        "patient": _shared(frame["patient_id"], ledger["patient_id"]),
-        "lesion": _shared(frame["lesion_id"], ledger["lesion_id"]),
-        "case": _shared(frame["group_id"], ledger["group_id"]) & ~named,
+        "patient": patient,
+        "lesion": lesion,
+        "case": _shared(frame["group_id"], ledger["group_id"]) & ~patient & ~lesion,
     }
     reasons = pd.DataFrame(columns, index=pd.Index(frame["image_id"]))
     known = reasons.any(axis=1).to_numpy()

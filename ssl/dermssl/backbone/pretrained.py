@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,15 +96,19 @@ def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]
     return [file_notice(Path(init))] if stated is None else stated
 
 
-def find_ledger(folder: Path, pointer: str | None = None) -> Path | None:
+def find_ledger(folder: Path, training: Mapping[str, Any] | None = None) -> Path | None:
     """The ledger of an encoder; None if there is none. ``folder`` is a run, its ``encoder`` or ``best``, or an export.
 
-    ``pointer`` is the path of the ledger in the export's config; None: it is read from there.
+    ``training`` is the record of the training in the export's config, with the path and the hash of a ledger that was
+    not copied; None: it is read from there. A ledger that another run has written there since does not count.
     """
     config = folder / "config.json"
-    if pointer is None and config.is_file():
-        pointer = (read_json(config, "dermssl export").get("dermssl") or {}).get("ledger")
-    places = [folder / LEDGER, *([Path(pointer)] if pointer else [])]
+    if not training and config.is_file():
+        training = read_json(config, "dermssl export").get("dermssl")
+    pointer, written = ((training or {}).get(key) for key in ("ledger", "ledger_sha256"))
+    places = [folder / LEDGER]
+    if pointer and Path(pointer).is_file() and written in (None, sha256_file(Path(pointer))):
+        places.append(Path(pointer))
     if (folder.parent / "config.yaml").is_file():  # the encoder/ or best/ of a run folder
         places.append(folder.parent / LEDGER)
     return next((place for place in places if place.is_file()), None)

@@ -15,12 +15,12 @@ from dermssl.backbone.pretrained import LEDGER
 from dermssl.backbone.weights import load_weights
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_yaml, write_json, write_safetensors, write_text
+from dermssl.files import read_json, read_yaml, sha256_file, write_json, write_safetensors, write_text
 from dermssl.paths import inside, require_file, require_folder, require_new_folder
 from dermssl.training import states
 from dermssl.training.networks import network_weights
 from dermssl.training.options import ExportOptions
-from dermssl.training.run_folder import holds_run
+from dermssl.training.run_folder import CARD, holds_run
 from dermssl.training.watching.card import card_of_export
 
 FOLDERS = {"last": "encoder", "best": "best"}
@@ -60,15 +60,15 @@ def export(options: ExportOptions) -> Report:
         facts = config.get("dermssl") or {}
         if facts.get("licences") is None or "step" not in facts:
             raise InputError(f"{run}: its encoder names no licences or no step: make it again with `dermssl pretrain`")
-        if (run / "MODEL_CARD.md").exists():
-            card = inside(run, "MODEL_CARD.md").read_text(encoding="utf-8")
+        if (run / CARD).exists():
+            card = inside(run, CARD).read_text(encoding="utf-8")
             write_text(temporary / "README.md", card_of_export(card, options.which, facts["step"]))
         if not (run / LEDGER).exists():
             log.warning("warning: %s has no %s: its training images will not be known later", run, LEDGER)
         elif not licences.restricted(facts["licences"]):
             shutil.copyfile(require_file(inside(run, LEDGER), "dermssl pretrain"), temporary / LEDGER)
         else:
-            facts["ledger"] = str((run / LEDGER).resolve())
+            facts["ledger"], facts["ledger_sha256"] = str((run / LEDGER).resolve()), sha256_file(run / LEDGER)
             write_json(temporary / "config.json", config)
     text = [
         f"{config['architecture']} ({width(model)} features) -> {out}",

@@ -46,7 +46,8 @@ def keep_best(run: Run, progress: Progress) -> None:
 def export_encoder(run: Run, step: int, folder: Path) -> None:
     """Write the present encoder as a timm folder."""
     method, name = run.options.method, run.options.model.backbone
-    facts = {"method": method, "step": step, "splits": run.splits, "data": run.fingerprints}
+    facts: dict[str, Any] = {"method": method, "step": step, "splits": run.splits, "data": run.fingerprints}
+    facts |= {"unrecorded": run.unrecorded} if run.unrecorded else {}
     tag = f"dermssl_{method}_step{step}"
     write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, facts)
 
@@ -109,6 +110,7 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
         "planned_steps": run.steps,
         "images": run.sampler.total,
         "splits": run.splits,
+        "unrecorded": run.unrecorded,
         "seconds": round(progress.seconds, 1),
         "ranks": run.accelerator.num_processes,
         "device": str(device),

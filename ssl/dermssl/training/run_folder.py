@@ -33,11 +33,11 @@ MAY_DIFFER = (
     "tracking.",
 )
 """Keys that may differ when a run resumes; a trailing dot stands for a whole section."""
-CONFIG, LOCK, START_LEDGER = "config.yaml", ".lock", "start_ledger.parquet"
+CONFIG, LOCK, START_LEDGER, CARD = "config.yaml", ".lock", "start_ledger.parquet", "MODEL_CARD.md"
 IDENTITIES = "tracking.json"
 """File with the id of the run in each tracker."""
 WRITTEN = (
-    *(CONFIG, LOCK, "status.json", "metrics.jsonl", IDENTITIES, LEDGER, START_LEDGER, "MODEL_CARD.md"),
+    *(CONFIG, LOCK, "status.json", "metrics.jsonl", IDENTITIES, LEDGER, START_LEDGER, CARD),
     *("views.png", "neighbours.png", "patch_components.png"),
     *("state/step_*/*", "best/*", "encoder/*", "tensorboard/*"),
     "tensorboard",  # as a link to a folder elsewhere
@@ -95,15 +95,13 @@ def open_run_folder(options: PretrainOptions) -> IO[str] | None:
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    from_zero = not any((folder / "state").glob("step_*"))
     if is_new:
         (folder / START_LEDGER).unlink(missing_ok=True)  # a start that was killed may have had other weights
         if before is not None:
             write_parquet(folder / START_LEDGER, before)
-    elif from_zero:
-        log.info("the run in %s was interrupted before its first state: it starts from step 0", folder)
-    if from_zero:  # a run without a state may go on with other data
         write_yaml(folder / CONFIG, config)
+    elif not any((folder / "state").glob("step_*")):
+        log.info("the run in %s was interrupted before its first state: it starts from step 0", folder)
     remove_leftovers(folder)
     return lock
 

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from dermssl import licences
 from dermssl.backbone.build import Normalisation
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.pretrained import initial_facts, initial_notices
+from dermssl.backbone.pretrained import WEIGHTS, initial_facts, initial_notices, unrecorded_starts
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError, counted
@@ -26,7 +26,7 @@ from dermssl.training.optimizer import Buffers, make_optimizer, parameter_groups
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import TrainingData, select_rows
 from dermssl.training.progress import Progress
-from dermssl.training.run_folder import open_run_folder
+from dermssl.training.run_folder import START_LEDGER, open_run_folder
 from dermssl.training.watching.health import Health
 from dermssl.training.watching.online import online_features
 from dermssl.training.watching.tracking import check_trackers
@@ -44,8 +44,10 @@ class Run:
     statistics of the method from before a step, ``recomputed`` those from before a backward pass that computes
     activations again. ``main`` is True on the rank that prints and writes. ``fingerprints`` holds those of the data
     sets by name, in the order of pooling. ``splits`` is ``all`` if test rows were read, by this run or by the run that
-    it started from. ``notices`` are the licences of the data and of the weights that the run started from.
-    ``preprocessing`` is the timm data config of the encoder. ``signals`` are those that asked this process to leave.
+    it started from. ``unrecorded`` are the starts, of this run or of an earlier one, whose training images are in no
+    ledger, besides those in ``notices``. ``notices`` are the licences of the data and of the weights that the run
+    started from. ``preprocessing`` is the timm data config of the encoder. ``signals`` are those that asked this
+    process to leave.
     """
 
     options: PretrainOptions
@@ -65,6 +67,7 @@ class Run:
     main: bool
     fingerprints: dict[str, str]
     splits: str
+    unrecorded: list[str]
     notices: list[dict[str, Any]]
     preprocessing: dict[str, Any]
     signals: list[int] = field(default_factory=list)
@@ -110,7 +113,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     Raises InputError: bad options or data, before anything is written.
     """
     training = options.training
-    init = options.model.init = init_of(options.model)
+    options.model.init = init_of(options.model)
     datasets = open_datasets(options.data.folders)
     shares = parse_weights(list(map(str, options.data.weights)), [dataset.name for dataset in datasets])
     data = select_rows(datasets, options.data.splits, options.online, training.seed, shares)
@@ -125,9 +128,7 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         raise InputError(f"training.batch {training.batch} cannot be shared by {sharers}: use a multiple of {parts}")
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)
-    folder = Path(options.out)
-    notices = initial_notices(init, options.model.backbone, folder) if init else []
-    read = {options.data.splits, initial_facts(init, folder).get("splits") if init else None}
+    folder, (notices, facts) = Path(options.out), _known_of_start(options)
     run = Run(
         options=options,
         folder=folder,
@@ -145,7 +146,8 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         workers=default_workers() if options.data.workers < 0 else options.data.workers,
         main=accelerator.is_main_process,
         fingerprints={dataset.name: dataset.fingerprint for dataset in datasets},
-        splits="all" if "all" in read else "train",
+        splits="all" if "all" in (options.data.splits, facts.get("splits")) else "train",
+        unrecorded=list(dict.fromkeys([*facts.get("unrecorded", []), *_unrecorded_start(options, notices)])),
         notices=licences.merge([*(dataset.licence for dataset in datasets), *notices]),
         preprocessing=preprocessing_at(options.views.global_size, normalisation),
     )
@@ -156,6 +158,26 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
     for remark in remarks:
         log.warning("warning: %s", remark)
     return run, progress
+
+
+def _known_of_start(options: PretrainOptions) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The licence notices of the weights that the run starts from, and the other facts of their training."""
+    init, folder = options.model.init, Path(options.out)
+    if init is None:
+        return [], {}
+    resumed = not options.overwrite and states.newest_record(folder / "state") is not None
+    if resumed and json_object(folder / "best" / "config.json", "dermssl"):
+        init = str(folder)  # what the run recorded at its start: the weights may have been replaced since
+    return initial_notices(init, options.model.backbone, folder), initial_facts(init, folder)
+
+
+def _unrecorded_start(options: PretrainOptions, notices: list[dict[str, Any]]) -> list[str]:
+    """The name of the start if the run has no ledger of it, and no notice of weights from elsewhere says so."""
+    init = options.model.init
+    if init in (None, "timm") or (Path(options.out) / START_LEDGER).is_file():
+        return []
+    name = Path(str(init)).name
+    return [name] * (f"{WEIGHTS}{name}" not in unrecorded_starts(notices))
 
 
 def _check_length(options: PretrainOptions, sampler: Sampler) -> list[str]:

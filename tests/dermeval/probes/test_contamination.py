@@ -95,6 +95,19 @@ def test_an_image_counts_by_each_reason_alone(tmp_path, embeddings, reason):
     assert seen.flags(live["image_id"]).tolist() == expected.tolist()
 
 
+def test_an_image_of_a_seen_patient_that_lacks_the_patient_counts_by_its_group(tmp_path, embeddings):
+    """Its lesion is known, and another image says whose lesion it is: groups are connected over all ids."""
+    live = _live(embeddings)
+    same = live.index[live["group_id"] == live["group_id"].value_counts().index[0]]
+    live["lesion_id"] = "toy/L" + pd.Series(range(len(live)), index=live.index).astype(str)
+    live.loc[same[0], "patient_id"] = None
+    trained = live.loc[same[1:2]]
+    _write_ledger(tmp_path / "run", trained)
+    reasons = seen_images(open_embeddings(embeddings).encoder, live).reasons.loc[live["image_id"][same]]
+    assert reasons["case"].tolist() == [True] + [False] * (len(same) - 1)
+    assert reasons["patient"].tolist() == [False] + [True] * (len(same) - 1)
+
+
 def test_rows_that_were_never_seen_do_not_contaminate(tmp_path, embeddings):
     live = _live(embeddings)
     _write_ledger(tmp_path / "run", live, times_seen=0)
@@ -236,6 +249,10 @@ def test_what_the_start_of_a_run_was_trained_on_is_not_known(tmp_path, embedding
     _write_ledger(tmp_path / "run", open_embeddings(embeddings).frame)
     seen = open_task([str(embeddings)], None).pool.seen
     assert seen.source.endswith("; what its start, weights resnet18, was trained on is not recorded")
+    info["encoder"] |= {"licences": [], "training": {"unrecorded": ["run0"]}}
+    write_json(embeddings / "embedding.json", info)
+    seen = open_task([str(embeddings)], None).pool.seen
+    assert seen.source.endswith("; what its start, run0, was trained on is not recorded")
 
 
 def test_evaluate_shows_both_sides_in_text_and_page(tmp_path, embeddings, capsys):

@@ -20,6 +20,7 @@ from dermssl.atomic import TEMPORARY
 from dermssl.backbone.build import IMAGENET
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder
+from dermssl.backbone.pretrained import find_ledger
 from dermssl.cli import main
 from dermssl.dataset.dataset import open_dataset, open_datasets
 from dermssl.dataset.manifest import to_table
@@ -166,6 +167,14 @@ def test_export_carries_the_ledger_where_the_licence_lets_it_and_else_points_at_
     (tmp_path / "open" / "encoder" / "config.json").write_text(json.dumps(config))
     assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "unlinked")]) == 0
     assert not (tmp_path / "unlinked" / "ledger.parquet").exists(), "hashes of the images would link its records"
+
+
+def test_an_export_that_points_at_a_ledger_takes_none_that_another_run_has_written_there_since(run, tmp_path):
+    again = shutil.copytree(run, tmp_path / "again")
+    assert main(["export", str(again), "--out", str(tmp_path / "encoder")]) == 0
+    assert find_ledger(tmp_path / "encoder") == again / "ledger.parquet"
+    write_parquet(again / "ledger.parquet", pq.read_table(again / "ledger.parquet").slice(0, 3))
+    assert find_ledger(tmp_path / "encoder") is None
 
 
 def test_an_encoder_that_is_replaced_while_it_is_copied_is_not_exported(run, tmp_path, capsys, monkeypatch):

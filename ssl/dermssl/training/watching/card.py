@@ -17,7 +17,7 @@ from dermssl.methods.registry import METHODS
 from dermssl.page import render
 from dermssl.training.options import LOCAL_KEYS, PretrainOptions
 from dermssl.training.pool import TrainingData
-from dermssl.training.run_folder import START_LEDGER
+from dermssl.training.run_folder import CARD, START_LEDGER
 from dermssl.training.watching.online import BY_TONE, LEAST_PATIENTS, MIX, headline, scored_tones
 
 TONES = ("I-II", "III-IV", "V-VI")
@@ -59,7 +59,7 @@ def write_card(
         licence_lines=licences.notice_lines(notices),
         start=start,
         start_known=(folder / START_LEDGER).is_file(),
-        unrecorded=unrecorded_starts(notices),
+        unrecorded=[*unrecorded_starts(notices), *facts["unrecorded"]],
         times_seen=times_seen,
         duration=f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes",
         init=f" --model.init {Path(init).name}" if init else "",
@@ -71,7 +71,7 @@ def write_card(
         least_patients=LEAST_PATIENTS,
         **_seen_tones(data, times_seen),
     )
-    write_text(folder / "MODEL_CARD.md", text + "\n")
+    write_text(folder / CARD, text + "\n")
 
 
 def card_of_export(card: str, which: str, step: int) -> str:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from dermssl import licences
+from dermssl.backbone.pretrained import LEDGER
 from dermssl.devices import on_first_rank
 from dermssl.errors import counted
+from dermssl.files import write_yaml
 from dermssl.parser import flatten
 from dermssl.training.progress import Progress, Scores
-from dermssl.training.run_folder import write_status
+from dermssl.training.run_folder import CARD, CONFIG, write_status
 from dermssl.training.setup import Run
 from dermssl.training.watching import online
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
@@ -38,7 +40,12 @@ def start_tracking(run: Run, progress: Progress) -> Tracker | None:
         config = flatten(dataclasses.asdict(run.options)) | {"data.sets": " ".join(run.fingerprints)}
         last_step = progress.step if progress.resumed else -1
         may_leave = not licences.restricted(run.notices)
-        return Tracker(run.folder, last_step, run.options.tracking, config, may_leave)
+        tracker = Tracker(run.folder, last_step, run.options.tracking, config, may_leave)
+        # The data sets may lie elsewhere than at the first start; without a state there may be others.
+        write_yaml(run.folder / CONFIG, dataclasses.asdict(run.options))
+        for file in (LEDGER, CARD):  # a stopped run that goes on trains on further images
+            (run.folder / file).unlink(missing_ok=True)
+        return tracker
 
     return on_first_rank(run.accelerator, start)
 
