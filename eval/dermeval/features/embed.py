@@ -65,6 +65,8 @@ def embed(options: EmbedOptions) -> Report | None:
     if len(set(options.views)) < len(options.views):
         raise InputError(f"--views {' '.join(options.views)}: a view is given twice")
     datasets = open_datasets(options.data)
+    if not any(map(len, datasets)):
+        raise InputError(f"{', '.join(options.data)}: no images left, all were removed: prepare the data set again")
     encoder = open_encoder(options.encoder, options.image_size, options.features)
     state = join_ranks()
     precision = choose_precision(options.precision, state.device)

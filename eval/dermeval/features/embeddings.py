@@ -150,8 +150,11 @@ class EmbeddedRows:
     def frame(self) -> pd.DataFrame:
         """The manifest in row order, with splits and labels as the dataset folders hold them now.
 
-        Raises InputError: a dataset folder no longer has an image that was embedded, or has other pixels for it.
+        Raises InputError: all images were removed, or a dataset folder no longer has an image that was embedded, or has
+        other pixels for it.
         """
+        if not len(self):
+            raise InputError(f"{self.folder}: no images left, all were removed: make it again with other images")
         frame = self.table.to_pandas()
         parts = []
         for name, rows in frame.groupby("dataset", sort=False):

@@ -69,6 +69,8 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
                     "with another --name"
                 )
     frame = pd.concat([dataset.frame() for dataset in datasets.values()], ignore_index=True)
+    if not len(frame):
+        raise InputError(f"{', '.join(folders)}: no images left, all were removed: prepare the data set again")
     if every_image:
         frame["group_id"] = frame["image_id"]
     targets = {target.column for dataset in datasets.values() for target in dataset.targets.values()}

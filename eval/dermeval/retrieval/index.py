@@ -54,8 +54,10 @@ def index(options: IndexOptions) -> Report:
     if options.sources:
         parts = [open_source(folder) for folder in options.sources]
         _check_parts(parts)
+        images, dim = sum(map(len, parts)), parts[0].encoder["dim"]
+        if not images:
+            raise InputError(f"{', '.join(options.sources)}: no images left, all were removed: embed other images")
         if isinstance(out, Path):
-            images, dim = sum(map(len, parts)), parts[0].encoder["dim"]
             return write_index(out, parts, *_choose(options.type, images, dim, options.memory))
         if options.type not in ("auto", "lance"):
             raise InputError(f"--type {options.type}: in an object store only the type lance is possible")

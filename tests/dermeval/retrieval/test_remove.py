@@ -6,7 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dermeval.features.embed import embed
 from dermeval.features.embeddings import open_embeddings
+from dermeval.features.options import EmbedOptions
+from dermeval.leaks.leaks import leaks
+from dermeval.leaks.options import LeaksOptions
+from dermeval.probes.knn import knn
+from dermeval.probes.options import KnnOptions
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
@@ -124,6 +130,21 @@ def test_a_data_set_without_an_image_is_no_longer_asked_for(make_dataset, embed_
         report = search(SearchOptions(index=str(out), image_id=["one/0"]))
         assert len(report.data["queries"][0]["hits"]) == 2
     assert len(open_index(out)) == (0 if all_of_it else 3)
+
+
+def test_commands_refuse_folders_whose_images_were_all_removed(folders, remove, tmp_path):
+    data, embeddings, out, _ = folders
+    remove(*(f"set/p{n}" for n in range(4)))
+    new = str(tmp_path / "new")
+    for command in (
+        lambda: search(SearchOptions(index=str(out), image_id=["set/0"])),
+        lambda: index(IndexOptions(sources=[str(embeddings)], out=new)),
+        lambda: knn(KnnOptions(embeddings=[str(embeddings)])),
+        lambda: embed(EmbedOptions(encoder="random:test_vit", data=[str(data)], out=new)),
+        lambda: leaks(LeaksOptions(folders=[str(data)], out=new)),
+    ):
+        with pytest.raises(InputError, match="no images left, all were removed"):
+            command()
 
 
 def test_an_unknown_id_removes_nothing(folders, remove, tmp_path):
