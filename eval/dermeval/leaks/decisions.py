@@ -19,8 +19,7 @@ FILE = "decisions.csv"
 ACCEPT, REJECT, UNSURE = DECISIONS = ("accept", "reject", "unsure")
 COLUMNS, OF_IMAGES = ["image_id_a", "image_id_b", "decision"], ["image_id", "decision"]
 STOP_AFTER = 58
-"""After so many rejections in a row, fewer than 5% of the rest are true with 95% confidence (0.95^58 = 5.1%).
-The number is that of the data-cleaning protocol of Gröger et al. 2023."""
+"""After so many rejections in a row, fewer than 5% of the rest are true with 95% confidence (0.95^58 is 5.1%)."""
 log = logging.getLogger("dermssl")
 
 

@@ -17,7 +17,7 @@ LEAST_LIKELY = 8
 """Pictures are searched for marks if they are in likely pairs with so many other records. No photograph of
 PAD-UFES-20 or HAM10000 is in more than five, each counted as a record of its own."""
 MOST_COMPARED = 32
-"""So many records are compared with a picture that is searched for a mark; in a large set of copies there are more."""
+"""A picture is searched by comparing it with at most so many of these records: a large set of copies has more."""
 
 
 def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, store: LocalStore) -> np.ndarray:

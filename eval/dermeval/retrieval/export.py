@@ -35,6 +35,7 @@ SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192
 """Side in pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
 ROWS_AT_ONCE = 1024
 FEWEST_TO_PROJECT = 10
+"""UMAP and t-SNE arrange each image among several neighbours, and so need some images."""
 
 
 def export(options: EmbeddingsExportOptions) -> Report:
