@@ -39,12 +39,16 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
 
 def join_copies(groups: pd.Series, pixels: pd.Series) -> pd.Series:
     """The unit of each row ``(N,)`` for a draw: its group, joined with the groups of images with the same pixels."""
-    first = groups.groupby(pixels).transform("min")
-    codes, names = pd.factorize(pd.concat([groups, first]))
-    edges = codes[: len(groups)], codes[len(groups) :]
-    graph = coo_array((np.ones(len(groups), bool), edges), shape=(len(names), len(names)))
-    component = connected_components(graph, directed=False)[1]
-    return groups.groupby(component[edges[0]]).transform("min")
+    return groups.groupby(connected([groups, pixels])).transform("min")
+
+
+def connected(columns: Sequence[pd.Series]) -> np.ndarray:
+    """The component of each row ``(N,)`` of int. Rows that share a value in one of ``columns`` are connected."""
+    rows = pd.Series(range(len(columns[0])))
+    first = [rows.groupby(column.to_numpy()).transform("min").fillna(rows) for column in columns]
+    edges = np.concatenate(first).astype(int), np.tile(rows, len(columns))
+    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(len(rows), len(rows)))
+    return connected_components(graph, directed=False)[1]
 
 
 def check_split(frame: pd.DataFrame, where: str) -> None:
@@ -61,8 +65,7 @@ def check_split(frame: pd.DataFrame, where: str) -> None:
 def copies_across(frame: pd.DataFrame) -> pd.DataFrame:
     """Images with the same pixels as an image in test (else in val), while they lie in another split.
 
-    ``frame`` has the columns ``file``, ``split`` and ``pixel_sha256``. The result has ``file``, ``other`` (the file of
-    that image) and ``side`` (its split).
+    ``frame`` has ``file``, ``split`` and ``pixel_sha256``, the result ``file``, ``other`` (that image), its ``side``.
     """
     known = frame.dropna(subset=["split"])
     known = known[known.groupby("pixel_sha256")["split"].transform("nunique") > 1]

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dermssl.dataset import manifest, splits
 from dermssl.dataset.targets import Target
@@ -31,8 +29,7 @@ def check_labels(frame: pd.DataFrame, targets: dict[str, Target], root: Path) ->
 def identify(frame: pd.DataFrame, name: str, source: Source) -> tuple[pd.DataFrame, list[Problem]]:
     """Put the data set's name before every id and fill ``group_id`` and ``case_id``. The problems are id conflicts.
 
-    A group is a connected component: rows are connected if they share a patient, a case, a lesion or a ``picture``
-    (see `settle_copies`).
+    A group is a component of rows that share a patient, a case, a lesion or a ``picture`` (see `settle_copies`).
     """
     frame, problems = _with_own_lesions(frame.copy())
     frame["image_id"] = name + "/" + frame["file"].map(lambda file: Path(file).with_suffix("").as_posix())
@@ -78,17 +75,9 @@ def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
 
 def _groups(frame: pd.DataFrame) -> pd.Series:
     """The group of each row ``(N,)``, with the name of its first patient, else case, else lesion, else image."""
-    rows, ids, count = [], [], len(frame)
-    for column in [name for name in ("patient_id", "case_id", "lesion_id", "picture") if name in frame]:
-        exact = column == "picture"  # the path of a file
-        codes, names = pd.factorize(frame[column] if exact else frame[column].map(_spelled, na_action="ignore"))
-        known = np.flatnonzero(codes >= 0)
-        rows.append(known)
-        ids.append(codes[known] + count)
-        count += len(names)
-    edges = np.concatenate(rows), np.concatenate(ids)
-    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(count, count))
-    component = connected_components(graph, directed=False)[1][: len(frame)]
+    ids = [frame[name].map(_spelled, na_action="ignore") for name in ("patient_id", "case_id", "lesion_id")]
+    paths = [frame["picture"]] if "picture" in frame else []  # of files, so not spelled alike
+    component = splits.connected([*ids, *paths])
     names = pd.Series(None, index=np.unique(component), dtype=object)
     for unit, column in UNITS.items():
         first = frame[column].dropna().groupby(component[frame[column].notna()]).min()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermssl.dataset.splits import check_split, copies_across, draw_split, join_copies
+from dermssl.dataset.splits import check_split, connected, copies_across, draw_split, join_copies
 from dermssl.errors import InputError
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -62,6 +62,11 @@ def test_groups_that_share_pixels_are_drawn_as_one_whatever_the_order_of_rows():
         units = join_copies(rows["group"], rows["pixels"])
         assert units.loc[frame.index].tolist() == expected.tolist()
     assert join_copies(frame["group"], pd.Series(range(6), frame.index)).tolist() == frame["group"].tolist()
+
+
+def test_rows_are_connected_by_any_column_and_never_by_a_missing_value():
+    patients, lesions = pd.Series(["a", None, "b", None, None]), pd.Series(["x", "x", None, "y", None])
+    assert connected([patients, lesions]).tolist() == [0, 0, 1, 2, 3]
 
 
 def test_a_copy_in_a_less_strict_split_is_found_with_the_image_in_the_strictest():
