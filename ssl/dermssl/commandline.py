@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from dermssl import __version__
 from dermssl.atomic import locked
 from dermssl.errors import InputError, did_you_mean, plain_text, tell
 from dermssl.files import write_json
+from dermssl.parallel import signal_handlers
 from dermssl.parser import hidden_options, make_parser, parse
 from dermssl.paths import REPORT_MARK, json_object, require_output_file
 
@@ -52,29 +52,17 @@ def main(program: str, summary: str, commands: Sequence[Command], argv: Sequence
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not text
-    with _interrupted_by_sigterm():
+    with signal_handlers({signal.SIGTERM: _interrupt}):
         try:
             return _dispatch(program, summary, {c.name: c for c in commands}, arguments)
         except (Exception, KeyboardInterrupt) as error:
             return tell(program, error)
 
 
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM end a command like Ctrl-C, so that temporary files and locks are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, as schedulers send, must not stop the cleaning
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt(*_: object) -> None:
+    """Let SIGTERM end a command like Ctrl-C, so that temporary files and locks are removed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, as schedulers send, must not stop the cleaning
+    raise KeyboardInterrupt
 
 
 def _dispatch(program: str, summary: str, commands: dict[str, Command], arguments: list[str]) -> int:

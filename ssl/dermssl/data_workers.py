@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
 from dermssl.errors import InputError, Interrupted, WorkerDied
-from dermssl.parallel import end_with_parent
+from dermssl.parallel import end_with_parent, signal_handlers
 
 log = logging.getLogger("dermssl")
 
@@ -33,9 +33,8 @@ def make_data_loader(
 ) -> DataLoader:
     """A loader that gives the items of ``dataset`` for each list of indices in ``batches``, in order.
 
-    ``workers`` processes prepare the batches of ``batch_bytes`` bytes, or fewer if shared memory is short
-    (`workers_that_fit`); 0: this process. ``pin`` puts batches into page-locked memory, for a GPU. ``further`` are
-    arguments of PyTorch's DataLoader.
+    ``workers`` processes (0: this one; `workers_that_fit`) prepare the batches of ``batch_bytes`` bytes. ``pin`` puts
+    batches into page-locked memory, for a GPU. ``further`` are arguments of PyTorch's DataLoader.
     """
     workers = workers_that_fit(workers, batch_bytes)
     return DataLoader(
@@ -79,9 +78,7 @@ def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> It
 
     So the caller is between two batches and may save its state. ``signals`` is the list of SIGTERM and SIGINT received
     so far, to which the process's own handlers append; None: signals raise nothing here.
-
-    Raises, each with a message of one line, WorkerDied: a worker was killed or ran out of memory; Interrupted: a signal
-    came; InputError: a worker raised it.
+    Raises, each in one line, WorkerDied: a worker was killed; Interrupted: a signal came; InputError: from a worker.
     """
     if not loader.num_workers or threading.current_thread() is not threading.main_thread():
         yield from loader
@@ -101,24 +98,20 @@ def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> It
 @contextmanager
 def _listening(signals: Sequence[int] | None) -> Iterator[None]:
     """Inside the block, a worker's death raises RuntimeError and a further signal raises Interrupted."""
-
-    def hear(number: int, frame: Any) -> None:
-        before = handlers[number]
-        if callable(before):
-            before(number, frame)
-        raise Interrupted(signal.Signals(number).name)
-
     if signals:
         raise Interrupted(signal.Signals(signals[-1]).name)
     heard = () if signals is None else (signal.SIGTERM, signal.SIGINT)
-    handlers: dict[int, Any] = {number: signal.signal(number, hear) for number in heard}
-    handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: _error_if_any_worker_fails())
-    try:
+    before = {number: signal.getsignal(number) for number in heard}
+
+    def hear(number: int, frame: Any) -> None:
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        raise Interrupted(signal.Signals(number).name)
+
+    with signal_handlers({signal.SIGCHLD: lambda *_: _error_if_any_worker_fails()} | dict.fromkeys(heard, hear)):
         _error_if_any_worker_fails()
         yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The number of available cores, and maps over processes and threads."""
+"""The number of available cores, maps over processes and threads, and handlers of signals."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -107,6 +107,18 @@ def thread_map(workers: int, begin: Callable[[], None]) -> Iterator[Callable[...
                 yield waiting.popleft().result()
 
         yield run
+
+
+@contextmanager
+def signal_handlers(handlers: Mapping[int, Callable[..., Any]]) -> Iterator[None]:
+    """Set handlers of signals inside the block. Outside the main thread, which alone may set some, nothing happens."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if main}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _without_cancelled_futures(failure: threading.ExceptHookArgs) -> None:

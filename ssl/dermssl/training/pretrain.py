@@ -6,7 +6,6 @@ ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m dermssl pretrain ...     
 """
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +21,7 @@ from dermssl.commandline import Report
 from dermssl.data_workers import read_batches
 from dermssl.devices import on_first_rank
 from dermssl.errors import HealthStop, Interrupted, Preempted, WorkerDied
+from dermssl.parallel import signal_handlers
 from dermssl.training.continued import Distilled
 from dermssl.training.finish import finish_run, keep_best, leave_group, note_end, report, save
 from dermssl.training.optimizer import clip_each, set_values
@@ -180,23 +180,15 @@ def _preempted(run: Run, progress: Progress) -> Preempted:
 
 @contextmanager
 def heard(signals: list[int]) -> Iterator[None]:
-    """Inside the block, collect SIGTERM and Ctrl-C in ``signals`` instead of ending.
-
-    A second Ctrl-C ends the process at once.
-    """
+    """Inside the block, collect SIGTERM and Ctrl-C in ``signals`` instead of ending. A second Ctrl-C ends at once."""
 
     def hear(number: int, _: object) -> None:
         if number == signal.SIGINT and number in signals:
             raise KeyboardInterrupt
         signals.append(number)
 
-    alone = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT) if alone}
-    try:
+    with signal_handlers({signal.SIGTERM: hear, signal.SIGINT: hear}):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _batches(run: Run, start: int) -> Waiting:
