@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from dermeval.features.ledger import weights_folder
 from dermeval.features.options import FeatureKind
 from dermeval.features.pixels import PixelPCA
 from dermssl.backbone.build import build, check_sizes, width
-from dermssl.backbone.encoder_folder import folder_of, load_encoder
+from dermssl.backbone.encoder_folder import folder_of, load_encoder, weights_folder
 from dermssl.backbone.layouts import translate
 from dermssl.backbone.pretrained import describe_weights, file_notice, pretrained_notice, timm_config
 from dermssl.backbone.weights import guess_architecture, load_weights, read_weights
@@ -89,8 +88,7 @@ class Encoder:
 def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls") -> Encoder:
     """The encoder ``spec`` (as for ``--encoder``) for images of ``image_size`` pixels (None: its own size).
 
-    Raises InputError: there is no such folder, architecture, weights or seed, or the encoder has not this size or these
-    ``features``.
+    Raises InputError: no such folder, architecture, weights or seed, or an encoder without this size or ``features``.
     """
     kind, _, name = spec.partition(":")
     if image_size and image_size > LARGEST_CROP:

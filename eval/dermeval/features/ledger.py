@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dermeval.features.copies import COPY_CORRELATION, copy_correlation
 from dermeval.features.options import HASH_BITS
 from dermssl import neighbours
+from dermssl.backbone.encoder_folder import weights_folder
 from dermssl.backbone.pretrained import LEDGER, find_ledger, unrecorded_starts
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.errors import InputError
@@ -68,11 +69,6 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
             dataset = open_dataset(str(folder))
             trained[dataset.name] = dataset
     return _by_ledger(frame, ledger, source, known, trained | known)
-
-
-def weights_folder(path: Path) -> Path:
-    """The folder with the weights of a run folder or of an exported encoder."""
-    return path / "encoder" if (path / "encoder").is_dir() else path
 
 
 def _find(encoder: dict[str, Any]) -> tuple[Path | None, str]:

@@ -63,6 +63,11 @@ def folder_of(path: Path) -> Path:
     return path.parent if exported else path
 
 
+def weights_folder(path: Path) -> Path:
+    """The folder with the weights of a run folder or of an exported encoder."""
+    return path / "encoder" if (path / "encoder").is_dir() else path
+
+
 def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """An exported encoder in evaluation mode, and its ``config.json``. All weights must fit.
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dermssl.backbone import build
 from dermssl.backbone.build import IMAGENET, Normalisation
-from dermssl.backbone.encoder_folder import folder_of, load_encoder
+from dermssl.backbone.encoder_folder import folder_of, load_encoder, weights_folder
 from dermssl.backbone.layouts import translate
 from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.backbone.weights import load_weights, read_weights
@@ -90,10 +90,7 @@ def _fitted(method: Method, options: PretrainOptions, accelerator: Accelerator) 
 
 
 def share_statistics(method: Any, options: PretrainOptions, accelerator: Accelerator) -> Any:
-    """``method`` with BatchNorm over all GPUs, where there are several.
-
-    Raises InputError: a forward pass on one rank has a single view of some crop size.
-    """
+    """``method`` with BatchNorm over several GPUs. InputError: a forward pass has a single view of some crop size."""
     ranks, accumulation = accelerator.num_processes, options.training.accumulation
     images = options.training.batch // (ranks * accumulation)
     views = images * min(map(len, group_views(options.views)))
@@ -161,7 +158,7 @@ def _encoder_weights(
         return translated.weights, Normalisation(*translated.normalisation or Normalisation.of(backbone.pretrained_cfg))
     if not path.exists():
         raise InputError(f"model.init {init} does not exist: give a run, an exported encoder, a file or timm")
-    model, config = load_encoder(path / "encoder" if (path / "encoder").is_dir() else path)
+    model, config = load_encoder(weights_folder(path))
     if config["architecture"] != options.backbone:
         raise InputError(
             f"model.init {init} is of {config['architecture']}, but model.backbone is {options.backbone}: use the same"
@@ -170,10 +167,7 @@ def _encoder_weights(
 
 
 def network_weights(run: Path, weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:
-    """The weights of the backbone ``which`` (student or teacher), from the ``weights`` of a state of ``run``.
-
-    Raises InputError: the run's method has no such backbone.
-    """
+    """The backbone ``which`` in the ``weights`` of a state of ``run``. InputError if its method has none."""
     method = read_yaml(run / "config.yaml").get("method")
     if method not in METHODS:
         raise InputError(
