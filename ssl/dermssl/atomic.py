@@ -193,7 +193,10 @@ def take_lock(file: Path, folder: Path) -> IO[str] | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove all temporary files and folders below ``folder``. The caller must hold its lock."""
     for leftover in folder.rglob(f".*{TEMPORARY}"):
-        _remove(leftover)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _tidy(folder: Path) -> None:
@@ -204,16 +207,9 @@ def _tidy(folder: Path) -> None:
         # Those of a folder whose name only begins alike (`run.v2` beside `run`) may be in use.
         owner = beside.name[1:].removesuffix(TEMPORARY).rpartition(".")[0]
         if owner in (folder.name, f"{folder.name}.unfinished") and beside.is_dir():
-            _remove(beside)
+            shutil.rmtree(beside, ignore_errors=True)
     for inside in filter(Path.is_file, folder.glob(f".*{TEMPORARY}")):
-        _remove(inside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        inside.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -100,11 +100,11 @@ def embed(options: EmbedOptions) -> Report | None:
     info = write_embeddings(out, written.features(0), datasets, record, extra, views)
     written.remove()
     made, seen = info["encoder"], f", also {', '.join(info['views'])}" if info["views"] else ""
-    kind, ranks = f"{made['features']}, {info['dtype']}{seen}", "processes" if state.num_processes > 1 else "process"
+    kind, ranks = f"{made['features']}, {info['dtype']}{seen}", counted(state.num_processes, "process", "processes")
     text = [
         f"{counted(sum(map(len, datasets)), 'image')} -> {made['dim']} features each ({kind}) -> {out}",
         f"  encoder    {made['path']} ({made['name']}, fingerprint {made['fingerprint'][:12]})",
-        f"  input      {encoder.image_size} px, {precision} on {state.device.type}, {state.num_processes} {ranks}",
+        f"  input      {encoder.image_size} px, {precision} on {state.device.type}, {ranks}",
         f"  speed      {rate:.1f} images/s" if rate else "  speed      nothing was left to embed",
         *licences.notice_lines(info["licences"]),
     ]

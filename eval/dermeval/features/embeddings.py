@@ -150,8 +150,7 @@ class EmbeddedRows:
     def frame(self) -> pd.DataFrame:
         """The manifest in row order, with splits and labels as the dataset folders hold them now.
 
-        Raises InputError: all images were removed, or a dataset folder no longer has an image that was embedded, or has
-        other pixels for it.
+        Raises InputError: all images were removed, or a dataset folder lacks an image or has other pixels for it.
         """
         if not len(self):
             raise InputError(f"{self.folder}: no images left, all were removed: make it again with other images")
@@ -159,20 +158,15 @@ class EmbeddedRows:
         parts = []
         for name, rows in frame.groupby("dataset", sort=False):
             if name in self.datasets:
-                live = self.datasets[name].frame().set_index("image_id")
-                gone = rows["image_id"][~rows["image_id"].isin(live.index)]
-                if len(gone):
-                    raise InputError(
-                        f"{self.folder}: {counted(len(gone), 'image')} (first {gone.iloc[0]}) no longer in "
-                        f"{self.datasets[name].folder}: run `{MAKER}` again"
-                    )
-                now = live.loc[rows["image_id"]].reset_index().set_index(rows.index)
-                changed = rows["image_id"][now["pixel_sha256"] != rows["pixel_sha256"]]
-                if len(changed):
-                    raise InputError(
-                        f"{self.folder}: {counted(len(changed), 'image')} (first {changed.iloc[0]}) changed in "
-                        f"{self.datasets[name].folder} after embedding: run `{MAKER}` again"
-                    )
+                live, where = self.datasets[name].frame().set_index("image_id"), self.datasets[name].folder
+                now = live.reindex(rows["image_id"]).reset_index().set_index(rows.index)
+                for wrong, what in (
+                    (~rows["image_id"].isin(live.index), f"no longer in {where}"),
+                    (now["pixel_sha256"] != rows["pixel_sha256"], f"changed in {where} after embedding"),
+                ):
+                    if wrong.any():
+                        images = f"{counted(int(wrong.sum()), 'image')} (first {rows['image_id'][wrong].iloc[0]})"
+                        raise InputError(f"{self.folder}: {images} {what}: run `{MAKER}` again")
                 rows = now
             parts.append(rows)
         both = pd.concat(parts).loc[frame.index]
@@ -285,8 +279,7 @@ def write_embeddings(
     """Write an embeddings folder atomically and return its ``embedding.json``.
 
     ``features`` (N, D) are in the order of ``datasets``, each in manifest order. ``views`` are the names and features
-    of further views, in the same rows. ``encoder`` is the record of the encoder without ``dim``, ``extra`` are further
-    entries of the JSON.
+    of further views. ``encoder`` is the encoder's record without ``dim``, ``extra`` are further entries of the JSON.
     """
     info: dict[str, Any] = {
         "encoder": encoder | {"dim": int(features.shape[1])},

@@ -42,7 +42,7 @@ class Predictions:
 
     def rows(self, which: np.ndarray) -> "Predictions":
         """Some of the rows (indices or mask)."""
-        frame = (self.frame[which] if which.dtype == bool else self.frame.iloc[which]).reset_index(drop=True)
+        frame = self.frame.iloc[which].reset_index(drop=True)
         return Predictions(frame, self.truth[which], self.probabilities[which], self.classes, self.positive)
 
     def to_frame(self) -> pd.DataFrame:
@@ -66,8 +66,7 @@ def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarra
 def by_case(images: Predictions, how: Literal["mean", "majority"] = "mean") -> tuple[Predictions, int]:
     """Mean probability per ``case_id``, and the number of cases left out because their images have different labels.
 
-    ``majority``: instead, for each class the share of the case's images that are predicted to be of it. The mean
-    probability settles ties.
+    ``majority``: instead, for each class the share of the case's images that get it; mean probabilities settle ties.
     """
     codes, cases = pd.factorize(images.frame["case_id"])
     labels = pd.Series(images.truth).groupby(codes)

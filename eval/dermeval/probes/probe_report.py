@@ -120,8 +120,8 @@ def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str
     """
     for dataset, rows in frame.groupby("dataset", sort=False).indices.items():
         for kind in ("lesion", "patient"):
-            ids = frame[f"{kind}_id"].iloc[rows].astype(object)
-            queries, hits = neighbours.recall_at_1(np.asarray(features)[rows], ids.where(ids.notna(), None).to_numpy())
+            ids = frame[f"{kind}_id"].iloc[rows].to_numpy()
+            queries, hits = neighbours.recall_at_1(np.asarray(features)[rows], ids)
             if len(queries):
                 yield str(dataset), kind, rows[queries], hits
 

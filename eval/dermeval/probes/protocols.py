@@ -80,9 +80,8 @@ def _unseen(task: Task, base: Fold, values: np.ndarray, value: str, name: str, s
 
 def matched_sample(groups: np.ndarray, rows: np.ndarray, patients: int, seed: int) -> np.ndarray:
     """The rows of as many randomly drawn ``patients``, out of ``rows``."""
-    names = sorted(set(groups[rows]))
-    chosen = np.random.default_rng(seed).choice(len(names), patients, replace=False)
-    return rows[np.isin(groups[rows], [names[index] for index in chosen])]
+    chosen = np.random.default_rng(seed).choice(sorted(set(groups[rows])), patients, replace=False)
+    return rows[np.isin(groups[rows], chosen)]
 
 
 def age_bands(ages: pd.Series, ends: Sequence[int] = (16, 40, 65)) -> np.ndarray:

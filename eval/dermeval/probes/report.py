@@ -218,7 +218,7 @@ def side_by_side_report(
             made, rows, tex, page = (temporary / file for file in files)
             write_json(made, data)
             write_csv(rows, pd.DataFrame(data["rows"]))
-            parts = [*(_latex(table, caption) for table, caption in captions), *map(_escaped, notes)]
+            parts = [_latex(table, caption) for table, caption in captions] + [note.translate(LATEX) for note in notes]
             write_text(tex, "\n".join(parts))
             write_text(page, report_page(head, lead, tables, source, notes, words))
     return Report(report_text([head, *lead, *tables_as_text(tables)], source, notes), data)
@@ -228,8 +228,4 @@ def _latex(table: ReportTable, caption: str) -> str:
     """A booktabs table."""
     style = table.frame.set_index("").rename_axis(None).rename(columns=lambda name: name.replace("_", " ")).style
     style = style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
-    return style.to_latex(hrules=True, caption=_escaped(caption))
-
-
-def _escaped(text: str) -> str:
-    return text.translate(LATEX)
+    return style.to_latex(hrules=True, caption=caption.translate(LATEX))

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from dermssl.dataset.store import shrink
 from dermssl.errors import InputError
+from dermssl.neighbours import normalise
 from dermssl.prepare.decode import MAX_PIXELS, DecodeError, read_bytes
 from dermssl.prepare.measure import measure
 
@@ -90,8 +91,7 @@ def photo_feature(encode: Encoder, photo: Photo, number: int = 1) -> np.ndarray:
 
     Its cosine ranks indexed images by their mean similarity to the crops, and is a little above this mean.
     """
-    features = encode(list(crops(photo.image, number)))
-    return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).mean(0)
+    return normalise(encode(list(crops(photo.image, number)))).mean(0)
 
 
 def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Encoder:

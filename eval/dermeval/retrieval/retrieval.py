@@ -80,7 +80,7 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
     """
     frame = source.frame
     column = IDS[relevance] if relevance in IDS else source.targets[relevance].column
-    labels, _ = pd.factorize(frame[column].astype(object).where(frame[column].notna(), None))
+    labels, _ = pd.factorize(frame[column])
     junk = np.arange(len(frame)) if relevance in IDS else pd.factorize(frame["group_id"])[0]
     both, _ = pd.factorize(pd.MultiIndex.from_arrays([labels, junk]))
     total = np.bincount(labels + 1)[labels + 1] - np.bincount(both)[both]  # of the same label, and not junk

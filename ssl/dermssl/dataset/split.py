@@ -87,7 +87,7 @@ def _read_audit(given: Path, name: str, columns: Sequence[str]) -> tuple[Path, p
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{path} is not a readable CSV ({shortened(error, 200)})") from None
     for column in columns:
         if column not in table:
             raise InputError(f"{path} has no column '{column}': make it again with `dermeval leaks`")
@@ -140,7 +140,7 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     if len(missing):
         images = counted(len(missing), "image")
         raise InputError(f"{path} lacks {images} of {dataset.folder}, such as {missing[0]}: {_again(dataset)}")
-    before = frame["split"].astype(object).where(frame["split"].notna(), "").to_numpy()
+    before = frame["split"].fillna("").to_numpy()
     changed = rows.index[rows["split"].to_numpy() != before]
     if len(changed):
         there = f"{changed[0]} is '{rows['split'][changed[0]]}' there"
@@ -175,10 +175,7 @@ def _strata(frame: pd.DataFrame, options: SplitOptions, dataset: Dataset) -> pd.
 
 
 def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row ``(N,)``, 0 to ``folds`` - 1, NaN in test. No group lies in two folds.
-
-    Drawn by scikit-learn's StratifiedGroupKFold, as in the PASSION protocol.
-    """
+    """The fold of each row ``(N,)``, 0 to ``folds`` - 1, NaN in test, drawn by groups as in the PASSION protocol."""
     rows = np.flatnonzero((sides != "test").to_numpy())
     if groups.iloc[rows].nunique() < folds:
         raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups lie outside test: give fewer")

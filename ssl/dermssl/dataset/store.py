@@ -122,12 +122,9 @@ class ImageStore:
         return image
 
     def unusable(self, row: int, why: str) -> DamagedImage:
-        """The error about a stored image that cannot be decoded."""
-        return DamagedImage(f"{self.folder}: {self._named(row)} {why}: run `dermssl prepare` again")
-
-    def _named(self, row: int) -> str:
-        """The image of a row by its id, for a message; without a readable manifest by its row."""
+        """The error about a stored image that cannot be decoded, by its id, or by its row if that is lost."""
+        named = f"image {row} of the store"
         with suppress(OSError, LookupError, pa.ArrowException):
             ids = pq.read_table(self.folder / "manifest.parquet", columns=["image_id"])["image_id"]
-            return f"the stored image {ids[int(row)]}"
-        return f"image {row} of the store"
+            named = f"the stored image {ids[int(row)]}"
+        return DamagedImage(f"{self.folder}: {named} {why}: run `dermssl prepare` again")

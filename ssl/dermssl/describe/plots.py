@@ -48,9 +48,7 @@ def choose_panel(name: str, table: pd.DataFrame) -> Callable[[Axes], None] | Non
     if name == "missing values":
         return partial(_shares, table=table)
     if " per split and " in name:
-        if len(table.columns) - 1 > MOST_COLOURS:
-            return None
-        return partial(_stacked_shares, table=table)
+        return partial(_stacked_shares, table=table) if len(table.columns) - 1 <= MOST_COLOURS else None
     if "all" in table.columns and len(table) * len(table.columns) > 24:
         return partial(_heatmap, table=table.drop(columns="all"))
     if "all" in table.columns:

@@ -1,7 +1,6 @@
 """The tables that a data paper prints, counted from the manifest.
 
-Tables count distinct *units* beside images: the patients, cases or lesions that the data set's splits keep together. A
-unit counts once, however many images it has.
+Tables count distinct *units* beside images: the patients, cases or lesions that the data set's splits keep together.
 """
 
 from collections.abc import Mapping
@@ -40,8 +39,7 @@ def all_tables(frame: pd.DataFrame, targets: Mapping[str, Target], group: str) -
         present = tuple(side for side in SPLITS if (frame["split"] == side).any())
         frame = frame.assign(split=_ordered(frame["split"], present))
     tables = {}
-    places = [name for name in ("country", "centre") if _known(frame, name)]
-    for place in places:
+    for place in (name for name in ("country", "centre") if _known(frame, name)):
         tables[f"{counted} per {place}"] = _counts(frame, place, units)
     for name, target in targets.items():
         frame = frame.assign(**{name: _ordered(frame[target.column], target.classes)})

@@ -10,7 +10,6 @@ from dermssl.prepare import decode
 
 HASHED_SIDE = 512
 """``pixel_sha256`` is of a JPEG decoded at the smallest scale that leaves this short side, in pixels."""
-FURTHER_FRAMES = "further pages or frames in the file"
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
@@ -33,7 +32,7 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
     """The measurements of a file from its bytes, and the JPEG to store. Raises DecodeError."""
     file = decode.open_image(data)
     width, height = file.size
-    note = FURTHER_FRAMES if decode.further_frames(file) else None
+    note = "further pages or frames in the file" if decode.further_frames(file) else None
     # The hash must not depend on short_side, so a larger stored image needs a second decode at a larger scale.
     hashed_scale, scale = decode.reduction(file, HASHED_SIDE), decode.reduction(file, max(HASHED_SIDE, short_side))
     hashed = decode.decode_rgb(file, hashed_scale)

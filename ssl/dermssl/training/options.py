@@ -4,13 +4,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dermssl.errors import did_you_mean
 from dermssl.methods.registry import METHODS, DinoOptions, Dinov2Options, LejepaOptions, MethodOptions, SimclrOptions

@@ -82,8 +82,7 @@ def join_ledgers(ledgers: Sequence[pa.Table]) -> pa.Table:
     """
     table = pa.concat_tables(ledgers, promote_options="permissive")
     keys = [name for name in COLUMNS if name != "phash"]  # equal pixels have equal perceptual hashes
-    groups = table.select(keys).to_pandas().groupby(keys, dropna=False)
-    image, _ = pd.factorize(groups.ngroup())
+    image = table.select(keys).to_pandas().groupby(keys, dropna=False, sort=False).ngroup()
     _, first = np.unique(image, return_index=True)
     total = np.bincount(image, weights=table["times_seen"]).astype(np.int64)
     joined = table.take(first)

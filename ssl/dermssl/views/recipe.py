@@ -89,8 +89,7 @@ class View(NamedTuple):
 
 def group_views(options: ViewOptions) -> list[list[View]]:
     """The views of an image: its global crops, then its local crops if there are any."""
-    roles = [min(index, 1) for index in range(options.global_count)]
     odds = list(zip(options.blur, options.solarize, strict=True))
-    large = [View(options.global_size, options.global_scale, *odds[role]) for role in roles]
+    large = [View(options.global_size, options.global_scale, *odds[min(i, 1)]) for i in range(options.global_count)]
     small = View(options.local_size, options.local_scale, *odds[2])
     return [group for group in (large, [small] * options.local_count) if group]
