@@ -1,7 +1,6 @@
 """Reads and writes the files that stages pass to each other, without pickle.
 
-Every write is atomic (`dermssl.atomic`). Reading a missing, damaged or foreign file raises an InputError that names the
-file and the command that makes it.
+Every write is atomic. Reading a missing, damaged or foreign file raises an InputError that names it and its maker.
 """
 
 import errno
@@ -181,8 +180,7 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":
     """Memory-map one ``.npy`` array of floating-point numbers, read-only.
 
-    Raises InputError: the file is missing or damaged, or its array has no columns, another type, or not ``dimensions``
-    axes.
+    Raises InputError: a missing or damaged file; an array without columns, of another type, or not of ``dimensions``.
     """
     import numpy as np
 

@@ -36,14 +36,11 @@ CELLS_VISITED, LEAST_CELLS_VISITED, TRAINED_PER_CELL, SHORTENED = 4, 2, 40, 64
 ROWS_PER_SCANNED_CELL, MOST_SCANNED_CELLS = 1024, 4096
 """More cells would cost more time than scanning larger ones. Of cells with over 2,048 rows fewer are visited."""
 CENTRES_PER_CELL = 4
-"""With 1,000 cells or more, codes of the centres propose so many cells for each cell visited. The exact distance to
-their centres then decides."""
+"""With 1,000 cells or more, codes of the centres propose so many cells for each visited one; exact distances decide."""
 RECALL_DEPTHS = (1, 10, 100)
 EXACT_BYTES = 16 * 2**20
-"""If the vectors of all rows that pass a filter take no more bytes, they are compared one by one.
-
-The codes are no faster then: the rows are scattered over a file, and the time goes into reading it.
-"""
+"""If the vectors of all rows that pass a filter take no more bytes, they are compared one by one. The codes are no
+faster then: the rows are scattered over a file, and the time goes into reading it."""
 
 
 def normalise(features: np.ndarray) -> np.ndarray:

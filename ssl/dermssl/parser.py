@@ -116,9 +116,8 @@ class Parser(ArgumentParser):
 def make_parser(program: str, options_type: type, hidden: Collection[str] = ()) -> Parser:
     """The parser of one command, with ``--config`` for YAML and ``--json`` for the report.
 
-    ``options_type.COMMON``, if there is one, has the dotted names of the options that the help shows first.
-    ``options_type.ALIASES`` maps short names to dotted names of options. ``hidden`` has the dotted names of options and
-    sections that the help leaves out.
+    ``options_type.COMMON``, if there is one, has the dotted names of the options that the help shows first; ``ALIASES``
+    maps short names to dotted ones. ``hidden`` has the dotted names of options and sections that the help leaves out.
     """
     options = list(leaves(options_type))
     named = [leaf.name.upper() for leaf in options if leaf.is_positional]

@@ -25,8 +25,7 @@ HAM10000 and PAD-UFES-20, saved again (JPEG 60), halved, turned or mirrored, hav
 def copy_correlation(one: Image.Image, other: Image.Image, view: int) -> float:
     """Correlation, -1 to 1, of the fine structures of ``one`` and of the ``view`` (0-7) of ``other``.
 
-    Views are those of `dermssl.dataset.hashes.perceptual_hashes`. The correlation is the median over blocks, at the
-    best displacement of up to `MOST_SHIFT`.
+    Views are those of `perceptual_hashes`. The median over blocks counts, at the best shift of up to `MOST_SHIFT`.
     """
     side = (SIDE - 2 * MOST_SHIFT) // BLOCK * BLOCK
     shifted = np.lib.stride_tricks.sliding_window_view(_structure(other, view), (side, side))

@@ -10,8 +10,7 @@ QUERIES_AT_ONCE = 1024
 def nearest_of_other_groups(features: np.ndarray, queries: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
     """The ``k`` rows of other groups that are most similar to each of the rows ``queries``, ``(Q, k)``, best first.
 
-    The similarity is the cosine of ``features`` (N, D); ``groups`` (N,) are integers. Where there are fewer than ``k``
-    such rows, the rest is -1.
+    The similarity is the cosine of ``features`` (N, D); ``groups`` (N,) are integers. A row that is missing is -1.
     """
     unit, sizes = neighbours.normalise(features), np.bincount(groups)[groups]
     found = np.full((len(queries), k), -1)

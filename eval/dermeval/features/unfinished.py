@@ -17,10 +17,7 @@ log = logging.getLogger("dermssl")
 
 
 def unfinished_folder(out: Path, mark: str = MARK) -> Path:
-    """The path ``<out>.unfinished``, a folder for rows of features or fits of probes.
-
-    Raises InputError if something else has that name.
-    """
+    """The folder ``<out>.unfinished`` for rows of features or fits of probes. InputError if it is something else."""
     path = out.resolve()
     return require_new_folder(path.with_name(f"{path.name}.unfinished"), True, (mark, "rows-*.npy", "fit-*.parquet"))
 

@@ -205,10 +205,7 @@ class FinetuneProbe:
     def _batches(
         self, task: Task, rows: np.ndarray, device: torch.device, seeds: Sequence[int] = ()
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Rows of the task ``(B,)`` and their images ``(B, 3, S, S)``, normalised, on the device.
-
-        With ``seeds`` these are random views for training.
-        """
+        """Rows of the task ``(B,)`` and normalised images ``(B, 3, S, S)`` on the device; random views by ``seeds``."""
         preprocessing, stores = self.encoder.preprocessing, [dataset.images for dataset in self.datasets]
         pictures = TrainingPictures(stores, preprocessing, seeds) if seeds else Pictures(stores, preprocessing)
         images = in_batches(task.features[rows, 0], self.options.batch)

@@ -50,8 +50,7 @@ def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, w
     """Patient-grouped folds of ``rows`` (default: all), stratified by class; each row is scored once.
 
     Patients who share an image, by its pixels, are in one fold. The folds are those of scikit-learn's
-    StratifiedGroupKFold, shuffled by ``seed``. InputError, which begins with ``where``, for fewer than two folds, or
-    for more folds than patients.
+    StratifiedGroupKFold, shuffled by ``seed``. InputError, with ``where``, for one fold or more folds than patients.
     """
     rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
     labels, frame = task.labels[rows], task.frame.iloc[rows]

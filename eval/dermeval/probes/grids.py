@@ -1,7 +1,6 @@
 """The penalties of logistic regression that the linear probe chooses from, and what every grid of classifiers needs.
 
-The classifiers with the stronger penalty or the lower learning rate come first, because the first of equal ones is
-chosen.
+Stronger penalties and lower learning rates come first, because the first of equally good classifiers is chosen.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -35,10 +35,7 @@ def _text(values: pd.Series) -> np.ndarray:
 
 
 def values_of(predictions: Predictions, frame: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """For each row of ``predictions`` its value, from the ``values`` of the rows of ``frame``, matched by id.
-
-    A case has the value of its images, or None where they differ.
-    """
+    """The value of each prediction, from the ``values`` of ``frame`` by id; None for a case whose images differ."""
     key = "image_id" if "image_id" in predictions.frame else "case_id"
     table = pd.DataFrame({"id": frame[key], "value": values}).dropna()
     same = table.groupby("id")["value"].agg(lambda found: found.iloc[0] if found.nunique() == 1 else None)

@@ -25,8 +25,7 @@ HARD = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1")
 class Fitted:
     """What a probe predicts for all scored images, none of which it was fitted on.
 
-    ``settings`` is an entry of ``result.json``, ``extra`` holds further entries (``by_k``). ``lines`` are for the text
-    report.
+    ``settings`` is an entry of ``result.json``, ``extra`` holds more (``by_k``). ``lines`` are for the text report.
     """
 
     predictions: Predictions

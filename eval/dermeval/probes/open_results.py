@@ -148,8 +148,7 @@ def read_predictions(
 ) -> Predictions:
     """The predictions of a results folder from all training patients, or those of one ``experiment`` of a protocol.
 
-    InputError where the experiment, a column or an id is missing, where a label is not one of ``classes``, or where a
-    probability is not from 0 to 1.
+    InputError: the experiment, a column or an id is missing, a label is unknown, or a probability is not from 0 to 1.
     """
     path, columns = inside(folder, "predictions.parquet"), [PREFIX + name for name in classes]
 

@@ -64,8 +64,7 @@ class RateGrid:
     ) -> torch.Tensor:
         """Heads ``(F, D + 1, R, C)``, the last row the biases, for F forms ``x`` of the features of `with_bias`.
 
-        ``weight`` ``(N,)`` has mean 1. A batch has at most N images. The rates, which are for 256 images, are scaled to
-        its size.
+        ``weight`` (N,) has mean 1. A batch has at most N images. Rates, for 256 images, are scaled to its size.
         """
         y = torch.tensor(labels)
         w = torch.ones(len(y)) if weight is None else torch.from_numpy(weight).float()

@@ -52,8 +52,7 @@ def draw_of_each_class(
 ) -> list[Fold]:
     """The folds with the training rows of ``shots`` random patients of each class; ``shots`` may differ by class.
 
-    A class with fewer patients gives all of them. A patient with images of two classes can be drawn for either, and
-    then gives only the images of that class.
+    A class with fewer patients gives all of them. A patient drawn for a class gives only the images of that class.
     """
     drawn = []
     for fold in folds:

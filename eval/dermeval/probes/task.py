@@ -58,10 +58,7 @@ class Task:
 
 
 def unit_of(datasets: Sequence[dict]) -> str:
-    """What a ``group_id`` of ``datasets`` (as in ``embedding.json``) stands for: ``patient``, ``lesion`` or another.
-
-    ``group`` if it stands for different things in them.
-    """
+    """What a ``group_id`` of ``datasets`` (in ``embedding.json``) is, such as ``patient``; ``group`` if they differ."""
     units = {entry["group"] for entry in datasets}
     return units.pop() if len(units) == 1 else "group"
 
@@ -74,8 +71,7 @@ def open_task(folders: Sequence[str], name: str | None) -> Task:
 def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     """The task ``name`` (None: the only one) on the labelled rows of ``pool``.
 
-    InputError where there is no such target, where a label is not among its classes, or where no class can be judged by
-    patient.
+    InputError: there is no such target, a label is not among its classes, or no class can be judged by patient.
     """
     where = pool.where
     if not pool.targets:

@@ -65,7 +65,6 @@ class SearchIndex(EmbeddedRows):
     entries: neighbours.Index
 
     dtype = None
-    """The vectors are float32, whatever the type of the features that they come from."""
 
     @property
     def features(self) -> np.ndarray:

@@ -1,8 +1,7 @@
 """The index type ``lance``: vectors and manifest in one LanceDB table on the disk, of which a search reads a part.
 
 The codes are RaBitQ codes of one bit per dimension, in cells (Gao & Long 2024); the best are ranked by exact vectors.
-Labels and splits are those at the time of indexing. Commands that need the whole manifest (``serve``, ``--remove``, a
-merge) read it into memory.
+Labels and splits are as they were indexed. ``serve``, ``--remove`` and a merge read the whole manifest into memory.
 """
 
 import importlib

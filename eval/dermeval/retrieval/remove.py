@@ -1,8 +1,7 @@
 """``dermeval index --remove``: removes images with all their bytes, for instance after a withdrawn consent.
 
 Only folders that the user names are changed, since an index from somebody else could record any folder of this machine
-as its source. The index is changed last because it knows the other folders: a killed command that is given again does
-the rest.
+as its source. The index is changed last because it knows the other folders: a command can be repeated after a kill.
 """
 
 import re

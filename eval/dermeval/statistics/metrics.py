@@ -1,7 +1,6 @@
 """All scores of one set of predictions: of the sample, and of thousands of its resamples by patient at once.
 
-The first axis of an array of scores counts the resamples. Macro averages leave out the classes that never occur in the
-truth, since these have no recall.
+The first axis of scores counts the resamples. Macro averages leave out classes that never occur in the truth.
 """
 
 import numpy as np

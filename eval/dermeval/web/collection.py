@@ -167,10 +167,7 @@ class Collection:
         return self.images(self.index.records(np.sort(rows[picks])))
 
     def _filter(self, where: str) -> tuple[Any, Rates]:
-        """The filter for the index, and the base rates among the groups that pass.
-
-        The first image of each group counts, so that a patient with many images counts once.
-        """
+        """The filter for the index, and the base rates among the groups that pass, of which the first image counts."""
         passed = self.served.copy()
         if where.strip():
             # Among the served rows, so that errors tell of no others.

@@ -42,8 +42,7 @@ def build(
 
     A vision transformer accepts any crop size that its patch size divides. ``patch_size`` (pixels) replaces the one in
     its name; timm then resamples pretrained patch embeddings.
-    Raises InputError: the name is unknown, the backbone has no patches or no stochastic depth, or the pretrained
-    weights are not available.
+    Raises InputError: an unknown name, a backbone without patches or stochastic depth, or no pretrained weights.
     """
     options: dict[str, Any] = {"num_classes": 0}
     timm_config(name)  # raises InputError for an unknown name

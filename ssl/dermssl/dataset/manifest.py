@@ -25,11 +25,8 @@ from dermssl.files import read_parquet
 from dermssl.paths import inside
 
 SCHEMA_VERSION = 2
-"""2: ``pixel_sha256`` of large JPEGs is of the reduced image, no longer of every pixel.
-
-Two later corrections left the version as it is: colour profiles are converted to sRGB, and ``width`` and ``height`` are
-of the upright image.
-"""
+"""2: ``pixel_sha256`` of large JPEGs is of the reduced image, no longer of every pixel. Two later corrections left the
+version as it is: colour profiles are converted to sRGB, and ``width`` and ``height`` are of the upright image."""
 
 FIXED = pa.schema(
     [
@@ -95,8 +92,7 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The manifest in parts: the rows of ``table`` (from `to_table`) with the measured columns of ``parts``.
 
-    Each part has the column ``file`` and the measured ones. Raises RuntimeError unless the parts hold the rows of
-    ``table`` in its order.
+    Each part has ``file`` and the measured columns. RuntimeError unless the parts are the rows of ``table`` in order.
     """
     free = [field for field in table.schema if field.name not in FIXED.names]
     schema, done = pa.schema([*FIXED, *free]), 0

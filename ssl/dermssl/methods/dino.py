@@ -50,8 +50,7 @@ class Dino(Method):
     def compare(self, learned: Tensor, seen: Tensor, batch: int, at: dict[str, float]) -> tuple[Tensor, Stats]:
         """Loss and statistics from the student's features ``learned`` and the teacher's features ``seen``.
 
-        ``learned`` (S * B, D) are of all S views, ``seen`` (T * B, D) of the T global views. ``batch`` is B, the number
-        of images.
+        ``learned`` (S * B, D) are of all S views of B = ``batch`` images, ``seen`` (T * B, D) of the T global views.
         """
         with torch.no_grad():
             teacher = self.teacher_head(seen)

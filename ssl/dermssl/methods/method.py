@@ -33,9 +33,8 @@ class Method(nn.Module):
     def forward(self, views: list[Tensor], at: dict[str, float]) -> tuple[Tensor, Stats]:
         """The mean loss (float32 scalar) of the views of B images, and statistics (scalars).
 
-        ``views`` holds the global crops ``(V, B, 3, S, S)``, then the local crops if there are any. ``at`` holds this
-        step's value of each schedule. If the loss is a sum, the statistic ``loss`` is the part that `chance_loss`
-        describes.
+        ``views`` holds the global crops ``(V, B, 3, S, S)``, then the local crops if any. ``at`` holds the values of
+        this step's schedules. If the loss is a sum, the statistic ``loss`` is the part that `chance_loss` describes.
         """
         raise NotImplementedError
 

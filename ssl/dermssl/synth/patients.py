@@ -1,7 +1,6 @@
 """The patients of a synthetic data set: label rows, numbers of photos and splits, in PASSION's proportions.
 
-The shares are those of the public tables (Gottfrois et al., MICCAI 2024). They describe the whole data set and no
-single patient.
+The shares are those of the public tables (Gottfrois et al., MICCAI 2024), of the whole data set and no single patient.
 """
 
 from collections.abc import Sequence

@@ -44,8 +44,7 @@ def _amplitude(texture: Texture) -> np.ndarray:
 class Plane:
     """The place on a patient's skin under each pixel of a photo.
 
-    ``x`` and ``y`` are ``(H, W)`` float32, in cm. ``pixel`` is the width of a pixel in cm. ``origin`` identifies the
-    patient.
+    ``x`` and ``y`` are ``(H, W)`` float32 in cm. ``pixel`` is a pixel's width in cm. ``origin`` identifies the patient.
     """
 
     x: np.ndarray

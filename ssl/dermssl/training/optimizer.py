@@ -63,8 +63,7 @@ def clip_each(optimizer: torch.optim.Optimizer, limit: float) -> torch.Tensor:
 class Buffers:
     """The floating-point buffers of a network (running statistics of BatchNorm), and a copy of them.
 
-    A forward pass changes the buffers. They must be put back if the step is left out, and after a backward pass that
-    computes activations again.
+    A forward pass changes them. They are put back if a step is left out, or a backward pass repeats the forward pass.
     """
 
     def __init__(self, network: nn.Module) -> None:

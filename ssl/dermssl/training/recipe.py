@@ -23,10 +23,7 @@ LONGEST_WARMUP, WARMUP_SHARE = 10.0, 1 / 15
 
 
 def recipe(options: RecipeOptions) -> Report:
-    """Recommend settings by the number of training images.
-
-    Raises InputError: an unknown method or backbone, unusable data, or an existing file ``out``.
-    """
+    """Recommend settings by the number of training images. InputError: bad options or data, or ``out`` exists."""
     if options.method not in METHODS:
         raise InputError(f"--method {options.method}: no such method; {did_you_mean(options.method, METHODS)}")
     timm_config(options.backbone)  # refuses an unknown name

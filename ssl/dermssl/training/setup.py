@@ -108,10 +108,7 @@ class Run:
 
 
 def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
-    """Build data, networks, optimizer and schedules, and restore them from the newest state if there is one.
-
-    Raises InputError: bad options or data, before anything is written.
-    """
+    """Build a run, and restore its newest state if there is one. Raises InputError before anything is written."""
     training = options.training
     options.model.init = init_of(options.model)
     datasets = open_datasets(options.data.folders)
@@ -222,10 +219,7 @@ def _refuse_unequal_ranks(run: Run) -> None:
 
 
 def _restore(run: Run, progress: Progress) -> None:
-    """Put the newest state, if there is one, into networks, optimizer and progress.
-
-    Raises InputError: the state belongs to other data, or to other training rows.
-    """
+    """Put the newest state, if any, into networks, optimizer and progress. InputError: it is of other data or rows."""
     saved = states.newest_state(run.folder / "state")
     if saved is None:
         return

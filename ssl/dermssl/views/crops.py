@@ -22,9 +22,8 @@ def decode(jpeg: bytes | memoryview) -> np.ndarray:
 def cut(image: np.ndarray, box: Sequence[int], size: int) -> np.ndarray:
     """The crop ``box`` (left, top, right, bottom; pixels) of ``image`` (H, W, 3), resized to ``(size, size, 3)``.
 
-    Bicubic interpolation enlarges. To shrink, bilinear interpolation reduces the crop to ``size`` times a power of two,
-    by a factor of `MOST_LINEAR` at most; then squares of 2 x 2 pixels are averaged. The result is close to OpenCV's
-    INTER_AREA, in a third of its time.
+    Bicubic interpolation enlarges. Bilinear interpolation shrinks to ``size`` times a power of two, by `MOST_LINEAR` at
+    most; then squares of 2 x 2 pixels are averaged. This is close to OpenCV's INTER_AREA, in a third of its time.
     """
     left, top, right, bottom = box
     crop = image[top:bottom, left:right]

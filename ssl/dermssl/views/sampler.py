@@ -95,8 +95,7 @@ def epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
 def _cycle(size: int, quota: int, epoch: int, seed: int, index: int) -> np.ndarray:
     """The ``quota`` rows that an epoch draws from one set.
 
-    The set is shuffled and passed through again and again, and each epoch goes on where the last one ended. So all rows
-    come equally often.
+    The set is shuffled and passed again and again. Epochs go on where the last ended, so all rows come equally often.
     """
     first, last = epoch * quota, (epoch + 1) * quota
     if not quota:

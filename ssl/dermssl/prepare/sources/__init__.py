@@ -32,8 +32,6 @@ from dermssl.prepare.source import Rows, Source
 
 COMMAND = "sources"
 """The file of this folder that holds a command, not a data set."""
-
-
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != COMMAND))
 
 
@@ -69,9 +67,6 @@ def _read_one_table(source: Source, raw: RawFolder) -> Rows:
 
 
 def known_overlaps(name: str) -> list[str]:
-    """The sources that share images or lesions with the source ``name``, whichever of the two says so.
-
-    A source that reads several editions of one data set names itself.
-    """
+    """The sources that share images or lesions with the source ``name``, see `Source.overlaps`."""
     own = get_source(name).overlaps
     return [other for other in NAMES if other in own or name in get_source(other).overlaps]

@@ -138,8 +138,7 @@ def online_features(
 ) -> np.ndarray:
     """Features ``(len(rows), D)`` float32 of stored images, prepared by the timm data config ``preprocessing``.
 
-    The encoder keeps its mode (training or evaluation).
-    Raises HealthStop: features are not finite.
+    The encoder keeps its mode (training or evaluation). Raises HealthStop: features are not finite.
     """
     was_training = encoder.training
     encoder.eval()

@@ -12,10 +12,7 @@ GREY, GREEN, RED = (150, 150, 150), (0, 158, 115), (213, 94, 0)
 
 
 def view_grid(pixels: list[Tensor], images: int = 8) -> np.ndarray:
-    """The views of the first ``images`` images: a row per image, a column per view.
-
-    ``pixels`` holds ``(V, B, 3, S, S)`` for each crop size, from 0 to 1.
-    """
+    """A row per image, a column per view. ``pixels`` holds ``(V, B, 3, S, S)`` for each crop size, from 0 to 1."""
     columns = []
     for group in pixels:
         for view in (group[:, :images].clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).cpu().numpy():

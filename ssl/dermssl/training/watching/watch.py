@@ -111,10 +111,7 @@ def draw_views(run: Run, views: list[Tensor], tracker: Tracker) -> None:
 
 
 def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
-    """Score the encoder, log the scores and draw the pictures of the evaluation.
-
-    Raises HealthStop: the features are not finite, or their rank has collapsed.
-    """
+    """Score the encoder, and log scores and pictures. HealthStop: features are not finite, or their rank collapsed."""
     evaluation = online.score_encoder(run.features, run.data, run.options.online)
     scores = evaluation.scores
     tracker.log(progress.step, scores)
