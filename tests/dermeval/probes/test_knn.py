@@ -1,6 +1,7 @@
 """kNN by patient: the vote of DINO's published code, splits that keep patients whole, clear words on bad input."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
-from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, make_folds
+from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, grouped, make_folds
 from dermeval.probes.knn import feature_space, knn
 from dermeval.probes.open_results import read_predictions
 from dermeval.probes.options import KnnOptions
@@ -85,6 +86,15 @@ def test_copies_of_fitted_images_are_told_and_kept_in_one_fold(make_embeddings, 
         folds = make_folds(task, "folds", 4, seed)
         assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(frame)))
         assert not copies_of_fitted(task, folds)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shuffled_folds_hold_as_many_patients_of_each_class(seed):
+    """scikit-learn before 1.8 lost the stratification when it shuffled: folds were random groups."""
+    labels, patients = np.repeat([0, 1], [20, 10]), [f"p{number}" for number in range(30)]
+    frame = pd.DataFrame({"group_id": patients, "pixel_sha256": patients})
+    task = SimpleNamespace(labels=labels, frame=frame, where="toy", unit="patient")
+    assert [np.bincount(labels[fold.test]).tolist() for fold in grouped(task, 5, seed)] == [[4, 2]] * 5
 
 
 def test_folds_score_every_image_once_and_never_share_a_patient(tmp_path, make_embeddings, frame, class_features):
