@@ -24,12 +24,17 @@ class ReportTable:
 
 
 def show(entry: Mapping[str, Any], digits: str = ".3f") -> str:
-    """``0.412 [0.371, 0.455]`` with numbers in the format ``digits``, then `NARROW` or p where the entry has them."""
+    """``0.412 [0.371, 0.455]`` with numbers in the format ``digits``, then `NARROW` or p where the entry has them.
+
+    p is never 0 (see `two_sided_p`), so one that would be rounded to 0 is shown as ``p below 0.001``.
+    """
     if entry["value"] is None or np.isnan(entry["value"]):
         return "undefined"
     value, low, high = (format(entry[key], digits) for key in ("value", "low", "high"))
     text = f"{value} [{low}, {high}]" + (f" {NARROW}" if entry.get("narrow") else "")
-    return text + (f", p {entry['p']:.3f}" if "p" in entry else "")
+    if "p" not in entry:
+        return text
+    return f"{text}, p {entry['p']:.3f}" if entry["p"] >= 0.0005 else f"{text}, p below 0.001"
 
 
 def tables_as_text(tables: Iterable[ReportTable]) -> list[str]:
@@ -45,7 +50,8 @@ def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
     """The tables as sections of a page, with no-break spaces in ``[low, high]``, ``p 0.050`` and ``sd 0.002``."""
 
     def whole(cell: str) -> str:
-        return re.sub(r"\[.*?\]|(p|sd) [\d.]+$", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
+        together = r"\[.*?\]|(p|sd)( below)? [\d.]+$"
+        return re.sub(together, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
 
     sections = []
     for table in tables:

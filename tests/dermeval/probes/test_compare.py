@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermeval.cli import main
+from dermeval.pages.tables import show
 from dermssl.dataset.licence import read_notices
 
 FAST = ["--draws", "200"]
@@ -43,6 +44,12 @@ def test_differences_are_those_of_the_scores_and_cover_them(tmp_path, three):
     stored = json.loads((tmp_path / "results" / "good" / "result.json").read_text())
     value = stored["levels"]["case"]["scores"]["macro_f1"]["value"]
     assert table.loc["case", "macro_f1", "good"]["value"] == pytest.approx(value)
+
+
+def test_a_p_below_the_last_digit_is_not_shown_as_0():
+    entry = {"value": 0.1, "low": 0.05, "high": 0.2}
+    assert show(entry | {"p": 2 / 5001}) == "0.100 [0.050, 0.200], p below 0.001"
+    assert show(entry | {"p": 2 / 2001}) == "0.100 [0.050, 0.200], p 0.001"
 
 
 def test_rows_are_matched_by_image_id_not_by_position(tmp_path, three, capsys):
