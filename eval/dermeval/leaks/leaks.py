@@ -111,21 +111,24 @@ def _certainty(
     """What the threshold rests on, the recall of planted copies, and the false-match ratios."""
     precision = options.precision or PRECISION
     planted = scores_of_planted(images.pictures, options.planted, found.store.detail, options.workers)
-    scores, kept = ranking["score"].to_numpy(float), ranking["confirmed"].to_numpy(bool)
+    # The threshold follows from the pairs that were compared, so identical images do not count here either.
+    table = ranking[ranking["score"] < IDENTICAL_SCORE]
+    scores, kept = table["score"].to_numpy(float), table["confirmed"].to_numpy(bool)
     reached = certainty.would_be_confirmed(
         planted["score"].to_numpy(float), scores, kept, found.background, precision, options.expected_false
     )
-    background, ends = found.background.scores, found.candidates[["a", "b"]].to_numpy(np.int64)
+    background, by_chance = found.background.scores, ~certainty.mirrored_copies(found.evidence)
+    ends = found.candidates[["a", "b"]].to_numpy(np.int64)[by_chance]
     above = int(found.background.counted(np.array([threshold]))[0])
     return {
         "precision": precision if options.expected_false is None else None,
         "expected_false": options.expected_false,
         "threshold": None if np.isinf(threshold) else threshold,
-        "confirmed_by_score": int((kept & (scores < IDENTICAL_SCORE)).sum()),
+        "confirmed_by_score": int(kept.sum()),
         "background_pairs": len(background),
         "background_pairs_above": above,
         "most_false_by_count": float(above + certainty.poisson_bound(above)),
-        "expected_false_pairs": float(ranking["expected_false"][kept].max()) if kept.any() else 0.0,
+        "expected_false_pairs": float(table["expected_false"][kept].max()) if kept.any() else 0.0,
         "compared": len(found.candidates),
         "highest_background": float(background[0]) if len(background) else None,
         "planted": {
@@ -134,7 +137,7 @@ def _certainty(
             "by_kind": pd.Series(reached).groupby(planted["kind"].to_numpy(), sort=False).mean().to_dict(),
         },
         "false_match_ratio": certainty.false_match_ratios(
-            certainty.world_scores(found.evidence)[:, 1], _strata_of_pairs(images, ends)
+            certainty.world_scores(found.evidence[by_chance])[:, 1], _strata_of_pairs(images, ends)
         ),
     }
 

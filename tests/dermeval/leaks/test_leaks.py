@@ -72,6 +72,29 @@ def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, pl
     assert "with 2 pairs the threshold rests on the extrapolated tail" in report.text
 
 
+def test_a_mirrored_copy_is_no_false_match(audit, planted):
+    """c1 is p1 mirrored. It is no background pair, so the false-match ratio of its data set leaves it out too."""
+    found = audit(planted, neighbours=10)[0].data["certainty"]
+    ratio = found["false_match_ratio"]["data set set"]
+    assert found["background_pairs"] == found["compared"] - 1
+    assert ratio == {"background_pairs": found["background_pairs"], "ratio": 1.0}
+
+
+def test_identical_images_make_no_copy_easier_to_confirm(audit, make_dataset, draw_skin, monkeypatch):
+    """300 pairs of identical images lower no threshold: a copy above all others needs a score as high as ever."""
+    images = [draw_skin(n) for n in range(20)] + [draw_skin(0)] * 24
+    folder = make_dataset("set", images, [f"p{n}" for n in range(44)])
+    _, out = audit(folder)
+    ranking = pd.read_parquet(out / "ranking.parquet")
+    others = ranking[~ranking["confirmed"]]
+    assert ranking["confirmed"].sum() == 300 and len(others) and (others["false_discovery_rate"] > 0.05).all()
+    copies = pd.DataFrame({"kind": "re-saved", "severity": 0.5, "score": [others["score"].max() + 0.01, 15.0]})
+    monkeypatch.setattr("dermeval.leaks.leaks.scores_of_planted", lambda *_: copies)
+    report, _ = audit(folder)
+    assert report.data["certainty"]["planted"]["recall"] == 0.5
+    assert report.data["certainty"]["confirmed_by_score"] == 0
+
+
 def test_many_images_are_described_coarsely_and_their_copies_are_found_too(audit, planted, monkeypatch):
     monkeypatch.setattr("dermeval.leaks.find.MANY_IMAGES", 0)
     pairs = pd.read_parquet(audit(planted)[1] / "pairs.parquet").set_index("group_id_b")
