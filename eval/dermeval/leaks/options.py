@@ -37,7 +37,8 @@ class LeaksOptions:
     every_image: bool = False
     """Count each image as a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100
-    """Number of changed copies of audited images that measure the recall of each kind of copy (0: none)."""
+    """Number of changed copies of audited images that are compared with their originals (0: none). They measure which
+    kinds of copy would be confirmed once they are compared; the search for candidates is not measured."""
     ranked: NonNegativeInt = 500
     """Smallest number of pairs in ranking.csv, strongest first, confirmed or not."""
     shown: NonNegativeInt = SHOWN

@@ -1,4 +1,7 @@
-"""Planted copies: audited images with the changes of real copies, to measure which of them an audit finds."""
+"""Planted copies: audited images with the changes of real copies, to measure which of them would be confirmed.
+
+Each copy is compared with its original. Whether the search for candidates would nominate the pair is not measured.
+"""
 
 import functools
 import io

@@ -123,7 +123,8 @@ def _further_lines(data: dict[str, Any]) -> list[str]:
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
         share = f"{100 * sure['planted']['recall']:.0f}%"
-        lines.append(f"planted copies    {share} of the copies that the audit made would be confirmed ({by_kind})")
+        once = f"{share} of the copies that the audit made would be confirmed once compared"
+        lines.append(f"planted copies    {once} ({by_kind})")
     if sure["false_match_ratio"]:
         ratios = ", ".join(f"{name} {entry['ratio']:g}" for name, entry in sure["false_match_ratio"].items())
         lines.append(f"false matches     ratio to the rate among all background pairs: {ratios}")
