@@ -46,14 +46,16 @@ TERMS = {
     "macro F1": "The harmonic mean of precision and recall of each class, averaged over classes.",
     "AUROC": "How often an image of a class gets a higher probability of that class than an image of another class. "
     "0.5 is chance.",
-    "sensitivity at 90 specificity": "The recall of the positive class where 10% of the others are called positive.",
+    "sensitivity at 90 specificity": "The recall of the positive class where at most 10% of the others are called "
+    "positive.",
     "p": "The probability of a difference at least this large if there were none (two-sided, paired by {unit}). It is "
     "not corrected for the number of differences.",
     "per class, 10%": f"Trained on {FEW} {{unit}}s of each class, or on a tenth of the {{unit}}s of each class. The "
     f"score is the mean of {RUNS} draws. Its interval leaves out the spread between these draws.",
-    "recall@1": "The share of images whose most similar other image shows the same lesion (patient).",
+    "recall@1": "The share of images whose most similar other image shows the same lesion (patient), among the images "
+    "whose lesion (patient) has another image.",
     "rank": "1 is the best encoder of a column. The mean rank is over all columns. Its interval is from draws of "
-    "{unit}s.",
+    "{unit}s. Columns of other images (skin types, recall@1) have draws of their own, so it errs on the narrow side.",
     "sd": "Standard deviation over the seeds.",
     "clean, contaminated": "Contaminated: in pretraining the encoder saw the image, a copy of it, or another image of "
     "its {unit} or lesion. Clean: it saw none of these.",
