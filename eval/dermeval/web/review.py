@@ -10,7 +10,7 @@ import cv2
 import pandas as pd
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from dermeval.leaks.audit import draw_audit
 from dermeval.leaks.decisions import STOP_AFTER, decided
@@ -31,20 +31,16 @@ HOST = "127.0.0.1"
 log = logging.getLogger("dermssl")
 
 
-class Decision(BaseModel):
+class Decision(BaseModel, extra="forbid"):
     """A decision about the row ``pair`` of the table of a ``part`` of the review."""
-
-    model_config = ConfigDict(extra="forbid")
 
     part: int = 0
     pair: int
     decision: Literal["accept", "reject", "unsure"]
 
 
-class Undo(BaseModel):
+class Undo(BaseModel, extra="forbid"):
     """The part whose last decision is taken back."""
-
-    model_config = ConfigDict(extra="forbid")
 
     part: int = 0
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool
+from pydantic import BaseModel, Field, FiniteFloat, StrictBool
 from torch import nn
 
 from dermssl.atomic import atomic_folder
@@ -21,10 +21,9 @@ from dermssl.paths import require_folder
 Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
 
-class SizeArguments(BaseModel):
+class SizeArguments(BaseModel, extra="forbid"):
     """The arguments that ``config.json`` may pass to timm: only sizes, so no file, host or class."""
 
-    model_config = ConfigDict(extra="forbid")
     img_size: Side | None = None
     dynamic_img_size: StrictBool | None = None
     patch_size: Side | None = None
@@ -41,10 +40,9 @@ class Preprocessing(BaseModel):
     std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
-class Training(BaseModel):
+class Training(BaseModel, extra="allow"):
     """The record of the training of an encoder that was trained here."""
 
-    model_config = ConfigDict(extra="allow")
     licences: list[Notice] | None = None
 
 
