@@ -11,9 +11,9 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.paths import require_folder
 
-VERSION = 8
+VERSION = 9
 """Version of the leaks folder. 1 had no scores, 2 no ranking; 3 compared white letters too, 4 used fewer features,
-5 compared transparent letters too, 6 overlays, 7 the layout of pictures."""
+5 compared transparent letters too, 6 overlays, 7 the layout of pictures, 8 marks that few pictures share."""
 FILE = "images.parquet"
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
