@@ -46,6 +46,12 @@ def breakable(name: str) -> markupsafe.Markup:
     return markupsafe.Markup("<wbr>").join(re.findall(r"[^/_.-]*[/_.-]|[^/_.-]+", name))
 
 
+def commands(text: str) -> markupsafe.Markup:
+    """A text, escaped, with what stands between backticks as code."""
+    code = markupsafe.Markup("<code>{}</code>")
+    return markupsafe.Markup("").join(code.format(part) if n % 2 else part for n, part in enumerate(text.split("`")))
+
+
 @cache
 def templates() -> jinja2.Environment:
     """The Jinja environment that finds templates in the packages."""
@@ -56,7 +62,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": breakable, "counted": counted}
+    environment.filters |= {"breakable": breakable, "commands": commands, "counted": counted}
     return environment
 
 

@@ -20,7 +20,7 @@ from dermeval.leaks.options import PRECISION, LeaksOptions
 from dermeval.leaks.pairs import IDENTICAL_SCORE, rank_pairs, write_ranking
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.summary import summary_lines, summary_of
+from dermeval.leaks.summary import finding, next_steps, summary_of, summary_terms
 from dermeval.leaks.terminal import PICTURE as REVIEW_PICTURE
 from dermeval.leaks.work import open_work
 from dermssl import licences
@@ -74,13 +74,14 @@ def leaks(options: LeaksOptions) -> Report | None:
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
             data["pretraining"] = _seen(folder, images)
             write_json(folder / "summary.json", data)
-            lines = summary_lines(data)
+            terms, steps = summary_terms(data), next_steps(data, out)
             if len(decisions):
                 write_csv(folder / FILE, decisions)
-            report.write_report(folder, images, pairs, lines, data["notes"], options.shown)
+            report.write_report(folder, images, pairs, data, terms, steps)
         remove_folder(work.folder)
-    below = [*lines[1:], *(f"note: {note}" for note in data["notes"]), *licences.notice_lines(images.licences)]
-    return Report("\n  ".join([f"{out}: {lines[0]}", *below]), data | {"out": str(out)})
+    lines = [f"{name:<18}{text}" for name, text in terms.items()] + [f"{'next':<18}{step}" for step in steps]
+    lines += [*(f"note: {note}" for note in data["notes"]), *licences.notice_lines(images.licences)]
+    return Report("\n  ".join([f"{out}: {finding(data)}", *lines]), data | {"out": str(out)})
 
 
 def confirmed_ranking(

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from dermeval.leaks.options import SHOWN
 from dermeval.leaks.pictures import store_of
 from dermeval.leaks.records import AuditedImages
+from dermeval.leaks.summary import finding
 from dermssl import licences, page
 from dermssl.files import write_text
 
@@ -19,9 +21,18 @@ LOCAL = (
 
 
 def write_report(
-    folder: Path, images: AuditedImages, pairs: pd.DataFrame, lines: list[str], notes: list[str], shown: int
+    folder: Path,
+    images: AuditedImages,
+    pairs: pd.DataFrame,
+    data: dict[str, Any],
+    terms: dict[str, str],
+    steps: list[str],
 ) -> None:
-    """Write ``report.html`` and the pictures of the first ``shown`` pairs into the leaks folder."""
+    """Write ``report.html`` and the pictures of the first pairs into the leaks folder.
+
+    ``data`` is the content of ``summary.json``; ``terms`` are results in words, and ``steps`` what to do next.
+    """
+    shown = data.get("shown", SHOWN)
     cards = [
         {
             "sides": [shown_image(folder, images, pair[end]) for end in ("a", "b")],
@@ -31,8 +42,8 @@ def write_report(
         }
         for pair in pairs.head(shown).to_dict("records")
     ]
-    hidden = len(pairs) - len(cards)
-    write_page(folder, "report", images, notes, title=lines[0], lines=lines[1:], cards=cards, hidden=hidden)
+    values = {"title": finding(data), "terms": terms, "steps": steps, "hidden": len(pairs) - len(cards)}
+    write_page(folder, "report", images, data["notes"], cards=cards, **values)
 
 
 def write_page(folder: Path, template: str, images: AuditedImages, notes: list[str], **values: Any) -> None:

@@ -11,12 +11,11 @@ from dermeval.leaks import decisions
 from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
 from dermeval.leaks.earlier import changed_since
-from dermeval.leaks.options import SHOWN
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
-from dermeval.leaks.summary import summary_lines, summary_of
+from dermeval.leaks.summary import next_steps, summary_of, summary_terms
 from dermssl.errors import InputError, counted, shortened
 from dermssl.files import read_json, write_csv, write_json
 from dermssl.paths import inside, require_file, require_folder
@@ -135,17 +134,17 @@ class PairReview(ReviewSession):
         changed = {name: value for name, value in counted_now.items() if value != self.summary.get(name)}
         reviewed = {"decisions": self.counts(), "reviewed": changed}
         write_json(self.folder / "summary.json", self.summary | reviewed)
-        lines = [*summary_lines(now), *self._told_decisions()]
-        write_report(self.folder, self.images, kept, lines, now["notes"], self.summary.get("shown", SHOWN))
+        terms, steps = summary_terms(now) | self._told_decisions(), next_steps(now, self.folder)
+        write_report(self.folder, self.images, kept, now, terms, steps)
         counts = f"{counted(len(kept), 'pair')}, {counted(groups.max(initial=0), 'leak group')}"
         written = "pairs.parquet, groups.csv, split_repaired.csv and report.html follow the decisions"
         return f"{counts}: {written}; summary.json has the changed counts under `reviewed`"
 
-    def _told_decisions(self) -> list[str]:
-        """A line of the page about the decisions, if there are any."""
+    def _told_decisions(self) -> dict[str, str]:
+        """What the page says about the decisions, if there are any."""
         told = "{accept} accepted, {reject} rejected, {unsure} unsure".format(**self.counts())
         rest = "this page follows them; its threshold, background, planted copies and false matches are the audit's"
-        return [f"decisions         {told}: {rest}"] if len(self.decisions) else []
+        return {"decisions": f"{told}: {rest}"} if len(self.decisions) else {}
 
 
 class ImageReview(ReviewSession):

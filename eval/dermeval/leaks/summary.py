@@ -1,6 +1,7 @@
-"""The counts of a leak audit, and the lines that say them in words."""
+"""The counts of a leak audit, in numbers and in words, and what to do next."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,16 @@ def _notes(images: AuditedImages) -> list[str]:
     return notes
 
 
-def summary_lines(data: dict[str, Any]) -> list[str]:
-    """The printed report, the headline first."""
-    kinds = ", ".join(f"{kind} {count}" for kind, count in data["pairs_by_evidence"].items()) or "none"
+def finding(data: dict[str, Any]) -> str:
+    """The result of the audit in one sentence."""
+    return (
+        f"{data['records_in_leak_groups']} of {data['records']} records share near-duplicate images "
+        f"({counted(data['pairs'], 'pair')} of {counted(data['images'], 'image')})"
+    )
+
+
+def summary_terms(data: dict[str, Any]) -> dict[str, str]:
+    """The results of the audit in words, by their names."""
     sure, after = data["certainty"], data["split_repaired"]
     shares = "; ".join(
         f"{name} {100 * before['share']:.1f}% -> {100 * after.get(name, {'share': 0})['share']:.1f}%"
@@ -83,57 +91,65 @@ def summary_lines(data: dict[str, Any]) -> list[str]:
     wanted = f"{sure['expected_false']:g} expected false pairs" if sure["precision"] is None else ""
     wanted = wanted or f"precision {sure['precision']:g}"
     threshold = "no pair reaches it" if sure["threshold"] is None else f"score >= {sure['threshold']:.2f}"
-    lines = [
-        f"{data['records_in_leak_groups']} of {data['records']} records share near-duplicate images "
-        f"({counted(data['pairs'], 'pair')} of {counted(data['images'], 'image')})",
-        f"pairs             {', '.join(f'{count} {kind}' for kind, count in data['pairs_by_kind'].items())}",
-        f"evidence          {kinds}",
-        f"compared          {counted(sure['compared'], 'candidate pair')}; threshold for {wanted}: {threshold}, "
+    terms = {
+        "pairs": ", ".join(f"{count} {kind}" for kind, count in data["pairs_by_kind"].items()),
+        "evidence": ", ".join(f"{kind} {count}" for kind, count in data["pairs_by_evidence"].items()) or "none",
+        "compared": f"{counted(sure['compared'], 'candidate pair')}; threshold for {wanted}: {threshold}, "
         f"{sure['expected_false_pairs']:.1f} false pairs expected",
-        f"background        {_resolution(sure)}",
-        f"across splits     {counted(data['pairs_across_splits'], 'pair')}, {data['leak_groups_across_splits']} of "
-        f"{data['leak_groups']} leak groups",
-        f"across data sets  {counted(data['pairs_across_datasets'], 'pair')}, "
+        "background": _resolution(sure),
+        "across splits": f"{counted(data['pairs_across_splits'], 'pair')}, {data['leak_groups_across_splits']} of "
+        f"{counted(data['leak_groups'], 'leak group')}",
+        "across data sets": f"{counted(data['pairs_across_datasets'], 'pair')}, "
         f"{counted(data['leak_groups_across_datasets'], 'leak group')}",
-        f"labels            different in {counted(data['pairs_with_different_labels'], 'pair')} and within "
+        "labels": f"different in {counted(data['pairs_with_different_labels'], 'pair')} and within "
         f"{counted(data['leak_groups_with_label_conflicts'], 'leak group')}",
-        f"repaired split    {counted(data['records_moved'], 'record')} ({counted(data['images_moved'], 'image')}) "
+        "repaired split": f"{counted(data['records_moved'], 'record')} ({counted(data['images_moved'], 'image')}) "
         f"moved; {shares}",
-    ]
-    return lines + _further_lines(data)
+    }
+    return terms | _further_terms(data)
 
 
-def _further_lines(data: dict[str, Any]) -> list[str]:
-    """The lines that only some audits have."""
-    lines, sure = list[str](), data["certainty"]
+def _further_terms(data: dict[str, Any]) -> dict[str, str]:
+    """The results that only some audits have."""
+    terms, sure = dict[str, str](), data["certainty"]
     if data["hidden"]["images"]:
-        lines.append(
-            f"left out          {100 * data['hidden']['share']:.0f}% of the area of "
-            f"{counted(data['hidden']['images'], 'image')}, where a ruler, stamp, frame or watermark stands that "
-            "images of several records show"
+        terms["left out"] = (
+            f"{100 * data['hidden']['share']:.0f}% of the area of {counted(data['hidden']['images'], 'image')}, where "
+            "a ruler, stamp, frame or watermark stands that images of several records show"
         )
     if left := data["pairs_across_splits_after_repair"]:
-        lines.append(
-            f"left across       {counted(left, 'confirmed pair')} too weak to join two records, across splits after "
-            "the repair: to accept a pair in `dermeval review` joins its records"
+        terms["left across"] = (
+            f"{counted(left, 'confirmed pair')} too weak to join two records, across splits after the repair: to "
+            "accept a pair in `dermeval review` joins its records"
         )
     if data["large_leak_groups"]:
         large = counted(data["large_leak_groups"], "group")
-        lines.append(f"large groups      {large} of more than {LARGE} records: check these first")
+        terms["large groups"] = f"{large} of more than {LARGE} records: check these first"
     if sure["planted"]["copies"]:
         by_kind = ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in sure["planted"]["by_kind"].items())
         share = f"{100 * sure['planted']['recall']:.0f}%"
         once = f"{share} of the copies that the audit made would be confirmed once compared"
-        lines.append(f"planted copies    {once} ({by_kind})")
+        terms["planted copies"] = f"{once} ({by_kind})"
     if sure["false_match_ratio"]:
-        ratios = ", ".join(f"{name} {entry['ratio']:g}" for name, entry in sure["false_match_ratio"].items())
-        lines.append(f"false matches     ratio to the rate among all background pairs: {ratios}")
-    for entry in data["pretraining"]:
+        ratios = ", ".join(f"{name}: {entry['ratio']:g}" for name, entry in sorted(sure["false_match_ratio"].items()))
+        terms["false matches"] = f"ratio to the rate among all background pairs: {ratios}"
+    for number, entry in enumerate(data["pretraining"], 1):
         counts = "; ".join(f"{name} {seen} of {all_}" for name, (seen, all_) in entry.get("splits", {}).items())
-        lines.append(
-            f"pretraining       images that {entry['encoder']} saw: {counts or 'not known'} ({entry['source']})"
-        )
-    return lines
+        name = "pretraining" if number == 1 else f"pretraining {number}"
+        terms[name] = f"images that {entry['encoder']} saw: {counts or 'not known'} ({entry['source']})"
+    return terms
+
+
+def next_steps(data: dict[str, Any], folder: Path) -> list[str]:
+    """What to do with the results in the leaks ``folder``: sentences with commands."""
+    if not data["pairs"]:
+        return [f"No pair is confirmed. `dermeval review {folder}` shows the strongest pairs below the threshold."]
+    steps = [f"`dermeval review {folder}` shows the pairs, to accept or reject each."]
+    if data["leak_groups_across_splits"]:
+        steps.append(f"`dermssl split DATA --apply {folder}` puts each leak group on one side of the split.")
+    if data["leak_groups"] and not data["every_image"]:
+        steps.append(f"`dermssl split DATA --folds 5 --together {folder}` draws folds that keep leak groups together.")
+    return steps
 
 
 def _resolution(sure: dict[str, Any]) -> str:

@@ -118,6 +118,16 @@ def test_the_split_is_repaired_and_the_rest_of_it_left_alone(audit, planted):
     assert report.data["images_moved"] == report.data["records_moved"] == 2
 
 
+def test_the_report_says_what_to_do_next(audit, planted):
+    report, out = audit(planted)
+    page = (out / "report.html").read_text()
+    split = f"dermssl split DATA --apply {out}", f"dermssl split DATA --folds 5 --together {out}"
+    for command in (f"dermeval review {out}", *split):
+        assert f"`{command}`" in report.text and f"<code>{command}</code>" in page
+    alone = audit(planted, every_image=True)[0].text
+    assert split[0] in alone and split[1] not in alone  # leak groups of images say nothing about records
+
+
 def test_pairs_too_weak_to_join_groups_are_said_to_lie_across_the_repaired_split(audit, planted, monkeypatch):
     assert audit(planted)[0].data["pairs_across_splits_after_repair"] == 0
     monkeypatch.setattr("dermeval.leaks.decisions.leak_groups", lambda groups, _: np.zeros(len(groups), np.int64))
