@@ -53,28 +53,32 @@ def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[
     if "centre" not in task.frame:
         raise InputError(f"{task.where}: no column 'centre': prepare the data with --source passion")
     ages, centres = age_bands(task.frame["age"], (LAST_CHILD_AGE,)), task.frame["centre"].to_numpy(dtype=object)
+    left_out: dict[str, list[str]] = {}
     for column, values in (("centre", centres), ("age", ages)):
         for value in sorted({value for value in values if isinstance(value, str)}):
-            found = _unseen(task, published, values, value, f"unseen {column} {value}", seed)
-            made += [found] if isinstance(found, Experiment) else []
-            notes += [found] if isinstance(found, str) else []
-    return made, notes
+            name = f"unseen {column} {value}"
+            found = _unseen(task, published, values, value, name, seed)
+            if isinstance(found, str):
+                left_out.setdefault(found, []).append(name)
+            else:
+                made.append(found)
+    return made, [*notes, *(f"not run: {', '.join(names)} ({reason})" for reason, names in left_out.items())]
 
 
 def _unseen(task: Task, base: Fold, values: np.ndarray, value: str, name: str, seed: int) -> Experiment | str:
     """Train on ``base`` without the images of ``value``, and test on these; the control trains on as many patients.
 
-    Images whose entry in ``values`` is null are left out. Returns a note instead where there are too few patients.
+    Images whose entry in ``values`` is null are left out. Returns a reason instead where there are too few patients.
     """
     known = np.array([isinstance(entry, str) for entry in values])
     inside = values == value
     train, test = base.train[known[base.train] & ~inside[base.train]], base.test[inside[base.test]]
     few = min(len(set(task.groups[train])), len(set(task.groups[test]))) < MIN_PATIENTS
     if few or min(len(np.unique(task.labels[rows])) for rows in (train, test)) < 2:
-        return f"{name} is not run: train or test has fewer than {MIN_PATIENTS} patients, or a single class"
+        return f"train or test has fewer than {MIN_PATIENTS} patients, or a single class"
     sample = matched_sample(task.groups, base.train, len(set(task.groups[train])), seed)
     if len(np.unique(task.labels[sample])) < 2:
-        return f"{name} is not run: its size-matched sample has a single class"
+        return "its size-matched sample has a single class"
     return Experiment(name, [Fold(0, train, test)], [Fold(0, sample, test)])
 
 
