@@ -12,6 +12,7 @@ from dermssl.page import Section
 
 NARROW = "too narrow"
 """The words that follow an interval which is too narrow."""
+ABBREVIATIONS = {"f1": "F1", "auroc": "AUROC", "ece": "ECE"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ def tables_as_sections(tables: Iterable[ReportTable]) -> list[Section]:
     sections = []
     for table in tables:
         rows = table.frame.fillna("").astype(str).map(whole).to_numpy().tolist()
-        columns = [str(name).replace("_", " ") for name in table.frame.columns]
+        columns = [in_words(str(name)) for name in table.frame.columns]
         sections.append(Section(table.heading, (), columns, rows, table.figures))
     return sections
+
+
+def in_words(name: str) -> str:
+    """The name of a column as words: ``macro F1`` for ``macro_f1``."""
+    return " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))

@@ -14,7 +14,7 @@ import pandas as pd
 from dermeval.features.embeddings import doubts, saw_test
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.pages import plots
-from dermeval.pages.tables import NARROW, ReportTable, show, tables_as_sections, tables_as_text
+from dermeval.pages.tables import NARROW, ReportTable, in_words, show, tables_as_sections, tables_as_text
 from dermeval.probes.task import unit_of
 from dermeval.statistics.bootstrap import MIN_PATIENTS, RARE
 from dermssl import licences, page
@@ -194,7 +194,7 @@ def dots(rows: pd.DataFrame, keys: tuple[str, str], interval: str = "value") -> 
         for row in part.to_dict("records"):
             value, low, high = np.array([row[interval][end] for end in ("value", "low", "high")], dtype=float)
             bars.append(plots.Bar(row[keys[0]], value, low, high, row[interval].get("narrow", False)))
-        panels.append((str(column).replace("_", " "), bars))
+        panels.append((in_words(str(column)), bars))
     left_out = f"the first {MOST_PANELS} of {len(columns)} columns" if len(columns) > MOST_PANELS else ""
     return plots.interval_plot(panels, zero=interval == "difference", foot=left_out)
 
@@ -228,6 +228,6 @@ def side_by_side_report(
 
 def _latex(table: ReportTable, caption: str) -> str:
     """A booktabs table."""
-    style = table.frame.set_index("").rename_axis(None).rename(columns=lambda name: name.replace("_", " ")).style
+    style = table.frame.set_index("").rename_axis(None).rename(columns=in_words).style
     style = style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
     return style.to_latex(hrules=True, caption=caption.translate(LATEX))
