@@ -134,15 +134,15 @@ class FinetuneProbe:
         accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
         model, optimizer, tuned = self.new_model(len(task.classes))
         model, optimizer = accelerator.prepare(model, optimizer)
-        steps = options.epochs * -(-len(fitted) // options.batch)
+        used = len(fitted) - (len(fitted) % options.batch == 1)  # a single image has no batch statistics
+        steps = max(1, options.epochs * -(-used // options.batch))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
         best, epoch, kept = -1.0, 0, {}
         for number in range(1, options.epochs + 1):
             model.eval()
             for part in tuned:
                 part.train()
-            order = np.random.default_rng([options.seed, fold.number, number]).permutation(fitted)
-            order = order[: len(order) - (len(order) % options.batch == 1)]  # a single image has no batch statistics
+            order = np.random.default_rng([options.seed, fold.number, number]).permutation(fitted)[:used]
             seeds = options.seed, fold.number, number
             for rows, images in self._batches(task, order, accelerator.device, seeds):
                 truth = torch.from_numpy(labels[rows]).to(images.device)
@@ -241,4 +241,4 @@ class TrainingPictures(Pictures):
 def _rate(done: float) -> float:
     """Learning rate as a share of its peak, when a share ``done`` of the steps is done: warm-up, then a cosine to 0."""
     cosine = 0.5 * (1 + float(np.cos(np.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
-    return (done + 1e-3) / WARM_UP if done < WARM_UP else cosine
+    return min(1.0, (done + 1e-3) / WARM_UP) if done < WARM_UP else cosine

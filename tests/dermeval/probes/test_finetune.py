@@ -10,6 +10,7 @@ from PIL import Image
 
 from dermeval.cli import main
 from dermeval.features.encoders import open_encoder
+from dermeval.probes import finetune as probe
 from dermeval.probes.finetune import FinetuneProbe, TrainingPictures, trained_blocks
 from dermeval.probes.options import FinetuneOptions
 from dermssl.backbone.embedding import batches_of_pictures
@@ -155,3 +156,16 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path, coloured):
     # 19 images are trained on; at 32 px the last maps are 1 x 1, of which BatchNorm needs two.
     result = finetune(coloured, tmp_path / "tuned", "--batch", "3", "--epochs", "1", "--encoder", "random:resnet18")
     assert result["settings"]["early_stopping"][0]["trained"] % 3 == 1
+
+
+def test_the_learning_rate_falls_to_0_also_where_the_last_image_of_each_epoch_is_left_out(
+    tmp_path, coloured, monkeypatch
+):
+    shares, rate = [], probe._rate
+    monkeypatch.setattr(probe, "_rate", lambda done: shares.append((done, rate(done))) or shares[-1][1])
+    result = finetune(coloured, tmp_path / "tuned", "--batch", "18", "--epochs", "4")
+    assert result["settings"]["early_stopping"][0]["trained"] == 19
+    expected = [0.01, *(0.5 * (1 + np.cos(np.pi * (step / 4 - 0.1) / 0.9)) for step in range(1, 5))]
+    assert sorted({done for done, _ in shares}) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert [share for _, share in sorted(set(shares))] == pytest.approx(expected, abs=1e-12)
+    assert max(map(rate, np.linspace(0, 1, 1001))) == 1
