@@ -25,7 +25,7 @@ from dermssl.methods.registry import Dinov2Options
 MASK_STREAM = 11
 """Keeps the random numbers of masks apart from those of views, order and stochastic depth."""
 SMALLEST_BLOCK, ASPECT, ATTEMPTS = 4, 0.3, 32
-"""As in DINOv2: least number of patches of a masked block, least ratio of its sides, blocks tried for each image."""
+"""Least number of patches of a masked block and least ratio of its sides, as in DINOv2; blocks tried for each image."""
 
 
 class Dinov2(Dino):
@@ -143,9 +143,10 @@ def mask_weights(mask: Tensor) -> Tensor:
 def block_masks(images: int, side: int, options: Dinov2Options, seed: list[int]) -> np.ndarray:
     """Masks of rectangular blocks (BEiT, DINOv2) over ``side`` x ``side`` patches: bool ``(images, side, side)``.
 
-    The same as lightly's ``random_block_mask`` in a seventh of the time, because all images are drawn at once. A share
-    ``options.masked_images`` of the images has a mask. The numbers of masked patches are spread evenly over
-    ``options.mask_share``; a mask has fewer if no further block fits.
+    Like lightly's ``random_block_mask`` in a seventh of the time, because all images are drawn at once. A block that
+    is longer than the image is cut to it; DINOv2 and lightly draw another one. So 6% of the masks hold a whole row or
+    column, there 3% (14 x 14 patches). A share ``options.masked_images`` of the images has a mask. The numbers of
+    masked patches are spread evenly over ``options.mask_share``; a mask has fewer if no further block fits.
     """
     random = np.random.default_rng(seed)
     count = max(1, int(images * options.masked_images)) if options.masked_images else 0
