@@ -103,8 +103,8 @@ def rank_off_topic(images: AuditedImages, workers: int = 0) -> pd.DataFrame:
 
 def _ranked(images: AuditedImages, scores: np.ndarray, rows: np.ndarray, **columns: Any) -> pd.DataFrame:
     ids = {name: images.frame[name].to_numpy()[rows] for name in ("image_id", "group_id", "dataset")}
-    table = pd.DataFrame({**ids, "score": scores.round(4), **columns, "row": rows})
-    table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    table = pd.DataFrame({**ids, "score": scores, **columns, "row": rows})
+    table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True).round({"score": 4})
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
 

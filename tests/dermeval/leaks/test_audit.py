@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dermeval.leaks import terminal
-from dermeval.leaks.audit import audit
+from dermeval.leaks.audit import audit, rank_off_topic
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.off_topic import off_topic_scores
 from dermeval.leaks.options import AuditOptions, LeaksOptions
@@ -138,6 +138,13 @@ def test_two_kinds_of_features_of_one_encoder_are_two_sources(make_dataset, embe
     write_json(folders[1] / "embedding.json", info)
     found = open_audited([str(folder) for folder in folders]).embedded
     assert [(source.name, source.features.shape[1]) for source in found] == [("embedding 1", 3), ("embedding 2", 6)]
+
+
+def test_images_whose_scores_round_to_the_same_number_keep_their_order(make_dataset, draw_skin, monkeypatch):
+    folder = make_dataset("set", [draw_skin(0)] * 3, ["p0", "p1", "p2"])
+    monkeypatch.setattr("dermeval.leaks.audit.off_topic_scores", lambda _: np.array([0.99991, 0.99994, 0.99993]))
+    table = rank_off_topic(open_audited([str(folder)]), workers=1)
+    assert table["image_id"].tolist() == ["set/1", "set/2", "set/0"] and set(table["score"]) == {0.9999}
 
 
 def test_an_unknown_target_names_the_nearest(planted, tmp_path):
