@@ -1,6 +1,7 @@
 """``dermeval retrieval``: measures of retrieval, by group of patients, and the difference between two encoders."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,8 @@ def retrieval(options: RetrievalOptions) -> Report:
     data: dict[str, Any] = {"relevance": relevance, "encoders": parts}
     text = [line for source, part in zip(sources, parts, strict=True) for line in _as_text(source, relevance, part)]
     if len(judged) == 2:
-        (queries, first), (others, second) = judged
-        if list(queries["image_id"]) != list(others["image_id"]):
-            raise InputError(
-                f"{sources[0].folder} and {sources[1].folder} differ in their images or the order of them: "
-                "embed the same data with both encoders"
-            )
+        (_, first), (_, second) = judged
+        _refuse_unequal(sources, relevance)
         data["difference"] = _intervals(first.rsub(second.to_numpy()), options.draws)
         text += ["", "second minus first, on the same queries (paired bootstrap by patient):"]
         text += _table(data["difference"])
@@ -70,6 +67,28 @@ def _relevance(source: Source, asked: str | None) -> str:
     if asked not in IDS and asked not in source.targets:
         raise InputError(f"{source.folder} has no target '{asked}': {did_you_mean(asked, [*IDS, *source.targets])}")
     return asked
+
+
+def _column(source: Source, relevance: str) -> str:
+    """The column of the manifest whose equal values are relevant to each other."""
+    return IDS[relevance] if relevance in IDS else source.targets[relevance].column
+
+
+def _refuse_unequal(sources: Sequence[Source], relevance: str) -> None:
+    """Raise InputError unless two sources hold the same images in one order, with the same labels and groups.
+
+    One of them may read an older copy of the data set.
+    """
+    one, other = (source.frame for source in sources)
+    pairs = [("image_id", "image_id"), (_column(sources[0], relevance), _column(sources[1], relevance))]
+    pairs += [("group_id", "group_id")]
+    for (ours, theirs), what in zip(pairs, ("images or the order of them", "labels", "groups"), strict=True):
+        values = (column.astype(object).where(column.notna(), None).tolist() for column in (one[ours], other[theirs]))
+        if next(values) != next(values):
+            raise InputError(
+                f"{sources[0].folder} and {sources[1].folder} differ in their {what}: "
+                "embed the same data with both encoders"
+            )
 
 
 def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -> tuple[pd.DataFrame, pd.DataFrame]:

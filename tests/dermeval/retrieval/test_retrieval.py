@@ -1,6 +1,9 @@
 """Retrieval measures against ir-measures (trec_eval) and by hand; junk, groups and paired encoders."""
 
+import shutil
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dermeval.features.embeddings import write_embeddings
@@ -10,6 +13,7 @@ from dermeval.retrieval.retrieval import retrieval
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
+from dermssl.files import read_parquet, write_parquet
 
 NAMED = ("condition", "diagnosis")
 
@@ -70,6 +74,22 @@ def test_two_encoders_are_compared_query_by_query(embedded):
     assert report.data["difference"]["hit@1"]["value"] == pytest.approx(second - first) and second < first
     same = retrieval(RetrievalOptions(sources=[embedded[0]] * 2, k=[1], draws=40)).data["difference"]["hit@1"]
     assert same == {"value": 0, "low": 0, "high": 0}
+
+
+@pytest.mark.parametrize(("column", "what"), [("dx", "labels"), ("group_id", "groups"), ("image_id", "images")])
+def test_encoders_are_not_compared_on_different_data(make_dataset, embed_as, draw_skin, tmp_path, column, what):
+    """The second encoder was run on a later copy of the data set, of which a gallery image is not the same."""
+    groups = [f"p{n // 2}" for n in range(8)]
+    data = make_dataset("set", [draw_skin(n, 16) for n in range(8)], groups, ["test"] * 7 + ["train"], list("aaaabbbb"))
+    features = np.random.default_rng(0).normal(size=(8, 4))
+    first, copy = embed_as(data, features), shutil.copytree(data, tmp_path / "copy")
+    table = read_parquet(copy / "manifest.parquet", "")
+    values = [*table[column].to_pylist()[:7], "a" if column == "dx" else "set/new"]
+    place = table.column_names.index(column)
+    table = table.set_column(place, table.schema.field(place), pa.array(values))
+    write_parquet(copy / "manifest.parquet", table)
+    with pytest.raises(InputError, match=f"differ in their {what}"):
+        retrieval(RetrievalOptions([str(first), str(embed_as(copy, features, "other"))], split="test", draws=40))
 
 
 def test_the_first_target_is_that_of_the_first_data_set(make_toy_dataset, make_frame, tmp_path):
