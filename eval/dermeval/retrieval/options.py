@@ -81,7 +81,8 @@ class RetrievalOptions:
     """Embeddings or index folder. Two folders of the same images are compared query by query."""
     relevance: str | None = None
     """A hit is relevant if it has the query's label of this target (then the query's own patient is left out of the
-    ranking), or is of its lesion or patient (then only the query is left out). Default: the first target."""
+    ranking), or is of its lesion or patient (then only the query is left out). Images with the query's pixels are left
+    out too. Default: the first target."""
     k: list[PositiveInt] = field(default_factory=lambda: [1, 5, 10])
     """Numbers of hits at which the ranking is measured."""
     split: Literal["all", "train", "val", "test"] = "all"

@@ -95,21 +95,26 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
     """Rank all other images for each query. Returns the queries' manifest rows, and all measures by their group_id.
 
     For a target, images of the query's own patient are junk: they are left out of the ranking. For lesion and patient
-    only the query itself is left out. Raises InputError if no query has a relevant image.
+    only the query itself is left out. So are images with its pixels, since finding a copy shows nothing. Raises
+    InputError if no query has a relevant image.
     """
     frame = source.frame
-    column = IDS[relevance] if relevance in IDS else source.targets[relevance].column
+    column = _column(source, relevance)
     labels, _ = pd.factorize(frame[column])
     junk = np.arange(len(frame)) if relevance in IDS else pd.factorize(frame["group_id"])[0]
-    both, _ = pd.factorize(pd.MultiIndex.from_arrays([labels, junk]))
-    total = np.bincount(labels + 1)[labels + 1] - np.bincount(both)[both]  # of the same label, and not junk
+    pixels = pd.factorize(frame["pixel_sha256"])[0]
+    # Images of the same label, without junk and copies.
+    total = _sizes(labels) - _sizes(labels, junk) - _sizes(labels, pixels) + _sizes(labels, junk, pixels)
     asked = np.ones(len(frame), bool) if options.split == "all" else (frame["split"] == options.split).to_numpy()
     queries = np.flatnonzero((labels >= 0) & (total > 0) & asked)
     if not len(queries):
         raise InputError(
             f"{source.folder}: no query ({options.split} images) has another image of the same {relevance} to find"
         )
-    ranked = nearest_of_other_groups(source.features, queries, junk, max(options.k))
+    most, copies = max(options.k), int(np.bincount(pixels).max()) - 1
+    ranked = nearest_of_other_groups(source.features, queries, junk, most + copies)
+    ranked[pixels[ranked] == pixels[queries][:, None]] = -1
+    ranked = np.take_along_axis(ranked, np.argsort(ranked < 0, axis=1, kind="stable")[:, :most], 1)
     found = np.where(ranked < 0, -1, labels[ranked])
     truth, total = labels[queries], total[queries]
     relevant = (found == truth[:, None]) & (ranked >= 0)
@@ -124,6 +129,12 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
             values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
     frame = frame.iloc[queries].reset_index(drop=True)
     return frame, pd.DataFrame(values, index=pd.Index(frame["group_id"]))
+
+
+def _sizes(*columns: np.ndarray) -> np.ndarray:
+    """For each row the number of rows with the same values in all ``columns`` ``(N,)``."""
+    codes, _ = pd.factorize(pd.MultiIndex.from_arrays(columns))
+    return np.bincount(codes)[codes]
 
 
 def _intervals(values: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:
@@ -162,7 +173,7 @@ def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
         """The numbers of queries and of their patients."""
         return f"{counted(row['queries'], 'query', 'queries')} of {counted(row['patients'], unit, units)}"
 
-    junk = "only the query left out" if relevance in IDS else "own patient left out"
+    junk = "only the query and its copies left out" if relevance in IDS else "own patient left out"
     text = [
         f"{Path(part['folder']).name} ({part['encoder']})",
         f"  relevant is the same {relevance}, {junk}; {sizes(part)}",

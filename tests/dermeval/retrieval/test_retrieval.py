@@ -51,7 +51,7 @@ def test_the_majority_votes_and_the_nearest_breaks_a_tie(labels, right):
 def embedded(make_dataset, embed_as, draw_skin):
     """Four patients with two images each on a circle; labels a, a, b, b by patient; two encoders."""
     groups, labels = [f"p{n // 2}" for n in range(8)], list("aaaabbbb")
-    data = make_dataset("set", [draw_skin(0, 16)] * 8, groups, ["test"] * 8, labels)
+    data = make_dataset("set", [draw_skin(n, 16) for n in range(8)], groups, ["test"] * 8, labels)
     angles = np.radians([0, 1, 10, 11, 90, 91, 100, 101])
     good = np.stack([np.cos(angles), np.sin(angles)], 1)
     return str(embed_as(data, good)), str(embed_as(data, good[[4, 1, 6, 3, 0, 5, 2, 7]], "bad"))
@@ -66,6 +66,17 @@ def test_the_own_patient_is_junk_for_a_target_and_a_hit_for_patients(embedded):
     assert report["scores"]["mMV@3"]["value"] == 1
     patients = retrieval(RetrievalOptions(sources=[embedded[0]], relevance="patient", **options)).data["encoders"][0]
     assert patients["scores"]["hit@1"]["value"] == 1 and "mMV@1" not in patients["scores"]
+
+
+@pytest.mark.parametrize(("relevance", "groups"), [(None, "ppqqrs"), ("patient", "pxpprs")])
+def test_a_copy_of_the_query_is_no_hit(make_dataset, embed_as, draw_skin, relevance, groups):
+    """Images 0 and 2 have the same pixels. No other image is nearest to one of its label or patient."""
+    pictures = [draw_skin(n, 16) for n in (0, 1, 0, 2, 3, 4)]
+    angles = np.radians([0, 90, 0, 190, 10, 200])
+    data = make_dataset("set", pictures, list(groups), labels=list("aaaabb"))
+    folder = embed_as(data, np.stack([np.cos(angles), np.sin(angles)], 1))
+    report = retrieval(RetrievalOptions([str(folder)], relevance=relevance, k=[1], draws=40))
+    assert report.data["encoders"][0]["scores"]["hit@1"]["value"] == 0
 
 
 def test_two_encoders_are_compared_query_by_query(embedded):
