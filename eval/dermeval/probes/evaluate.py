@@ -95,21 +95,20 @@ def planned_tasks(
             f"protocol {options.protocol} needs the target '{missing[0]}', but the data declares "
             f"{', '.join(pool.targets)}: use --protocol generic"
         )
-    tasks, notes = [], []
+    tasks, notes, failures = [], [], []
     for name in wanted:
         try:
             task = task_of(pool, name)
             made, problems = experiments(options.protocol, task, options.folds, options.seed)
         except InputError as problem:
-            if options.protocol != "generic" or len(pool.targets) == 1:
-                raise
-            # One of all declared targets may be an identifier: the others are evaluated all the same.
+            # One target may be an identifier or have one class: the others are evaluated all the same.
             notes.append(f"{name} is not evaluated: {problem}")
+            failures.append(problem)
             continue
         notes += [f"{name}: {note}" for note in (*task.notes, *problems)]
         tasks.append((task, made))
     if not tasks:
-        raise InputError("; ".join(notes))
+        raise InputError("; ".join(dict.fromkeys(map(str, failures))))
     return tasks, notes
 
 
