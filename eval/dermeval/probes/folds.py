@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dermeval.probes.task import Task
 from dermssl.dataset.splits import join_copies
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 
 OTHER_SPLIT = "draw another split with `dermssl split`, or use --split folds (of knn, linear, finetune)"
 
@@ -25,7 +25,7 @@ class Fold:
 
 def make_folds(task: Task, split: str, folds: int, seed: int) -> list[Fold]:
     """The official split as one fold, or ``folds`` patient-grouped folds of all images; see `check_folds`."""
-    made = [official(task)] if split == "official" else grouped(task, folds, seed)
+    made = [without_copies(task, official(task))] if split == "official" else grouped(task, folds, seed)
     check_folds(task, made)
     return made
 
@@ -40,10 +40,24 @@ def official(task: Task) -> Fold:
     return Fold(0, train, test)
 
 
-def without_split(task: Task) -> list[str]:
-    """A note on the labelled images that the official split leaves out."""
-    left = int(task.frame["split"].isna().sum())
-    return [f"{left} of {len(task.frame)} labelled images have no split and are left out"] if left else []
+def without_copies(task: Task, fold: Fold) -> Fold:
+    """``fold`` without the train images that have the pixels of a test image, since these tell the probe its label."""
+    pixels = task.frame["pixel_sha256"]
+    kept = fold.train[~pixels.iloc[fold.train].isin(pixels.iloc[fold.test]).to_numpy()]
+    if not len(kept):
+        raise InputError(f"{task.where}: every train image has the same pixels as a test image: {OTHER_SPLIT}")
+    return replace(fold, train=kept)
+
+
+def left_out_of(task: Task, fold: Fold) -> list[str]:
+    """Notes on the labelled images of the official split that ``fold``, made of it, leaves out."""
+    total, notes = len(task.frame), []
+    if none := int(task.frame["split"].isna().sum()):
+        notes.append(f"{none} of {total} labelled images have no split and are left out")
+    if copies := total - none - len(fold.train) - len(fold.test):
+        images = counted(copies, "copy of a test image", "copies of test images")
+        notes.append(f"not fitted: {images} in train (the same pixels); mend the split with `dermeval leaks`")
+    return notes
 
 
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from dermeval.features.pool import PooledEmbeddings
 from dermeval.pages.tables import show
 from dermeval.probes.contamination import contamination_lines
-from dermeval.probes.folds import make_folds, without_split
+from dermeval.probes.folds import left_out_of, make_folds
 from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
@@ -78,7 +78,7 @@ def probe_report(
     kept = KeptFits(options.out)
     probe = KeptProbe(probe, kept)
     folds = make_folds(task, options.split, options.folds, options.seed)
-    left = without_split(task) if options.split == "official" else []
+    left = left_out_of(task, folds[0]) if options.split == "official" else []
     few = options if isinstance(options, ProbeOptions) and options.shots else None
     scarce = scarce_classes(task, folds, few.shots) if few else []
     judged = judge(probe, task, folds, options.draws, options.seed)

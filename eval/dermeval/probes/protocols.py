@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dermeval.probes.folds import Fold, check_folds, grouped, official, without_split
+from dermeval.probes.folds import Fold, check_folds, grouped, left_out_of, official, without_copies
 from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import MIN_PATIENTS
 from dermssl.errors import InputError
@@ -38,7 +38,8 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
     if protocol == "passion":
         made, notes = _passion(task, folds, seed)
     elif protocol == "generic" and (task.frame["split"] == "test").any():
-        made, notes = [Experiment(task.split_origin, [official(task)])], without_split(task)
+        fold = without_copies(task, official(task))
+        made, notes = [Experiment(task.split_origin, [fold])], left_out_of(task, fold)
     else:
         made, notes = [Experiment(f"{folds} folds", grouped(task, folds, seed))], []
     for experiment in made:
@@ -49,7 +50,7 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
 def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[str]]:
     published = official(task)
     within = Experiment(f"{folds} folds within train", grouped(task, folds, seed, published.train))
-    made, notes = [Experiment(task.split_origin, [published]), within], without_split(task)
+    made, notes = [Experiment(task.split_origin, [published]), within], left_out_of(task, published)
     if "centre" not in task.frame:
         raise InputError(f"{task.where}: no column 'centre': prepare the data with --source passion")
     ages, centres = age_bands(task.frame["age"], (LAST_CHILD_AGE,)), task.frame["centre"].to_numpy(dtype=object)

@@ -247,6 +247,34 @@ def test_data_that_a_protocol_cannot_use_is_one_line(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("protocol", "words"), [("passion", "2 scored images have the same pixels"), ("generic", "not fitted: 2 copies")]
+)
+def test_only_a_published_split_is_fitted_with_copies_of_its_test_images(
+    tmp_path, make_embeddings, passion, capsys, protocol, words
+):
+    pixels = passion["image_id"].to_numpy(copy=True)
+    trained, tested = (np.flatnonzero(passion["split"] == side)[:2] for side in ("train", "test"))
+    pixels[tested] = pixels[trained]
+    frame = passion.assign(pixel_sha256=pixels)
+    emb = make_embeddings(tmp_path, frame, features_of(frame), TARGETS)
+    arguments = ["--protocol", protocol, "--probe", "knn", "--json", str(tmp_path / "j.json"), *FAST]
+    assert main(["evaluate", str(emb), *arguments]) == 0
+    entry = json.loads((tmp_path / "j.json").read_text())["experiments"][0]
+    fitted = (frame["split"] == "train").sum() - (2 if protocol == "generic" else 0)
+    assert entry["fitted"] == [fitted] and words in capsys.readouterr().out
+
+
+def test_a_target_with_one_class_leaves_the_other_of_a_protocol(tmp_path, make_embeddings, passion, capsys):
+    frame = passion.assign(impetigo="no impetigo")
+    emb = make_embeddings(tmp_path, frame, features_of(frame), TARGETS)
+    arguments = ["--protocol", "passion", "--probe", "knn", "--json", str(tmp_path / "j.json"), *FAST]
+    assert main(["evaluate", str(emb), *arguments]) == 0
+    result = json.loads((tmp_path / "j.json").read_text())
+    assert {entry["target"] for entry in result["experiments"]} == {"condition"}
+    assert "impetigo is not evaluated" in capsys.readouterr().out
+
+
 def test_a_group_with_fewer_classes_is_scored_but_not_ranked(tmp_path, make_embeddings, passion):
     task = open_task([str(make_embeddings(tmp_path, passion, features_of(passion), TARGETS))], "condition")
     made, _ = experiments("generic", task, 3, seed=0)

@@ -74,13 +74,14 @@ def test_groups_of_several_kinds_are_called_groups():
     assert unit_of([{"group": "lesion"}, {"group": "patient"}]) == "group"
 
 
-def test_copies_of_fitted_images_are_told_and_kept_in_one_fold(make_embeddings, tmp_path, frame, class_features):
+def test_copies_of_scored_images_are_not_fitted_and_kept_in_one_fold(make_embeddings, tmp_path, frame, class_features):
     pixels = frame["image_id"].to_numpy(copy=True)
     trained, tested = (np.flatnonzero(frame["split"] == side)[:3] for side in ("train", "test"))
     pixels[tested] = pixels[trained]
     emb = make_embeddings(tmp_path, frame.assign(pixel_sha256=pixels), class_features)
-    notes = knn(KnnOptions(embeddings=[str(emb)], draws=100)).data["notes"]
-    assert any("3 scored images have the same pixels as a fitted image" in note for note in notes)
+    data = knn(KnnOptions(embeddings=[str(emb)], draws=100)).data
+    assert any("not fitted: 3 copies of test images" in note for note in data["notes"])
+    assert data["counts"]["fitted"] == [(frame["split"] == "train").sum() - 3]
     task = open_task([str(emb)], None)
     for seed in range(3):
         folds = make_folds(task, "folds", 4, seed)
