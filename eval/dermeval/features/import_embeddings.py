@@ -25,6 +25,8 @@ MAKER = "the program that made the features"
 ID_COLUMNS = ("image_id", "file", "filename", "path", "image", "id")
 LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 FEATURE_NAMES = ("features", "embeddings", "embedding", "feature")
+PLOTTED = ("x", "y", "projection_x", "projection_y")
+"""Columns of an atlas (`dermeval export` and embedding-atlas write them): places in a plot, which are no features."""
 log = logging.getLogger("dermssl")
 
 
@@ -97,7 +99,7 @@ def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list
 def _from_parquet(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list[str] | None]:
     """The column of lists with one of `FEATURE_NAMES`, or all floating-point columns in their order; and the ids.
 
-    A column named like one of ``facts``, such as the age or a label, is no feature.
+    A column named like one of ``facts``, such as the age or a label, is no feature, nor is one of `PLOTTED`.
     """
     table = read_parquet(path, MAKER)
     name = next((name for name in ID_COLUMNS if name in table.column_names), None)
@@ -109,9 +111,13 @@ def _from_parquet(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list[
             raise InputError(f"{path}: the rows of column '{lists[0]}' must be lists of one length")
         numbers = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
         return np.concatenate(numbers).reshape(len(column), -1), ids
-    columns = [field.name for field in table.schema if pa.types.is_floating(field.type) and field.name not in facts]
+    floating = {field.name for field in table.schema if pa.types.is_floating(field.type)} - set(facts)
+    columns = [name for name in table.column_names if name in floating - set(PLOTTED)]
     if not columns:
-        raise InputError(f"{path} has neither a column '{FEATURE_NAMES[0]}' nor floating-point columns: give them")
+        plot = f" ({' and '.join(sorted(floating))} are places in a plot)" if floating else ""
+        raise InputError(
+            f"{path} has neither a column '{FEATURE_NAMES[0]}' nor floating-point columns of features{plot}: give them"
+        )
     return np.column_stack([table[column].to_numpy() for column in columns]), ids
 
 
@@ -122,10 +128,11 @@ def _from_hdf5(path: Path) -> tuple[np.ndarray, list[str] | None]:
         raise InputError(f"{path}: reading HDF5 needs h5py: pip install h5py, or give .npy or .parquet") from None
     with reading(path, MAKER), h5py.File(path, "r") as file:
         arrays = {name: file[name] for name in file if isinstance(file.get(name, getlink=False), h5py.Dataset)}
-        names = [name for name in FEATURE_NAMES if name in arrays]
-        names += [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
-        if not names:
-            raise InputError(f"{path} has no array '{FEATURE_NAMES[0]}' of two dimensions: give one")
+        names = [name for name in FEATURE_NAMES if name in arrays][:1]
+        names = names or [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
+        if len(names) != 1:
+            several = f" but {', '.join(names)}" if names else ""
+            raise InputError(f"{path} has no array '{FEATURE_NAMES[0]}' of two dimensions{several}: give one")
         ids = next((arrays[name].asstr()[:].tolist() for name in (*ID_COLUMNS, "ids") if name in arrays), None)
         return arrays[names[0]][:], ids
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermeval.cli import main
-from dermeval.features.embeddings import open_embeddings
+from dermeval.features.embeddings import open_embeddings, write_embeddings
 from dermeval.features.import_embeddings import _from_parquet
+from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.targets import Target
 from dermssl.files import write_parquet
 
@@ -79,6 +80,15 @@ def test_a_parquet_file_brings_its_own_ids(tmp_path, data, features, frame, kind
     assert np.allclose(open_embeddings(out).features, features, atol=1e-2 if kind == "half" else 1e-7)
 
 
+def test_the_plot_of_an_atlas_is_no_feature(tmp_path, data, features, frame, capsys):
+    record = {"path": "e", "fingerprint": "e", "preprocessing": {}}
+    write_embeddings(tmp_path / "e", features, [open_dataset(data)], record, {})
+    assert main(["export", str(tmp_path / "e"), "--to", "atlas", "--out", str(tmp_path / "atlas")]) == 0
+    atlas, out = str(tmp_path / "atlas" / "embeddings.parquet"), str(tmp_path / "imported")
+    assert main(["import-embeddings", atlas, "--data", str(data), "--out", out]) == 2
+    assert "places in a plot" in capsys.readouterr().err
+
+
 def test_lists_in_parquet_take_the_memory_of_their_numbers(tmp_path):
     features = np.random.default_rng(0).normal(size=(1000, 512)).astype(np.float32)
     write_parquet(tmp_path / "f.parquet", pa.table({"id": map(str, range(1000)), "features": list(features)}))
@@ -100,6 +110,11 @@ def test_hdf5_is_read_where_h5py_is_installed(tmp_path, data, features, frame, c
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["features"], file["ids"] = features, frame["image_id"].tolist()
     assert main(arguments) == 0 and np.array_equal(open_embeddings(tmp_path / "e").features, features)
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        file["places"], file["vectors"] = features[:, :2], features
+        del file["features"]
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "no array 'features' of two dimensions but places, vectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
