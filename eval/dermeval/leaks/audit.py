@@ -29,6 +29,8 @@ WRITTEN = (
     *(f"leaks/{name}" for name in LEAKS),
 )
 IMAGE_TABLES = ("off_topic", "label_errors")
+FEATURES_OF = ("fingerprint", "features")
+"""What the summary of a leak audit records of each encoder: its weights, and the features that it made."""
 LEAST_OF_CLASS = 2
 """Groups that a class must have, so that its label can be learnt from other groups."""
 
@@ -75,14 +77,15 @@ def audit(options: AuditOptions) -> Report:
 
 
 def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str, Any]:
-    """The summary of the leak audit in ``out``/leaks. A finished audit of the same images and encoders is kept."""
+    """The summary of the leak audit in ``out``/leaks. A finished audit of the same images and features is kept."""
     done = out / "leaks" / "summary.json"
     with locked(done.parent):  # clears away what a kill left
         if done.is_file() and not options.overwrite:
             summary = read_json(done, "dermeval leaks")
-            encoders = [entry.get("fingerprint") for entry in summary.get("pretraining", ())]
-            made = (summary.get("version"), summary.get("datasets"), encoders)
-            if made == (VERSION, images.datasets, [one.encoder["fingerprint"] for one in images.embedded]):
+            features = [[entry.get(key) for key in FEATURES_OF] for entry in summary.get("pretraining", ())]
+            made = (summary.get("version"), summary.get("datasets"), summary.get("licences"), features)
+            now = [[one.encoder["fingerprint"], one.digest()] for one in images.embedded]
+            if made == (VERSION, images.datasets, images.licences, now):
                 return summary
     chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
     report = leaks(chosen)

@@ -154,9 +154,10 @@ def _bits(store: LocalStore) -> np.ndarray:
 def _nominated_by(images: AuditedImages, options: LeaksOptions, store: LocalStore) -> str:
     """A hash of everything that the nominated pairs depend on besides the pixels."""
     digest = hashlib.sha256(repr((options.neighbours, store.detail, images.licences)).encode())
-    embedded = [part for one in images.embedded for part in (one.rows, one.features, *one.views.values())]
-    for array in (images.groups, store.hidden, *embedded):
+    for array in (images.groups, store.hidden):
         digest.update(np.ascontiguousarray(array).data)
+    for one in images.embedded:
+        digest.update(one.digest().encode())
     return digest.hexdigest()[:16]
 
 

@@ -152,7 +152,7 @@ def _seen(folder: Path, images: AuditedImages) -> list[dict[str, Any]]:
         frame = images.frame.iloc[one.rows]
         frame = frame.assign(group_id=own["group_id"][frame["image_id"]].to_numpy())  # not that of --every-image
         seen = seen_images(one.encoder, frame, known)
-        entry = {"encoder": one.encoder["path"], "fingerprint": one.encoder["fingerprint"]}
+        entry = {"encoder": one.encoder["path"], "fingerprint": one.encoder["fingerprint"], "features": one.digest()}
         entry |= {"source": seen.source, "known": seen.reasons is not None}
         if seen.reasons is not None:
             flags, split = seen.reasons.any(axis=1).to_numpy(), frame["split"].fillna("none")

@@ -1,5 +1,6 @@
 """The audited images as one table, the place of their pixels, and their embeddings."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,13 @@ class Embedded(NamedTuple):
     rows: np.ndarray
     features: np.ndarray
     views: dict[str, np.ndarray]
+
+    def digest(self) -> str:
+        """A hash of the features and of the rows that they belong to."""
+        found = hashlib.sha256()
+        for array in (self.rows, self.features, *self.views.values()):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
 
 class AuditedImages(NamedTuple):

@@ -88,6 +88,21 @@ def test_a_killed_audit_takes_over_its_leaks(planted, tmp_path, monkeypatch):
         run(tmp_path, planted[1])
 
 
+def test_a_killed_audit_keeps_no_leaks_of_other_features_of_the_encoder(planted, embed_as, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dermeval.leaks.audit.rank_off_topic", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, planted[1])
+    made = []
+    monkeypatch.setattr("dermeval.leaks.audit.leaks", lambda options: made.append(options) or stopped())
+    again = embed_as(planted[0], np.eye(30))  # the encoder's fingerprint is the same
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, again)
+    assert made, "the leaks were searched for again"
+
+
 def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_path, monkeypatch):
     run(tmp_path, planted[1])
     folder = tmp_path / "audit"
