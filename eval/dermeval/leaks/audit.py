@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.leaks.decisions import OF_IMAGES, about_same_pixels, decided, read_decisions
+from dermeval.leaks.decisions import OF_IMAGES, about_same_labels, about_same_pixels, decided, read_decisions
 from dermeval.leaks.earlier import VERSION
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.leaks import PICTURE, REVIEW_PICTURE, leaks
@@ -47,6 +47,9 @@ def audit(options: AuditOptions) -> Report:
         for file in (out / f"{name}_decisions.csv" for name in IMAGE_TABLES):
             decisions = read_decisions(file, OF_IMAGES)
             kept = about_same_pixels(decisions, out / "leaks", images)
+            if file.name.startswith("label_errors") and images.labels:
+                labels = images.frame.set_index("image_id")[options.target or images.labels[0]]
+                kept = about_same_labels(kept, out / "label_errors.csv", labels)
             if len(kept) < len(decisions):
                 write_csv(file, kept)
         out.mkdir(parents=True, exist_ok=True)

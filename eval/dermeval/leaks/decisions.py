@@ -58,6 +58,25 @@ def about_same_pixels(decisions: pd.DataFrame, folder: Path, images: AuditedImag
     return decisions[~old].reset_index(drop=True)
 
 
+def about_same_labels(decisions: pd.DataFrame, reviewed: Path, labels: pd.Series) -> pd.DataFrame:
+    """``decisions`` about label errors without those about another label than the image has now.
+
+    ``reviewed`` is the table of the earlier audit (``label_errors.csv``), ``labels`` are the present ones by image_id.
+    """
+    try:
+        table = pd.read_csv(reviewed, dtype=str, keep_default_na=False)
+        before = table.drop_duplicates("image_id").set_index("image_id")["label"]
+    except (OSError, KeyError, ValueError):  # there is none, or it is damaged
+        return decisions
+    # A spreadsheet would run some texts, which therefore begin with a quote there (`write_csv`).
+    texts = (found.map(str).str.removeprefix("'").reindex(decisions["image_id"]) for found in (before, labels))
+    then, now = (text.to_numpy(dtype=object) for text in texts)
+    other = pd.notna(then) & pd.notna(now) & (then != now)
+    if other.any():
+        log.warning("warning: %s dropped, since their labels have changed", counted(int(other.sum()), "decision"))
+    return decisions[~other].reset_index(drop=True)
+
+
 def keys_of(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
     """The key of each row: its image id, or the ids of its two images in order."""
     return [tuple(sorted(ids)) for ids in table[columns].to_numpy(str)]

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
@@ -131,6 +133,23 @@ def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_
     audited.to_parquet(folder / "leaks" / "images.parquet")
     run(tmp_path, planted[1], overwrite=True)
     assert pd.isna(pd.read_csv(folder / "off_topic.csv")["decision"][0]), "it was about another picture"
+
+
+def test_a_decision_about_a_label_ends_with_that_label(planted, tmp_path):
+    folder = tmp_path / "audit"
+    run(tmp_path, planted[1])
+    errors = open_review(folder)[2]
+    assert errors.table["image_id"][0] == "set/3"
+    for row in (0, 1):
+        errors.decide(row, "accept")
+    manifest = planted[0] / "manifest.parquet"
+    table = pq.read_table(manifest)
+    labels = table["dx"].to_pylist()
+    labels[3] = "scabies"  # as it is mended after the review
+    pq.write_table(table.set_column(table.column_names.index("dx"), "dx", pa.array(labels)), manifest)
+    run(tmp_path, planted[1], overwrite=True)
+    after = pd.read_csv(folder / "label_errors.csv").set_index("image_id")["decision"]
+    assert pd.isna(after["set/3"]) and after.notna().sum() == 1
 
 
 def test_without_an_encoder_labels_are_not_judged_and_nothing_of_an_earlier_audit_is_left(planted, tmp_path):
