@@ -44,25 +44,34 @@ class ReviewSession:
         return [row for row, key in enumerate(self.keys) if key not in known]
 
     def enough(self) -> bool:
-        """Whether the last decisions were `STOP_AFTER` rejections."""
-        last = self.decisions["decision"][-STOP_AFTER:]
-        return len(last) == STOP_AFTER and bool((last == decisions.REJECT).all())
+        """Whether the `STOP_AFTER` rows before the first undecided one were all rejected.
+
+        Rejections of an earlier audit say nothing about rows that rank before them in this one.
+        """
+        known = dict(zip(keys_of(self.decisions, self.columns[:-1]), self.decisions["decision"], strict=True))
+        verdicts = [*map(known.get, self.keys), None]
+        first = verdicts.index(None)
+        last = verdicts[max(0, first - STOP_AFTER) : first]
+        return len(last) == STOP_AFTER and set(last) == {decisions.REJECT}
 
     def decide(self, row: int, decision: str) -> None:
         """Save a decision about one row; it replaces an earlier decision about that row."""
         ids = self.table.loc[row, self.columns[:-1]].tolist()
         others = self.decisions[[key != tuple(sorted(ids)) for key in keys_of(self.decisions, self.columns[:-1])]]
         added = pd.DataFrame([[*ids, decision]], columns=self.columns)
-        self.decisions = pd.concat([others, added], ignore_index=True) if len(others) else added
-        write_csv(self.path, self.decisions)
+        self._save(pd.concat([others, added], ignore_index=True) if len(others) else added)
+
+    def _save(self, changed: pd.DataFrame) -> None:
+        """Write the decisions; if that fails, those of the file stand."""
+        write_csv(self.path, changed)
+        self.decisions = changed
 
     def undo(self) -> int | None:
         """Take the last decision back; returns its row, or None if it has none."""
         if not len(self.decisions):
             return None
         last = keys_of(self.decisions, self.columns[:-1])[-1]
-        self.decisions = self.decisions.iloc[:-1]
-        write_csv(self.path, self.decisions)
+        self._save(self.decisions.iloc[:-1])
         return self.keys.index(last) if last in self.keys else None
 
     def counts(self) -> dict[str, int]:

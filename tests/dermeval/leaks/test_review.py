@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dermeval.leaks import terminal
-from dermeval.leaks.decisions import FILE, decided, kept_pairs, read_decisions
+from dermeval.leaks.decisions import COLUMNS, FILE, decided, kept_pairs, read_decisions
 from dermeval.leaks.leaks import confirmed_ranking, leaks
 from dermeval.leaks.options import LeaksOptions
 from dermeval.web.options import ReviewOptions
@@ -141,6 +141,17 @@ def test_a_review_ends_after_enough_rejections_in_a_row(audited, monkeypatch, ca
     report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["decisions"] == {"accept": 1, "reject": 2, "unsure": 0}
     assert "rejections in a row" in capsys.readouterr().out
+
+
+def test_rejections_of_an_earlier_audit_do_not_end_a_review(audited, monkeypatch):
+    """One of them is about a pair that this audit does not have, the other about a weaker pair."""
+    monkeypatch.setattr("dermeval.leaks.session.STOP_AFTER", 2)
+    weakest = pd.read_csv(audited / "ranking.csv").iloc[-1]
+    rows = [["gone", "away", "reject"], [weakest["image_id_a"], weakest["image_id_b"], "reject"]]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(audited / FILE, index=False)
+    press(monkeypatch, "a")
+    report = review(ReviewOptions(str(audited), terminal=True))
+    assert report.data["decisions"] == {"accept": 1, "reject": 2, "unsure": 0}
 
 
 def test_an_accepted_pair_below_the_threshold_joins_the_groups(audited, monkeypatch):
