@@ -57,8 +57,9 @@ def _shares(split: pd.Series) -> dict[str, dict[str, float]]:
 
 def _notes(images: AuditedImages) -> list[str]:
     notes = ["The evidence is about images and splits: it says which records share near-duplicate images, no more."]
-    closed = [entry["dataset"] for entry in images.licences if not entry["relinking"]]
-    if closed and images.frame["dataset"].nunique() > 1:
+    audited = set(images.frame["dataset"])  # some licences are of data that an encoder was trained on
+    closed = [entry["dataset"] for entry in images.licences if not entry["relinking"] and entry["dataset"] in audited]
+    if closed and len(audited) > 1:
         notes.append(
             f"The licence of {', '.join(closed)} forbids re-linking, so its images were compared with other data sets "
             "only as copies (same file, same pixels, near hash), not by embeddings, colours or local features."

@@ -17,12 +17,13 @@ from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
 from dermeval.leaks.session import PairReview
 from dermeval.leaks.work import Work
+from dermssl import licences
 from dermssl.dataset.hashes import perceptual_hashes
 from dermssl.dataset.manifest import to_table
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.split import split
 from dermssl.errors import InputError
-from dermssl.files import write_parquet
+from dermssl.files import read_json, write_json, write_parquet
 
 
 def photographed(image):
@@ -150,6 +151,18 @@ def test_sets_that_forbid_relinking_meet_others_only_by_copies(
     report, out = audit(one, two)
     assert set(pd.read_parquet(out / "pairs.parquet")["image_id_b"]) == found
     assert ("forbids re-linking" in report.text) == (licence == "PASSION")
+
+
+def test_a_set_that_an_encoder_was_trained_on_is_not_said_to_be_compared(audit, make_dataset, embed_as, draw_skin):
+    folders = []
+    for number, name in enumerate("ab"):
+        images = [draw_skin(10 * number + n) for n in range(3)]
+        folders.append(embed_as(make_dataset(name, images, ["p", "q", "r"]), np.eye(3)))
+        info = read_json(folders[-1] / "embedding.json", "")
+        info["licences"].append(licences.notice("passion", "PASSION", "", synthetic=False))
+        write_json(folders[-1] / "embedding.json", info)
+    report, _ = audit(*folders)
+    assert "passion: PASSION" in report.text and "forbids re-linking" not in report.text
 
 
 def test_a_set_that_forbids_relinking_is_still_audited_within(audit, make_dataset, embed_as, draw_skin):
