@@ -13,15 +13,16 @@ MOST_ENLARGED = 2.0
 
 
 class Picture(NamedTuple):
-    """The place of an image: dataset folder and row."""
+    """The place of an image: dataset folder and row, in the ``version`` of the image store that was opened."""
 
     folder: Path
     row: int
+    version: str
 
 
 def pixels(picture: Picture) -> np.ndarray:
     """The stored image, ``(H, W, 3)`` uint8 RGB."""
-    return np.asarray(store_of(picture.folder).image(picture.row).convert("RGB"))
+    return np.asarray(store_of(picture.folder, picture.version).image(picture.row).convert("RGB"))
 
 
 def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
@@ -37,6 +38,6 @@ def grey_size(rgb: np.ndarray, short_side: int) -> tuple[int, int]:
 
 
 @functools.cache
-def store_of(folder: Path) -> ImageStore:
-    """The image store of a dataset folder, opened once."""
-    return ImageStore(folder)
+def store_of(folder: Path, version: str) -> ImageStore:
+    """The image store of a dataset folder, opened once. Its images raise InputError if it has another version now."""
+    return ImageStore(folder, version)

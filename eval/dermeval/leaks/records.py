@@ -84,7 +84,7 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
     targets = {target.column for dataset in datasets.values() for target in dataset.targets.values()}
     return AuditedImages(
         frame,
-        [Picture(dataset.folder, row) for dataset in datasets.values() for row in range(len(dataset))],
+        [Picture(one.folder, row, one.images.version) for one in datasets.values() for row in range(len(one))],
         pd.factorize(frame["group_id"])[0],
         sorted(targets & set(frame.columns)),
         _embedded(embeddings, frame),

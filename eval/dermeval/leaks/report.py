@@ -70,7 +70,7 @@ def shown_image(folder: Path, images: AuditedImages, row: int) -> dict[str, str]
     file = f"{IMAGES}/{hashlib.sha256(images.frame['image_id'].iloc[row].encode()).hexdigest()[:16]}.jpg"
     (folder / IMAGES).mkdir(exist_ok=True)
     picture = images.pictures[row]
-    jpeg = bytes(store_of(picture.folder).jpeg(picture.row))
+    jpeg = bytes(store_of(picture.folder, picture.version).jpeg(picture.row))
     if not (folder / file).exists() or (folder / file).stat().st_size != len(jpeg):  # a kill leaves a cut-off file
         (folder / file).write_bytes(jpeg)
     return side_of(images, row) | {"file": file}

@@ -19,7 +19,7 @@ from dermeval.leaks import alignment
 from dermeval.leaks.local_features import Detail, describe_picture, record_type
 from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.overlays import unpacked, without_cells
-from dermeval.leaks.pictures import Picture, pixels, store_of
+from dermeval.leaks.pictures import Picture, pixels
 from dermeval.leaks.work import Work
 from dermssl import neighbours
 from dermssl.atomic import atomic_file
@@ -83,8 +83,6 @@ class LocalStore(NamedTuple):
 
 def describe_images(pictures: Sequence[Picture], detail: Detail, work: Work) -> LocalStore:
     """Describe all images and save the blocks in the folder of ``work``; existing blocks are kept."""
-    for cached in (store_of, _structure):
-        cached.cache_clear()  # these paths may have held other images in an earlier audit of this process
     store = LocalStore(work.folder, len(pictures), detail)
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
     tasks = [(store.path(number), part, detail) for number, part in enumerate(parts)]

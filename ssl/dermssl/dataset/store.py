@@ -1,9 +1,11 @@
 """The image store: upright JPEGs in memory-mapped Arrow shards ``images-00000.arrow`` ..., in manifest order."""
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dermssl.atomic import atomic_file
-from dermssl.errors import DamagedImage, shortened
+from dermssl.errors import DamagedImage, InputError, shortened
 from dermssl.files import reading
 from dermssl.paths import inside
 
@@ -77,6 +79,12 @@ def shard_name(number: int) -> str:
     return f"images-{number:05d}.arrow"
 
 
+def _version(folder: Path) -> str:
+    """A hash of the names, sizes and times of change of the shards in ``folder``."""
+    states = [(path.name, path.lstat()) for path in sorted(folder.glob("images-*.arrow"))]
+    return hashlib.sha256(repr([(name, of.st_size, of.st_mtime_ns) for name, of in states]).encode()).hexdigest()[:16]
+
+
 def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
     """Write one shard atomically, in small record batches, so that reading a row reads few others."""
     schema = pa.schema([pa.field("jpeg", pa.large_binary(), nullable=False)])
@@ -88,22 +96,33 @@ def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
 
 
 class ImageStore:
-    """Random access to the stored images of one dataset folder; cheap to send to worker processes."""
+    """Random access to the stored images of one dataset folder; cheap to send to worker processes.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    ``version`` stands for the shards as they were found. A process that opens them later, when it reads the first
+    image, raises InputError if they were replaced meanwhile: its rows would be those of other images.
+    """
+
+    def __init__(self, folder: Path, version: str | None = None) -> None:
+        self.folder, self.version = folder, version or _version(folder)
+        if version is None:
+            _ = self._jpegs  # so that a damaged shard is refused at once
+
+    @cached_property
+    def _jpegs(self) -> pa.ChunkedArray:
         chunks: list[pa.Array] = []
         for path in sorted(self.folder.glob("images-*.arrow")):
             with reading(inside(self.folder, path.name), "dermssl prepare"):
                 table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
                 chunks += table["jpeg"].cast(pa.large_binary()).chunks
-        self._jpegs = pa.chunked_array(chunks, pa.large_binary())
+        if _version(self.folder) != self.version:
+            raise InputError(f"the images of {self.folder} were replaced meanwhile: give this command again")
+        return pa.chunked_array(chunks, pa.large_binary())
 
     def __len__(self) -> int:
         return len(self._jpegs)
 
-    def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path]]:
-        return ImageStore, (self.folder,)
+    def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path, str]]:
+        return ImageStore, (self.folder, self.version)
 
     def jpeg(self, row: int) -> memoryview:
         """The compressed bytes of one image, not copied."""

@@ -138,6 +138,16 @@ def test_a_copy_in_another_process_reads_the_same_rows(stored):
     assert bytes(pickle.loads(payload).jpeg(131)) == jpegs[131]
 
 
+def test_a_copy_in_another_process_reads_no_images_that_were_written_since(stored):
+    images, jpegs = stored
+    sent, used = pickle.dumps(images), pickle.loads(pickle.dumps(images))
+    assert bytes(used.jpeg(0)) == jpegs[0]
+    write_shard(images.folder / store.shard_name(0), jpegs[:130][::-1])
+    assert bytes(used.jpeg(1)) == jpegs[1], "what was opened before stays as it was"
+    with pytest.raises(InputError, match="were replaced meanwhile: give this command again"):
+        pickle.loads(sent).jpeg(0)
+
+
 def test_stored_images_decode_to_rgb(tmp_path, photo):
     write_shard(tmp_path / store.shard_name(0), [encode(photo)])
     image = ImageStore(tmp_path).image(0)
