@@ -20,7 +20,7 @@ from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 from dermssl.files import read_json, sha256_file
 from dermssl.licences import Notice
-from dermssl.paths import inside, require_folder
+from dermssl.paths import inside, require_file, require_folder
 
 MAKER = "dermssl prepare"
 log = logging.getLogger("dermssl")
@@ -61,6 +61,8 @@ class Dataset:
     info: dict[str, Any]
     table: pa.Table
     images: ImageStore
+    fingerprint: str
+    """SHA-256 of the manifest file when it was opened, which changes with any image, label or split."""
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -74,11 +76,6 @@ class Dataset:
     def licence(self) -> dict[str, Any]:
         """Licence notice, see `dermssl.licences.notice`."""
         return self.info["licence"]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the manifest file, which changes with any image, label or split."""
-        return sha256_file(self.folder / "manifest.parquet")
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -107,6 +104,8 @@ def open_dataset(folder: str | Path) -> Dataset:
         raise InputError(
             f"{path} has schema version {version}, but this dermssl reads {SCHEMA_VERSION}: run `{MAKER}` again"
         )
+    # Before the manifest is read: if `dermssl split` replaces it in between, later commands say that it was changed.
+    fingerprint = sha256_file(require_file(inside(path, "manifest.parquet"), MAKER))
     table = read_manifest(path, MAKER)
     info |= read_split_origin(table)
     if "fold" not in table.column_names:  # a kill may leave the name of folds that are gone
@@ -119,7 +118,7 @@ def open_dataset(folder: str | Path) -> Dataset:
     images = ImageStore(path)
     if len(images) != (rows := table.num_rows):
         raise InputError(f"{path}: manifest has {rows} rows but the image store {len(images)}: run `{MAKER}` again")
-    return Dataset(path, info, table, images)
+    return Dataset(path, info, table, images, fingerprint)
 
 
 def open_datasets(folders: Sequence[str]) -> list[Dataset]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermssl.dataset.dataset import open_dataset
+from dermssl.dataset.manifest import read_manifest
 from dermssl.errors import InputError
 
 
@@ -75,6 +76,21 @@ def test_a_foreign_manifest_is_named(folder, change, message):
 def _cast(table, name, kind):
     values = pa.nulls(len(table), kind) if kind == pa.int64() else table[name].cast(kind)
     return table.set_column(table.column_names.index(name), name, values)
+
+
+def test_the_fingerprint_is_that_of_the_manifest_that_was_read(folder, monkeypatch):
+    """Another command writes a new split just after the manifest was read."""
+    before = open_dataset(folder)
+
+    def read_before_another_writes(path, maker):
+        table = read_manifest(path, maker)
+        place = table.column_names.index("split")
+        pq.write_table(table.set_column(place, "split", pa.nulls(len(table), pa.string())), path / "manifest.parquet")
+        return table
+
+    monkeypatch.setattr("dermssl.dataset.dataset.read_manifest", read_before_another_writes)
+    opened = open_dataset(folder)
+    assert opened.table.equals(before.table) and opened.fingerprint == before.fingerprint
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "manifest.parquet"])
