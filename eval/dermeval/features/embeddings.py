@@ -97,6 +97,17 @@ class EmbeddedRows:
         """The licence notices of the embedded data and of the data that the encoder was trained on."""
         return self.info["licences"]
 
+    @functools.cached_property
+    def notices(self) -> list[dict[str, Any]]:
+        """The `licences` and the licence notices of the present dataset folders; all apply."""
+        return licences.merge([*self.licences, *(dataset.licence for dataset in self.datasets.values())])
+
+    @property
+    def present_datasets(self) -> list[dict[str, Any]]:
+        """The records of the data sets (`DatasetEntry`) as their folders are now, else as they were when embedded."""
+        recorded = {entry["name"]: entry for entry in self.info["datasets"]}
+        return list((recorded | {name: dataset_entry(dataset) for name, dataset in self.datasets.items()}).values())
+
     @property
     def synthetic(self) -> bool:
         """Whether any of the embedded data is synthetic."""

@@ -30,8 +30,8 @@ class PooledEmbeddings:
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """The records of the pooled data sets, see `dermeval.features.embeddings.DatasetEntry`."""
-        return [entry for part in self.parts for entry in part.info["datasets"]]
+        """The records of the pooled data sets, see `dermeval.features.embeddings.EmbeddedRows.present_datasets`."""
+        return [entry for part in self.parts for entry in part.present_datasets]
 
     @property
     def where(self) -> str:
@@ -41,7 +41,7 @@ class PooledEmbeddings:
     @property
     def licences(self) -> list[dict[str, Any]]:
         """The licence notices of everything that went into the features."""
-        return licences.merge(entry for part in self.parts for entry in part.licences)
+        return licences.merge(entry for part in self.parts for entry in part.notices)
 
     @cached_property
     def seen(self) -> Seen:

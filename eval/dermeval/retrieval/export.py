@@ -134,7 +134,7 @@ def _write_fiftyone(folder: Path, source: Source, options: EmbeddingsExportOptio
         place = {"x": float(places[row, 0]), "y": float(places[row, 1]), "embedding": features[row].tolist()}
         samples.append({"filepath": picture, "tags": tags, **known, **place})
     name = "-".join(entry["name"] for entry in source.info["datasets"])
-    info = {"encoder": source.encoder["path"], "licences": licences.notice_lines(source.licences)}
+    info = {"encoder": source.encoder["path"], "licences": licences.notice_lines(source.notices)}
     write_json(folder / "metadata.json", {"name": name, "media_type": "image", "info": info})
     write_text(folder / "samples.json", json.dumps({"samples": samples}))
 

@@ -137,16 +137,18 @@ def write_index(
     """
     sources: list[str] = []
     sides: list[int | None] = []
+    notices: list[dict[str, Any]] = []
     for part in parts:
         indexed = isinstance(part, SearchIndex)
         sources += part.info["sources"] if indexed else [str(part.folder.resolve())]
         sides += [part.info["short_side"]] if indexed else [data.info["short_side"] for data in part.datasets.values()]
+        notices += part.licences if indexed else part.notices
     info: dict[str, Any] = {
         "schema_version": 2,
         "metric": "cosine",
         "encoder": parts[0].encoder,
         "datasets": list({entry["name"]: entry for part in parts for entry in part.info["datasets"]}.values()),
-        "licences": licences.merge(entry for part in parts for entry in part.licences),
+        "licences": licences.merge(notices),
         "sources": list(dict.fromkeys(sources)),
         "short_side": max((side for side in sides if side), default=None),
         "type": kind,

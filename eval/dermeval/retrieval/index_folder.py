@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from dermeval.features.embeddings import DatasetEntry, EmbeddedRows, EncoderEntry
 from dermeval.retrieval.where import parse_where, passing_rows
-from dermssl import licences, neighbours
+from dermssl import neighbours
 from dermssl.dataset.manifest import read_manifest
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy
@@ -70,11 +70,6 @@ class SearchIndex(EmbeddedRows):
     def features(self) -> np.ndarray:
         """The unit vectors ``(N, D)``, by the name that embeddings folders use."""
         return self.entries.vectors
-
-    @cached_property
-    def notices(self) -> list[dict[str, Any]]:
-        """Licence notices of the index and of the present data folders; both apply."""
-        return licences.merge([*self.licences, *(dataset.licence for dataset in self.datasets.values())])
 
     @cached_property
     def groups(self) -> tuple[np.ndarray, dict[str, int]]:

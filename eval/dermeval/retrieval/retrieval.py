@@ -52,9 +52,9 @@ def retrieval(options: RetrievalOptions) -> Report:
         data["difference"] = _intervals(first.rsub(second.to_numpy()), options.draws)
         text += ["", "second minus first, on the same queries (paired bootstrap by patient):"]
         text += _table(data["difference"])
-    said = (doubts(source.info["datasets"], source.synthetic, source.encoder) for source in sources)
+    said = (doubts(source.present_datasets, source.synthetic, source.encoder) for source in sources)
     text += dict.fromkeys(itertools.chain(*said))
-    text += licences.notice_lines(licences.merge(entry for source in sources for entry in source.licences))
+    text += licences.notice_lines(licences.merge(entry for source in sources for entry in source.notices))
     return Report("\n".join(text), data)
 
 
@@ -166,7 +166,7 @@ def _by_group(queries: pd.DataFrame, values: pd.DataFrame, draws: int) -> list[d
 
 def _as_text(source: Source, relevance: str, part: dict[str, Any]) -> list[str]:
     """The measures as a table of at most 100 characters, and the mAP by group."""
-    unit = "/".join(sorted({entry["group"] for entry in source.info["datasets"]}))
+    unit = "/".join(sorted({entry["group"] for entry in source.present_datasets}))
     units = unit.replace("/", "s/") + "s"
 
     def sizes(row: dict[str, Any]) -> str:

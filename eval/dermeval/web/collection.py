@@ -105,7 +105,7 @@ class Collection:
         self.labelled = {name: pd.factorize(text, sort=True) for name, text in texts.items()}
         self._filtered = lru_cache(REMEMBERED_FILTERS)(self._filter)
         # The word for the groups of the collection: patients, lesions, or both.
-        self.unit = " or ".join(sorted({f"{entry['group']}s" for entry in index.info["datasets"]}, reverse=True))
+        self.unit = " or ".join(sorted({f"{entry['group']}s" for entry in index.present_datasets}, reverse=True))
         self.foot = licences.notice_lines(index.notices)
         self.filters, self.titles = filters_of(self.columns, index.labels), titles_of(self.columns.column_names)
         # These are cached now, before several threads ask for them.

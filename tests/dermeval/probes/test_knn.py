@@ -216,6 +216,20 @@ def test_the_report_says_what_the_data_cannot_show(tmp_path, make_embeddings, fr
     assert "Toy et al." in printed
 
 
+def test_the_unit_and_the_licences_are_those_that_the_dataset_folder_has_now(
+    tmp_path, make_embeddings, frame, class_features
+):
+    """The data set was prepared again, with a patient key and a licence, after it was embedded."""
+    emb = make_embeddings(tmp_path, frame, class_features, patient_key=False, group="lesion")
+    path = tmp_path / "data" / "dataset.json"
+    licence = licences.notice("toy", "PASSION", "Toy et al.", False)
+    now = {"patient_key": True, "group": "patient", "licence": licence}
+    path.write_text(json.dumps(json.loads(path.read_text()) | now))
+    report = knn(KnnOptions(embeddings=[str(emb)], draws=100))
+    assert "no patient key" not in report.text and "lesions" not in report.text
+    assert "PASSION" in [entry["id"] for entry in report.data["licences"]]
+
+
 @pytest.mark.parametrize("flag", [True, False])
 def test_only_scores_of_synthetic_images_are_called_synthetic(tmp_path, make_embeddings, frame, class_features, flag):
     emb = make_embeddings(tmp_path, frame, class_features, synthetic=flag)

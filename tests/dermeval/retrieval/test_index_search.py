@@ -51,6 +51,17 @@ def test_the_hits_are_those_of_brute_force(cases, own):
     assert (hits_of(report)[0]["image_id"] == "set/1") == own
 
 
+def test_an_index_carries_the_licence_that_its_data_set_has_by_then(make_dataset, embed_as, draw_skin, tmp_path):
+    data = make_dataset("set", [draw_skin(n, 32) for n in range(4)], list("aabb"))
+    embeddings, out = embed_as(data, np.eye(4)), tmp_path / "index"
+    info = json.loads((data / "dataset.json").read_text())
+    now = {"licence": notice("set", "PASSION", "", synthetic=False)}
+    (data / "dataset.json").write_text(json.dumps(info | now))
+    index(IndexOptions(sources=[str(embeddings)], out=str(out)))
+    (data / "dataset.json").unlink()  # it is out of reach
+    assert [entry["id"] for entry in open_index(out).notices] == ["CC0-1.0", "PASSION"]
+
+
 def test_per_image_shows_every_image_of_other_patients(cases):
     folder, _, groups = cases
     report = search(SearchOptions(index=str(folder), image_id=["set/4"], k=50, per_image=True))
