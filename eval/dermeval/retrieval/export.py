@@ -30,6 +30,8 @@ WRITTEN = (
     *(MARK, "embeddings.parquet", "data/*.jpg", "metadata.*", "samples.json", "tensors.bytes"),
     *("projector_config.pbtxt", "sprite.png", "images.lance/*"),
 )
+PROJECTED = ("atlas", "fiftyone")
+"""The formats that hold a 2-D projection. TensorBoard's page makes its own."""
 HIDDEN = ("phash", "sha256", "pixel_sha256", "file")
 SPRITE_SIDE, MOST_SPRITE_SIDE = 64, 8192
 """Side in pixels of one picture in TensorBoard's sprite, and of the largest sprite that browsers draw."""
@@ -44,8 +46,10 @@ def export(options: EmbeddingsExportOptions) -> Report:
     Raises InputError if a licence forbids passing the images on, images are out of reach, or a package is missing.
     """
     out = require_new_folder(Path(options.out), options.overwrite, WRITTEN, [options.source], key="exported_to")
+    if options.to not in PROJECTED and options.projection != "pca":
+        raise InputError(f"--projection {options.projection}: {options.to} gets no projection: leave it out")
     source = open_source(options.source)
-    notices = licences.merge([*source.licences, *(dataset.licence for dataset in source.datasets.values())])
+    notices = source.notices
     closed = licences.restricted(notices)
     if closed:
         raise InputError(
@@ -144,7 +148,7 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
     features.tofile(folder / "tensors.bytes")
     columns = _columns(source).astype(object)
     tabs = columns.where(columns.notna(), "").astype(str).replace(r"[\t\r\n]+", " ", regex=True)
-    tabs.to_csv(folder / "metadata.tsv", sep="\t", index=False, quoting=3, escapechar=" ")
+    write_text(folder / "metadata.tsv", "".join("\t".join(row) + "\n" for row in [list(tabs), *tabs.to_numpy()]))
     across = math.ceil(math.sqrt(len(source)))
     side = min(SPRITE_SIDE, MOST_SPRITE_SIDE // across)
     config = f"""embeddings {{

@@ -20,12 +20,12 @@ def exported(make_dataset, embed_as, draw_skin, tmp_path):
     """``exported(to, licence)`` -> the folder that 6 images of 3 patients were exported to, and their features."""
     features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
-    def run(to, licence="CC-BY-4.0"):
+    def run(to, licence="CC-BY-4.0", **options):
         data = make_dataset(
             "set", [draw_skin(n, 32) for n in range(6)], list("aabbcc"), labels=["x", "y\tz"] * 3, licence=licence
         )
         out = tmp_path / to
-        export(EmbeddingsExportOptions(source=str(embed_as(data, features)), to=to, out=str(out)))
+        export(EmbeddingsExportOptions(source=str(embed_as(data, features)), to=to, out=str(out), **options))
         assert json.loads((out / "export.json").read_text())["licences"][0]["id"] == licence
         return out, features
 
@@ -86,6 +86,22 @@ def test_tensorboard_reads_the_projector_folder(exported):
     assert len(lines) == 7 and len({line.count("\t") for line in lines}) == 1
     assert get("/sprite_image").startswith(b"\x89PNG")
     assert json.loads(get("/info"))["embeddings"][0]["sprite"]["singleImageDim"] == [64, 64]
+
+
+def test_labels_with_spaces_and_quotes_reach_the_projector_as_they_are(make_dataset, embed_as, draw_skin, tmp_path):
+    labels = ["basal cell carcinoma", 'so-called "mole"']
+    folder = embed_as(make_dataset("set", [draw_skin(n, 32) for n in range(2)], list("ab"), labels=labels), np.eye(2))
+    options = EmbeddingsExportOptions(source=str(folder), to="projector", out=str(tmp_path / "out"))
+    export(options)
+    lines = (tmp_path / "out" / "metadata.tsv").read_text().splitlines()
+    header, *rows = (line.split("\t") for line in lines)
+    assert [row[header.index("dx")] for row in rows] == labels
+
+
+def test_a_projection_that_a_format_does_not_hold_is_refused(exported, tmp_path):
+    with pytest.raises(InputError, match="--projection umap: projector gets no projection: leave it out"):
+        exported("projector", projection="umap")
+    assert not (tmp_path / "projector").exists()
 
 
 def test_the_fiftyone_samples_name_files_that_are_there(exported):
