@@ -166,18 +166,17 @@ class EmbeddedRows:
         if not len(self):
             raise InputError(f"{self.folder}: no images left, all were removed: make it again with other images")
         frame = self.table.to_pandas()
+        recorded = {entry["name"]: entry["fingerprint"] for entry in self.info["datasets"]}
         parts = []
         for name, rows in frame.groupby("dataset", sort=False):
             if name in self.datasets:
-                live, where = self.datasets[name].frame().set_index("image_id"), self.datasets[name].folder
-                now = live.reindex(rows["image_id"]).reset_index().set_index(rows.index)
-                for wrong, what in (
-                    (~rows["image_id"].isin(live.index), f"no longer in {where}"),
-                    (now["pixel_sha256"] != rows["pixel_sha256"], f"changed in {where} after embedding"),
-                ):
-                    if wrong.any():
-                        images = f"{counted(int(wrong.sum()), 'image')} (first {rows['image_id'][wrong].iloc[0]})"
-                        raise InputError(f"{self.folder}: {images} {what}: run `{MAKER}` again")
+                dataset = self.datasets[name]
+                require_same_images(self.folder, dataset, rows)
+                live = dataset.frame().set_index("image_id")
+                now = live.loc[rows["image_id"]].reset_index().set_index(rows.index)
+                if len(live) > len(rows) and dataset.fingerprint != recorded[name]:
+                    new, again = counted(len(live) - len(rows), "image"), f"run `{MAKER}` again to use them"
+                    log.warning("warning: %s of %s not in %s: %s", new, dataset.folder, self.folder, again)
                 rows = now
             parts.append(rows)
         both = pd.concat(parts).loc[frame.index]
@@ -238,6 +237,20 @@ def how_made(part: EmbeddedRows) -> dict[str, Any]:
     encoder = {"features": "cls"} | part.encoder
     same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
     return same | {"dtype": part.dtype}
+
+
+def require_same_images(folder: Path | str, dataset: Dataset, rows: pd.DataFrame) -> None:
+    """Raise InputError if ``dataset`` lacks an image of ``rows``, those of ``folder``, or has other pixels for it."""
+    held = pd.Series(dataset.column("pixel_sha256"), index=dataset.column("image_id"))
+    now = held.reindex(rows["image_id"]).to_numpy()
+    for wrong, what in (
+        (pd.isna(now), f"no longer in {dataset.folder}"),
+        (now != rows["pixel_sha256"].to_numpy(), f"changed in {dataset.folder} after embedding"),
+    ):
+        if wrong.any():
+            first = rows["image_id"].to_numpy()[wrong][0]
+            images = counted(int(wrong.sum()), "image")
+            raise InputError(f"{folder}: {images} (first {first}) {what}: run `{MAKER}` again")
 
 
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:

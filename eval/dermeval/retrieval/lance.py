@@ -23,10 +23,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from dermeval.features.embeddings import EmbeddedRows, pooled_rows
+from dermeval.features.embeddings import EmbeddedRows, pooled_rows, require_same_images
 from dermeval.retrieval.index_folder import MAKER, SearchIndex
 from dermeval.retrieval.where import comparisons, parse_where, passing_rows, to_sql
 from dermssl import neighbours
+from dermssl.dataset.dataset import Dataset
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, shortened
 from dermssl.paths import inside
@@ -74,6 +75,22 @@ class LanceIndex(SearchIndex):
     def table(self) -> pa.Table:
         """The manifest, in memory."""
         return pa.Table.from_batches(self.scan(self.manifest_columns))
+
+    @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """The dataset folders by name. Raises InputError if one lacks an indexed image, or has other pixels for it.
+
+        Only the images of a folder that was changed are compared.
+        """
+        before = {entry["name"]: entry["fingerprint"] for entry in self.info["datasets"]}
+        # Not super().datasets, which would be kept although an error follows.
+        found: dict[str, Dataset] = EmbeddedRows.datasets.func(self)  # type: ignore[attr-defined]
+        changed = {name: dataset for name, dataset in found.items() if dataset.fingerprint != before[name]}
+        for batch in self.scan(["image_id", "dataset", "pixel_sha256"]) if changed else ():
+            rows = batch.to_pandas()
+            for name, dataset in changed.items():
+                require_same_images(self.folder, dataset, rows[rows["dataset"] == name])
+        return found
 
     @cached_property
     def frame(self) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from dermeval.retrieval.index import index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
 from dermssl.dataset.dataset import open_dataset
+from dermssl.dataset.store import write_shard
 from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_parquet
 
@@ -129,3 +130,14 @@ def test_images_that_have_other_pixels_since_are_not_judged_by_their_old_feature
     write_parquet(manifest, table.set_column(place, table.schema.field(place), pa.array(pixels)))
     with pytest.raises(InputError, match=r"1 image \(first toy/000_0\) changed in .* run `dermeval embed` again"):
         _ = open_embeddings(folder).frame
+
+
+def test_images_that_were_added_to_the_data_set_are_told(folder, caplog):
+    manifest, name = folder.parent / "data" / "manifest.parquet", "images-00001.arrow"
+    table = read_parquet(manifest, "")
+    new = table.slice(0, 2).to_pandas().assign(image_id=["toy/new1", "toy/new2"])
+    write_parquet(manifest, pa.concat_tables([table, pa.Table.from_pandas(new, table.schema)]))
+    write_shard(manifest.with_name(name), [b"\xff\xd8\xff"] * 2)
+    embeddings = open_embeddings(folder)
+    assert len(embeddings.frame) == len(table)
+    assert "2 images of" in caplog.text and "run `dermeval embed` again to use them" in caplog.text

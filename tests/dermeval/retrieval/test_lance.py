@@ -4,6 +4,8 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dermeval.retrieval import lance
@@ -11,7 +13,8 @@ from dermeval.retrieval.export import export
 from dermeval.retrieval.find import find, indexed_query
 from dermeval.retrieval.index import index
 from dermeval.retrieval.index_folder import open_index
-from dermeval.retrieval.options import EmbeddingsExportOptions, IndexOptions
+from dermeval.retrieval.options import EmbeddingsExportOptions, IndexOptions, SearchOptions
+from dermeval.retrieval.search import search
 from dermssl import neighbours
 from dermssl.errors import InputError
 
@@ -102,6 +105,18 @@ def test_a_filter_that_leaves_nothing_counts_its_conditions_and_an_unknown_value
         found.passing("dataset == 'two'")
     with pytest.raises(InputError, match="did you mean 'dataset'"):
         found.passing("datasett == 'one'")
+
+
+def test_a_picture_that_was_replaced_under_its_name_is_not_shown(make, parts, tmp_path):
+    folder = make("lance", parts[:1])
+    manifest = tmp_path / "data-one" / "manifest.parquet"
+    table = pq.read_table(manifest)
+    pixels = ["other", *table["pixel_sha256"].to_pylist()[1:]]
+    place = table.column_names.index("pixel_sha256")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(pixels)), manifest)
+    with pytest.raises(InputError, match=r"1 image \(first one/0\) changed in .* run `dermeval embed` again"):
+        search(SearchOptions(index=str(folder), image_id=["one/3"], out=str(tmp_path / "hits.html")))
+    assert not (tmp_path / "hits.html").exists()
 
 
 def test_a_damaged_table_is_named(make):
