@@ -111,8 +111,7 @@ def _by_ledger(
     for row, other, view in tqdm(pairs, "possible copies", unit="pair", disable=None, leave=False, delay=3):
         if known[row] or copied[row]:
             continue
-        one = _stored_image(ours, frame["dataset"].iloc[row], frame["image_id"].iloc[row])
-        two = _stored_image(theirs, ledger["dataset"].iloc[other], ledger["image_id"].iloc[other])
+        one, two = _stored_image(ours, frame.iloc[row]), _stored_image(theirs, ledger.iloc[other])
         if one is None or two is None:
             possible[row] = True
         else:
@@ -121,9 +120,13 @@ def _by_ledger(
     return Seen(reasons, source, frozenset(frame["image_id"][possible & ~copied]))
 
 
-def _stored_image(datasets: dict[str, Dataset], name: str, image_id: str) -> Image.Image | None:
-    row = datasets[name].rows.get(image_id) if name in datasets else None
-    return None if row is None else datasets[name].images.image(row)
+def _stored_image(datasets: dict[str, Dataset], seen: pd.Series) -> Image.Image | None:
+    """The stored image of a manifest row; None if its data set is out of reach, or has other pixels for it now."""
+    dataset = datasets.get(seen["dataset"])
+    row = dataset.rows.get(seen["image_id"]) if dataset else None
+    if dataset is None or row is None or dataset.table["pixel_sha256"][row].as_py() != seen["pixel_sha256"]:
+        return None
+    return dataset.images.image(row)
 
 
 def _shared(values: pd.Series, others: pd.Series) -> np.ndarray:

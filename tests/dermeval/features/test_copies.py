@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -86,5 +87,16 @@ def test_only_the_copy_that_the_pixels_confirm_counts_as_seen(trained):
 def test_without_the_ledgers_pictures_both_are_possible_and_neither_counts(trained, tmp_path):
     record, frame, datasets = trained
     write_yaml(tmp_path / "run" / "config.yaml", {"data": {"folders": [str(tmp_path / "gone")]}})
+    seen = seen_images(record, frame, datasets)
+    assert not seen.reasons["hash"].any() and seen.suspected == set(frame["image_id"])
+
+
+def test_a_picture_that_replaced_a_trained_one_since_is_not_compared_in_its_place(trained, tmp_path):
+    record, frame, datasets = trained
+    manifest = tmp_path / "data-train" / "manifest.parquet"
+    table = pq.read_table(manifest)
+    place = table.column_names.index("pixel_sha256")
+    others = pa.array(["other 1", "other 2", "other 3"])
+    write_parquet(manifest, table.set_column(place, table.schema.field(place), others))
     seen = seen_images(record, frame, datasets)
     assert not seen.reasons["hash"].any() and seen.suspected == set(frame["image_id"])
