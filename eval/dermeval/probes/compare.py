@@ -30,7 +30,7 @@ def compare(options: CompareOptions) -> Report:
     require_draws(options.draws)
     if options.out:
         require_new_folder(Path(options.out), options.overwrite, WRITTEN, options.results, key="rows")
-    experiments = open_results(options.results)
+    experiments, left_out = open_results(options.results)
     rows, redrawn = [], 0
     for experiment, results in experiments.items():
         levels = {"image": [result.predictions for result in results]}
@@ -44,7 +44,14 @@ def compare(options: CompareOptions) -> Report:
     results = next(iter(experiments.values()))
     infos = [info for result in results for info in result.infos]
     source = FeatureSource.of_all([FeatureSource(*(info[key] for key in SOURCE)) for info in infos])
-    notes = list(dict.fromkeys([*(note for info in infos for note in info["notes"]), *redrawn_note(redrawn)]))
+    notes = [
+        f"{experiment}: {note}" if experiment else note
+        for experiment, found in experiments.items()
+        for result in found
+        for info in result.infos
+        for note in info["notes"]
+    ]
+    notes = list(dict.fromkeys([*left_out, *notes, *redrawn_note(redrawn)]))
     data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
     named = [
         {

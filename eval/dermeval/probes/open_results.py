@@ -92,8 +92,10 @@ class Result:
     predictions: list[Predictions]
 
 
-def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
-    """For each experiment that all ``folders`` have, their results, in the row order of the first.
+def open_results(folders: Sequence[str]) -> tuple[dict[str, list[Result]], list[str]]:
+    """For each experiment that all ``folders`` have, their results, in the row order of the first; and notes.
+
+    The notes are on experiments that are left out, since a folder lacks them.
 
     A folder that holds results folders is one result with several seeds. The name of an experiment is its target, probe
     and experiment in a protocol, and empty for a single probe. InputError for fewer than two folders, for folders
@@ -111,7 +113,10 @@ def open_results(folders: Sequence[str]) -> dict[str, list[Result]]:
         raise InputError(f"{paths[0]} and the others have no experiment in common: make all with the same command")
     for found, experiment in itertools.product(opened, shared):
         _check_seeds(found[experiment].infos)
-    return {experiment: [_aligned(one[experiment], opened[0][experiment]) for one in opened] for experiment in shared}
+    others = dict.fromkeys(experiment for one in opened for experiment in one if experiment not in shared)
+    notes = [f"left out, as not all results have it: {experiment}" for experiment in others]
+    first = opened[0]
+    return {experiment: [_aligned(one[experiment], first[experiment]) for one in opened] for experiment in shared}, notes
 
 
 def _open(path: Path, name: str) -> dict[str, Result]:

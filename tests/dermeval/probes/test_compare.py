@@ -3,6 +3,7 @@
 import json
 import os
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -232,6 +233,16 @@ def test_whole_protocols_compare_experiment_by_experiment(tmp_path, make_embeddi
     tex = (tmp_path / "c" / "comparison.tex").read_text()
     assert tex.count("toprule") == 2
     assert r"\caption{scores, condition, linear, split, case level, by patient}" in tex
+
+
+def test_an_experiment_that_only_one_protocol_has_is_told(tmp_path, make_embeddings, frame, class_features, capsys):
+    folders = [str(tmp_path / name) for name in ("knn", "both")]
+    for folder in folders:
+        emb = make_embeddings(Path(folder + "-data"), frame, class_features)
+        assert main(["evaluate", str(emb), "--probe", Path(folder).name, "--draws", "40", "--out", folder]) == 0
+    capsys.readouterr()
+    assert main(["compare", *folders, *FAST]) == 0
+    assert "note: left out, as not all results have it: condition, linear, split" in capsys.readouterr().out
 
 
 def test_a_protocol_and_a_probe_have_nothing_to_compare(
