@@ -29,7 +29,8 @@ LEASE = 180
 """Seconds that a requeued job waits for a lock: NFSv4 and Lustre release the locks of a lost node after 90 to 150."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Linux's constants for renameat2(2)."""
-NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Errors of a file system that lacks a function."""
 
 log = logging.getLogger("dermssl")
 _held: set[Path] = set()
@@ -114,7 +115,7 @@ def _exchange(one: Path, other: Path) -> bool:
     if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in NO_EXCHANGE:
+    if number in NOT_SUPPORTED:
         return False
     raise OSError(number, os.strerror(number), str(other))
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import json
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermssl.atomic import atomic_file
+from dermssl.atomic import NOT_SUPPORTED, atomic_file
 from dermssl.errors import InputError, shortened
 from dermssl.paths import file_mode, require_file
 
@@ -175,6 +176,24 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
             np.save(stream, array, allow_pickle=False)
         except OSError as error:  # NumPy reports a full disk as "N requested and M written", without errno
             raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from None
+
+
+def new_npy(path: Path, shape: tuple[int, int]) -> "np.memmap":
+    """A new memory-mapped ``.npy`` array of float32, to be written to. Raises OSError if the disk has no room for it.
+
+    Without reserved room, a full disk would end the process by a signal (SIGBUS) when it writes.
+    """
+    import numpy as np
+
+    array: np.memmap = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    if reserve := getattr(os, "posix_fallocate", None):
+        try:
+            with path.open("r+b") as stream:
+                reserve(stream.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+    return array
 
 
 def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarray":

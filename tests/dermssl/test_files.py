@@ -1,5 +1,6 @@
 """Writes are all or nothing, reads say what is wrong, and nothing is ever pickled."""
 
+import errno
 import os
 
 import numpy as np
@@ -38,6 +39,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             (folder / content).touch()
             assert content not in _names(tmp_path / "out")
     assert _names(tmp_path / "out") == ["second"] and _names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_a_mapped_array_takes_its_room_on_the_disk_at_once(tmp_path, monkeypatch, number):
+    """Else a full disk ends the process by a signal. A file system that cannot reserve room is used all the same."""
+    asked = []
+
+    def reserve(_, start, size):
+        asked.append((start, size))
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve, raising=False)
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space left"):
+            files.new_npy(tmp_path / "a.npy", (3, 4))
+    else:
+        files.new_npy(tmp_path / "a.npy", (3, 4))[:] = 1
+        assert files.read_npy(tmp_path / "a.npy", "x").sum() == 12
+    assert asked == [(0, (tmp_path / "a.npy").stat().st_size)]
 
 
 def test_every_format_comes_back_as_it_was_written(tmp_path):

@@ -179,8 +179,7 @@ def _write_faiss(
     folder: Path, parts: Sequence[Any], info: dict[str, Any], blocks: Blocks, grows: bool
 ) -> dict[str, Any]:
     """Write manifest, vectors and codes; returns the measured recall."""
-    shape = (info["images"], info["encoder"]["dim"])
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
+    vectors = new_npy(folder / "vectors.npy", (info["images"], info["encoder"]["dim"]))
     tables, row = [], 0
     for table, unit in blocks:
         tables.append(table)
