@@ -1,5 +1,6 @@
 """``dermeval index``: makes an index of embeddings folders, appends to an index, or removes images from it."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -16,9 +17,10 @@ from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder, locked
 from dermssl.commandline import Report
 from dermssl.errors import InputError, counted
-from dermssl.files import write_json, write_parquet
+from dermssl.files import new_npy, write_json, write_parquet
 from dermssl.paths import require_new_folder
 
+log = logging.getLogger("dermssl")
 WRITTEN = ("index.json", "vectors.npy", "index.faiss", "manifest.parquet", "images.lance/*")
 Source = Embeddings | SearchIndex
 Blocks = Iterator[tuple[pa.Table, np.ndarray]]
@@ -157,6 +159,9 @@ def write_index(
     }
     blocks = _blocks(parts, kept)
     if isinstance(out, str):
+        if closed := ", ".join(licences.restricted(info["licences"])):
+            told = f"may not be passed on{licences.unrecorded(info['licences'])}: let nobody else read that address"
+            log.warning("warning: ids, labels and features of %s leave this machine for %s and %s", closed, out, told)
         _write_stored(out, parts, info, blocks)
     else:
         with atomic_folder(out) as temporary:

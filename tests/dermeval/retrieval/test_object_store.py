@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dermeval.retrieval.find import find, indexed_query
-from dermeval.retrieval.index import index
+from dermeval.retrieval.index import index, open_source, write_index
 from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, RetrievalOptions
 from dermeval.retrieval.retrieval import retrieval
@@ -136,6 +136,17 @@ def objects(bucket):
     store = fs.S3FileSystem(endpoint_override=object_store._endpoint())
     files = store.get_file_info(fs.FileSelector(bucket.removeprefix("s3://"), recursive=True))
     return {file.path: store.open_input_stream(file.path).read() for file in files if file.is_file}
+
+
+@pytest.mark.parametrize(("licence", "told"), [("PASSION", True), ("unknown", True), ("CC-BY-4.0", False)])
+def test_data_that_may_not_be_passed_on_are_told_before_they_leave(
+    make_dataset, embed_as, draw_skin, monkeypatch, caplog, licence, told
+):
+    data = make_dataset("set", [draw_skin(n, 16) for n in range(4)], list("aabb"), licence=licence)
+    source = open_source(str(embed_as(data, np.eye(4))))
+    monkeypatch.setattr("dermeval.retrieval.index._write_stored", lambda *_: None)
+    write_index("s3://bucket/index", [source], "lance", "chosen for a test")
+    assert ("features of set leave this machine for s3://bucket/index" in caplog.text) == told
 
 
 def test_an_index_is_built_searched_grown_merged_and_judged_as_in_a_folder(bucket, parts, tmp_path):
