@@ -21,7 +21,8 @@ class IndexOptions:
     """Embeddings or index folders of the same encoder to add to the finished index at --out, instead of SOURCES."""
     remove: list[str] = field(default_factory=list)
     """Ids of images, patients, lesions or cases to remove from the index at --out and from the folders given with
-    --also: vectors, rows and pictures. This cannot be undone."""
+    --also: vectors, rows and pictures. This cannot be undone. An id that means different images is refused: write
+    patient_id=ID or another column of the manifest."""
     also: list[str] = field(default_factory=list)
     """With --remove: the dataset and embeddings folders that the index was made from, and other folders that hold these
     images."""

@@ -4,9 +4,11 @@ Only folders that the user names are changed, since an index from somebody else 
 as its source. The index is changed last because it knows the other folders: a command can be repeated after a kill.
 """
 
+import itertools
 import re
+import shlex
 import shutil
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
     """Remove images, given by ``ids`` of `ID_COLUMNS`, from the index at ``out`` and from the folders ``also``.
 
     Other folders that the index was made from may keep the images only with ``index_only``; otherwise, and if no folder
-    holds one of the ids, InputError is raised and nothing is removed.
+    holds one of the ids, or one means different images, InputError is raised and nothing is removed.
     """
     out = out if isinstance(out, str) else out.resolve()
     for folder in also:
@@ -55,23 +57,18 @@ def remove(out: Path | str, ids: Sequence[str], also: Sequence[str], index_only:
             locks.enter_context(locked(path))
         index = open_index(out)
         holders: dict[Path | str, Holder] = {**{path: OPENERS[_mark(path) or MARK](path) for path in named}, out: index}
-        columns = [holder.table[name] for holder in holders.values() for name in ID_COLUMNS]
-        known = {name for column in columns for name in column.to_pylist() if name}
-        unknown = [name for name in ids if name not in known]
-        if unknown:
-            hint = did_you_mean(unknown[0], known) if len(known) < 5000 else "nothing was removed"
-            where = ", ".join(map(str, holders))
-            raise InputError(f"--remove {unknown[0]}: no image, patient, lesion or case of that id in {where}; {hint}")
+        _check_ids(holders, ids)
         kept, lost = _recorded(index, ids, holders)
         if kept and not index_only:
             raise InputError(
                 f"nothing was removed: the images are also in {' and '.join(kept)}, which the index was made from: add "
-                f"--also {' '.join(kept)} to remove them there, or --index-only to keep them there"
+                f"--also {shlex.join(kept)} to remove them there, or --index-only to keep them there"
             )
         notes = [f"KEPT in {folder}, which was not given with --also" for folder in kept]
         notes += [f"OUT OF REACH, remove them there too: {folder}" for folder in lost]
-        notes.append(_trained_on(index.encoder, holders.values(), ids))
-        removed = _remove_all(holders, ids)
+        going = _going(holders, ids)
+        notes.append(_trained_on(index.encoder, holders, going))
+        removed = _remove_all(holders, going)
     text = [f"{counted(number, 'image')} removed from {folder}" for folder, number in removed.items()]
     data = {"removed": removed, "kept": kept, "out_of_reach": lost, "notes": notes}
     return Report("\n".join(text + notes), data)
@@ -81,10 +78,70 @@ def _mark(folder: Path) -> str | None:
     return next((mark for mark in OPENERS if (folder / mark).is_file()), None)
 
 
+def _meant(given: str) -> tuple[Sequence[str], str]:
+    """The columns and the id that are meant by ``ID`` or by ``COLUMN=ID`` (no id begins with the name of a column)."""
+    column, _, name = given.partition("=")
+    return ([column], name) if column in ID_COLUMNS else (ID_COLUMNS, given)
+
+
 def matches(table: pa.Table, ids: Sequence[str]) -> np.ndarray:
-    """Which rows of a manifest have one of the ids in one of `ID_COLUMNS`, ``(N,)`` bool."""
-    values = pa.array(list(ids), pa.string())
-    return np.any([pc.is_in(table[name], value_set=values).to_numpy() for name in ID_COLUMNS], axis=0)
+    """Which rows of a manifest have one of the ids (see `_meant`) in one of `ID_COLUMNS`, ``(N,)`` bool."""
+    asked, found = list(map(_meant, ids)), np.zeros(len(table), bool)
+    for column in ID_COLUMNS:
+        values = pa.array([name for columns, name in asked if column in columns], pa.string())
+        found |= pc.is_in(table[column], value_set=values).to_numpy()
+    return found
+
+
+def _check_ids(holders: dict[Path | str, Holder], ids: Sequence[str]) -> None:
+    """Raise InputError for an id that no folder has, and for one that means different images in a folder."""
+    known: dict[str, set[str]] = {column: set() for column in ID_COLUMNS}
+    for holder, column in itertools.product(holders.values(), ID_COLUMNS):
+        known[column].update(holder.table[column].drop_null().unique().to_pylist())
+    for given in ids:
+        columns, name = _meant(given)
+        if not any(name in known[column] for column in columns):
+            every = set[str]().union(*known.values())
+            hint = did_you_mean(given, every) if len(every) < 5000 else "nothing was removed"
+            where = ", ".join(map(str, holders))
+            raise InputError(f"--remove {given}: no image, patient, lesion or case of that id in {where}; {hint}")
+    for holder in holders.values():
+        rows = holder.table.select(list(ID_COLUMNS)).filter(pa.array(matches(holder.table, ids))).to_pandas()
+        for given in ids:
+            _refuse_several(given, rows)
+
+
+def _refuse_several(given: str, rows: pd.DataFrame) -> None:
+    """Raise InputError if an id is that of a patient and of another's lesion, of a group of several patients, ..."""
+    columns, name = _meant(given)
+    same = rows[list(columns)] == name
+    meant: dict[tuple[int, ...], str] = {}
+    for column in (column for column in columns if same[column].any()):
+        meant.setdefault(tuple(rows.index[same[column]]), f"{column}={name}")
+    if len(meant) < 2:
+        return
+    both = rows[same.any(axis=1)]
+    patients = both["patient_id"].nunique() if same["patient_id"].any() else 1
+    if same["image_id"].any() or both["group_id"].nunique() > 1 or patients > 1:
+        told = ", ".join(f"{shown} ({counted(len(images), 'image')})" for images, shown in meant.items())
+        raise InputError(f"--remove {name} means different images: give one or more of {told}")
+
+
+def _going(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[Path | str, np.ndarray]:
+    """Which rows of each folder go, ``(N,)`` bool. An image has the ids that its data set gives it now, if named."""
+    going = {folder: matches(holder.table, ids) for folder, holder in holders.items()}
+    held, named = list[str](), list[str]()
+    for folder, holder in holders.items():
+        if isinstance(holder, Dataset):
+            held += holder.table["image_id"].to_pylist()
+            named += holder.table["image_id"].filter(pa.array(going[folder])).to_pylist()
+        else:
+            known, gone = (
+                pc.is_in(holder.table["image_id"], value_set=pa.array(part, pa.string())).to_numpy()
+                for part in (held, named)
+            )
+            going[folder] = gone | (going[folder] & ~known)
+    return going
 
 
 def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | str]) -> tuple[list[str], list[str]]:
@@ -102,10 +159,10 @@ def _recorded(index: SearchIndex, ids: Sequence[str], named: Container[Path | st
     return kept, lost
 
 
-def _trained_on(encoder: dict[str, Any], holders: Collection[Holder], ids: Sequence[str]) -> str:
+def _trained_on(encoder: dict[str, Any], holders: dict[Path | str, Holder], going: dict[Path | str, np.ndarray]) -> str:
     """Whether the encoder was trained on the images that the folders hold, by its ledger."""
-    rows = [holder.table.filter(pa.array(matches(holder.table, ids))).to_pandas() for holder in holders]
-    datasets = {holder.name: holder for holder in holders if isinstance(holder, Dataset)}
+    rows = [holder.table.filter(pa.array(going[folder])).to_pandas() for folder, holder in holders.items()]
+    datasets = {holder.name: holder for holder in holders.values() if isinstance(holder, Dataset)}
     seen, path = seen_images(encoder, pd.concat(rows).drop_duplicates("image_id"), datasets), encoder["path"]
     if seen.reasons is None:
         return f"whether the encoder {path} was trained on them is not known: {seen.source}"
@@ -115,12 +172,12 @@ def _trained_on(encoder: dict[str, Any], holders: Collection[Holder], ids: Seque
     return f"the encoder {path} was TRAINED on {trained} of them ({seen.source}): {remedy}"
 
 
-def _remove_all(holders: dict[Path | str, Holder], ids: Sequence[str]) -> dict[str, int]:
+def _remove_all(holders: dict[Path | str, Holder], every: dict[Path | str, np.ndarray]) -> dict[str, int]:
     """Rewrite the folders without the images; returns the number of images removed from each."""
     removed: dict[str, int] = {}
     renamed: dict[str, str] = {}
     for folder, holder in holders.items():
-        going = matches(holder.table, ids)
+        going = every[folder]
         if isinstance(holder, Dataset):
             if going.any():
                 before = holder.fingerprint

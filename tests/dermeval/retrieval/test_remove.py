@@ -18,8 +18,9 @@ from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
 from dermssl.dataset.dataset import open_dataset
+from dermssl.dataset.manifest import to_table
 from dermssl.errors import InputError
-from dermssl.files import read_json, sha256_file, write_json, write_parquet
+from dermssl.files import read_json, read_parquet, sha256_file, write_json, write_parquet
 from dermssl.neighbours import normalise
 
 PROBLEMS_OF_P1 = """3.jpg,EXIF block broken,kept
@@ -152,6 +153,64 @@ def test_an_unknown_id_removes_nothing(folders, remove, tmp_path):
     with pytest.raises(InputError, match=r"no image, patient, lesion or case of that id .* did you mean"):
         remove("set/p1", "set/pp2")
     assert all(files_with(tmp_path, secret) for secret in secrets)
+
+
+def rewrite(data, change):
+    """Change the manifest of a dataset folder, as a new preparation would."""
+    frame = read_parquet(data / "manifest.parquet", "").to_pandas()
+    change(frame)
+    write_parquet(data / "manifest.parquet", to_table(frame))
+
+
+def left_in(*folders):
+    return [sorted(opened.table["image_id"].to_pylist(), key=lambda name: int(name[4:])) for opened in folders]
+
+
+@pytest.fixture
+def indexed(make_dataset, embed_as, draw_skin, tmp_path):
+    """``indexed(change)`` -> dataset, embeddings and index folder of 12 images of 4 patients, with another manifest."""
+
+    def make(change=lambda frame: None):
+        data = make_dataset("set", [draw_skin(n, 16) for n in range(12)], [f"p{n // 3}" for n in range(12)])
+        rewrite(data, change)
+        embeddings = embed_as(data, np.random.default_rng(0).normal(size=(12, 8)))
+        index(IndexOptions(sources=[str(embeddings)], out=str(tmp_path / "index")))
+        return data, embeddings, tmp_path / "index"
+
+    return make
+
+
+def take(folders, name):
+    """Remove an id from all folders; returns the images that are left in the data set and in the index."""
+    data, embeddings, out = folders
+    index(IndexOptions(out=str(out), remove=[name], also=[str(data), str(embeddings)]))
+    return left_in(open_dataset(data), open_index(out))
+
+
+def test_an_id_of_a_patient_and_of_a_lesion_of_another_is_refused_until_one_is_named(indexed):
+    folders = indexed(lambda frame: frame.__setitem__("lesion_id", [None] * 9 + ["set/p1"] * 3))
+    with pytest.raises(InputError, match=r"different images: .* patient_id=set/p1 \(3 images\), lesion_id=set/p1 \(3"):
+        take(folders, "set/p1")
+    assert take(folders, "lesion_id=set/p1") == [[f"set/{n}" for n in range(9)]] * 2
+
+
+def test_a_patient_who_shares_a_group_goes_only_if_named(indexed):
+    folders = indexed(lambda frame: frame.__setitem__("group_id", ["set/p0"] * 3 + ["set/p1"] * 6 + ["set/p3"] * 3))
+    with pytest.raises(InputError, match=r"patient_id=set/p1 \(3 images\), .*group_id=set/p1 \(6 images\)"):
+        take(folders, "set/p1")
+    assert take(folders, "patient_id=set/p1") == [[f"set/{n}" for n in (0, 1, 2, *range(6, 12))]] * 2
+
+
+def test_the_images_of_a_patient_are_those_that_the_data_set_says_now(indexed):
+    """The data set was prepared again after it was indexed: images 3 and 6 have changed places."""
+
+    def corrected(frame):
+        for column in ("patient_id", "group_id", "case_id"):
+            frame.loc[[3, 6], column] = ["set/p2", "set/p1"]
+
+    folders = indexed()
+    rewrite(folders[0], corrected)
+    assert take(folders, "set/p1") == [[f"set/{n}" for n in (0, 1, 2, 3, *range(7, 12))]] * 2
 
 
 def test_options_of_a_removal_are_refused_without_one(folders):
