@@ -92,6 +92,11 @@ def _spelled(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
+def _without_spaces(label: str) -> str:
+    """A label without spaces in one Unicode form: a Mac decomposes accents, and web pages have other spaces."""
+    return "".join(unicodedata.normalize("NFKC", label).split())
+
+
 def _id_conflicts(frame: pd.DataFrame) -> list[Problem]:
     """A problem for each id in several spellings, and for each lesion and each case with several patients."""
     problems = []
@@ -147,14 +152,14 @@ def copy_conflicts(frame: pd.DataFrame, pixels: pd.Series) -> list[Problem]:
 
 
 def label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:
-    """Problems: cases with two labels, which case-level scores leave out, and classes that differ only in capitals."""
+    """Problems: cases with two labels, which case-level scores leave out, and classes that differ only in spelling."""
     problems = []
     for name, target in targets.items():
-        times = Counter(label.casefold() for label in target.classes)
-        alike = ", ".join(f"'{label}'" for label in target.classes if times[label.casefold()] > 1)
-        if alike:
-            what = f"classes differ only in capitals: {alike}"
-            problems.append(Problem(f"column {target.column}", what, "kept apart"))
+        for key, what in ((str.casefold, "capitals"), (_without_spaces, "spaces or Unicode form")):
+            times = Counter(map(key, target.classes))
+            if alike := ", ".join(f"'{label}'" for label in target.classes if times[key(label)] > 1):
+                told = f"classes differ only in {what}: {alike}"
+                problems.append(Problem(f"column {target.column}", told, "kept apart"))
         labels = frame.groupby("case_id")[target.column].nunique()
         cases = labels[labels > 1].index if target.kind != "multilabel" else ()
         problem = f"images of one case have different labels of '{name}'"

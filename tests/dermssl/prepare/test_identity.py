@@ -72,6 +72,13 @@ def test_every_image_has_its_own_id_however_the_files_are_called():
     assert ids == ["mine/a.jpg", "mine/a.png", "mine/a.jpg.png", "mine/b/a"]
 
 
+@pytest.mark.parametrize("twin", ["basal  cell", "basal\N{NO-BREAK SPACE}cell", "basalcell"])
+def test_classes_that_differ_only_in_spaces_are_told(twin):
+    frame = pd.DataFrame({"case_id": ["a", "b"], "dx": ["basal cell", twin]})
+    (problem,) = label_conflicts(frame, {"dx": Target("dx", ("basal cell", twin))})
+    assert problem.problem.startswith("classes differ only in spaces") and problem.action == "kept apart"
+
+
 def test_classes_that_differ_only_in_capitals_are_told():
     frame = pd.DataFrame({"case_id": ["a", "b", "c"], "dx": ["Nevus", "nevus", "BCC"]})
     (problem,) = label_conflicts(frame, {"dx": Target("dx", ("BCC", "Nevus", "nevus"))})
