@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from dermssl.commandline import Report
 from dermssl.dataset import manifest, splits
 from dermssl.errors import InputError, counted
 from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
-from dermssl.paths import require_name, require_new_folder
+from dermssl.paths import json_object, require_name, require_new_folder
 from dermssl.prepare.identity import check_labels, complete, copy_conflicts, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
 from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, pixels_by_file, work_folder
@@ -47,6 +47,7 @@ def prepare(options: PrepareOptions) -> Report:
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option} {folder} is not a folder: give an existing one")
     require_new_folder(out, options.overwrite, WRITTEN, [root, options.follow], key="schema_version")
+    earlier = json_object(out / "dataset.json")
     drawn = (root / SYNTHETIC_MARK).exists()
     mark = read_json(root / SYNTHETIC_MARK, "dermssl synth", SyntheticMark) if drawn else None
     name = options.name or (f"synthetic_{source.name}" if mark else source.name)
@@ -87,7 +88,9 @@ def prepare(options: PrepareOptions) -> Report:
     # Not earlier: after a kill before this line, the next start needs them.
     for file in itertools.chain(*map(out.glob, PROGRESS_FILES)):
         file.unlink()
-    return _report(Path(options.out), table, info, problems)
+    names = [name for name in ("split", "folds") if earlier.get(name) not in (None, "none", info.get(name))]
+    gone = [f"{name}, {earlier[name]}" for name in names]
+    return _report(Path(options.out), table, info, problems, gone)
 
 
 def _check_mark(root: Path, mark: dict, files: Iterable[str]) -> None:
@@ -141,7 +144,7 @@ def count(table: pa.Table) -> dict[str, int]:
     return {"images": table.num_rows} | {name: len(column.drop_null().unique()) for name, column in ids.items()}
 
 
-def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> Report:
+def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem], gone: Sequence[str]) -> Report:
     counts = info["counts"]
     split = Counter(value or "none" for value in table["split"].to_pylist())
     whole = "" if info["group"] == "image" else f" of {counted(counts['groups'], info['group'])}"
@@ -151,6 +154,7 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem]) -> 
         f"  split, {info['split']}: "
         + ", ".join(f"{name} {split[name]}" for name in (*splits.SPLITS, "none") if split[name])
         + " images",
+        *[f"  replaced: {before}; give `dermssl split` again to have it" for before in gone],
         "  targets: " + (", ".join(info["targets"]) or "none"),
         *[f"  read as: {note}" for note in info["notes"]],
         *[f"  images without a patient id: {unknown}; their group is the case, else the lesion, else the image"]

@@ -144,6 +144,16 @@ def test_a_drawn_split_is_grouped_recorded_and_can_be_left_out(photos, prepare, 
     assert again.info["split"] == "none" and again.table["split"].null_count == 4
 
 
+def test_a_split_and_folds_that_a_new_preparation_replaces_are_told(photos, prepare, dermssl, tmp_path):
+    prepare(photos)
+    drawn = ("--fractions", 0.5, 0.5, "--folds", 2, "--stratify", "dataset", "--seed", 9)
+    assert dermssl("split", tmp_path / "data", *drawn).code == 0
+    told = prepare(photos, "--overwrite", "--short-side", 64).out
+    assert "replaced: split, drawn by image (seed 9); give `dermssl split` again" in told
+    assert "replaced: folds, 2 by image (seed 9); give `dermssl split` again" in told
+    assert "replaced" not in prepare(photos, "--overwrite").out
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_copies_in_another_file_format_are_drawn_into_one_split(photos, prepare, tmp_path, seed):
     for name in ("wart/a", "naevus/c"):
