@@ -85,11 +85,12 @@ class Encoder:
         return self.origin | how
 
 
-def open_encoder(spec: str, image_size: int | None, features: FeatureKind = "cls") -> Encoder:
+def open_encoder(spec: str | Path, image_size: int | None, features: FeatureKind = "cls") -> Encoder:
     """The encoder ``spec`` (as for ``--encoder``) for images of ``image_size`` pixels (None: its own size).
 
     Raises InputError: no such folder, architecture, weights or seed, or an encoder without this size or ``features``.
     """
+    spec = str(spec)
     kind, _, name = spec.partition(":")
     if image_size and image_size > LARGEST_CROP:
         raise InputError(f"--image-size {image_size}: give at most {LARGEST_CROP} pixels")

@@ -66,13 +66,13 @@ def weights_folder(path: Path) -> Path:
     return path / "encoder" if (path / "encoder").is_dir() else path
 
 
-def load_encoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_encoder(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """An exported encoder in evaluation mode, and its ``config.json``. All weights must fit.
 
     The folder may come from anybody. Of its config, timm gets only a known name and sizes, and timm loads no weights.
     Raises InputError: the folder is no exported encoder, or its weights do not fit.
     """
-    require_folder(folder, "model.safetensors", "dermssl pretrain` or `dermssl export")
+    folder = require_folder(Path(folder), "model.safetensors", "dermssl pretrain` or `dermssl export")
     config = read_json(folder / "config.json", "dermssl export", EncoderConfig)
     name = config["architecture"]
     if not timm.is_model(name.split(".")[0]):
