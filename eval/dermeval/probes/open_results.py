@@ -116,7 +116,8 @@ def open_results(folders: Sequence[str]) -> tuple[dict[str, list[Result]], list[
     others = dict.fromkeys(experiment for one in opened for experiment in one if experiment not in shared)
     notes = [f"left out, as not all results have it: {experiment}" for experiment in others]
     first = opened[0]
-    return {experiment: [_aligned(one[experiment], first[experiment]) for one in opened] for experiment in shared}, notes
+    aligned = {experiment: [_aligned(one[experiment], first[experiment]) for one in opened] for experiment in shared}
+    return aligned, notes
 
 
 def _open(path: Path, name: str) -> dict[str, Result]:

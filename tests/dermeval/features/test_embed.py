@@ -150,7 +150,7 @@ def test_a_file_of_weights_says_by_itself_which_network_it_fits(tmp_path):
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     weights = {f"backbone.{name}": value for name, value in theirs.state_dict().items()}
     torch.save({"teacher": weights | {"head.last_layer.weight_g": torch.ones(1, 1)}}, tmp_path / "dino.pth")
-    encoder = open_encoder(str(tmp_path / "dino.pth"), None)
+    encoder = open_encoder(tmp_path / "dino.pth", None)  # a Path, as a notebook gives it
     assert encoder.origin["name"] == "vit_tiny_patch16_224" and encoder.image_size == 224
     assert encoder.preprocessing["mean"] == (0.485, 0.456, 0.406)  # DINO's, where timm's weights of that name have 0.5
     torch.save({"a": torch.ones(2)}, tmp_path / "unknown.pth")

@@ -23,6 +23,10 @@ def change(folder, **entries):
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
+def test_a_folder_may_be_a_path_or_a_text(folder):
+    assert all(load_encoder(given)[1]["architecture"] == "test_vit" for given in (folder, str(folder)))
+
+
 @pytest.mark.parametrize(
     ("entries", "key"),
     [
