@@ -167,16 +167,16 @@ class Collection:
         return self.images(self.index.records(np.sort(rows[picks])))
 
     def _filter(self, where: str) -> tuple[Any, Rates]:
-        """The filter for the index, and the base rates among the groups that pass, of which the first image counts."""
+        """The filter for the index, and the base rates among the groups that pass, by each first labelled image."""
         passed = self.served.copy()
         if where.strip():
             # Among the served rows, so that errors tell of no others.
             passed[self.served] = passing_rows(parse_where(where), self.columns)
         rows = np.flatnonzero(passed)
-        first = rows[np.unique(self.index.groups[0][rows], return_index=True)[1]]
         rates = {}
         for target, (codes, names) in self.labelled.items():
-            known = codes[first][codes[first] >= 0]
+            labelled = rows[codes[rows] >= 0]
+            known = codes[labelled[np.unique(self.index.groups[0][labelled], return_index=True)[1]]]
             shares = np.bincount(known, minlength=len(names)) / max(1, len(known))
             rates[target] = dict(zip(names, shares.tolist(), strict=True)), len(known)
         # Each is parsed alone, so that brackets or a comment of one cannot reach into the other.

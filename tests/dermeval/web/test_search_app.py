@@ -192,6 +192,17 @@ def test_conditions_are_counted_against_their_base_rate(client):
     assert {row["base_rate"] for row in found["conditions"]} <= {0.0, 1.0}
 
 
+def test_a_patient_whose_first_image_has_no_label_counts_by_the_next_one(make_index):
+    collection = Collection(make_index(), 3)
+    ((codes, _),) = collection.labelled.values()
+    codes[0] = -1  # of p0: the next image has scabies
+    collection._filtered.cache_clear()
+    rows = collection.search(indexed_query(collection.index, "set/3"), 3).conditions
+    expected = {"eczema": 0.75, "scabies": 0.25, "fungal <b>": 0.0}
+    assert {row.condition: row.base_rate for row in rows} == {row.condition: expected[row.condition] for row in rows}
+    assert {row.labelled_cases for row in rows} == {4}
+
+
 def test_the_conditions_of_each_target_are_counted_among_the_cases_that_have_one(make_index):
     """An index of several data sets has a column for the target of each."""
     index = make_index()
