@@ -26,6 +26,11 @@ function take(chosen) {
   setBox([0, 0, 100, 100]);
 }
 
+function showNoPicture() {
+  find("cropping").hidden = true;
+  say("", "This browser cannot show the photo. The search compares the whole photo.");
+}
+
 function getBox() {
   return sides.map((side) => Number(find(side).value));
 }
@@ -142,4 +147,5 @@ if (photo) {
   for (const side of sides) { find(side).addEventListener("input", () => setBox(getBox())); }
   find("whole").addEventListener("click", () => setBox([0, 0, 100, 100]));
   find("preview").addEventListener("pointerdown", drawBox);
+  find("shown").addEventListener("error", showNoPicture);
 }

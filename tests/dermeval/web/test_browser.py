@@ -135,6 +135,17 @@ def test_a_large_photo_is_cut_and_made_smaller_before_it_is_sent(address, open_b
     assert "set/7" in first_hit(driver) and seen[2] == (1024, 1024)
 
 
+def test_a_photo_that_the_browser_cannot_show_is_compared_whole(address, open_browser, pictures, tmp_path):
+    pictures[7].point(lambda value: min(255, value + 2)).save(tmp_path / "photo.tiff")  # the same pixels are left out
+    driver = open_browser()
+    driver.get(address)
+    driver.find_element(By.ID, "photo").send_keys(str(tmp_path / "photo.tiff"))
+    WebDriverWait(driver, 20).until(lambda d: "cannot show the photo" in d.find_element(By.ID, "status").text)
+    assert not driver.find_element(By.ID, "cropping").is_displayed()
+    driver.find_element(By.ID, "go").click()
+    assert "set/7" in first_hit(driver)
+
+
 def test_a_dropped_photo_is_taken_and_a_file_that_is_no_image_is_not(address, open_browser):
     driver = open_browser()
     driver.get(address)
