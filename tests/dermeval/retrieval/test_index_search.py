@@ -51,13 +51,19 @@ def test_the_hits_are_those_of_brute_force(cases, own):
     assert (hits_of(report)[0]["image_id"] == "set/1") == own
 
 
-def test_an_index_carries_the_licence_that_its_data_set_has_by_then(make_dataset, embed_as, draw_skin, tmp_path):
+@pytest.mark.parametrize("indexed", [False, True])
+def test_an_index_carries_the_licence_that_its_data_set_has_by_then(
+    make_dataset, embed_as, draw_skin, tmp_path, indexed
+):
     data = make_dataset("set", [draw_skin(n, 32) for n in range(4)], list("aabb"))
-    embeddings, out = embed_as(data, np.eye(4)), tmp_path / "index"
+    source, out = embed_as(data, np.eye(4)), tmp_path / "index"
+    if indexed:
+        index(IndexOptions(sources=[str(source)], out=str(tmp_path / "earlier")))
+        source = tmp_path / "earlier"
     info = json.loads((data / "dataset.json").read_text())
     now = {"licence": notice("set", "PASSION", "", synthetic=False)}
     (data / "dataset.json").write_text(json.dumps(info | now))
-    index(IndexOptions(sources=[str(embeddings)], out=str(out)))
+    index(IndexOptions(sources=[str(source)], out=str(out)))
     (data / "dataset.json").unlink()  # it is out of reach
     assert [entry["id"] for entry in open_index(out).notices] == ["CC0-1.0", "PASSION"]
 
