@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dermeval.features.embeddings import Embeddings, open_embeddings, pooled_rows, refuse_mixed
+from dermeval.features.embeddings import Embeddings, open_embeddings, pooled_rows, refuse_mixed, require_same_images
 from dermeval.retrieval.index_folder import MARK, SearchIndex, fingerprint, is_address, open_index, recall_line
 from dermeval.retrieval.options import IndexOptions
 from dermssl import licences, neighbours
@@ -107,6 +107,10 @@ def _choose(kind: str, images: int, dim: int, memory: float | None) -> tuple[str
 
 def _check_parts(parts: Sequence[Source]) -> None:
     refuse_mixed(parts, "embed all of them with one encoder")
+    for part in parts:
+        rows = part.table.select(["image_id", "dataset", "pixel_sha256"]).to_pandas()
+        for name, dataset in part.datasets.items():
+            require_same_images(part.folder, dataset, rows[rows["dataset"] == name])
     seen: dict[str, Path] = {}
     paths: dict[str, str] = {}
     for part in parts:

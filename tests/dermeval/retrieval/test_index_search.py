@@ -68,6 +68,17 @@ def test_an_index_carries_the_licence_that_its_data_set_has_by_then(
     assert [entry["id"] for entry in open_index(out).notices] == ["CC0-1.0", "PASSION"]
 
 
+@pytest.mark.parametrize("kind", ["flat", "lance"])
+def test_features_of_images_that_are_gone_are_not_indexed(make_dataset, embed_as, draw_skin, tmp_path, kind):
+    """The data set was prepared again without its last patient after it was embedded."""
+    pictures = [draw_skin(n, 32) for n in range(4)]
+    embeddings = embed_as(make_dataset("set", pictures, list("aabb")), np.eye(4))
+    make_dataset("set", pictures[:2], list("aa"))
+    with pytest.raises(InputError, match=r"2 images \(first set/2\) no longer in .*: run `dermeval embed` again"):
+        index(IndexOptions(sources=[str(embeddings)], out=str(tmp_path / "index"), type=kind))
+    assert not (tmp_path / "index").exists()
+
+
 def test_per_image_shows_every_image_of_other_patients(cases):
     folder, _, groups = cases
     report = search(SearchOptions(index=str(folder), image_id=["set/4"], k=50, per_image=True))
