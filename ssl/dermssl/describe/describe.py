@@ -6,6 +6,7 @@ that needs no other file and shows no image of the data set.
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def describe(options: DescribeOptions) -> Report:
     dataset = open_dataset(options.folder)
     out = Path(options.out) if options.out else None
     if out:
-        of_tables = map(file_name, json_object(out / "tables.json", "tables"))
+        of_tables = file_names(json_object(out / "tables.json", "tables")).values()
         written = ["tables.json", "plots.png", "describe.html", *of_tables]
         require_new_folder(out, options.overwrite, written, [options.folder], key="fingerprint")
     tables = all_tables(dataset.frame(), dataset.targets, dataset.info["group"])
@@ -60,6 +61,16 @@ def file_name(title: str) -> str:
     return re.sub(r"\W+", "_", title.lower()).strip("_") + ".csv"
 
 
+def file_names(titles: Iterable[str]) -> dict[str, str]:
+    """The CSV of each table by its title. Those of targets such as ``dx`` and ``DX`` are numbered."""
+    found: dict[str, str] = {}
+    for title in titles:
+        name = file_name(title)
+        times = sum(file_name(other) == name for other in found)
+        found[title] = f"{name.removesuffix('.csv')}_{times + 1}.csv" if times else name
+    return found
+
+
 def _write(
     out: Path, dataset: Dataset, tables: dict[str, pd.DataFrame], data: dict[str, Any], page: dict[str, Any]
 ) -> None:
@@ -77,8 +88,8 @@ def _write(
         rows = [[str(label), *(f"{value:g}" for value in row)] for label, row in table.iterrows()]
         sections.append(Section(name, columns=columns, rows=rows))
     with atomic_folder(out) as folder:
-        for name, table in tables.items():
-            write_csv(folder / file_name(name), table.reset_index())
+        for file, table in zip(file_names(tables).values(), tables.values(), strict=True):
+            write_csv(folder / file, table.reset_index())
         write_json(folder / "tables.json", data)
         with rc_context(PLOT_STYLE):
             figure.savefig(folder / "plots.png", dpi=DPI, facecolor="white")

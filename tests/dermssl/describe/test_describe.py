@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -195,6 +196,20 @@ def test_csv_and_json_say_the_same(described):
     table = pd.read_csv(page / "patients_per_centre_and_condition.csv")
     assert table.to_dict(orient="records") == rows and rows[0]["all"] > 0
     assert {"report_of": "dermssl describe"} | json.loads((page / "tables.json").read_text()) == report
+
+
+def test_targets_that_differ_in_capitals_have_a_file_each(synthetic_dataset, tmp_path, dermssl):
+    folder, out = shutil.copytree(synthetic_dataset, tmp_path / "data"), tmp_path / "page"
+    table = pq.read_table(folder / "manifest.parquet")
+    pq.write_table(table.append_column("Condition", table["condition"]), folder / "manifest.parquet")
+    info = json.loads((folder / "dataset.json").read_text())
+    info["targets"]["Condition"] = info["targets"]["condition"] | {"column": "Condition"}
+    (folder / "dataset.json").write_text(json.dumps(info))
+    for _ in range(2):
+        assert dermssl("describe", folder, "--out", out, "--overwrite").code == 0
+    tables = json.loads((out / "tables.json").read_text())["tables"]
+    assert len(list(out.glob("*.csv"))) == len(tables)
+    assert (out / "patients_and_images_per_condition_2.csv").is_file()
 
 
 def test_the_text_shows_every_table_and_says_that_the_set_is_synthetic(synthetic_dataset, described, dermssl):
