@@ -24,6 +24,7 @@ from dermeval.features.options import EmbedOptions, View
 from dermeval.features.pixels import PixelPCA, fit_rows
 from dermeval.features.unfinished import Unfinished, unfinished_folder
 from dermssl import licences
+from dermssl.atomic import locked
 from dermssl.backbone.embedding import Change, Pictures, batches_of_pictures, embed_batches, in_batches
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_datasets
@@ -91,14 +92,15 @@ def embed(options: EmbedOptions) -> Report | None:
         "dtype": options.dtype,
     }
     written = Unfinished(unfinished, plan)
-    embedded, seconds = _run(encoder, datasets, options, state, precision, written)
-    if not state.is_main_process:
-        return None
-    rate = round(embedded / seconds, 1) if embedded else None
-    extra = {"precision": precision, "ranks": state.num_processes, "images_per_second": rate}
-    views = ((view, written.features(1 + index)) for index, view in enumerate(options.views))
-    info = write_embeddings(out, written.features(0), datasets, record, extra, views)
-    written.remove()
+    with locked(out):  # two calls from Python would mix the rows that they finish
+        embedded, seconds = _run(encoder, datasets, options, state, precision, written)
+        if not state.is_main_process:
+            return None
+        rate = round(embedded / seconds, 1) if embedded else None
+        extra = {"precision": precision, "ranks": state.num_processes, "images_per_second": rate}
+        views = ((view, written.features(1 + index)) for index, view in enumerate(options.views))
+        info = write_embeddings(out, written.features(0), datasets, record, extra, views)
+        written.remove()
     made, seen = info["encoder"], f", also {', '.join(info['views'])}" if info["views"] else ""
     kind, ranks = f"{made['features']}, {info['dtype']}{seen}", counted(state.num_processes, "process", "processes")
     text = [

@@ -12,6 +12,8 @@ from dermeval.cli import main
 from dermeval.features import embed
 from dermeval.features.embeddings import open_embeddings
 from dermeval.features.encoders import Encoder
+from dermeval.features.options import EmbedOptions
+from dermssl.errors import InputError
 from dermssl.files import read_parquet, write_parquet
 
 IMAGES = 30
@@ -161,3 +163,15 @@ def test_a_folder_that_only_bears_the_name_is_left_alone(tmp_path, command, caps
     assert main(command(tmp_path / "e")) == 2
     assert "plan.json" in capsys.readouterr().err
     assert (tmp_path / "e.unfinished" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_call_from_python_waits_for_no_other_writer_and_mixes_no_rows(tmp_path, data):
+    held = "import sys; from pathlib import Path; from dermssl.atomic import locked\n"
+    held += "with locked(Path(sys.argv[1])):\n    print('locked', flush=True)\n    sys.stdin.read()"
+    writer = [sys.executable, "-c", held, str(tmp_path / "e")]
+    with subprocess.Popen(writer, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(InputError, match="another process is writing"):
+            embed.embed(EmbedOptions("random:resnet18", [str(data)], str(tmp_path / "e"), image_size=32, workers=0))
+        other.stdin.close()
+    assert not (tmp_path / "e").exists() and not (tmp_path / "e.unfinished").exists()
