@@ -143,6 +143,8 @@ def copy_conflicts(frame: pd.DataFrame, pixels: pd.Series) -> list[Problem]:
 
     Copies with the same bytes are settled before images are decoded; these are files of other bytes.
     """
+    if "split" not in frame:
+        return []
     copies = splits.copies_across(frame.assign(pixel_sha256=frame["file"].map(pixels)))
     action = "kept: find and mend leaks with `dermeval leaks`"
     return [

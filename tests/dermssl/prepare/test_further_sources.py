@@ -282,6 +282,14 @@ def test_any_table_can_be_described_by_a_few_lines_of_yaml(raw, dermssl, tmp_pat
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["split"] == "official"
 
 
+def test_a_table_without_labels_and_split_is_data_for_pretraining(raw, dermssl, tmp_path):
+    tables = {"raw/columns.yaml": "table: t.csv\ncolumns: {file: photo}", "raw/t.csv": "photo\n1.jpg\n2.jpg\n"}
+    root = raw(tables, ["raw/1.jpg", "raw/2.jpg"])
+    options = ("--root", root / "raw", "--out", tmp_path / "data", "--name", "mine", "--workers", 1)
+    assert "split, none: none 2 images" in dermssl("prepare", "--source", "csv", *options).out
+    assert open_dataset(tmp_path / "data").frame()["split"].isna().all()
+
+
 @pytest.mark.parametrize(("stages", "classes"), [("0,1,-9", ("0", "1")), ("0,-3,-9", ("-3", "-9", "0"))])
 def test_a_number_that_counts_as_no_label_is_told(raw, stages, classes):
     rows = [f"{number}.jpg,{stage}" for number, stage in enumerate(stages.split(","))]
