@@ -67,6 +67,12 @@ def _notes(images: AuditedImages) -> list[str]:
     no_key = [entry["name"] for entry in images.datasets if not entry["patient_key"]]
     if no_key:
         notes.append(f"{', '.join(no_key)} has no patient key: patient leakage cannot be ruled out.")
+    joined = int((images.frame.groupby("group_id")["patient_id"].nunique() > 1).sum())
+    if joined:
+        notes.append(
+            f"Several patients count as one record in {counted(joined, 'record')}, since they have identical files or "
+            "one lesion or case (problems.csv of the data set). --every-image finds the pairs within a record too."
+        )
     if images.frame["group_id"].nunique() < 2:
         notes.append("There is one record only, so no pair of records could be compared.")
     if any(entry["synthetic"] for entry in images.datasets):

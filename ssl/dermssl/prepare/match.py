@@ -23,6 +23,9 @@ def match_files(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
     """
     names = [name if isinstance(name, str) else None for name in frame["file"]]
     index = _Index(raw.images)
+    index.unusable = {
+        PurePosixPath(_key(problem.file)).name for problem in raw.problems if problem.action == "left out"
+    }
     files = [name and index.exact(name) for name in names]
     taken, ambiguous = {file for file in files if file}, set[str]()
     for row, name in enumerate(names):
@@ -54,6 +57,8 @@ def _by_name(raw: RawFolder, name: str | None, index: "_Index", taken: set[str],
     problem = "several different files have that name: keep one"
     if not nearest:
         problem = "named in the table but there is no such file"
+        if PurePosixPath(_key(name)).name in index.unusable:
+            problem = "named in the table but the file of that name cannot be used"
         padded = index.with_zeros.get(name.removesuffix(PurePosixPath(name).suffix))
         problem += f", only one with leading zeros, which spreadsheets remove: {padded}" if padded else ""
     raw.report(name, problem)
@@ -79,6 +84,8 @@ class _Index:
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = set(files)
+        self.unusable = set[str]()
+        """The bare names of files that were found but left out."""
         self._by_path: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for file in files:
@@ -159,7 +166,9 @@ def settle_copies(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
                 kept[facts[file]] = file
                 picture[file] = files[0]
             if original != file:
-                raw.report(file, f"byte-identical copy: {original}", action)
+                patients = {rows["patient_id"][copy] for copy in (file, original)} if "patient_id" in rows else set()
+                whose = " under another patient" * (len({name for name in patients if isinstance(name, str)}) > 1)
+                raw.report(file, f"byte-identical copy{whose}: {original}", action)
             if action != "kept in one group":
                 left_out.append(file)
     frame = frame.assign(picture=frame["file"].map(picture).astype(object))

@@ -148,6 +148,8 @@ def _report(out: Path, table: pa.Table, info: dict, problems: list[Problem], gon
     counts = info["counts"]
     split = Counter(value or "none" for value in table["split"].to_pylist())
     whole = "" if info["group"] == "image" else f" of {counted(counts['groups'], info['group'])}"
+    if info["group"] == "patient" and counts["patients"] > counts["groups"]:
+        whole = f" of {counted(counts['patients'], 'patient')} in {counted(counts['groups'], 'group')}"
     unknown = table["patient_id"].null_count if info["patient_key"] else 0
     text = [
         f"{info['name']}: {counted(counts['images'], 'image')}{whole} -> {out}",

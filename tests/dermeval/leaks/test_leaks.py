@@ -255,6 +255,16 @@ def test_one_record_has_nothing_to_be_compared_with(audit, make_dataset, draw_sk
     assert "threshold for 1 expected false pairs" in report.text and "precision" not in report.text
 
 
+def test_patients_that_count_as_one_record_are_noted(audit, make_dataset, draw_skin):
+    folder = make_dataset("set", [draw_skin(1), draw_skin(1), draw_skin(2)], ["p", "p", "q"])
+    assert "count as one record" not in audit(folder)[0].text
+    path = folder / "manifest.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[1, "patient_id"] = "set/other"
+    write_parquet(path, to_table(frame))
+    assert "Several patients count as one record in 1 record, since" in audit(folder)[0].text
+
+
 def test_flat_placeholders_are_linked_by_their_pixels_and_hide_nothing(audit, make_dataset, draw_skin):
     images = [Image.new("RGB", (96, 96), "white")] * 30 + [draw_skin(n) for n in range(10)] + [draw_skin(3)]
     report, out = audit(make_dataset("set", images, [f"p{n}" for n in range(41)]))

@@ -290,6 +290,18 @@ def test_a_table_without_labels_and_split_is_data_for_pretraining(raw, dermssl, 
     assert open_dataset(tmp_path / "data").frame()["split"].isna().all()
 
 
+def test_a_copy_under_another_patient_is_told_and_both_patients_are_counted(raw, dermssl, tmp_path):
+    table = "photo,who\n1.jpg,007\n2.jpg,008\n3.jpg,008\n4.jpg,009\n"
+    layout = "table: t.csv\ncolumns: {file: photo, patient_id: who}"
+    root = raw({"raw/columns.yaml": layout, "raw/t.csv": table}, [f"raw/{number}.jpg" for number in range(1, 5)])
+    for copy in ("2.jpg", "3.jpg"):
+        (root / "raw" / copy).write_bytes((root / "raw" / "1.jpg").read_bytes())
+    options = ("--root", root / "raw", "--out", tmp_path / "data", "--name", "mine", "--workers", 1)
+    out = dermssl("prepare", "--source", "csv", *options).out
+    assert "4 images of 3 patients in 2 groups" in out
+    assert "2 x byte-identical copy under another patient: 1.jpg (kept in one group)" in out
+
+
 @pytest.mark.parametrize(("stages", "classes"), [("0,1,-9", ("0", "1")), ("0,-3,-9", ("-3", "-9", "0"))])
 def test_a_number_that_counts_as_no_label_is_told(raw, stages, classes):
     rows = [f"{number}.jpg,{stage}" for number, stage in enumerate(stages.split(","))]

@@ -70,6 +70,15 @@ def test_of_a_number_without_its_zeros_the_file_that_may_be_meant_is_named(tree)
     assert problems[0].kind == none + zeros
 
 
+def test_a_row_of_a_file_that_cannot_be_read_does_not_say_that_there_is_no_file(tree, monkeypatch):
+    monkeypatch.setattr("dermssl.prepare.raw.FORMATS", {"JPEG"})
+    _, problems = _match(tree("a/IMG_1.HEIC"), "IMG_1.HEIC", "gone.jpg", "gone.jpg")
+    assert [(p.file, p.problem) for p in problems if p.file != "a/IMG_1.HEIC"] == [
+        ("IMG_1.HEIC", "named in the table but the file of that name cannot be used"),
+        *[("gone.jpg", "named in the table but there is no such file")] * 2,
+    ]
+
+
 def test_one_picture_in_two_formats_is_told_apart_by_its_extension(tree):
     matched, problems = _match(tree("x.png", "x.jpg"), "x.png", "x.jpg")
     assert matched == {"x.png": 0, "x.jpg": 1} and not problems
