@@ -31,7 +31,7 @@ from dermeval.probes.shots import draw_of_each_class, fewest_patients
 from dermeval.probes.task import Task
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
-from dermssl.errors import InputError
+from dermssl.errors import InputError, counted
 
 SCORE, MEAN_RANK, RECALL = "balanced_accuracy", "mean rank", "recall@1"
 KEYS = ("encoder", "column")
@@ -84,10 +84,7 @@ def encoders_report(
     source = FeatureSource.of_all(sources)
     lead = [
         f"{len(pools)} encoders, each on the same images; differences from {first}",
-        *(
-            f"{task.name}: {len(task.labels)} images of {len(set(task.groups))} {task.unit}s, {made[0].name}"
-            for task, made in planned
-        ),
+        *(_scored_line(task, made[0]) for task, made in planned),
         f"scores are {SCORE.replace('_', ' ')} at image level, or recall@1 where a column says so",
         f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
@@ -114,6 +111,15 @@ def encoders_report(
     head, captions = f"protocol {options.protocol} on {source.names}", [(table, table.heading) for table in tables]
     tables += by_class
     return report.side_by_side_report(options.out, WRITTEN, head, lead, tables, captions, report.ENCODERS, source, data)
+
+
+def _scored_line(task: Task, experiment: Experiment) -> str:
+    """How many images of how many patients are scored, and by which split or folds."""
+    scored = np.unique(np.concatenate([fold.test for fold in experiment.folds]))
+    images = f"{len(scored)} of {len(task.labels)} images are scored, those"
+    if len(scored) == len(task.labels):
+        images = f"{len(scored)} images"
+    return f"{task.name}: {images} of {counted(len(set(task.groups[scored])), task.unit)}, {experiment.name}"
 
 
 def _tenths(held: Sequence[int]) -> tuple[dict[int, int], int]:

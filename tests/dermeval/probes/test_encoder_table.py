@@ -49,6 +49,17 @@ def test_encoders_are_ranked_on_the_same_images(tmp_path, folders, capsys):
     assert "holds a table of encoders" in capsys.readouterr().err
 
 
+def test_the_report_counts_the_images_that_are_scored(tmp_path, make_embeddings, make_frame, capsys):
+    frame = make_frame(90, seed=1)
+    features = np.random.default_rng(0).normal(size=(len(frame), 4))
+    folders = [str(make_embeddings(tmp_path / mark, frame, features, fingerprint=mark * 64)) for mark in "ab"]
+    assert main(["evaluate", *folders, *FAST]) == 0
+    scored = frame[frame["split"] == "test"]
+    assert 0 < len(scored) < len(frame)
+    patients = scored["group_id"].nunique()
+    assert f"{len(scored)} of {len(frame)} images are scored, those of {patients} patients" in capsys.readouterr().out
+
+
 def test_a_plot_that_leaves_columns_out_says_so():
     value = {"value": 0.5, "low": 0.4, "high": 0.6}
     rows = pd.DataFrame({"encoder": "one", "column": [f"c{number}" for number in range(8)], "value": [value] * 8})
