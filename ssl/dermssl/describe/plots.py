@@ -18,6 +18,8 @@ LIGHT = {ORANGE, SKY, YELLOW, GREY}
 PANELS_PER_ROW = 3
 MOST_PLACES, MOST_COLOURS = 40, 12
 """The numbers of labels at an axis and of entries in a legend that fit a panel."""
+LEGEND_WIDTH, LEGEND_HANDLE = 64, 5
+"""The characters of a line of a legend that fit a panel, and those that the handle of an entry takes."""
 
 
 def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
@@ -31,7 +33,9 @@ def draw_page(title: str, tables: dict[str, pd.DataFrame]) -> Figure:
         figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
         for axis, (name, panel) in zip(axes.flat[: len(panels)], panels, strict=True):
             panel(axis)
-            axis.set_title(name[:1].upper() + name[1:], pad=24 if axis.get_legend() else 6)
+            legend = axis.get_legend()
+            lines = _legend_lines([text.get_text() for text in legend.get_texts()]) if legend else 0
+            axis.set_title(name[:1].upper() + name[1:], pad=6 + 18 * min(lines, 1) + 14 * max(lines - 1, 0))
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
     return figure
@@ -94,7 +98,7 @@ def _stacked_shares(axis: Axes, table: pd.DataFrame) -> None:
     longest = float(left.max(initial=100))
     several = " (some have several classes)" if longest > 100.01 else ""
     axis.set(xlabel=f"share of the split, %{several}", xlim=(0, longest), ylim=(len(shares) - 0.5, -0.5))
-    _legend(axis, len(shares.columns))
+    _legend(axis)
 
 
 def _heatmap(axis: Axes, table: pd.DataFrame) -> None:
@@ -126,10 +130,20 @@ def _label_places(axis: Axes, table: pd.DataFrame) -> None:
     crowded = sum(map(len, names)) > 45
     axis.set_xticks(np.arange(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     axis.set(xlabel=str(table.index.name or "").replace("_", " "), ylabel="number")
-    _legend(axis, len(table.columns))
+    _legend(axis)
 
 
-def _legend(axis: Axes, entries: int) -> None:
-    if entries > 1:
-        shape = {"ncols": entries, "columnspacing": 1, "handlelength": 1, "borderaxespad": 0.1}
+def _legend_columns(names: list[str]) -> int:
+    return max(1, min(len(names), LEGEND_WIDTH // (max(map(len, names)) + LEGEND_HANDLE)))
+
+
+def _legend_lines(names: list[str]) -> int:
+    return -(-len(names) // _legend_columns(names))
+
+
+def _legend(axis: Axes) -> None:
+    """A legend above the panel, in as many lines as the panel's width asks for; none for a single entry."""
+    names = [str(name) for name in axis.get_legend_handles_labels()[1]]
+    if len(names) > 1:
+        shape = {"ncols": _legend_columns(names), "columnspacing": 1, "handlelength": 1, "borderaxespad": 0.1}
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8, **shape)

@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -166,6 +167,17 @@ def test_long_names_and_many_classes_leave_room_for_the_plots(tmp_path, classes)
     tables = all_tables(frame, {"label": Target("label", tuple(classes))}, "image")
     draw_page("set", tables).savefig(tmp_path / "plots.png", dpi=50)
     assert (choose_panel("images per label", tables["images per label"]) is None) == (len(classes) > 100)
+
+
+def test_a_long_legend_takes_several_lines_within_its_panel():
+    classes = ("Aktinische Keratose", "Basalzellkarzinom", "Melanom", "Nävus", "Plattenepithelkarzinom", "Lentigo")
+    frame = pd.DataFrame({"label": classes * 2, "split": ["train", "test"] * len(classes)})
+    frame["image_id"] = frame["group_id"] = [f"{row}" for row in range(len(frame))]
+    figure = draw_page("set", all_tables(frame, {"label": Target("label", classes)}, "image"))
+    FigureCanvasAgg(figure).draw()
+    legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    assert max(len(legend.get_texts()) for legend in legends) == 6
+    assert all(legend.get_window_extent().width < figure.bbox.width / 3 for legend in legends)
 
 
 @pytest.fixture(scope="module")
