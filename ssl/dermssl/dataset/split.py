@@ -219,5 +219,7 @@ def _count(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     grouped = frame.groupby(sides)
     counted = pd.DataFrame({"groups": grouped["group_id"].nunique(), "images": grouped.size()})
     if frame["stratum"].nunique() <= 12:
-        counted = counted.join(pd.crosstab(sides, frame["stratum"]))
+        classes = pd.crosstab(sides, frame["stratum"])
+        missing = classes.pop("None") if "None" in classes else None
+        counted = counted.join(classes if missing is None else classes.assign(**{"(missing)": missing}))
     return counted.sort_index(key=lambda found: [SPLITS.index(side) if side in SPLITS else int(side) for side in found])

@@ -119,6 +119,14 @@ def test_the_report_counts_groups_images_and_classes(folder, dermssl, tmp_path):
     assert "2 by patient (seed 0)" in outcome.out
 
 
+def test_images_without_a_label_are_counted_as_missing(folder, dermssl):
+    frame = open_dataset(folder).frame()
+    frame["condition"] = frame["condition"].where(frame.index > 0, None)
+    write_parquet(folder / "manifest.parquet", to_table(frame))
+    out = dermssl("split", folder, "--folds", 2, "--stratify", "condition").out
+    assert "(missing)" in out and "None" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
