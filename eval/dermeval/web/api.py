@@ -72,7 +72,7 @@ def api_routes(searches: Searches) -> APIRouter:
         """Give the images of a case, by the id of the case or of one of its images."""
         found = collection.case(case_id)
         if found is None:
-            raise HTTPException(404, "no case of that id in this collection")
+            raise HTTPException(404, "no case of that id in this collection: give the case_id or image_id of a hit")
         return found
 
     return routes
