@@ -50,8 +50,9 @@ def recommend(options: RecipeOptions, images: int) -> Choices:
     batch = options.batch or min(method.batch[tier], power_of_two(images // FEWEST_STEPS))
     epochs = options.epochs or method.epochs[tier]
     warmup = min(LONGEST_WARMUP, round(epochs * WARMUP_SHARE, 1))
+    small = "; batches of 64 and more learn better, but give fewer steps" if batch < 64 else ""
     common: Choices = {
-        "training.batch": (batch, f"{images // batch:,} steps per epoch; 64 images and more learn better"),
+        "training.batch": (batch, f"{images // batch:,} steps per epoch{small}"),
         "training.epochs": (epochs, "an epoch of few images has few steps: count steps, not epochs"),
         "optim.warmup_epochs": (warmup, "a fifteenth of the run, at most 10 as published"),
     }

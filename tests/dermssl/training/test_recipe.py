@@ -60,6 +60,14 @@ def test_an_epoch_has_four_steps_at_least(method):
         assert count // batch >= 4
 
 
+def test_only_a_small_batch_is_called_small():
+    def reason(images: int) -> str:
+        return recommend(RecipeOptions(["data/x"], "simclr", "resnet18"), images)["training.batch"][1]
+
+    assert reason(210) == "6 steps per epoch; batches of 64 and more learn better, but give fewer steps"
+    assert "learn better" not in reason(5_354)
+
+
 def test_there_are_no_more_prototypes_than_images():
     assert all(out_dim <= count for count, out_dim in zip(COUNTS, over_counts("dino", "dino.out_dim"), strict=True))
 
