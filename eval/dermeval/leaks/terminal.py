@@ -19,7 +19,7 @@ PICTURE = "review.png"
 def review_in_terminal(session: ReviewSession) -> None:
     """Ask about the undecided rows until all are decided, enough in a row are rejected, or the person quits."""
     picture = session.path.parent / PICTURE
-    print(f"\n{session.title}: {len(session.waiting())} to decide")
+    print(f"\n{session.title}: {len(session.waiting())} to decide, the most likely first")
     try:
         while (waiting := session.waiting()) and not session.enough():
             _show(session, waiting[0], len(waiting), picture)

@@ -85,7 +85,7 @@ def encoders_report(
     lead = [
         f"{len(pools)} encoders, each on the same images; differences from {first}",
         *(_scored_line(task, made[0]) for task, made in planned),
-        f"scores are {SCORE.replace('_', ' ')} at image level, or recall@1 where a column says so",
+        f"scores are {SCORE.replace('_', ' ')} at image level, or recall@1 of all images where a column says so",
         f"95% intervals and p from {options.draws} paired draws of {source.unit}s",
         *(f"{name}: {pool.encoder['path']}" for name, pool in pools.items() if name != pool.encoder["path"]),
     ]
