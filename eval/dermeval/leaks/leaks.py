@@ -72,6 +72,7 @@ def leaks(options: LeaksOptions) -> Report | None:
                 "hidden": (earlier.known.all() and earlier.hidden) or found.hidden(),
             }
             data |= {"certainty": _certainty(images, found, ranking, threshold, options)}
+            data["notes"] += moved_by_review(ranking, decisions, threshold, options)
             data["pretraining"] = _seen(folder, images)
             write_json(folder / "summary.json", data)
             terms, steps = summary_terms(data), next_steps(data, out)
@@ -104,6 +105,18 @@ def confirmed_ranking(
     )
     threshold = certainty.threshold_of(scores, expected, most, options.precision or PRECISION, options.expected_false)
     return ranking.assign(confirmed=ranking["score"] >= min(threshold, IDENTICAL_SCORE)), threshold
+
+
+def moved_by_review(
+    ranking: pd.DataFrame, decisions: pd.DataFrame, threshold: float, options: LeaksOptions
+) -> list[str]:
+    """A note if a person's decisions moved the threshold: one wrong rejection can raise it far."""
+    before = confirmed_ranking(ranking, decisions.iloc[:0], options)[1]
+    if before == threshold:
+        return []
+    old, new = ("none" if np.isinf(score) else f"{score:.2f}" for score in (before, threshold))
+    why = "rejected pairs count as false, accepted pairs as true; take a wrong decision out of decisions.csv"
+    return [f"The decisions of an earlier review moved the threshold from {old} to {new}: {why}."]
 
 
 def _certainty(

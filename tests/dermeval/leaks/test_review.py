@@ -8,7 +8,7 @@ from PIL import Image
 
 from dermeval.leaks import terminal
 from dermeval.leaks.decisions import COLUMNS, FILE, decided, kept_pairs, read_decisions
-from dermeval.leaks.leaks import confirmed_ranking, leaks
+from dermeval.leaks.leaks import confirmed_ranking, leaks, moved_by_review
 from dermeval.leaks.options import LeaksOptions
 from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
@@ -99,7 +99,11 @@ def test_rejected_pairs_raise_the_threshold_of_the_next_audit():
     options = LeaksOptions("leaks", [], precision=0.8)
     rejections = pd.DataFrame({"image_id_a": ["c"], "image_id_b": ["y"], "decision": ["reject"]})
     assert confirmed_ranking(ranking, read_decisions(Path("nowhere")), options)[0]["confirmed"].all()
-    assert confirmed_ranking(ranking, rejections, options)[0]["confirmed"].tolist() == [True, True, False, False]
+    confirmed, threshold = confirmed_ranking(ranking, rejections, options)
+    assert confirmed["confirmed"].tolist() == [True, True, False, False]
+    (note,) = moved_by_review(ranking, rejections, threshold, options)
+    assert "moved the threshold from 3.00 to 5.00" in note
+    assert moved_by_review(ranking, rejections.iloc[:0], 3.0, options) == []
 
 
 def test_accepted_pairs_lower_the_threshold_of_the_next_audit():
