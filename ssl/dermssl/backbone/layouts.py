@@ -142,7 +142,7 @@ def _hugging_face(weights: Weights) -> dict[str, Tensor] | None:
 def _panderm(weights: Weights) -> dict[str, Tensor] | None:
     """PanDerm: a CAE transformer with separate biases of queries and values, and layer scale as ``gamma_1``.
 
-    Only the large checkpoint holds the whole pretraining network. timm's DeiT-III of that width is the same function.
+    Only the large checkpoint holds the whole pretraining network. timm's DeiT-III of the same width computes the same.
     """
     mark, rules = "blocks.0.attn.q_bias", {r"\.gamma_1$": ".ls1.gamma", r"\.gamma_2$": ".ls2.gamma"}
     if f"encoder.{mark}" in weights:
