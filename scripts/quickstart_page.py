@@ -17,7 +17,7 @@ from dermssl.plotting import BLUE, PLOT_STYLE, as_svg
 
 ENCODERS = {
     "pixels": "raw pixels (PCA-128)",
-    "start": "its start: ImageNet weights, frozen",
+    "start": "its start: ImageNet weights",
     "trained": "trained on the synthetic skin",
 }
 PROBES = {"knn": "kNN", "linear": "linear probe"}
@@ -106,7 +106,11 @@ def write_page(folder: Path, words: dict[str, str], scores: dict[str, dict[str, 
     sections = [
         Section("What was learned", lessons, figures=[score_plot(scores)]),
         Section("Training", [words["trained"]], figures=[curves(folder / "run" / "metrics.jsonl")]),
-        Section("Views: what the network was shown", figures=[picture(folder / "run" / "views.png", "26rem")]),
+        Section(
+            "Views: what the network was shown",
+            ["Each column shows two views of one image: random crops in other colours."],
+            figures=[picture(folder / "run" / "views.png")],
+        ),
         Section(
             "Similar cases",
             ["The query stands at the left. Its own patient is never shown."],

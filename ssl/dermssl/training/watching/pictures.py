@@ -12,13 +12,13 @@ GREY, GREEN, RED = (150, 150, 150), (0, 158, 115), (213, 94, 0)
 
 
 def view_grid(pixels: list[Tensor], images: int = 8) -> np.ndarray:
-    """A row per image, a column per view. ``pixels`` holds ``(V, B, 3, S, S)`` for each crop size, from 0 to 1."""
-    columns = []
+    """A column per image, a row per view. ``pixels`` holds ``(V, B, 3, S, S)`` for each crop size, from 0 to 1."""
+    rows = []
     for group in pixels:
         for view in (group[:, :images].clamp(0, 1) * 255).byte().permute(0, 1, 3, 4, 2).cpu().numpy():
             scaled = [_scale(image, Image.Resampling.NEAREST) for image in view]
-            columns.append(np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0))) for image in scaled]))
-    return np.concatenate(columns, axis=1)
+            rows.append(np.concatenate([np.pad(image, ((1, 1), (1, 1), (0, 0))) for image in scaled], axis=1))
+    return np.concatenate(rows)
 
 
 def neighbour_grid(

@@ -21,7 +21,7 @@ from dermssl.files import read_json, write_json
 from dermssl.training.options import TrackingOptions
 from dermssl.training.watching import tracking
 from dermssl.training.watching.online import patch_components
-from dermssl.training.watching.pictures import GREEN, RED, neighbour_grid
+from dermssl.training.watching.pictures import GREEN, RED, neighbour_grid, view_grid
 from dermssl.training.watching.tracking import Waiting
 from dermssl.training.watching.watch import mixture
 from dermssl.views.sampler import Sampler
@@ -197,6 +197,15 @@ def test_the_projector_holds_the_stated_number_of_points_with_labels(run):
     assert len(points) == len(labels) == 10 and header == "label\timage"
     assert {line.split("\t")[0] for line in labels} <= {"across", "along"}
     assert (folder / "sprite.png").exists()
+
+
+def test_the_grid_of_views_has_a_column_per_image_and_a_row_per_view():
+    large, small = torch.zeros(2, 3, 3, 32, 32), torch.zeros(1, 3, 3, 16, 16)
+    large[1, 2], small[0, 0] = 1, 1  # the second large view of the third image, the small view of the first one
+    grid = view_grid([large, small])
+    side = grid.shape[0] // 3
+    cells = grid[:, :, 0].reshape(3, side, 3, side).mean(axis=(1, 3)) > 200
+    assert grid.shape == (3 * side, 3 * side, 3) and np.argwhere(cells).tolist() == [[1, 2], [2, 0]]
 
 
 def test_frames_of_the_neighbour_grid_tell_labels_apart_and_have_a_legend():
