@@ -111,10 +111,7 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
         raise InputError(
             f"{source.folder}: no query ({options.split} images) has another image of the same {relevance} to find"
         )
-    most, copies = max(options.k), int(np.bincount(pixels).max()) - 1
-    ranked = nearest_of_other_groups(source.features, queries, junk, most + copies)
-    ranked[pixels[ranked] == pixels[queries][:, None]] = -1
-    ranked = np.take_along_axis(ranked, np.argsort(ranked < 0, axis=1, kind="stable")[:, :most], 1)
+    ranked = nearest_of_other_groups(source.features, queries, np.stack([junk, pixels]), max(options.k))
     found = np.where(ranked < 0, -1, labels[ranked])
     truth, total = labels[queries], total[queries]
     relevant = (found == truth[:, None]) & (ranked >= 0)
