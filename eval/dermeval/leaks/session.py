@@ -139,6 +139,7 @@ class PairReview(ReviewSession):
         kept = decisions.kept_pairs(self.table, self.decisions)
         groups, split = decisions.write_results(self.folder, self.images, kept)
         counted_now = summary_of(self.images, kept, groups, split)
+        counted_now["notes"] = list(dict.fromkeys([*counted_now["notes"], *self.summary["notes"]]))
         now = self.summary | counted_now
         changed = {name: value for name, value in counted_now.items() if value != self.summary.get(name)}
         reviewed = {"decisions": self.counts(), "reviewed": changed}

@@ -15,7 +15,7 @@ from dermeval.web.review import review
 from dermssl.dataset.options import SplitOptions
 from dermssl.dataset.split import split
 from dermssl.errors import InputError
-from dermssl.files import read_json
+from dermssl.files import read_json, write_json
 
 
 @pytest.fixture
@@ -58,6 +58,17 @@ def test_a_review_after_the_repaired_split_was_applied_tells_of_the_present_spli
     pairs = pd.read_parquet(audited / "pairs.parquet")
     assert len(pairs) and not pairs["across_splits"].any() and (pairs["split_a"] == pairs["split_b"]).all()
     assert read_json(audited / "summary.json", "dermeval leaks")["reviewed"]["pairs_across_splits"] == 0
+
+
+def test_a_review_keeps_the_notes_of_the_audit(audited, monkeypatch):
+    """One may say that an earlier review moved the threshold, which the audit alone knows."""
+    summary = read_json(audited / "summary.json", "dermeval leaks")
+    summary["notes"].append("the threshold was moved")
+    write_json(audited / "summary.json", summary)
+    press(monkeypatch, "r")
+    review(ReviewOptions(str(audited), terminal=True))
+    assert "the threshold was moved" in (audited / "report.html").read_text()
+    assert "notes" not in read_json(audited / "summary.json", "dermeval leaks")["reviewed"]
 
 
 def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, monkeypatch, capsys):
