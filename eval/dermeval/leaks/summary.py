@@ -1,6 +1,7 @@
 """The counts of a leak audit, in numbers and in words, and what to do next."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,14 @@ def _further_terms(data: dict[str, Any]) -> dict[str, str]:
 
 def next_steps(data: dict[str, Any], folder: Path) -> list[str]:
     """What to do with the results in the leaks ``folder``: sentences with commands."""
+    out = shlex.quote(str(folder))
     if not data["pairs"]:
-        return [f"No pair is confirmed. `dermeval review {folder}` shows the strongest pairs below the threshold."]
-    steps = [f"`dermeval review {folder}` shows the pairs, to accept or reject each."]
+        return [f"No pair is confirmed. `dermeval review {out}` shows the strongest pairs below the threshold."]
+    steps = [f"`dermeval review {out}` shows the pairs, to accept or reject each."]
     if data["leak_groups_across_splits"]:
-        steps.append(f"`dermssl split DATA --apply {folder}` puts each leak group on one side of the split.")
+        steps.append(f"`dermssl split DATA --apply {out}` puts each leak group on one side of the split.")
     if data["leak_groups"] and not data["every_image"]:
-        steps.append(f"`dermssl split DATA --folds 5 --together {folder}` draws folds that keep leak groups together.")
+        steps.append(f"`dermssl split DATA --folds 5 --together {out}` draws folds that keep leak groups together.")
     return steps
 
 
