@@ -106,7 +106,7 @@ def restricted(notices: Iterable[dict[str, Any]]) -> list[str]:
 def unrecorded(notices: Iterable[dict[str, Any]]) -> str:
     """For a refusal of `restricted` data: those of which no licence is recorded. Empty if there are none."""
     names = ", ".join(entry["dataset"] for entry in notices if entry["id"] == "unknown")
-    remedy = "`licence` in the table's columns.yaml records one"
+    remedy = "`dermssl prepare --licence` records one"
     return f" (no licence of {names} is recorded, which counts as one that forbids it; {remedy})" if names else ""
 
 

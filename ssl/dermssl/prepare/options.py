@@ -23,6 +23,10 @@ class PrepareOptions:
     name: str | None = None
     """Name of the data set, the first part of every image_id (default: the source's name; of synthetic data with
     `synthetic_` before it)."""
+    licence: str | None = None
+    """Licence of your own data, an id from `dermssl sources` (default: that in columns.yaml, else unknown)."""
+    citation: str | None = None
+    """Who is named as the source of your own data, for instance a paper (default: that in columns.yaml)."""
     follow: str | None = None
     """A folder outside the root, such as a download cache. Links into it are followed, other links out are not."""
     short_side: PositiveInt = 384

@@ -16,7 +16,7 @@ from dermssl import licences
 from dermssl.atomic import publish_folder
 from dermssl.commandline import Report
 from dermssl.dataset import manifest, splits
-from dermssl.errors import InputError, counted
+from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
 from dermssl.paths import json_object, require_name, require_new_folder
 from dermssl.prepare.identity import check_labels, complete, copy_conflicts, identify, label_conflicts
@@ -57,7 +57,7 @@ def prepare(options: PrepareOptions) -> Report:
         reasons = "; ".join(count_problems(found.problems)) or "there are no image files"
         none = f"{root} holds no image that the source '{source.name}' can use"
         raise InputError(f"{none}: expected {source.layout}. Found: {reasons}")
-    source, targets = found.source or source, found.targets
+    source, targets = _with_licence(found.source or source, options, drawn), found.targets
     rows, conflicts = identify(found.frame, name, source)
     splits.check_split(rows, str(root))
     check_labels(rows, targets, root)
@@ -91,6 +91,19 @@ def prepare(options: PrepareOptions) -> Report:
     names = [name for name in ("split", "folds") if earlier.get(name) not in (None, "none", info.get(name))]
     gone = [f"{name}, {earlier[name]}" for name in names]
     return _report(Path(options.out), table, info, problems, gone)
+
+
+def _with_licence(source: Source, options: PrepareOptions, drawn: bool) -> Source:
+    """``source`` with the licence and citation that are given. InputError for data that have their own."""
+    if options.licence not in (None, *licences.LICENCES):
+        raise InputError(f"--licence {options.licence}: {did_you_mean(str(options.licence), licences.LICENCES)}")
+    known = {"licence": source.licence if source.licence != "unknown" else "", "citation": source.citation}
+    given = {name: value for name in known if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        if drawn or known[name] not in ("", value):
+            own = "they are synthetic" if drawn else f"their {name} is '{known[name]}'"
+            raise InputError(f"--{name} is for data that have none, but {own}: leave it out")
+    return dataclasses.replace(source, **given)
 
 
 def _check_mark(root: Path, mark: dict, files: Iterable[str]) -> None:

@@ -282,6 +282,28 @@ def test_any_table_can_be_described_by_a_few_lines_of_yaml(raw, dermssl, tmp_pat
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["split"] == "official"
 
 
+def test_class_folders_get_the_licence_that_the_command_names(raw, dermssl, tmp_path):
+    folder = raw({}, ["photos/a/1.jpg", "photos/b/2.jpg"]) / "photos"
+    options = ("--source", "folder", "--root", folder, "--out", tmp_path / "data", "--workers", 1)
+    assert dermssl("prepare", *options, "--licence", "CC-BY-4.0", "--citation", "Me, here.").code == 0
+    licence = open_dataset(tmp_path / "data").licence
+    assert (licence["id"], licence["attribution"], licence["redistribution"]) == ("CC-BY-4.0", "Me, here.", True)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("CC0-1.0", "--licence is for data that have none, but their licence is 'CC-BY-4.0': leave it out"),
+        ("CC-BY", "--licence CC-BY: did you mean 'CC-BY-4.0'"),
+    ],
+)
+def test_a_licence_that_contradicts_the_table_or_is_unknown_is_refused(raw, dermssl, tmp_path, option, message):
+    root = raw({"raw/columns.yaml": COLUMNS, "raw/my.csv": MY.replace("arm; leg", "arm")}, ["raw/1.jpg", "raw/2.jpg"])
+    options = ("--root", root / "raw", "--out", tmp_path / "data", "--name", "mine", "--workers", 1)
+    refused = dermssl("prepare", "--source", "csv", *options, "--licence", option)
+    assert refused.code == 2 and message in refused.err and not (tmp_path / "data").exists()
+
+
 def test_a_table_without_labels_and_split_is_data_for_pretraining(raw, dermssl, tmp_path):
     tables = {"raw/columns.yaml": "table: t.csv\ncolumns: {file: photo}", "raw/t.csv": "photo\n1.jpg\n2.jpg\n"}
     root = raw(tables, ["raw/1.jpg", "raw/2.jpg"])
