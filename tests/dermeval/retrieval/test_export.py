@@ -131,6 +131,7 @@ def test_data_that_may_not_be_passed_on_are_refused_with_the_reason(exported, tm
 
 def test_a_refusal_says_that_no_licence_is_recorded(exported):
     with pytest.raises(
-        InputError, match=r"\(no licence of set is recorded, which counts as one that forbids it; `licence` in"
+        InputError,
+        match=r"\(no licence of set is recorded, which counts as one that forbids it; `dermssl prepare --lic",
     ):
         exported("projector", licence="unknown")
