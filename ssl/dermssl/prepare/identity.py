@@ -60,7 +60,7 @@ def _cases(frame: pd.DataFrame, unit: str) -> pd.Series:
 
 
 def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """If lesion numbers repeat from patient to patient, put the patient's id before them."""
+    """If lesion numbers repeat from patient to patient, put the patient's id before them; without a patient none."""
     if not {"patient_id", "lesion_id"} <= set(frame):
         return frame, []
     patients, lesions = frame["patient_id"], frame["lesion_id"]
@@ -70,7 +70,7 @@ def _with_own_lesions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]
     joined = patients.astype(str) + "/" + lesions.astype(str)
     problem = f"lesion numbers repeat from patient to patient ({repeated})"
     told = [Problem("lesion_id", problem, "each counts together with its patient")]
-    return frame.assign(lesion_id=lesions.where(patients.isna() | lesions.isna(), joined)), told
+    return frame.assign(lesion_id=joined.where(patients.notna() & lesions.notna(), None)), told
 
 
 def _groups(frame: pd.DataFrame) -> pd.Series:

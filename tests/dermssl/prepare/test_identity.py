@@ -64,6 +64,8 @@ def test_lesion_numbers_that_repeat_from_patient_to_patient_join_nobody(grouped)
     groups, problems = grouped([("P1", None, "1"), ("P2", None, "1"), ("P2", None, "2")])
     assert groups == ["s/P1", "s/P2", "s/P2"]
     assert problems == [("lesion_id", "lesion numbers repeat from patient to patient (1)")]
+    blank = (None, None, "1")
+    assert grouped([("P1", None, "1"), ("P2", None, "1"), blank, blank])[0] == ["s/P1", "s/P2", "s/2", "s/3"]
 
 
 def test_every_image_has_its_own_id_however_the_files_are_called():
