@@ -61,21 +61,20 @@ def prepare(options: PrepareOptions) -> Report:
     rows, conflicts = identify(found.frame, name, source)
     splits.check_split(rows, str(root))
     check_labels(rows, targets, root)
-    problems = found.problems + conflicts + label_conflicts(rows, targets)
-    _check_strict(problems, options)
+    _check_strict(found.problems + conflicts + label_conflicts(rows, targets), options)
     files = rows["file"].tolist()
     if mark:
         _check_mark(root, mark, files)
     work = work_folder(out, root, files, options.short_side)
     decoded, damaged = decode_all(work, root, files, options.short_side, options.workers, follow)
-    problems += damaged
     if not decoded.any():
         shutil.rmtree(work)
-        reasons = "; ".join(count_problems(problems))
+        reasons = "; ".join(count_problems(found.problems + damaged))
         raise InputError(f"{root}: none of {counted(len(rows), 'image')} could be decoded: {reasons}")
     pixels = pixels_by_file(work)
-    frame, split = complete(rows[decoded].copy(), pixels, source, targets, options)
-    problems += copy_conflicts(frame, pixels)
+    rows, conflicts = identify(found.frame[decoded], name, source)  # damaged files, which may all be equal, join nobody
+    frame, split = complete(rows, pixels, source, targets, options)
+    problems = found.problems + conflicts + label_conflicts(frame, targets) + damaged + copy_conflicts(frame, pixels)
     _check_strict(problems, options)
     if mark and split == "official" and mark.get("split") != "official":
         split = "drawn by dermssl synth"

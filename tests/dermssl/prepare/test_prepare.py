@@ -193,6 +193,24 @@ def test_a_case_with_two_labels_is_reported(prepare, tmp_path):
     assert _problems(tmp_path / "data") == {"case ham10000/HAM_1": "images of one case have different labels of 'dx'"}
 
 
+def test_files_that_cannot_be_decoded_join_no_patients_though_they_are_equal(prepare, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    rows = ["file,who,dx"]
+    for number in range(4):
+        _photo(number).save(raw / f"good{number}.jpg")
+        (raw / f"page{number}.jpg").write_bytes(b"<html>404 not found</html>")
+        rows += [f"good{number}.jpg,P{number},nevus", f"page{number}.jpg,P{number},melanoma"]
+    (raw / "t.csv").write_text("\n".join(rows))
+    (raw / "columns.yaml").write_text(
+        "{table: t.csv, columns: {file: file, patient_id: who, case_id: who}, targets: [dx]}"
+    )
+    assert prepare(raw, source="csv").code == 0
+    frame = open_dataset(tmp_path / "data").frame()
+    assert frame["group_id"].tolist() == [f"csv/P{number}" for number in range(4)]
+    assert not any("different labels" in problem for problem in _problems(tmp_path / "data").values())
+
+
 def test_a_label_of_no_declared_class_is_bad_input_before_anything_is_decoded(synthetic_raw, prepare, tmp_path):
     raw = shutil.copytree(synthetic_raw, tmp_path / "raw")
     table = (raw / "label.csv").read_text()
