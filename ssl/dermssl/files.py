@@ -95,15 +95,13 @@ def write_yaml(path: Path, value: Any) -> None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises InputError naming the file and the mistake."""
-    import yaml
-
     mode = file_mode(path)
     if mode is None or not stat.S_ISREG(mode):
         raise InputError(f"{path} is not a file: give the path of a YAML config")
     if path.stat().st_size > LARGEST_TEXT:
         raise InputError(f"{path} is too large for a YAML config")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = _parsed_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         raise
     except Exception as error:  # PyYAML raises nearly anything for a value that does not fit its tag
@@ -112,6 +110,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise InputError(f"{path} must hold `key: value` lines, not a {type(value).__name__}")
     return value or {}
+
+
+def _parsed_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError if a mapping has a key twice, of which PyYAML takes the last."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            for key, times in keys.items():
+                if times > 1:
+                    raise ValueError(f"line {node.start_mark.line + 1}: '{key}' stands {times} times: keep one")
+            super().flatten_mapping(node)
+
+    return yaml.load(text, Loader)
 
 
 def write_csv(path: Path, frame: "pd.DataFrame") -> None:

@@ -243,9 +243,15 @@ def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str,
     valid = {leaf.name: leaf for leaf in leaves(options_type)}
     aliases = _aliases(options_type)
     try:
-        flat = {aliases.get(key, key): value for key, value in flatten(read_yaml(path)).items()}
+        given = flatten(read_yaml(path))
     except RecursionError:
         raise InputError(f"{path} has too many keys or nested sections: leave out references (`*name`)") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    for alias, name in aliases.items():
+        if {alias, name} <= set(given):
+            raise InputError(f"{path}: '{alias}' and '{name}' are the same option: keep one of them")
+    flat = {aliases.get(key, key): value for key, value in given.items()}
     for key, value in flat.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, valid)}")
@@ -261,12 +267,15 @@ def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str,
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys. Raises RecursionError if it is too deep or wide."""
+    """A nested mapping by dotted keys. Raises RecursionError if it is too deep or wide, ValueError for a key twice."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if len(flat) > MOST_KEYS:  # YAML's references can make an endless tree
             raise RecursionError
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        below = flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        for name in flat.keys() & below.keys():
+            raise ValueError(f"key '{name}' stands twice: keep one")
+        flat |= below
     return flat
 
 

@@ -131,6 +131,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, error):
         ("out: [x\n", "is not valid YAML"),
         ("- out\n", "must hold `key: value` lines, not a list"),
         ("training: 5\n", "unknown key 'training'"),
+        ("training:\n  epochs: 5\ntraining.epochs: 6\n", "key 'training.epochs' stands twice: keep one"),
     ],
 )
 def test_a_mistake_in_a_config_names_the_file_and_the_key(run, tmp_path, text, error):

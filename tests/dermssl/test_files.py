@@ -270,6 +270,12 @@ def test_no_yaml_text_is_a_traceback(tmp_path, text):
         files.read_yaml(tmp_path / "a.yaml")
 
 
+def test_a_yaml_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("training:\n  epochs: 3\n  batch: 8\n  epochs: 30\n")
+    with pytest.raises(InputError, match=r"a\.yaml is not valid YAML: line 2: 'epochs' stands 2 times: keep one"):
+        files.read_yaml(tmp_path / "a.yaml")
+
+
 @pytest.mark.parametrize(
     "array", [np.zeros((3, 2), complex), np.zeros((3, 0)), np.zeros((3, 2), np.int64), np.zeros(3), np.float32(1)]
 )
