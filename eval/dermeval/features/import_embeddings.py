@@ -43,7 +43,10 @@ def import_embeddings(options: ImportOptions) -> Report:
     datasets = open_datasets(options.data)
     features, ids = _read_features(path, {name for dataset in datasets for name in dataset.table.column_names})
     if options.ids:
-        ids = _read_ids(Path(options.ids))
+        given = _read_ids(Path(options.ids))
+        if ids is not None and len(ids) == len(given) and sorted(ids) == sorted(given) and ids != given:
+            raise InputError(f"{path} has the ids of {options.ids} in another order: leave {options.ids} out")
+        ids = given
     if ids is None:
         raise InputError(f"{path} holds no ids: give a table of them with one row per row of features, in their order")
     if len(ids) != len(features):
@@ -67,7 +70,7 @@ def import_embeddings(options: ImportOptions) -> Report:
 
 
 def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list[str] | None]:
-    """Features ``(N, D)``, float32 or float16 and finite, and the ids in the same file; None if it has none.
+    """Features ``(N, D)``, float32 or float16, finite, no row all zeros; and the ids in the same file, if any.
 
     ``facts`` are the columns of manifests, which are no features.
     """
@@ -88,11 +91,10 @@ def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list
     with np.errstate(over="ignore"):
         features = np.asarray(features, np.float16 if features.dtype == np.float16 else np.float32)
         lengths = np.linalg.norm(features.astype(np.float32), axis=1)
-    bad = np.flatnonzero(~np.isfinite(lengths))
+    bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))  # zeros often stand for an image that failed
     if len(bad):
-        raise InputError(
-            f"{path}: row {bad[0] + 1} of the features holds NaN, infinity or too large numbers: leave that image out"
-        )
+        held = "NaN, infinity or too large numbers" if lengths[bad[0]] else "nothing but zeros"
+        raise InputError(f"{path}: row {bad[0] + 1} of the features holds {held}: leave that image out")
     return features, ids
 
 

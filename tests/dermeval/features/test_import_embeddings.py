@@ -80,6 +80,14 @@ def test_a_parquet_file_brings_its_own_ids(tmp_path, data, features, frame, kind
     assert np.allclose(open_embeddings(out).features, features, atol=1e-2 if kind == "half" else 1e-7)
 
 
+def test_ids_in_another_order_than_those_beside_the_features_are_refused(tmp_path, data, features, frame, capsys):
+    pd.DataFrame({"image_id": frame["image_id"], "features": list(features)}).to_parquet(tmp_path / "f.parquet")
+    frame[["image_id"]][::-1].to_csv(tmp_path / "ids.csv", index=False)
+    given = [str(tmp_path / "f.parquet"), str(tmp_path / "ids.csv")]
+    assert main(["import-embeddings", *given, "--data", str(data), "--out", str(tmp_path / "e")]) == 2
+    assert "in another order" in capsys.readouterr().err and not (tmp_path / "e").exists()
+
+
 def test_the_plot_of_an_atlas_is_no_feature(tmp_path, data, features, frame, capsys):
     record = {"path": "e", "fingerprint": "e", "preprocessing": {}}
     write_embeddings(tmp_path / "e", features, [open_dataset(data)], record, {})
@@ -127,6 +135,7 @@ def test_hdf5_is_read_where_h5py_is_installed(tmp_path, data, features, frame, c
         (lambda x, ids: (x[:, 0], ids), "features.npy"),
         (lambda x, ids: (np.where(x == x[3, 2], np.inf, x), ids), "row 4 of the features"),
         (lambda x, ids: (np.where(x == x[3, 2], 1e20, x), ids), "row 4 of the features"),
+        (lambda x, ids: (np.where(x[:, :1] == x[3, 0], 0, x), ids), "row 4 of the features holds nothing but zeros"),
         (lambda x, ids: (x, [*ids[:-1], ids[0]]), "occurs twice"),
         (lambda x, ids: (x, [*ids[:-1], "toy/none"]), "is no image of"),
         (lambda x, ids: (x, [*ids[:-1], None]), "has no id"),
