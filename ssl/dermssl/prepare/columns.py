@@ -27,13 +27,13 @@ def read_columns(
     that cannot be read becomes missing and is reported.
     Raises InputError: the table lacks a column, or a split is none of train, val and test.
     """
-    frame = pd.DataFrame(index=table.index)
+    frame, path = pd.DataFrame(index=table.index), table.attrs.get("path", "the table")
     for name, wanted in columns.items():
         column, reader = wanted if isinstance(wanted, tuple) else (wanted, READERS.get(name, str))
         read = reader.get if isinstance(reader, Mapping) else reader
         parts = column if isinstance(column, list) else [column]
         for part in (part for part in parts if part not in optional):
-            require_column(table, part, table.attrs.get("path", "the table"))
+            require_column(table, part, path)
         cells = zip(*(table[part] if part in table else [None] * len(table) for part in parts), strict=True)
         texts = ["/".join(row) if all(isinstance(cell, str) for cell in row) else None for row in cells]
         column = " + ".join(parts)
@@ -42,7 +42,7 @@ def read_columns(
         frame[name] = pd.Series(values, index=table.index, dtype=float if numeric else object)
         unread = Counter(text for text, value in zip(texts, values, strict=True) if text is not None and value is None)
         if unread and name == "split":
-            raise InputError(f"column '{column}' holds '{next(iter(unread))}': a split is train, val or test")
+            raise InputError(f"{path}: column '{column}' holds '{next(iter(unread))}': a split is train, val or test")
         if unread:
             examples = ", ".join(f"'{text[:40]}'" for text, _ in unread.most_common(3))
             problem = f"values of {column} cannot be read ({unread.total()}, such as {examples})"
