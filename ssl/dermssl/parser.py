@@ -203,14 +203,17 @@ def parse(program: str, options_type: type, arguments: list[str]) -> tuple[Any, 
         if option.startswith("--") and len(option) > 2 and option not in known:
             raise InputError(f"unknown option {option}; {did_you_mean(option, known)}")
     config_file = _value_of("--config", arguments)
-    if config_file:
+    if config_file is not None:
         parser.set_defaults(_checked_config(Path(config_file), options_type, parser))
     try:
         namespace = parser.parse_args(arguments)
         for leaf in leaves(options_type):
-            if leaf.default is MISSING and namespace[leaf.name] in (None, []):
-                option = leaf.name.upper() if leaf.is_positional else option_string(leaf.name)
+            given = namespace[leaf.name]
+            option = leaf.name.upper() if leaf.is_positional else option_string(leaf.name)
+            if leaf.default is MISSING and given in (None, []):
                 raise InputError(f"{option} is missing: give it on the command line or in the --config file")
+            if "" in (given if leaf.takes_several else [given]):  # a variable of the shell that is not set
+                raise InputError(f"{option} is empty: give a value, or leave the option out")
         options = _build(options_type, namespace)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(str(error)) from None
