@@ -72,7 +72,7 @@ def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) ->
         if path.stat().st_size > LARGEST_TEXT:
             raise InputError(f"{path} is too large to be the output of `{maker}`: make it again")
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object: make it again with `{maker}`")
     try:
@@ -84,6 +84,10 @@ def read_json(path: Path, maker: str, model: "type[BaseModel] | None" = None) ->
         what = f"has no '{key}'" if first["type"] == "missing" else f"'{key}': {first['msg']}"
         raise InputError(f"{path}: {shortened(what)}: make it again with `{maker}`") from None
     return value
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"JSON has no {word}")
 
 
 def write_yaml(path: Path, value: Any) -> None:

@@ -253,7 +253,9 @@ def test_a_file_that_fits_its_model_keeps_further_keys(tmp_path):
     assert files.read_json(tmp_path / "a.json", "maker", Folder) == value
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 6000 + "}", "", "[]", '{"a":'])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": NaN}', '{"a": -Infinity}', '{"a": ' + "9" * 6000 + "}", "", "[]", '{"a":']
+)
 def test_no_json_text_is_a_traceback(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=r"a\.json is .* make it again with `maker`"):

@@ -15,10 +15,10 @@ from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
-from dermeval.leaks.summary import next_steps, summary_of, summary_terms
+from dermeval.leaks.summary import next_steps, read_summary, summary_of, summary_terms
 from dermssl.errors import InputError, counted, shortened
 from dermssl.files import read_json, write_csv, write_json
-from dermssl.paths import inside, require_file, require_folder
+from dermssl.paths import inside, require_file
 
 
 class ReviewSession:
@@ -101,8 +101,7 @@ class PairReview(ReviewSession):
     title = "near-duplicates"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = require_folder(folder, "summary.json", "dermeval leaks")
-        self.summary = read_json(inside(folder, "summary.json"), "dermeval leaks")
+        self.folder, self.summary = folder, read_summary(folder)
         if not (folder / "ranking.parquet").is_file():
             raise InputError(f"{folder} was made by an older version: audit again with `dermeval leaks`")
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])

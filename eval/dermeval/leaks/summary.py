@@ -13,6 +13,10 @@ from dermeval.leaks.groups import LARGE, group_table, side
 from dermeval.leaks.pairs import LESION, SCENE
 from dermeval.leaks.records import AuditedImages
 from dermssl.errors import counted
+from dermssl.files import read_json, reading
+from dermssl.paths import inside, require_folder
+
+MAKER = "dermeval leaks"
 
 
 def summary_of(images: AuditedImages, pairs: pd.DataFrame, groups: np.ndarray, split: pd.Series) -> dict[str, Any]:
@@ -79,6 +83,15 @@ def _notes(images: AuditedImages) -> list[str]:
     if any(entry["synthetic"] for entry in images.datasets):
         notes.append("SYNTHETIC data, made by dermssl.")
     return notes
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """``summary.json`` of a leaks folder. Raises InputError unless it has all the results that a review rewrites."""
+    path = inside(require_folder(folder, "summary.json", MAKER), "summary.json")
+    data = read_json(path, MAKER)
+    with reading(path, MAKER):  # an older version may lack some
+        _ = summary_terms(data), next_steps(data, folder), [*data["notes"], *(one["path"] for one in data["datasets"])]
+    return data
 
 
 def finding(data: dict[str, Any]) -> str:

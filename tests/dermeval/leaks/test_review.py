@@ -71,6 +71,18 @@ def test_a_review_keeps_the_notes_of_the_audit(audited, monkeypatch):
     assert "notes" not in read_json(audited / "summary.json", "dermeval leaks")["reviewed"]
 
 
+def test_a_summary_that_lacks_a_result_is_refused_before_anything_is_decided(audited, monkeypatch):
+    summary = read_json(audited / "summary.json", "dermeval leaks")
+    del summary["certainty"]["compared"]  # as an older version may have left it
+    write_json(audited / "summary.json", summary)
+    press(monkeypatch, "r")
+    with pytest.raises(
+        InputError, match=r"summary.json is damaged \('compared'\): make it again with `dermeval leaks`"
+    ):
+        review(ReviewOptions(str(audited), terminal=True))
+    assert not (audited / FILE).exists()
+
+
 def test_an_unknown_key_is_answered_with_the_keys_and_decides_nothing(audited, monkeypatch, capsys):
     press(monkeypatch, "xz")
     review(ReviewOptions(str(audited), terminal=True))
