@@ -17,6 +17,7 @@ from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import IMAGES, shown_image, write_page
 from dermssl.atomic import locked, remove_folder
 from dermssl.commandline import Report
+from dermssl.dataset.splits import join_copies
 from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import read_json, write_csv, write_json
 from dermssl.neighbours import normalise
@@ -118,7 +119,8 @@ def _ranked(images: AuditedImages, scores: np.ndarray, rows: np.ndarray, **colum
 def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.DataFrame | None, str]:
     """The labelled images, least probable labels first; or None and the reason why they cannot be ranked.
 
-    Left out are images without features of the first encoder, and classes of fewer than `LEAST_OF_CLASS` groups.
+    Groups that share an image, by its pixels, count as one. Left out are images without features of the first encoder,
+    and classes of fewer than `LEAST_OF_CLASS` groups.
 
     Columns: ``rank``, ids, ``score`` (1 - probability of the given label), ``label``, ``likelier`` (the most probable
     label), ``nearby`` (labels of the nearest images of other groups), ``row``.
@@ -129,7 +131,9 @@ def rank_label_errors(images: AuditedImages, target: str | None) -> tuple[pd.Dat
         return None, "not ranked: label errors are found on features, so give an embeddings folder (`dermeval embed`)"
     column, one = target or images.labels[0], images.embedded[0]
     given = images.frame[column].to_numpy(dtype=object)[one.rows]
-    groups = images.groups[one.rows]
+    # A copy of an image has its pixels, so it would confirm its label, wrong or not.
+    units = join_copies(images.frame["group_id"], images.frame["pixel_sha256"])
+    groups = pd.factorize(units)[0][one.rows]
     used = pd.notna(given)
     counts = pd.Series(groups[used]).groupby(given[used]).nunique()
     used &= pd.Series(given).map(counts).fillna(0).to_numpy() >= LEAST_OF_CLASS

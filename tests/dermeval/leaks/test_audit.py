@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dermeval.leaks import terminal
-from dermeval.leaks.audit import audit, rank_off_topic
+from dermeval.leaks.audit import audit, rank_label_errors, rank_off_topic
 from dermeval.leaks.label_errors import labels_nearby, self_confidence
 from dermeval.leaks.off_topic import off_topic_scores
 from dermeval.leaks.options import AuditOptions, LeaksOptions
@@ -192,6 +192,16 @@ def test_a_label_is_never_judged_by_images_of_its_own_group():
     features, labels = np.eye(20)[groups], groups % 2
     believed = self_confidence(features, labels, groups)
     assert believed[np.arange(40), labels].max() < 0.75
+
+
+def test_a_label_is_never_judged_by_a_copy_of_the_image(make_dataset, embed_as, draw_skin):
+    """Each image stands under two patients, with the same label, which no other image could know."""
+    random, labels = np.random.default_rng(0), [("eczema", "scabies")[number % 2] for number in range(12)] * 2
+    images = [draw_skin(number, 32) for number in range(12)] * 2
+    folder = make_dataset("set", images, [f"p{number}" for number in range(24)], labels=labels)
+    embedded = embed_as(folder, np.tile(random.normal(size=(12, 50)), (2, 1)))
+    table, _ = rank_label_errors(open_audited([str(embedded)]), None)
+    assert table is not None and table["score"].mean() > 0.4
 
 
 @pytest.mark.parametrize("images", [4, 6, 8])
