@@ -112,6 +112,16 @@ def copies_of_fitted(task: Task, folds: Sequence[Fold]) -> list[str]:
     return [f"{are} the same pixels as a fitted image, so the scores are too high: {remedy}"]
 
 
+def copies_of_scored(task: Task, folds: Sequence[Fold]) -> list[str]:
+    """A note on scored images with the same pixels as one of another patient, since the bootstrap draws these apart."""
+    scored = task.frame.iloc[np.concatenate([fold.test for fold in folds])]
+    copies = int((scored.groupby("pixel_sha256")["group_id"].transform("nunique") > 1).sum())
+    apart = (
+        f"have the same pixels as one of another {task.unit}, so intervals are too narrow: audit with `dermeval leaks`"
+    )
+    return [f"{copies} scored images {apart}"] if copies else []
+
+
 def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:
     """Notes on classes that the train or test images of a fold lack."""
     notes, one = [], len(folds) == 1

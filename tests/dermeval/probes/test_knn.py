@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
-from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, grouped, make_folds
+from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, copies_of_scored, grouped, make_folds
 from dermeval.probes.knn import feature_space, knn
 from dermeval.probes.open_results import read_predictions
 from dermeval.probes.options import KnnOptions
@@ -82,11 +82,13 @@ def test_copies_of_scored_images_are_not_fitted_and_kept_in_one_fold(make_embedd
     data = knn(KnnOptions(embeddings=[str(emb)], draws=100)).data
     assert any("not fitted: 3 copies of test images" in note for note in data["notes"])
     assert data["counts"]["fitted"] == [(frame["split"] == "train").sum() - 3]
+    assert not any("intervals are too narrow" in note for note in data["notes"]), "no two scored images are copies"
     task = open_task([str(emb)], None)
     for seed in range(3):
         folds = make_folds(task, "folds", 4, seed)
         assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(frame)))
         assert not copies_of_fitted(task, folds)
+        assert copies_of_scored(task, folds)[0].startswith("6 scored images have the same pixels")
 
 
 @pytest.mark.parametrize("seed", range(4))
