@@ -34,7 +34,7 @@ from dermssl.parser import parse
 from dermssl.training.optimizer import clip_each
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pretrain import one_step
-from dermssl.training.progress import Progress, hardware
+from dermssl.training.progress import hardware
 from dermssl.training.setup import Run, set_up
 from dermssl.training.watching.tracking import Waiting
 from dermssl.views.loader import ViewDataset, make_loader, to_views
@@ -62,7 +62,7 @@ def product_rate(run: Run, repeats: int) -> float:
     return 2 * side**3 / seconds_on(device.type, lambda: left @ right, repeats)
 
 
-def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
+def measure(run: Run, repeats: int) -> dict[str, float]:
     """Seconds per batch of each part, ``images`` of a batch, ``flops`` of a batch, and the ``product`` rate."""
     options, device = run.options, run.accelerator.device
     dataset = ViewDataset(run.pool, options.views, options.training.seed)
@@ -87,7 +87,7 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
         "forward": taken(lambda: model(views, at)),
         "backward": taken(backward),
         "update": taken(update),
-        "step": taken(lambda: one_step(run, progress, model, itertools.repeat(views))),
+        "step": taken(lambda: one_step(run, model, itertools.repeat(views))),
         "product": product_rate(run, repeats),
     }
     # Last, since a first pass that is counted would keep torch.compile from compiling.
@@ -96,7 +96,7 @@ def measure(run: Run, progress: Progress, repeats: int) -> dict[str, float]:
     return parts | {"flops": counter.get_total_flops()}
 
 
-def waiting(run: Run, progress: Progress, workers: int, steps: int) -> float:
+def waiting(run: Run, workers: int, steps: int) -> float:
     """Share of the time that training waits for its views, with so many data workers."""
     accumulation, device = run.options.training.accumulation, run.accelerator.device
     batches = RankBatches(run.sampler, 0, min(steps, run.steps), accumulation=accumulation)
@@ -105,7 +105,7 @@ def waiting(run: Run, progress: Progress, workers: int, steps: int) -> float:
     counted = Waiting(read_batches(loader))
     views = (to_views(crops, device, *IMAGENET) for crops in counted)
     for step in range(len(batches) // accumulation):
-        one_step(run, progress, run.method, views)
+        one_step(run, run.method, views)
         if step == 0:
             counted.read()  # the workers' start does not count
     return counted.read()[1]
@@ -153,10 +153,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [*given, "--out", str(Path(scratch) / "run")]
         options, _ = parse("step_profile", PretrainOptions, arguments)
-        run, progress = set_up(options)
-        lines = table(run, measure(run, progress, bench.repeats))
+        run = set_up(options)
+        lines = table(run, measure(run, bench.repeats))
         for workers in bench.waits:
-            share = waiting(run, progress, workers, bench.wait_steps)
+            share = waiting(run, workers, bench.wait_steps)
             lines.append(f"- with {workers} data workers, training waits for views {share:.0%} of the time")
     about = [
         f"`python scripts/bench/step_profile.py {' '.join(given)}`",

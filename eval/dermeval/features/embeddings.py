@@ -17,7 +17,7 @@ from dermssl import licences
 from dermssl.atomic import atomic_folder
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import FIXED, read_manifest, to_table
-from dermssl.dataset.targets import Target
+from dermssl.dataset.targets import TARGETS, Target
 from dermssl.errors import InputError, counted
 from dermssl.files import read_json, read_npy, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
@@ -147,10 +147,7 @@ class EmbeddedRows:
     @property
     def recorded_targets(self) -> dict[str, dict[str, Target]]:
         """The targets of each data set as they were when embedded."""
-        return {
-            entry["name"]: {name: Target.from_json(value) for name, value in entry["targets"].items()}
-            for entry in self.info["datasets"]
-        }
+        return {entry["name"]: TARGETS.validate_python(entry["targets"]) for entry in self.info["datasets"]}
 
     @functools.cached_property
     def targets(self) -> dict[str, Target]:

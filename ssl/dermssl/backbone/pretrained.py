@@ -72,28 +72,21 @@ def file_notice(path: Path) -> dict[str, Any]:
     return licences.notice(f"{WEIGHTS}{path.name}", "unknown", said, synthetic=False)
 
 
-def initial_facts(init: str, run: Path) -> dict[str, Any]:
-    """What the encoder ``init`` (``model.init``) records of its training: licences, splits and more; else nothing.
+def initial_facts(init: str, backbone: str, run: Path) -> dict[str, Any]:
+    """What is known of the training of the weights ``init`` (``model.init``): ``licences``, and ``splits`` and more.
 
     If ``init`` no longer exists, it is read from the ``run`` that started from it.
     """
     if init == "timm":
-        return {}
+        return {"licences": [pretrained_notice(backbone)]}
     path = Path(init) if Path(init).exists() else run
-    for config in (path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json"):
-        if config.is_file():
-            return read_json(config, "dermssl export").get("dermssl") or {}
-    if (path / "config.yaml").is_file():  # a run that was stopped early
-        return {"splits": (read_yaml(path / "config.yaml").get("data") or {}).get("splits")}
-    return {}
-
-
-def initial_notices(init: str, backbone: str, run: Path) -> list[dict[str, Any]]:
-    """The licence notices of the weights ``init`` (``model.init``), which apply to everything trained from them."""
-    if init == "timm":
-        return [pretrained_notice(backbone)]
-    stated = initial_facts(init, run).get("licences")
-    return [file_notice(Path(init))] if stated is None else stated
+    configs = (path / "encoder" / "config.json", path / "best" / "config.json", path / "config.json")
+    facts: dict[str, Any] = {}
+    if config := next(filter(Path.is_file, configs), None):
+        facts = read_json(config, "dermssl export").get("dermssl") or {}
+    elif (path / "config.yaml").is_file():  # a run that was stopped early
+        facts = {"splits": (read_yaml(path / "config.yaml").get("data") or {}).get("splits")}
+    return {"licences": [file_notice(Path(init))]} | facts
 
 
 def find_ledger(folder: Path, training: Mapping[str, Any] | None = None) -> Path | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, PositiveInt, StrictBool
 
 from dermssl.dataset.manifest import SCHEMA_VERSION, read_manifest, read_split_origin
 from dermssl.dataset.store import ImageStore
-from dermssl.dataset.targets import Target
+from dermssl.dataset.targets import TARGETS, Target
 from dermssl.errors import InputError
 from dermssl.files import read_json, sha256_file
 from dermssl.licences import Notice
@@ -28,7 +28,7 @@ Unit = Literal["patient", "case", "lesion", "image"]
 
 
 class DatasetInfo(BaseModel):
-    """The content of ``dataset.json``. Folders of older versions lack the entries that have a default here."""
+    """The content of ``dataset.json``."""
 
     schema_version: int
     name: str
@@ -44,12 +44,12 @@ class DatasetInfo(BaseModel):
     short_side: PositiveInt
     counts: dict[str, int]
     targets: dict[str, Target]
-    overlaps: list[str] = []
+    overlaps: list[str]
     """Sources that share images or lesions with this one, see `dermssl.prepare.source.Source`."""
-    split: str = "official"
+    split: str
     """The origin of the split: "official" (it came with the data), "none", or how it was drawn."""
     folds: str | None = None
-    notes: list[str] = []
+    notes: list[str]
     """What the source concluded from names, see `dermssl.prepare.source.Rows`."""
 
 
@@ -80,7 +80,7 @@ class Dataset:
     @cached_property
     def targets(self) -> dict[str, Target]:
         """The targets by the names that ``--target`` takes."""
-        return {name: Target.from_json(value) for name, value in self.info["targets"].items()}
+        return TARGETS.validate_python(self.info["targets"])
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -127,25 +127,17 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
     Raises InputError: a folder is unusable, or two data sets have the same name, so that their ids would clash.
     """
     datasets = [open_dataset(folder) for folder in folders]
-    pairs = list(itertools.combinations(datasets, 2))
-    for one, other in pairs:
+    for one, other in itertools.combinations(datasets, 2):
         if one.name == other.name:
             both = f"{one.folder} and {other.folder} are both named '{one.name}'"
             raise InputError(f"{both}: prepare one of them again with another --name")
-    for dataset in datasets if pairs else ():
-        if "overlaps" not in dataset.info:
-            log.warning(
-                f"warning: {dataset.folder} was prepared before known overlaps between data sets were recorded: "
-                "prepare it again, or audit the pooled sets with `dermeval leaks`"
-            )
-    for one, other in pairs:
         _warn_of_shared(one, other)
     return datasets
 
 
 def _warn_of_shared(one: Dataset, other: Dataset) -> None:
     """Warn if two sets are known to share images, and of the number of images with the same file or pixels."""
-    if other.info["source"] in one.info.get("overlaps", []) or one.info["source"] in other.info.get("overlaps", []):
+    if other.info["source"] in one.info["overlaps"] or one.info["source"] in other.info["overlaps"]:
         log.warning(
             f"warning: {one.folder} and {other.folder} are known to share images or lesions. Some may lie in train of "
             "one and in test of the other: audit them with `dermeval leaks`"

@@ -161,7 +161,7 @@ ORIGIN_KEY = b"dermssl"
 
 def with_split_origin(table: pa.Table, info: dict[str, Any]) -> pa.Table:
     """``table`` with the origin of its split and folds (from ``dataset.json``) in its metadata."""
-    origin = json.dumps({"split": info.get("split"), "folds": info.get("folds")})
+    origin = json.dumps({"split": info["split"], "folds": info.get("folds")})
     return table.replace_schema_metadata((table.schema.metadata or {}) | {ORIGIN_KEY: origin})
 
 

@@ -71,7 +71,7 @@ def _check_options(options: SplitOptions, dataset: Dataset) -> None:
         raise InputError(f"--fractions takes two numbers (train, test) or three, not {len(options.fractions)}")
     if options.folds == 1:
         raise InputError("--folds 1 leaves nothing to validate on: give 2 or more")
-    if options.fractions and "official" in dataset.info.get("split", "official") and not options.replace_official:
+    if options.fractions and "official" in dataset.info["split"] and not options.replace_official:
         raise InputError(f"{dataset.folder} has an official split: add --replace-official to draw another over it")
     own = dataset.info["group"]
     if options.by == "patient" and not dataset.table["patient_id"].drop_null():
@@ -154,8 +154,7 @@ def _repaired_split(given: Path, dataset: Dataset, frame: pd.DataFrame) -> tuple
     repaired = repaired.where(repaired != "", None)
     check_split(frame.assign(split=repaired), str(path))
     moved = int((rows[REPAIRED].to_numpy() != before).sum())
-    was = dataset.info.get("split", "official")
-    how = f"{path.name} {sha256_file(path)[:12]}, {counted(moved, 'image')} moved; was {was}"
+    how = f"{path.name} {sha256_file(path)[:12]}, {counted(moved, 'image')} moved; was {dataset.info['split']}"
     return repaired, f"repaired by dermeval leaks ({how})"
 
 
@@ -200,7 +199,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 def _report(dataset: Dataset, info: dict[str, Any], frame: pd.DataFrame, options: SplitOptions) -> Report:
     text = [str(dataset.folder)]
-    data: dict[str, Any] = {"split": info.get("split"), "folds": info.get("folds")}
+    data: dict[str, Any] = {"split": info["split"], "folds": info.get("folds")}
     for name, drawn in (("split", options.fractions or options.apply), ("fold", options.folds)):
         if drawn:
             counted = _count(frame, name)

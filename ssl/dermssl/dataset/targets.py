@@ -1,7 +1,9 @@
 """Targets: what can be predicted from a data set. The order of classes is declared, never taken from a file."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,6 @@ class Target:
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"the positive class '{self.positive}' is not among the classes")
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "Target":
-        """A target as ``dataset.json`` holds it, by `dataclasses.asdict`."""
-        known = {name: part for name, part in value.items() if name in Target.__dataclass_fields__}
-        return Target(**known | {"classes": tuple(value["classes"])})
+
+TARGETS = TypeAdapter(dict[str, Target])
+"""Makes targets by name from what JSON holds of them."""

@@ -35,6 +35,7 @@ class SyntheticMark(BaseModel):
 
     version: str
     labels: Literal["real", "invented"]
+    split: Literal["official", "drawn"]
     files: dict[str, str]
     """SHA-256 of each file by its path."""
 
@@ -76,7 +77,7 @@ def prepare(options: PrepareOptions) -> Report:
     frame, split = complete(rows, pixels, source, targets, options)
     problems = found.problems + conflicts + label_conflicts(frame, targets) + damaged + copy_conflicts(frame, pixels)
     _check_strict(problems, options)
-    if mark and split == "official" and mark.get("split") != "official":
+    if mark and split == "official" and mark["split"] != "official":
         split = "drawn by dermssl synth"
     table = manifest.to_table(frame)
     info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": found.notes}

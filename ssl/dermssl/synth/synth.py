@@ -31,8 +31,8 @@ from dermssl.synth.photo import draw_person, draw_photo
 
 DEFAULT_PATIENTS = 400
 SIZES = (8, 8192)
-MARK, MARK_OF_OLD = "SYNTHETIC.json", ("label.csv", "PASSION_split.csv", "images/*.jpg", "truth.csv")
-"""The file that lists all others, and the files of older versions, which listed none."""
+MARK = "SYNTHETIC.json"
+"""The file that lists all others."""
 KINDS = ("re-saved", "re-photographed", "flipped")
 """The kinds of planted duplicates: patients with a second record under a new id and copies of their photos."""
 PATIENTS, PHOTOS, COPIES = range(3)
@@ -52,7 +52,7 @@ class Copy(NamedTuple):
 def synth(options: SynthOptions) -> Report:
     """Draw a data set; see `SynthOptions`. Raises InputError before anything is written."""
     out = Path(options.out)
-    written = [MARK, *(json_object(out / MARK, "files") or MARK_OF_OLD)]
+    written = [MARK, *json_object(out / MARK, "files")]
     require_new_folder(out, options.overwrite, written, [options.labels])
     if not SIZES[0] <= options.image_size <= SIZES[1]:
         raise InputError(f"--image-size {options.image_size} cannot be drawn: give {SIZES[0]} to {SIZES[1]}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from dermssl import licences
 from dermssl.atomic import atomic_folder
-from dermssl.backbone.build import build, width
+from dermssl.backbone.build import Normalisation, build, width
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder, write_encoder
 from dermssl.backbone.pretrained import LEDGER
@@ -57,9 +57,7 @@ def export(options: ExportOptions) -> Report:
             heads = {key: value for key, value in weights.items() if key.split(".")[0].endswith("head")}
             write_safetensors(temporary / "heads.safetensors", heads)
         model, config = load_encoder(temporary)
-        facts = config.get("dermssl") or {}
-        if facts.get("licences") is None or "step" not in facts:
-            raise InputError(f"{run}: its encoder names no licences or no step: make it again with `dermssl pretrain`")
+        facts = config["dermssl"]
         if (run / CARD).exists():
             card = inside(run, CARD).read_text(encoding="utf-8")
             write_text(temporary / "README.md", card_of_export(card, options.which, facts["step"]))
@@ -88,5 +86,5 @@ def _write_network(run: Path, which: str, folder: Path) -> None:
     facts |= {"step": saved.record["step"], "network": which}
     notices = facts.pop("licences")
     tag = f"dermssl_{facts['method']}_{which}_step{facts['step']}"
-    preprocessing = preprocessing_at(size, states.normalisation_in(saved.record))
+    preprocessing = preprocessing_at(size, Normalisation.of(saved.record["normalisation"]))
     write_encoder(model, folder, name, preprocessing, notices, tag, facts)

@@ -15,76 +15,75 @@ from dermssl.errors import HealthStop, InputError, Preempted, counted
 from dermssl.files import read_parquet, write_parquet
 from dermssl.training import states
 from dermssl.training.pool import join_ledgers
-from dermssl.training.progress import JOULES_PER_KWH, Progress, hardware
+from dermssl.training.progress import JOULES_PER_KWH, hardware
 from dermssl.training.run_folder import START_LEDGER, read_status, write_status
 from dermssl.training.setup import Run
 from dermssl.training.watching.card import write_card
 from dermssl.training.watching.online import headline
 
 
-def save(run: Run, progress: Progress) -> None:
+def save(run: Run) -> None:
     """Write a resumable state on rank 0, while the other ranks wait."""
     if run.main:
-        record = progress.record() | run.reproducibility
-        record |= {"data": run.fingerprints, "rows": list(run.sampler.sizes)}
-        record |= {"normalisation": run.normalisation._asdict()}
+        record = run.progress.record() | run.reproducibility
+        record |= {"data": run.fingerprints, "normalisation": run.normalisation._asdict()}
         states.save_state(run.folder / "state", run.method, run.optimizer, record, run.options.training.keep_states)
         if read_status(run.folder) == "running":  # keep the "failed" of another rank
-            write_status(run.folder, "running", progress.step, run.steps)
+            write_status(run.folder, "running", run.progress.step, run.steps)
     run.accelerator.wait_for_everyone()
 
 
-def keep_best(run: Run, progress: Progress) -> None:
+def keep_best(run: Run) -> None:
     """Write ``best/`` if the present encoder is the best. Save the state before (at step 0 there is none).
 
     If the run is killed between the two, it knows from the state that ``best/`` is missing, and writes it.
     """
-    if run.main and progress.best and progress.best["step"] == progress.step:
-        export_encoder(run, progress.step, run.folder / "best")
+    if run.main and run.progress.best and run.progress.best["step"] == run.progress.step:
+        export_encoder(run, run.folder / "best")
 
 
-def export_encoder(run: Run, step: int, folder: Path) -> None:
+def export_encoder(run: Run, folder: Path) -> None:
     """Write the present encoder as a timm folder."""
-    method, name = run.options.method, run.options.model.backbone
+    method, name, step = run.options.method, run.options.model.backbone, run.progress.step
     facts: dict[str, Any] = {"method": method, "step": step, "splits": run.splits, "data": run.fingerprints}
     facts |= {"unrecorded": run.unrecorded} if run.unrecorded else {}
     tag = f"dermssl_{method}_step{step}"
     write_encoder(run.method.encoder(), folder, name, run.preprocessing, run.notices, tag, facts)
 
 
-def finish_run(run: Run, progress: Progress) -> None:
+def finish_run(run: Run) -> None:
     """Write encoder, ledger, model card and status."""
-    export_encoder(run, progress.step, run.folder / "encoder")
-    write_record(run, progress)
-    write_status(run.folder, "done", progress.step, run.steps)
+    export_encoder(run, run.folder / "encoder")
+    write_record(run)
+    write_status(run.folder, "done", run.progress.step, run.steps)
 
 
-def write_record(run: Run, progress: Progress) -> None:
+def write_record(run: Run) -> None:
     """Write the ledger, with the images of the start, and the model card. A stopped run needs them for `best/`."""
-    times_seen, before = run.sampler.times_seen(progress.step), run.folder / START_LEDGER
+    times_seen, before = run.sampler.times_seen(run.progress.step), run.folder / START_LEDGER
     if run.pool.partners:
         times_seen = run.pool.partners.shown(times_seen)
     ledgers = [run.data.ledger(times_seen)]
     if before.is_file():
         ledgers.append(read_parquet(before, "dermssl pretrain"))
     write_parquet(run.folder / LEDGER, join_ledgers(ledgers))
-    write_card(run.folder, run.options, run.data, run.notices, times_seen, run_facts(run, progress))
+    write_card(run.folder, run.options, run.data, run.notices, times_seen, run_facts(run))
 
 
-def note_end(run: Run, progress: Progress, error: BaseException) -> None:
+def note_end(run: Run, error: BaseException) -> None:
     """Record in ``status.json`` what ended the run: a stop of all ranks, or the first failure of a rank."""
     if isinstance(error, (HealthStop, Preempted)):
         if run.main:
             status = "stopped" if isinstance(error, HealthStop) else "preempted"
-            write_status(run.folder, status, progress.step, run.steps, str(error))
+            write_status(run.folder, status, run.progress.step, run.steps, str(error))
             if status == "stopped":  # last, as a launcher kills this rank 30 s after the others have left
-                write_record(run, progress)
+                write_record(run)
         return
     ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
     where = f"rank {rank} of {ranks}: " if ranks > 1 else ""
     with suppress(OSError, InputError):  # so that the error itself is reported
         if read_status(run.folder) != "failed":
-            write_status(run.folder, "failed", progress.step, run.steps, f"{where}{type(error).__name__}: {error}")
+            write_status(run.folder, "failed", run.progress.step, run.steps, f"{where}{type(error).__name__}: {error}")
 
 
 def leave_group(run: Run, stop: BaseException | None = None) -> None:
@@ -101,9 +100,9 @@ def leave_group(run: Run, stop: BaseException | None = None) -> None:
     torch.distributed.destroy_process_group()
 
 
-def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
+def run_facts(run: Run) -> dict[str, Any]:
     """Length, data, hardware, time, energy and scores, for the model card and the report."""
-    device = run.accelerator.device
+    device, progress = run.accelerator.device, run.progress
     joules = progress.joules if device.type == "cuda" else None
     return {
         "steps": progress.step,
@@ -122,9 +121,9 @@ def run_facts(run: Run, progress: Progress) -> dict[str, Any]:
     }
 
 
-def report(run: Run, progress: Progress, word: str) -> Report:
+def report(run: Run, word: str) -> Report:
     """The closing report of the command."""
-    data = run_facts(run, progress)
+    data = run_facts(run)
     text = [
         f"{word}: {run.folder}: {counted(data['steps'], 'step')} in {data['seconds'] / 60:.1f} min "
         f"on {counted(data['ranks'], 'rank')}, {data['device']}, {data['precision']}",

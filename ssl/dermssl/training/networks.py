@@ -61,7 +61,7 @@ def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any
     normalisation = IMAGENET
     record = None if options.overwrite else states.newest_record(Path(options.out) / "state")
     if record:
-        normalisation = states.normalisation_in(record)
+        normalisation = Normalisation.of(record["normalisation"])
     elif model.init:
         normalisation = load_initial(method, model, size)
     if options.keep.distillation:
@@ -125,7 +125,7 @@ def load_initial(method: Method, options: ModelOptions, size: int) -> Normalisat
         weights, normalisation = _encoder_weights(init, options, method.network("student"), size)
     else:
         saved = states.require_state(Path(init), f"model.init_part {part}")
-        normalisation, weights = states.normalisation_in(saved.record), saved.weights
+        normalisation, weights = Normalisation.of(saved.record["normalisation"]), saved.weights
         if part == "all":
             weights = merge_low_rank({name: value for name, value in weights.items() if not name.startswith("start.")})
         else:

@@ -26,7 +26,6 @@ from dermssl.training.continued import Distilled
 from dermssl.training.finish import finish_run, keep_best, leave_group, note_end, report, save
 from dermssl.training.optimizer import clip_each, set_values
 from dermssl.training.options import PretrainOptions
-from dermssl.training.progress import Progress
 from dermssl.training.run_folder import read_status
 from dermssl.training.setup import Run, set_up
 from dermssl.training.watching.tracking import Tracker, Waiting
@@ -47,49 +46,45 @@ def pretrain(options: PretrainOptions) -> Report | None:
         Preempted: SIGTERM or Ctrl-C arrived; the state is saved, and the same command resumes the run.
         WorkerDied: a data worker was killed; with one rank the state is saved too.
     """
-    run, progress = set_up(options)
-    with heard(run.signals):
-        return _run(run, progress)
-
-
-def _run(run: Run, progress: Progress) -> Report | None:
-    already = read_status(run.folder) == "done" and progress.step == run.steps
+    run = set_up(options)
+    already = read_status(run.folder) == "done" and run.progress.step == run.steps
     tracker = None
-    try:
-        if not already:
-            tracker = start_tracking(run, progress)
-            train(run, progress, tracker)
+    with heard(run.signals):
+        try:
+            if not already:
+                tracker = start_tracking(run)
+                train(run, tracker)
+                if tracker:
+                    project(run, tracker)
+                    finish_run(run)
+        except BaseException as error:
+            note_end(run, error)
+            if isinstance(error, (HealthStop, Preempted)):
+                leave_group(run, error)
+            raise
+        finally:
             if tracker:
-                project(run, tracker)
-                finish_run(run, progress)
-    except BaseException as error:
-        note_end(run, progress, error)
-        if isinstance(error, (HealthStop, Preempted)):
-            leave_group(run, error)
-        raise
-    finally:
-        if tracker:
-            tracker.close()  # last, because it may wait for a service
-        if run.lock:
-            run.lock.close()
-    leave_group(run)
-    return report(run, progress, "already done" if already else "done") if run.main else None
+                tracker.close()  # last, because it may wait for a service
+            if run.lock:
+                run.lock.close()
+        leave_group(run)
+        return report(run, "already done" if already else "done") if run.main else None
 
 
-def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
-    """The loop, from ``progress.step`` to the last step. Every rank runs it; rank 0 has the tracker."""
-    options, alone = run.options, run.accelerator.num_processes == 1
+def train(run: Run, tracker: Tracker | None) -> None:
+    """The loop, from the present step to the last one. Every rank runs it; rank 0 has the tracker."""
+    options, progress, alone = run.options, run.progress, run.accelerator.num_processes == 1
     state_steps, online_steps = map(run.steps_of, (options.training.state_every_epochs, options.online.every_epochs))
     model: nn.Module = run.method
     if options.keep.distillation:
         model = Distilled(model, run.method.network("student"), options.keep.distillation)
     model = run.accelerator.prepare(model)
     if tracker:
-        announce(run, progress)
+        announce(run)
     if not progress.resumed:
-        evaluate_online(run, progress, tracker)
-    keep_best(run, progress)
-    batches = _batches(run, progress.step)
+        evaluate_online(run, tracker)
+    keep_best(run)
+    batches = _batches(run)
     views = _views(run, batches, tracker if progress.step == 0 else None)
     started = time.perf_counter()
     silent = None if run.main else True  # None: silent unless the output is a terminal
@@ -97,9 +92,9 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
     with logging_redirect_tqdm(), bar:
         while progress.step < run.steps:
             try:
-                values, asked = one_step(run, progress, model, views)
+                values, asked = one_step(run, model, views)
             except (WorkerDied, Interrupted) as error:
-                raise (leave_before_step(run, progress, error) if alone else error) from None
+                raise (leave_before_step(run, error) if alone else error) from None
             progress.step += 1
             progress.spend(time.perf_counter() - started, run.accelerator.device, run.accelerator.num_processes)
             started = time.perf_counter()
@@ -112,32 +107,31 @@ def train(run: Run, progress: Progress, tracker: Tracker | None) -> None:
             with batches.paused():
                 evaluated = last or progress.step % online_steps == 0
                 if evaluated:
-                    evaluate_online(run, progress, tracker)
+                    evaluate_online(run, tracker)
                 leaving = not last and (asked or (bool(run.signals) and alone))
                 if evaluated or leaving or progress.step % state_steps == 0:
-                    save(run, progress)
-                    keep_best(run, progress)
+                    save(run)
+                    keep_best(run)
             if leaving:
-                raise _preempted(run, progress)
+                raise _preempted(run)
 
 
-def one_step(
-    run: Run, progress: Progress, model: nn.Module, views: Iterator[list[Tensor]]
-) -> tuple[dict[str, float], bool]:
+def one_step(run: Run, model: nn.Module, views: Iterator[list[Tensor]]) -> tuple[dict[str, float], bool]:
     """Views -> loss -> backward -> clip -> update -> teacher. A step that is not finite changes no weight.
 
     ``model`` is the method as Accelerate wraps it. ``views`` yields the views of one micro-batch after the other.
     Returns loss, statistics and scheduled values, and whether any rank was asked to leave.
     """
     accelerator, method, optimizer, options = run.accelerator, run.method, run.optimizer, run.options
-    at, accumulation = run.at(progress.step), options.training.accumulation
+    step, accumulation = run.progress.step, options.training.accumulation
+    at = run.at(step)
     set_values(optimizer, at, options.optim.backbone_lr)
     optimizer.zero_grad()
     run.buffers.keep()
     totals: dict[str, Tensor] = {}
     for micro in range(accumulation):
         crops = next(views)
-        torch.manual_seed(drop_path_seed(options.training.seed, progress.step, micro, accelerator.process_index))
+        torch.manual_seed(drop_path_seed(options.training.seed, step, micro, accelerator.process_index))
         with nullcontext() if micro == accumulation - 1 else accelerator.no_sync(model):
             loss, stats = model(crops, at)
             run.recomputed.keep()
@@ -147,7 +141,7 @@ def one_step(
             totals[name] = totals.get(name, 0) + value / accumulation
     totals["gradient_norm"] = clip_each(optimizer, options.optim.clip)
     values, leaving = _over_ranks(accelerator, totals, bool(run.signals))
-    if progress.health.step_is_finite(values["loss"], values["gradient_norm"], progress.step):
+    if run.progress.health.step_is_finite(values["loss"], values["gradient_norm"], step):
         method.before_update(at)
         optimizer.step()
         method.after_update(at)
@@ -157,24 +151,24 @@ def one_step(
     return values | at, leaving
 
 
-def evaluate_online(run: Run, progress: Progress, tracker: Tracker | None) -> None:
+def evaluate_online(run: Run, tracker: Tracker | None) -> None:
     """Score the encoder on rank 0 and record the scores. A collapse that rank 0 finds ends the run on all ranks."""
-    scores = on_first_rank(run.accelerator, lambda: log_evaluation(run, progress, tracker) if tracker else None)
+    scores = on_first_rank(run.accelerator, lambda: log_evaluation(run, tracker) if tracker else None)
     if scores:
-        progress.note(scores, labelled=bool(run.data.online))
+        run.progress.note(scores, labelled=bool(run.data.online))
 
 
-def leave_before_step(run: Run, progress: Progress, error: WorkerDied | Interrupted) -> WorkerDied | Preempted:
+def leave_before_step(run: Run, error: WorkerDied | Interrupted) -> WorkerDied | Preempted:
     """Save the state from before the step whose views did not come. Returns the error that ends the run."""
     run.buffers.put_back()
-    save(run, progress)
+    save(run)
     if isinstance(error, Interrupted):
-        return _preempted(run, progress)
-    return WorkerDied(f"{error}; the state of step {progress.step} is saved: the same command resumes the run")
+        return _preempted(run)
+    return WorkerDied(f"{error}; the state of step {run.progress.step} is saved: the same command resumes the run")
 
 
-def _preempted(run: Run, progress: Progress) -> Preempted:
-    at = f"step {progress.step} of {run.steps}"
+def _preempted(run: Run) -> Preempted:
+    at = f"step {run.progress.step} of {run.steps}"
     return Preempted(f"interrupted at {at}; the state is saved: the same command resumes the run")
 
 
@@ -191,11 +185,11 @@ def heard(signals: list[int]) -> Iterator[None]:
         yield
 
 
-def _batches(run: Run, start: int) -> Waiting:
-    """The crops of this rank's micro-batches from step ``start`` on."""
+def _batches(run: Run) -> Waiting:
+    """The crops of this rank's micro-batches from the present step on."""
     accelerator, training = run.accelerator, run.options.training
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    batches = RankBatches(run.sampler, start, run.steps, rank, ranks, training.accumulation)
+    batches = RankBatches(run.sampler, run.progress.step, run.steps, rank, ranks, training.accumulation)
     dataset = ViewDataset(run.pool, run.options.views, training.seed)
     loader = make_loader(dataset, batches, run.workers, pin=accelerator.device.type == "cuda")
     # Several ranks can agree to leave only at the end of a step.

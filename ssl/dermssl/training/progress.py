@@ -39,7 +39,7 @@ class Progress:
     def restore(self, record: dict[str, Any]) -> None:
         """Take the values of a `record`."""
         for name in SAVED:
-            setattr(self, name, record.get(name))
+            setattr(self, name, record[name])
         self.health.restore(record["health"])
         self.resumed = True
 

@@ -17,7 +17,7 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_parquet, read_yaml, write_json, write_parquet, write_yaml
 from dermssl.parser import flatten
 from dermssl.paths import json_object, refuse_within_dataset, require_new_folder
-from dermssl.training.options import DataOptions, PretrainOptions
+from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import COLUMNS
 
 log = logging.getLogger("dermssl")
@@ -136,13 +136,11 @@ def holds_run(folder: Path) -> bool:
 
 
 def _refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
-    # If the version of dermssl that started the run did not have an option, its default counts.
-    before = flatten(dataclasses.asdict(PretrainOptions("", DataOptions([])))) | flatten(read_yaml(folder / CONFIG))
-    now = flatten(config)
+    before = flatten(read_yaml(folder / CONFIG))
     differing = [
-        f"{key} ({before[key]} -> {now[key]})"
-        for key in now
-        if before[key] != now[key] and not key.startswith(MAY_DIFFER) and not _is_one_file(before[key], now[key])
+        f"{key} ({before.get(key)} -> {value})"
+        for key, value in flatten(config).items()
+        if before.get(key) != value and not key.startswith(MAY_DIFFER) and not _is_one_file(before.get(key), value)
     ]
     if differing:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Builds a run from its options: everything that stays fixed while it trains, and its progress so far."""
+"""Builds a run from its options, and restores its progress so far."""
 
 import logging
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from dermssl import licences
 from dermssl.backbone.build import Normalisation
 from dermssl.backbone.embedding import preprocessing_at
-from dermssl.backbone.pretrained import WEIGHTS, initial_facts, initial_notices, unrecorded_starts
+from dermssl.backbone.pretrained import WEIGHTS, initial_facts, unrecorded_starts
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
 from dermssl.errors import InputError, counted
@@ -38,7 +38,7 @@ log = logging.getLogger("dermssl")
 
 @dataclass(frozen=True)
 class Run:
-    """What one rank holds and never replaces.
+    """What one rank holds and never replaces. Of its parts, ``progress`` changes while it trains.
 
     ``scheduled`` holds each scheduled value over the global step, ``(steps,)``. ``buffers`` keeps the running
     statistics of the method from before a step, ``recomputed`` those from before a backward pass that computes
@@ -70,6 +70,7 @@ class Run:
     unrecorded: list[str]
     notices: list[dict[str, Any]]
     preprocessing: dict[str, Any]
+    progress: Progress
     signals: list[int] = field(default_factory=list)
 
     @property
@@ -107,7 +108,7 @@ class Run:
         return max(1, round(epochs * self.sampler.steps_per_epoch))
 
 
-def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
+def set_up(options: PretrainOptions) -> Run:
     """Build a run, and restore its newest state if there is one. Raises InputError before anything is written."""
     training = options.training
     options.model.init = init_of(options.model)
@@ -125,7 +126,9 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         raise InputError(f"training.batch {training.batch} cannot be shared by {sharers}: use a multiple of {parts}")
     method, normalisation = make_method(options, accelerator)
     groups = parameter_groups(method, method.network("student"), options.keep.layer_decay)
-    folder, (notices, facts) = Path(options.out), _known_of_start(options)
+    steps = training.epochs * sampler.steps_per_epoch
+    health = Health(options.health, method.chance_loss(options.micro_batch), steps, method=options.method)
+    folder, start = Path(options.out), _known_of_start(options)
     run = Run(
         options=options,
         folder=folder,
@@ -143,38 +146,38 @@ def set_up(options: PretrainOptions) -> tuple[Run, Progress]:
         workers=default_workers() if options.data.workers < 0 else options.data.workers,
         main=accelerator.is_main_process,
         fingerprints={dataset.name: dataset.fingerprint for dataset in datasets},
-        splits="all" if "all" in (options.data.splits, facts.get("splits")) else "train",
-        unrecorded=list(dict.fromkeys([*facts.get("unrecorded", []), *_unrecorded_start(options, notices)])),
-        notices=licences.merge([*(dataset.licence for dataset in datasets), *notices]),
+        splits="all" if "all" in (options.data.splits, start.get("splits")) else "train",
+        unrecorded=_unrecorded(options, start),
+        notices=licences.merge([*(dataset.licence for dataset in datasets), *start["licences"]]),
         preprocessing=preprocessing_at(options.views.global_size, normalisation),
+        progress=Progress(health),
     )
-    chance = method.chance_loss(options.micro_batch)
-    progress = Progress(Health(options.health, chance, run.steps, method=options.method))
     _refuse_unequal_ranks(run)
-    _restore(run, progress)
+    _restore(run)
     for remark in remarks:
         log.warning("warning: %s", remark)
-    return run, progress
+    return run
 
 
-def _known_of_start(options: PretrainOptions) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The licence notices of the weights that the run starts from, and the other facts of their training."""
+def _known_of_start(options: PretrainOptions) -> dict[str, Any]:
+    """The licence notices and the other facts of the weights that the run starts from."""
     init, folder = options.model.init, Path(options.out)
     if init is None:
-        return [], {}
+        return {"licences": []}
     resumed = not options.overwrite and states.newest_record(folder / "state") is not None
     if resumed and json_object(folder / "best" / "config.json", "dermssl"):
         init = str(folder)  # what the run recorded at its start: the weights may have been replaced since
-    return initial_notices(init, options.model.backbone, folder), initial_facts(init, folder)
+    return initial_facts(init, options.model.backbone, folder)
 
 
-def _unrecorded_start(options: PretrainOptions, notices: list[dict[str, Any]]) -> list[str]:
-    """The name of the start if the run has no ledger of it, and no notice of weights from elsewhere says so."""
-    init = options.model.init
+def _unrecorded(options: PretrainOptions, start: dict[str, Any]) -> list[str]:
+    """The starts without a ledger: earlier ones, and this one unless a notice of weights from elsewhere says so."""
+    init, earlier = options.model.init, start.get("unrecorded", [])
     if init in (None, "timm") or (Path(options.out) / START_LEDGER).is_file():
-        return []
+        return earlier
     name = Path(str(init)).name
-    return [name] * (f"{WEIGHTS}{name}" not in unrecorded_starts(notices))
+    known = name in earlier or f"{WEIGHTS}{name}" in unrecorded_starts(start["licences"])
+    return earlier if known else [*earlier, name]
 
 
 def _check_length(options: PretrainOptions, sampler: Sampler) -> list[str]:
@@ -218,12 +221,12 @@ def _refuse_unequal_ranks(run: Run) -> None:
         raise InputError(f"the ranks do not read the same {' and '.join(unequal)}: use storage that all machines share")
 
 
-def _restore(run: Run, progress: Progress) -> None:
-    """Put the newest state, if any, into networks, optimizer and progress. InputError: it is of other data or rows."""
+def _restore(run: Run) -> None:
+    """Put the newest state, if any, into networks, optimizer and progress. InputError: it is of other data."""
     saved = states.newest_state(run.folder / "state")
     if saved is None:
         return
-    record, now = saved.record, run.fingerprints
+    record, now, progress = saved.record, run.fingerprints, run.progress
     # The order of the sets matters: pooled row numbers count through them.
     if list(record["data"].items()) != list(now.items()):
         changed = [name for name in now if record["data"].get(name) != now[name]]
@@ -231,14 +234,8 @@ def _restore(run: Run, progress: Progress) -> None:
         raise InputError(
             f"{what} since the run in {run.folder} started: restore the dataset folder, or start anew with --overwrite"
         )
-    # States without the entry, of an earlier version, chose other rows if several sets were scored.
-    if record.get("rows", list(run.sampler.sizes) if len(run.data.online) < 2 else None) != list(run.sampler.sizes):
-        raise InputError(
-            f"the run in {run.folder} was started on other training rows by an earlier version of dermssl: finish it "
-            "with that version, or start anew with --overwrite"
-        )
     known = run.reproducibility
-    other = [f"{key} {record[key]}, now {value}" for key, value in known.items() if record.get(key, value) != value]
+    other = [f"{key} {record[key]}, now {value}" for key, value in known.items() if record[key] != value]
     if other and run.main:
         log.warning("warning: the run so far had %s: from now on its roundings differ", "; ".join(other))
     states.restore(run.method, run.optimizer, saved)

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dermssl.atomic import atomic_folder
-from dermssl.backbone.build import IMAGENET, Normalisation
 from dermssl.errors import InputError
 from dermssl.files import write_json, write_safetensors
 
@@ -90,11 +89,6 @@ def newest_record(folder: Path) -> dict[str, Any] | None:
         with suppress(OSError, ValueError):
             return json.loads((path / "state.json").read_text(encoding="utf-8"))
     return None
-
-
-def normalisation_in(record: dict[str, Any]) -> Normalisation:
-    """How a run normalises images, by the record of its state; ImageNet's for states of versions without the entry."""
-    return Normalisation.of(record["normalisation"]) if "normalisation" in record else IMAGENET
 
 
 def restore(method: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:

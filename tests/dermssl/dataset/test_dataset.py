@@ -47,14 +47,6 @@ def test_keys_that_this_version_does_not_know_are_kept(folder):
     assert open_dataset(folder).info["later"] == [1]
 
 
-def test_a_folder_of_the_last_version_opens(folder):
-    info = json.loads((folder / "dataset.json").read_text())
-    for key in ("overlaps", "notes", "split"):
-        info.pop(key)
-    (folder / "dataset.json").write_text(json.dumps(info))
-    assert len(open_dataset(folder)) == info["counts"]["images"]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -401,19 +401,6 @@ def test_pooling_sets_known_to_share_images_warns_once_for_each_pair(photos, pre
     assert pairs == [[ham, isic], [isic, bcn]]
 
 
-def test_a_folder_that_was_prepared_before_overlaps_were_recorded_says_so_when_it_is_pooled(
-    photos, prepare, tmp_path, caplog
-):
-    folders = [_prepared_as(name, photos, prepare, tmp_path) for name in ("ham10000", "passion")]
-    path = tmp_path / "passion" / "dataset.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "overlaps"}))
-    caplog.clear()
-    open_datasets(folders[1:])
-    assert not caplog.messages, "a set that is not pooled overlaps with nothing"
-    open_datasets(folders)
-    assert [folders[1] in line for line in caplog.messages if "before known overlaps" in line] == [True]
-
-
 def test_a_synthetic_stand_in_overlaps_with_nothing(synthetic_dataset):
     assert open_dataset(synthetic_dataset).info["overlaps"] == []
 

@@ -166,10 +166,10 @@ import sys
 from dermssl.cli import main
 from dermssl.training import pretrain as loop
 
-def step(run, progress, *rest):
-    if progress.step == 4 and not run.main:
+def step(run, *rest):
+    if run.progress.step == 4 and not run.main:
         raise RuntimeError("no memory left")
-    return one_step(run, progress, *rest)
+    return one_step(run, *rest)
 
 one_step = loop.one_step
 loop.one_step = step

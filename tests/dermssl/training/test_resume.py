@@ -163,8 +163,8 @@ def best(run: Path) -> tuple[int, bytes]:
 def test_a_run_that_dies_before_it_keeps_the_best_encoder_makes_up_for_it(
     rising, pretrain, dataset, tmp_path, monkeypatch
 ):
-    def die(run, progress):
-        if progress.step == 6:
+    def die(run):
+        if run.progress.step == 6:
             raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:

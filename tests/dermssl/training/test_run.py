@@ -69,18 +69,6 @@ def test_the_encoder_is_the_teacher_of_the_last_state(run):
     assert all(torch.equal(encoder[name], state[f"teacher.{name}"]) for name in encoder)
 
 
-def test_a_run_of_before_an_option_existed_goes_on_with_its_default(run, pretrain, dataset, tmp_path, capsys):
-    old = tmp_path / "old"
-    shutil.copytree(run, old)
-    config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["tracking"], config["model"]["init_part"]
-    (old / "config.yaml").write_text(yaml.safe_dump(config))
-    assert pretrain(dataset, old) == 0
-    assert "already done" in capsys.readouterr().out
-    assert pretrain(dataset, old, model__init_part="all") == 2
-    assert "model.init_part (encoder -> all)" in capsys.readouterr().err
-
-
 def test_the_config_is_sufficient_to_rerun(run, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["training"]["epochs"] == 3 and config["model"]["backbone"] == "test_vit"

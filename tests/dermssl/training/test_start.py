@@ -22,7 +22,7 @@ from dermssl.backbone.build import Normalisation, check_sizes, recompute_activat
 from dermssl.backbone.build import build as build_backbone
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import load_encoder, write_encoder
-from dermssl.backbone.pretrained import initial_notices
+from dermssl.backbone.pretrained import initial_facts
 from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.cli import main
 from dermssl.errors import InputError
@@ -313,13 +313,14 @@ def test_images_are_normalised_as_for_the_weights_that_a_run_starts_from(dataset
     write_encoder(build_backbone("test_vit", 32), start, "test_vit", preprocessing_at(32, half), notices, "test", {})
     command = arguments(dataset, out, training__epochs="1", model__init=str(start))
     assert main(command) == 0
-    stated = initial_notices(str(start), "test_vit", out)
+    stated = initial_facts(str(start), "test_vit", out)["licences"]
     shutil.rmtree(start)  # the state knows it
     assert main(command) == 0 and main(["export", str(out), "--which", "student", "--out", str(exported)]) == 0
     for folder in (out / "encoder", exported):
         assert Normalisation.of(load_encoder(folder)[1]["pretrained_cfg"]) == half
     assert stated == notices
-    assert all(notice in initial_notices(str(start), "test_vit", out) for notice in notices)  # the run states it too
+    known = initial_facts(str(start), "test_vit", out)["licences"]
+    assert all(notice in known for notice in notices)  # the run states it too
 
 
 def test_init_takes_the_words_that_the_encoder_of_embed_takes():

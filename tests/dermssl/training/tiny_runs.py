@@ -160,12 +160,12 @@ import sys
 from dermssl.cli import main
 from dermssl.training import pretrain as loop
 
-def step(run, progress, *rest):
-    if progress.step == 4:
+def step(run, *rest):
+    if run.progress.step == 4:
         # One write, since ranks share the pipe and `print` writes word by word where nothing is buffered.
         os.write(1, f"held at step 4 in process {os.getpid()}\\n".encode())
         sys.stdin.readline()
-    return one_step(run, progress, *rest)
+    return one_step(run, *rest)
 
 one_step = loop.one_step
 loop.one_step = step

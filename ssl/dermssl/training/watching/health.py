@@ -68,7 +68,7 @@ class Health:
     def restore(self, state: dict) -> None:
         """Take the counters of a `state`."""
         for name in COUNTERS:
-            setattr(self, name, state.get(name, getattr(self, name)))
+            setattr(self, name, state[name])
 
     def step_is_finite(self, loss: float, gradient: float, step: int) -> bool:
         """Whether a step is finite; the loop leaves others out. Raises HealthStop at the third in a row that is not."""

@@ -15,7 +15,7 @@ from dermssl.devices import on_first_rank
 from dermssl.errors import counted
 from dermssl.files import write_yaml
 from dermssl.parser import flatten
-from dermssl.training.progress import Progress, Scores
+from dermssl.training.progress import Scores
 from dermssl.training.run_folder import CARD, CONFIG, write_status
 from dermssl.training.setup import Run
 from dermssl.training.watching import online
@@ -32,13 +32,13 @@ WASTED = 0.05
 """Share of images that do not fill a batch, from which a line advises a smaller batch."""
 
 
-def start_tracking(run: Run, progress: Progress) -> Tracker | None:
+def start_tracking(run: Run) -> Tracker | None:
     """The tracker of curves and pictures on rank 0; None on other ranks."""
 
     def start() -> Tracker:
-        write_status(run.folder, "running", progress.step, run.steps)
+        write_status(run.folder, "running", run.progress.step, run.steps)
         config = flatten(dataclasses.asdict(run.options)) | {"data.sets": " ".join(run.fingerprints)}
-        last_step = progress.step if progress.resumed else -1
+        last_step = run.progress.step if run.progress.resumed else -1
         may_leave = not licences.restricted(run.notices)
         tracker = Tracker(run.folder, last_step, run.options.tracking, config, may_leave)
         # The data sets may lie elsewhere than at the first start; without a state there may be others.
@@ -50,7 +50,7 @@ def start_tracking(run: Run, progress: Progress) -> Tracker | None:
     return on_first_rank(run.accelerator, start)
 
 
-def announce(run: Run, progress: Progress) -> None:
+def announce(run: Run) -> None:
     """Log method, data and hardware, the mixture of data sets, and warnings about the data."""
     options, accelerator = run.options, run.accelerator
     log.info(
@@ -58,7 +58,7 @@ def announce(run: Run, progress: Progress) -> None:
         f"{counted(options.training.epochs, 'epoch')} x {counted(run.sampler.steps_per_epoch, 'step')} of "
         f"{options.training.batch} images, "
         f"{counted(accelerator.num_processes, 'rank')} on {accelerator.device}, {run.precision}"
-        + (f", from step {progress.step}" if progress.step else "")
+        + (f", from step {run.progress.step}" if run.progress.step else "")
     )
     for line in mixture(run.sampler, list(run.fingerprints), options.training.epochs):
         log.info("  %s", line)
@@ -110,24 +110,24 @@ def draw_views(run: Run, views: list[Tensor], tracker: Tracker) -> None:
     tracker.image("views", view_grid([group * std + mean for group in views]), 0)
 
 
-def log_evaluation(run: Run, progress: Progress, tracker: Tracker) -> Scores:
+def log_evaluation(run: Run, tracker: Tracker) -> Scores:
     """Score the encoder, and log scores and pictures. HealthStop: features are not finite, or their rank collapsed."""
     evaluation = online.score_encoder(run.features, run.data, run.options.online)
-    scores = evaluation.scores
-    tracker.log(progress.step, scores)
+    scores, step = evaluation.scores, run.progress.step
+    tracker.log(step, scores)
     told = ", ".join(f"{name} {value:.3f}" for name, value in online.headline(scores).items())
-    log.info(f"step {progress.step}: {told}")
+    log.info(f"step {step}: {told}")
     size, dataset = run.options.views.global_size, evaluation.dataset
     queries = online.pictures_of(dataset, evaluation.queries, size)
     if evaluation.nearest.size:
         nearest = [list(online.pictures_of(dataset, rows, size)) for rows in evaluation.nearest]
-        tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), progress.step)
+        tracker.image("neighbours", neighbour_grid(list(queries), nearest, evaluation.agree), step)
     maps = online.patch_components(run.method.encoder(), queries, run.preprocessing, run.accelerator.device)
     if maps is not None:
-        tracker.image("patch_components", component_grid(queries, maps), progress.step)
-    for line in below_start(scores, progress.baseline, evaluation.scored):
-        log.warning("warning: step %d: %s", progress.step, line)
-    progress.health.observe_rank(progress.step, scores["online_rankme"])
+        tracker.image("patch_components", component_grid(queries, maps), step)
+    for line in below_start(scores, run.progress.baseline, evaluation.scored):
+        log.warning("warning: step %d: %s", step, line)
+    run.progress.health.observe_rank(step, scores["online_rankme"])
     return scores
 
 
