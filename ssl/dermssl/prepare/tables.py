@@ -4,15 +4,13 @@ import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.prepare.values import MISSING_NUMBERS, clean, read_number
-
-CHUNK = 20_000
 
 
 def choose_tables(files: Iterable[str], *names: str) -> list[str]:
@@ -53,47 +51,42 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
         with path.open(encoding=encoding) as lines:
             first = next((line for line in lines if line.strip()), "")
-            delimiter = max(",;\t|", key=first.count)
             lines.seek(0)
-            rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
-            excel = first.startswith("sep=")  # Excel's own line above the header
-            if excel:
+            reader = csv.reader(lines, delimiter=max(",;\t|", key=first.count), strict=True)
+            rows = (row for row in reader if len(row) > 1 or "".join(row).strip())
+            if first.startswith("sep="):  # Excel's own line above the header
                 next(rows)
-            header = next(rows, [])
-            short = sum(len(row) < len(header) for row in rows)
-        # index_col=False: a delimiter at the end of every line would otherwise shift all columns by one.
-        how = {"sep": delimiter, "encoding": encoding, "skiprows": int(excel), "index_col": False}
-        chunks = pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=CHUNK, **how)
-        table = pd.concat([_columns(chunk, path, required, only) for chunk in chunks], ignore_index=True)
+            header = [name.strip() for name in next(rows, [])]
+            for name in required if header else ():
+                require_column(header, name, path)
+            names = [name for name in dict.fromkeys(header) if name and (only is None or name in {*required, *only})]
+            places, short, cells = [header.index(name) for name in names], 0, []
+            for row in rows:
+                if any(row[len(header) :]):
+                    raise csv.Error(f"line {reader.line_num} has more fields than the header")
+                short += len(row) < len(header)
+                cells.append([row[place] if place < len(row) else "" for place in places])
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as CSV UTF-8") from None
-    except (csv.Error, pd.errors.ParserError) as error:
+    except csv.Error as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): mend its fields and quotes") from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path} is empty: it must hold a header and one line per record") from None
-    if table.empty:
+    if not header:
+        raise InputError(f"{path} is empty: it must hold a header and one line per record")
+    if not cells:
         raise InputError(f"{path} has a header but no rows")
+    table = pd.DataFrame(cells, columns=names, dtype=object)
     cleaned = table.map(clean).astype(object).where(lambda t: t.notna(), None)
     worded = {name: words for name in table if (words := _missing_words(table[name], cleaned[name]))}
     table, coded = _without_missing_numbers(cleaned)
-    doubled = [name for name, times in Counter(map(str.strip, header)).items() if name and times > 1]
+    doubled = [name for name, times in Counter(header).items() if name and times > 1]
     table.attrs |= {"path": str(path), "short": short, "doubled": doubled, "coded": coded, "worded": worded}
     return table
 
 
-def _columns(table: pd.DataFrame, path: Path, required: Iterable[str], only: Sequence[str] | None) -> pd.DataFrame:
-    table.columns = table.columns.str.strip()
-    table = table.loc[:, ~table.columns.duplicated()]
-    for name in required:
-        require_column(table, name, path)
-    # Not read_csv's usecols: with it, fields beyond the header's would be cut off in silence.
-    return table if only is None else table[[name for name in table if name in {*required, *only}]]
-
-
-def require_column(table: pd.DataFrame, name: str, path: object) -> None:
-    """Raise InputError unless ``table``, which was read from ``path``, has the column ``name``."""
-    if name not in table:
-        raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, table.columns)}")
+def require_column(columns: Collection[str], name: str, path: object) -> None:
+    """Raise InputError unless the table ``path``, which has the ``columns``, has one called ``name``."""
+    if name not in columns:
+        raise InputError(f"{path} has no column '{name}'; {did_you_mean(name, columns)}")
 
 
 def _missing_words(column: pd.Series, cleaned: pd.Series) -> dict[str, int]:
