@@ -9,14 +9,9 @@ import sys
 import traceback
 from collections.abc import Iterable
 
-DISK_TROUBLE = {
-    errno.ENOSPC: "free some space and give the same command again; finished output is kept",
-    errno.EDQUOT: "free some of your quota and give the same command again; finished output is kept",
-    errno.EFBIG: "the file system takes no file of this size: choose another folder",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "choose a folder that you may read and write",
-    errno.EPERM: "choose a folder that you may read and write",
-}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_TROUBLE = DISK_FULL | {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+FREE_SPACE = "free some space and give the same command again; finished output is kept"
 MEMORY_TROUBLE = (
     "give a smaller batch; `dermssl pretrain` can divide a batch (training.accumulation) or save memory "
     "(model.gradient_checkpointing)"
@@ -111,10 +106,11 @@ def tell(program: str, error: BaseException) -> int:
 def _in_one_line(error: BaseException) -> str | None:
     """What happened and the remedy, for errors of the disk, of paths and of memory; None for all others."""
     if isinstance(error, OSError) and (error.errno in DISK_TROUBLE or (error.errno and error.filename)):
-        remedy = DISK_TROUBLE.get(error.errno, "choose another path")
+        remedy = FREE_SPACE if error.errno in DISK_FULL else "choose another path, which you may read and write"
         return shortened(f"{error.filename or 'disk'}: {error.strerror}: {remedy}", 2000)
-    if isinstance(error, (OSError, RuntimeError)) and re.search(r"No space left|requested and \d+ written", str(error)):
-        return f"disk: {os.strerror(errno.ENOSPC)}: {DISK_TROUBLE[errno.ENOSPC]}"
+    # NumPy and safetensors report a full disk in words of their own.
+    if isinstance(error, Exception) and re.search(r"No space left|requested and \d+ written", str(error)):
+        return f"disk: {os.strerror(errno.ENOSPC)}: {FREE_SPACE}"
     if isinstance(error, (RuntimeError, ValueError)) and str(error).startswith(("Symlink loop", "embedded null byte")):
         return f"a path cannot be used ({shortened(error)}): give another"
     if isinstance(error, MemoryError):

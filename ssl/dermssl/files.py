@@ -3,21 +3,18 @@
 Every write is atomic. Reading a missing, damaged or foreign file raises an InputError that names it and its maker.
 """
 
-import errno
 import hashlib
-import itertools
 import json
 import os
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermssl.atomic import NOT_SUPPORTED, atomic_file
 from dermssl.errors import InputError, shortened
-from dermssl.paths import file_mode, require_file
+from dermssl.paths import require_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +96,7 @@ def write_yaml(path: Path, value: Any) -> None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises InputError naming the file and the mistake."""
-    mode = file_mode(path)
-    if mode is None or not stat.S_ISREG(mode):
+    if not path.is_file():
         raise InputError(f"{path} is not a file: give the path of a YAML config")
     if path.stat().st_size > LARGEST_TEXT:
         raise InputError(f"{path} is too large for a YAML config")
@@ -148,23 +144,13 @@ def _defused(cell: Any) -> Any:
     return cell
 
 
-def write_parquet(path: Path, tables: "pa.Table | Iterable[pa.Table]") -> None:
-    """Write an Arrow table, or several with one schema and one of them in memory, as Parquet (zstd), atomically."""
-    import pyarrow as pa
+def write_parquet(path: Path, table: "pa.Table") -> None:
+    """Write an Arrow table as Parquet (zstd), atomically."""
     import pyarrow.parquet as pq
 
-    parts = iter([tables] if isinstance(tables, pa.Table) else tables)
-    first = next(parts)
     # A stream, because Arrow accepts only paths in UTF-8.
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("wb") as stream,
-        pq.ParquetWriter(stream, first.schema, compression="zstd") as writer,
-    ):
-        for table in itertools.chain([first], parts):
-            for batch in table.to_batches():
-                # write_table would begin a new row group for every part.
-                writer.write_batch(batch)
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        pq.write_table(table, stream, compression="zstd")
 
 
 def read_parquet(path: Path, maker: str, columns: Sequence[str] = ()) -> "pa.Table":
@@ -189,10 +175,7 @@ def write_npy(path: Path, array: "np.ndarray") -> None:
     import numpy as np
 
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        try:
-            np.save(stream, array, allow_pickle=False)
-        except OSError as error:  # NumPy reports a full disk as "N requested and M written", without errno
-            raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from None
+        np.save(stream, array, allow_pickle=False)
 
 
 def new_npy(path: Path, shape: tuple[int, int]) -> "np.memmap":
@@ -229,14 +212,9 @@ def read_npy(path: Path, maker: str, dimensions: int | None = None) -> "np.ndarr
 
 
 def write_safetensors(path: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write tensors as ``.safetensors``, atomically. Raises OSError if the disk is full."""
-    from safetensors import SafetensorError
+    """Write tensors as ``.safetensors``, atomically."""
     from safetensors.torch import save_file
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with atomic_file(path) as temporary:
-            save_file(ready, temporary, metadata={"format": "pt"})
-    except SafetensorError as error:
-        full = "No space" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from None
+    with atomic_file(path) as temporary:
+        save_file(ready, temporary, metadata={"format": "pt"})

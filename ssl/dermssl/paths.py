@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -23,17 +22,16 @@ HIDDEN = (".*.lock", f".*{TEMPORARY}")
 
 def require_file(path: Path, maker: str) -> Path:
     """``path`` if it is an ordinary file. Raises InputError that names the command ``maker`` otherwise."""
-    mode = file_mode(path)
-    if mode is None:
+    if not path.exists():
         raise InputError(f"{path} does not exist: make it with `{maker}`")
-    if not stat.S_ISREG(mode):
+    if not path.is_file():
         raise InputError(f"{path} is no ordinary file: make it again with `{maker}`")
     return path
 
 
 def require_folder(path: Path, holding: str, maker: str) -> Path:
     """``path`` if it is a folder with the file ``holding``. Raises InputError that names ``maker`` otherwise."""
-    if file_mode(path) is None:
+    if not path.exists():
         raise InputError(f"{path} does not exist: make it with `{maker}`")
     if not (path / holding).is_file():
         raise InputError(f"{path} holds no {holding}, so it is not the output of `{maker}`: give such a folder")
@@ -71,11 +69,11 @@ def require_new_folder(
     An existing folder must not overlap with the ``inputs`` of the command. No output may lie in a dataset folder.
     Raises InputError: the command may not write ``path``.
     """
-    mode = _require_writable(path, "--out")
-    if mode is not None and not stat.S_ISDIR(mode):
+    _require_writable(path, "--out")
+    if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: choose another --out")
     where = path.resolve()
-    if mode is None or all(_is_named(entry.name, HIDDEN) for entry in path.iterdir()):
+    if not path.exists() or all(_is_named(entry.name, HIDDEN) for entry in path.iterdir()):
         return path
     mark = written[0]
     held = json_object(path / mark)
@@ -85,7 +83,7 @@ def require_new_folder(
             "choose another --out"
         )
     for given in inputs:
-        read = Path(given).resolve() if given and file_mode(Path(given)) is not None else None
+        read = Path(given).resolve() if given and Path(given).exists() else None
         if read and (where == read or where in read.parents or read in where.parents):
             raise InputError(f"{path} is, holds or lies in the input {given}, which is read: choose another --out")
     if not overwrite:
@@ -130,24 +128,21 @@ def require_output_file(path: Path, option: str, ours: Callable[[Path], bool]) -
 
     Raises InputError: it is a folder, a device or another program's file, or its folder cannot be written.
     """
-    mode = _require_writable(path, option)
-    if mode is None and not path.is_symlink():
-        return path
-    if mode is not None and stat.S_ISDIR(mode):
+    _require_writable(path, option)
+    if path.is_dir():
         raise InputError(f"{option} {path} is a folder: give the name of a file")
-    if mode is None or not stat.S_ISREG(mode):
+    if (path.exists() or path.is_symlink()) and not path.is_file():
         raise InputError(f"{option} {path} is no ordinary file: give another name")
-    if not ours(path):
+    if path.exists() and not ours(path):
         raise InputError(f"{option} {path} was not written by this command, so it is kept: give another name")
     return path
 
 
-def _require_writable(path: Path, option: str) -> int | None:
-    """The mode of ``path``, None if it is absent. Raises InputError if nothing can be written there."""
+def _require_writable(path: Path, option: str) -> None:
+    """Raise InputError if nothing can be written at ``path``."""
     size = len(os.fsencode(path.name))
     if size > LONGEST_NAME:
         raise InputError(f"{option}: the name {shortened(path.name, 40)} has {size} bytes: {LONGEST_NAME} are allowed")
-    mode = file_mode(path, option)
     refuse_within_dataset(path, option)
     parent = path.absolute().parent
     while not parent.exists() and not parent.is_symlink():
@@ -156,15 +151,3 @@ def _require_writable(path: Path, option: str) -> int | None:
         raise InputError(f"{option} {shortened(path)}: {parent} is no folder: choose another {option}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{option} {shortened(path)}: {parent} cannot be written: choose another {option}")
-    return mode
-
-
-def file_mode(path: Path, name: str | None = None) -> int | None:
-    """The ``st_mode`` of ``path``, None if it is absent. Raises InputError (of ``name``) for an impossible path."""
-    try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{shortened(name or path)} cannot be used ({reason}): give another path") from None

@@ -11,7 +11,6 @@ hash of smaller images. ``phash`` is of the stored image and its flips and quart
 """
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from dermssl.files import read_parquet
 from dermssl.paths import inside
 
 SCHEMA_VERSION = 2
-"""2: ``pixel_sha256`` of large JPEGs is of the reduced image, no longer of every pixel. Two later corrections left the
-version as it is: colour profiles are converted to sRGB, and ``width`` and ``height`` are of the upright image."""
 
 FIXED = pa.schema(
     [
@@ -70,40 +67,27 @@ RANGES = {"fitzpatrick": (1, 6), "age": (0, 150)} | dict.fromkeys(
 TONE_GROUPS = {1: "I-II", 2: "I-II", 3: "III-IV", 4: "III-IV", 5: "V-VI", 6: "V-VI"}
 
 
-def to_table(frame: pd.DataFrame) -> pa.Table:
+def to_table(frame: pd.DataFrame, measured: pa.Table | None = None) -> pa.Table:
     """``frame``, with one row per image, as an Arrow table with the manifest's schema; absent columns are null.
 
-    The table has no measured columns if ``frame`` has none, see `with_measured`.
+    ``measured`` has ``file`` and the measured columns of the same images; None if ``frame`` has them.
     Raises InputError: an id is missing or occurs twice, or a fixed column holds a value outside its range.
     """
-    columns: dict[str, pa.Array] = {}
-    fields = [field for field in FIXED if field.name in frame or field.name not in MEASURED]
-    for field in fields:
-        values = frame[field.name] if field.name in frame else [None] * len(frame)
-        columns[field.name] = pa.array(values, type=field.type, from_pandas=True)
+    if measured is not None and measured["file"].to_pylist() != frame["file"].tolist():
+        raise RuntimeError("measurements of other files than the manifest's")
+    fields, columns = list(FIXED), []
+    for field in FIXED:
+        if measured is not None and field.name in MEASURED:
+            columns.append(measured[field.name].cast(field.type))
+        else:
+            values = frame[field.name] if field.name in frame else [None] * len(frame)
+            columns.append(pa.array(values, type=field.type, from_pandas=True))
     for name in (name for name in frame.columns if name not in FIXED.names):
-        columns[name] = _free_column(frame[name])
-        fields.append(pa.field(name, columns[name].type))
-    table = pa.table(list(columns.values()), schema=pa.schema(fields))
+        columns.append(_free_column(frame[name]))
+        fields.append(pa.field(name, columns[-1].type))
+    table = pa.table(columns, schema=pa.schema(fields))
     check(table)
     return table
-
-
-def with_measured(table: pa.Table, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The manifest in parts: the rows of ``table`` (from `to_table`) with the measured columns of ``parts``.
-
-    Each part has ``file`` and the measured columns. RuntimeError unless the parts are the rows of ``table`` in order.
-    """
-    free = [field for field in table.schema if field.name not in FIXED.names]
-    schema, done = pa.schema([*FIXED, *free]), 0
-    for part in parts:
-        rows = table.slice(done, len(part))
-        if rows["file"] != part["file"]:
-            raise RuntimeError(f"measurements of other files than rows {done} to {done + len(part)} of the manifest")
-        done += len(part)
-        yield pa.table([(part if name in MEASURED else rows)[name] for name in schema.names], schema=schema)
-    if done != len(table):
-        raise RuntimeError(f"measurements of {done} files for {len(table)} rows of the manifest")
 
 
 def _free_column(values: pd.Series) -> pa.Array:
@@ -133,14 +117,14 @@ def read_manifest(folder: Path, maker: str) -> pa.Table:
 def check(table: pa.Table) -> None:
     """Raise InputError unless the fixed columns have their types, ids are unique and values are in range."""
     for field in FIXED:
-        if field.name in table.column_names and table.schema.field(field.name).type != field.type:
-            kind = table.schema.field(field.name).type
+        kind = table.schema.field(field.name).type
+        if kind != field.type:
             raise InputError(f"manifest column {field.name} is of type {kind}; it must be {field.type}")
     ids = table["image_id"].to_pandas()
     if ids.duplicated().any():
         raise InputError(f"image_id {ids[ids.duplicated()].iloc[0]} occurs twice in the manifest")
     for field in FIXED:
-        if field.name in table.column_names and not field.nullable and table[field.name].null_count:
+        if not field.nullable and table[field.name].null_count:
             row = ids[table[field.name].is_null().to_numpy()].iloc[0]
             raise InputError(f"{row} has no {field.name} in the manifest: every image needs one")
     for name, allowed in ALLOWED.items():
@@ -148,7 +132,7 @@ def check(table: pa.Table) -> None:
         if wrong:
             raise InputError(f"manifest column {name} holds {sorted(wrong)}: it must be null or of {sorted(allowed)}")
     for name, (low, high) in RANGES.items():
-        values = table[name].drop_null().to_numpy() if name in table.column_names else np.empty(0)
+        values = table[name].drop_null().to_numpy()
         if not ((values >= low) & (values <= high)).all():
             raise InputError(f"manifest column {name} must be {low} to {high} or null")
     for name in ("image_id", "group_id", "case_id"):

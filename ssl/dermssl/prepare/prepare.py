@@ -21,7 +21,7 @@ from dermssl.files import read_json, sha256_file, write_csv, write_json, write_p
 from dermssl.paths import json_object, require_name, require_new_folder
 from dermssl.prepare.identity import check_labels, complete, copy_conflicts, identify, label_conflicts
 from dermssl.prepare.options import PrepareOptions
-from dermssl.prepare.shards import PROGRESS_FILES, decode_all, measured, pixels_by_file, work_folder
+from dermssl.prepare.shards import PROGRESS_FILES, decode_all, work_folder
 from dermssl.prepare.source import Problem, Source, count_problems
 from dermssl.prepare.sources import get_source, known_overlaps, read_source
 
@@ -67,21 +67,21 @@ def prepare(options: PrepareOptions) -> Report:
     if mark:
         _check_mark(root, mark, files)
     work = work_folder(out, root, files, options.short_side)
-    decoded, damaged = decode_all(work, root, files, options.short_side, options.workers, follow)
+    measured, decoded, damaged = decode_all(work, root, files, options.short_side, options.workers, follow)
     if not decoded.any():
         shutil.rmtree(work)
         reasons = "; ".join(count_problems(found.problems + damaged))
         raise InputError(f"{root}: none of {counted(len(rows), 'image')} could be decoded: {reasons}")
-    pixels = pixels_by_file(work)
+    pixels = measured.select(["file", "pixel_sha256"]).to_pandas().set_index("file")["pixel_sha256"]
     rows, conflicts = identify(found.frame[decoded], name, source)  # damaged files, which may all be equal, join nobody
     frame, split = complete(rows, pixels, source, targets, options)
     problems = found.problems + conflicts + label_conflicts(frame, targets) + damaged + copy_conflicts(frame, pixels)
     _check_strict(problems, options)
     if mark and split == "official" and mark["split"] != "official":
         split = "drawn by dermssl synth"
-    table = manifest.to_table(frame)
+    table = manifest.to_table(frame, measured)
     info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": found.notes}
-    write_parquet(work / "manifest.parquet", manifest.with_measured(table, measured(work)))
+    write_parquet(work / "manifest.parquet", table)
     write_json(work / "dataset.json", info)
     write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))
     publish_folder(work, out)

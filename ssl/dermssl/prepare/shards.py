@@ -2,17 +2,16 @@
 
 import functools
 import hashlib
-import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from dermssl import log
 from dermssl.dataset import manifest, store
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
 from dermssl.parallel import process_map
@@ -25,8 +24,6 @@ DECODING = 4
 MAKER = "dermssl prepare"
 PROGRESS_FILES = ("rows-*.parquet", "key.json")
 """Files of a work folder beside the image store."""
-
-log = logging.getLogger("dermssl")
 
 
 def work_beside(out: Path) -> Path:
@@ -62,14 +59,14 @@ def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
 
 
 def decode_all(
-    work: Path, root: Path, files: Sequence[str], short_side: int, workers: int, follow: Path | None = None
-) -> tuple[np.ndarray, list[Problem]]:
+    work: Path, root: Path, files: Sequence[str], short_side: int, workers: int, follow: Path | None
+) -> tuple[pa.Table, np.ndarray, list[Problem]]:
     """Decode ``files`` (paths below ``root``) in their order into shards of images and of measurements in ``work``.
 
     Finished shards in ``work`` are kept. Images are shrunk to ``short_side`` pixels at most. ``workers`` are those of
     `process_map`. Links may lead into the folder ``follow``.
 
-    Returns which files could be decoded, ``(N,)`` bool, and the problems. `measured` gives the measurements.
+    Returns the file and the measurements of every decoded image, which files these are, ``(N,)`` bool, and problems.
     """
     shards = [files[start : start + SHARD_ROWS] for start in range(0, len(files), SHARD_ROWS)]
     tables = [work / f"rows-{number:05d}.parquet" for number in range(len(shards))]
@@ -93,29 +90,15 @@ def decode_all(
             # The table comes last, because it marks the shard as finished.
             store.write_shard(work / store.shard_name(number), jpegs)
             write_parquet(tables[number], pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
-    decoded, problems = [], []
-    for shard, path in zip(shards, tables, strict=True):
-        table = read_parquet(path, MAKER)
-        decoded.append(table["problem"].is_null().to_numpy())
-        for column, action in (("problem", "left out"), ("note", "the first is used")):
-            found = table[column].to_pylist()
-            problems += [Problem(file, why, action) for file, why in zip(shard, found, strict=True) if why]
-    return np.concatenate(decoded), problems
-
-
-def measured(work: Path) -> Iterator[pa.Table]:
-    """The file and measurements of every decoded image, one table per shard, in the order of the image store."""
-    for rows in sorted(work.glob("rows-*.parquet")):
-        table = read_parquet(rows, MAKER)
-        table = table.filter(table["problem"].is_null()).drop_columns(["problem", "note"])
-        hashes = table["phash"].cast(manifest.FIXED.field("phash").type)
-        yield table.set_column(table.column_names.index("phash"), manifest.FIXED.field("phash"), hashes)
-
-
-def pixels_by_file(work: Path) -> pd.Series:
-    """The hash of the pixels of every decoded image, by its file."""
-    parts = [part.select(["file", "pixel_sha256"]).to_pandas() for part in measured(work)]
-    return pd.concat(parts).set_index("file")["pixel_sha256"]
+    table = pa.concat_tables([read_parquet(path, MAKER) for path in tables])
+    problems = [
+        Problem(file, why, action)
+        for column, action in (("problem", "left out"), ("note", "the first is used"))
+        for file, why in zip(files, table[column].to_pylist(), strict=True)
+        if why
+    ]
+    decoded = table["problem"].is_null()
+    return table.filter(decoded).drop_columns(["problem", "note"]), decoded.to_numpy(), problems
 
 
 _ROW_SCHEMA = pa.schema(
