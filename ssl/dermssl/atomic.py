@@ -9,7 +9,6 @@ import errno
 import glob
 import hashlib
 import importlib
-import logging
 import os
 import shutil
 import socket
@@ -22,6 +21,7 @@ from typing import IO, Any
 
 import psutil
 
+from dermssl import log
 from dermssl.errors import InputError, shortened
 
 TEMPORARY = ".partial"
@@ -32,7 +32,6 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of a file system that lacks a function."""
 
-log = logging.getLogger("dermssl")
 _held: set[Path] = set()
 
 

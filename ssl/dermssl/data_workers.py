@@ -1,7 +1,6 @@
 """Data workers of a PyTorch loader: their number by shared memory, and errors when one dies or a signal comes."""
 
 import atexit
-import logging
 import multiprocessing
 import os
 import re
@@ -12,14 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import cv2
+import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.signal_handling import _error_if_any_worker_fails
 
+from dermssl import log
 from dermssl.errors import InputError, Interrupted, WorkerDied
 from dermssl.parallel import end_with_parent, signal_handlers
-
-log = logging.getLogger("dermssl")
 
 PREFETCH = 2
 """The number of batches that each worker prepares in advance."""
@@ -67,10 +66,9 @@ def workers_that_fit(workers: int, batch_bytes: int) -> int:
 def free_shared_memory() -> int:
     """The bytes left in `SHARED_MEMORY`; a very large number if the system sets no limit."""
     try:
-        of = os.statvfs(SHARED_MEMORY)
-    except (OSError, AttributeError):
+        return psutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
         return 1 << 62
-    return of.f_bavail * of.f_frsize
 
 
 def read_batches(loader: DataLoader, signals: Sequence[int] | None = None) -> Iterator[Any]:

@@ -1,7 +1,6 @@
 """Builds timm backbones without classifier, and changes how they compute."""
 
 import contextlib
-import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -11,12 +10,11 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
+from dermssl import log
 from dermssl.backbone import layouts
 from dermssl.backbone.pretrained import describe_weights, hub_access, packaged_weights, remedy, timm_config
 from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.errors import InputError, shortened
-
-log = logging.getLogger("dermssl")
 
 
 class Normalisation(NamedTuple):

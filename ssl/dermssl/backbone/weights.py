@@ -1,6 +1,5 @@
 """Reads weights from files, also of other projects, loads them into backbones, and guesses their network."""
 
-import logging
 import math
 import warnings
 import zipfile
@@ -14,10 +13,9 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from dermssl import log
 from dermssl.backbone.layouts import LITE0, Translated, Weights, translate
 from dermssl.errors import InputError, shortened
-
-log = logging.getLogger("dermssl")
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")
 """The names of classifiers begin so in timm and elsewhere. So does the name of ConvNeXt's last norm."""

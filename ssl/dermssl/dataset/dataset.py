@@ -1,7 +1,6 @@
 """Opens and checks a dataset folder, from which every later stage starts."""
 
 import itertools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, PositiveInt, StrictBool
 
+from dermssl import log
 from dermssl.dataset.manifest import SCHEMA_VERSION, read_manifest, read_split_origin
 from dermssl.dataset.store import ImageStore
 from dermssl.dataset.targets import TARGETS, Target
@@ -23,7 +23,6 @@ from dermssl.licences import Notice
 from dermssl.paths import inside, require_file, require_folder
 
 MAKER = "dermssl prepare"
-log = logging.getLogger("dermssl")
 Unit = Literal["patient", "case", "lesion", "image"]
 
 
@@ -131,23 +130,18 @@ def open_datasets(folders: Sequence[str]) -> list[Dataset]:
         if one.name == other.name:
             both = f"{one.folder} and {other.folder} are both named '{one.name}'"
             raise InputError(f"{both}: prepare one of them again with another --name")
-        _warn_of_shared(one, other)
+        if other.info["source"] in one.info["overlaps"] or one.info["source"] in other.info["overlaps"]:
+            log.warning(
+                f"warning: {one.folder} and {other.folder} are known to share images or lesions. Some may lie in train "
+                "of one and in test of the other: audit them with `dermeval leaks`"
+            )
+        files, pixels = (
+            pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
+        )
+        if shared := (files | pixels).sum():
+            log.warning(
+                f"warning: {shared} images of {other.folder} are in {one.folder} too ({files.sum()} the same file, "
+                f"{(pixels & ~files).sum()} the same pixels in another file): training uses each image once, "
+                "embeddings hold all"
+            )
     return datasets
-
-
-def _warn_of_shared(one: Dataset, other: Dataset) -> None:
-    """Warn if two sets are known to share images, and of the number of images with the same file or pixels."""
-    if other.info["source"] in one.info["overlaps"] or one.info["source"] in other.info["overlaps"]:
-        log.warning(
-            f"warning: {one.folder} and {other.folder} are known to share images or lesions. Some may lie in train of "
-            "one and in test of the other: audit them with `dermeval leaks`"
-        )
-    files, pixels = (
-        pc.is_in(other.table[name], value_set=one.table[name]).to_numpy() for name in ("sha256", "pixel_sha256")
-    )
-    if shared := (files | pixels).sum():
-        log.warning(
-            f"warning: {shared} images of {other.folder} are in {one.folder} too ({files.sum()} the same file, "
-            f"{(pixels & ~files).sum()} the same pixels in another file): training uses each image once, embeddings "
-            "hold all"
-        )

@@ -1,6 +1,5 @@
 """Joins table rows to image files, and reports every row and every file that finds no partner."""
 
-import functools
 import itertools
 import unicodedata
 from collections import defaultdict
@@ -22,10 +21,7 @@ def match_files(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
     Raises InputError: rows put a patient (else case, else lesion) or a file into two splits.
     """
     names = [name if isinstance(name, str) else None for name in frame["file"]]
-    index = _Index(raw.images)
-    index.unusable = {
-        PurePosixPath(_key(problem.file)).name for problem in raw.problems if problem.action == "left out"
-    }
+    index = _Index(raw)
     files = [name and index.exact(name) for name in names]
     taken, ambiguous = {file for file in files if file}, set[str]()
     for row, name in enumerate(names):
@@ -82,16 +78,19 @@ def _report_without_row(raw: RawFolder, matched: set[str], ambiguous: set[str]) 
 class _Index:
     """Image files by path, by bare name, and by folder and name, all without suffix."""
 
-    def __init__(self, files: Sequence[str]) -> None:
-        self._files = set(files)
-        self.unusable = set[str]()
-        """The bare names of files that were found but left out."""
-        self._by_path: dict[str, str] = {}
+    def __init__(self, raw: RawFolder) -> None:
+        self._files = set(raw.images)
+        self._by_path = {_key(file): file for file in reversed(raw.images)}
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        for file in files:
+        self.unusable = {PurePosixPath(_key(told.file)).name for told in raw.problems if told.action == "left out"}
+        """The bare names of files that were found but left out."""
+        self.with_zeros: dict[str, str] = {}
+        """The first file whose name is a number that begins with zeros, by that number without them."""
+        for file in raw.images:
             key = _key(file)
-            self._by_path[file if key in self._by_path else key] = file
             last, end = PurePosixPath(key).name, _end(key)
+            if last.isdecimal() and last[0] == "0":
+                self.with_zeros.setdefault(last.lstrip("0"), file)
             # An image by its content (x.jpe) is also known by its name without that suffix.
             known = PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES
             names = {last} if known else {last, PurePosixPath(last).stem}
@@ -116,12 +115,6 @@ class _Index:
         common = [len(common_start([wanted, _key(file).split("/")[::-1]])) for file in files]
         longest = max(common, default=0)
         return [file for file, length in zip(files, common, strict=True) if length == longest]
-
-    @functools.cached_property
-    def with_zeros(self) -> dict[str, str]:
-        """The first file whose name is a number that begins with zeros, by that number without them."""
-        stems = {PurePosixPath(_key(file)).name: file for file in sorted(self._files, reverse=True)}
-        return {stem.lstrip("0"): file for stem, file in stems.items() if stem.isdecimal() and stem[0] == "0"}
 
 
 def _end(key: str) -> str:

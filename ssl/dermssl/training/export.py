@@ -1,12 +1,11 @@
 """``dermssl export``: copies an encoder of a run into a folder of its own."""
 
 import filecmp
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from dermssl import licences
+from dermssl import licences, log
 from dermssl.atomic import atomic_folder
 from dermssl.backbone.build import Normalisation, build, width
 from dermssl.backbone.embedding import preprocessing_at
@@ -25,8 +24,6 @@ from dermssl.training.watching.card import card_of_export
 
 FOLDERS = {"last": "encoder", "best": "best"}
 WRITTEN = ("config.json", "model.safetensors", "heads.safetensors", "README.md", LEDGER)
-
-log = logging.getLogger("dermssl")
 
 
 def export(options: ExportOptions) -> Report:

@@ -1,6 +1,5 @@
 """Builds the networks of a method, loads the weights that they start from, and fits them to device and ranks."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dermssl import log
 from dermssl.backbone import build
 from dermssl.backbone.build import IMAGENET, Normalisation
 from dermssl.backbone.encoder_folder import folder_of, load_encoder, weights_folder
@@ -25,8 +25,6 @@ from dermssl.training import states
 from dermssl.training.continued import hold_start
 from dermssl.training.options import ModelOptions, PretrainOptions
 from dermssl.views.recipe import group_views
-
-log = logging.getLogger("dermssl")
 
 FEW_VIEWS = 32
 """Statistics of BatchNorm over fewer views are mostly noise."""

@@ -1,6 +1,5 @@
 """Chooses the rows of the dataset folders to train on, and those that are kept out to score the encoder."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dermssl import log
 from dermssl.dataset.dataset import Dataset
 from dermssl.dataset.splits import draw_split
 from dermssl.dataset.targets import Target
@@ -15,8 +15,6 @@ from dermssl.errors import InputError, did_you_mean
 from dermssl.training.options import OnlineOptions
 from dermssl.views.loader import Pool
 from dermssl.views.positives import find_partners
-
-log = logging.getLogger("dermssl")
 
 COLUMNS = ("image_id", "dataset", "patient_id", "lesion_id", "group_id", "sha256", "pixel_sha256", "phash")
 """Columns of a ledger, besides ``times_seen``."""

@@ -1,7 +1,6 @@
 """The run folder: its status, whether a run may resume in it, and the lock that lets one process write to it."""
 
 import dataclasses
-import logging
 import os
 import shutil
 import socket
@@ -11,6 +10,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from dermssl import log
 from dermssl.atomic import TEMPORARY, remove_leftovers, take_lock
 from dermssl.backbone.pretrained import LEDGER, find_ledger
 from dermssl.errors import InputError
@@ -19,8 +19,6 @@ from dermssl.parser import flatten
 from dermssl.paths import json_object, refuse_within_dataset, require_new_folder
 from dermssl.training.options import PretrainOptions
 from dermssl.training.pool import COLUMNS
-
-log = logging.getLogger("dermssl")
 
 MAY_DIFFER = (
     "out",

@@ -1,6 +1,5 @@
 """Builds a run from its options, and restores its progress so far."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -11,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from dermssl import licences
+from dermssl import licences, log
 from dermssl.backbone.build import Normalisation
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.pretrained import WEIGHTS, initial_facts, unrecorded_starts
@@ -32,8 +31,6 @@ from dermssl.training.watching.online import online_features
 from dermssl.training.watching.tracking import check_trackers
 from dermssl.views.loader import Pool, default_workers
 from dermssl.views.sampler import Sampler, parse_weights
-
-log = logging.getLogger("dermssl")
 
 
 @dataclass(frozen=True)

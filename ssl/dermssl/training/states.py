@@ -5,7 +5,6 @@ weights, optimizer moments and counters, but no state of a random generator.
 """
 
 import json
-import logging
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dermssl import log
 from dermssl.atomic import atomic_folder
 from dermssl.errors import InputError
 from dermssl.files import write_json, write_safetensors
-
-log = logging.getLogger("dermssl")
 
 
 def save_state(

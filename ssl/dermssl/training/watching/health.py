@@ -1,13 +1,11 @@
 """Health check of a run: names each sign that the run does not learn, and the setting to change."""
 
-import logging
 import math
 from dataclasses import dataclass, field
 
+from dermssl import log
 from dermssl.errors import HealthStop
 from dermssl.training.options import HealthOptions
-
-log = logging.getLogger("dermssl")
 
 MAX_SKIPPED = 3
 WARMUP_SHARE = 0.25

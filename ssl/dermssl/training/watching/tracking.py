@@ -6,7 +6,6 @@ of TensorBoard), so they are refused for images that must stay here.
 """
 
 import json
-import logging
 import math
 import time
 import uuid
@@ -22,13 +21,12 @@ from accelerate.utils import LoggerType
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from dermssl import log
 from dermssl.atomic import atomic_file, remove_folder
 from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import read_json, write_json, write_text
 from dermssl.training.options import LOCAL_KEYS, TrackingOptions
 from dermssl.training.run_folder import IDENTITIES
-
-log = logging.getLogger("dermssl")
 
 KNOWN = ("tensorboard", "wandb", "mlflow")
 """Trackers whose clients, with the settings below, send only what dermssl gives them. Every run has the first."""

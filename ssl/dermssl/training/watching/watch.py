@@ -1,7 +1,6 @@
 """What rank 0 shows of a run: its data, curves, evaluations with their pictures, and the projector at the end."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dermssl import licences
+from dermssl import licences, log
 from dermssl.backbone.pretrained import LEDGER
 from dermssl.devices import on_first_rank
 from dermssl.errors import counted
@@ -22,8 +21,6 @@ from dermssl.training.watching import online
 from dermssl.training.watching.pictures import component_grid, neighbour_grid, view_grid
 from dermssl.training.watching.tracking import Tracker
 from dermssl.views.sampler import Sampler
-
-log = logging.getLogger("dermssl")
 
 THUMBNAIL = 48
 UNEVEN = 10
