@@ -10,6 +10,7 @@ import pandas as pd
 
 from dermssl.dataset.splits import check_split
 from dermssl.prepare.raw import IMAGE_SUFFIXES, RawFolder
+from dermssl.prepare.source import Problem
 
 
 def match_files(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
@@ -21,7 +22,7 @@ def match_files(raw: RawFolder, frame: pd.DataFrame) -> pd.DataFrame:
     Raises InputError: rows put a patient (else case, else lesion) or a file into two splits.
     """
     names = [name if isinstance(name, str) else None for name in frame["file"]]
-    index = _Index(raw)
+    index = _Index(raw.images, raw.problems)
     files = [name and index.exact(name) for name in names]
     taken, ambiguous = {file for file in files if file}, set[str]()
     for row, name in enumerate(names):
@@ -78,15 +79,15 @@ def _report_without_row(raw: RawFolder, matched: set[str], ambiguous: set[str]) 
 class _Index:
     """Image files by path, by bare name, and by folder and name, all without suffix."""
 
-    def __init__(self, raw: RawFolder) -> None:
-        self._files = set(raw.images)
-        self._by_path = {_key(file): file for file in reversed(raw.images)}
+    def __init__(self, files: Sequence[str], problems: Sequence[Problem] = ()) -> None:
+        self._files = set(files)
+        self._by_path = {_key(file): file for file in reversed(files)}
         self._by_name: dict[str, list[str]] = defaultdict(list)
-        self.unusable = {PurePosixPath(_key(told.file)).name for told in raw.problems if told.action == "left out"}
+        self.unusable = {PurePosixPath(_key(told.file)).name for told in problems if told.action == "left out"}
         """The bare names of files that were found but left out."""
         self.with_zeros: dict[str, str] = {}
         """The first file whose name is a number that begins with zeros, by that number without them."""
-        for file in raw.images:
+        for file in files:
             key = _key(file)
             last, end = PurePosixPath(key).name, _end(key)
             if last.isdecimal() and last[0] == "0":
