@@ -143,7 +143,10 @@ def _require_writable(path: Path, option: str) -> None:
     size = len(os.fsencode(path.name))
     if size > LONGEST_NAME:
         raise InputError(f"{option}: the name {shortened(path.name, 40)} has {size} bytes: {LONGEST_NAME} are allowed")
-    refuse_within_dataset(path, option)
+    try:
+        refuse_within_dataset(path, option)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null
+        raise InputError(f"{option} {shortened(path)} cannot be used ({shortened(error)}): give another path") from None
     parent = path.absolute().parent
     while not parent.exists() and not parent.is_symlink():
         parent = parent.parent
