@@ -120,8 +120,9 @@ class EmbeddedRows:
         for entry in self.info["datasets"]:
             try:
                 dataset = open_dataset(entry["path"])
-            except InputError:
-                log.warning("warning: %s is out of reach: the embedding's labels and splits are used", entry["path"])
+            except InputError as error:
+                gone = f"{entry['path']} is out of reach" + (f" ({error})" if Path(entry["path"]).exists() else "")
+                log.warning("warning: %s: the embedding's labels and splits are used", gone)
                 continue
             if dataset.fingerprint != entry["fingerprint"]:
                 log.warning("warning: %s was changed after it was embedded: its present labels are used", entry["path"])

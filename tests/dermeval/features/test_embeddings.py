@@ -141,3 +141,12 @@ def test_images_that_were_added_to_the_data_set_are_told(folder, caplog):
     embeddings = open_embeddings(folder)
     assert len(embeddings.frame) == len(table)
     assert "2 images of" in caplog.text and "run `dermeval embed` again to use them" in caplog.text
+
+
+def test_a_data_set_that_is_there_but_cannot_be_read_is_told_with_the_reason(folder, caplog):
+    manifest = folder.parent / "data" / "manifest.parquet"
+    table = read_parquet(manifest, "")
+    place = table.column_names.index("age")
+    write_parquet(manifest, table.set_column(place, table.schema.field(place), pa.array([200.0] * len(table), "f4")))
+    assert len(open_embeddings(folder).frame) == len(table)
+    assert "is out of reach" in caplog.text and "manifest column age must be 0 to 150 or null" in caplog.text
