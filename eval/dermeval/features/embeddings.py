@@ -56,7 +56,7 @@ class DatasetEntry(BaseModel):
 
 
 class EmbeddingInfo(BaseModel):
-    """The content of ``embedding.json``. ``sha256`` has the hash of each array by its file name."""
+    """The content of ``embedding.json``. ``sha256`` has the hash of the manifest and each array by file name."""
 
     encoder: EncoderEntry
     dtype: Literal["float32", "float16"] = "float32"
@@ -203,6 +203,7 @@ def open_embeddings(folder: str | Path) -> Embeddings:
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(inside(path, INFO), MAKER, EmbeddingInfo)
     table = read_manifest(path, MAKER)
+    _require_unchanged(inside(path, "manifest.parquet"), info)
     return Embeddings(path, info, table, _read_features(path, "features.npy", info, table))
 
 
@@ -219,15 +220,20 @@ def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Tabl
     if len(bad):
         image = table["image_id"][int(bad[0])].as_py()
         raise InputError(f"{path}: the features of {image} hold NaN or infinity: check the encoder")
-    recorded = info.get("sha256", {}).get(path.name)
-    if recorded and sha256_file(path) != recorded:
-        raise InputError(f"{path} was changed after it was written: {again}")
+    _require_unchanged(path, info)
     return features
 
 
-def array_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every array of an embeddings folder by file name."""
-    return {path.name: sha256_file(path) for path in sorted(folder.glob("features*.npy"))}
+def _require_unchanged(path: Path, info: dict[str, Any]) -> None:
+    recorded = info.get("sha256", {}).get(path.name)  # folders of older versions lack it
+    if recorded and sha256_file(path) != recorded:
+        raise InputError(f"{path} was changed after it was written: run `{MAKER}` again")
+
+
+def content_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the manifest and of every array of an embeddings folder by file name."""
+    files = sorted([folder / "manifest.parquet", *folder.glob("features*.npy")])
+    return {path.name: sha256_file(path) for path in files}
 
 
 def how_made(part: EmbeddedRows) -> dict[str, Any]:
@@ -317,6 +323,6 @@ def write_embeddings(
             write_npy(temporary / f"features.{name}.npy", seen)
             info["views"].append(name)
         write_parquet(temporary / "manifest.parquet", pooled_rows([dataset.table for dataset in datasets]))
-        info["sha256"] = array_hashes(temporary)
+        info["sha256"] = content_hashes(temporary)
         write_json(temporary / INFO, info)
     return info

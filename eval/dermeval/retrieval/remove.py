@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dermeval.features.embeddings import INFO, EmbeddedRows, array_hashes, open_embeddings
+from dermeval.features.embeddings import INFO, EmbeddedRows, content_hashes, open_embeddings
 from dermeval.features.ledger import seen_images
 from dermeval.retrieval.index import write_index
 from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
@@ -254,5 +254,5 @@ def _from_embeddings(embeddings: EmbeddedRows, kept: np.ndarray) -> None:
         _copy_others(folder, temporary, {"manifest.parquet", INFO, *arrays})
         for name, array in arrays.items():
             write_npy(temporary / name, array[kept])
-        write_json(temporary / INFO, embeddings.info | {"sha256": array_hashes(temporary)})
         write_parquet(temporary / "manifest.parquet", embeddings.table.filter(pa.array(kept)))
+        write_json(temporary / INFO, embeddings.info | {"sha256": content_hashes(temporary)})

@@ -48,6 +48,13 @@ def test_features_of_another_shape_type_or_encoder_are_refused(folder, change, w
     assert "features.npy" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_manifest_rows_in_another_order_than_the_features_are_refused(folder):
+    table = read_parquet(folder / "manifest.parquet", "")
+    write_parquet(folder / "manifest.parquet", table.sort_by([("image_id", "descending")]))
+    with pytest.raises(InputError, match=r"manifest\.parquet was changed after it was written: run `dermeval embed`"):
+        open_embeddings(folder)
+
+
 @pytest.mark.parametrize("name", ["embedding.json", "manifest.parquet", "features.npy"])
 def test_a_file_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_path, name):
     (folder / name).rename(tmp_path / name)
