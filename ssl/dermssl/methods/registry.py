@@ -120,6 +120,12 @@ class DinoOptions(MethodOptions):
     freeze_last_layer_epochs: NonNegativeFloat = 1.0
     """Epochs at the start in which the last layer of the head does not change."""
 
+    def check(self, views: ViewOptions) -> None:
+        """Also where the head has one prototype, which all images would share."""
+        super().check(views)
+        if self.out_dim == 1:
+            raise ValueError(f"{self.name}.out_dim 1 cannot tell images apart: give 2 or more")
+
     def _comparisons(self) -> list[str]:
         return ["Sinkhorn centring"] if self.centering == "sinkhorn" else []
 

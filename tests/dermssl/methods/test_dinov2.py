@@ -179,3 +179,8 @@ def test_one_image_has_no_nearest_one():
 def test_each_part_that_compares_only_a_micro_batch_is_named():
     told = replace(SMALL, centering="sinkhorn").remarks(4, 8)
     assert [line.split(" compares only the 4 images")[0] for line in told] == ["KoLeo", "Sinkhorn centring"]
+
+
+def test_a_head_with_one_prototype_is_refused():
+    with pytest.raises(ValueError, match=r"dinov2.out_dim 1 cannot tell images apart: give 2 or more"):
+        replace(SMALL, out_dim=1).check(ViewOptions())
