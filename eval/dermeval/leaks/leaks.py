@@ -63,7 +63,7 @@ def leaks(options: LeaksOptions) -> Report | None:
             write_ranking(folder, ranking)
             groups, split = write_results(folder, images, pairs)
             write_parquet(folder / AUDITED, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
-            write_npy(folder / "background.npy", found.background.scores.astype(np.float32))
+            write_npy(folder / "background.npy", found.background.scores)
             data = summary_of(images, pairs, groups, split)
             data |= {
                 "every_image": options.every_image,

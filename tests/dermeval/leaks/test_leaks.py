@@ -403,7 +403,7 @@ def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_sa
     folder = make_dataset("set", images, groups)
     whole, _ = audit(folder, ranked=40)
     since, out = audit(folder, ranked=40, since=str(tmp_path / "before"))
-    pairs = pd.read_parquet(out / "pairs.parquet")
+    pairs, ranking = (pd.read_parquet(out / f"{name}.parquet") for name in ("pairs", "ranking"))
     assert set(pairs["group_id_b"]) == {"set/c0", "set/c1", "set/c2"} and whole.data["pairs"] == 3
     assert since.data["certainty"]["compared"] < whole.data["certainty"]["compared"] / 2
     with pytest.raises(InputError, match="another --every-image"):
@@ -413,6 +413,7 @@ def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_sa
     again, out = audit(folder, ranked=40, since=str(tmp_path / "whole"))
     same = ["image_id_a", "image_id_b", "score", "kind", "inliers", "correlation", "leak_group"]
     assert pd.read_parquet(out / "pairs.parquet")[same].equals(pairs[same]) and again.data["pairs"] == 3
+    assert pd.read_parquet(out / "ranking.parquet")["expected_false"].equals(ranking["expected_false"])
     assert again.data["hidden"] == since.data["hidden"] and again.data["certainty"]["compared"] == 0
     rejected = pairs[["image_id_a", "image_id_b"]][:1].assign(decision="reject")
     rejected.to_csv(tmp_path / "whole" / "decisions.csv", index=False)
