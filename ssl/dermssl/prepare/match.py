@@ -105,7 +105,7 @@ class _Index:
     def nearest(self, name: str, taken: set[str]) -> list[str]:
         """Of the files with this bare name that are not ``taken``: those whose paths have the longest end of ``name``.
 
-        If no file has the bare name, those with it in another case.
+        If no file has the bare name, those with it in another case. Of several, those with the suffix of ``name``.
         """
         wanted = _key(name).split("/")[::-1]
         # Thousands of folders may hold a file of one name, so the folder's name is compared first.
@@ -115,7 +115,9 @@ class _Index:
             files = [file for file in named if file not in taken]
         common = [len(common_start([wanted, _key(file).split("/")[::-1]])) for file in files]
         longest = max(common, default=0)
-        return [file for file, length in zip(files, common, strict=True) if length == longest]
+        best = [file for file, length in zip(files, common, strict=True) if length == longest]
+        suffix = PurePosixPath(name).suffix
+        return [file for file in best if PurePosixPath(file).suffix == suffix] or best
 
 
 def _end(key: str) -> str:

@@ -55,6 +55,12 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_path(tree):
     assert [(p.file, p.problem) for p in problems] == [("1.jpg", "several different files have that name: keep one")]
 
 
+def test_a_mask_of_the_same_name_is_no_doubt_where_the_row_names_the_suffix(tree):
+    root = tree("images/1.jpg", "masks/1.png")
+    assert _match(root, "1.jpg")[0] == {"images/1.jpg": 0} and _match(root, "1.png")[0] == {"masks/1.png": 0}
+    assert not _match(root, "1")[0] and not _match(root, "1.tif")[0]
+
+
 def test_of_a_number_without_its_zeros_the_file_that_may_be_meant_is_named(tree):
     matched, problems = _match(tree("0002.jpg", "a/0003.png", "x.jpg"), "2", "3.jpg", "4", "x")
     assert matched == {"x.jpg": 3}
