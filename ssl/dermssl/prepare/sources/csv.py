@@ -26,8 +26,8 @@ from dermssl.prepare.source import Rows, Source
 from dermssl.prepare.values import READERS
 
 KEYS = ("table", "licence", "citation", "columns", "targets")
-RESERVED = {*FIXED.names, *READERS, "picture", "fold", "unit"}
-"""Names that a target may not have: those of the manifest's columns, of `split`'s, and of those of work in between."""
+RESERVED = {*FIXED.names, *READERS, "picture", "fold", "unit", "side", "leak_group", "rank", "similarity"}
+"""Names that a target may not have: those of the manifest's columns, and of columns that later commands add to it."""
 ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
 
 
