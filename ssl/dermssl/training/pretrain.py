@@ -81,7 +81,7 @@ def train(run: Run, tracker: Tracker | None) -> None:
     model = run.accelerator.prepare(model)
     if tracker:
         announce(run)
-    if not progress.resumed:
+    if not progress.baseline:
         evaluate_online(run, tracker)
     keep_best(run)
     batches = _batches(run)

@@ -19,8 +19,8 @@ SAVED = ("step", "seconds", "joules", "baseline", "last", "best")
 class Progress:
     """The step, time, energy, scores and health of a run so far.
 
-    ``baseline`` (the first), ``last`` and ``best`` are scores with their ``step``. ``joules`` is the energy of the
-    GPUs, None if it cannot be read. ``resumed`` is True after a state was restored.
+    ``baseline`` (the first, before training), ``last`` and ``best`` are scores with their ``step``. ``joules`` is the
+    energy of the GPUs, None if it cannot be read.
     """
 
     health: Health
@@ -30,7 +30,6 @@ class Progress:
     baseline: Scores | None = None
     last: Scores | None = None
     best: Scores | None = None
-    resumed: bool = False
 
     def record(self) -> dict[str, Any]:
         """The part of ``state.json`` that holds the progress."""
@@ -41,7 +40,6 @@ class Progress:
         for name in SAVED:
             setattr(self, name, record[name])
         self.health.restore(record["health"])
-        self.resumed = True
 
     def note(self, scores: Scores, labelled: bool) -> None:
         """Record the scores of an evaluation. The first score decides which evaluation is the best.

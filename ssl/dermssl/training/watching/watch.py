@@ -35,7 +35,7 @@ def start_tracking(run: Run) -> Tracker | None:
     def start() -> Tracker:
         write_status(run.folder, "running", run.progress.step, run.steps)
         config = flatten(dataclasses.asdict(run.options)) | {"data.sets": " ".join(run.fingerprints)}
-        last_step = run.progress.step if run.progress.resumed else -1
+        last_step = run.progress.step if run.progress.baseline else -1
         may_leave = not licences.restricted(run.notices)
         tracker = Tracker(run.folder, last_step, run.options.tracking, config, may_leave)
         # The data sets may lie elsewhere than at the first start; without a state there may be others.
