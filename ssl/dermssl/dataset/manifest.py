@@ -73,7 +73,7 @@ def to_table(frame: pd.DataFrame, measured: pa.Table | None = None) -> pa.Table:
     ``measured`` has ``file`` and the measured columns of the same images; None if ``frame`` has them.
     Raises InputError: an id is missing or occurs twice, or a fixed column holds a value outside its range.
     """
-    if measured is not None and measured["file"].to_pylist() != frame["file"].tolist():
+    if measured is not None and measured["file"] != pa.chunked_array([frame["file"]], pa.string()):
         raise RuntimeError("measurements of other files than the manifest's")
     fields, columns = list(FIXED), []
     for field in FIXED:

@@ -90,15 +90,15 @@ def decode_all(
             # The table comes last, because it marks the shard as finished.
             store.write_shard(work / store.shard_name(number), jpegs)
             write_parquet(tables[number], pa.Table.from_pylist(rows, schema=_ROW_SCHEMA))
-    table = pa.concat_tables([read_parquet(path, MAKER) for path in tables])
-    problems = [
-        Problem(file, why, action)
-        for column, action in (("problem", "left out"), ("note", "the first is used"))
-        for file, why in zip(files, table[column].to_pylist(), strict=True)
-        if why
-    ]
-    decoded = table["problem"].is_null()
-    return table.filter(decoded).drop_columns(["problem", "note"]), decoded.to_numpy(), problems
+    measured, decoded, problems = [], [], []
+    for shard, path in zip(shards, tables, strict=True):
+        table = read_parquet(path, MAKER)
+        for column, action in (("problem", "left out"), ("note", "the first is used")):
+            found = table[column].to_pylist()
+            problems += [Problem(file, why, action) for file, why in zip(shard, found, strict=True) if why]
+        decoded.append(table["problem"].is_null().to_numpy())
+        measured.append(table.filter(decoded[-1]).drop_columns(["problem", "note"]))
+    return pa.concat_tables(measured), np.concatenate(decoded), problems
 
 
 _ROW_SCHEMA = pa.schema(

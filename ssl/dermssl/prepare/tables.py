@@ -3,6 +3,7 @@
 import codecs
 import csv
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
                 if any(row[len(header) :]):
                     raise csv.Error(f"line {reader.line_num} has more fields than the header")
                 short += len(row) < len(header)
-                cells.append([row[place] if place < len(row) else "" for place in places])
+                # Interned, because a column holds few different texts.
+                cells.append([sys.intern(row[place]) if place < len(row) else "" for place in places])
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a readable CSV ({shortened(error)}): save it as CSV UTF-8") from None
     except csv.Error as error:
