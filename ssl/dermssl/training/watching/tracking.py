@@ -10,7 +10,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ def check_trackers(names: Iterable[str], closed: Sequence[str]) -> None:
             )
 
 
+def _step_of(line: str) -> float:
+    """The step of a line of ``metrics.jsonl``, infinite if a kill or a crash has damaged the line."""
+    with suppress(ValueError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    return math.inf
+
+
 class Tracker:
     """Writes ``metrics.jsonl`` and TensorBoard's files, and sends to the trackers that were named. Only for rank 0.
 
@@ -78,9 +85,8 @@ class Tracker:
                 names = ", ".join(self.running)
                 log.info("pictures are withheld from %s: a licence keeps the images here", names)
         if self.path.exists():
-            # A line that a kill cut short has no line end.
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
-            write_text(self.path, "".join(line for line in lines if json.loads(line)["step"] <= last_step))
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= last_step))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:

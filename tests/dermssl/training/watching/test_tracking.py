@@ -261,6 +261,14 @@ def test_what_is_done_in_a_pause_counts_as_no_training_time():
     assert speed > 1 / 0.3
 
 
+def test_a_run_goes_on_after_a_crash_that_damaged_lines_of_its_curves(tmp_path):
+    whole = [json.dumps({"step": step, "loss": 1.0}) for step in range(4)]
+    zeros = "\0" * 40 + whole[1]  # a crash of the machine leaves these where it had not yet written
+    (tmp_path / "metrics.jsonl").write_text("\n".join([whole[0], zeros, "[]", whole[2], whole[3], whole[3][:9]]))
+    tracking.Tracker(tmp_path, 2, TrackingOptions(), {}, True).close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [whole[0], whole[2]]
+
+
 def test_a_resumed_run_writes_its_points_anew_without_a_warning(tmp_path, capsys):
     for step in (0, 5):
         tracker = tracking.Tracker(tmp_path, step, TrackingOptions(), {}, True)
