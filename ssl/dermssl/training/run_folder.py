@@ -61,7 +61,7 @@ def read_status(folder: Path) -> str | None:
     """The last status of the run, None if there is none."""
     if not (folder / "status.json").exists():
         return None
-    return read_json(folder / "status.json", "dermssl pretrain")["status"]
+    return read_json(folder / "status.json", "dermssl pretrain").get("status")
 
 
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:
