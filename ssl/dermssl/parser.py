@@ -207,17 +207,27 @@ def parse(program: str, options_type: type, arguments: list[str]) -> tuple[Any, 
         parser.set_defaults(_checked_config(Path(config_file), options_type, parser))
     try:
         namespace = parser.parse_args(arguments)
-        for leaf in leaves(options_type):
-            given = namespace[leaf.name]
-            option = leaf.name.upper() if leaf.is_positional else option_string(leaf.name)
-            if leaf.default is MISSING and given in (None, []):
-                raise InputError(f"{option} is missing: give it on the command line or in the --config file")
-            if "" in (given if leaf.takes_several else [given]):  # a variable of the shell that is not set
-                raise InputError(f"{option} is empty: give a value, or leave the option out")
+        _require_values(options_type, namespace)
         options = _build(options_type, namespace)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(str(error)) from None
     return options, namespace.json
+
+
+def _require_values(options_type: type, namespace: Namespace) -> None:
+    """Raise InputError if a required option is missing, or if one is empty that needs a value.
+
+    It may be a variable of the shell that is not set, or a key of the config without a value.
+    """
+    for leaf in leaves(options_type):
+        given = namespace[leaf.name]
+        option = leaf.name.upper() if leaf.is_positional else option_string(leaf.name)
+        none = given is None or given == []
+        if none and leaf.default is MISSING:
+            raise InputError(f"{option} is missing: give it on the command line or in the --config file")
+        may_be_none = leaf.default in (None, []) or type(None) in get_args(leaf.kind)
+        if (none and not may_be_none) or "" in (given if leaf.takes_several else [given]):
+            raise InputError(f"{option} is empty: give a value, or leave it out")
 
 
 def _expand(argument: str, spelled: Mapping[str, str]) -> str:

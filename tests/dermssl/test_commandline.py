@@ -49,6 +49,8 @@ class Options:
     """Do it anyway."""
     training: Training = field(default_factory=Training)
     """How to train."""
+    sizes: list[int] = field(default_factory=lambda: [8])
+    """Sides of the crops."""
 
 
 def echo(options):
@@ -112,8 +114,8 @@ def test_the_command_line_goes_over_the_config(run, tmp_path):
         (["a", "--force", "maybe"], "--force: expected true or false. Got value: maybe"),
         (["a", "--training.method", "moco"], "--training.method: expected one of ['dino', 'simclr']. Got value: moco"),
         (["a", "--out"], "--out: expected one argument"),
-        (["a", "--out", ""], "--out is empty: give a value, or leave the option out"),
-        (["a", ""], "FOLDERS is empty: give a value, or leave the option out"),
+        (["a", "--out", ""], "--out is empty: give a value, or leave it out"),
+        (["a", ""], "FOLDERS is empty: give a value, or leave it out"),
         (["a", "--config", ""], ". is not a file: give the path of a YAML config"),
         (["a", "-x"], "unrecognized arguments: -x"),
         ([], "FOLDERS is missing: give it on the command line or in the --config file"),
@@ -142,6 +144,13 @@ def test_a_mistake_in_a_config_names_the_file_and_the_key(run, tmp_path, text, e
     config.write_text(text)
     code, _, err = run("a", "--config", config)
     assert code == 2 and str(config) in err and error in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("key", "option"), [("out:", "--out"), ("force: null", "--force"), ("sizes: []", "--sizes")])
+def test_a_key_of_a_config_without_a_value_is_refused(run, tmp_path, key, option):
+    (tmp_path / "c.yaml").write_text(key)
+    code, _, err = run("a", "--config", tmp_path / "c.yaml")
+    assert code == 2 and f"{option} is empty: give a value, or leave it out" in err
 
 
 @pytest.mark.parametrize(("ending", "code"), [("health", 3), ("preempt", 75), ("bug", 1)])
