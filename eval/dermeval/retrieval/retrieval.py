@@ -53,7 +53,7 @@ def retrieval(options: RetrievalOptions) -> Report:
         text += ["", "second minus first, on the same queries (paired bootstrap by patient):"]
         text += _table(data["difference"])
     said = (doubts(source.present_datasets, source.synthetic, source.encoder) for source in sources)
-    text += dict.fromkeys(itertools.chain(*said))
+    text += dict.fromkeys(itertools.chain(*said, *(_class_doubts(source, relevance) for source in sources)))
     text += licences.notice_lines(licences.merge(entry for source in sources for entry in source.notices))
     return Report("\n".join(text), data)
 
@@ -72,6 +72,13 @@ def _relevance(source: Source, asked: str | None) -> str:
 def _column(source: Source, relevance: str) -> str:
     """The column of the manifest whose equal values are relevant to each other."""
     return IDS[relevance] if relevance in IDS else source.targets[relevance].column
+
+
+def _class_doubts(source: Source, relevance: str) -> list[str]:
+    """A warning if the data sets of ``source`` name the classes of a target differently, so that few labels match."""
+    declared = [targets[relevance].classes for targets in source.targets_by_dataset.values() if relevance in targets]
+    alike = f"the data sets declare '{relevance}' with different classes: only equal labels count as relevant"
+    return [alike] if len(set(declared)) > 1 else []
 
 
 def _refuse_unequal(sources: Sequence[Source], relevance: str) -> None:

@@ -68,6 +68,19 @@ def test_the_own_patient_is_junk_for_a_target_and_a_hit_for_patients(embedded):
     assert patients["scores"]["hit@1"]["value"] == 1 and "mMV@1" not in patients["scores"]
 
 
+@pytest.mark.parametrize(("others", "said"), [("abab", False), ("abAB", True)])
+def test_data_sets_that_name_their_classes_differently_are_told(make_dataset, draw_skin, tmp_path, others, said):
+    images = [draw_skin(n, 16) for n in range(8)]
+    parts = [("one", images[:4], "abab"), ("two", images[4:], others)]
+    data = [open_dataset(make_dataset(name, own, list("pqrs"), None, list(labels))) for name, own, labels in parts]
+    record = {"path": "e", "fingerprint": "e", "preprocessing": {"input_size": [3, 32, 32]}}
+    write_embeddings(
+        tmp_path / "both", np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), data, record, {}
+    )
+    text = retrieval(RetrievalOptions(sources=[str(tmp_path / "both")], draws=40)).text
+    assert ("declare 'dx' with different classes" in text) == said
+
+
 @pytest.mark.parametrize(("relevance", "groups"), [(None, "ppqqrs"), ("patient", "pxpprs")])
 def test_a_copy_of_the_query_is_no_hit(make_dataset, embed_as, draw_skin, relevance, groups):
     """Images 0 and 2 have the same pixels. No other image is nearest to one of its label or patient."""
