@@ -92,6 +92,9 @@ def make_picture_dataset(tmp_path):
             "patient_key": True,
             "source": "folder",
             "short_side": 96,
+            "overlaps": [],
+            "split": "official",
+            "notes": [],
             "targets": {"dx": target},
         }
         write_json(folder / "dataset.json", info)
@@ -182,6 +185,9 @@ def make_toy_dataset() -> Callable[..., Path]:
             "case": "patient",
             "patient_key": True,
             "short_side": size,
+            "overlaps": [],
+            "split": "official",
+            "notes": [],
             "targets": {key: dataclasses.asdict(target) for key, target in targets.items()},
         }
         write_json(folder / "dataset.json", entry | info)
