@@ -60,7 +60,8 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
         return Seen(None, problem)
     starts = [*unrecorded_starts(encoder.get("licences", [])), *encoder.get("training", {}).get("unrecorded", [])]
     source = str(path) + "".join(f"; what its start, {name}, was trained on is not recorded" for name in starts)
-    ledger = read_parquet(path, "dermssl pretrain").select([*COLUMNS, "times_seen"]).to_pandas()
+    columns = [*COLUMNS, "times_seen"]
+    ledger = read_parquet(path, "dermssl pretrain", columns).select(columns).to_pandas()
     ledger = ledger[ledger["times_seen"] > 0].reset_index(drop=True)
     known, trained = dict(datasets or {}), {}
     config = read_yaml(path.parent / "config.yaml") if (path.parent / "config.yaml").is_file() else {}

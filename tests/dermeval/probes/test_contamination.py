@@ -229,6 +229,13 @@ def test_where_no_ledger_can_be_read_one_line_says_so(tmp_path, embeddings, caps
     assert json.loads((tmp_path / "r" / "result.json").read_text())["contamination"]["known"] is False
 
 
+def test_a_ledger_that_lacks_a_column_is_refused_by_its_name(tmp_path, embeddings, capsys):
+    table = pa.Table.from_pandas(_live(embeddings)[LEDGER].assign(times_seen=1)).drop_columns("group_id")
+    write_parquet(tmp_path / "run" / "ledger.parquet", table)
+    assert main(["knn", str(embeddings), *FAST]) == 2
+    assert "ledger.parquet has no column 'group_id'" in capsys.readouterr().err
+
+
 def test_an_untrained_encoder_has_seen_nothing(embeddings, capsys):
     task = open_task([str(_encoded_by(embeddings, "random:resnet18"))], None)
     assert not task.pool.seen.reasons.to_numpy().any()
