@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -353,8 +354,9 @@ def test_a_decision_about_an_image_with_other_pixels_now_does_not_hold(audit, pl
 
 
 def test_an_embedding_of_other_pixels_is_refused(audit, planted):
-    manifest = pd.read_parquet(planted / "manifest.parquet")
-    write_parquet(planted / "manifest.parquet", to_table(manifest.assign(pixel_sha256="other")))
+    dataset = Path(json.loads((planted / "embedding.json").read_text())["datasets"][0]["path"])
+    manifest = pd.read_parquet(dataset / "manifest.parquet")
+    write_parquet(dataset / "manifest.parquet", to_table(manifest.assign(pixel_sha256="other")))
     with pytest.raises(InputError, match="set/0 changed after embedding: run `dermeval embed` again"):
         audit(planted)
 
