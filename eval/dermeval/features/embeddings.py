@@ -59,11 +59,11 @@ class EmbeddingInfo(BaseModel):
     """The content of ``embedding.json``. ``sha256`` has the hash of the manifest and each array by file name."""
 
     encoder: EncoderEntry
-    dtype: Literal["float32", "float16"] = "float32"
-    views: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]] = []
+    dtype: Literal["float32", "float16"]
+    views: list[Annotated[str, Field(pattern=r"^[a-z0-9]+$")]]
     datasets: Annotated[list[DatasetEntry], Field(min_length=1)]
     licences: list[Notice]
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,10 @@ class EmbeddedRows:
         """The record of the encoder, see `EncoderEntry`."""
         return self.info["encoder"]
 
-    @property
-    def dtype(self) -> str | None:
-        """The type of the features; None for an index, in which it does not matter."""
-        return self.info.get("dtype", "float32")
-
-    @property
-    def licences(self) -> list[dict[str, Any]]:
-        """The licence notices of the embedded data and of the data that the encoder was trained on."""
-        return self.info["licences"]
-
     @functools.cached_property
     def notices(self) -> list[dict[str, Any]]:
-        """The `licences` and the licence notices of the present dataset folders; all apply."""
-        return licences.merge([*self.licences, *(dataset.licence for dataset in self.datasets.values())])
+        """The recorded licence notices, of data and encoder, and those of the present dataset folders; all apply."""
+        return licences.merge([*self.info["licences"], *(dataset.licence for dataset in self.datasets.values())])
 
     @property
     def present_datasets(self) -> list[dict[str, Any]]:
@@ -194,8 +184,8 @@ class Embeddings(EmbeddedRows):
     @functools.cached_property
     def views(self) -> dict[str, np.ndarray]:
         """The features of each further view, in the same rows. Raises InputError if a file is missing or damaged."""
-        names = self.info.get("views", [])
-        return {name: _read_features(self.folder, f"features.{name}.npy", self.info, self.table) for name in names}
+        files = {name: f"features.{name}.npy" for name in self.info["views"]}
+        return {name: _read_features(self.folder, file, self.info, self.table) for name, file in files.items()}
 
 
 def open_embeddings(folder: str | Path) -> Embeddings:
@@ -210,7 +200,7 @@ def open_embeddings(folder: str | Path) -> Embeddings:
 def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Table) -> np.ndarray:
     path = inside(folder, name)
     features, again = read_npy(path, MAKER), f"run `{MAKER}` again"
-    dim, kind = info["encoder"]["dim"], info.get("dtype", "float32")
+    dim, kind = info["encoder"]["dim"], info["dtype"]
     if features.shape != (table.num_rows, dim) or features.dtype != kind:
         raise InputError(
             f"{path} has shape {features.shape} of {features.dtype}, but the folder holds {table.num_rows} images with "
@@ -225,8 +215,7 @@ def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Tabl
 
 
 def _require_unchanged(path: Path, info: dict[str, Any]) -> None:
-    recorded = info.get("sha256", {}).get(path.name)  # folders of older versions lack it
-    if recorded and sha256_file(path) != recorded:
+    if sha256_file(path) != info["sha256"].get(path.name):
         raise InputError(f"{path} was changed after it was written: run `{MAKER}` again")
 
 
@@ -237,10 +226,12 @@ def content_hashes(folder: Path) -> dict[str, str]:
 
 
 def how_made(part: EmbeddedRows) -> dict[str, Any]:
-    """Everything that must be equal in folders to pool them: encoder, preprocessing, kind of features, and type."""
-    encoder = {"features": "cls"} | part.encoder
-    same = {key: encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
-    return same | {"dtype": part.dtype}
+    """Everything that must be equal in folders to pool them: encoder, preprocessing, kind of features, and type.
+
+    The type is None for an index, in which it does not matter.
+    """
+    same = {key: part.encoder.get(key) for key in ("fingerprint", "preprocessing", "features")}
+    return same | {"dtype": part.info.get("dtype")}
 
 
 def require_same_images(folder: Path | str, dataset: Dataset, rows: pd.DataFrame) -> None:

@@ -94,7 +94,8 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
             for dataset in datasets.values()
         ],
         licences.merge(
-            [dataset.licence for dataset in datasets.values()] + [entry for one in embeddings for entry in one.licences]
+            [dataset.licence for dataset in datasets.values()]
+            + [entry for one in embeddings for entry in one.info["licences"]]
         ),
     )
 

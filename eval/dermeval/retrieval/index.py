@@ -148,7 +148,7 @@ def write_index(
         indexed = isinstance(part, SearchIndex)
         sources += part.info["sources"] if indexed else [str(part.folder.resolve())]
         sides += [part.info["short_side"]] if indexed else [data.info["short_side"] for data in part.datasets.values()]
-        notices += part.notices if kept is None else part.licences  # a removal has changed the data sets already
+        notices += part.notices if kept is None else part.info["licences"]  # a removal has changed the data sets
     info: dict[str, Any] = {
         "schema_version": 2,
         "metric": "cosine",

@@ -5,7 +5,6 @@ Row ``i`` of both is row ``i`` of ``manifest.parquet``. An index of the type ``l
 """
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,6 @@ from dermssl.paths import inside, require_file, require_folder
 
 MAKER = "dermeval index"
 MARK = "index.json"
-log = logging.getLogger("dermssl")
 HASHED_BLOCKS, HASHED_BYTES = 256, 65_536
 
 
@@ -63,8 +61,6 @@ class SearchIndex(EmbeddedRows):
     """An open index: row ``i`` of ``entries`` (cosine) is row ``i`` of the manifest."""
 
     entries: neighbours.Index
-
-    dtype = None
 
     @property
     def features(self) -> np.ndarray:
@@ -155,13 +151,10 @@ def open_index(folder: str | Path) -> SearchIndex:
         return StoredIndex(str(folder))
     path = require_folder(Path(folder), MARK, MAKER)
     info = read_json(inside(path, MARK), MAKER, IndexInfo)
-    needed = set() if info["type"] == "lance" else {"vectors.npy", *(["index.faiss"] if has_codes(info) else [])}
-    if not needed <= set(info["files"]):
-        raise InputError(f"{path / MARK}: files lacks {min(needed - set(info['files']))}: make it again with `{MAKER}`")
-    if info["type"] != "lance" and "manifest.parquet" not in info["files"]:
-        log.warning(
-            "warning: %s was made by an earlier version and is not checked for damage: run `%s` again", path, MAKER
-        )
+    needed = ["vectors.npy", "manifest.parquet", *["index.faiss"] * has_codes(info)]
+    for name in needed if info["type"] != "lance" else ():
+        if name not in info["files"]:
+            raise InputError(f"{path / MARK}: files lacks {name}: make it again with `{MAKER}`")
     for name, recorded in info["files"].items():
         if fingerprint(require_file(inside(path, name), MAKER)) != recorded:
             raise InputError(f"{path / name} is damaged or of another index: make it again with `{MAKER}`")

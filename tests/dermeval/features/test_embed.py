@@ -162,7 +162,7 @@ def test_the_licence_of_a_files_weights_is_unknown_and_spreads(tmp_path, data, c
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
     out = str(tmp_path / "e")
     assert main(["embed", "--encoder", str(tmp_path / "w.pth"), "--data", str(data), "--out", out, *SMALL]) == 0
-    assert [entry["id"] for entry in open_embeddings(out).licences] == ["CC-BY-4.0", "unknown"]
+    assert [entry["id"] for entry in open_embeddings(out).info["licences"]] == ["CC-BY-4.0", "unknown"]
     assert dermssl(["licence", out]) == 0
     assert "commercial use: not known, as no licence of weights w.pth is recorded" in capsys.readouterr().out
 

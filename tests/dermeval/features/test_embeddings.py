@@ -63,13 +63,6 @@ def test_a_file_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_path, na
         open_embeddings(folder)
 
 
-def test_a_folder_of_an_older_version_has_no_hash_and_opens(folder):
-    info = json.loads((folder / "embedding.json").read_text())
-    (folder / "embedding.json").write_text(json.dumps({k: v for k, v in info.items() if k != "sha256"}))
-    swap(folder, lambda x: x[::-1])
-    assert len(open_embeddings(folder)) == len(np.load(folder / "features.npy"))
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [

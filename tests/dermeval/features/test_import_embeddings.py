@@ -48,7 +48,7 @@ def test_rows_find_their_images_whatever_their_order(tmp_path, bring, features, 
     embeddings = open_embeddings(tmp_path / "e")
     assert embeddings.table["image_id"].to_pylist() == frame["image_id"].tolist()
     assert np.array_equal(embeddings.features, features)
-    assert embeddings.encoder["path"] == "imported:e" and embeddings.licences[-1]["id"] == "unknown"
+    assert embeddings.encoder["path"] == "imported:e" and embeddings.info["licences"][-1]["id"] == "unknown"
 
 
 def test_everything_downstream_works_on_them(tmp_path, bring, features, frame, capsys):

@@ -146,15 +146,6 @@ def test_a_report_says_what_was_asked(cases):
     assert (data["index"], data["where"], data["k"]) == (str(cases[0]), "width > 0", 2)
 
 
-def test_an_index_of_an_earlier_version_opens_with_a_warning(cases, caplog):
-    file = cases[0] / "index.json"
-    info = json.loads(file.read_text())
-    del info["files"]["manifest.parquet"]
-    file.write_text(json.dumps(info))
-    assert len(open_index(cases[0])) == 12
-    assert "was made by an earlier version" in caplog.text and "run `dermeval index` again" in caplog.text
-
-
 @pytest.mark.parametrize("column", ["dataset", "group_id"])
 def test_a_received_manifest_of_other_types_is_refused(cases, column):
     file, mark = cases[0] / "manifest.parquet", cases[0] / "index.json"
