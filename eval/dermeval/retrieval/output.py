@@ -2,7 +2,6 @@
 
 import base64
 import logging
-import mmap
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,11 +54,9 @@ def check_path(path: Path, overwrite: bool) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether a search wrote this file, so that no other file of the user is replaced."""
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(MARKS[path.suffix.lower()])
-    return place == 0 if path.suffix.lower() == ".csv" else place >= 0
+    kind = path.suffix.lower()
+    place = path.read_bytes().find(MARKS[kind])
+    return place == 0 if kind == ".csv" else place >= 0
 
 
 def write(index: SearchIndex, found: Sequence[FoundCases], path: Path) -> str | None:
