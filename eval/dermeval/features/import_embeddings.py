@@ -1,9 +1,8 @@
 """``dermeval import-embeddings``: turns features of another program into an embeddings folder."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +73,15 @@ def _read_features(path: Path, facts: Collection[str]) -> tuple[np.ndarray, list
 
     ``facts`` are the columns of manifests, which are no features.
     """
-    readers: dict[str, Callable[[Path], tuple[np.ndarray, list[str] | None]]] = {
-        ".npy": lambda npy: (read_npy(npy, MAKER), None),
-        ".parquet": partial(_from_parquet, facts=facts),
-        ".h5": _from_hdf5,
-        ".hdf5": _from_hdf5,
-    }
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
-    require_file(path, MAKER)
-    features, ids = readers[path.suffix.lower()](path)
+    match path.suffix.lower():
+        case ".parquet":
+            features, ids = _from_parquet(path, facts)
+        case ".npy":
+            features, ids = read_npy(path, MAKER), None
+        case ".h5" | ".hdf5":
+            features, ids = _from_hdf5(path)
+        case _:
+            raise InputError(f"{path}: give features as .npy, .parquet, .h5 or .hdf5")
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
         raise InputError(
             f"{path} holds {features.dtype} of shape {features.shape}: give floating-point numbers, one row per image"
