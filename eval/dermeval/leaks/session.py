@@ -34,49 +34,55 @@ class ReviewSession:
 
     def __init__(self, path: Path, images: AuditedImages, table: pd.DataFrame, columns: list[str]) -> None:
         self.path, self.images, self.table, self.columns = path, images, table, columns
-        self.keys = keys_of(table, columns[:-1])
-        self.decisions = decisions.read_decisions(path, columns)
-        self.gone = len(self.decisions) - int(decided(table, self.decisions).notna().sum())
+        self.keys, saved = keys_of(table, columns[:-1]), decisions.read_decisions(path, columns)
+        # By the key of the row its ids and the decision, the latest decision last.
+        self.taken = dict(zip(keys_of(saved, columns[:-1]), saved.to_numpy().tolist(), strict=True))
+        self.gone = len(set(self.taken) - set(self.keys))
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """All decisions, as in the file."""
+        return pd.DataFrame(list(self.taken.values()), columns=self.columns, dtype=object)
+
+    def verdict(self, row: int) -> str | None:
+        """The decision about a row; None if there is none."""
+        return self.taken[self.keys[row]][-1] if self.keys[row] in self.taken else None
 
     def waiting(self) -> list[int]:
         """The undecided rows, first row first."""
-        known = set(keys_of(self.decisions, self.columns[:-1]))
-        return [row for row, key in enumerate(self.keys) if key not in known]
+        return [row for row, key in enumerate(self.keys) if key not in self.taken]
 
     def enough(self) -> bool:
         """Whether the `STOP_AFTER` rows before the first undecided one were all rejected.
 
         Rejections of an earlier audit say nothing about rows that rank before them in this one.
         """
-        known = dict(zip(keys_of(self.decisions, self.columns[:-1]), self.decisions["decision"], strict=True))
-        verdicts = [*map(known.get, self.keys), None]
+        verdicts = [*map(self.verdict, range(len(self.keys))), None]
         first = verdicts.index(None)
         last = verdicts[max(0, first - STOP_AFTER) : first]
         return len(last) == STOP_AFTER and set(last) == {decisions.REJECT}
 
     def decide(self, row: int, decision: str) -> None:
         """Save a decision about one row; it replaces an earlier decision about that row."""
-        ids = self.table.loc[row, self.columns[:-1]].tolist()
-        others = self.decisions[[key != tuple(sorted(ids)) for key in keys_of(self.decisions, self.columns[:-1])]]
-        added = pd.DataFrame([[*ids, decision]], columns=self.columns)
-        self._save(pd.concat([others, added], ignore_index=True) if len(others) else added)
+        others = {key: taken for key, taken in self.taken.items() if key != self.keys[row]}
+        self._save(others | {self.keys[row]: [*self.table.loc[row, self.columns[:-1]], decision]})
 
-    def _save(self, changed: pd.DataFrame) -> None:
+    def _save(self, changed: dict[tuple[str, ...], list[str]]) -> None:
         """Write the decisions; if that fails, those of the file stand."""
-        write_csv(self.path, changed)
-        self.decisions = changed
+        write_csv(self.path, pd.DataFrame(list(changed.values()), columns=self.columns, dtype=object))
+        self.taken = changed
 
     def undo(self) -> int | None:
         """Take the last decision back; returns its row, or None if it has none."""
-        if not len(self.decisions):
+        if not self.taken:
             return None
-        last = keys_of(self.decisions, self.columns[:-1])[-1]
-        self._save(self.decisions.iloc[:-1])
+        *others, last = self.taken
+        self._save({key: self.taken[key] for key in others})
         return self.keys.index(last) if last in self.keys else None
 
     def counts(self) -> dict[str, int]:
         """How often each decision was taken."""
-        return {name: int((self.decisions["decision"] == name).sum()) for name in decisions.DECISIONS}
+        return {name: sum(taken[-1] == name for taken in self.taken.values()) for name in decisions.DECISIONS}
 
     def rows_of(self, row: int) -> list[int]:
         """The images of a row of the table, as rows of `AuditedImages`."""
@@ -102,8 +108,6 @@ class PairReview(ReviewSession):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.summary = folder, read_summary(folder)
-        if not (folder / "ranking.parquet").is_file():
-            raise InputError(f"{folder} was made by an older version: audit again with `dermeval leaks`")
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
         changed = changed_since(folder, images)
         if len(changed):
@@ -143,17 +147,15 @@ class PairReview(ReviewSession):
         changed = {name: value for name, value in counted_now.items() if value != self.summary.get(name)}
         reviewed = {"decisions": self.counts(), "reviewed": changed}
         write_json(self.folder / "summary.json", self.summary | reviewed)
-        terms, steps = summary_terms(now) | self._told_decisions(), next_steps(now, self.folder)
-        write_report(self.folder, self.images, kept, now, terms, steps)
+        terms = summary_terms(now)
+        if self.taken:
+            told = "{accept} accepted, {reject} rejected, {unsure} unsure".format(**self.counts())
+            rest = "this page follows them; its threshold, background, planted copies and false matches are the audit's"
+            terms["decisions"] = f"{told}: {rest}"
+        write_report(self.folder, self.images, kept, now, terms, next_steps(now, self.folder))
         counts = f"{counted(len(kept), 'pair')}, {counted(groups.max(initial=0), 'leak group')}"
         written = "pairs.parquet, groups.csv, split_repaired.csv and report.html follow the decisions"
         return f"{counts}: {written}; summary.json has the changed counts under `reviewed`"
-
-    def _told_decisions(self) -> dict[str, str]:
-        """What the page says about the decisions, if there are any."""
-        told = "{accept} accepted, {reject} rejected, {unsure} unsure".format(**self.counts())
-        rest = "this page follows them; its threshold, background, planted copies and false matches are the audit's"
-        return {"decisions": f"{told}: {rest}"} if len(self.decisions) else {}
 
 
 class ImageReview(ReviewSession):

@@ -30,7 +30,7 @@ def review_in_terminal(session: ReviewSession) -> None:
                 session.decide(waiting[0], KEYS[pressed])
             elif pressed != UNDO:
                 print(f"\n  no such key: {HELP}")
-            elif not len(session.decisions):
+            elif not session.taken:
                 print("\n  there is no decision to undo")
             else:
                 session.undo()

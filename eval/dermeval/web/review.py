@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from dermeval.leaks.audit import draw_audit
-from dermeval.leaks.decisions import STOP_AFTER, decided
+from dermeval.leaks.decisions import STOP_AFTER
 from dermeval.leaks.report import side_of
 from dermeval.leaks.session import ReviewSession, open_review
 from dermeval.leaks.terminal import review_in_terminal
@@ -85,11 +85,10 @@ def row_shown(sessions: Sequence[ReviewSession], part: int, row: int | None) -> 
     state |= {"ranked_confirmed": int(confirmed.sum())}
     if row is None:
         return RowShown(pair=None, **state)
-    verdict = decided(session.table.loc[[row]], session.decisions).iloc[0]
     asked, measured = session.told(row)
     sides = [side_of(session.images, image) for image in session.rows_of(row)]
     state |= {"kind": asked, "confirmed": bool(confirmed[row])}
-    state |= {"facts": measured, "sides": sides, "decision": verdict if isinstance(verdict, str) else None}
+    state |= {"facts": measured, "sides": sides, "decision": session.verdict(row)}
     return RowShown(pair=row, rank=row + 1, **state)
 
 
