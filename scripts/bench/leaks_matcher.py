@@ -190,7 +190,7 @@ def main() -> None:
     rows = rows.assign(audit=rows["score"], sift=evidence["inliers"][:, 0], learned=learned["inliers"][:, 0])
     rows = rows.assign(matches=learned["matches"][:, 0], replaced=replaced, either=np.maximum(rows["audit"], replaced))
     rows.to_csv(options.work / "matcher.csv", index=False)
-    store = LocalStore(options.work, len(images.frame), found.store.detail)
+    store = LocalStore(options.work, found.store.detail, np.zeros_like(found.store.hidden))
     ours, count = our_seconds(rows, images.pictures, store), len(matcher.known)
     print(f"seconds of processor: SIFT {ours[0]:.3f} an image, {ours[1]:.4f} a pair (upright and mirrored, aligned)")
     print(f"LightGlue {matcher.seconds['features'] / count:.3f} an image ({count})", end=", ")

@@ -30,8 +30,6 @@ WRITTEN = (
     *(f"leaks/{name}" for name in LEAKS),
 )
 IMAGE_TABLES = ("off_topic", "label_errors")
-FEATURES_OF = ("fingerprint", "features")
-"""What the summary of a leak audit records of each encoder: its weights, and the features that it made."""
 LEAST_OF_CLASS = 2
 """Groups that a class must have, so that its label can be learnt from other groups."""
 
@@ -86,7 +84,7 @@ def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str,
     with locked(done.parent):  # clears away what a kill left
         if done.is_file() and not options.overwrite:
             summary = read_json(done, "dermeval leaks")
-            features = [[entry.get(key) for key in FEATURES_OF] for entry in summary.get("pretraining", ())]
+            features = [[entry.get("fingerprint"), entry.get("features")] for entry in summary.get("pretraining", ())]
             made = (summary.get("version"), summary.get("datasets"), summary.get("licences"), features)
             now = [[one.encoder["fingerprint"], one.digest()] for one in images.embedded]
             if made == (VERSION, images.datasets, images.licences, now):

@@ -12,8 +12,7 @@ from dermssl.files import read_json, read_npy, read_parquet
 from dermssl.paths import require_folder
 
 VERSION = 9
-"""Version of the leaks folder. 1 had no scores, 2 no ranking; 3 compared white letters too, 4 used fewer features,
-5 compared transparent letters too, 6 overlays, 7 the layout of pictures, 8 marks that few pictures share."""
+"""Version of the leaks folder; the results of another version are not taken over."""
 FILE = "images.parquet"
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
@@ -47,7 +46,7 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         return EarlierAudit(np.zeros(len(images.frame), bool))
     folder = Path(since)
     summary = read_json(require_folder(folder, "summary.json", "dermeval leaks") / "summary.json", "dermeval leaks")
-    if summary.get("version") != VERSION or not (folder / FILE).is_file():
+    if summary.get("version") != VERSION:
         raise InputError(f"--since {folder} was made by another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
         raise InputError(f"--since {folder} was made with another --every-image: give the same, or no --since")

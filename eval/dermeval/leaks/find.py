@@ -43,7 +43,7 @@ class ScoredPairs(NamedTuple):
 
     def hidden(self) -> dict[str, Any]:
         """The number of images of which an overlay is left out, and the share of their area that this is."""
-        cells = unpacked(self.store.hidden).mean(axis=(1, 2)) if len(self.store.hidden) else np.zeros(0)
+        cells = unpacked(self.store.hidden).mean(axis=(1, 2))
         count = int((cells > 0).sum())
         return {"images": count, "share": round(float(cells.sum() / max(count, 1)), 3)}
 
@@ -97,7 +97,7 @@ def find_pairs(
     likely, mirrored = _likely(found)
     unmarked = _hiding(store, work, "marks", lambda: mark_cells(likely, mirrored, images.groups, store))
     if unmarked is not store:
-        changed = (unmarked.hidden != _bits(store)).any(axis=1)
+        changed = (unmarked.hidden != store.hidden).any(axis=1)
         again = changed[table[["a", "b"]].to_numpy(np.int64)].any(axis=1)
         store = unmarked
         more, further = compare(table[again], store)
@@ -120,7 +120,8 @@ def find_pairs(
 def _nothing_new(images: AuditedImages, work: Work, earlier: EarlierAudit) -> ScoredPairs:
     """The earlier audit compared all these images, so none is described: only identical images are paired."""
     log.info("no image is new since the earlier audit: its results are taken over")
-    store = LocalStore(work.folder, 0, COARSE if len(images.frame) > MANY_IMAGES else FINE)
+    detail = COARSE if len(images.frame) > MANY_IMAGES else FINE
+    store = LocalStore(work.folder, detail, np.zeros((0, 32), np.uint8))
     none = united([("linked", pd.DataFrame(columns=["a", "b"], dtype=np.int64))])
     return scored(none, np.zeros(0, EVIDENCE), identical_pairs(images), store, earlier)
 
@@ -142,13 +143,9 @@ def _hiding(store: LocalStore, work: Work, name: str, cells: Callable[[], np.nda
     found = work.decided(f"hidden-{name}.parquet", find)
     if not len(found):
         return store
-    hidden = _bits(store).copy()
+    hidden = store.hidden.copy()
     hidden[found["row"]] |= np.stack([np.frombuffer(cells, np.uint8) for cells in found["cells"]])
     return store._replace(hidden=hidden)
-
-
-def _bits(store: LocalStore) -> np.ndarray:
-    return store.hidden if len(store.hidden) else np.zeros((store.images, 32), np.uint8)
 
 
 def _nominated_by(images: AuditedImages, options: LeaksOptions, store: LocalStore) -> str:

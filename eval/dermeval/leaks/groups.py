@@ -18,29 +18,24 @@ LARGE = 10
 TRAINING_SIDE = "train"
 
 
-def record_pairs(groups: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Confirmed pairs of images as pairs of records: ``one`` < ``other``, their ``pairs``, ``expected``, ``strong``.
-
-    ``groups`` (N,) are integer records; ``pairs`` has ``a``, ``b`` and ``expected_false`` (0 for identical images).
-    """
-    ends = np.sort(groups[pairs[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
-    table = pd.DataFrame({"one": ends[:, 0], "other": ends[:, 1], "expected": pairs["expected_false"].to_numpy(float)})
-    both = table.groupby(["one", "other"], as_index=False).agg(pairs=("expected", "size"), expected=("expected", "min"))
-    both["strong"] = (both["expected"] <= CERTAIN) | (both["pairs"] > 1)
-    return both.sort_values(["expected", "one", "other"], ignore_index=True)
-
-
 def leak_groups(groups: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-    """The leak group of each image ``(N,)``, counted from 1; 0 if its record is in no leak group."""
-    links, count = record_pairs(groups, pairs), int(groups.max(initial=-1)) + 1
-    component = _components(count, links[links["strong"]])
-    weak = links[~links["strong"]]
+    """The leak group of each image ``(N,)``, counted from 1; 0 if its record is in no leak group.
+
+    ``groups`` (N,) are integer records. ``pairs`` of images are the confirmed ones, with rows ``a``, ``b`` and
+    ``expected_false`` (0 for identical images).
+    """
+    count = int(groups.max(initial=-1)) + 1
+    ends = np.sort(groups[pairs[["a", "b"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
+    links = pd.DataFrame({"one": ends[:, 0], "other": ends[:, 1], "expected": pairs["expected_false"].to_numpy(float)})
+    links = links.groupby(["one", "other"])["expected"].agg(["size", "min"]).reset_index()
+    strong = (links["min"] <= CERTAIN) | (links["size"] > 1)
+    component, weak = _components(count, links[strong]), links[~strong]
     ends = np.sort(component[weak[["one", "other"]].to_numpy(np.int64)], axis=1).reshape(-1, 2)
     keys, inverse, times = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
     size = np.bincount(component, minlength=count)
     used = np.bincount(keys.ravel(), minlength=count) if len(keys) else np.zeros(count, np.int64)
     lonely = (size[ends] == 1).all(axis=1) & (used[ends] == 1).all(axis=1)
-    joined = pd.concat([links[links["strong"]], weak[lonely | (times[inverse.ravel()] > 1)]])
+    joined = pd.concat([links[strong], weak[lonely | (times[inverse.ravel()] > 1)]])
     component = _components(count, joined)
     linked = np.unique(component[joined[["one", "other"]].to_numpy(np.int64).ravel()])
     numbers = np.zeros(count, dtype=np.int64)
@@ -103,9 +98,8 @@ def repaired(leaks: np.ndarray, frame: pd.DataFrame, stratum: pd.Series) -> pd.S
 
 def strata(frame: pd.DataFrame, labels: list[str]) -> pd.Series:
     """Class and skin type of each image as one string, for `repaired`."""
-    tone = frame["fitzpatrick"].map(TONE_GROUPS) if "fitzpatrick" in frame else pd.Series(None, index=frame.index)
-    parts = [frame[name].astype(object).where(frame[name].notna(), "none").map(str) for name in labels[:1]]
-    parts.append(tone.astype(object).where(tone.notna(), "none").map(str))
+    columns = [*(frame[name] for name in labels[:1]), frame["fitzpatrick"].map(TONE_GROUPS)]
+    parts = [column.astype(object).where(column.notna(), "none").map(str) for column in columns]
     return parts[0].str.cat(parts[1:], sep=" / ")
 
 

@@ -183,7 +183,7 @@ def _strata_of_pairs(images: AuditedImages, ends: np.ndarray) -> dict[str, np.nd
     """For each data set and each Fitzpatrick type the pairs ``(P, 2)`` of which both images belong to it, ``(P,)``."""
     strata = {}
     for column, title in (("dataset", "data set"), ("fitzpatrick", "Fitzpatrick")):
-        for value in images.frame.get(column, pd.Series(dtype=object)).dropna().unique():
+        for value in images.frame[column].dropna().unique():
             shown = f"{value:g}" if isinstance(value, float) else value
             strata[f"{title} {shown}"] = (images.frame[column].to_numpy()[ends] == value).all(axis=1)
     return strata

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dermeval.leaks.local_features import THUMBNAIL
 from dermeval.leaks.matching import Local, consensus, local_of
-from dermeval.leaks.overlays import LEAST_CELLS, LEAST_RECORDS, SHARED_BY_COPIES, with_neighbours
+from dermeval.leaks.overlays import LEAST_CELLS, LEAST_RECORDS, SHARED_BY_COPIES, cell_numbers, with_neighbours
 from dermeval.leaks.verify import LocalStore
 
 LEAST_LIKELY = 8
@@ -26,7 +26,7 @@ def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, stor
     ``pairs`` ``(L, 2)`` are rows of likely near-duplicates, ``mirrored`` ``(L,)`` says whether the second picture is
     mirrored, and ``groups`` ``(N,)`` are the integer records.
     """
-    hidden = np.zeros((store.images, THUMBNAIL, THUMBNAIL), bool)
+    hidden = np.zeros((len(groups), THUMBNAIL, THUMBNAIL), bool)
     ends = pd.DataFrame({"pair": np.arange(len(pairs)).repeat(2), "row": pairs.ravel()})
     ends = ends.assign(record=groups[pairs[:, ::-1]].ravel()).drop_duplicates(["row", "record"])
     ends = ends.assign(records=ends.groupby("row")["pair"].transform("size"), number=ends.groupby("row").cumcount())
@@ -52,7 +52,6 @@ def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, stor
 
 def _cells(local: Local, rows: np.ndarray) -> np.ndarray:
     """The cells in which the keypoints ``rows`` of a picture lie, ``(1, 256)`` bool."""
-    x, y = np.clip((local.points[rows, :2] / local.size * THUMBNAIL).astype(np.int64), 0, THUMBNAIL - 1).T
     cells = np.zeros((1, THUMBNAIL**2), bool)
-    cells[0, y * THUMBNAIL + x] = True
+    cells[0, cell_numbers(local.points[rows], local.size)] = True
     return cells

@@ -70,7 +70,8 @@ def _within(
     seen = appearance[rows]
     colour = _shortened([neighbours.normalise(seen["colour"])], store.detail)[0]
     yield "colour", within_budget([nearest_pairs(colour, colour, groups, half)], rows, first)
-    thumbnails = _shortened([oriented(seen["thumbnail"], number) for number in (0, 4)], store.detail)
+    upright = seen["thumbnail"]
+    thumbnails = _shortened([centred(views) for views in (upright, upright[:, :, ::-1])], store.detail)
     # In a large set the nearest thumbnail is mostly chance, so only hashes and local features propose an alignment.
     turns = (-1, -1) if store.detail.scanned else (0, 4)
     turned = [
@@ -178,11 +179,9 @@ def nearest_pairs(
     return table.sort_values("rank", kind="stable").drop_duplicates(["a", "b"])
 
 
-def oriented(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
-    """Thumbnails in one of the 8 flips and turns, as unit vectors ``(N, 768)`` with mean 0."""
-    flipped, turns = divmod(orientation, 4)
-    turned = np.rot90(thumbnails[:, :, ::-1] if flipped else thumbnails, turns, axes=(1, 2))
-    flat = turned.reshape(len(thumbnails), -1).astype(np.float32)
+def centred(thumbnails: np.ndarray) -> np.ndarray:
+    """Thumbnails ``(N, 16, 16, 3)`` as unit vectors ``(N, 768)`` with mean 0."""
+    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     return neighbours.normalise(flat - flat.mean(axis=1, keepdims=True))
 
 
@@ -194,20 +193,16 @@ def hash_pairs(hashes: np.ndarray, groups: np.ndarray, bits: int) -> pd.DataFram
     """
     parts = []
     for start in range(0, len(hashes), HASHES_AT_ONCE):
-        near = np.stack(neighbours.near_images(hashes[start : start + HASHES_AT_ONCE], hashes, bits))
-        near[0] += start
-        near = near[:, groups[near[0]] != groups[near[1]]]
-        near = near[:, np.lexsort((near[3], near[1], near[0]))]
-        near = near[:, np.diff(near[0] * len(hashes) + near[1], prepend=-1) > 0]  # the best view of each image
-        near = near[:, np.lexsort((near[3], near[0]))]
-        parts.append(near[:, np.arange(near.shape[1]) - np.searchsorted(near[0], near[0]) < LARGEST_CLUSTER])
-    a, b, orientation, distance = np.concatenate([np.zeros((4, 0), np.int64), *parts], axis=1)
-    swapped = a > b
+        a, b, view, distance = neighbours.near_images(hashes[start : start + HASHES_AT_ONCE], hashes, bits)
+        near = pd.DataFrame({"a": a + start, "b": b, "hash_bits": distance, "orientation": view})
+        near = near[groups[near["a"]] != groups[near["b"]]]
+        near = near.sort_values(["a", "b", "hash_bits"]).drop_duplicates(["a", "b"])  # the best view of each image
+        parts.append(near.sort_values(["a", "hash_bits"]).groupby("a").head(LARGEST_CLUSTER))
+    table = pd.concat(parts)
+    a, b, orientation = (table[name].to_numpy() for name in ("a", "b", "orientation"))
     # Exchanging a and b inverts the orientation: a turn is undone by the turn back, a mirrored view by itself.
-    orientation = np.where(swapped & (orientation < 4), -orientation % 4, orientation)
-    table = pd.DataFrame(
-        {"a": np.minimum(a, b), "b": np.maximum(a, b), "hash_bits": distance, "orientation": orientation}
-    )
+    orientation = np.where((a > b) & (orientation < 4), -orientation % 4, orientation)
+    table = table.assign(a=np.minimum(a, b), b=np.maximum(a, b), orientation=orientation)
     return table.sort_values(["a", "b", "hash_bits"]).drop_duplicates(["a", "b"], ignore_index=True)
 
 
@@ -244,7 +239,9 @@ class Votes:
     sizes count together (weak geometric consistency, Jegou et al. 2008).
     """
 
-    def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], detail: Detail, rows: np.ndarray) -> None:
+    def __init__(
+        self, blocks: Callable[[], Iterable[tuple[int, np.ndarray]]], detail: Detail, rows: np.ndarray
+    ) -> None:
         self.blocks, self.voting, self.rows = blocks, detail.voting, rows
         parts = [(image.astype(np.int32), points[:, 2:].copy()) for image, points in self._parts("points")]
         self.image, (size, self.angle) = (np.concatenate(part).T for part in zip(*parts, strict=True))
@@ -253,13 +250,13 @@ class Votes:
 
     def _parts(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For the voting features of each block: positions of their images in ``rows``, and the values ``name``."""
-        start = number = 0
-        for block in self.blocks():
+        number = 0
+        for start, block in self.blocks():
             part = block[self.rows[(self.rows >= start) & (self.rows < start + len(block))] - start]
             there = np.arange(self.voting) < part["count"][:, None]
             if len(part):
                 yield number + np.nonzero(there)[0], part[name][:, : self.voting][there]
-            start, number = start + len(block), number + len(part)
+            number += len(part)
 
     def _descriptors(self) -> Iterator[np.ndarray]:
         return (descriptors for _, descriptors in self._parts("descriptors"))

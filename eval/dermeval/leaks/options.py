@@ -6,8 +6,8 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterv
 
 from dermssl.parser import positional
 
-PRECISION, SHOWN = 0.95, 200
-"""The precision of an audit for which neither --precision nor --expected-false is given; pairs shown in report.html."""
+PRECISION = 0.95
+"""The precision of an audit for which neither --precision nor --expected-false is given."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class LeaksOptions:
     kinds of copy would be confirmed once they are compared; the search for candidates is not measured."""
     ranked: NonNegativeInt = 500
     """Smallest number of pairs in ranking.csv, strongest first, confirmed or not."""
-    shown: NonNegativeInt = SHOWN
+    shown: NonNegativeInt = 200
     """Number of confirmed pairs shown in report.html, strongest first; pairs.parquet holds all of them."""
     workers: NonNegativeInt = 0
     """Processes, or threads, that work in parallel (0: one per core)."""

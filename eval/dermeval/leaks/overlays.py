@@ -5,7 +5,7 @@ does not show it (Weyand et al. 2015, on matches by watermarks, timestamps and f
 pictures themselves and left out of every comparison.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -57,27 +57,31 @@ def features_of(block: np.ndarray, most: int, first: int = 0) -> Features:
     """The ``most`` strongest features of each description ``(B,)`` (`record_type`) of the images from ``first`` on."""
     image, number = np.nonzero(np.arange(most) < block["count"][:, None])
     points, size = block["points"][image, number], block["size"][image]
-    x, y = (points[:, :2] / size).T
     sizes = np.log2(points[:, 2] / size.min(axis=1))
     turn = np.column_stack([np.cos(points[:, 3]), np.sin(points[:, 3])])
-    place = np.column_stack([x / SAME_PLACE, y / SAME_PLACE, sizes / SAME_SIZE, turn / SAME_TURN])
+    place = np.column_stack([points[:, :2] / size / SAME_PLACE, sizes / SAME_SIZE, turn / SAME_TURN])
     descriptor = block["descriptors"][image, number].astype(np.float32)
     descriptor /= np.linalg.norm(descriptor, axis=1, keepdims=True) + 1e-6
-    column, row = (np.clip((part * THUMBNAIL).astype(np.int64), 0, THUMBNAIL - 1) for part in (x, y))
-    return Features(image + first, place, descriptor, row * THUMBNAIL + column)
+    return Features(image + first, place, descriptor, cell_numbers(points, size))
+
+
+def cell_numbers(points: np.ndarray, size: np.ndarray | tuple[float, float]) -> np.ndarray:
+    """The cell of the thumbnail, counted row by row, in which each of the keypoints ``(M, 4)`` lies, ``(M,)``."""
+    column, row = np.clip((points[:, :2] / size * THUMBNAIL).astype(np.int64), 0, THUMBNAIL - 1).T
+    return row * THUMBNAIL + column
 
 
 def overlay_cells(
-    blocks: Callable[[], Iterable[np.ndarray]], groups: np.ndarray, pool: np.ndarray, most: int
+    blocks: Callable[[], Iterable[tuple[int, np.ndarray]]], groups: np.ndarray, pool: np.ndarray, most: int
 ) -> np.ndarray:
     """Which cells of each picture an overlay covers, ``(N, 16, 16)`` bool.
 
-    ``blocks`` gives the descriptions of all images, block by block; the ``most`` strongest features of each are used.
-    ``groups`` (N,) are the integer records. Images of different ``pool`` (N,) are not compared (`records.pools`).
+    ``blocks`` gives the descriptions of all images (`verify.LocalStore.blocks`), whose ``most`` strongest features are
+    used. ``groups`` (N,) are the integer records. Images of different ``pool`` (N,) are not compared (`records.pools`).
     """
     step = -(-len(groups) // SAMPLE)
     sample, thumbnails = [], []
-    for start, block in _numbered(blocks()):
+    for start, block in blocks():
         rows = np.flatnonzero((start + np.arange(len(block))) % step == 0)
         found = features_of(block[rows], most)
         sample.append(found._replace(image=start + rows[found.image]))
@@ -89,7 +93,7 @@ def overlay_cells(
     if not len(templates.image):
         return hidden.reshape(-1, THUMBNAIL, THUMBNAIL)
     templates = _thinned(templates, TEMPLATES_AT_ONE_PLACE)
-    for start, block in _numbered(blocks()):
+    for start, block in blocks():
         features = features_of(block, most, start)
         kept = same_details(features, templates, groups, pool)[0]
         hidden[features.image[kept], features.cell[kept]] = True
@@ -183,8 +187,8 @@ def without_cells(block: np.ndarray, cells: np.ndarray) -> np.ndarray:
     block, changed = block.copy(), np.flatnonzero(cells.any(axis=(1, 2)))
     for number in changed:
         one, points = block[number], block["points"][number]
-        column, row = np.clip((points[:, :2] / one["size"] * THUMBNAIL).astype(np.int64), 0, THUMBNAIL - 1).T
-        kept = np.flatnonzero((np.arange(len(points)) < one["count"]) & ~cells[number, row, column])
+        covered = cells[number].ravel()[cell_numbers(points, one["size"])]
+        kept = np.flatnonzero((np.arange(len(points)) < one["count"]) & ~covered)
         for name in ("points", "descriptors"):
             block[name][number, : len(kept)] = block[name][number, kept]
         block["count"][number] = len(kept)
@@ -200,10 +204,3 @@ def packed(cells: np.ndarray) -> np.ndarray:
 def unpacked(bits: np.ndarray) -> np.ndarray:
     """The opposite of `packed`."""
     return np.unpackbits(bits, axis=1).reshape(-1, THUMBNAIL, THUMBNAIL).astype(bool)
-
-
-def _numbered(blocks: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    start = 0
-    for block in blocks:
-        yield start, block
-        start += len(block)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from dermeval.leaks.options import SHOWN
 from dermeval.leaks.pictures import store_of
 from dermeval.leaks.records import AuditedImages
 from dermeval.leaks.summary import finding
@@ -32,7 +31,6 @@ def write_report(
 
     ``data`` is the content of ``summary.json``; ``terms`` are results in words, and ``steps`` what to do next.
     """
-    shown = data.get("shown", SHOWN)
     cards = [
         {
             "sides": [shown_image(folder, images, pair[end]) for end in ("a", "b")],
@@ -40,7 +38,7 @@ def write_report(
             "facts": facts(pair),
             "alert": pair["across_splits"],
         }
-        for pair in pairs.head(shown).to_dict("records")
+        for pair in pairs.head(data["shown"]).to_dict("records")
     ]
     values = {"title": finding(data), "terms": terms, "steps": steps, "hidden": len(pairs) - len(cards)}
     write_page(folder, "report", images, data["notes"], cards=cards, **values)

@@ -50,20 +50,19 @@ class LocalStore(NamedTuple):
     """Descriptions of all images, in files of `IMAGES_PER_TASK` records. They are read, not mapped, to save memory."""
 
     folder: Path
-    images: int
     detail: Detail
-    hidden: np.ndarray = np.zeros((0, 0), np.uint8)
-    """The cells of each picture that are left out (`overlays.overlay_cells`), packed, ``(N, 32)``; empty: none."""
+    hidden: np.ndarray
+    """The cells of each picture that are left out (`overlays.overlay_cells`), packed, ``(N, 32)``."""
 
     def path(self, block: int) -> Path:
         """The file of a block."""
         return self.folder / f"local-{block:06d}.bin"
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All descriptions (`local_features.record_type`), block by block."""
-        for block in range(-(-self.images // IMAGES_PER_TASK)):
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All descriptions (`local_features.record_type`), block by block, each with the row of its first image."""
+        for block in range(-(-len(self.hidden) // IMAGES_PER_TASK)):
             described = np.fromfile(self.path(block), record_type(self.detail.points))
-            yield self._shown(described, block * IMAGES_PER_TASK)
+            yield block * IMAGES_PER_TASK, self._shown(described, block * IMAGES_PER_TASK)
 
     def record(self, row: int) -> np.ndarray:
         """The description of one image."""
@@ -78,12 +77,12 @@ class LocalStore(NamedTuple):
 
     def appearance(self) -> np.ndarray:
         """Thumbnail, colours and spread of all images, ``(N,)`` of the fields `APPEARANCE`."""
-        return np.concatenate([recfunctions.repack_fields(block[APPEARANCE]) for block in self.blocks()])
+        return np.concatenate([recfunctions.repack_fields(block[APPEARANCE]) for _, block in self.blocks()])
 
 
 def describe_images(pictures: Sequence[Picture], detail: Detail, work: Work) -> LocalStore:
     """Describe all images and save the blocks in the folder of ``work``; existing blocks are kept."""
-    store = LocalStore(work.folder, len(pictures), detail)
+    store = LocalStore(work.folder, detail, np.zeros((len(pictures), 32), np.uint8))
     parts = [pictures[start : start + IMAGES_PER_TASK] for start in range(0, len(pictures), IMAGES_PER_TASK)]
     tasks = [(store.path(number), part, detail) for number, part in enumerate(parts)]
     kind = record_type(detail.points)
@@ -133,9 +132,7 @@ def _compare_task(task: tuple[Path, np.ndarray, dict[int, Picture], LocalStore])
     for number, (a, b, *orientations) in enumerate(pairs.tolist()):
         if a != last:
             first, last = local_of(store.record(a)), a
-        structures = [
-            functools.partial(_structure, pictures[row], bytes(store.hidden[row : row + 1])) for row in (a, b)
-        ]
+        structures = [functools.partial(_structure, pictures[row], bytes(store.hidden[row])) for row in (a, b)]
         found[number] = compare_pictures(first, local_of(store.record(b)), structures, orientations)
     with atomic_file(path) as temporary:
         found.tofile(temporary)
@@ -178,5 +175,4 @@ def compare_pictures(
 
 @functools.lru_cache(maxsize=512)
 def _structure(picture: Picture, hidden: bytes) -> np.ndarray:
-    cells = unpacked(np.frombuffer(hidden, np.uint8)[None])[0] if hidden else None
-    return alignment.structure(pixels(picture), cells)
+    return alignment.structure(pixels(picture), unpacked(np.frombuffer(hidden, np.uint8)[None])[0])

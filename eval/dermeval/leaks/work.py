@@ -18,9 +18,9 @@ from dermeval.leaks.records import AuditedImages
 from dermssl.atomic import remove_folder
 from dermssl.commandline import launched_ranks
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_parquet, write_json, write_parquet
+from dermssl.files import read_parquet, write_json, write_parquet
 from dermssl.parallel import available_cores, process_map
-from dermssl.paths import require_new_folder
+from dermssl.paths import json_object, require_new_folder
 
 log = logging.getLogger("dermssl")
 PLAN = "plan.json"
@@ -50,7 +50,9 @@ class Work(NamedTuple):
         Every rank returns when all tasks are done. An InputError of one rank is raised on all ranks.
         """
         mine = range(self.rank, len(tasks), self.ranks)
-        waiting = [number for number in mine if not _holds(tasks[number][0], sizes[number] * record.itemsize)]
+        files = [tasks[number][0] for number in mine]
+        held = [file.stat().st_size if file.is_file() else -1 for file in files]
+        waiting = [number for number, size in zip(mine, held, strict=True) if size != sizes[number] * record.itemsize]
         total = sum(sizes[number] for number in mine)
         done = total - sum(sizes[number] for number in waiting)
         with (
@@ -85,10 +87,6 @@ class Work(NamedTuple):
                 raise met
 
 
-def _holds(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
 def _is_table(path: Path) -> bool:
     """Whether there are nominated pairs at ``path``: a damaged file is as good as none."""
     with suppress(InputError):
@@ -109,22 +107,11 @@ def open_work(out: Path, images: AuditedImages, options: LeaksOptions) -> Work:
         log.info("waiting for all of the %d processes that were started", launched_ranks())
         state = join_ranks(cpu=True, timeout=PATIENCE)
         work = work._replace(rank=state.process_index, ranks=state.num_processes, exchange=gather_object)
+    plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
     with work.together():
         if work.rank == 0:
-            _begin(work.folder, images, options)
+            require_new_folder(work.folder, True, FILES, options.folders)
+            if json_object(work.folder / PLAN) != plan:
+                remove_folder(work.folder)
+            write_json(work.folder / PLAN, plan)
     return work
-
-
-def _begin(folder: Path, images: AuditedImages, options: LeaksOptions) -> None:
-    """Make the folder of unfinished work ready: work on other images is removed."""
-    require_new_folder(folder, True, FILES, options.folders)
-    plan = {"version": VERSION, "datasets": images.datasets, "images": len(images.frame)}
-    found: Any = plan
-    if (folder / PLAN).is_file():
-        try:
-            found = read_json(folder / PLAN, "dermeval leaks")
-        except InputError:  # damaged
-            found = None
-    if found != plan:
-        remove_folder(folder)
-    write_json(folder / PLAN, plan)

@@ -225,7 +225,7 @@ def test_local_features_vote_for_a_part_of_the_picture_and_for_its_mirror_image(
     images = [rgb(draw_skin(n, 128)) for n in range(12)]
     images += [images[0][20:100, 30:110], np.ascontiguousarray(images[1][:, ::-1])]
     block = np.stack([describe_picture(image) for image in images])
-    votes = Votes(lambda: [block[:5], block[5:10], block[10:]], FINE, np.arange(14))
+    votes = Votes(lambda: [(0, block[:5]), (5, block[5:10]), (10, block[10:])], FINE, np.arange(14))
     one, three = (votes.pairs(np.arange(14), 3, False, workers) for workers in (1, 3))
     assert one.equals(three)
     upright, mirrored = (

@@ -49,7 +49,7 @@ def described(images) -> np.ndarray:
 def cells_of(block: np.ndarray, groups=None, pool=None) -> np.ndarray:
     groups = np.arange(len(block)) if groups is None else groups
     pool = np.zeros(len(block), int) if pool is None else pool
-    return overlay_cells(lambda: [block[:3], block[3:]], groups, pool, FINE.voting)
+    return overlay_cells(lambda: [(0, block[:3]), (3, block[3:])], groups, pool, FINE.voting)
 
 
 @pytest.fixture(scope="module")
