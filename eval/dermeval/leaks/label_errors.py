@@ -4,16 +4,14 @@ A logistic regression on frozen features predicts the label of every image from 
 probability of the given label, the more likely the label is wrong (self-confidence, Northcutt et al. 2021).
 """
 
-import warnings
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from dermeval.features.other_groups import nearest_of_other_groups
+from dermssl.dataset.splits import group_folds
 
 FOLDS = 5
 MOST_DIMENSIONS = 256
@@ -28,10 +26,7 @@ def self_confidence(features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     found = np.eye(labels.max() + 1)[labels]
     # scikit-learn refuses more folds than the most frequent class has images.
     number = min(FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
-    folds = StratifiedGroupKFold(number, shuffle=True, random_state=0)
-    with warnings.catch_warnings():  # scikit-learn warns of classes that are too rare for all folds
-        warnings.simplefilter("ignore", UserWarning)
-        parts = list(folds.split(features, labels, groups))
+    parts = group_folds(labels, groups, number, seed=0)
     for known, asked in tqdm(parts, desc="label errors", unit="fold", disable=None, leave=False):
         asked = asked[np.isin(labels[asked], labels[known])]
         if not len(asked) or len(np.unique(labels[known])) < 2:  # a few large groups can hold most images

@@ -1,14 +1,12 @@
 """Which images are fitted and which are scored. No patient is both fitted and scored."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dermeval.probes.task import Task
-from dermssl.dataset.splits import join_copies
+from dermssl.dataset.splits import group_folds, join_copies
 from dermssl.errors import InputError, counted
 
 OTHER_SPLIT = "draw another split with `dermssl split`, or use --split folds (of knn, linear, finetune)"
@@ -63,8 +61,8 @@ def left_out_of(task: Task, fold: Fold) -> list[str]:
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
     """Patient-grouped folds of ``rows`` (default: all), stratified by class; each row is scored once.
 
-    Patients who share an image, by its pixels, are in one fold. The folds are those of scikit-learn's
-    StratifiedGroupKFold, shuffled by ``seed``. InputError, with ``where``, for one fold or more folds than patients.
+    Patients who share an image, by its pixels, are in one fold. The folds are those of `group_folds`. InputError, with
+    ``where``, for one fold or more folds than patients.
     """
     rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
     labels, frame = task.labels[rows], task.frame.iloc[rows]
@@ -72,12 +70,8 @@ def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, w
     patients = groups.nunique()
     if not 2 <= folds <= patients:
         raise InputError(f"{where}: {folds} folds of {patients} {task.unit}s are not possible; ask for 2 to {patients}")
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
-        with warnings.catch_warnings():
-            # `missing_classes` names the classes that are rarer than the folds.
-            warnings.simplefilter("ignore", UserWarning)
-            parts = list(splitter.split(np.zeros(len(labels)), labels, groups))
+        parts = group_folds(labels, groups.to_numpy(), folds, seed)
     except ValueError as error:
         raise InputError(f"{where}: {folds} folds are not possible ({error}): ask for fewer") from None
     # Where few patients have most images, scikit-learn can leave a fold empty.

@@ -1,6 +1,5 @@
 """``dermssl split``: writes a new split, or folds of everything but test, into a dataset folder."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import check, with_split_origin
 from dermssl.dataset.options import SplitOptions
-from dermssl.dataset.splits import SPLITS, check_split, draw_split, join_copies
+from dermssl.dataset.splits import SPLITS, check_split, draw_split, group_folds, join_copies
 from dermssl.errors import InputError, counted, did_you_mean, shortened
 from dermssl.files import read_parquet, sha256_file, write_json, write_parquet
 from dermssl.paths import require_file
@@ -179,14 +177,11 @@ def draw_folds(sides: pd.Series, groups: pd.Series, strata: pd.Series, folds: in
     if groups.iloc[rows].nunique() < folds:
         raise InputError(f"--folds {folds}: only {groups.iloc[rows].nunique()} groups lie outside test: give fewer")
     codes = pd.factorize(strata.iloc[rows], sort=True)[0]
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     drawn = np.full(len(sides), np.nan)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a stratum with fewer rows than folds does no harm
-            for number, (_, held_out) in enumerate(splitter.split(rows, codes, groups.iloc[rows])):
-                drawn[rows[held_out]] = number
-    except ValueError as error:  # no stratum has as many rows as there are folds
+        for number, (_, held_out) in enumerate(group_folds(codes, groups.iloc[rows].to_numpy(), folds, seed)):
+            drawn[rows[held_out]] = number
+    except ValueError as error:
         raise InputError(f"--folds {folds}: {shortened(error)}: stratify by a column with fewer values") from None
     return drawn
 

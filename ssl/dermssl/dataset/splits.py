@@ -1,5 +1,6 @@
 """Splits by group: all images with one ``group_id`` lie in the same split."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,19 @@ def draw_split(groups: Sequence[str], strata: Sequence[object], fractions: dict[
             owed[choice] -= 1
             assigned[group] = names[choice]
     return table["group"].map(assigned).to_numpy()
+
+
+def group_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The other rows and the rows of each fold: scikit-learn's StratifiedGroupKFold, shuffled by ``seed``.
+
+    Raises ValueError where no label has as many rows as there are folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # slow, and needed for folds alone
+
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a label with fewer rows than folds does no harm
+        return list(splitter.split(np.zeros(len(labels)), labels, groups))
 
 
 def join_copies(groups: pd.Series, pixels: pd.Series) -> pd.Series:
