@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dermeval.features.embeddings import Embeddings, how_made, open_embeddings
+from dermeval.features.embeddings import Embeddings, dataset_entry, how_made, open_embeddings
 from dermeval.leaks.pictures import Picture
 from dermssl import licences
 from dermssl.dataset.dataset import Dataset, open_dataset
@@ -88,11 +88,7 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
         pd.factorize(frame["group_id"])[0],
         sorted(targets & set(frame.columns)),
         _embedded(embeddings, frame),
-        [
-            {"name": dataset.name, "path": str(dataset.folder.resolve()), "fingerprint": dataset.fingerprint}
-            | {key: dataset.info[key] for key in ("synthetic", "group", "case", "patient_key")}
-            for dataset in datasets.values()
-        ],
+        [{key: value for key, value in dataset_entry(one).items() if key != "targets"} for one in datasets.values()],
         licences.merge(
             [dataset.licence for dataset in datasets.values()]
             + [entry for one in embeddings for entry in one.info["licences"]]
