@@ -4,7 +4,6 @@ On two CPU ranks: ``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m derme
 """
 
 import itertools
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -84,7 +83,7 @@ def embed(options: EmbedOptions) -> Report | None:
     # Everything that features depend on. Finished rows of another plan are embedded again.
     plan = {
         "encoder": record["fingerprint"],
-        "preprocessing": json.loads(json.dumps(record["preprocessing"])),
+        "preprocessing": record["preprocessing"],
         "features": options.features,
         "views": options.views,
         "data": [dataset.fingerprint for dataset in datasets],

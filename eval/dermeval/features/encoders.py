@@ -1,6 +1,7 @@
 """Opens what ``--encoder`` names: a run folder, an exported encoder, a weights file, timm's weights, or a baseline."""
 
 import hashlib
+import json
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -77,8 +78,8 @@ class Encoder:
         return self.preprocessing["input_size"][-1]
 
     def record(self) -> dict[str, Any]:
-        """The encoder's record in ``embedding.json``. The fingerprint is the hash of its file or of all weights."""
-        how: dict[str, Any] = {"preprocessing": self.preprocessing, "features": self.features}
+        """The encoder's record as in ``embedding.json``. The fingerprint is the hash of its file or of all weights."""
+        how: dict[str, Any] = {"preprocessing": json.loads(json.dumps(self.preprocessing)), "features": self.features}
         if "fingerprint" not in self.origin:
             state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
             how["fingerprint"] = hashlib.sha256(save(state)).hexdigest()

@@ -1,7 +1,6 @@
 """A query photo: read as ``dermssl prepare`` reads it, then encoded by the encoder that made the index."""
 
 import io
-import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def open_photo_encoder(recorded: dict[str, Any], path: str | None = None) -> Enc
     with nullcontext() if path else hub_unasked():
         path = path or recorded["path"]
         encoder = open_encoder(path, recorded["preprocessing"]["input_size"][-1], recorded.get("features", "cls"))
-    made = json.loads(json.dumps(encoder.record()))  # tuples become lists, as in the index
+    made = encoder.record()
     now, then = made["preprocessing"], recorded["preprocessing"]
     # One file of weights may be read as two networks that prepare their images differently.
     if made["fingerprint"] != recorded["fingerprint"] or any(now[key] != then[key] for key in now.keys() & then.keys()):
