@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from dermeval.leaks.earlier import changed_since
 from dermeval.leaks.groups import group_table, leak_groups, repaired, strata
 from dermeval.leaks.pairs import write_pairs
 from dermeval.leaks.records import AuditedImages
+from dermeval.leaks.summary import summary_of
 from dermssl.errors import InputError, counted
 from dermssl.files import write_csv
 
@@ -96,17 +98,17 @@ def kept_pairs(ranking: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
     return kept[(verdict == ACCEPT) | (ranking["confirmed"] & (verdict != REJECT))].reset_index(drop=True)
 
 
-def write_results(folder: Path, images: AuditedImages, pairs: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
-    """Write ``pairs.parquet``, ``groups.csv``, ``split_repaired.csv``; returns leak groups and the repaired split.
+def write_results(folder: Path, images: AuditedImages, pairs: pd.DataFrame) -> dict[str, Any]:
+    """Write ``pairs.parquet``, ``groups.csv`` and ``split_repaired.csv`` of the kept pairs; returns their `summary_of`.
 
     The leak group of a pair is 0 if the pair is too weak to join its two records (`groups.leak_groups`).
     """
     frame = images.frame
     groups = leak_groups(images.groups, pairs)
-    split = repaired(groups, frame, strata(frame, images.labels))
+    split, table = repaired(groups, frame, strata(frame, images.labels)), group_table(frame, groups, images.labels)
     of_a, of_b = (groups[pairs[end].to_numpy(np.int64)] for end in ("a", "b"))
     write_pairs(folder / "pairs.parquet", pairs.assign(leak_group=np.where(of_a == of_b, of_a, 0)))
-    write_csv(folder / "groups.csv", group_table(frame, groups, images.labels))
+    write_csv(folder / "groups.csv", table)
     columns = {"image_id": frame["image_id"], "split": frame["split"], "split_repaired": split}
     write_csv(folder / "split_repaired.csv", pd.DataFrame(columns))
-    return groups, split
+    return summary_of(images, pairs, table, split)

@@ -20,7 +20,7 @@ from dermeval.leaks.options import PRECISION, LeaksOptions
 from dermeval.leaks.pairs import IDENTICAL_SCORE, rank_pairs, write_ranking
 from dermeval.leaks.planted import scores_of_planted
 from dermeval.leaks.records import AuditedImages, open_audited
-from dermeval.leaks.summary import finding, next_steps, summary_of, summary_terms
+from dermeval.leaks.summary import finding, next_steps, summary_terms
 from dermeval.leaks.terminal import PICTURE as REVIEW_PICTURE
 from dermeval.leaks.work import open_work
 from dermssl import licences
@@ -61,10 +61,9 @@ def leaks(options: LeaksOptions) -> Report | None:
         with atomic_folder(out) as folder:
             pairs = kept_pairs(ranking, decisions)
             write_ranking(folder, ranking)
-            groups, split = write_results(folder, images, pairs)
+            data = write_results(folder, images, pairs)
             write_parquet(folder / AUDITED, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
             write_npy(folder / "background.npy", found.background.scores)
-            data = summary_of(images, pairs, groups, split)
             data |= {
                 "every_image": options.every_image,
                 "shown": options.shown,

@@ -243,23 +243,25 @@ class Votes:
         self, blocks: Callable[[], Iterable[tuple[int, np.ndarray]]], detail: Detail, rows: np.ndarray
     ) -> None:
         self.blocks, self.voting, self.rows = blocks, detail.voting, rows
-        parts = [(image.astype(np.int32), points[:, 2:].copy()) for image, points in self._parts("points")]
+        parts = [(image.astype(np.int32), points[:, 2:].copy()) for _, image, points in self._parts("points")]
         self.image, (size, self.angle) = (np.concatenate(part).T for part in zip(*parts, strict=True))
         self.size = np.log2(size)
-        self.cells = neighbours.build_cells(len(self.image), self._descriptors, detail.scanned)
+        self.cells = neighbours.build_cells(
+            len(self.image), lambda: (part[2] for part in self._parts("descriptors")), detail.scanned
+        )
 
-    def _parts(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For the voting features of each block: positions of their images in ``rows``, and the values ``name``."""
-        number = 0
+    def _parts(self, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Of the voting features of each block: the number of the first, their images' positions, the values ``name``.
+
+        Positions are those in ``rows``.
+        """
+        first = number = 0
         for start, block in self.blocks():
             part = block[self.rows[(self.rows >= start) & (self.rows < start + len(block))] - start]
             there = np.arange(self.voting) < part["count"][:, None]
             if len(part):
-                yield number + np.nonzero(there)[0], part[name][:, : self.voting][there]
-            number += len(part)
-
-    def _descriptors(self) -> Iterator[np.ndarray]:
-        return (descriptors for _, descriptors in self._parts("descriptors"))
+                yield first, number + np.nonzero(there)[0], part[name][:, : self.voting][there]
+            first, number = first + int(there.sum()), number + len(part)
 
     def pairs(self, groups: np.ndarray, nearest: int, mirrored: bool, workers: int = 1) -> pd.DataFrame:
         """The ``nearest`` images of other records by votes: ``a`` < ``b``, ``normalised``, ``rank`` (from 0).
@@ -271,7 +273,7 @@ class Votes:
         rows, filled = np.zeros((len(groups) * nearest, 4)), 0
         name = "find candidates, mirrored" if mirrored else "find candidates"
         with thread_map(workers, neighbours.search_alone) as run:
-            found = run(lambda block: self._votes(block[0], block[1], groups, nearest, mirrored), self._numbered())
+            found = run(lambda part: self._votes(part, groups, nearest, mirrored), self._parts("descriptors"))
             for votes in tqdm(found, name, unit="block", disable=None, leave=False):
                 rows[filled : filled + len(votes)] = votes
                 filled += len(votes)
@@ -279,22 +281,16 @@ class Votes:
         table = table.astype({"a": np.int64, "b": np.int64, "rank": np.int64})
         return table.groupby(["a", "b"], as_index=False).agg({"normalised": "max", "rank": "min"})
 
-    def _numbered(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Descriptors of the voting features, and the numbers of these features, block by block."""
-        start = 0
-        for features in self._descriptors():
-            yield features, np.arange(start, start + len(features))
-            start += len(features)
-
     def _votes(
-        self, features: np.ndarray, asking: np.ndarray, groups: np.ndarray, nearest: int, mirrored: bool
+        self, part: tuple[int, np.ndarray, np.ndarray], groups: np.ndarray, nearest: int, mirrored: bool
     ) -> np.ndarray:
-        """Rows of `pairs` from the ``features`` numbered ``asking``, which are all voting features of some images."""
+        """Rows of `pairs` from all voting features of some images, one of the `_parts`."""
+        first, _, features = part
         features = features[:, MIRRORED_BINS] if mirrored else features
         distance, found = neighbours.search_cells(self.cells, features, FEATURES_FOUND)
         distance = np.sqrt(np.maximum(distance, 0))
         weight = np.maximum(0, 1 - distance / np.maximum(distance[:, -1:], 1e-6))
-        asking = np.broadcast_to(asking[:, None], found.shape)
+        asking = np.broadcast_to(first + np.arange(len(features))[:, None], found.shape)
         image, other = self.image[asking], self.image[found]
         counted = (found >= 0) & (weight > 0) & (groups[other] != groups[image])
         image, other, weight, asking, found = (x[counted] for x in (image, other, weight, asking, found))

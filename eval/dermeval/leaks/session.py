@@ -15,10 +15,10 @@ from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
-from dermeval.leaks.summary import next_steps, read_summary, summary_of, summary_terms
-from dermssl.errors import InputError, counted, shortened
-from dermssl.files import read_json, write_csv, write_json
-from dermssl.paths import inside, require_file
+from dermeval.leaks.summary import next_steps, read_summary, summary_terms
+from dermssl.errors import InputError, counted
+from dermssl.files import read_json, reading, write_csv, write_json
+from dermssl.paths import inside
 
 
 class ReviewSession:
@@ -140,8 +140,7 @@ class PairReview(ReviewSession):
     def write(self) -> str:
         """Write all results. In summary.json the audit's counts stay; ``reviewed`` has those that have changed."""
         kept = decisions.kept_pairs(self.table, self.decisions)
-        groups, split = decisions.write_results(self.folder, self.images, kept)
-        counted_now = summary_of(self.images, kept, groups, split)
+        counted_now = decisions.write_results(self.folder, self.images, kept)
         counted_now["notes"] = list(dict.fromkeys([*counted_now["notes"], *self.summary["notes"]]))
         now = self.summary | counted_now
         changed = {name: value for name, value in counted_now.items() if value != self.summary.get(name)}
@@ -153,7 +152,7 @@ class PairReview(ReviewSession):
             rest = "this page follows them; its threshold, background, planted copies and false matches are the audit's"
             terms["decisions"] = f"{told}: {rest}"
         write_report(self.folder, self.images, kept, now, terms, next_steps(now, self.folder))
-        counts = f"{counted(len(kept), 'pair')}, {counted(groups.max(initial=0), 'leak group')}"
+        counts = f"{counted(len(kept), 'pair')}, {counted(now['leak_groups'], 'leak group')}"
         written = "pairs.parquet, groups.csv, split_repaired.csv and report.html follow the decisions"
         return f"{counts}: {written}; summary.json has the changed counts under `reviewed`"
 
@@ -189,10 +188,8 @@ class ImageReview(ReviewSession):
 
 def _read_ranks(path: Path) -> pd.DataFrame:
     """A table of ranked images as text. Labels such as ``unknown`` and ``UNK`` stay as they are."""
-    try:
-        table = pd.read_csv(require_file(path, "dermeval audit"), dtype=str, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is damaged ({shortened(error)}): audit again with `dermeval audit`") from None
+    with reading(path, "dermeval audit"):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     lacking = [name for name in ("rank", "image_id", "score") if name not in table]
     if lacking or not len(table):
         what = f"column '{lacking[0]}'" if lacking else "rows"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks.earlier import VERSION
-from dermeval.leaks.groups import LARGE, group_table, side
+from dermeval.leaks.groups import LARGE, side
 from dermeval.leaks.pairs import LESION, SCENE
 from dermeval.leaks.records import AuditedImages
 from dermssl.errors import counted
@@ -19,11 +19,9 @@ from dermssl.paths import inside, require_folder
 MAKER = "dermeval leaks"
 
 
-def summary_of(images: AuditedImages, pairs: pd.DataFrame, groups: np.ndarray, split: pd.Series) -> dict[str, Any]:
-    """The counts of ``summary.json`` for the kept ``pairs``, their leak ``groups`` and the repaired ``split``."""
-    frame = images.frame
-    table = group_table(frame, groups, images.labels)
-    per_group = table.drop_duplicates("leak_group")
+def summary_of(images: AuditedImages, pairs: pd.DataFrame, table: pd.DataFrame, split: pd.Series) -> dict[str, Any]:
+    """The counts of ``summary.json`` for the kept ``pairs``, the ``table`` of their leak groups, the repaired split."""
+    frame, per_group = images.frame, table.drop_duplicates("leak_group")
     after = side(split).to_numpy()
     moved = after != side(frame["split"]).to_numpy()
     of_a, of_b = (after[pairs[end].to_numpy(np.int64)] for end in ("a", "b"))
