@@ -236,14 +236,9 @@ def _aligned(result: Result, first: Result) -> Result:
         if ids.has_duplicates:
             raise InputError(f"{result.name} scores {ids[ids.duplicated()][0]} twice: make it again")
         aligned.append(seed.rows(ids.get_indexer(wanted)))
-        own = aligned[-1]
-        known = {
-            "labels": (own.truth, reference.truth),
-            "cases": (own.frame["case_id"].to_numpy(str), reference.frame["case_id"].to_numpy(str)),
-            "groups": (own.groups, reference.groups),
-        }
-        for what, (ours, theirs) in known.items():
-            if (changed := ours != theirs).any():
+        ours, theirs = aligned[-1].to_frame(), reference.to_frame()
+        for what, column in (("labels", "y_true"), ("cases", "case_id"), ("groups", "group_id")):
+            if (changed := (ours[column] != theirs[column]).to_numpy()).any():
                 raise InputError(
                     f"{result.name} and {first.name} have different {what} for {int(changed.sum())} images "
                     f"(first {wanted[changed].iloc[0]}): make both again on the present data"
