@@ -10,17 +10,8 @@ MISSING = {
     *("", "nan", "none", "null", "nil", "na", "n/a", "n.a.", "#n/a", "<na>"),
     *("?", "??", ".", "-", "--", "---", "unknown", "unk", "undefined", "unspecified", "missing", "blank", "no data"),
     *(f"not {word}" for word in ("available", "applicable", "known", "recorded", "reported", "specified", "given")),
-    *(
-        "unbekannt",
-        "keine angabe",
-        "k.a.",
-        "k. a.",
-        "inconnu",
-        "inconnue",
-        "non renseigné",
-        "desconocido",
-        "desconhecido",
-    ),
+    *("unbekannt", "keine angabe", "k.a.", "k. a.", "inconnu", "inconnue", "non renseigné"),
+    *("desconocido", "desconhecido"),
 }
 """Words for missing, in lower case and without brackets around them."""
 MISSING_NUMBERS = {-1, -9, -99, -999}
