@@ -54,7 +54,7 @@ def read_table(path: Path, required: Iterable[str] = (), only: Sequence[str] | N
             first = next((line for line in lines if line.strip()), "")
             lines.seek(0)
             reader = csv.reader(lines, delimiter=max(",;\t|", key=first.count), strict=True)
-            rows = (row for row in reader if len(row) > 1 or "".join(row).strip())
+            rows = (row for row in reader if len(row) > 1 or (row and not row[0].isspace()))
             if first.startswith("sep="):  # Excel's own line above the header
                 next(rows)
             header = [name.strip() for name in next(rows, [])]

@@ -222,17 +222,17 @@ def test_whole_protocols_compare_experiment_by_experiment(tmp_path, make_embeddi
     capsys.readouterr()
     assert main(["compare", *folders, "--out", str(tmp_path / "c"), *FAST]) == 0
     table = pd.read_csv(tmp_path / "c" / "comparison.csv")
-    assert set(table["experiment"]) == {"condition, knn, split", "condition, linear, split"}
+    assert set(table["experiment"]) == {"condition, knn, official split", "condition, linear, official split"}
     stored = json.loads((tmp_path / "protocols" / "b" / "result.json").read_text())["experiments"]
     for entry in stored:
-        rows = table[table["experiment"] == f"condition, {entry['probe']}, split"].set_index(
+        rows = table[table["experiment"] == f"condition, {entry['probe']}, official split"].set_index(
             ["level", "score", "result"]
         )
         value = entry["levels"]["case"]["scores"]["macro_f1"]["value"]
         assert rows.loc[("case", "macro_f1", "b"), "value"] == pytest.approx(value)
     tex = (tmp_path / "c" / "comparison.tex").read_text()
     assert tex.count("toprule") == 2
-    assert r"\caption{scores, condition, linear, split, case level, by patient}" in tex
+    assert r"\caption{scores, condition, linear, official split, case level, by patient}" in tex
 
 
 def test_an_experiment_that_only_one_protocol_has_is_told(tmp_path, make_embeddings, frame, class_features, capsys):
@@ -242,7 +242,7 @@ def test_an_experiment_that_only_one_protocol_has_is_told(tmp_path, make_embeddi
         assert main(["evaluate", str(emb), "--probe", Path(folder).name, "--draws", "40", "--out", folder]) == 0
     capsys.readouterr()
     assert main(["compare", *folders, *FAST]) == 0
-    assert "note: left out, as not all results have it: condition, linear, split" in capsys.readouterr().out
+    assert "note: left out, as not all results have it: condition, linear, official split" in capsys.readouterr().out
 
 
 def test_a_protocol_and_a_probe_have_nothing_to_compare(
