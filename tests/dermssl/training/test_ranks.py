@@ -68,7 +68,9 @@ from dermssl.cli import main
 
 def counted():
     wrapped = torch.nn.parallel.DistributedDataParallel
-    print("wrapped networks at parting:", sum(isinstance(thing, wrapped) for thing in gc.get_objects()), flush=True)
+    number = sum(isinstance(thing, wrapped) for thing in gc.get_objects())
+    sys.stdout.write(f"wrapped networks at parting: {number}\n")  # at once, so that ranks do not mix their lines
+    sys.stdout.flush()
     destroy()
 
 destroy = torch.distributed.destroy_process_group
