@@ -69,7 +69,7 @@ from dermssl.cli import main
 def counted():
     wrapped = torch.nn.parallel.DistributedDataParallel
     number = sum(isinstance(thing, wrapped) for thing in gc.get_objects())
-    sys.stdout.write(f"wrapped networks at parting: {number}\n")  # at once, so that ranks do not mix their lines
+    sys.stdout.write(f"wrapped networks at parting: {number}\\n")  # at once, so that ranks do not mix their lines
     sys.stdout.flush()
     destroy()
 
