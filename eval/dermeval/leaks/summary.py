@@ -87,7 +87,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """``summary.json`` of a leaks folder. Raises InputError unless it has all the results that a review rewrites."""
     path = inside(require_folder(folder, "summary.json", MAKER), "summary.json")
     data = read_json(path, MAKER)
-    with reading(path, MAKER):  # an older version may lack some
+    with reading(path, MAKER):  # a damaged one may lack some
         _ = summary_terms(data), next_steps(data, folder), [*data["notes"], *(one["path"] for one in data["datasets"])]
     return data
 
