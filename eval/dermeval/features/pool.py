@@ -11,6 +11,7 @@ import pandas as pd
 from dermeval.features.embeddings import Embeddings, open_embeddings, refuse_mixed
 from dermeval.features.ledger import Seen, seen_images
 from dermssl import licences
+from dermssl.dataset.splits import join_copies
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
 
@@ -42,6 +43,11 @@ class PooledEmbeddings:
     def licences(self) -> list[dict[str, Any]]:
         """The licence notices of everything that went into the features."""
         return licences.merge(entry for part in self.parts for entry in part.notices)
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """The group of each row ``(N,)``; groups that share an image are one. Folds and the bootstrap keep it whole."""
+        return join_copies(self.frame["group_id"], self.frame["pixel_sha256"]).to_numpy(dtype=object)
 
     @cached_property
     def seen(self) -> Seen:

@@ -225,11 +225,10 @@ def _columns(
             if len(set(inside[0].groups)) >= MIN_PATIENTS and len(np.unique(inside[0].truth)) > 1:
                 compared = paired_scores([[own] for own in inside], options.draws, options.seed)
                 yield Column(f"{last.name}, skin types {value}", SCORE, compared, inside[0].frame["image_id"])
-    groups = first.pool.frame["group_id"].to_numpy(dtype=object)
     hits = [list(recall_hits(task.pool.features, first.pool.frame)) for task in tasks]
     for found in zip(*hits, strict=True):
         dataset, kind, queries, _ = found[0]
-        compared = paired_means([own for *_, own in found], groups[queries], options.draws, options.seed)
+        compared = paired_means([own for *_, own in found], first.pool.groups[queries], options.draws, options.seed)
         images = first.pool.frame["image_id"].iloc[queries]
         yield Column(f"same-{kind} {RECALL} of {dataset}", MEAN, compared, images)
 

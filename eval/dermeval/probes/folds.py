@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dermeval.probes.task import Task
-from dermssl.dataset.splits import group_folds, join_copies
+from dermssl.dataset.splits import group_folds
 from dermssl.errors import InputError, counted
 
 OTHER_SPLIT = "draw another split with `dermssl split`, or use --split folds (of knn, linear, finetune)"
@@ -61,17 +61,16 @@ def left_out_of(task: Task, fold: Fold) -> list[str]:
 def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, where: str = "") -> list[Fold]:
     """Patient-grouped folds of ``rows`` (default: all), stratified by class; each row is scored once.
 
-    Patients who share an image, by its pixels, are in one fold. The folds are those of `group_folds`. InputError, with
+    The folds are those of `group_folds`. InputError, with
     ``where``, for one fold or more folds than patients.
     """
     rows, where = np.arange(len(task.labels)) if rows is None else rows, where or task.where
-    labels, frame = task.labels[rows], task.frame.iloc[rows]
-    groups = join_copies(frame["group_id"], frame["pixel_sha256"])
-    patients = groups.nunique()
+    labels, groups = task.labels[rows], task.groups[rows]
+    patients = len(set(groups))
     if not 2 <= folds <= patients:
         raise InputError(f"{where}: {folds} folds of {patients} {task.unit}s are not possible; ask for 2 to {patients}")
     try:
-        parts = group_folds(labels, groups.to_numpy(), folds, seed)
+        parts = group_folds(labels, groups, folds, seed)
     except ValueError as error:
         raise InputError(f"{where}: {folds} folds are not possible ({error}): ask for fewer") from None
     # Where few patients have most images, scikit-learn can leave a fold empty.
@@ -82,8 +81,9 @@ def grouped(task: Task, folds: int, seed: int, rows: np.ndarray | None = None, w
 
 def check_folds(task: Task, folds: Sequence[Fold]) -> None:
     """Raise InputError where a patient is both fitted and scored, or where only one class is fitted or scored."""
+    groups = task.frame["group_id"]  # not joined by copies, which a split may part
     for fold in folds:
-        shared = sorted(set(task.groups[fold.train]) & set(task.groups[fold.test]))
+        shared = sorted(set(groups.iloc[fold.train]) & set(groups.iloc[fold.test]))
         if shared:
             shown = f"{len(shared)}: {', '.join(shared[:5])}" + " ..." * (len(shared) > 5)
             raise InputError(f"{task.where}: {task.unit}s in both train and test ({shown}): {OTHER_SPLIT}")
@@ -104,16 +104,6 @@ def copies_of_fitted(task: Task, folds: Sequence[Fold]) -> list[str]:
     are = "1 scored image has" if copies == 1 else f"{copies} scored images have"
     remedy = "mend the split with `dermeval leaks`"
     return [f"{are} the same pixels as a fitted image, so the scores are too high: {remedy}"]
-
-
-def copies_of_scored(task: Task, folds: Sequence[Fold]) -> list[str]:
-    """A note on scored images with the same pixels as one of another patient, since the bootstrap draws these apart."""
-    scored = task.frame.iloc[np.concatenate([fold.test for fold in folds])]
-    copies = int((scored.groupby("pixel_sha256")["group_id"].transform("nunique") > 1).sum())
-    apart = (
-        f"have the same pixels as one of another {task.unit}, so intervals are too narrow: audit with `dermeval leaks`"
-    )
-    return [f"{copies} scored images {apart}"] if copies else []
 
 
 def missing_classes(task: Task, folds: Sequence[Fold]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dermeval.probes.contamination import clean_and_contaminated
-from dermeval.probes.folds import Fold, copies_of_fitted, copies_of_scored, missing_classes
+from dermeval.probes.folds import Fold, copies_of_fitted, missing_classes
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
 from dermeval.probes.task import Task
 from dermssl.errors import counted
@@ -79,8 +79,7 @@ def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int
     rows = [len(fold.train) for fold in folds]
     counts = {"fitted": rows, "scored": len(images), "scored_groups": levels["image"].clusters}
     seen = clean_and_contaminated(images, task.pool.seen, task.unit, draws, seed)
-    copies = [*copies_of_fitted(task, folds), *copies_of_scored(task, folds)]
-    notes = [*missing_classes(task, folds), *copies, *fitted.notes, *notes]
+    notes = [*missing_classes(task, folds), *copies_of_fitted(task, folds), *fitted.notes, *notes]
     return Judgement(fitted, counts, levels, notes, seen)
 
 

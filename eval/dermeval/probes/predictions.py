@@ -22,8 +22,8 @@ class Predictions:
     """Row ``i`` of ``frame``, ``truth`` ``(N,)`` and ``probabilities`` ``(N, C)`` is one scored image, or one case.
 
     ``frame`` has the columns ``image_id``, ``case_id``, ``group_id``, ``fold``, ``seed`` and ``contaminated``: whether
-    the encoder has seen the image in pretraining, null where that is not known. Cases have no ``image_id`` and no
-    ``contaminated``. ``positive`` is the index of the positive class of a binary target.
+    the encoder has seen the image in pretraining, null where that is not known. ``group_id`` is of `Task.groups`. Cases
+    have no ``image_id`` and no ``contaminated``. ``positive`` is the index of the positive class of a binary target.
     """
 
     frame: pd.DataFrame
@@ -58,6 +58,8 @@ def collect(task: Task, folds: Sequence[Fold], probabilities: Sequence[np.ndarra
     order = np.argsort(rows, kind="stable")
     numbers = np.repeat([fold.number for fold in folds], [len(fold.test) for fold in folds])[order]
     frame = task.frame.iloc[rows[order]][["image_id", "case_id", "group_id"]].reset_index(drop=True)
+    # Joined groups have the name of a scored one, whatever else is pooled: `dermeval compare` asks for equal names.
+    frame["group_id"] = frame["group_id"].groupby(task.groups[rows[order]]).transform("min")
     frame = frame.assign(fold=numbers, seed=seed, contaminated=task.pool.seen.flags(frame["image_id"]))
     found = np.concatenate(probabilities)[order]
     return Predictions(frame, task.labels[rows[order]], found, task.classes, task.positive)

@@ -132,9 +132,8 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
     ``contaminated`` counts the queries that the encoder saw in pretraining, None where that is not known.
     """
     found, seen = [], pool.seen.flags(pool.frame["image_id"])
-    groups = pool.frame["group_id"].to_numpy(dtype=object)
     for dataset, kind, queries, hits in recall_hits(pool.features, pool.frame):
-        interval = bootstrap_mean(hits.astype(float), groups[queries], draws, seed)
+        interval = bootstrap_mean(hits.astype(float), pool.groups[queries], draws, seed)
         contaminated = None if seen.isna().all() else int(seen.iloc[queries].sum())
         entry = {"kind": kind, "dataset": dataset, "queries": len(queries), "contaminated": contaminated}
         found.append(entry | interval.entry())

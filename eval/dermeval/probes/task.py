@@ -13,7 +13,10 @@ from dermssl.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Task:
-    """Row ``i`` of ``features`` ``(N, D)``, ``labels`` ``(N,)`` (class indices) and ``frame`` is one labelled image."""
+    """Row ``i`` of ``features`` ``(N, D)``, ``labels`` ``(N,)`` (class indices) and ``frame`` is one labelled image.
+
+    ``groups`` ``(N,)`` are those of `PooledEmbeddings.groups`.
+    """
 
     pool: PooledEmbeddings
     name: str
@@ -21,6 +24,7 @@ class Task:
     features: np.ndarray
     labels: np.ndarray
     frame: pd.DataFrame
+    groups: np.ndarray
     notes: tuple[str, ...] = ()
 
     @property
@@ -32,11 +36,6 @@ class Task:
     def positive(self) -> int | None:
         """Index of the positive class of a binary target."""
         return None if self.target.positive is None else self.classes.index(self.target.positive)
-
-    @property
-    def groups(self) -> np.ndarray:
-        """``group_id`` of each row ``(N,)``; folds and the bootstrap keep these groups whole."""
-        return self.frame["group_id"].to_numpy(dtype=object)
 
     @property
     def unit(self) -> str:
@@ -100,7 +99,7 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     notes = [f"{left} of {len(labelled)} images have no label of '{name}' and are left out"] if left else []
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)
     frame = pool.frame[labelled].reset_index(drop=True)
-    task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame)
+    task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame, pool.groups[labelled])
     return replace(task, notes=(*notes, *_check_classes(task)))
 
 

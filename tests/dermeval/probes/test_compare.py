@@ -269,3 +269,18 @@ def test_a_folder_whose_name_is_not_utf_8_compares(three, tmp_path):
     (tmp_path / "results" / "noisy").rename(odd)
     assert main(["compare", three[0], odd, "--out", str(tmp_path / "c"), "--json", str(tmp_path / "j"), *FAST]) == 0
     assert "caf" in (tmp_path / "c" / "comparison.html").read_text()
+
+
+def test_results_are_compared_whose_probes_were_fitted_with_and_without_a_further_data_set(
+    tmp_path, make_embeddings, make_frame
+):
+    """The further set has copies of test images, and its name comes first."""
+    toy, more = make_frame(40, 0), make_frame(40, 0, "another").assign(split="train")
+    features, pixels = np.random.default_rng(1).normal(size=(len(toy), 6)), toy["image_id"].to_numpy()
+    made = [
+        str(make_embeddings(tmp_path / str(number), rows.assign(pixel_sha256=pixels), features))
+        for number, rows in enumerate((toy, more))
+    ]
+    for name, folders in (("alone", made[:1]), ("pooled", made)):
+        assert main(["knn", *folders, "--recall", "false", "--out", str(tmp_path / name), *FAST]) == 0
+    assert main(["compare", str(tmp_path / "alone"), str(tmp_path / "pooled"), *FAST]) == 0

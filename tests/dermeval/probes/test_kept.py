@@ -64,7 +64,7 @@ def test_other_options_and_features_are_fitted_again(tmp_path, make_embeddings, 
 def test_a_fit_depends_on_who_is_one_patient(tmp_path, make_embeddings, frame, class_features):
     task = open_task([str(make_embeddings(tmp_path / "e", frame, class_features))], "condition")
     folds, probe = make_folds(task, "official", 5, 0), LinearProbe(LinearOptions(embeddings=[]))
-    other = replace(task, frame=task.frame.assign(group_id=task.frame["image_id"]))
+    other = replace(task, groups=task.frame["image_id"].to_numpy())
     assert fit_key(probe, task, folds) == fit_key(probe, task, folds) != fit_key(probe, other, folds)
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
-from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, copies_of_scored, grouped, make_folds
+from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, grouped, make_folds
 from dermeval.probes.knn import feature_space, knn
 from dermeval.probes.open_results import read_predictions
 from dermeval.probes.options import KnnOptions
@@ -82,21 +82,38 @@ def test_copies_of_scored_images_are_not_fitted_and_kept_in_one_fold(make_embedd
     data = knn(KnnOptions(embeddings=[str(emb)], draws=100)).data
     assert any("not fitted: 3 copies of test images" in note for note in data["notes"])
     assert data["counts"]["fitted"] == [(frame["split"] == "train").sum() - 3]
-    assert not any("intervals are too narrow" in note for note in data["notes"]), "no two scored images are copies"
     task = open_task([str(emb)], None)
     for seed in range(3):
         folds = make_folds(task, "folds", 4, seed)
         assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(frame)))
         assert not copies_of_fitted(task, folds)
-        assert copies_of_scored(task, folds)[0].startswith("6 scored images have the same pixels")
+
+
+def test_a_second_data_set_of_the_same_images_leaves_every_interval_as_it_is(tmp_path, make_embeddings, make_frame):
+    """The bootstrap draws the two records of a patient together, and the nearest two neighbours are one image."""
+    frames = [make_frame(60, 3, name).assign(lesion_id=None) for name in ("toy", "again")]
+    random, pixels = np.random.default_rng(4), frames[0]["image_id"].to_numpy()
+    features = random.normal(size=(len(pixels), 4)) + 2 * pd.get_dummies(frames[0]["condition"]).to_numpy()
+    folders = [
+        str(make_embeddings(tmp_path / str(number), frame.assign(pixel_sha256=pixels), features))
+        for number, frame in enumerate(frames)
+    ]
+    alone = knn(KnnOptions(embeddings=folders[:1], k=[1], draws=100)).data
+    both = knn(KnnOptions(embeddings=folders, k=[2], draws=100)).data
+    assert both["counts"]["scored"] == 2 * alone["counts"]["scored"]
+    for level, scored in alone["levels"].items():
+        assert both["levels"][level]["clusters"] == scored["clusters"]
+        for name in ("balanced_accuracy", "accuracy", "macro_f1", "macro_auroc", "brier", "ece"):
+            assert both["levels"][level]["scores"][name] == pytest.approx(scored["scores"][name]), (level, name)
+    (first,), (second, third) = alone["recall_at_1"], both["recall_at_1"]
+    assert first["low"] == second["low"] == third["low"] and first["high"] == second["high"] == third["high"]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_shuffled_folds_hold_as_many_patients_of_each_class(seed):
     """scikit-learn before 1.8 lost the stratification when it shuffled: folds were random groups."""
     labels, patients = np.repeat([0, 1], [20, 10]), [f"p{number}" for number in range(30)]
-    frame = pd.DataFrame({"group_id": patients, "pixel_sha256": patients})
-    task = SimpleNamespace(labels=labels, frame=frame, where="toy", unit="patient")
+    task = SimpleNamespace(labels=labels, groups=np.array(patients), where="toy", unit="patient")
     assert [np.bincount(labels[fold.test]).tolist() for fold in grouped(task, 5, seed)] == [[4, 2]] * 5
 
 
