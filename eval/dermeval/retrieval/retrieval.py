@@ -17,6 +17,7 @@ from dermeval.retrieval.options import RetrievalOptions
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, paired_means, require_draws
 from dermssl import licences
 from dermssl.commandline import Report
+from dermssl.dataset.splits import join_copies
 from dermssl.errors import InputError, counted, did_you_mean
 
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
@@ -38,7 +39,7 @@ def retrieval(options: RetrievalOptions) -> Report:
             "folder": str(source.folder),
             "encoder": source.encoder["path"],
             "queries": len(queries),
-            "patients": int(queries["group_id"].nunique()),
+            "patients": values.index.nunique(),
             "scores": _intervals(values, options.draws),
             "groups": _by_group(queries, values, options.draws),
         }
@@ -99,7 +100,9 @@ def _refuse_unequal(sources: Sequence[Source], relevance: str) -> None:
 
 
 def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank all other images for each query. Returns the queries' manifest rows, and all measures by their group_id.
+    """Rank all other images for each query. Returns the queries' manifest rows, and all measures by their group.
+
+    Groups that share an image count as one, since their measures are not independent.
 
     For a target, images of the query's own patient are junk: they are left out of the ranking. For lesion and patient
     only the query itself is left out. So are images with its pixels, since finding a copy shows nothing. Raises
@@ -131,8 +134,8 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
         values[f"nDCG@{k}"] = measures.ndcg_at(relevant, total, k)
         if relevance not in IDS:
             values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
-    frame = frame.iloc[queries].reset_index(drop=True)
-    return frame, pd.DataFrame(values, index=pd.Index(frame["group_id"]))
+    groups = join_copies(frame["group_id"], frame["pixel_sha256"]).iloc[queries]
+    return frame.iloc[queries].reset_index(drop=True), pd.DataFrame(values, index=pd.Index(groups))
 
 
 def _sizes(*columns: np.ndarray) -> np.ndarray:
@@ -142,7 +145,7 @@ def _sizes(*columns: np.ndarray) -> np.ndarray:
 
 
 def _intervals(values: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:
-    """The mean of each column of ``values`` (one row per query, by group_id) with its 95% interval by patient."""
+    """The mean of each column of ``values`` (one row per query, by group) with its 95% interval by patient."""
     means = [found.scores[MEAN] for found in paired_means(list(values.to_numpy().T), values.index, draws)]
     return {
         name: {end: float(getattr(mean, end)) for end in ("value", "low", "high")}

@@ -81,15 +81,16 @@ def test_data_sets_that_name_their_classes_differently_are_told(make_dataset, dr
     assert ("declare 'dx' with different classes" in text) == said
 
 
-@pytest.mark.parametrize(("relevance", "groups"), [(None, "ppqqrs"), ("patient", "pxpprs")])
-def test_a_copy_of_the_query_is_no_hit(make_dataset, embed_as, draw_skin, relevance, groups):
-    """Images 0 and 2 have the same pixels. No other image is nearest to one of its label or patient."""
+@pytest.mark.parametrize(("relevance", "groups", "patients"), [(None, "ppqqrs", 3), ("patient", "pxpprs", 1)])
+def test_a_copy_of_the_query_is_no_hit(make_dataset, embed_as, draw_skin, relevance, groups, patients):
+    """Images 0 and 2 have the same pixels, so p and q are drawn as one. No image is nearest to one of its label."""
     pictures = [draw_skin(n, 16) for n in (0, 1, 0, 2, 3, 4)]
     angles = np.radians([0, 90, 0, 190, 10, 200])
     data = make_dataset("set", pictures, list(groups), labels=list("aaaabb"))
     folder = embed_as(data, np.stack([np.cos(angles), np.sin(angles)], 1))
     report = retrieval(RetrievalOptions([str(folder)], relevance=relevance, k=[1], draws=40))
     assert report.data["encoders"][0]["scores"]["hit@1"]["value"] == 0
+    assert report.data["encoders"][0]["patients"] == patients
 
 
 def test_two_encoders_are_compared_query_by_query(embedded):
