@@ -83,8 +83,6 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     target, *others = pool.targets[name].values()
     if any(other != target for other in others):
         raise InputError(f"{where}: the data sets declare '{name}' with different classes, so they cannot be pooled")
-    if target.kind == "multilabel":
-        raise InputError(f"{where}: '{name}' has several labels per image, but a probe takes one")
     values = pool.frame[target.column].where(pool.frame["dataset"].isin(list(pool.targets[name])))
     labelled = values.notna().to_numpy()
     if not labelled.any():

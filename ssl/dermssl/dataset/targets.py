@@ -16,7 +16,7 @@ class Target:
 
     column: str
     classes: tuple[str, ...]
-    kind: Literal["multiclass", "binary", "multilabel", "ordinal"] = "multiclass"
+    kind: Literal["multiclass", "binary"] = "multiclass"
     positive: str | None = None
     level: Literal["image", "case"] = "image"
 

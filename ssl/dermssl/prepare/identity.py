@@ -163,7 +163,6 @@ def label_conflicts(frame: pd.DataFrame, targets: dict) -> list[Problem]:
                 told = f"classes differ only in {what}: {alike}"
                 problems.append(Problem(f"column {target.column}", told, "kept apart"))
         labels = frame.groupby("case_id")[target.column].nunique()
-        cases = labels[labels > 1].index if target.kind != "multilabel" else ()
         problem = f"images of one case have different labels of '{name}'"
-        problems += [Problem(f"case {case}", problem, "out of case-level scores") for case in cases]
+        problems += [Problem(f"case {case}", problem, "out of case-level scores") for case in labels[labels > 1].index]
     return problems
