@@ -80,9 +80,7 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     name = name or next(iter(pool.targets))
     if name not in pool.targets:
         raise InputError(f"{where} has no target '{name}'; {did_you_mean(name, pool.targets)}")
-    target, *others = pool.targets[name].values()
-    if any(other != target for other in others):
-        raise InputError(f"{where}: the data sets declare '{name}' with different classes, so they cannot be pooled")
+    target = _pooled_target(pool, name)
     values = pool.frame[target.column].where(pool.frame["dataset"].isin(list(pool.targets[name])))
     labelled = values.notna().to_numpy()
     if not labelled.any():
@@ -95,10 +93,29 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
         )
     left = int((~labelled).sum())
     notes = [f"{left} of {len(labelled)} images have no label of '{name}' and are left out"] if left else []
+    for dataset, declared in pool.targets[name].items():
+        if lacking := [label for label in target.classes if label not in declared.classes]:
+            notes.append(f"{dataset} has no class {', '.join(lacking)}, which other pooled data sets have")
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)
     frame = pool.frame[labelled].reset_index(drop=True)
     task = Task(pool, name, target, np.asarray(pool.features)[labelled], labels, frame, pool.groups[labelled])
     return replace(task, notes=(*notes, *_check_classes(task)))
+
+
+def _pooled_target(pool: PooledEmbeddings, name: str) -> Target:
+    """The target ``name`` with the classes of all data sets, in the order of the one with the most, or of the alphabet.
+
+    InputError where the data sets have no class in common, or declare more than the classes differently.
+    """
+    declared = sorted(pool.targets[name].values(), key=lambda target: -len(target.classes))
+    classes = list(dict.fromkeys(label for target in declared for label in target.classes))
+    if all(sorted(target.classes) == list(target.classes) for target in declared):
+        classes.sort()
+    first, *others = (replace(target, classes=tuple(classes)) for target in declared)
+    if any(other != first for other in others) or not set.intersection(*(set(target.classes) for target in declared)):
+        why = f"the data sets declare '{name}' with no class in common, or with another kind or positive class"
+        raise InputError(f"{pool.where}: {why}: prepare them with the same class names, or judge each alone")
+    return first
 
 
 def constant_features(features: np.ndarray) -> list[str]:

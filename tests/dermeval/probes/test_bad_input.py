@@ -107,3 +107,33 @@ def test_too_few_patients_for_the_inner_folds_are_called_so(judge, frame):
     few = frame["patient_id"].isin(["toy/P000", "toy/P001", "toy/P002"])
     code, said = judge(LINEAR, condition=np.where(few, _two_kinds(frame), None))
     assert code == 2 and "--inner-folds within the training patients: 5 folds of 2 patients" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "union"),
+    [
+        (("Scabies", "Eczema", "Fungal"), ("Fungal", "Scabies"), "Scabies, Eczema, Fungal"),
+        (("Fungal", "Scabies"), ("Scabies", "Eczema", "Fungal"), "Scabies, Eczema, Fungal"),
+        (("Eczema", "Scabies"), ("Eczema", "Fungal"), "Eczema, Fungal, Scabies"),
+        (("Eczema", "Fungal"), ("Others", "Scabies"), ""),
+    ],
+)
+def test_pooled_data_sets_have_the_classes_of_all_if_they_share_one(
+    tmp_path, make_embeddings, make_frame, capsys, first, second, union
+):
+    folders, random = [], np.random.default_rng(0)
+    for name, classes in (("one", first), ("two", second)):
+        frame = make_frame(40, 1, name)
+        frame["condition"] = frame["condition"].where(frame["condition"].isin(classes))
+        features, target = random.normal(size=(len(frame), 5)), {"condition": Target("condition", classes)}
+        folders.append(str(make_embeddings(tmp_path / name, frame, features, target)))
+    code = main([*KNN, *folders, "--json", str(tmp_path / "j.json"), *FAST])
+    assert code == (0 if union else 2)
+    if not union:
+        assert "no class in common" in capsys.readouterr().err
+        return
+    data = json.loads((tmp_path / "j.json").read_text())
+    assert ", ".join(data["classes"]) == union
+    for name, classes in (("one", first), ("two", second)):
+        lacking = ", ".join(label for label in data["classes"] if label not in classes)
+        assert any(f"{name} has no class {lacking}, which" in note for note in data["notes"]) == bool(lacking)
