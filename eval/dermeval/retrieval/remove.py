@@ -25,7 +25,7 @@ from dermeval.retrieval.index_folder import MARK, SearchIndex, open_index
 from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import Dataset, open_dataset
-from dermssl.dataset.store import shard_name, write_shard
+from dermssl.dataset.store import ImageStore, shard_name, write_shard
 from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import write_csv, write_json, write_npy, write_parquet
 from dermssl.prepare.prepare import count
@@ -225,7 +225,8 @@ def _from_dataset(dataset: Dataset, going: np.ndarray) -> None:
             jpegs = [bytes(dataset.images.jpeg(int(row))) for row in kept[start : start + IMAGES_PER_SHARD]]
             write_shard(temporary / shard_name(number), jpegs)
         write_parquet(temporary / "manifest.parquet", table)
-        write_json(temporary / "dataset.json", dataset.info | {"counts": count(table)})
+        rows = ImageStore(temporary).row_hash(table["image_id"])
+        write_json(temporary / "dataset.json", dataset.info | {"counts": count(table), "rows": rows})
         if (folder / "problems.csv").is_file():
             problems = pd.read_csv(folder / "problems.csv", dtype=str, keep_default_na=False)
             write_csv(temporary / "problems.csv", _without_removed(problems, removed, table))

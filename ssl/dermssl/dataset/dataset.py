@@ -50,6 +50,8 @@ class DatasetInfo(BaseModel):
     folds: str | None = None
     notes: list[str]
     """What the source concluded from names, see `dermssl.prepare.source.Rows`."""
+    rows: str | None = None
+    """`ImageStore.row_hash` of the folder as it was written."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ def open_dataset(folder: str | Path) -> Dataset:
     images = ImageStore(path)
     if len(images) != (rows := table.num_rows):
         raise InputError(f"{path}: manifest has {rows} rows but the image store {len(images)}: run `{MAKER}` again")
+    if info.get("rows") not in (None, images.row_hash(table["image_id"])):
+        raise InputError(
+            f"{path}: the rows of manifest.parquet are not those of images-*.arrow: put back the files as `{MAKER}` "
+            f"wrote them, in the same order, or run `{MAKER}` again"
+        )
     return Dataset(path, info, table, images, fingerprint)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -123,6 +124,11 @@ class ImageStore:
 
     def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path, str]]:
         return ImageStore, (self.folder, self.version)
+
+    def row_hash(self, image_ids: pa.ChunkedArray) -> str:
+        """A hash of the ``image_ids`` of the rows and of the sizes of their JPEGs: it tells if rows were mixed up."""
+        sizes = pc.binary_length(self._jpegs).to_numpy().astype("<i8")
+        return hashlib.sha256(sizes.tobytes() + "\n".join(image_ids.to_pylist()).encode()).hexdigest()
 
     def jpeg(self, row: int) -> memoryview:
         """The compressed bytes of one image, not copied."""

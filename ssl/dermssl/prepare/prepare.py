@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from dermssl import licences
 from dermssl.atomic import publish_folder
 from dermssl.commandline import Report
-from dermssl.dataset import manifest, splits
+from dermssl.dataset import manifest, splits, store
 from dermssl.errors import InputError, counted, did_you_mean
 from dermssl.files import read_json, sha256_file, write_csv, write_json, write_parquet
 from dermssl.paths import json_object, require_name, require_new_folder
@@ -81,6 +81,7 @@ def prepare(options: PrepareOptions) -> Report:
         split = "drawn by dermssl synth"
     table = manifest.to_table(frame, measured)
     info = _describe_folder(table, name, source, targets, mark, options) | {"split": split, "notes": found.notes}
+    info["rows"] = store.ImageStore(work).row_hash(table["image_id"])
     write_parquet(work / "manifest.parquet", table)
     write_json(work / "dataset.json", info)
     write_csv(work / "problems.csv", pd.DataFrame(problems, columns=list(Problem._fields)))

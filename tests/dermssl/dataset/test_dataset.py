@@ -11,6 +11,7 @@ import pytest
 
 from dermssl.dataset.dataset import open_dataset
 from dermssl.dataset.manifest import read_manifest
+from dermssl.dataset.store import write_shard
 from dermssl.errors import InputError
 
 
@@ -56,12 +57,21 @@ def test_keys_that_this_version_does_not_know_are_kept(folder):
         (lambda table: _cast(table, "split", pa.int64()), "split"),
         (lambda table: pa.concat_tables([table, table]), "occurs twice"),
         (lambda table: table.slice(1), "manifest has"),
+        (lambda table: table.sort_by([("image_id", "descending")]), "rows of manifest.parquet are not those of images"),
     ],
 )
 def test_a_foreign_manifest_is_named(folder, change, message):
     path = folder / "manifest.parquet"
     pq.write_table(change(pq.read_table(path)), path)
     with pytest.raises(InputError, match=message):
+        open_dataset(folder)
+
+
+def test_stored_images_in_another_order_are_refused(folder):
+    images = open_dataset(folder).images
+    jpegs = [bytes(images.jpeg(row)) for row in range(len(images))]
+    write_shard(folder / "images-00000.arrow", [jpegs[1], jpegs[0], *jpegs[2:]])
+    with pytest.raises(InputError, match=r"rows of manifest\.parquet are not those of images"):
         open_dataset(folder)
 
 
