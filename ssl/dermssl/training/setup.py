@@ -16,7 +16,7 @@ from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.pretrained import WEIGHTS, initial_facts, unrecorded_starts
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import on_first_rank, start_accelerator
-from dermssl.errors import InputError, counted
+from dermssl.errors import InputError, counted, shortened
 from dermssl.methods import schedules
 from dermssl.paths import json_object
 from dermssl.training import states
@@ -221,8 +221,20 @@ def _refuse_unequal_ranks(run: Run) -> None:
 def _restore(run: Run) -> None:
     """Put the newest state, if any, into networks, optimizer and progress. InputError: it is of other data."""
     saved = states.newest_state(run.folder / "state")
-    if saved is None:
-        return
+    try:
+        if saved:
+            _take(run, saved)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{run.folder}: its newest state does not fit this version of dermssl ({shortened(error)}): finish the run "
+            "with the version that began it, or start anew with --overwrite"
+        ) from None
+
+
+def _take(run: Run, saved: states.Saved) -> None:
+    """Put a state into networks, optimizer and progress."""
     record, now, progress = saved.record, run.fingerprints, run.progress
     # The order of the sets matters: pooled row numbers count through them.
     if list(record["data"].items()) != list(now.items()):

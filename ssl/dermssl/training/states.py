@@ -20,6 +20,9 @@ from dermssl.atomic import atomic_folder
 from dermssl.errors import InputError
 from dermssl.files import write_json, write_safetensors
 
+MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "LARS": {"momentum_buffer"}}
+"""What each optimizer keeps for every parameter that has learned."""
+
 
 def save_state(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], keep: int
@@ -90,12 +93,18 @@ def newest_record(folder: Path) -> dict[str, Any] | None:
 
 
 def restore(method: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
-    """Load a state into the networks and the optimizer, strictly and bit by bit."""
+    """Load a state into the networks and the optimizer, strictly and bit by bit.
+
+    Raises KeyError, RuntimeError or ValueError: the state does not fit them.
+    """
     method.load_state_dict(saved.weights, strict=True)
     parameters = dict(method.named_parameters())
     for key, value in saved.moments.items():
         name, moment = key.rsplit("|", 1)
         parameter, stored = parameters[name], value
-        if value.shape == parameter.shape:
+        if moment != "step":
             stored = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
         optimizer.state[parameter][moment] = stored.to(parameter.device)
+    wrong = [set(held) for held in optimizer.state.values() if set(held) != MOMENTS[type(optimizer).__name__]]
+    if wrong:
+        raise ValueError(f"{type(optimizer).__name__} has other moments than {', '.join(sorted(wrong[0]))}")

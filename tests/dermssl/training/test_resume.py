@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from safetensors.torch import load, load_file
+from safetensors.torch import load, load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import (
     DINOV2,
@@ -145,6 +145,48 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, da
     assert pretrain(dataset, tmp_path / "run") == 0
     assert any("damaged" in message for message in caplog.messages)
     assert_same_weights(tmp_path / "run", whole)
+
+
+def _without(name):
+    def change(state):
+        record = json.loads((state / "state.json").read_text())
+        del record[name]
+        (state / "state.json").write_text(json.dumps(record))
+
+    return change
+
+
+def _renamed(file, old, new):
+    def change(state):
+        tensors = load_file(state / file)
+        save_file({name.replace(old, new): value for name, value in tensors.items()}, state / file)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_without("data"), "'data'"),
+        (_without("ranks"), "'ranks'"),
+        (_without("health"), "'health'"),
+        (_renamed("model.safetensors", "teacher.", "momentum."), "Missing key"),
+        (_renamed("optimizer.safetensors", "student.", "online."), "'online."),
+        (_renamed("optimizer.safetensors", "exp_avg_sq", "second"), "AdamW has other moments than exp_avg, second, st"),
+    ],
+)
+def test_a_state_of_another_version_ends_the_command_in_one_line(pretrain, dataset, tmp_path, capsys, change, named):
+    if not (stopped := tmp_path.parent / "stopped").exists():
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, 3)
+            assert pretrain(dataset, stopped) == 1
+    run = shutil.copytree(stopped, tmp_path / "run")
+    change(states.list_states(run / "state")[-1])
+    capsys.readouterr()
+    assert pretrain(dataset, run) == 2
+    error = capsys.readouterr().err
+    assert "does not fit this version of dermssl" in error and named in error and "Traceback" not in error
+    assert error.count("dermssl:") == 1 and "--overwrite" in error
 
 
 @pytest.fixture
