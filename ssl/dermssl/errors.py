@@ -13,8 +13,8 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 DISK_TROUBLE = DISK_FULL | {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 FREE_SPACE = "free some space and give the same command again; finished output is kept"
 MEMORY_TROUBLE = (
-    "give a smaller batch; `dermssl pretrain` can divide a batch (training.accumulation) or save memory "
-    "(model.gradient_checkpointing)"
+    "give a smaller batch; `dermeval retrieval` needs less with a smaller --k; `dermssl pretrain` can divide a batch "
+    "(training.accumulation) or save memory (model.gradient_checkpointing)"
 )
 
 
