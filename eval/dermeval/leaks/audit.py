@@ -90,7 +90,7 @@ def _leaks(out: Path, images: AuditedImages, options: AuditOptions) -> dict[str,
             if made == (VERSION, images.datasets, images.licences, now):
                 return summary
     chosen = LeaksOptions(out=str(out / "leaks"), folders=options.folders, workers=options.workers, overwrite=True)
-    report = leaks(chosen)
+    report = leaks(chosen, images)
     assert report is not None  # there is one process
     return report.data
 

@@ -41,13 +41,16 @@ WRITTEN = (
 """Files of a leaks folder."""
 
 
-def leaks(options: LeaksOptions) -> Report | None:
-    """Audit dataset folders; see `LeaksOptions`. Ranks above 0 return None."""
+def leaks(options: LeaksOptions, images: AuditedImages | None = None) -> Report | None:
+    """Audit dataset folders, or the ``images`` that were opened from them; see `LeaksOptions`.
+
+    Ranks above 0 return None.
+    """
     if options.precision is not None and options.expected_false is not None:
         raise InputError("--precision and --expected-false both set the threshold: give one of them")
     out = Path(options.out)
     require_new_folder(out, options.overwrite, WRITTEN, options.folders, key="pairs_by_evidence")
-    images = open_audited(options.folders, options.every_image)
+    images = images or open_audited(options.folders, options.every_image)
     with locked(out):
         decisions = standing_decisions([*map(Path, filter(None, [options.since])), out], images)
         earlier = open_earlier(options.since, images, options.every_image)
