@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,13 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, which is the fingerprint of manifests and encoders."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_unchanged(path: Path, hashes: Mapping[str, str], maker: str) -> Path:
+    """``path`` if it has the SHA-256 that ``hashes`` records under its name. Raises InputError naming ``maker``."""
+    if sha256_file(require_file(path, maker)) != hashes.get(path.name):
+        raise InputError(f"{path} was changed after it was written: run `{maker}` again")
+    return path
 
 
 @contextmanager

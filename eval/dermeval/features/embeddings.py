@@ -19,7 +19,7 @@ from dermssl.dataset.dataset import Dataset, open_dataset
 from dermssl.dataset.manifest import FIXED, read_manifest, to_table
 from dermssl.dataset.targets import TARGETS, Target
 from dermssl.errors import InputError, counted
-from dermssl.files import read_json, read_npy, sha256_file, write_json, write_npy, write_parquet
+from dermssl.files import read_json, read_npy, require_unchanged, sha256_file, write_json, write_npy, write_parquet
 from dermssl.licences import Notice
 from dermssl.neighbours import BLOCK_ROWS
 from dermssl.paths import inside, require_folder
@@ -193,7 +193,7 @@ def open_embeddings(folder: str | Path) -> Embeddings:
     path = require_folder(Path(folder), INFO, MAKER)
     info = read_json(inside(path, INFO), MAKER, EmbeddingInfo)
     table = read_manifest(path, MAKER)
-    _require_unchanged(inside(path, "manifest.parquet"), info)
+    require_unchanged(inside(path, "manifest.parquet"), info["sha256"], MAKER)
     return Embeddings(path, info, table, _read_features(path, "features.npy", info, table))
 
 
@@ -210,13 +210,8 @@ def _read_features(folder: Path, name: str, info: dict[str, Any], table: pa.Tabl
     if len(bad):
         image = table["image_id"][int(bad[0])].as_py()
         raise InputError(f"{path}: the features of {image} hold NaN or infinity: check the encoder")
-    _require_unchanged(path, info)
+    require_unchanged(path, info["sha256"], MAKER)
     return features
-
-
-def _require_unchanged(path: Path, info: dict[str, Any]) -> None:
-    if sha256_file(path) != info["sha256"].get(path.name):
-        raise InputError(f"{path} was changed after it was written: run `{MAKER}` again")
 
 
 def content_hashes(folder: Path) -> dict[str, str]:

@@ -8,12 +8,13 @@ import pandas as pd
 
 from dermeval.leaks.records import AuditedImages
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_npy, read_parquet
+from dermssl.files import read_json, read_npy, read_parquet, reading, require_unchanged
 from dermssl.paths import require_folder
 
-VERSION = 9
+VERSION = 10
 """Version of the leaks folder; the results of another version are not taken over."""
-FILE = "images.parquet"
+FILE, RANKING, BACKGROUND = HASHED = ("images.parquet", "ranking.parquet", "background.npy")
+"""Files that later commands read; ``summary.json`` holds their hashes."""
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
 TAKEN_OVER += ["scale", "mirrored", "matrix"]
@@ -50,10 +51,13 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
         raise InputError(f"--since {folder} was made by another version: audit all images, without --since")
     if summary.get("every_image") != every_image:
         raise InputError(f"--since {folder} was made with another --every-image: give the same, or no --since")
+    with reading(folder / "summary.json", "dermeval leaks"):
+        for name in HASHED:
+            require_unchanged(folder / name, summary["sha256"], "dermeval leaks")
     before = read_parquet(folder / FILE, "dermeval leaks", IDENTITY).to_pandas()
     known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
     names = ["image_id_a", "image_id_b", *TAKEN_OVER]
-    ranking = read_parquet(folder / "ranking.parquet", "dermeval leaks", names).to_pandas()
+    ranking = read_parquet(folder / RANKING, "dermeval leaks", names).to_pandas()
     kept = ranking["evidence"].map(lambda names: not {"file", "pixels"} & set(names)).to_numpy(bool)
     for end in ("a", "b"):
         ranking[end] = images.rows_of(ranking[f"image_id_{end}"])
@@ -61,7 +65,7 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
     return EarlierAudit(
         known,
         ranking.loc[kept, ["a", "b", *TAKEN_OVER]],
-        np.array(read_npy(folder / "background.npy", "dermeval leaks"), np.float64),
+        np.array(read_npy(folder / BACKGROUND, "dermeval leaks"), np.float64),
         summary.get("hidden"),
     )
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 from dermeval.features.ledger import seen_images
 from dermeval.leaks import certainty, report
 from dermeval.leaks.decisions import ACCEPT, FILE, REJECT, decided, kept_pairs, standing_decisions, write_results
+from dermeval.leaks.earlier import BACKGROUND, HASHED, IDENTITY, open_earlier
 from dermeval.leaks.earlier import FILE as AUDITED
-from dermeval.leaks.earlier import IDENTITY, open_earlier
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.options import PRECISION, LeaksOptions
 from dermeval.leaks.pairs import IDENTICAL_SCORE, rank_pairs, write_ranking
@@ -28,7 +28,7 @@ from dermssl.atomic import atomic_folder, locked, remove_folder
 from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
-from dermssl.files import write_csv, write_json, write_npy, write_parquet
+from dermssl.files import sha256_file, write_csv, write_json, write_npy, write_parquet
 from dermssl.paths import require_new_folder
 
 SEEN = "pretrained_on.csv"
@@ -66,8 +66,9 @@ def leaks(options: LeaksOptions, images: AuditedImages | None = None) -> Report 
             write_ranking(folder, ranking)
             data = write_results(folder, images, pairs)
             write_parquet(folder / AUDITED, pa.Table.from_pandas(images.frame[IDENTITY], preserve_index=False))
-            write_npy(folder / "background.npy", found.background.scores)
+            write_npy(folder / BACKGROUND, found.background.scores)
             data |= {
+                "sha256": {name: sha256_file(folder / name) for name in HASHED},
                 "every_image": options.every_image,
                 "shown": options.shown,
                 "sources": found.shares_of_sources(threshold),

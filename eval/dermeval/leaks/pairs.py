@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dermeval.leaks import certainty
-from dermeval.leaks.earlier import EarlierAudit
+from dermeval.leaks.earlier import RANKING, EarlierAudit
 from dermeval.leaks.find import ScoredPairs
 from dermeval.leaks.groups import side
 from dermeval.leaks.records import AuditedImages
@@ -117,7 +117,7 @@ def write_pairs(path: Path, pairs: pd.DataFrame) -> None:
 
 def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
     """Write ``ranking.parquet``, and ``ranking.csv`` with the same pairs."""
-    write_pairs(folder / "ranking.parquet", ranking)
+    write_pairs(folder / RANKING, ranking)
     shown = ranking.assign(rank=range(1, len(ranking) + 1), evidence=ranking["evidence"].map(" + ".join))
     columns = ["rank", *[name for name in SCHEMA.names if name not in ("matrix", "leak_group") and name in shown]]
     write_csv(folder / "ranking.csv", shown[columns].round(5))
@@ -128,7 +128,7 @@ def read_ranking(folder: Path, images: AuditedImages) -> pd.DataFrame:
 
     Raises InputError: an image is not in its data set.
     """
-    pairs = read_parquet(inside(folder, "ranking.parquet"), "dermeval leaks", SCHEMA.names).to_pandas()
+    pairs = read_parquet(inside(folder, RANKING), "dermeval leaks", SCHEMA.names).to_pandas()
     for end in ("a", "b"):
         pairs[end] = images.rows_of(pairs[f"image_id_{end}"])
         for lost in pairs.loc[pairs[end] < 0, f"image_id_{end}"]:

@@ -10,14 +10,14 @@ import pandas as pd
 from dermeval.leaks import decisions
 from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
-from dermeval.leaks.earlier import changed_since
+from dermeval.leaks.earlier import RANKING, changed_since
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
-from dermeval.leaks.summary import next_steps, read_summary, summary_terms
+from dermeval.leaks.summary import MAKER, next_steps, read_summary, summary_terms
 from dermssl.errors import InputError, counted
-from dermssl.files import read_json, reading, write_csv, write_json
+from dermssl.files import read_json, reading, require_unchanged, write_csv, write_json
 from dermssl.paths import inside
 
 
@@ -108,6 +108,7 @@ class PairReview(ReviewSession):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.summary = folder, read_summary(folder)
+        require_unchanged(inside(folder, RANKING), self.summary["sha256"], MAKER)
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
         changed = changed_since(folder, images)
         if len(changed):
@@ -201,10 +202,14 @@ def open_review(folder: Path) -> list[ReviewSession]:
     """The sessions of a leaks folder (pairs) or of an audit folder (pairs, off-topic images, label errors)."""
     if not (folder / "audit.json").is_file():
         return [PairReview(folder)]
-    if not read_json(inside(folder, "audit.json"), "dermeval audit").get("finished"):
+    audited = read_json(inside(folder, "audit.json"), "dermeval audit")
+    if not audited.get("finished"):
         raise InputError(f"{folder} is not finished: give `dermeval audit` the same command again")
+    names = ("off_topic", "label_errors")
+    with reading(folder / "audit.json", "dermeval audit --overwrite"):  # the page needs these after the review
+        _ = audited["why_no_label_errors"], [card["rank"] for name in names for card in audited[name] or ()]
     if not (inside(folder, "leaks") / "summary.json").is_file():
         raise InputError(f"{folder} lacks its folder leaks: make it again with `dermeval audit --overwrite`")
     pairs = PairReview(folder / "leaks")
-    tables = [name for name in ("off_topic", "label_errors") if (folder / f"{name}.csv").is_file()]
+    tables = [name for name in names if (folder / f"{name}.csv").is_file()]
     return [pairs, *(ImageReview(folder, name, pairs.images) for name in tables)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermeval.leaks.earlier import VERSION
+from dermeval.leaks.earlier import RANKING, VERSION
 from dermeval.leaks.groups import LARGE, side
 from dermeval.leaks.pairs import LESION, SCENE
 from dermeval.leaks.records import AuditedImages
@@ -89,6 +89,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     data = read_json(path, MAKER)
     with reading(path, MAKER):  # a damaged one may lack some
         _ = summary_terms(data), next_steps(data, folder), [*data["notes"], *(one["path"] for one in data["datasets"])]
+        _ = data["sha256"][RANKING]
     return data
 
 

@@ -21,7 +21,7 @@ from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
 from dermssl import neighbours
 from dermssl.errors import InputError
-from dermssl.files import read_json, write_json
+from dermssl.files import read_json, write_json, write_parquet
 
 
 def text_page() -> Image.Image:
@@ -60,9 +60,20 @@ def test_the_page_shows_what_was_planted_first(planted, tmp_path):
     first = tables["label_errors"].iloc[0]
     assert (first["image_id"], first["label"], first["likelier"]) == ("set/3", "eczema", "scabies")
     assert "set/2" not in first["nearby"] and "scabies" in first["nearby"]
+    path = tmp_path / "audit" / "audit.json"
+    path.write_text(path.read_text().replace('"rank": 1,', "", 1))
+    with pytest.raises(InputError, match=r"audit\.json is damaged \('rank'\): make it again with `dermeval"):
+        open_review(path.parent)
     page = (tmp_path / "audit" / "report.html").read_text()
     assert "stays on this machine" in page and "more likely scabies" in page and "http" not in page
     assert report.data["leaks"]["pairs"] == 0 and (tmp_path / "audit" / "leaks" / "report.html").is_file()
+
+
+def test_a_data_set_that_was_changed_after_embedding_is_named_once(planted, tmp_path, caplog):
+    path = planted[0] / "manifest.parquet"
+    write_parquet(path, pq.read_table(path).replace_schema_metadata({"changed": "since"}))
+    run(tmp_path, planted[1])
+    assert caplog.text.count("was changed after it was embedded") == 1
 
 
 def test_a_killed_audit_takes_over_its_leaks(planted, tmp_path, monkeypatch):
@@ -98,7 +109,7 @@ def test_a_killed_audit_keeps_no_leaks_of_other_features_of_the_encoder(planted,
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, planted[1])
     made = []
-    monkeypatch.setattr("dermeval.leaks.audit.leaks", lambda options: made.append(options) or stopped())
+    monkeypatch.setattr("dermeval.leaks.audit.leaks", lambda *options: made.append(options) or stopped())
     again = embed_as(planted[0], np.eye(30))  # the encoder's fingerprint is the same
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, again)

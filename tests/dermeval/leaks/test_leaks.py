@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance
 
@@ -411,6 +413,11 @@ def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_sa
     with pytest.raises(InputError, match="another --every-image"):
         audit(folder, since=str(tmp_path / "before"), every_image=True)
     out.rename(tmp_path / "whole")
+    shorter = shutil.copytree(tmp_path / "whole", tmp_path / "shorter")
+    write_parquet(shorter / "ranking.parquet", pq.read_table(shorter / "ranking.parquet").slice(2))
+    for wrong in (lambda: audit(folder, since=str(shorter)), lambda: PairReview(shorter)):
+        with pytest.raises(InputError, match=r"ranking\.parquet was changed after it was written: run"):
+            wrong()
     monkeypatch.setattr(find, "describe_images", None)
     again, out = audit(folder, ranked=40, since=str(tmp_path / "whole"))
     same = ["image_id_a", "image_id_b", "score", "kind", "inliers", "correlation", "leak_group"]
