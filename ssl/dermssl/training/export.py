@@ -14,11 +14,12 @@ from dermssl.backbone.pretrained import LEDGER
 from dermssl.backbone.weights import load_weights
 from dermssl.commandline import Report
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_yaml, sha256_file, write_json, write_safetensors, write_text
+from dermssl.files import read_json, read_parquet, read_yaml, sha256_file, write_json, write_safetensors, write_text
 from dermssl.paths import inside, require_file, require_folder, require_new_folder
 from dermssl.training import states
 from dermssl.training.networks import network_weights
 from dermssl.training.options import ExportOptions
+from dermssl.training.pool import COLUMNS
 from dermssl.training.run_folder import CARD, holds_run
 from dermssl.training.watching.card import card_of_export
 
@@ -61,7 +62,8 @@ def export(options: ExportOptions) -> Report:
         if not (run / LEDGER).exists():
             log.warning("warning: %s has no %s: its training images will not be known later", run, LEDGER)
         elif not licences.restricted(facts["licences"]):
-            shutil.copyfile(require_file(inside(run, LEDGER), "dermssl pretrain"), temporary / LEDGER)
+            read_parquet(inside(run, LEDGER), "dermssl pretrain", COLUMNS)  # a damaged one would be found too late
+            shutil.copyfile(run / LEDGER, temporary / LEDGER)
         else:
             facts["ledger"], facts["ledger_sha256"] = str((run / LEDGER).resolve()), sha256_file(run / LEDGER)
             write_json(temporary / "config.json", config)

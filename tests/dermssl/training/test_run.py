@@ -151,6 +151,10 @@ def test_export_carries_the_ledger_where_the_licence_lets_it_and_else_points_at_
     (tmp_path / "open" / "encoder" / "config.json").write_text(json.dumps(config))
     assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "carried")]) == 0
     assert pq.read_table(tmp_path / "carried" / "ledger.parquet").equals(pq.read_table(run / "ledger.parquet"))
+    ledger = tmp_path / "open" / "ledger.parquet"
+    ledger.write_bytes(ledger.read_bytes()[:-9])
+    assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "damaged")]) == 2
+    assert not (tmp_path / "damaged").exists()
     config["dermssl"]["licences"][0]["relinking"] = False
     (tmp_path / "open" / "encoder" / "config.json").write_text(json.dumps(config))
     assert main(["export", str(tmp_path / "open"), "--out", str(tmp_path / "unlinked")]) == 0
