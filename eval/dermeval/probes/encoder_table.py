@@ -29,7 +29,7 @@ from dermeval.probes.protocols import Experiment
 from dermeval.probes.report import FeatureSource
 from dermeval.probes.shots import draw_of_each_class, fewest_patients
 from dermeval.probes.task import Task
-from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
+from dermeval.statistics.bootstrap import DIGITS, MEAN, MIN_PATIENTS, Bootstrap, Interval, paired_means, percentiles
 from dermssl.commandline import Report
 from dermssl.errors import InputError, counted
 
@@ -175,7 +175,7 @@ def _target_rows(pools: dict[str, PooledEmbeddings], target: str, columns: Seque
     ranks = []
     for column, score, encoders, images, _ in columns:
         sampled = [np.r_[one.scores[score].value, one.drawn[score]] for one in encoders]
-        ranks.append(rankdata(-np.stack(sampled), axis=0))  # in the sample, then in each draw
+        ranks.append(rankdata(-np.round(sampled, DIGITS), axis=0))  # in the sample, then in each draw
         for (name, pool), found, rank in zip(pools.items(), encoders, ranks[-1], strict=True):
             seen = None if pool.seen.reasons is None else int(pool.seen.flags(images).sum())
             row = {"target": target, "column": column, "encoder": name, "images": len(images), "seen": seen}

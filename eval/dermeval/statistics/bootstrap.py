@@ -29,6 +29,8 @@ RARE = 5
 balanced accuracy covers the truth in 8 to 9 of 10 samples; with 2 patients, in 5 to 9 of 10 (simulated with a recall of
 0.3 to 0.9, 200 samples each)."""
 LEVEL = 0.95
+DIGITS = 12
+"""Decimals by which scores are compared, since equal sums of shares can differ in the last of their 16 digits."""
 MIN_DRAWS = 40
 """2.5% of the draws lie beyond each end of a 95% interval: one draw of 40."""
 
@@ -167,6 +169,7 @@ def two_sided_p(differences: np.ndarray) -> np.ndarray:
 
     The added draw keeps p above 0. With B draws, p is at least 2 / (B + 1) (Davison & Hinkley 1997, section 4.2).
     """
+    differences = np.round(differences, DIGITS)
     below = 1 + (differences <= 0).sum(0)
     above = 1 + (differences >= 0).sum(0)
     return np.minimum(1, 2 * np.minimum(below, above) / (len(differences) + 1))

@@ -235,6 +235,8 @@ def test_p_is_two_sided_and_never_zero():
     assert two_sided_p(np.full(1999, 0.1)) == pytest.approx(2 / 2000)
     assert two_sided_p(np.full(1999, -0.1)) == pytest.approx(2 / 2000)
     assert two_sided_p(np.array([-1.0, 1.0, -1.0, 1.0])) == 1
+    equal = 0.1 + 0.2 - 0.3  # 6e-17
+    assert two_sided_p(np.array([equal] * 50 + [0.1] * 49)) == 1
 
 
 def test_p_is_uniform_where_there_is_no_difference():
