@@ -350,3 +350,8 @@ def test_what_one_rank_alone_meets_is_told_by_it_and_what_all_meet_once(monkeypa
     assert tell("dermssl", InputError("no such folder")) == 2 and not capsys.readouterr().err
     assert tell("dermssl", DamagedImage("image 7 is damaged")) == 2
     assert capsys.readouterr().err == "dermssl: image 7 is damaged\n"
+
+
+def test_full_memory_names_the_remedy_of_each_command(capsys):
+    assert tell("dermeval", MemoryError("Unable to allocate 954. GiB")) == 2
+    assert "`dermeval retrieval` needs less with a smaller --k" in capsys.readouterr().err
