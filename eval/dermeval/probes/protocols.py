@@ -49,8 +49,13 @@ def experiments(protocol: str, task: Task, folds: int, seed: int) -> tuple[list[
 
 def _passion(task: Task, folds: int, seed: int) -> tuple[list[Experiment], list[str]]:
     published = official(task)
-    within = Experiment(f"{folds} folds within train", grouped(task, folds, seed, published.train))
-    made, notes = [Experiment(task.split_origin, [published]), within], left_out_of(task, published)
+    made, notes = [Experiment(task.split_origin, [published])], left_out_of(task, published)
+    within = f"{folds} folds within train"
+    try:
+        made.append(Experiment(within, grouped(task, folds, seed, published.train)))
+        check_folds(task, made[-1].folds)
+    except InputError as problem:
+        made, notes = made[:1], [*notes, f"not run: {within} ({problem})"]
     if "centre" not in task.frame:
         raise InputError(f"{task.where}: no column 'centre': prepare the data with --source passion")
     ages, centres = age_bands(task.frame["age"], (LAST_CHILD_AGE,)), task.frame["centre"].to_numpy(dtype=object)

@@ -265,6 +265,20 @@ def test_only_a_published_split_is_fitted_with_copies_of_its_test_images(
     assert entry["fitted"] == [fitted] and words in capsys.readouterr().out
 
 
+def test_train_patients_too_few_for_folds_leave_the_published_split(tmp_path, make_embeddings, passion, capsys):
+    only = passion["patient_id"][passion["split"] == "train"].iloc[0]
+    kept = (passion["split"] == "test") | (passion["patient_id"] == only)
+    frame = passion.assign(impetigo=np.where(kept, passion["impetigo"], "no impetigo"))
+    frame.loc[frame["patient_id"] == only, "impetigo"] = "impetigo"
+    emb = make_embeddings(tmp_path, frame, features_of(frame), TARGETS)
+    arguments = ["--protocol", "passion", "--probe", "knn", "--json", str(tmp_path / "j.json"), *FAST]
+    assert main(["evaluate", str(emb), *arguments]) == 0
+    experiments = json.loads((tmp_path / "j.json").read_text())["experiments"]
+    run = [entry["experiment"] for entry in experiments if entry["target"] == "impetigo"]
+    assert "official split" in run and not any("folds within train" in name for name in run)
+    assert "impetigo: not run: 3 folds within train" in capsys.readouterr().out
+
+
 def test_a_target_with_one_class_leaves_the_other_of_a_protocol(tmp_path, make_embeddings, passion, capsys):
     frame = passion.assign(impetigo="no impetigo")
     emb = make_embeddings(tmp_path, frame, features_of(frame), TARGETS)
