@@ -164,14 +164,26 @@ def _passed(condition: Condition, table: pa.Table) -> np.ndarray:
     return _mask(condition, table).fill_null(False).to_numpy(zero_copy_only=False)
 
 
-def to_sql(condition: Condition, schema: pa.Schema) -> str:
-    """A filter that `passing_rows` accepts, as DataFusion's SQL for a table of the given schema."""
+def to_sql(condition: Condition, schema: pa.Schema, negated: bool = False) -> str:
+    """A filter that `passing_rows` accepts, or its opposite, as DataFusion's SQL for a table of the given schema.
+
+    Only single comparisons are negated, and those of missing values left out: DataFusion simplifies ``sex != 'a' OR
+    sex != 'b'`` to true, also without a sex.
+    """
     if isinstance(condition, Joined):
-        parts = [f"({to_sql(part, schema)})" for part in condition.parts]
-        return f"NOT {parts[0]}" if condition.word == "not" else f" {condition.word.upper()} ".join(parts)
-    name = f"`{condition.column}`"
+        if condition.word == "not":
+            return to_sql(condition.parts[0], schema, not negated)
+        word = " AND " if (condition.word == "and") != negated else " OR "
+        return word.join(f"({to_sql(part, schema, negated)})" for part in condition.parts)
     if condition.op in NEGATED:
-        return f"NOT ({to_sql(Term(condition.column, NEGATED[condition.op], condition.values), schema)})"
+        return to_sql(Term(condition.column, NEGATED[condition.op], condition.values), schema, not negated)
+    positive = _term_sql(condition, schema)
+    return f"NOT ({positive}) AND `{condition.column}` IS NOT NULL" if negated else positive
+
+
+def _term_sql(condition: Term, schema: pa.Schema) -> str:
+    """A comparison that is not negated as SQL."""
+    name = f"`{condition.column}`"
     if condition.op == "is":
         return f"{name} IS NULL"
     values = ["'" + v.replace("'", "''") + "'" if isinstance(v, str) else str(v).lower() for v in condition.values]
