@@ -17,7 +17,7 @@ FILE, RANKING, BACKGROUND = HASHED = ("images.parquet", "ranking.parquet", "back
 """Files that later commands read; ``summary.json`` holds their hashes."""
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]
 TAKEN_OVER = ["score", "kind", "evidence", "hash_bits", "inliers", "matches", "correlation", "overlap", "degrees"]
-TAKEN_OVER += ["scale", "mirrored", "matrix"]
+TAKEN_OVER += ["scale", "mirrored", "matrix", "false_discovery_rate"]
 
 
 class EarlierAudit(NamedTuple):
@@ -36,6 +36,10 @@ class EarlierAudit(NamedTuple):
     def compared(self, pairs: pd.DataFrame | np.ndarray) -> np.ndarray:
         """Which pairs ``(P, 2)`` of rows the earlier audit compared."""
         return np.all(self.known[np.asarray(pairs, np.int64)], axis=1)
+
+    def likely(self, rate: float) -> np.ndarray:
+        """The ranked pairs ``(L, 2)`` of which at most this share (``rate``) was expected to be false."""
+        return self.pairs.loc[self.pairs["false_discovery_rate"] <= rate, ["a", "b"]].to_numpy(np.int64)
 
 
 def open_earlier(since: str | None, images: AuditedImages, every_image: bool) -> EarlierAudit:

@@ -106,7 +106,7 @@ def find_pairs(
         found = scored(table, evidence, identical, store, earlier)
         likely, _ = _likely(found)
     compared = pd.concat([nominated, identical])[["a", "b"]].to_numpy(np.int64)
-    ends = linked_pairs(likely, compared, images.groups, pool)
+    ends = linked_pairs(np.concatenate([likely, earlier.likely(LIKELY)]), compared, images.groups, pool)
     ends = pd.DataFrame(ends[~earlier.compared(ends)], columns=["a", "b"])
     linked = work.decided("candidates-linked.parquet", lambda: united([("linked", ends)]))
     if not len(linked):
@@ -166,10 +166,11 @@ def scored(
     mirrored = scores[~certainty.mirrored_copies(evidence), 1]
     background = certainty.background_of(np.concatenate([mirrored, earlier.background]))
     best = scores.max(axis=1, initial=0)
+    every = np.concatenate([best, earlier.pairs["score"].to_numpy(np.float64)])
     table = nominated.assign(
         score=best,
         world=scores.argmax(axis=1) if len(scores) else 0,
-        false_discovery_rate=certainty.false_discovery_rate(best, background.most_false(best)),
+        false_discovery_rate=certainty.false_discovery_rate(every, background.most_false(every))[: len(best)],
     )
     sources = [name for name in nominated if name not in ("a", "b", "upright", "mirrored", "hash_bits")]
     return ScoredPairs(table, evidence, identical, background, sources, store)

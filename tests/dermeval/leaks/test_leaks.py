@@ -430,3 +430,25 @@ def test_an_audit_since_an_earlier_one_compares_only_new_images_and_finds_the_sa
     assert pd.read_csv(out / "decisions.csv").equals(rejected), "a review of the earlier audit is not lost"
     rejected.assign(decision="accept").to_csv(out / "decisions.csv", index=False)
     assert audit(folder, ranked=40, since=str(tmp_path / "whole"))[0].data["pairs"] == 3
+
+
+def test_a_new_image_is_compared_with_what_resembles_its_copy_in_the_earlier_audit(
+    audit, make_dataset, draw_skin, tmp_path, monkeypatch
+):
+    """Images 14 and 15 are photos of image 0. No source nominates their pair; 15 is new."""
+    nominate = find.nominate
+
+    def without(images, *rest):
+        pairs = nominate(images, *rest)
+        return pairs[(pairs["a"] != 14) | (pairs["b"] != 15)]
+
+    monkeypatch.setattr(find, "nominate", without)
+    images = [*map(draw_skin, range(14)), photographed(draw_skin(0))]
+    images.append(images[-1].transpose(Image.Transpose.ROTATE_90).resize((80, 80)))
+    groups = [f"p{n}" for n in range(16)]
+    _, before = audit(make_dataset("set", images[:15], groups[:15]))
+    before.rename(tmp_path / "before")
+    _, out = audit(make_dataset("set", images, groups), since=str(tmp_path / "before"))
+    pairs = pd.read_parquet(out / "pairs.parquet")
+    found = pairs[(pairs["image_id_a"] == "set/14") & (pairs["image_id_b"] == "set/15")]
+    assert found["evidence"].map(list).tolist() == [["linked"]]
