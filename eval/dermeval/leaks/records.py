@@ -76,6 +76,8 @@ def open_audited(folders: Sequence[str], every_image: bool = False) -> AuditedIm
                     f"{other.folder} and {dataset.folder} are both named '{dataset.name}': prepare one of them again "
                     "with another --name"
                 )
+    # The score of a pair depends a little on which picture is the first; the order of the folders must not decide it.
+    datasets = dict(sorted(datasets.items()))
     frame = pd.concat([dataset.frame() for dataset in datasets.values()], ignore_index=True)
     if not len(frame):
         raise InputError(f"{', '.join(folders)}: no images left, all were removed: prepare the data set again")
@@ -110,12 +112,14 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
     found = []
     for number, sets in enumerate(by_encoder.values(), 1):
         inside = np.concatenate([rows.get_indexer(one.table["image_id"].to_pylist()) for one in sets])
+        order = np.argsort(inside)
         if len(np.unique(inside)) < len(inside):
             raise InputError(f"{sets[-1].folder} and another folder of its encoder share images: give each image once")
         name = "embedding" if len(by_encoder) == 1 else f"embedding {number}"
         names = [view for view in sets[0].views if all(view in one.views for one in sets)]
-        views = {view: np.concatenate([one.views[view] for one in sets]) for view in names}
-        found.append(Embedded(name, sets[0].encoder, inside, np.concatenate([one.features for one in sets]), views))
+        views = {view: np.concatenate([one.views[view] for one in sets])[order] for view in names}
+        features = np.concatenate([one.features for one in sets])[order]
+        found.append(Embedded(name, sets[0].encoder, inside[order], features, views))
     return found
 
 

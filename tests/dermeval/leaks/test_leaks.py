@@ -18,6 +18,7 @@ from dermeval.features.ledger import Seen
 from dermeval.leaks import find
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.records import open_audited
 from dermeval.leaks.session import PairReview
 from dermeval.leaks.work import Work
 from dermssl import licences
@@ -154,6 +155,19 @@ def test_sets_that_forbid_relinking_meet_others_only_by_copies(
     report, out = audit(one, two)
     assert set(pd.read_parquet(out / "pairs.parquet")["image_id_b"]) == found
     assert ("forbids re-linking" in report.text) == (licence == "PASSION")
+
+
+def test_the_order_of_the_folders_changes_nothing(audit, make_dataset, embed_as, draw_skin):
+    random, folders = np.random.default_rng(0), []
+    for name, images in (("a", [draw_skin(n) for n in range(12)]), ("b", [photographed(draw_skin(n)) for n in (1, 2)])):
+        folder = make_dataset(name, images, [f"p{n}" for n in range(len(images))])
+        folders.append(embed_as(folder, random.normal(size=(len(images), 4))))
+    _, out = audit(*folders)
+    before = {name: (out / name).read_bytes() for name in ("ranking.parquet", "groups.csv", "split_repaired.csv")}
+    images = open_audited(list(map(str, folders[::-1])))
+    audit(*folders[::-1])
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert (images.embedded[0].rows == np.arange(14)).all()
 
 
 def test_a_set_that_an_encoder_was_trained_on_is_not_said_to_be_compared(audit, make_dataset, embed_as, draw_skin):
