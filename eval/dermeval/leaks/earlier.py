@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dermeval.leaks.records import AuditedImages
+from dermeval.leaks.records import AuditedImages, closed_sets
 from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet, reading, require_unchanged
 from dermssl.paths import require_folder
@@ -43,7 +43,7 @@ class EarlierAudit(NamedTuple):
 
 
 def open_earlier(since: str | None, images: AuditedImages, every_image: bool) -> EarlierAudit:
-    """Open the leaks folder of an earlier audit; InputError if its version or its --every-image differs.
+    """Open the leaks folder of an earlier audit; InputError if its version, --every-image or a licence differs.
 
     An image is known if its id, its pixels and its record have not changed.
     """
@@ -58,6 +58,10 @@ def open_earlier(since: str | None, images: AuditedImages, every_image: bool) ->
     with reading(folder / "summary.json", "dermeval leaks"):
         for name in HASHED:
             require_unchanged(folder / name, summary["sha256"], "dermeval leaks")
+        both = {one["name"] for one in images.datasets} & {one["name"] for one in summary["datasets"]}
+        now, then = (closed_sets(licences) for licences in (images.licences, summary["licences"]))
+    for name in sorted((now ^ then) & both):
+        raise InputError(f"--since {folder}: {name} had another licence then: audit all images, without --since")
     before = read_parquet(folder / FILE, "dermeval leaks", IDENTITY).to_pandas()
     known = pd.MultiIndex.from_frame(images.frame[IDENTITY]).isin(pd.MultiIndex.from_frame(before[IDENTITY]))
     names = ["image_id_a", "image_id_b", *TAKEN_OVER]

@@ -123,10 +123,15 @@ def _embedded(folders: Sequence[Embeddings], frame: pd.DataFrame) -> list[Embedd
     return found
 
 
+def closed_sets(notices: list[dict[str, Any]]) -> set[str]:
+    """The data sets whose licence, by ``notices``, forbids re-linking."""
+    return {entry["dataset"] for entry in notices if not entry["relinking"]}
+
+
 def pools(images: AuditedImages) -> np.ndarray:
     """The pool of each image ``(N,)``: only images of one pool are compared by more than file, pixels and hash.
 
     Each data set whose licence forbids re-linking is a pool of its own.
     """
-    closed = [entry["dataset"] for entry in images.licences if not entry["relinking"]]
+    closed = closed_sets(images.licences)
     return pd.factorize(images.frame["dataset"].where(images.frame["dataset"].isin(closed), ""))[0]

@@ -170,6 +170,18 @@ def test_the_order_of_the_folders_changes_nothing(audit, make_dataset, embed_as,
     assert (images.embedded[0].rows == np.arange(14)).all()
 
 
+def test_an_earlier_audit_under_another_licence_is_not_continued(audit, make_dataset, draw_skin, tmp_path):
+    """It may hold pairs of two data sets that the licence now forbids, or lack pairs that it now allows."""
+    other = make_dataset("b", [draw_skin(3), photographed(draw_skin(0))], ["q0", "q1"])
+    for licence in ("CC0-1.0", "PASSION"):
+        folder = make_dataset("a", [draw_skin(n) for n in range(3)], ["p0", "p1", "p2"], licence=licence)
+        if licence == "CC0-1.0":
+            audit(folder, other)[1].rename(tmp_path / "before")
+            audit(folder, other, since=str(tmp_path / "before"))
+    with pytest.raises(InputError, match="a had another licence then: audit all images"):
+        audit(folder, other, since=str(tmp_path / "before"))
+
+
 def test_a_set_that_an_encoder_was_trained_on_is_not_said_to_be_compared(audit, make_dataset, embed_as, draw_skin):
     folders = []
     for number, name in enumerate("ab"):
