@@ -67,8 +67,8 @@ def newest_state(folder: Path) -> Saved | None:
     states = list_states(folder)
     for path in reversed(states):
         try:
-            record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            return Saved(record, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors"))
+            weights, moments = (load_file(path / f"{name}.safetensors") for name in ("model", "optimizer"))
+            return Saved(_read_record(path), weights, moments)
         except (OSError, ValueError, SafetensorError) as error:
             log.warning("warning: %s is damaged (%s): the state before it is used", path, error)
     if states:
@@ -88,8 +88,16 @@ def newest_record(folder: Path) -> dict[str, Any] | None:
     """The record of the newest state whose record can be read."""
     for path in reversed(list_states(folder)):
         with suppress(OSError, ValueError):
-            return json.loads((path / "state.json").read_text(encoding="utf-8"))
+            return _read_record(path)
     return None
+
+
+def _read_record(state: Path) -> dict[str, Any]:
+    """The ``state.json`` of a state. Raises OSError or ValueError: it is damaged, or lacks what every reader needs."""
+    record = json.loads((state / "state.json").read_text(encoding="utf-8"))
+    if lost := {"step", "data", "normalisation"} - set(record):
+        raise ValueError(f"state.json has no '{min(lost)}'")
+    return record
 
 
 def restore(method: nn.Module, optimizer: torch.optim.Optimizer, saved: Saved) -> None:

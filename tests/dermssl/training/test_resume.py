@@ -167,7 +167,6 @@ def _renamed(file, old, new):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (_without("data"), "'data'"),
         (_without("ranks"), "'ranks'"),
         (_without("health"), "'health'"),
         (_renamed("model.safetensors", "teacher.", "momentum."), "Missing key"),
@@ -187,6 +186,17 @@ def test_a_state_of_another_version_ends_the_command_in_one_line(pretrain, datas
     error = capsys.readouterr().err
     assert "does not fit this version of dermssl" in error and named in error and "Traceback" not in error
     assert error.count("dermssl:") == 1 and "--overwrite" in error
+
+
+@pytest.mark.parametrize("name", ["step", "data", "normalisation"])
+def test_a_state_without_what_every_reader_needs_is_a_damaged_one(tmp_path, caplog, name):
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    for step in (1, 2):
+        states.save_state(tmp_path, network, optimizer, {"step": step, "data": {}, "normalisation": {}}, keep=2)
+    _without(name)(tmp_path / "step_00000002")
+    assert states.newest_record(tmp_path)["step"] == states.newest_state(tmp_path).record["step"] == 1
+    assert f"state.json has no '{name}'" in caplog.text
 
 
 @pytest.fixture
