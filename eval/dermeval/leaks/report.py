@@ -54,7 +54,7 @@ def write_page(folder: Path, template: str, images: AuditedImages, notes: list[s
 def side_of(images: AuditedImages, row: int) -> dict[str, str]:
     """Ids, split and labels of one image, as text."""
     image = images.frame.iloc[row]
-    labels = [f"{name} {image[name]}" for name in images.labels if pd.notna(image[name])]
+    labels = [f"{name}: {image[name]}" for name in images.labels if pd.notna(image[name])]
     return {
         "image": image["image_id"],
         "group": image["group_id"],
