@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from dermssl.errors import HealthStop, InputError, shortened
@@ -107,5 +108,11 @@ def start_accelerator(precision: str) -> Accelerator:
     device = join_ranks(timeout=PATIENCE).device
     if device.type == "cpu":
         keep_memory()
+    return accelerator_in(precision, device)
+
+
+def accelerator_in(precision: str, device: torch.device) -> Accelerator:
+    """An Accelerator for ``precision``, see `choose_precision`. Those that this process made before must be done."""
     chosen = choose_precision(precision, device)
+    AcceleratorState._reset_state()  # it would refuse another precision than that of an earlier run in a notebook
     return Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no")

@@ -1,4 +1,4 @@
-"""Memory that a step frees serves the next one."""
+"""Memory that a step frees serves the next one; precision may change from run to run."""
 
 import ctypes
 import os
@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
+from dermssl import devices
 from dermssl.devices import start_accelerator
 from dermssl.errors import InputError
 
@@ -71,3 +74,11 @@ def test_an_apple_gpu_is_left_alone_since_it_has_no_float64(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         start_accelerator("fp32")
     assert asked == [True]
+
+
+def test_one_process_can_compute_in_one_precision_after_the_other(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(devices, "choose_precision", lambda asked, device: asked)
+    for precision, expected in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
+        assert devices.accelerator_in(precision, cpu).mixed_precision == expected
+    AcceleratorState._reset_state(True)

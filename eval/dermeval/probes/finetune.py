@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
@@ -38,7 +38,7 @@ from dermssl.backbone.low_rank import add_low_rank
 from dermssl.commandline import Report
 from dermssl.data_workers import read_batches
 from dermssl.dataset.dataset import Dataset, open_datasets
-from dermssl.devices import choose_precision
+from dermssl.devices import accelerator_in
 from dermssl.errors import InputError
 
 SETTINGS = ("train", "last", "adapter_rank", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
@@ -130,8 +130,7 @@ class FinetuneProbe:
         options, labels = self.options, task.labels
         torch.manual_seed(options.seed)
         fitted, held = self._kept_out(task, fold)
-        precision = choose_precision("auto", PartialState().device)
-        accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        accelerator = accelerator_in("auto", PartialState().device)
         model, optimizer, tuned = self.new_model(len(task.classes))
         model, optimizer = accelerator.prepare(model, optimizer)
         used = len(fitted) - (len(fitted) % options.batch == 1)  # a single image has no batch statistics
