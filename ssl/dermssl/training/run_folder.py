@@ -14,7 +14,7 @@ from dermssl import log
 from dermssl.atomic import TEMPORARY, remove_leftovers, take_lock
 from dermssl.backbone.pretrained import LEDGER, find_ledger
 from dermssl.errors import InputError
-from dermssl.files import read_json, read_parquet, read_yaml, write_json, write_parquet, write_yaml
+from dermssl.files import read_parquet, read_yaml, write_json, write_parquet, write_yaml
 from dermssl.parser import flatten
 from dermssl.paths import json_object, refuse_within_dataset, require_new_folder
 from dermssl.training.options import PretrainOptions
@@ -58,10 +58,8 @@ def write_status(folder: Path, state: str, step: int, steps: int, message: str =
 
 
 def read_status(folder: Path) -> str | None:
-    """The last status of the run, None if there is none."""
-    if not (folder / "status.json").exists():
-        return None
-    return read_json(folder / "status.json", "dermssl pretrain").get("status")
+    """The last status of the run, None if there is none that can be read: the run goes on without it."""
+    return json_object(folder / "status.json").get("status")
 
 
 def open_run_folder(options: PretrainOptions) -> IO[str] | None:

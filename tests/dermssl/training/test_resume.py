@@ -142,6 +142,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(whole, pretrain, da
         assert pretrain(dataset, tmp_path / "run") == 1
     newest = sorted((tmp_path / "run" / "state").iterdir())[-1]
     (newest / "model.safetensors").write_bytes(b"torn")
+    (tmp_path / "run" / "status.json").write_text('{"status": "fai')  # nothing depends on it
     assert pretrain(dataset, tmp_path / "run") == 0
     assert any("damaged" in message for message in caplog.messages)
     assert_same_weights(tmp_path / "run", whole)
