@@ -164,7 +164,10 @@ class FinetuneProbe:
         return found, {"epoch": epoch, "balanced_accuracy": best, "trained": len(fitted), "kept_out": len(held)}
 
     def _kept_out(self, task: Task, fold: Fold) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that are trained on, and those of the kept-out patients, who decide when training stops."""
+        """The rows that are trained on, and those of the kept-out patients, who decide when training stops.
+
+        Patients who alone have a class are not kept out: it would never be trained on.
+        """
         share = self.options.held_out
         where = f"{task.where}, --held-out {share}"
         if share > MOST_KEPT_OUT:
@@ -174,7 +177,11 @@ class FinetuneProbe:
         parts = min(counts, key=lambda count: abs(max(1, round(share * count)) / count - share))
         cut = grouped(task, parts, self.options.seed, fold.train, where)
         held = np.sort(np.concatenate([part.test for part in cut[: max(1, round(share * parts))]]))
-        return np.setdiff1d(fold.train, held), held
+        fitted, groups = np.setdiff1d(fold.train, held), task.groups[held]
+        only = np.isin(groups, groups[~np.isin(task.labels[held], task.labels[fitted])])
+        if only.all():
+            return fitted, held
+        return np.union1d(fitted, held[only]), held[~only]
 
     def new_model(self, classes: int) -> tuple[nn.Module, torch.optim.Optimizer, list[nn.Module]]:
         """The encoder as it was given, with a new classifier; its optimizer; and the parts to set to training mode.

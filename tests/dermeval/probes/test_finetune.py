@@ -1,6 +1,7 @@
 """Fine-tuning: the encoder learns the target on training patients alone, and is judged as every probe is."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from dermeval.cli import main
 from dermeval.features.encoders import open_encoder
 from dermeval.probes import finetune as probe
 from dermeval.probes.finetune import FinetuneProbe, TrainingPictures, trained_blocks
+from dermeval.probes.folds import Fold
 from dermeval.probes.options import FinetuneOptions
 from dermssl.backbone.embedding import batches_of_pictures
 from dermssl.dataset.dataset import open_dataset
@@ -150,6 +152,16 @@ def test_as_many_patients_are_kept_out_as_asked_for(tmp_path, coloured, capsys):
         assert abs(said["kept_out"] - kept) <= 1 and said["trained"] + said["kept_out"] == 24
     assert main(["finetune", "--encoder", "random:test_resnet", "--data", str(coloured), "--held-out", "0.7"]) == 2
     assert "--held-out 0.7: at most 0.5 can be kept out of training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_patient_who_alone_has_a_class_is_not_kept_out(seed):
+    labels, groups = np.array([0] * 8 + [1] * 8 + [2, 0]), np.array([*"abcdefghijklmnop", "q", "q"])
+    task = SimpleNamespace(labels=labels, groups=groups, where="data", unit="patient")
+    options = FinetuneOptions(encoder="random:test_resnet", data=["data"], seed=seed, held_out=0.5)
+    fitted, held = FinetuneProbe(options, None, [])._kept_out(task, Fold(0, np.arange(18), np.arange(0)))
+    assert set(labels[fitted]) == {0, 1, 2} and 6 <= len(held) <= 9
+    assert sorted([*fitted, *held]) == list(range(18)) and not set(groups[fitted]) & set(groups[held])
 
 
 def test_a_last_batch_of_one_image_is_left_out(tmp_path, coloured):
