@@ -343,6 +343,16 @@ def test_a_word_that_counts_as_no_label_is_told(raw):
     assert note.startswith("finding holds 'None' (2 rows), which means missing")
 
 
+@pytest.mark.parametrize(("classes", "positive"), [("lump,cancer", "cancer"), ("0,1", 1), ("1,0", 0)])
+def test_a_target_of_two_classes_may_have_a_positive_one(raw, classes, positive):
+    rows = "".join(f"{number}.jpg,{label}\n" for number, label in enumerate(classes.split(",")))
+    layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [finding]\npositive: {{finding: {positive}}}"
+    root = raw({"columns.yaml": layout, "t.csv": f"photo,finding\n{rows}"}, ["0.jpg", "1.jpg"])
+    target = read_source(get_source("csv"), root).targets["finding"]
+    assert target.classes == tuple(classes.split(","))  # the positive class stands last
+    assert (target.kind, target.positive) == ("binary", str(positive))
+
+
 @pytest.mark.parametrize("column", ["raw", "table", "optional"])
 def test_a_target_may_have_any_other_name(raw, column):
     layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [{column}]"
@@ -364,6 +374,9 @@ def test_a_target_may_have_any_other_name(raw, column):
         ("CC-BY-4.0", "CC-BY", "unknown licence 'CC-BY'"),
         ("my.csv", "your.csv", "holds no your.csv"),
         ("[finding]", "[part2]", "target 'part2' has no label in my.csv: leave it out"),
+        ("[finding]", "[finding]\npositive: wart", "`positive` must give classes of `targets`"),
+        ("[finding]", "[finding]\npositive: {found: wart}", "`positive` must give classes of `targets`"),
+        ("[finding]", "[finding]\npositive: {finding: yes}", "one of two classes, but finding has 'naevus', 'wart'"),
     ],
 )
 def test_a_mistake_in_that_yaml_is_named(raw, old, new, message):

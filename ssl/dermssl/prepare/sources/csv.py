@@ -8,7 +8,8 @@ columns:                         # manifest column: column of the table
   patient_id: subject
   lesion_id: [subject, lesion]   # joined, because lesion numbers repeat from patient to patient
   age: age_years
-targets: [diagnosis, stage]      # columns of the table; classes are the names found, in alphabetical order
+targets: [diagnosis, cancer]     # columns of the table; classes are the names found, in alphabetical order
+positive: {cancer: malignant}    # the positive class of a target that has two
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dermssl.dataset.manifest import FIXED
+from dermssl.dataset.targets import Target
 from dermssl.errors import InputError, did_you_mean, shortened
 from dermssl.files import read_yaml
 from dermssl.licences import LICENCES
@@ -25,7 +27,7 @@ from dermssl.prepare.raw import RawFolder
 from dermssl.prepare.source import Rows, Source
 from dermssl.prepare.values import READERS
 
-KEYS = ("table", "licence", "citation", "columns", "targets")
+KEYS = ("table", "licence", "citation", "columns", "targets", "positive")
 RESERVED = {*FIXED.names, *READERS, "picture", "fold", "unit", "side", "leak_group", "rank", "similarity"}
 """Names that a target may not have: those of the manifest's columns, and of columns that later commands add to it."""
 ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
@@ -63,7 +65,19 @@ def read(raw: RawFolder) -> Rows:
     )
     licence, citation = layout.get("licence") or "unknown", " ".join(str(layout.get("citation") or "").split())
     source = dataclasses.replace(SOURCE, group=group, case=case, licence=licence, citation=citation)
-    return Rows(match_files(raw, frame), notes, {name: found_classes(table, name) for name in labels}, source)
+    targets = {name: found_classes(table, name) for name in labels}
+    for name, positive in (layout.get("positive") or {}).items():
+        targets[str(name)] = _binary(targets[str(name)], str(positive), path)
+    return Rows(match_files(raw, frame), notes, targets, source)
+
+
+def _binary(target: Target, positive: str, path: Path) -> Target:
+    """The target with a positive class; raises InputError if it has other than two classes, or not this one."""
+    if len(target.classes) != 2 or positive not in target.classes:
+        found = ", ".join(f"'{label}'" for label in target.classes)
+        raise InputError(f"{path}: `positive` must name one of two classes, but {target.column} has {shortened(found)}")
+    negative = next(label for label in target.classes if label != positive)
+    return dataclasses.replace(target, classes=(negative, positive), kind="binary", positive=positive)
 
 
 def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -85,6 +99,9 @@ def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], 
     for name in map(str, labels):
         if name in RESERVED:
             raise InputError(f"{path}: target '{name}' has the name of a manifest column: rename it in the table")
+    positive = layout.get("positive") or {}
+    if not isinstance(positive, dict) or not {*map(str, positive)} <= {*map(str, labels)}:
+        raise InputError(f"{path}: `positive` must give classes of `targets`, such as {{cancer: malignant}}")
     if str(licence) not in LICENCES:
         raise InputError(f"{path}: unknown licence '{licence}'; {did_you_mean(str(licence), LICENCES)}")
     lists = {name: column if isinstance(column, list) else [column] for name, column in columns.items()}
