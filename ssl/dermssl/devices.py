@@ -112,7 +112,7 @@ def start_accelerator(precision: str) -> Accelerator:
 
 
 def accelerator_in(precision: str, device: torch.device) -> Accelerator:
-    """An Accelerator for ``precision``, see `choose_precision`. Those that this process made before must be done."""
+    """An Accelerator for ``precision``, see `choose_precision`. It ends those that this process made before."""
     chosen = choose_precision(precision, device)
     AcceleratorState._reset_state()  # it would refuse another precision than that of an earlier run in a notebook
     return Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no")

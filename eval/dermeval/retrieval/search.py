@@ -46,8 +46,9 @@ def _check(options: SearchOptions) -> None:
         raise InputError("give one kind of query: image files or folders, --image-id or --embeddings")
     if options.crops > MAX_CROPS:
         raise InputError(f"--crops {options.crops}: at most {MAX_CROPS}")
-    if options.crops > 1 and not options.photos:
-        raise InputError("--crops needs PHOTOS, since the features of indexed images are fixed: leave --crops out")
+    for name, given in (("--crops", options.crops > 1), ("--encoder", options.encoder)):
+        if given and not options.photos:
+            raise InputError(f"{name} needs PHOTOS, since the features of indexed images are fixed: leave {name} out")
     if options.min_similarity is not None and not -1 <= options.min_similarity <= 1:
         raise InputError(f"--min-similarity {options.min_similarity}: give a cosine from -1 to 1")
     if options.out is not None:

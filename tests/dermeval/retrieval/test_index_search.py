@@ -171,6 +171,12 @@ def test_an_unknown_image_id_is_answered_with_the_full_id(cases):
         search(SearchOptions(index=str(cases[0]), image_id=["11"]))
 
 
+@pytest.mark.parametrize("options", [{"crops": 3}, {"encoder": "timm:resnet18"}])
+def test_an_option_that_is_for_photos_is_refused_without_one(cases, options):
+    with pytest.raises(InputError, match=f"--{next(iter(options))} needs PHOTOS"):
+        search(SearchOptions(index=str(cases[0]), image_id=["set/11"], **options))
+
+
 @pytest.mark.parametrize("options", [{}, {"photos": ["a.jpg"], "image_id": ["set/0"]}])
 def test_exactly_one_query_is_asked_for(cases, options):
     with pytest.raises(InputError, match="give one kind of query"):
