@@ -353,6 +353,27 @@ def test_a_target_of_two_classes_may_have_a_positive_one(raw, classes, positive)
     assert (target.kind, target.positive) == ("binary", str(positive))
 
 
+@pytest.mark.parametrize(
+    ("classes", "positive"), [("no,yes", "yes"), ("Yes,No", "no"), ("off,on", "on"), ("F,True", "true")]
+)
+def test_a_positive_class_that_yaml_reads_as_true_or_false_needs_no_quotes(raw, classes, positive):
+    rows = "".join(f"{number}.jpg,{label}\n" for number, label in enumerate(classes.split(",")))
+    layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [cancer]\npositive: {{cancer: {positive}}}"
+    root = raw({"columns.yaml": layout, "t.csv": f"photo,cancer\n{rows}"}, ["0.jpg", "1.jpg"])
+    assert read_source(get_source("csv"), root).targets["cancer"].classes == tuple(classes.split(","))
+
+
+def test_a_target_may_have_another_name_than_its_column(raw):
+    layout = "table: t.csv\ncolumns: {file: Bild}\ntargets: {cancer: Krebs, sex_found: sex}\npositive: {cancer: ja}"
+    table = "Bild,Krebs,sex\n0.jpg,ja,f\n1.jpg,nein,f\n2.jpg,None,m\n"
+    records = read_source(get_source("csv"), raw({"columns.yaml": layout, "t.csv": table}, ["0.jpg", "1.jpg", "2.jpg"]))
+    assert {name: target.classes for name, target in records.targets.items()} == {
+        "cancer": ("nein", "ja"),
+        "sex_found": ("f", "m"),
+    }
+    assert records.notes[0].startswith("cancer holds 'None' (1 rows), which means missing")
+
+
 @pytest.mark.parametrize("column", ["raw", "table", "optional"])
 def test_a_target_may_have_any_other_name(raw, column):
     layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [{column}]"
@@ -376,6 +397,8 @@ def test_a_target_may_have_any_other_name(raw, column):
         ("[finding]", "[part2]", "target 'part2' has no label in my.csv: leave it out"),
         ("[finding]", "[finding]\npositive: wart", "`positive` must give classes of `targets`"),
         ("[finding]", "[finding]\npositive: {found: wart}", "`positive` must give classes of `targets`"),
+        ("[finding]", "{finding: findin}", "no column 'findin'; did you mean 'finding'"),
+        ("[finding]", "finding", "`targets` must list columns of the table"),
         ("[finding]", "[finding]\npositive: {finding: yes}", "one of two classes, but finding has 'naevus', 'wart'"),
     ],
 )

@@ -8,7 +8,7 @@ columns:                         # manifest column: column of the table
   patient_id: subject
   lesion_id: [subject, lesion]   # joined, because lesion numbers repeat from patient to patient
   age: age_years
-targets: [diagnosis, cancer]     # columns of the table; classes are the names found, in alphabetical order
+targets: [diagnosis, cancer]     # columns of the table, or {name: column}; classes in alphabetical order
 positive: {cancer: malignant}    # the positive class of a target that has two
 """
 
@@ -31,6 +31,8 @@ KEYS = ("table", "licence", "citation", "columns", "targets", "positive")
 RESERVED = {*FIXED.names, *READERS, "picture", "fold", "unit", "side", "leak_group", "rank", "similarity"}
 """Names that a target may not have: those of the manifest's columns, and of columns that later commands add to it."""
 ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
+YAML_WORDS = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
+"""Words that YAML reads as true or false unless they stand in quotes."""
 
 
 def read(raw: RawFolder) -> Rows:
@@ -42,11 +44,11 @@ def read(raw: RawFolder) -> Rows:
         raise InputError(f"{error}, or write one that says what your columns hold, such as {example}") from None
     layout = read_yaml(path)
     columns, labels = _checked(layout, path)
-    table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels])
-    frame, notes = read_columns(raw, table, **columns, **{name: [name] for name in labels}), []
-    for name in labels:
-        coded, words = (table.attrs[kind].get(name) for kind in ("coded", "worded"))
-        if table[name].isna().all():
+    table = raw.table(layout["table"], required=[*{name for of in columns.values() for name in of}, *labels.values()])
+    frame, notes = read_columns(raw, table, **columns, **{name: [column] for name, column in labels.items()}), []
+    for name, column in labels.items():
+        coded, words = (table.attrs[kind].get(column) for kind in ("coded", "worded"))
+        if frame[name].isna().all():
             codes = " (its -1, -9, -99 or -999 count as missing: a class must be a word)" if coded else ""
             raise InputError(
                 f"{path}: target '{name}' has no label in {layout['table']}{codes}: leave it out of `targets`"
@@ -65,22 +67,25 @@ def read(raw: RawFolder) -> Rows:
     )
     licence, citation = layout.get("licence") or "unknown", " ".join(str(layout.get("citation") or "").split())
     source = dataclasses.replace(SOURCE, group=group, case=case, licence=licence, citation=citation)
-    targets = {name: found_classes(table, name) for name in labels}
+    targets = {name: found_classes(frame, name) for name in labels}
     for name, positive in (layout.get("positive") or {}).items():
-        targets[str(name)] = _binary(targets[str(name)], str(positive), path)
+        targets[str(name)] = _binary(targets[str(name)], positive, path)
     return Rows(match_files(raw, frame), notes, targets, source)
 
 
-def _binary(target: Target, positive: str, path: Path) -> Target:
+def _binary(target: Target, value: Any, path: Path) -> Target:
     """The target with a positive class; raises InputError if it has other than two classes, or not this one."""
-    if len(target.classes) != 2 or positive not in target.classes:
-        found = ", ".join(f"'{label}'" for label in target.classes)
-        raise InputError(f"{path}: `positive` must name one of two classes, but {target.column} has {shortened(found)}")
-    negative = next(label for label in target.classes if label != positive)
-    return dataclasses.replace(target, classes=(negative, positive), kind="binary", positive=positive)
+    words = YAML_WORDS[value] if isinstance(value, bool) else ()
+    positive = next((label for label in target.classes if label.lower() in words), value)
+    if len(target.classes) != 2 or str(positive) not in target.classes:
+        found = shortened(", ".join(f"'{label}'" for label in target.classes))
+        remedy = "write each class of the table in one way" if len(target.classes) > 2 else "give one of these"
+        raise InputError(f"{path}: `positive` must name one of two classes, but {target.column} has {found}: {remedy}")
+    negative = next(label for label in target.classes if label != str(positive))
+    return dataclasses.replace(target, classes=(negative, str(positive)), kind="binary", positive=str(positive))
 
 
-def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], list[str]]:
+def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     """The ``columns`` and ``targets`` of the file ``path``; raises InputError naming the first key that is wrong."""
     columns, labels, licence = layout.get("columns"), layout.get("targets") or [], layout.get("licence") or "unknown"
     for key in layout:
@@ -94,18 +99,21 @@ def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], 
         if (isinstance(column, list) and name not in ID_COLUMNS) or not column:
             ids = ", ".join(ID_COLUMNS)
             raise InputError(f"{path}: `{name}` must be a column of the table, or a list of columns for {ids}")
-    if not isinstance(labels, list):
-        raise InputError(f"{path}: `targets` must list columns of the table")
-    for name in map(str, labels):
+    if not isinstance(labels, list | dict):
+        raise InputError(f"{path}: `targets` must list columns of the table, or give names to columns")
+    pairs = labels.items() if isinstance(labels, dict) else zip(labels, labels, strict=True)
+    named = {str(name): str(column) for name, column in pairs}
+    for name, column in named.items():
         if name in RESERVED:
-            raise InputError(f"{path}: target '{name}' has the name of a manifest column: rename it in the table")
+            example = f"`targets: {{my_{name}: {column}}}`"
+            raise InputError(f"{path}: target '{name}' has the name of a manifest column: rename it, as in {example}")
     positive = layout.get("positive") or {}
-    if not isinstance(positive, dict) or not {*map(str, positive)} <= {*map(str, labels)}:
+    if not isinstance(positive, dict) or not {*map(str, positive)} <= {*named}:
         raise InputError(f"{path}: `positive` must give classes of `targets`, such as {{cancer: malignant}}")
     if str(licence) not in LICENCES:
         raise InputError(f"{path}: unknown licence '{licence}'; {did_you_mean(str(licence), LICENCES)}")
     lists = {name: column if isinstance(column, list) else [column] for name, column in columns.items()}
-    return {name: list(map(str, column)) for name, column in lists.items()}, list(map(str, labels))
+    return {name: list(map(str, column)) for name, column in lists.items()}, named
 
 
 SOURCE = Source(
