@@ -17,6 +17,9 @@ import markupsafe
 
 from dermssl.errors import counted
 
+BARE_LABEL = re.compile(r"[+-]?[\d.]+|yes|no|true|false|y|n|ja|nein|oui|non|s[ií]|não|positive|negative", re.IGNORECASE)
+"""Labels that say nothing without the name of their target."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -46,6 +49,12 @@ def breakable(name: str) -> markupsafe.Markup:
     return markupsafe.Markup("<wbr>").join(re.findall(r"[^/_.-]*[/_.-]|[^/_.-]+", name))
 
 
+def shown_label(value: Any, target: str) -> str:
+    """The label of a target in a caption: with the target's name if it is a number, or a word such as yes or no."""
+    text = str(value)
+    return f"{target.replace('_', ' ')}: {text}" if BARE_LABEL.fullmatch(text) else text
+
+
 def commands(text: str) -> markupsafe.Markup:
     """A text, escaped, with what stands between backticks as code."""
     code = markupsafe.Markup("<code>{}</code>")
@@ -62,7 +71,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": breakable, "commands": commands, "counted": counted}
+    environment.filters |= {"breakable": breakable, "commands": commands, "counted": counted, "shown_label": shown_label}
     return environment
 
 

@@ -2,7 +2,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dermssl.errors import plain_text, shortened
-from dermssl.page import Section, breakable, render, templates
+from dermssl.page import Section, breakable, render, shown_label, templates
 from dermssl.plotting import INK, PLOT_STYLE, as_svg
 
 
@@ -28,6 +28,12 @@ def test_what_a_terminal_would_obey_is_not_printed():
 def test_an_id_breaks_between_its_parts_and_stays_escaped():
     assert breakable("set/P_12.3-4") == "set/<wbr>P_<wbr>12.<wbr>3-<wbr>4"
     assert breakable("<i>") == "&lt;i&gt;" and breakable("") == ""
+
+
+def test_a_label_that_says_nothing_alone_has_the_name_of_its_target():
+    assert shown_label("yes", "skin_cancer") == "skin cancer: yes" and shown_label("No", "cancer") == "cancer: No"
+    assert shown_label(1, "grade") == "grade: 1" and shown_label(-0.5, "grade") == "grade: -0.5"
+    assert shown_label("no impetigo", "impetigo") == "no impetigo" and shown_label("naevus", "cancer") == "naevus"
 
 
 def test_a_page_of_its_own_layout_shares_head_and_style():

@@ -19,7 +19,7 @@ from dermssl.atomic import atomic_file
 from dermssl.dataset.store import encode
 from dermssl.errors import InputError
 from dermssl.files import write_csv, write_text
-from dermssl.page import render
+from dermssl.page import render, shown_label
 from dermssl.paths import require_output_file
 
 MARKS = {".png": b"Software\0dermeval", ".html": b"which is no diagnosis", ".csv": b"query,rank,similarity,"}
@@ -104,7 +104,7 @@ def _block(index: SearchIndex, found: FoundCases) -> Block:
 
 def _caption(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     """Lines under a picture: rank and similarity, labels and skin type, file name."""
-    facts = [str(row[name]) for name in labels if pd.notna(row.get(name))]
+    facts = [shown_label(row[name], name) for name in labels if pd.notna(row.get(name))]
     if pd.notna(row.get("fitzpatrick")):
         facts.append(f"skin type {SKIN_TYPES[int(row['fitzpatrick']) - 1]}")
     head = "query" if row["rank"] is None else f"{row['rank']}   {row['similarity']:.3f}"
