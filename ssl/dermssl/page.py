@@ -71,7 +71,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": breakable, "commands": commands, "counted": counted, "shown_label": shown_label}
+    environment.filters |= {function.__name__: function for function in (breakable, commands, counted, shown_label)}
     return environment
 
 

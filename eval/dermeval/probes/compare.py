@@ -52,7 +52,7 @@ def compare(options: CompareOptions) -> Report:
         for note in info["notes"]
     ]
     notes = list(dict.fromkeys([*left_out, *notes, *redrawn_note(redrawn)]))
-    data = {key: infos[0][key] for key in ("target", "classes", "counts")} | vars(source)
+    data = {key: infos[0][key] for key in ("target", "classes", "positive", "counts")} | vars(source)
     named = [
         {
             "name": result.name,
@@ -86,6 +86,8 @@ def _lead(data: dict[str, Any], experiments: Sequence[str], unit: str) -> list[s
     scored = f"on the same {counts['scored']} images of {counts['scored_groups']} {unit}s."
     every = f"of {counted(len(experiments), 'experiment')}, each on the same images."
     lines = [f"{len(results)} results {scored if single else every}"]
+    if single and data["positive"]:
+        lines.append(f"positive class: {data['positive']}")
     for entry in results:
         mean = f"mean of {entry['seeds']} seeds, " if entry["seeds"] > 1 else ""
         lines.append(f"{entry['name']}: {mean}{entry['probe'] + ' on ' if single else ''}{entry['encoder']}")

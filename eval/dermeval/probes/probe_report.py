@@ -160,6 +160,7 @@ def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
         result.encoder_line,
         f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
         f"{result.levels['image'].draws} draws of {unit}s",
+        *([f"positive class: {result.positive}"] if result.positive else []),
         "",
         pd.DataFrame(scores).fillna("").to_string(),
         "",

@@ -46,6 +46,7 @@ TERMS = {
     "macro F1": "The harmonic mean of precision and recall of each class, averaged over classes.",
     "AUROC": "How often an image of a class gets a higher probability of that class than an image of another class. "
     "0.5 is chance.",
+    "positive F1": "The harmonic mean of precision and recall of the positive class of a target with two classes.",
     "sensitivity at 90 specificity": "The recall of the positive class where at most 10% of the others are called "
     "positive.",
     "p": "The probability of a difference at least this large if there were none (two-sided, paired by {unit}). It is "
@@ -74,7 +75,17 @@ LATEX = str.maketrans(
 )
 """What LaTeX needs instead of the signs that have a meaning there."""
 ENCODERS = ("knn", "linear", "balanced accuracy", "[low, high]", NARROW, "per class, 10%", "recall@1", "rank", "p")
-RESULTS = ("image level, case level", "[low, high]", NARROW, "balanced accuracy", "macro F1", "AUROC", "p", "sd")
+RESULTS = (
+    "image level, case level",
+    "[low, high]",
+    NARROW,
+    "balanced accuracy",
+    "macro F1",
+    "AUROC",
+    "positive F1",
+    "p",
+    "sd",
+)
 PROTOCOL = tuple(term for term in TERMS if term not in ("per class, 10%", "recall@1", "rank", "sd"))
 """The terms that a table of encoders, a comparison of results and a protocol explain."""
 

@@ -171,7 +171,9 @@ def test_folds_choose_their_own_c_and_score_every_image(tmp_path, make_embedding
     assert "chosen by 3 inner folds within train: C" in capsys.readouterr().out
 
 
-def test_a_binary_target_is_scored_for_its_declared_positive_class(tmp_path, make_embeddings, frame, class_features):
+def test_a_binary_target_is_scored_for_its_declared_positive_class(
+    tmp_path, make_embeddings, frame, class_features, capsys
+):
     features = class_features + 3 * (frame["impetigo"] == "impetigo").to_numpy()[:, None]
     emb = make_embeddings(tmp_path, frame, features, {"impetigo": IMPETIGO})
     assert main(["linear", str(emb), "--out", str(tmp_path / "r"), *FAST]) == 0
@@ -181,6 +183,7 @@ def test_a_binary_target_is_scored_for_its_declared_positive_class(tmp_path, mak
     scores = json.loads((tmp_path / "r" / "result.json").read_text())["levels"]["image"]["scores"]
     assert scores["positive_recall"]["value"] == pytest.approx(expected)
     assert scores["auroc"]["value"] > 0.6
+    assert "\npositive class: impetigo\n" in capsys.readouterr().out
 
 
 def test_too_few_patients_for_the_inner_folds_is_one_line(tmp_path, make_embeddings, frame, class_features, capsys):
