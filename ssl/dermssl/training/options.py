@@ -230,6 +230,12 @@ class PretrainOptions:
         if self.method not in METHODS:
             raise ValueError(f"--method {self.method}: no such method; {did_you_mean(self.method, METHODS)}")
         self.of_method.check(self.views)
+        for name, kind in METHODS.items():
+            if name != self.method and getattr(self, name) != kind():
+                unused = f"the options of {name} count only with method {name}, but the method is {self.method}"
+                raise ValueError(f"{unused}: leave {name}.* out, or give method {name}")
+        if self.model.init_part != "encoder" and not self.model.init:
+            raise ValueError("model.init_part counts only with model.init: leave it out, or give model.init")
         kept = [name for name in NEED_START if getattr(self.keep, name)]
         if kept and not self.model.init:
             raise ValueError(f"keep.{kept[0]} needs weights to start from: give model.init, or leave it out")

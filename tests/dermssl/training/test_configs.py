@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dermssl.cli import main
+from dermssl.errors import InputError
 from dermssl.methods.registry import METHODS
 from dermssl.parser import leaves, parse
 from dermssl.training.options import PretrainOptions
@@ -19,6 +20,18 @@ def test_recipe_is_valid(name):
     given = ["--config", str(CONFIGS / name), "--data", "data/x", "--out", "checkpoints/x"]
     options, _ = parse("dermssl pretrain", PretrainOptions, given)
     assert options.method in name or name == "quickstart.yaml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dino.out_dim", "64"], "the options of dino count only with method dino, but the method is dinov2"),
+        (["--model.init_part", "all"], "model.init_part counts only with model.init: leave it out"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(arguments, words):
+    with pytest.raises(InputError, match=words):
+        parse("dermssl pretrain", PretrainOptions, ["--data", "x", "--out", "y", "--method", "dinov2", *arguments])
 
 
 def test_the_recipes_of_the_readme_are_there():

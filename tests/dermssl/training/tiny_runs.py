@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dermssl.cli import main
+from dermssl.methods.registry import METHODS
 from dermssl.training import pretrain as loop
 
 ROOT = Path(__file__).parents[3]
@@ -78,8 +79,13 @@ def prepare_pictures(folder: Path, name: str, count: int, seed: int) -> Path:
 
 
 def arguments(data, out: Path, **changes: str) -> list[str]:
-    """The command line of a tiny run; ``changes`` spell dots as two underscores."""
+    """The command line of a tiny run; ``changes`` spell dots as two underscores.
+
+    Options of other methods than the chosen one are left out, since `dermssl pretrain` refuses them.
+    """
     options = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    others = METHODS.keys() - {options.get("method", "dino")}
+    options = {key: value for key, value in options.items() if key.split(".")[0] not in others}
     folders = [str(d) for d in (data if isinstance(data, list) else [data])]
     pairs = [part for key, value in options.items() for part in (f"--{key}", value)]
     return ["pretrain", "--data", *folders, "--out", str(out), *pairs]
