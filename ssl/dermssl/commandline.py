@@ -91,6 +91,8 @@ def _run(program: str, command: Command, arguments: list[str]) -> int:
     if launched_ranks() > 1:
         _check_launch(title, command)
     options, json_file = parse(title, options_type, arguments)
+    if getattr(options, "overwrite", False) and options.out is None:
+        raise InputError("--overwrite counts only with --out: leave it out, or give --out")
     written = getattr(options, command.writes) if command.writes else None
     if json_file is not None:
         require_output_file(Path(json_file), "--json", is_report)

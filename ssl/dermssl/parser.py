@@ -11,7 +11,7 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -277,6 +277,13 @@ def _checked_config(path: Path, options_type: type, parser: Parser) -> dict[str,
     except (InputError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from None
     return flat
+
+
+def refuse_unused(options: Any, names: Iterable[str], needed: str) -> None:
+    """Raise InputError if one of the options ``names``, which count only with the option ``needed``, is not default."""
+    for name in names:
+        if getattr(options, name) != getattr(type(options), name):
+            raise InputError(f"{option_string(name)} counts only with {needed}: leave it out, or give {needed}")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -352,6 +352,11 @@ def test_what_one_rank_alone_meets_is_told_by_it_and_what_all_meet_once(monkeypa
     assert capsys.readouterr().err == "dermssl: image 7 is damaged\n"
 
 
+def test_overwrite_without_an_output_is_refused(capsys):
+    assert cli.main(["describe", "none", "--overwrite"]) == 2
+    assert "--overwrite counts only with --out: leave it out, or give --out" in capsys.readouterr().err
+
+
 def test_full_memory_names_the_remedy_of_each_command(capsys):
     assert tell("dermeval", MemoryError("Unable to allocate 954. GiB")) == 2
     assert "`dermeval retrieval` needs less with a smaller --k" in capsys.readouterr().err

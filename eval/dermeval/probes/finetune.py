@@ -40,6 +40,7 @@ from dermssl.data_workers import read_batches
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import accelerator_in
 from dermssl.errors import InputError
+from dermssl.parser import refuse_unused
 
 SETTINGS = ("train", "last", "adapter_rank", "epochs", "patience", "batch", "lr", "head_lr", "weight_decay", "held_out")
 WARM_UP = 0.1
@@ -53,6 +54,9 @@ def finetune(options: FinetuneOptions) -> Report:
     """Judge an encoder by training it on the target; see `FinetuneOptions`. Bad input raises InputError."""
     if options.batch < 2:
         raise InputError(f"--batch {options.batch} is too small for batch statistics: give 2 or more")
+    for name, trained in {"last": ["last"], "adapter_rank": ["adapters"], "lr": ["all", "last", "adapters"]}.items():
+        if options.train not in trained:
+            refuse_unused(options, [name], f"--train {' or '.join(trained)}")
     datasets = open_datasets(options.data)
     encoder = open_encoder(options.encoder, options.image_size)
     if isinstance(encoder.model, PixelPCA):

@@ -17,6 +17,7 @@ from dermeval.probes.task import Task, open_task
 from dermeval.statistics.metrics import Scorer, balanced_accuracy
 from dermssl import neighbours
 from dermssl.commandline import Report
+from dermssl.errors import InputError
 
 HEADLINE = 20
 INNER = 5
@@ -26,6 +27,8 @@ MAJORITY = math.inf
 
 def knn(options: KnnOptions) -> Report:
     """Judge features by their nearest neighbours; see `KnnOptions`. Bad input raises InputError."""
+    if options.choose_k and len(set(options.k)) == 1:
+        raise InputError("--choose-k has a single --k, which leaves no choice: give several, or leave --choose-k out")
     task = open_task(options.embeddings, options.target)
     return probe_report(KnnProbe(options), task, options, options.embeddings, options.recall)
 

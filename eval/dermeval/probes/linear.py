@@ -18,6 +18,7 @@ from dermeval.probes.task import Task, open_task
 from dermeval.statistics.metrics import balanced_accuracy
 from dermssl.commandline import Report
 from dermssl.errors import InputError
+from dermssl.parser import refuse_unused
 
 SHARED_FROM = 5
 """With this many outer folds, the inner folds of a fold are the other outer folds, so that two folds share a fit."""
@@ -40,9 +41,11 @@ def linear(options: LinearOptions) -> Report:
 
 
 def make_grid(options: LinearOptions, images: int) -> Grid:
-    """The grid that ``options`` ask for, given the number of ``images``."""
+    """The grid that ``options`` ask for, given the number of ``images``. InputError for an option of the other grid."""
     if options.solver == "sgd" or (options.solver == "auto" and images >= SGD_FROM):
+        refuse_unused(options, ["c_values"], "--solver lbfgs")
         return RateGrid(np.array(RATES), options.steps, options.batch, options.class_weight, options.seed)
+    refuse_unused(options, ["steps", "batch"], "--solver sgd")
     return PenaltyGrid(np.logspace(*GRID_ENDS, options.c_values), options.class_weight)
 
 

@@ -26,6 +26,7 @@ from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import counted
 from dermssl.files import write_json, write_parquet
+from dermssl.parser import refuse_unused
 from dermssl.paths import require_new_folder
 
 OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
@@ -72,6 +73,10 @@ def probe_report(
     ``inputs`` are the folders that the command reads, which the output may not replace.
     """
     require_draws(options.draws)
+    if options.split == "official":
+        refuse_unused(options, ["folds"], "--split folds")
+    if isinstance(options, ProbeOptions) and not options.shots:
+        refuse_unused(options, ["shot_draws"], "--shots")
     out = Path(options.out) if options.out else None
     if out:
         require_new_folder(out, options.overwrite, WRITTEN, inputs, "probe", probe.name)

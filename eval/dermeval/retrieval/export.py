@@ -23,6 +23,7 @@ from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
 from dermssl.errors import InputError, counted
 from dermssl.files import write_json, write_parquet, write_text
+from dermssl.parser import refuse_unused
 from dermssl.paths import require_new_folder
 
 MARK = "export.json"
@@ -48,6 +49,8 @@ def export(options: EmbeddingsExportOptions) -> Report:
     out = require_new_folder(Path(options.out), options.overwrite, WRITTEN, [options.source], key="exported_to")
     if options.to not in PROJECTED and options.projection != "pca":
         raise InputError(f"--projection {options.projection}: {options.to} gets no projection: leave it out")
+    if options.to != "atlas":
+        refuse_unused(options, ["neighbours"], "--to atlas")
     source = open_source(options.source)
     notices = source.notices
     closed = licences.restricted(notices)

@@ -43,6 +43,8 @@ def index(options: IndexOptions) -> Report:
         )
     if (options.also or options.index_only) and not options.remove:
         raise InputError("--also and --index-only belong to --remove: leave them out, or say what to remove")
+    if options.memory is not None and (options.type != "auto" or not options.sources or is_address(options.out)):
+        raise InputError("--memory counts only where --type auto chooses the type of a new index folder: leave it out")
     out = options.out.rstrip("/") if is_address(options.out) else Path(options.out)
     if isinstance(out, str):
         from dermeval.retrieval import object_store  # lancedb is an extra

@@ -36,6 +36,22 @@ def test_too_few_draws_for_an_interval_are_refused(tmp_path, make_embeddings, fr
     assert line.endswith("--draws 39 is too few for 95% intervals: give 40 or more")
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["knn", "--folds", "9"], "--folds counts only with --split folds: leave it out, or give --split folds"),
+        (["knn", "--shot-draws", "3"], "--shot-draws counts only with --shots"),
+        (["knn", "--choose-k", "true", "--k", "5", "5"], "--choose-k has a single --k, which leaves no choice"),
+        (["linear", "--solver", "sgd", "--c-values", "9"], "--c-values counts only with --solver lbfgs"),
+        (["linear", "--steps", "9"], "--steps counts only with --solver sgd"),
+        (["linear", "--batch", "9"], "--batch counts only with --solver sgd"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(judge, command, words):
+    code, said = judge(command)
+    assert code == 2 and words in said
+
+
 def _two_kinds(frame):
     return np.where(np.arange(len(frame)) % 2, "Eczema", "Fungal")
 

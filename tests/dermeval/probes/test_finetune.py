@@ -154,6 +154,19 @@ def test_as_many_patients_are_kept_out_as_asked_for(tmp_path, coloured, capsys):
     assert "--held-out 0.7: at most 0.5 can be kept out of training" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("unused", "words"),
+    [
+        ({"last": 3}, "--last counts only with --train last"),
+        ({"adapter_rank": 4, "train": "last"}, "--adapter-rank counts only with --train adapters"),
+        ({"lr": 1e-3, "train": "head"}, "--lr counts only with --train all or last or adapters"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(unused, words):
+    with pytest.raises(InputError, match=words):
+        probe.finetune(FinetuneOptions(encoder="random:test_resnet", data=["none"], **unused))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_patient_who_alone_has_a_class_is_not_kept_out(seed):
     labels, groups = np.array([0] * 8 + [1] * 8 + [2, 0]), np.array([*"abcdefghijklmnop", "q", "q"])

@@ -70,6 +70,11 @@ def test_a_single_image_and_a_single_feature_are_exported(make_toy_dataset, make
         assert (out / "export.json").exists()
 
 
+def test_neighbours_for_a_format_without_them_are_refused(tmp_path):
+    with pytest.raises(InputError, match="--neighbours counts only with --to atlas"):
+        export(EmbeddingsExportOptions(source="none", to="fiftyone", out=str(tmp_path / "out"), neighbours=5))
+
+
 def test_tensorboard_reads_the_projector_folder(exported):
     from tensorboard.plugins import base_plugin
     from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin

@@ -166,6 +166,14 @@ def test_auto_counts_vectors_codes_and_manifest():
         _choose("auto", 100_000, 384, 0.1)
 
 
+@pytest.mark.parametrize(
+    "given", [{"sources": ["e"], "type": "flat"}, {"append": ["e"]}, {"sources": ["e"], "out": "s3://bucket/index"}]
+)
+def test_a_memory_that_would_be_ignored_is_refused(given):
+    with pytest.raises(InputError, match="--memory counts only where --type auto chooses the type"):
+        index(IndexOptions(**{"out": "new", "memory": 4.0} | given))
+
+
 def test_an_unknown_image_id_is_answered_with_the_full_id(cases):
     with pytest.raises(InputError, match="did you mean 'set/11'"):
         search(SearchOptions(index=str(cases[0]), image_id=["11"]))
