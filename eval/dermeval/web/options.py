@@ -28,7 +28,7 @@ class ServeOptions:
     port: NonNegativeInt = 8765
     """Port to listen on (0: any free one)."""
     token: str | None = None
-    """Secret that a browser must give if other machines can reach --host (default: a new one each time)."""
+    """Secret that a browser must give (default: none on this machine alone, else a new one each time)."""
 
 
 @dataclass

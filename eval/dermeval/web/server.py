@@ -89,7 +89,7 @@ def in_a_browser(message: str) -> str:
 
 
 def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None) -> str | None:
-    """None if only this machine can reach ``host``; otherwise the token, a new one if none is given.
+    """The token, if one is given; otherwise a new one if other machines can reach ``host``, else None.
 
     Raises InputError if ``host`` is no address, or other machines could see data that may not be passed on.
     """
@@ -98,7 +98,7 @@ def choose_token(host: str, notices: Sequence[dict[str, Any]], token: str | None
     except (OSError, UnicodeError, ValueError):
         raise InputError(f"--host {host[:100]} is no address of this machine: leave it out for 127.0.0.1") from None
     if all(ipaddress.ip_address(str(address).split("%")[0]).is_loopback for address in addresses):
-        return None
+        return token
     closed = licences.restricted(notices)
     if closed:
         raise InputError(

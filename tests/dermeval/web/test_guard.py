@@ -73,6 +73,7 @@ def test_other_addresses_are_refused_for_data_that_may_not_be_passed_on():
     bound = [notice("scin", "SCIN", "", False)]
     free = [notice("ham", "CC-BY-NC-4.0", "", False)]
     assert choose_token("127.0.0.1", bound, None) is None
+    assert choose_token("127.0.0.1", bound, "mine") == "mine"
     with pytest.raises(InputError, match="images of scin to other machines, which their licence forbids"):
         choose_token("0.0.0.0", bound, None)
     with pytest.raises(InputError, match=r"no licence of mine is recorded, which counts as one that forbids it"):
