@@ -40,7 +40,7 @@ class EmbedOptions:
     batch: PositiveInt = 128
     """Images per forward pass and rank."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the encoder's arithmetic; auto chooses bf16 if the device computes in it."""
+    """Precision of the encoder's arithmetic (pixels:N: always fp32); auto chooses bf16 if the device computes in it."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the numbers in features.npy; float16 halves the file."""
     workers: NonNegativeInt | None = None

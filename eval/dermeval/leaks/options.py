@@ -33,7 +33,8 @@ class LeaksOptions:
     of the two."""
     neighbours: PositiveInt = 30
     """Nearest neighbours of each image that are considered as candidates, by local features and by embedding; half as
-    many by colours and by thumbnail. More neighbours find weaker pairs and take longer."""
+    many by colours and by thumbnail. Above 20,000 images all these numbers are halved. More neighbours find weaker
+    pairs and take longer."""
     every_image: bool = False
     """Count each image as a record of its own, so that near-duplicates within a record are found too."""
     planted: NonNegativeInt = 100

@@ -44,7 +44,7 @@ class ProbeOptions(BootstrapOptions, TargetOptions):
     shots: list[PositiveInt] = field(default_factory=list)
     """Few-shot curve: also fit on this many patients of each class, for instance 1 2 5 10."""
     shot_draws: PositiveInt = 10
-    """Random draws of training patients for each point of the few-shot curve."""
+    """With --shots: random draws of training patients for each point of the few-shot curve."""
 
 
 @dataclass
@@ -60,7 +60,8 @@ class KnnOptions(ProbeOptions):
     votes: Literal["weighted", "balanced"] = "weighted"
     """balanced: divide each vote by the frequency of its class in training, so that rare classes are found."""
     choose_k: bool = False
-    """Choose k for the main scores in each fold, by five patient-grouped folds within the training images."""
+    """Choose the k of the main scores among --k in each fold, by five patient-grouped folds within the training images.
+    Few-shot curves do not choose."""
     recall: bool = True
     """Also report same-lesion and same-patient recall@1, where several images share a lesion or patient."""
 
@@ -113,7 +114,7 @@ class FinetuneOptions(BootstrapOptions, TargetOptions):
     batch: PositiveInt = 32
     """Images per step."""
     lr: PositiveFloat = 1e-4
-    """Learning rate of the encoder (AdamW, cosine to 0 after a tenth of warm-up)."""
+    """Learning rate of the encoder (AdamW, cosine to 0 after a tenth of warm-up); not for --train head."""
     head_lr: PositiveFloat = 1e-3
     """Learning rate of the classifier."""
     weight_decay: PositiveFloat = 0.05
@@ -160,4 +161,4 @@ class EvaluateOptions(BootstrapOptions):
     probe: Literal["knn", "linear", "both"] = "both"
     """Which probe judges the features: weighted kNN (k = 20), the linear probe, or both, one after the other."""
     folds: PositiveInt = 5
-    """Number of patient-grouped folds."""
+    """Number of patient-grouped folds, where the protocol has folds."""

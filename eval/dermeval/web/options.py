@@ -46,4 +46,4 @@ class ReviewOptions:
     terminal: bool = False
     """Review in the terminal instead of the browser."""
     port: NonNegativeInt = 8766
-    """Port of the page, on this machine only (0: any free one)."""
+    """Without --terminal: port of the page, on this machine only (0: any free one)."""

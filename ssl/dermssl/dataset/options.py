@@ -21,15 +21,16 @@ class SplitOptions:
     together: str | None = None
     """Leaks or audit folder, each of whose leak groups --fractions and --folds put on one side and in one fold."""
     by: Literal["patient", "lesion", "group"] = "group"
-    """Unit that is kept together: patients, lesions (only without patients), or the data set's own unit."""
+    """Unit that must stay together. The data set's own unit always does, so the draw is the same: patient stops the
+    command if there are no patients, lesion if the unit is another."""
     stratify: list[str] = field(default_factory=list)
     """Columns whose values are spread evenly, such as condition,fitzpatrick (default: the first target)."""
     folds: NonNegativeInt = 0
     """Number of folds of everything but test, written to the column `fold` for other programs (0: none)."""
     seed: NonNegativeInt = 0
-    """Seed of the draw."""
+    """Seed of the draws of --fractions and --folds."""
     replace_official: bool = False
-    """Allow a drawn split to replace the one that came with the data set."""
+    """Allow --fractions to replace the split that came with the data set."""
 
 
 @dataclass

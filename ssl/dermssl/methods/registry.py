@@ -116,7 +116,7 @@ class DinoOptions(MethodOptions):
     """`mean`: subtract a moving centre, as published. `sinkhorn`: use all prototypes evenly in each batch (SwAV,
     DINOv2); it settles within hundreds of steps, the centre within tens of thousands."""
     center_momentum: ClosedUnitInterval = 0.9
-    """Momentum of the centre of the teacher's outputs."""
+    """Momentum of the centre of the teacher's outputs, with centering mean."""
     freeze_last_layer_epochs: NonNegativeFloat = 1.0
     """Epochs at the start in which the last layer of the head does not change."""
 

@@ -170,7 +170,7 @@ class HealthOptions:
     on_collapse: Literal["stop", "warn"] = "stop"
     """Stop the run or only warn. Features or three steps in a row that are not finite always stop it."""
     patience: PositiveInt = 5
-    """Number of bad log lines in a row before the health check acts."""
+    """Number of bad log lines in a row before the health check acts. A rank collapse takes two evaluations."""
 
 
 @dataclass
