@@ -42,12 +42,13 @@ def audit(options: AuditOptions) -> Report:
     images = open_audited(options.folders)
     if options.target and images.labels and options.target not in images.labels:
         raise InputError(f"--target {options.target}: no such label; {did_you_mean(options.target, images.labels)}")
+    target = options.target or next(iter(images.labels), None)
     with locked(out):
         for file in (out / f"{name}_decisions.csv" for name in IMAGE_TABLES):
             decisions = read_decisions(file, OF_IMAGES)
             kept = about_same_pixels(decisions, out / "leaks", images)
             if file.name.startswith("label_errors") and images.labels:
-                labels = images.frame.set_index("image_id")[options.target or images.labels[0]]
+                labels = images.frame.set_index("image_id")[target]
                 kept = about_same_labels(kept, out / "label_errors.csv", labels)
             if len(kept) < len(decisions):
                 write_csv(file, kept)
@@ -56,8 +57,13 @@ def audit(options: AuditOptions) -> Report:
         remove_folder(out / IMAGES)  # an earlier audit may show images that have changed or been removed since
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)
-        errors, why_not = rank_label_errors(images, options.target)
-        data: dict[str, Any] = {"leaks": found, "images": len(images.frame), "why_no_label_errors": why_not}
+        errors, why_not = rank_label_errors(images, target)
+        data: dict[str, Any] = {
+            "leaks": found,
+            "images": len(images.frame),
+            "target": target,
+            "why_no_label_errors": why_not,
+        }
         for name, table in zip(IMAGE_TABLES, (off_topic, errors), strict=True):
             data[name] = None if table is None else table.head(options.shown).to_dict("records")
             if table is None:
@@ -71,7 +77,7 @@ def audit(options: AuditOptions) -> Report:
         f"{out}: report.html",
         f"  near-duplicates   {counted(found['pairs'], 'pair')}, {counted(found['records_in_leak_groups'], 'record')}",
         f"  off-topic         ranked first: {', '.join(off_topic['image_id'].head(5))}",
-        f"  label errors      {why_not or 'ranked first: ' + ', '.join(errors['image_id'][:5])}",  # type: ignore[index]
+        f"  label errors      {why_not or f'of {target}, ranked first: ' + ', '.join(errors['image_id'][:5])}",  # type: ignore[index]
         "  check off_topic.csv and label_errors.csv from the top until only correct images follow",
         f"  review all three with `dermeval review {out}`",
     ]
@@ -164,5 +170,5 @@ def draw_audit(out: Path, images: AuditedImages, data: dict[str, Any]) -> None:
         ]
     title = f"Audit of {', '.join(entry['name'] for entry in images.datasets)}"
     found = data["leaks"] | data["leaks"].get("reviewed", {})
-    why_not = data["why_no_label_errors"]
-    write_page(out, "audit", images, found["notes"], title=title, leaks=found, why_not=why_not, **cards)
+    why_not, target = data["why_no_label_errors"], data.get("target")  # earlier versions did not write the target
+    write_page(out, "audit", images, found["notes"], title=title, leaks=found, why_not=why_not, target=target, **cards)

@@ -18,6 +18,7 @@ from dermeval.leaks.report import facts, write_report
 from dermeval.leaks.summary import MAKER, next_steps, read_summary, summary_terms
 from dermssl.errors import InputError, counted
 from dermssl.files import read_json, reading, require_unchanged, write_csv, write_json
+from dermssl.page import shown_label
 from dermssl.paths import inside
 
 
@@ -163,7 +164,8 @@ class ImageReview(ReviewSession):
 
     ends = ("row",)
 
-    def __init__(self, folder: Path, name: str, images: AuditedImages) -> None:
+    def __init__(self, folder: Path, name: str, images: AuditedImages, target: str | None = None) -> None:
+        self.target = target or ""
         self.file = inside(folder, f"{name}.csv")
         self.title = {"off_topic": "off-topic images", "label_errors": "label errors"}[name]
         table = _read_ranks(self.file)
@@ -178,7 +180,8 @@ class ImageReview(ReviewSession):
         if "likelier" not in image:
             return "Is this image off-topic?", [f"distance from the other images: {image['score']}"]
         nearby = f"labels of the nearest images of other groups: {image['nearby']}"
-        return f"Is the label {image['label']} wrong?", [f"more likely: {image['likelier']}", nearby]
+        label = shown_label(image["label"], self.target) if self.target else image["label"]
+        return f"Is the label {label} wrong?", [f"more likely: {image['likelier']}", nearby]
 
     def write(self) -> str:
         """Write the decisions into the file of the table."""
@@ -212,4 +215,4 @@ def open_review(folder: Path) -> list[ReviewSession]:
         raise InputError(f"{folder} lacks its folder leaks: make it again with `dermeval audit --overwrite`")
     pairs = PairReview(folder / "leaks")
     tables = [name for name in names if (folder / f"{name}.csv").is_file()]
-    return [pairs, *(ImageReview(folder, name, pairs.images) for name in tables)]
+    return [pairs, *(ImageReview(folder, name, pairs.images, audited.get("target")) for name in tables)]

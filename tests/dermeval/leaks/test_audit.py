@@ -55,6 +55,8 @@ def run(tmp_path, folder, **options):
 
 def test_the_page_shows_what_was_planted_first(planted, tmp_path):
     report = run(tmp_path, planted[1])
+    assert f"label errors      of {report.data['target']}, ranked first: set/3" in report.text
+    assert f"Labels of {report.data['target']} that" in (tmp_path / "audit" / "report.html").read_text()
     tables = {name: pd.read_csv(tmp_path / "audit" / f"{name}.csv") for name in ("off_topic", "label_errors")}
     assert tables["off_topic"]["image_id"].iloc[0] == "set/29" and len(tables["off_topic"]) == 30
     first = tables["label_errors"].iloc[0]
@@ -125,6 +127,9 @@ def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_
     off_topic.decide(0, "accept")
     errors.decide(0, "reject")
     errors.undo()
+    errors.table.loc[0, "label"] = "no"
+    assert errors.told(0)[0] == f"Is the label {errors.target}: no wrong?"
+    errors = open_review(folder)[2]
     keys = iter("q" + "u" + "q" + "a" + "q")
     monkeypatch.setattr(terminal, "read_key", lambda: next(keys))
     report = review(ReviewOptions(str(folder), terminal=True))
