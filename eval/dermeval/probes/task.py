@@ -112,8 +112,15 @@ def _pooled_target(pool: PooledEmbeddings, name: str) -> Target:
     if all(sorted(target.classes) == list(target.classes) for target in declared):
         classes.sort()
     first, *others = (replace(target, classes=tuple(classes)) for target in declared)
-    if any(other != first for other in others) or not set.intersection(*(set(target.classes) for target in declared)):
-        why = f"the data sets declare '{name}' with no class in common, or with another kind or positive class"
+    if any(other != first for other in others):
+        told = "; ".join(
+            f"{dataset}: {target.kind}, of the {target.level}, positive class {target.positive or 'not named'}"
+            for dataset, target in pool.targets[name].items()
+        )
+        why = f"the data sets declare '{name}' differently ({told}): prepare them in one way, or judge each alone"
+        raise InputError(f"{pool.where}: {why}")
+    if not set.intersection(*(set(target.classes) for target in declared)):
+        why = f"the data sets declare '{name}' with no class in common"
         raise InputError(f"{pool.where}: {why}: prepare them with the same class names, or judge each alone")
     return first
 

@@ -125,6 +125,17 @@ def test_too_few_patients_for_the_inner_folds_are_called_so(judge, frame):
     assert code == 2 and "--inner-folds within the training patients: 5 folds of 2 patients" in said
 
 
+def test_pooled_data_sets_with_another_positive_class_are_told_apart(tmp_path, make_embeddings, make_frame, capsys):
+    folders, classes = [], ("no impetigo", "impetigo")
+    for name, declared in (("one", {"kind": "binary", "positive": "impetigo"}), ("two", {})):
+        frame = make_frame(40, 1, name)
+        target = {"impetigo": Target("impetigo", classes, **declared)}
+        folders.append(str(make_embeddings(tmp_path / name, frame, np.eye(len(frame)), target)))
+    assert main(["knn", *folders, "--target", "impetigo", *FAST]) == 2
+    told = "one: binary, of the image, positive class impetigo; two: multiclass, of the image, positive class not named"
+    assert f"the data sets declare 'impetigo' differently ({told})" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("first", "second", "union"),
     [

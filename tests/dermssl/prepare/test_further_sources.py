@@ -386,6 +386,7 @@ def test_a_target_may_have_any_other_name(raw, column):
     [
         ("columns:", "colums:", "unknown key 'colums'; did you mean 'columns'"),
         ("patient_id:", "patient:", "unknown column 'patient'; did you mean 'patient_id'"),
+        ("{file: photo, ", "{finding: finding, file: photo, ", "Labels stand in `targets`"),
         ("{file: photo, ", "{", "at least the column of the `file`"),
         ("who", "whom", "no column 'whom'; did you mean 'who'"),
         ("[finding]", "[sex]", "target 'sex' has the name of a manifest column"),

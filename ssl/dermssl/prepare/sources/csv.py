@@ -79,7 +79,7 @@ def _binary(target: Target, value: Any, path: Path) -> Target:
     positive = next((label for label in target.classes if label.lower() in words), value)
     if len(target.classes) != 2 or str(positive) not in target.classes:
         found = shortened(", ".join(f"'{label}'" for label in target.classes))
-        remedy = "write each class of the table in one way" if len(target.classes) > 2 else "give one of these"
+        remedy = "give one of these" if len(target.classes) == 2 else "correct the table, or leave it out of `positive`"
         raise InputError(f"{path}: `positive` must name one of two classes, but {target.column} has {found}: {remedy}")
     negative = next(label for label in target.classes if label != str(positive))
     return dataclasses.replace(target, classes=(negative, str(positive)), kind="binary", positive=str(positive))
@@ -95,7 +95,8 @@ def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], 
         raise InputError(f"{path} must name the `table`, and under `columns` at least the column of the `file`")
     for name, column in columns.items():
         if name not in READERS:
-            raise InputError(f"{path}: unknown column '{name}'; {did_you_mean(str(name), READERS)}")
+            known = did_you_mean(str(name), READERS)
+            raise InputError(f"{path}: unknown column '{name}'; {known}. Labels stand in `targets`")
         if (isinstance(column, list) and name not in ID_COLUMNS) or not column:
             ids = ", ".join(ID_COLUMNS)
             raise InputError(f"{path}: `{name}` must be a column of the table, or a list of columns for {ids}")
