@@ -12,6 +12,7 @@ def test_all_text_is_escaped_and_absent_parts_leave_no_trace():
     html = render(title=odd, lead=[odd], notes=[odd], sections=[section], foot=[odd])
     assert "<script" not in html and html.count("&lt;script&gt;") == 11
     assert "Read with this in mind" not in render(title="t")
+    assert "mend it with <code>dermeval leaks</code></p>" in render(title="t", notes=["mend it with `dermeval leaks`"])
 
 
 def test_a_column_of_numbers_is_set_to_the_right_and_a_column_of_words_to_the_left():
