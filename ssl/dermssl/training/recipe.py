@@ -63,9 +63,10 @@ def recommend(options: RecipeOptions, images: int) -> Choices:
 def as_yaml(options: RecipeOptions, images: int, choices: Choices) -> str:
     """The config as YAML, with a reason for each setting and the command that uses it."""
     model = {"backbone": options.backbone} | ({} if is_vit(options.backbone) else {"drop_path": 0})
+    file = options.out or "THIS_FILE"
     lines = [
         f"# {options.method}, {options.backbone}, {images:,} training images of {', '.join(options.data)}.",
-        f"# dermssl pretrain --config THIS_FILE --data {' '.join(options.data)} --out checkpoints/run1",
+        f"# dermssl pretrain --config {file} --data {' '.join(options.data)} --out checkpoints/run1",
         f"method: {options.method}",
         yaml.safe_dump({"model": model}, sort_keys=False).rstrip(),
     ]
