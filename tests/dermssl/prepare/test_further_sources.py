@@ -354,6 +354,24 @@ def test_a_target_of_two_classes_may_have_a_positive_one(raw, classes, positive)
 
 
 @pytest.mark.parametrize(
+    ("found", "positive", "classes"),
+    [("no", "'yes'", ("no", "yes")), ("lump", "cancer", ("lump", "cancer")), ("yes", "yes", ("yes",))],
+)
+def test_a_table_without_one_of_the_two_classes_may_name_the_positive_one(raw, found, positive, classes):
+    layout = f"table: t.csv\ncolumns: {{file: photo}}\ntargets: [cancer]\npositive: {{cancer: {positive}}}"
+    root = raw({"columns.yaml": layout, "t.csv": f"photo,cancer\n0.jpg,{found}\n"}, ["0.jpg"])
+    target = read_source(get_source("csv"), root).targets["cancer"]
+    assert (target.classes, target.kind, target.positive) == (classes, "binary", positive.strip("'"))
+
+
+def test_a_positive_class_that_no_row_has_must_stand_in_quotes_if_yaml_reads_it_otherwise(raw):
+    layout = "table: t.csv\ncolumns: {file: photo}\ntargets: [cancer]\npositive: {cancer: yes}"
+    root = raw({"columns.yaml": layout, "t.csv": "photo,cancer\n0.jpg,no\n"}, ["0.jpg"])
+    with pytest.raises(InputError, match="cancer has 'no': write the other one in quotes"):
+        read_source(get_source("csv"), root)
+
+
+@pytest.mark.parametrize(
     ("classes", "positive"), [("no,yes", "yes"), ("Yes,No", "no"), ("off,on", "on"), ("F,True", "true")]
 )
 def test_a_positive_class_that_yaml_reads_as_true_or_false_needs_no_quotes(raw, classes, positive):

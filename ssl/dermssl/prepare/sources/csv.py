@@ -74,15 +74,16 @@ def read(raw: RawFolder) -> Rows:
 
 
 def _binary(target: Target, value: Any, path: Path) -> Target:
-    """The target with a positive class; raises InputError if it has other than two classes, or not this one."""
+    """The target with a positive class, which a table without positives lacks. InputError if it has two others."""
     words = YAML_WORDS[value] if isinstance(value, bool) else ()
     positive = next((label for label in target.classes if label.lower() in words), value)
-    if len(target.classes) != 2 or str(positive) not in target.classes:
+    if isinstance(positive, bool) or len({*target.classes, str(positive)}) > 2:
         found = shortened(", ".join(f"'{label}'" for label in target.classes))
-        remedy = "give one of these" if len(target.classes) == 2 else "correct the table, or leave it out of `positive`"
+        remedies = {1: "write the other one in quotes", 2: "give one of these"}
+        remedy = remedies.get(len(target.classes), "correct the table, or leave it out of `positive`")
         raise InputError(f"{path}: `positive` must name one of two classes, but {target.column} has {found}: {remedy}")
-    negative = next(label for label in target.classes if label != str(positive))
-    return dataclasses.replace(target, classes=(negative, str(positive)), kind="binary", positive=str(positive))
+    negative = [label for label in target.classes if label != str(positive)]
+    return dataclasses.replace(target, classes=(*negative, str(positive)), kind="binary", positive=str(positive))
 
 
 def _checked(layout: dict[str, Any], path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
