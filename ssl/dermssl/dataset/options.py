@@ -21,8 +21,8 @@ class SplitOptions:
     together: str | None = None
     """Leaks or audit folder, each of whose leak groups --fractions and --folds put on one side and in one fold."""
     by: Literal["patient", "lesion", "group"] = "group"
-    """Unit that must stay together. The data set's own unit always does, so the draw is the same: patient stops the
-    command if there are no patients, lesion if the unit is another."""
+    """Unit that must stay together: the command stops if it would not. group: the data set's own unit, which always
+    stays together."""
     stratify: list[str] = field(default_factory=list)
     """Columns whose values are spread evenly, such as condition,fitzpatrick (default: the first target)."""
     folds: NonNegativeInt = 0

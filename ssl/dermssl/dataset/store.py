@@ -126,7 +126,10 @@ class ImageStore:
         return ImageStore, (self.folder, self.version)
 
     def row_hash(self, image_ids: pa.ChunkedArray) -> str:
-        """A hash of the ``image_ids`` of the rows and of the sizes of their JPEGs: it tells if rows were mixed up."""
+        """A hash of the ``image_ids`` and the sizes of the JPEGs, in their order.
+
+        Another order changes it, unless only JPEGs of equal size changed places.
+        """
         sizes = pc.binary_length(self._jpegs).to_numpy().astype("<i8")
         return hashlib.sha256(sizes.tobytes() + "\n".join(image_ids.to_pylist()).encode()).hexdigest()
 

@@ -74,7 +74,7 @@ def read(raw: RawFolder) -> Rows:
 
 
 def _binary(target: Target, value: Any, path: Path) -> Target:
-    """The target with a positive class, which a table without positives lacks. InputError if it has two others."""
+    """The target with its positive class, added if no row has it. InputError if that makes more than two classes."""
     words = YAML_WORDS[value] if isinstance(value, bool) else ()
     positive = next((label for label in target.classes if label.lower() in words), value)
     if isinstance(positive, bool) or len({*target.classes, str(positive)}) > 2:
