@@ -49,11 +49,11 @@ def audit(options: AuditOptions) -> Report:
             kept = about_same_pixels(decisions, out / "leaks", images)
             if file.name.startswith("label_errors") and images.labels:
                 labels = images.frame.set_index("image_id")[target]
-                kept = about_same_labels(kept, out / "label_errors.csv", labels)
+                kept = about_same_labels(kept, out, labels)
             if len(kept) < len(decisions):
                 write_csv(file, kept)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / MARK, {"finished": False})
+        write_json(out / MARK, {"finished": False, "target": target})
         remove_folder(out / IMAGES)  # an earlier audit may show images that have changed or been removed since
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)

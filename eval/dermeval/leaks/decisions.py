@@ -16,6 +16,7 @@ from dermeval.leaks.records import AuditedImages
 from dermeval.leaks.summary import summary_of
 from dermssl.errors import InputError, counted
 from dermssl.files import write_csv
+from dermssl.paths import json_object
 
 FILE = "decisions.csv"
 ACCEPT, REJECT, UNSURE = DECISIONS = ("accept", "reject", "unsure")
@@ -60,13 +61,18 @@ def about_same_pixels(decisions: pd.DataFrame, folder: Path, images: AuditedImag
     return decisions[~old].reset_index(drop=True)
 
 
-def about_same_labels(decisions: pd.DataFrame, reviewed: Path, labels: pd.Series) -> pd.DataFrame:
-    """``decisions`` about label errors without those about another label than the image has now.
+def about_same_labels(decisions: pd.DataFrame, folder: Path, labels: pd.Series) -> pd.DataFrame:
+    """``decisions`` about label errors without those about another label than the image has now, or another target.
 
-    ``reviewed`` is the table of the earlier audit (``label_errors.csv``), ``labels`` are the present ones by image_id.
+    ``folder`` is that of the earlier audit, ``labels`` are the present ones by image_id, with the name of their target.
     """
+    target = json_object(folder / "audit.json").get("target", labels.name)
+    if len(decisions) and target != labels.name:  # whose label may be the same word, such as 'yes'
+        told, now = counted(len(decisions), "decision"), labels.name
+        log.warning("warning: %s about %s dropped, since labels of %s are checked now", told, target, now)
+        return decisions[:0]
     try:
-        table = pd.read_csv(reviewed, dtype=str, keep_default_na=False)
+        table = pd.read_csv(folder / "label_errors.csv", dtype=str, keep_default_na=False)
         before = table.drop_duplicates("image_id").set_index("image_id")["label"]
     except (OSError, KeyError, ValueError):  # there is none, or it is damaged
         return decisions

@@ -168,6 +168,22 @@ def test_a_decision_about_a_label_ends_with_that_label(planted, tmp_path):
     assert pd.isna(after["set/3"]) and after.notna().sum() == 1
 
 
+def test_a_decision_about_a_label_is_not_taken_for_one_about_another_target(planted, tmp_path, caplog):
+    path, table = planted[0] / "dataset.json", pq.read_table(planted[0] / "manifest.parquet")
+    write_parquet(planted[0] / "manifest.parquet", table.append_column("other", table["dx"]))  # both say eczema
+    info = read_json(path, "")
+    info["targets"]["other"] = info["targets"]["dx"] | {"column": "other"}
+    write_json(path, info)
+    run(tmp_path, planted[1], target="dx")
+    folder = tmp_path / "audit"
+    open_review(folder)[2].decide(0, "accept")
+    run(tmp_path, planted[1], target="dx", overwrite=True)
+    assert pd.read_csv(folder / "label_errors.csv")["decision"][0] == "accept"
+    run(tmp_path, planted[1], target="other", overwrite=True)
+    assert pd.read_csv(folder / "label_errors.csv")["decision"].isna().all()
+    assert "1 decision about dx dropped, since labels of other are checked now" in caplog.text
+
+
 def test_without_an_encoder_labels_are_not_judged_and_nothing_of_an_earlier_audit_is_left(planted, tmp_path):
     earlier = {"audit.json": '{"finished": true}', "label_errors.csv": "rank", f"images/{0:016}.jpg": "removed since"}
     (tmp_path / "audit" / "images").mkdir(parents=True)
