@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dermeval.retrieval.index import Source, open_source
-from dermeval.retrieval.lance import require_package
+from dermeval.retrieval.lance import require_names, require_package
 from dermeval.retrieval.options import EmbeddingsExportOptions
 from dermssl import licences, neighbours
 from dermssl.atomic import atomic_folder
@@ -174,7 +174,9 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
 def _write_lance(folder: Path, source: Source, options: EmbeddingsExportOptions) -> None:
     lancedb = require_package("lancedb", "lancedb")
     numbers = pa.array(np.ascontiguousarray(source.features, np.float32).ravel())
-    table = pa.Table.from_pandas(_columns(source, "vector", "jpeg"), preserve_index=False)
+    columns = _columns(source, "vector", "jpeg")
+    require_names(columns)
+    table = pa.Table.from_pandas(columns, preserve_index=False)
     table = table.append_column("vector", pa.FixedSizeListArray.from_arrays(numbers, source.encoder["dim"]))
     jpegs = _jpegs(source)
 

@@ -35,6 +35,7 @@ from dermssl.paths import inside
 TABLE, VECTOR = "images", "dermeval_vector"
 LOOKED_UP = ("image_id", "group_id", "sha256", "pixel_sha256")
 """Columns with a scalar index."""
+RESERVED = (VECTOR, "_rowid", "_rowaddr", "_distance", "_score")
 CELL_ROWS, LEAST_CELLS = 8192, 256
 """Vectors of a cell, and the least number of cells that a search visits; in large tables it visits an eighth of all."""
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 20
@@ -179,6 +180,7 @@ def write_table(
     database: Any, name: str, blocks: Iterable[tuple[pa.Table, np.ndarray]], schema: pa.Schema, dim: int
 ) -> None:
     """Write the table of an index into a database: manifest rows of ``schema`` with unit vectors ``(n, dim)``."""
+    require_names(schema.names)
     schema = schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim)))
     table = database.create_table(name, schema=schema)
     _add(table, blocks)
@@ -189,6 +191,14 @@ def write_table(
         codes = indexes.IvfFlat if dim % 8 else indexes.IvfRq  # RaBitQ codes have whole bytes
         table.create_index(VECTOR, config=codes(distance_type="dot", sample_rate=64))
     _tidy(table)
+
+
+def require_names(columns: Iterable[str]) -> None:
+    """Raise InputError for a name of a column that a LanceDB table cannot have."""
+    for name in columns:
+        if re.search("[.`]", name) or name in RESERVED:
+            hint = "give the target another name under `targets` in columns.yaml, and prepare the data again"
+            raise InputError(f"column '{name}': LanceDB takes no such name of a column: {hint}")
 
 
 def grow_table(folder: Path, old: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:

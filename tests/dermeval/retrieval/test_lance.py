@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dermeval.features.embeddings import write_embeddings
 from dermeval.retrieval import lance
 from dermeval.retrieval.export import export
 from dermeval.retrieval.find import find, indexed_query
@@ -16,6 +17,7 @@ from dermeval.retrieval.index_folder import open_index
 from dermeval.retrieval.options import EmbeddingsExportOptions, IndexOptions, SearchOptions
 from dermeval.retrieval.search import search
 from dermssl import neighbours
+from dermssl.dataset.dataset import open_dataset
 from dermssl.errors import InputError
 
 lancedb = pytest.importorskip("lancedb")
@@ -67,6 +69,19 @@ def test_an_index_is_exported_though_lancedb_cannot_read_while_it_writes(make, t
     out = tmp_path / "exported"
     export(EmbeddingsExportOptions(source=str(make("lance")), to="lance", out=str(out)))
     assert lancedb.connect(out).open_table("images").count_rows() == 120
+
+
+def test_a_column_name_that_lancedb_does_not_take_is_named(make, make_toy_dataset, make_frame, tmp_path):
+    frame = make_frame(3, seed=0).rename(columns={"centre": "centre.of.care"})
+    data = make_toy_dataset(tmp_path / "data", frame, {})
+    record = {"path": "e", "fingerprint": "e", "preprocessing": {}}
+    write_embeddings(tmp_path / "embedded", np.eye(len(frame), dtype=np.float32), [open_dataset(data)], record, {})
+    given = str(tmp_path / "embedded")
+    with pytest.raises(InputError, match=r"column 'centre\.of\.care': LanceDB takes no such name.*columns\.yaml"):
+        make("lance", [given])
+    with pytest.raises(InputError, match=r"column 'centre\.of\.care'"):
+        export(EmbeddingsExportOptions(source=given, to="lance", out=str(tmp_path / "exported")))
+    assert not (tmp_path / "exported").exists()
 
 
 def test_an_append_that_is_interrupted_leaves_the_index_as_it_was(make, parts, monkeypatch):
