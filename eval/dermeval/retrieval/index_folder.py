@@ -148,7 +148,7 @@ def open_index(folder: str | Path) -> SearchIndex:
     if is_address(folder):
         from dermeval.retrieval.object_store import StoredIndex  # lancedb is an extra
 
-        return StoredIndex(str(folder))
+        return StoredIndex(str(folder).rstrip("/"))
     path = require_folder(Path(folder), MARK, MAKER)
     info = read_json(inside(path, MARK), MAKER, IndexInfo)
     needed = ["vectors.npy", "manifest.parquet", *["index.faiss"] * has_codes(info)]

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from dermeval.features.embeddings import EmbeddedRows, pooled_rows, require_same_images
-from dermeval.retrieval.index_folder import MAKER, SearchIndex
+from dermeval.retrieval.index_folder import MAKER, SearchIndex, is_address
 from dermeval.retrieval.where import comparisons, parse_where, passing_rows, to_sql
 from dermssl import neighbours
 from dermssl.dataset.dataset import Dataset
@@ -309,7 +309,7 @@ def lance_answers(folder: Path | str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
         if isinstance(error, InputError):
             raise
-        if "S3" in str(error):
+        if is_address(folder) and re.search("S3|AWS", str(error)):
             code = re.search(r"<Code>(\w+)</Code>", str(error))
             raise InputError(
                 f"{folder}: the object store does not answer or refuses access ({code[1] if code else 'no answer'}): "

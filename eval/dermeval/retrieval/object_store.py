@@ -143,7 +143,10 @@ def _tables(address: str) -> list[str]:
 
 def _endpoint() -> str | None:
     """The S3 server if it is not Amazon's."""
-    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
+    name = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    if name and not re.match("https?://", os.environ[name]):
+        raise InputError(f"{name}={os.environ[name]} is no address of a server: begin it with https:// or http://")
+    return os.environ[name] if name else None
 
 
 def _database(address: str) -> Any:

@@ -271,6 +271,7 @@ def test_an_address_is_checked_and_others_tables_are_kept(bucket, parts):
     with pytest.raises(InputError, match="only the type lance is possible"):
         index(IndexOptions(sources=parts, out=f"{bucket}/x", type="scan"))
     index(IndexOptions(sources=parts, out=f"{bucket}/x"))
+    assert len(open_index(f"{bucket}/x/")) == 80
     with pytest.raises(InputError, match="already exists"):
         index(IndexOptions(sources=parts, out=f"{bucket}/x"))
     with pytest.raises(InputError, match="is read"):
@@ -280,6 +281,18 @@ def test_an_address_is_checked_and_others_tables_are_kept(bucket, parts):
     )
     with pytest.raises(InputError, match="holds 'mine'"):
         index(IndexOptions(sources=parts, out=f"{bucket}/y", overwrite=True))
+
+
+def test_missing_credentials_and_a_server_without_https_are_named(bucket, parts, monkeypatch):
+    index(IndexOptions(sources=parts, out=f"{bucket}/x"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InputError, match="check credentials"):
+        open_index(f"{bucket}/x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    with pytest.raises(InputError, match="AWS_ENDPOINT_URL=minio:9000 is no address of a server"):
+        open_index(f"{bucket}/x")
 
 
 def test_a_received_index_makes_nobody_contact_a_store(bucket, parts, tmp_path, monkeypatch):
