@@ -99,7 +99,10 @@ def open_encoder(spec: str | Path, image_size: int | None, features: FeatureKind
         name, _, file = name.partition("@")
         if not file:
             raise InputError(f"--encoder {spec}: give a file after @")
-        encoder = _from_file(spec, Path(file), name, image_size)
+        path = folder_of(Path(file))  # an exported encoder has its own normalisation, size, licences and ledger
+        encoder = _from_folder(path, image_size) if path.is_dir() else _from_file(spec, path, name, image_size)
+        if encoder.origin["name"] != name:
+            raise InputError(f"--encoder {spec}: {path} is of {encoder.origin['name']}: give --encoder {path}")
     elif kind == "timm" and name:
         encoder = _from_timm(spec, name, image_size, pretrained=True)
         encoder = with_origin(encoder, licences=[pretrained_notice(name)], weights=describe_weights(name))

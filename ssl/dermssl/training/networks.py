@@ -32,12 +32,13 @@ FEW_VIEWS = 32
 
 def init_of(options: ModelOptions) -> str | None:
     """``model.init`` as a path or ``timm``; ``timm:NAME`` and ``timm:NAME@FILE`` are read as by `dermeval embed`."""
-    if not options.init or not options.init.startswith("timm:"):
-        return options.init and str(folder_of(Path(options.init)))
-    name, _, file = options.init.removeprefix("timm:").partition("@")
-    if name != options.backbone:
-        raise InputError(f"model.init {options.init}: model.backbone is {options.backbone}: use the same")
-    return file or "timm"
+    file = options.init
+    if file and file.startswith("timm:"):
+        name, _, file = file.removeprefix("timm:").partition("@")
+        if name != options.backbone:
+            raise InputError(f"model.init {options.init}: model.backbone is {options.backbone}: use the same")
+        file = file or "timm"
+    return file and str(folder_of(Path(file)))
 
 
 def make_method(options: PretrainOptions, accelerator: Accelerator) -> tuple[Any, Normalisation]:

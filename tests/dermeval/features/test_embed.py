@@ -146,6 +146,17 @@ def test_weights_of_a_file_are_those_that_embed(tmp_path):
         open_encoder(f"timm:resnet26@{tmp_path / 'w.pth'}", 32)
 
 
+def test_the_network_of_an_exported_encoder_may_be_named_too(tmp_path):
+    """Its own normalisation, size and record of the training count, not those of timm's network of that name."""
+    name, folder, facts = "vit_tiny_patch16_224", tmp_path / "exported", {"splits": "all"}
+    write_encoder(build_backbone(name, 96), folder, name, preprocessing_at(96), [], "test", facts)
+    encoder = open_encoder(f"timm:{name}@{folder / 'model.safetensors'}", None)
+    assert encoder.record() == open_encoder(folder, None).record()
+    assert encoder.image_size == 96 and encoder.origin["training"] == facts
+    with pytest.raises(InputError, match=f"exported is of {name}: give --encoder {folder}"):
+        open_encoder(f"timm:vit_small_patch16_224@{folder / 'model.safetensors'}", None)
+
+
 def test_a_file_of_weights_says_by_itself_which_network_it_fits(tmp_path):
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     weights = {f"backbone.{name}": value for name, value in theirs.state_dict().items()}

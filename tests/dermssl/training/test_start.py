@@ -323,9 +323,12 @@ def test_images_are_normalised_as_for_the_weights_that_a_run_starts_from(dataset
     assert all(notice in known for notice in notices)  # the run states it too
 
 
-def test_init_takes_the_words_that_the_encoder_of_embed_takes():
+def test_init_takes_the_words_that_the_encoder_of_embed_takes(tmp_path):
     given = {None: None, "timm": "timm", "run": "run", "timm:test_vit": "timm", "timm:test_vit@a@b.pth": "a@b.pth"}
     for init, meant in given.items():
         assert init_of(ModelOptions(backbone="test_vit", init=init)) == meant
     with pytest.raises(InputError, match=r"timm:resnet18: model\.backbone is test_vit: use the same"):
         init_of(ModelOptions(backbone="test_vit", init="timm:resnet18"))
+    write_encoder(build_backbone("test_vit", 32), tmp_path, "test_vit", preprocessing_at(32), [], "test", {})
+    file = tmp_path / "model.safetensors"  # stands for its folder, which says how images are normalised
+    assert init_of(ModelOptions(backbone="test_vit", init=f"timm:test_vit@{file}")) == str(tmp_path)
