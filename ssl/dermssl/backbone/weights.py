@@ -42,6 +42,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file: give safetensors or a state dict")
+    if (path.parent / "state.json").is_file():  # without the run's normalisation, licences and ledger
+        raise InputError(f"{path} is the state of a run: give the run folder, or what `dermssl export` makes of it")
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _read_tensors(path)
     except InputError:

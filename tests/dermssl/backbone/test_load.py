@@ -8,7 +8,7 @@ import torch
 from dermssl.backbone.build import build
 from dermssl.backbone.embedding import preprocessing_at
 from dermssl.backbone.encoder_folder import folder_of, load_encoder, write_encoder
-from dermssl.backbone.weights import load_weights
+from dermssl.backbone.weights import load_weights, read_weights
 from dermssl.errors import InputError
 
 
@@ -79,6 +79,12 @@ def test_an_image_size_that_the_patches_do_not_divide_is_one_line(folder):
 def test_the_file_of_an_exported_encoder_stands_for_its_folder(folder, tmp_path):
     assert folder_of(folder / "model.safetensors") == folder
     assert folder_of(tmp_path / "model.safetensors") == tmp_path / "model.safetensors"  # no config beside it
+
+
+def test_the_weights_of_a_state_are_not_taken_without_what_the_run_knows_of_them(folder):
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model\.safetensors is the state of a run: give the run folder"):
+        read_weights(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
