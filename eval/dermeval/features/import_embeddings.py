@@ -40,17 +40,15 @@ def import_embeddings(options: ImportOptions) -> Report:
     inputs = [options.features, options.ids, *options.data]
     require_new_folder(out, options.overwrite, WRITTEN, inputs, key="imported_from")
     datasets = open_datasets(options.data)
-    features, ids = _read_features(path, {name for dataset in datasets for name in dataset.table.column_names})
-    if options.ids:
-        given = _read_ids(Path(options.ids))
-        if ids is not None and len(ids) == len(given) and sorted(ids) == sorted(given) and ids != given:
-            raise InputError(f"{path} has the ids of {options.ids} in another order: leave {options.ids} out")
-        ids = given
+    features, beside = _read_features(path, {name for dataset in datasets for name in dataset.table.column_names})
+    ids = _read_ids(Path(options.ids)) if options.ids else beside
     if ids is None:
         raise InputError(f"{path} holds no ids: give a table of them with one row per row of features, in their order")
     if len(ids) != len(features):
         raise InputError(f"{options.ids or path}: {len(ids)} ids for {len(features)} rows of features: give as many")
     rows = _match(ids, datasets, options.ids or options.features)
+    if options.ids and beside is not None and not _agree(rows, beside, datasets):
+        raise InputError(f"{path} has the ids of {options.ids} in another order: leave {options.ids} out")
     name = options.name or out.name
     notice = licences.notice(f"weights {name}", options.licence, "Features of another program.", synthetic=False)
     encoder: dict[str, Any] = {"path": f"imported:{name}", "name": name, "fingerprint": sha256_file(path)}
@@ -151,6 +149,14 @@ def _read_ids(path: Path) -> list[str]:
     if values.isna().any():
         raise InputError(f"{path}: row {int(np.flatnonzero(values.isna())[0]) + 1} has no id")
     return [str(value) for value in values]
+
+
+def _agree(rows: Sequence[np.ndarray], ids: Sequence[str], datasets: Sequence[Dataset]) -> bool:
+    """Whether ``ids``, which may be names of another kind, give the same ``rows``, or are not known."""
+    try:
+        return all(map(np.array_equal, _match(ids, datasets, ""), rows))
+    except InputError:
+        return True
 
 
 def _match(ids: Sequence[str], datasets: Sequence[Dataset], where: str) -> list[np.ndarray]:

@@ -80,9 +80,12 @@ def test_a_parquet_file_brings_its_own_ids(tmp_path, data, features, frame, kind
     assert np.allclose(open_embeddings(out).features, features, atol=1e-2 if kind == "half" else 1e-7)
 
 
-def test_ids_in_another_order_than_those_beside_the_features_are_refused(tmp_path, data, features, frame, capsys):
+@pytest.mark.parametrize("column", ["image_id", "file"])
+def test_ids_in_another_order_than_those_beside_the_features_are_refused(
+    tmp_path, data, features, frame, capsys, column
+):
     pd.DataFrame({"image_id": frame["image_id"], "features": list(features)}).to_parquet(tmp_path / "f.parquet")
-    frame[["image_id"]][::-1].to_csv(tmp_path / "ids.csv", index=False)
+    frame.assign(file=frame["image_id"] + ".jpg")[[column]][::-1].to_csv(tmp_path / "ids.csv", index=False)
     given = [str(tmp_path / "f.parquet"), str(tmp_path / "ids.csv")]
     assert main(["import-embeddings", *given, "--data", str(data), "--out", str(tmp_path / "e")]) == 2
     assert "in another order" in capsys.readouterr().err and not (tmp_path / "e").exists()
