@@ -305,13 +305,13 @@ def measured_recall(index: Index, queries: np.ndarray) -> dict[str, Any]:
 def recall_against(exact: np.ndarray, found: Mapping[int, np.ndarray]) -> dict[str, Any]:
     """Recall@k of the similarities ``found`` ``(Q, k + 1)`` for each k against the true ones ``exact`` ``(Q, K)``.
 
-    A query is a row of the index, so one hit is the query itself and does not count. A hit is right if it is at least
-    as similar as the last true neighbour, to 1e-5. So ties count.
+    A query is a row of the index. If it is found, this hit does not count. A hit is right if it is at least as similar
+    as the last true neighbour, to 1e-5. So ties count.
     """
-    at = {
-        str(k): float(((scores >= exact[:, k : k + 1] - 1e-5).sum(axis=1) - 1).mean() / k)
-        for k, scores in found.items()
-    }
+    at = {}
+    for k, scores in found.items():
+        right = (scores >= exact[:, k : k + 1] - 1e-5).sum(axis=1) - (scores[:, 0] >= exact[:, 0] - 1e-5)
+        at[str(k)] = float(right.clip(max=k).mean() / k)
     return {"queries": len(exact), "at": at}
 
 

@@ -81,6 +81,12 @@ def test_the_measured_recall_is_that_of_brute_force(clustered, indexes, kind):
     assert measured["at"]["10"] == pytest.approx(overlap, abs=2e-3)
 
 
+def test_a_query_that_does_not_find_itself_makes_no_negative_recall():
+    exact, lost = np.array([[1.0, 0.9], [1.0, 0.9]]), np.array([[0.8, 0.7], [0.9, 0.7]])
+    assert neighbours.recall_against(exact, {1: exact}) == {"queries": 2, "at": {"1": 1.0}}
+    assert neighbours.recall_against(exact, {1: lost}) == {"queries": 2, "at": {"1": 0.5}}
+
+
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_codes_read_back_give_the_same_answers(clustered, indexes, kind, tmp_path):
     vectors, queries = clustered
