@@ -1,14 +1,11 @@
 """Embedding: each image once, in manifest order, prepared as the encoder asks, whatever the number of ranks."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import timm
 import timm.data
 import torch
+from launched import Launched
 from PIL import Image
 from sklearn.decomposition import PCA
 
@@ -54,18 +51,12 @@ def test_features_are_those_of_timms_own_evaluation_pipeline_in_manifest_order(t
 
 
 def test_two_ranks_write_what_one_rank_writes(tmp_path, data):
-    arguments = ["-m", "dermeval", "embed", "--encoder", "random:resnet18@1", "--data", str(data), *SMALL]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, *arguments, "--out", str(tmp_path / "two")],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 processes" in done.stdout and done.stdout.count("images/s") == 1
-    assert main([*arguments[2:], "--out", str(tmp_path / "one")]) == 0
+    arguments = ["embed", "--encoder", "random:resnet18@1", "--data", str(data), *SMALL]
+    process = Launched(("-m", "dermeval"), [*arguments, "--out", str(tmp_path / "two")], ranks=2)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "2 processes" in told and told.count("images/s") == 1
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     one, two = open_embeddings(tmp_path / "one"), open_embeddings(tmp_path / "two")
     assert two.info["ranks"] == 2
     assert np.allclose(one.features, two.features, atol=1e-6)

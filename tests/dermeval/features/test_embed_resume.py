@@ -1,12 +1,12 @@
 """A killed ``dermeval embed`` goes on where it was, and only where it may."""
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from launched import Launched
 
 from dermeval.cli import main
 from dermeval.features import embed
@@ -145,13 +145,10 @@ def test_two_ranks_go_on_with_what_one_rank_began(tmp_path, command, passes):
     assert main(command(tmp_path / "whole")) == 0
     passes.clear()
     kill(command(tmp_path / "e"), passes, limit=5)
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dermeval"]
-    done = subprocess.run(
-        [sys.executable, *launch, *command(tmp_path / "e")], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "continuing after 8 of 30 images" in done.stderr
+    process = Launched(("-m", "dermeval"), command(tmp_path / "e"), ranks=2)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "continuing after 8 of 30 images" in told
     whole, resumed = open_embeddings(tmp_path / "whole"), open_embeddings(tmp_path / "e")
     assert np.array_equal(whole.features[:8], resumed.features[:8])
     assert np.allclose(whole.features, resumed.features, atol=1e-6)

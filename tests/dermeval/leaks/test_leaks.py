@@ -1,17 +1,15 @@
 """The whole audit on drawn data sets with planted copies: what it finds, what licences forbid, what it writes."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from launched import Launched
 from PIL import Image, ImageEnhance
 
 from dermeval.features.ledger import Seen
@@ -390,16 +388,11 @@ def test_an_embedding_of_other_pixels_is_refused(audit, planted):
 
 
 def test_two_ranks_find_what_one_finds(audit, planted, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "dermeval"]
     options = ["--planted", "0", "--workers", "1", "--neighbours", "3", "--out", str(tmp_path / "two")]
-    done = subprocess.run(
-        [sys.executable, *launch, "leaks", str(planted), *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("records share near-duplicate images (") == 1
+    process = Launched(("-m", "dermeval"), ["leaks", str(planted), *options], ranks=2)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert told.count("records share near-duplicate images (") == 1
     _, one = audit(planted)
     for name in ("pairs.parquet", "ranking.parquet", "groups.csv", "split_repaired.csv", "background.npy"):
         assert (tmp_path / "two" / name).read_bytes() == (one / name).read_bytes()

@@ -1,12 +1,9 @@
 """LeJEPA against the paper's formulas in NumPy; it trains and resumes as every method."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from launched import Launched
 
 from dermssl.backbone.build import build as build_backbone
 from dermssl.methods.lejepa import COLLAPSED, Lejepa, sigreg
@@ -77,6 +74,7 @@ SIGREG_OF_A_RANK = """
 import sys
 import numpy as np
 import torch
+from launched import Launched
 import torch.distributed as dist
 from dermssl.methods.lejepa import sigreg
 
@@ -93,14 +91,9 @@ dist.destroy_process_group()
 def test_sigreg_over_two_ranks_and_its_averaged_gradient_are_those_of_the_joined_batch(tmp_path):
     joined = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     np.save(tmp_path / "all.npy", joined.detach().numpy())
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", SIGREG_OF_A_RANK, str(tmp_path), str(rank)] for rank in range(2)]
-    ranks = [subprocess.Popen(command, env=environment) for command in commands]
-    try:
-        assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    ranks = [Launched(("-c", SIGREG_OF_A_RANK), [str(tmp_path), str(rank)]) for rank in range(2)]
+    told = [rank.communicate(timeout=180)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
     loss = sigreg(joined, 16, seed=2)
     loss.backward()
     parts = [np.load(tmp_path / f"{rank}.npz") for rank in range(2)]

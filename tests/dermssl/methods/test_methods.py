@@ -1,14 +1,12 @@
 """Losses against the papers' formulas in NumPy and against lightly; schedules against closed forms; EMA by hand."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from launched import Launched
 from lightly.loss import DINOLoss
 from torch import nn
 
@@ -272,14 +270,9 @@ def test_sinkhorn_over_two_ranks_is_that_of_the_joined_batch(tmp_path):
     parts = logits[:5], logits[5:]
     for rank, part in enumerate(parts):
         np.save(tmp_path / f"logits{rank}.npy", part)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", SINKHORN_OF_A_RANK, str(tmp_path), str(rank)] for rank in range(2)]
-    ranks = [subprocess.Popen(command, env=environment) for command in commands]
-    try:
-        assert [rank.wait(timeout=180) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    ranks = [Launched(("-c", SINKHORN_OF_A_RANK), [str(tmp_path), str(rank)]) for rank in range(2)]
+    told = [rank.communicate(timeout=180)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
     ours = np.concatenate([np.load(tmp_path / f"targets{rank}.npy") for rank in range(2)])
     np.testing.assert_allclose(ours, sinkhorn(torch.from_numpy(logits)).numpy(), rtol=1e-6, atol=1e-9)
     alone = np.concatenate([sinkhorn(torch.from_numpy(part)).numpy() for part in parts])

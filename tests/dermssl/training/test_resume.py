@@ -24,6 +24,7 @@ from tiny_runs import (
     prepare_pictures,
     saved_tensors,
     start,
+    start_python,
     status,
     stop_after,
 )
@@ -297,7 +298,7 @@ def test_a_folder_is_free_once_a_run_in_it_has_failed(dataset, tmp_path, pretrai
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         assert pretrain(dataset, tmp_path / "run") == 1
-    process = start(dataset, tmp_path / "run")
+    process = start_python(dataset, tmp_path / "run")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from launched import Launched
 from PIL import Image
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -102,26 +103,18 @@ def pretrain():
     return run
 
 
-def start(data, out: Path, ranks: int = 1, program=("-m", "dermssl"), **changes: str) -> subprocess.Popen:
+def start(data, out: Path, ranks: int = 1, program=("-m", "dermssl"), **changes: str) -> Launched:
     """The same in a process of its own, or in several ranks on CPU."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'ssl'}:{ROOT / 'eval'}",
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-    }
+    return Launched(program, arguments(data, out, **changes), ranks)
+
+
+def start_python(data, out: Path, ranks: int = 1, program=("-m", "dermssl"), **changes: str) -> subprocess.Popen:
+    """`start` as a user does: Python, or torchrun, which imports everything anew."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'ssl'}:{ROOT / 'eval'}", "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launcher, *program, *arguments(data, out, **changes)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command,
-        env=environment,
-        cwd=ROOT,
-        stdin=pipe,
-        stdout=pipe,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes)
 
 
 def metrics(run: Path, name: str = "loss") -> dict[int, float]:
