@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import SIMCLR, assert_same_weights, metrics, status
+from torch.utils.data import _utils
 
 from dermssl.training import pretrain as loop
 from dermssl.views.loader import ViewDataset
@@ -28,8 +29,12 @@ def whole(dataset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_worker_is_left():
-    """A worker that is stuck on purpose ends with the process, which here goes on."""
+def no_worker_is_left(monkeypatch):
+    """A worker that is stuck on purpose ends with the process, which here goes on.
+
+    PyTorch waits half a second instead of five for a worker that it stops, before it terminates it.
+    """
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     yield
     for child in multiprocessing.active_children():
         child.kill()
