@@ -135,11 +135,13 @@ def _check_readable(encoder: Encoder) -> None:
     model, kind, name = encoder.model, encoder.features, encoder.origin["name"]
     if kind != "cls" and isinstance(model, PixelPCA):
         raise InputError(f"--features {kind}: {name} has only principal components: use --features cls")
-    tokens = getattr(model, "num_prefix_tokens", None)
-    if kind == "cls+mean" and not tokens:
+    # Some transformers have register tokens (`num_prefix_tokens`), but no class token.
+    classed = any(key.rpartition(".")[2] == "cls_token" for key, _ in model.named_parameters())
+    if kind == "cls+mean" and not classed:
         raise InputError(f"--features cls+mean: {name} has no class token: use --features cls or last4")
-    if kind == "last4" and (tokens == 0 or len(_stages(model)) < LAST):
-        what = "no class token" if tokens == 0 else f"fewer than {LAST} blocks or stages"
+    unclassed = hasattr(model, "num_prefix_tokens") and not classed
+    if kind == "last4" and (unclassed or len(_stages(model)) < LAST):
+        what = "no class token" if unclassed else f"fewer than {LAST} blocks or stages"
         raise InputError(f"--features last4: {name} has {what}: use --features cls")
 
 
