@@ -1,6 +1,7 @@
 """Opens what ``--encoder`` names: a run folder, an exported encoder, a weights file, timm's weights, or a baseline."""
 
 import hashlib
+import inspect
 import json
 import logging
 import re
@@ -135,13 +136,15 @@ def _check_readable(encoder: Encoder) -> None:
     model, kind, name = encoder.model, encoder.features, encoder.origin["name"]
     if kind != "cls" and isinstance(model, PixelPCA):
         raise InputError(f"--features {kind}: {name} has only principal components: use --features cls")
-    # Some transformers have register tokens (`num_prefix_tokens`), but no class token.
-    classed = any(key.rpartition(".")[2] == "cls_token" for key, _ in model.named_parameters())
+    # Some transformers have register tokens (`num_prefix_tokens`), but no class token, or one in the last blocks only.
+    tokens = hasattr(model, "num_prefix_tokens")
+    classed = tokens and any(key.rpartition(".")[2] == "cls_token" for key, _ in model.named_parameters())
     if kind == "cls+mean" and not classed:
-        raise InputError(f"--features cls+mean: {name} has no class token: use --features cls or last4")
-    unclassed = hasattr(model, "num_prefix_tokens") and not classed
-    if kind == "last4" and (unclassed or len(_stages(model)) < LAST):
-        what = "no class token" if unclassed else f"fewer than {LAST} blocks or stages"
+        raise InputError(f"--features cls+mean: {name} has no class token: use --features cls{' or last4' * (not tokens)}")
+    reader = inspect.signature(getattr(model, "forward_intermediates", model.forward))
+    unread = tokens and not (classed and "return_prefix_tokens" in reader.parameters)
+    if kind == "last4" and (unread or len(_stages(model)) < LAST):
+        what = "no class token in its last four blocks" if unread else f"fewer than {LAST} blocks or stages"
         raise InputError(f"--features last4: {name} has {what}: use --features cls")
 
 

@@ -80,7 +80,8 @@ def test_last4_of_a_resnet_are_the_averages_of_its_stages(embed, data):
     [
         ("random:resnet18", "cls+mean", "resnet18 has no class token"),
         ("random:vit_pwee_patch16_reg1_gap_256", "cls+mean", "gap_256 has no class token"),  # but a register token
-        ("random:vit_pwee_patch16_reg1_gap_256", "last4", "gap_256 has no class token"),
+        ("random:vit_pwee_patch16_reg1_gap_256", "last4", "gap_256 has no class token in its last"),
+        ("random:xcit_nano_12_p16_224", "last4", "p16_224 has no class token in its last four blocks"),
         ("pixels:2", "last4", "use --features cls"),
         ("random:vit_tiny_patch16_224", "cls-mean", "cls+mean"),
     ],
