@@ -140,7 +140,9 @@ def _check_readable(encoder: Encoder) -> None:
     tokens = hasattr(model, "num_prefix_tokens")
     classed = tokens and any(key.rpartition(".")[2] == "cls_token" for key, _ in model.named_parameters())
     if kind == "cls+mean" and not classed:
-        raise InputError(f"--features cls+mean: {name} has no class token: use --features cls{' or last4' * (not tokens)}")
+        raise InputError(
+            f"--features cls+mean: {name} has no class token: use --features cls{' or last4' * (not tokens)}"
+        )
     reader = inspect.signature(getattr(model, "forward_intermediates", model.forward))
     unread = tokens and not (classed and "return_prefix_tokens" in reader.parameters)
     if kind == "last4" and (unread or len(_stages(model)) < LAST):
