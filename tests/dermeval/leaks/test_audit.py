@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -53,8 +54,22 @@ def run(tmp_path, folder, **options):
     return audit(AuditOptions(str(tmp_path / "audit"), [str(folder)], workers=1, shown=6, **options))
 
 
-def test_the_page_shows_what_was_planted_first(planted, tmp_path):
-    report = run(tmp_path, planted[1])
+made: list = []
+
+
+@pytest.fixture
+def audited(request, tmp_path):
+    """The report of ``run(tmp_path, planted[1])``, made once, and a copy of its folder; the data are not to change."""
+    if not made:
+        folder = request.getfixturevalue("planted")[1]
+        made.append((run(tmp_path, folder), (tmp_path / "audit").rename(tmp_path.parent / "audited"), folder))
+    report, folder, data = made[0]
+    shutil.copytree(folder, tmp_path / "audit")
+    return report, data
+
+
+def test_the_page_shows_what_was_planted_first(audited, tmp_path):
+    report, _ = audited
     assert f"label errors      of {report.data['target']}, ranked first: set/3" in report.text
     assert f"Labels of {report.data['target']} that" in (tmp_path / "audit" / "report.html").read_text()
     tables = {name: pd.read_csv(tmp_path / "audit" / f"{name}.csv") for name in ("off_topic", "label_errors")}
@@ -118,8 +133,8 @@ def test_a_killed_audit_keeps_no_leaks_of_other_features_of_the_encoder(planted,
     assert made, "the leaks were searched for again"
 
 
-def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_path, monkeypatch):
-    run(tmp_path, planted[1])
+def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(audited, tmp_path, monkeypatch):
+    _, data = audited
     folder = tmp_path / "audit"
     _, off_topic, errors = open_review(folder)
     assert (off_topic.title, errors.title) == ("off-topic images", "label errors")
@@ -141,13 +156,13 @@ def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(planted, tmp_
     )
     page = (folder / "report.html").read_text()
     assert page.count("review: <b>accept</b>") == 2 and page.count("review: <b>unsure</b>") == 1
-    run(tmp_path, planted[1], overwrite=True)
+    run(tmp_path, data, overwrite=True)
     assert pd.read_csv(folder / "off_topic.csv")["decision"][0] == "accept"
     assert (folder / "report.html").read_text() == page
     audited = pd.read_parquet(folder / "leaks" / "images.parquet")
     audited.loc[29, "pixel_sha256"] = "other"
     audited.to_parquet(folder / "leaks" / "images.parquet")
-    run(tmp_path, planted[1], overwrite=True)
+    run(tmp_path, data, overwrite=True)
     assert pd.isna(pd.read_csv(folder / "off_topic.csv")["decision"][0]), "it was about another picture"
 
 
@@ -253,8 +268,7 @@ def test_a_label_that_no_fitted_image_has_is_not_doubted():
 
 
 @pytest.mark.parametrize("name", ["unknown", "UNK", "N/A"])
-def test_a_review_keeps_a_label_that_reads_like_a_missing_value(planted, tmp_path, name):
-    run(tmp_path, planted[1])
+def test_a_review_keeps_a_label_that_reads_like_a_missing_value(audited, tmp_path, name):
     path = tmp_path / "audit" / "label_errors.csv"
     pd.read_csv(path).replace("eczema", name).to_csv(path, index=False)
     errors = open_review(tmp_path / "audit")[2]

@@ -60,8 +60,19 @@ def planted(make_dataset, embed_as, draw_skin):
     return embed_as(folder, features)
 
 
-def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(audit, planted):
-    report, out = audit(planted)
+made: list = []
+
+
+@pytest.fixture
+def found(request):
+    """Report and folder of ``audit(planted)``, made once: for tests that read and change nothing."""
+    if not made:
+        made.append(request.getfixturevalue("audit")(request.getfixturevalue("planted")))
+    return made[0]
+
+
+def test_each_planted_copy_is_found_with_its_evidence_and_nothing_else(found):
+    report, out = found
     pairs = pd.read_parquet(out / "pairs.parquet").set_index("group_id_b")
     assert pairs["group_id_a"].to_dict() == {"set/c0": "set/p0", "set/c1": "set/p1", "set/c2": "set/p2"}
     assert set(pairs.loc["set/c0", "evidence"]) == {"file", "pixels"}
@@ -112,8 +123,8 @@ def test_similar_embeddings_alone_prove_nothing(audit, make_dataset, embed_as, d
     assert report.data["sources"]["embedding"]["nominated"] > 0 and report.data["pairs"] == 0
 
 
-def test_the_split_is_repaired_and_the_rest_of_it_left_alone(audit, planted):
-    report, out = audit(planted)
+def test_the_split_is_repaired_and_the_rest_of_it_left_alone(found):
+    report, out = found
     split = pd.read_csv(out / "split_repaired.csv", index_col="image_id")
     moved = split.index[split["split"] != split["split_repaired"]].tolist()
     # The first move takes an image of class a out of test; the second one brings another in.
@@ -131,8 +142,8 @@ def test_the_report_says_what_to_do_next(audit, planted):
     assert split[0] in alone and split[1] not in alone  # leak groups of images say nothing about records
 
 
-def test_pairs_too_weak_to_join_groups_are_said_to_lie_across_the_repaired_split(audit, planted, monkeypatch):
-    assert audit(planted)[0].data["pairs_across_splits_after_repair"] == 0
+def test_pairs_too_weak_to_join_groups_are_said_to_lie_across_the_repaired_split(found, audit, planted, monkeypatch):
+    assert found[0].data["pairs_across_splits_after_repair"] == 0
     monkeypatch.setattr("dermeval.leaks.decisions.leak_groups", lambda groups, _: np.zeros(len(groups), np.int64))
     report, out = audit(planted)
     assert report.data["pairs_across_splits_after_repair"] == report.data["pairs_across_splits"] == 2
@@ -209,8 +220,8 @@ def test_the_page_links_its_pictures_and_says_that_it_stays_here(audit, planted)
     assert "data:image" not in page and "stays on this machine" in page and "1 further pair." in page
 
 
-def test_no_output_says_who_is_shown(audit, planted):
-    report, out = audit(planted)
+def test_no_output_says_who_is_shown(found):
+    report, out = found
     texts = [report.text, json.dumps(report.data)]
     texts += [file.read_text() for file in out.iterdir() if file.suffix in (".html", ".json", ".csv")]
     assert "share near-duplicate images" in report.text
@@ -314,11 +325,11 @@ def test_a_killed_audit_goes_on_with_what_it_had_finished(audit, planted, tmp_pa
     assert not (tmp_path / "leaks.unfinished").exists()
 
 
-def test_a_killed_audit_nominates_once_unless_asked_otherwise(audit, planted, monkeypatch):
+def test_a_killed_audit_nominates_once_unless_asked_otherwise(found, audit, planted, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    expected = pd.read_parquet(audit(planted)[1] / "pairs.parquet")
+    expected = pd.read_parquet(found[1] / "pairs.parquet")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(find, "compare_pairs", killed)
         audit(planted)
