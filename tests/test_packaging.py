@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dermeval import cli as eval_cli
+from dermssl import cli as ssl_cli
+
 ROOT = Path(__file__).parents[1]
 SOURCES = {"dermssl": ROOT / "ssl", "dermeval": ROOT / "eval"}
 LEVELS = {
@@ -40,7 +43,7 @@ LEVELS = {
     ],
 }
 """Rooms and top-level modules, lowest first: one imports only from levels below its own, or from itself."""
-NEVER_AT_HELP = {"torch", "pandas", "timm"}
+NEVER_AT_HELP = {"torch", "pandas", "timm", "numpy", "pyarrow", "faiss", "matplotlib", "sklearn", "PIL"}
 
 
 def modules(package: str) -> list[Path]:
@@ -196,11 +199,11 @@ def test_the_console_command_is_declared_and_callable(installed, package):
 
 def every_command() -> list[tuple[str, str]]:
     """Program and command, as the programs list them."""
-    found = []
-    for package in SOURCES:
-        code = f"from {package}.cli import COMMANDS; print(*[c.name for c in COMMANDS])"
-        found += [(package, name) for name in python("-c", code, PYTHONPATH=source_path()).stdout.split()]
-    return found
+    return [
+        (name, command.name)
+        for name, module in (("dermssl", ssl_cli), ("dermeval", eval_cli))
+        for command in module.COMMANDS
+    ]
 
 
 ASK_FOR_HELP = """
@@ -225,7 +228,7 @@ def help_costs(package: str, arguments: list[str]) -> tuple[float, list[str], st
 @pytest.mark.parametrize(("package", "command"), every_command())
 def test_help_answers_within_a_second_of_cpu_and_loads_nothing_heavy(package, command):
     seconds, loaded, text = help_costs(package, [command, "--help"])
-    assert f"usage: {package} {command}" in text and not loaded
+    assert f"usage: {package} {command}" in text and "--config" in text and not loaded
     assert seconds < 1.0
 
 
