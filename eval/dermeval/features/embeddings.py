@@ -233,14 +233,15 @@ def require_same_images(folder: Path | str, dataset: Dataset, rows: pd.DataFrame
     """Raise InputError if ``dataset`` lacks an image of ``rows``, those of ``folder``, or has other pixels for it."""
     held = pd.Series(dataset.column("pixel_sha256"), index=dataset.column("image_id"))
     now = held.reindex(rows["image_id"]).to_numpy()
-    for wrong, what in (
-        (pd.isna(now), f"no longer in {dataset.folder}"),
-        (now != rows["pixel_sha256"].to_numpy(), f"changed in {dataset.folder} after embedding"),
+    killed = ", or repeat a `dermeval index --remove` that was killed"
+    for wrong, what, other in (
+        (pd.isna(now), f"no longer in {dataset.folder}", killed),
+        (now != rows["pixel_sha256"].to_numpy(), f"changed in {dataset.folder} after embedding", ""),
     ):
         if wrong.any():
             first = rows["image_id"].to_numpy()[wrong][0]
             images = counted(int(wrong.sum()), "image")
-            raise InputError(f"{folder}: {images} (first {first}) {what}: run `{MAKER}` again")
+            raise InputError(f"{folder}: {images} (first {first}) {what}: run `{MAKER}` again{other}")
 
 
 def refuse_mixed(parts: Sequence[EmbeddedRows], remedy: str) -> None:
