@@ -11,6 +11,9 @@ STROKE, LEAST_LETTERS = 0.02, 0.02
 LEAST_OPACITY, USUAL_OPACITY, CLEAR_OPACITY, SPREAD, LEAST_ALIKE = 0.35, 0.45, 0.55, 0.08, 0.6
 """Opacity of letters: the least of a pixel; the least median; the median from which the tint does not matter; the
 largest distance of a usual pixel from the median; the least share of usual pixels."""
+ROOM = 48
+"""A channel shows how opaque letters are where the surroundings are at least so many grey levels below white. On light
+skin red is not, and its noise would hide the letters."""
 MOST_TINT, USUAL_TINT = 0.1, 0.04
 """Largest difference between the opacities of red, green and blue: of a pixel, and the median in faint letters."""
 
@@ -27,8 +30,8 @@ def without_letters(rgb: np.ndarray) -> np.ndarray:
     some = _opacity(functools.reduce(np.minimum, channels), side) > LEAST_OPACITY
     if cv2.morphologyEx(some.astype(np.uint8), cv2.MORPH_OPEN, stroke).mean() < LEAST_LETTERS:
         return rgb
-    opacities = [_opacity(channel, side) for channel in channels]
-    opacity, most = functools.reduce(np.minimum, opacities), functools.reduce(np.maximum, opacities)
+    opacities = np.stack([_opacity(channel, side, ROOM) for channel in channels])
+    opacity, most = np.fmin.reduce(opacities), np.fmax.reduce(opacities)
     white = (opacity > LEAST_OPACITY) & (most - opacity < MOST_TINT)
     letters = cv2.morphologyEx(white.astype(np.uint8), cv2.MORPH_OPEN, stroke)
     if letters.mean() < LEAST_LETTERS:
@@ -42,7 +45,11 @@ def without_letters(rgb: np.ndarray) -> np.ndarray:
     return cv2.inpaint(np.ascontiguousarray(rgb), cv2.dilate(letters, edge), 3, cv2.INPAINT_TELEA)
 
 
-def _opacity(channel: Any, side: int) -> np.ndarray:
-    """The opacity, 0 to 1, of white that would explain a channel ``(H, W)`` uint8 against its surroundings."""
+def _opacity(channel: Any, side: int, room: int = 0) -> np.ndarray:
+    """The opacity, 0 to 1, of white that would explain a channel ``(H, W)`` uint8 against its surroundings.
+
+    It is NaN where the surroundings are less than ``room`` grey levels below white.
+    """
     behind = cv2.morphologyEx(channel, cv2.MORPH_OPEN, np.ones((side // 14 * 2 + 1,) * 2, np.uint8))
-    return (channel - behind) / (np.float32(256) - behind)
+    below = np.float32(256) - behind
+    return np.where(below < room, np.float32(np.nan), (channel - behind) / below)
