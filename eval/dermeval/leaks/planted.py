@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dermeval.leaks import alignment, certainty
 from dermeval.leaks.local_features import Detail, describe_picture
 from dermeval.leaks.matching import local_of
-from dermeval.leaks.pictures import Picture, pixels
+from dermeval.leaks.pictures import Picture, content, without_frame
 from dermeval.leaks.verify import EVIDENCE, compare_colours, compare_pictures
 from dermssl.parallel import process_map
 
@@ -142,10 +142,10 @@ def _planted_evidence(task: tuple[str, float, Picture, int, Detail]) -> np.ndarr
     """The evidence of a copy against its original; None for an image too small to be changed in all ways."""
     cv2.setNumThreads(1)
     kind, severity, picture, seed, detail = task
-    rgb = pixels(picture)
+    rgb = content(picture)
     if min(rgb.shape[:2]) < LEAST_SIDE:
         return None
-    pictures = (rgb, copy_of(rgb, kind, severity, seed))
+    pictures = (rgb, without_frame(copy_of(rgb, kind, severity, seed)))
     described = [describe_picture(picture, detail) for picture in pictures]
     structures = [functools.partial(alignment.structure, picture) for picture in pictures]
     found = compare_pictures(local_of(described[0]), local_of(described[1]), structures)[None]

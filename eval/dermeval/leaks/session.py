@@ -12,7 +12,7 @@ from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
 from dermeval.leaks.earlier import RANKING, changed_since
 from dermeval.leaks.pairs import read_ranking
-from dermeval.leaks.pictures import grey_size, pixels
+from dermeval.leaks.pictures import content, grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
 from dermeval.leaks.summary import MAKER, next_steps, read_summary, summary_terms
@@ -126,8 +126,8 @@ class PairReview(ReviewSession):
         return unsure + pair["kind"], facts(pair)
 
     def pictures(self, row: int) -> list[np.ndarray]:
-        """The first picture, the second one, and the second one laid on the first."""
-        first, second = super().pictures(row)
+        """The first picture, the second one, and the second one laid on the first, all without even frames."""
+        first, second = (content(self.images.pictures[image]) for image in self.rows_of(row))
         given, mirrored = self.table.at[row, "matrix"], self.table.at[row, "mirrored"]
         size = first.shape[1::-1]
         if given is None:

@@ -19,7 +19,7 @@ from dermeval.leaks import alignment
 from dermeval.leaks.local_features import Detail, describe_picture, record_type
 from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.overlays import unpacked, without_cells
-from dermeval.leaks.pictures import Picture, pixels
+from dermeval.leaks.pictures import Picture, content
 from dermeval.leaks.work import Work
 from dermssl import neighbours
 from dermssl.atomic import atomic_file
@@ -119,7 +119,7 @@ def compare_colours(evidence: np.ndarray, pairs: np.ndarray, appearance: np.ndar
 def _describe_task(task: tuple[Path, Sequence[Picture], Detail]) -> None:
     cv2.setNumThreads(1)
     path, pictures, detail = task
-    described = np.stack([describe_picture(pixels(picture), detail) for picture in pictures])
+    described = np.stack([describe_picture(content(picture), detail) for picture in pictures])
     with atomic_file(path) as temporary:
         described.tofile(temporary)
 
@@ -175,4 +175,4 @@ def compare_pictures(
 
 @functools.lru_cache(maxsize=512)
 def _structure(picture: Picture, hidden: bytes) -> np.ndarray:
-    return alignment.structure(pixels(picture), unpacked(np.frombuffer(hidden, np.uint8)[None])[0])
+    return alignment.structure(content(picture), unpacked(np.frombuffer(hidden, np.uint8)[None])[0])

@@ -22,6 +22,7 @@ from dermeval.leaks.nominate import (
     united,
     within_budget,
 )
+from dermeval.leaks.pictures import without_frame
 from dermeval.leaks.planted import copy_of, scores_of_planted
 from dermeval.leaks.verify import compare_pictures
 from dermssl.dataset.hashes import perceptual_hashes
@@ -86,6 +87,29 @@ def test_letters_of_a_jpeg_on_bright_red_skin_are_filled_in():
     Image.fromarray(copy_of(skin, "watermark", 0.4, 0)).save(buffer, "JPEG", quality=95, subsampling=0)
     filled = without_letters(rgb(Image.open(buffer)))
     assert (np.abs(filled.astype(int) - skin).max(axis=2) > 40).mean() < 0.03
+
+
+def test_an_even_frame_or_page_is_cut_off_and_dark_parts_of_a_picture_are_not(draw_skin):
+    picture = rgb(draw_skin(1, 160))
+    bars = [((0, 0), (30, 20)), ((25, 0), (0, 0)), ((40, 40), (40, 40))]
+    for edges in bars:
+        framed = np.pad(picture, (*edges, (0, 0)), constant_values=255)
+        assert np.array_equal(without_frame(framed), picture)
+    page = np.pad(np.pad(picture, ((30, 10), (40, 5), (0, 0)), constant_values=240), ((20, 0), (0, 0), (0, 0)))
+    assert np.array_equal(without_frame(page), picture)
+    parted = np.concatenate([picture, np.zeros((60, 160, 3), np.uint8), picture])
+    screenshot = copy_of(picture, "screenshot", 0.7, 0)  # a bar, a page and a JPEG's blurred edges
+    assert without_frame(screenshot).shape[:2] == pytest.approx((111, 111), abs=4)
+    for whole in (picture, parted, np.full_like(picture, 255), np.pad(picture, ((400, 0), (0, 0), (0, 0)))):
+        assert without_frame(whole) is whole
+
+
+def test_two_pictures_in_one_frame_are_no_copies_and_a_framed_copy_is_one(draw_skin):
+    pictures = [draw_skin(number, 160) for number in (1, 2)]
+    framed = [Image.fromarray(without_frame(copy_of(rgb(one), "border", 0.5, 0))) for one in pictures]
+    assert framed[0].size == pictures[0].size
+    assert compare(*framed)["inliers"] < 8
+    assert compare(pictures[0], framed[0])["correlation"] > 0.95
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -257,5 +281,5 @@ def test_placeholders_that_differ_in_noise_do_not_make_a_pair_of_every_two():
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (8, 8, 3), (15, 400, 3)])
 def test_no_copy_is_planted_in_a_tiny_picture(shape, monkeypatch):
-    monkeypatch.setattr("dermeval.leaks.planted.pixels", lambda _: np.full(shape, 90, np.uint8))
+    monkeypatch.setattr("dermeval.leaks.planted.content", lambda _: np.full(shape, 90, np.uint8))
     assert not len(scores_of_planted([None], 22, FINE, 1))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from dermeval.leaks import terminal
 from dermeval.leaks.decisions import COLUMNS, FILE, decided, kept_pairs, read_decisions
 from dermeval.leaks.leaks import confirmed_ranking, leaks, moved_by_review
 from dermeval.leaks.options import LeaksOptions
+from dermeval.leaks.session import PairReview
 from dermeval.web.options import ReviewOptions
 from dermeval.web.review import review
 from dermssl.dataset.options import SplitOptions
@@ -105,6 +107,18 @@ def test_a_review_goes_on_where_it_was_and_leaves_no_picture_behind(audited, mon
     press(monkeypatch, "aq")
     report = review(ReviewOptions(str(audited), terminal=True))
     assert report.data["decisions"] == {"accept": 1, "reject": 0, "unsure": 1}
+
+
+def test_a_framed_copy_is_laid_on_its_original(make_dataset, draw_skin, tmp_path):
+    images = [draw_skin(n) for n in range(4)]
+    framed = Image.new("RGB", (130, 150), "white")
+    framed.paste(images[0], (20, 40))
+    folder = make_dataset("set", [*images, framed], ["p0", "p1", "p2", "p3", "c0"])
+    out = tmp_path / "leaks"
+    leaks(LeaksOptions(str(out), [str(folder)], planted=0, workers=1, neighbours=3, expected_false=0.5))
+    first, second, laid = PairReview(out).pictures(0)
+    assert first.shape == second.shape == laid.shape == (96, 96, 3)
+    assert np.abs(laid.astype(int) - first).mean() < 5
 
 
 def test_decisions_about_pairs_that_are_gone_are_kept_and_told(audited, monkeypatch):
