@@ -99,7 +99,7 @@ def _instead_of_an_image(data: bytes) -> str:
 def further_frames(image: Image.Image) -> bool:
     """Whether the file holds further pages or frames. The ones behind a phone's photo (MPO) do not count."""
     try:
-        return image.format != "MPO" and getattr(image, "is_animated", False)
+        return not isinstance(image, JpegImageFile) and getattr(image, "is_animated", False)
     except Exception:  # a damaged second page
         return True
 

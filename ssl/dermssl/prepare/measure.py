@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from PIL.JpegImagePlugin import JpegImageFile
+
 from dermssl.dataset import hashes, store
 from dermssl.prepare import decode
 
@@ -55,6 +57,6 @@ def measure(data: bytes, short_side: int) -> tuple[dict[str, Any], bytes]:
         "pixel_sha256": hashes.pixel_hash(decode.upright(hashed, turn)),
         "phash": hashes.perceptual_hashes(small),
     }
-    # If no pixel was changed, the file's own compressed bytes are stored.
-    kept = file.format == "JPEG" and scale == 1 and small is file
+    # If no pixel was changed, the file's own compressed bytes are stored, also of an MPO, which is a JPEG and more.
+    kept = isinstance(file, JpegImageFile) and scale == 1 and small is file
     return measured, store.strip_metadata(data) if kept else store.encode(small)

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.MpoImagePlugin import MpoImageFile
 
 from dermssl.dataset.store import encode, strip_metadata
 from dermssl.prepare.decode import open_image, reduction
@@ -134,11 +135,26 @@ def _difference(one, other):
     return np.abs(np.asarray(one).astype(int) - np.asarray(other)).mean()
 
 
-def test_a_phone_picture_with_further_pictures_behind_it_is_reduced_alike(measure):
-    photo = _photo((1600, 1200))
+@pytest.fixture(params=["MPO", "JPEG"])
+def seen_as(request, monkeypatch):
+    """What Pillow takes a JPEG with further pictures behind it for: it does not know all of them as MPO."""
+
+    def unknown(*_):
+        raise TypeError
+
+    if request.param == "JPEG":
+        monkeypatch.setattr(MpoImageFile, "adopt", unknown)
+    return request.param
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (80, 60)])
+def test_a_phone_picture_with_further_pictures_behind_it_is_that_picture_alone(measure, seen_as, size):
+    photo = _photo(size)
     several = _jpeg(photo, format="MPO", save_all=True, append_images=[photo.resize((160, 120))])
-    assert Image.open(io.BytesIO(several)).format == "MPO"
-    assert measure(several)[0]["pixel_sha256"] == measure(_jpeg(photo))[0]["pixel_sha256"]
+    assert several.count(b"\xff\xd8\xff") == 2 and Image.open(io.BytesIO(several)).format == seen_as
+    (measured, stored), (alone, expected) = measure(several), measure(_jpeg(photo))
+    assert measured["pixel_sha256"] == alone["pixel_sha256"] and not measured["note"]
+    assert stored.tobytes() == expected.tobytes()
 
 
 def test_a_reduced_picture_of_just_the_right_size_is_not_mistaken_for_the_file(measure):
