@@ -411,6 +411,7 @@ def test_a_target_may_have_any_other_name(raw, column):
         ("[finding]", "[width]", "target 'width' has the name of a manifest column"),
         ("[finding]", "[fold]", "target 'fold' has the name of a manifest column"),
         ("[finding]", "[side]", "target 'side' has the name of a manifest column"),
+        ("[finding]", "[images]", "target 'images' has the name of a manifest column"),
         ("CC-BY-4.0", "CC-BY", "unknown licence 'CC-BY'"),
         ("my.csv", "your.csv", "holds no your.csv"),
         ("[finding]", "[part2]", "target 'part2' has no label in my.csv: leave it out"),

@@ -29,6 +29,7 @@ from dermssl.prepare.values import READERS
 
 KEYS = ("table", "licence", "citation", "columns", "targets", "positive")
 RESERVED = {*FIXED.names, *READERS, "picture", "fold", "unit", "side", "leak_group", "rank", "similarity"}
+RESERVED |= {"images", "patients", "lesions", "cases"}
 """Names that a target may not have: those of the manifest's columns, and of columns that later commands add to it."""
 ID_COLUMNS = ("patient_id", "lesion_id", "case_id")
 YAML_WORDS = {True: ("yes", "true", "on"), False: ("no", "false", "off")}
