@@ -112,6 +112,7 @@ def _run(
 
 def _python(program: Sequence[str], arguments: list[str]) -> None:
     """What Python does with its arguments, then an end of the process."""
+    multiprocessing.set_start_method(None, force=True)  # data workers start as they do in any Python
     sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing closes it
     sys.argv = [program[-1] if program[0] != "-c" else "-c", *arguments]
     try:
