@@ -55,14 +55,16 @@ class Encoder:
         model: Any = self.model
         if self.features == "cls":
             return model(images)
+        # BEiT and EVA-02 have their final norm behind the pooling; other networks have nothing there.
+        norm = getattr(model, "fc_norm", nn.Identity())
         if self.features == "cls+mean":
             tokens = model.forward_features(images)
-            return torch.cat([tokens[:, 0], tokens[:, model.num_prefix_tokens :].mean(1)], dim=1)
+            return torch.cat([norm(tokens[:, 0]), norm(tokens[:, model.num_prefix_tokens :].mean(1))], dim=1)
         if hasattr(model, "num_prefix_tokens"):
             blocks = model.forward_intermediates(
                 images, indices=LAST, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
             )
-            return torch.cat([prefix[:, 0] for _, prefix in blocks], dim=1)
+            return torch.cat([norm(prefix[:, 0]) for _, prefix in blocks], dim=1)
         stages = model.forward_intermediates(images, indices=LAST, intermediates_only=True)
         return torch.cat([stage.mean((2, 3)) for stage in stages], dim=1)
 

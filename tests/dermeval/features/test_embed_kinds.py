@@ -7,11 +7,12 @@ import pytest
 import timm.data
 import torch
 from PIL import Image
+from timm.models.beit import Beit
 
 from dermeval.cli import main
 from dermeval.features.embed import VIEWS
 from dermeval.features.embeddings import open_embeddings
-from dermeval.features.encoders import open_encoder
+from dermeval.features.encoders import Encoder, open_encoder
 from dermssl.dataset.dataset import open_dataset
 
 SMALL = ["--image-size", "32", "--precision", "fp32", "--workers", "0"]
@@ -62,6 +63,17 @@ def test_features_of_a_transformer_are_those_of_its_blocks_computed_by_hand(embe
         embeddings = open_embeddings(embed(kind, "random:test_vit@3", "--features", kind))
         assert np.allclose(embeddings.features, values, atol=1e-5)
         assert embeddings.encoder["features"] == kind and embeddings.encoder["dim"] == values.shape[1]
+
+
+def test_a_norm_behind_the_pooling_is_the_final_norm():
+    model = Beit(img_size=32, patch_size=16, embed_dim=12, depth=4, num_heads=2, num_classes=0).eval()
+    torch.nn.init.normal_(model.fc_norm.weight)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        both, last4 = (Encoder(model, {}, {}, kind)(images) for kind in ("cls+mean", "last4"))
+        tokens = model.forward_features(images)
+        assert torch.allclose(both[:, 12:], model(images))
+        assert torch.allclose(both[:, :12], model.fc_norm(tokens[:, 0])) and torch.equal(both[:, :12], last4[:, -12:])
 
 
 def test_last4_of_a_resnet_are_the_averages_of_its_stages(embed, data):
