@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 os.environ["ACCELERATE_USE_CPU"] = "true"
-sys.path.insert(0, str(Path(__file__).parent))  # for `launched`
+# For `launched`. This folder itself would hide the packages, whose names its folders have.
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 SLOWEST = ("compile", "ranks", "resume", "leaks", "audit", "evaluate", "kills", "compare", "devices", "overlays")
 

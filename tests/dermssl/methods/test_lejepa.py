@@ -74,7 +74,6 @@ SIGREG_OF_A_RANK = """
 import sys
 import numpy as np
 import torch
-from launched import Launched
 import torch.distributed as dist
 from dermssl.methods.lejepa import sigreg
 
