@@ -11,8 +11,8 @@ from dermssl.errors import InputError
 from dermssl.files import read_json, read_npy, read_parquet, reading, require_unchanged
 from dermssl.paths import require_folder
 
-VERSION = 11
-"""Version of the leaks folder; the results of another version are not taken over."""
+VERSION = 12
+"""Version of the leaks folder; the results of another version are neither taken over nor reviewed."""
 FILE, RANKING, BACKGROUND = HASHED = ("images.parquet", "ranking.parquet", "background.npy")
 """Files that later commands read; ``summary.json`` holds their hashes."""
 IDENTITY = ["image_id", "group_id", "pixel_sha256"]

@@ -13,9 +13,9 @@ MOST_ENLARGED = 2.0
 ONE_COLOUR = 10
 """Grey levels by which the pixels of a row or column of one colour differ, in each channel. Of 7,300 photographs of
 HAM10000 and PAD-UFES-20 (160 px), three have such rows or columns at an edge."""
-LEAST_EDGE, LEAST_INSIDE = 0.5, 1 / 3
+LEAST_EDGE, LEAST_INSIDE = 0.5, 0.2
 """A frame ends where so much of a row or column has another colour; text on a page is less. Within the frame lies at
-least so much of each side. Otherwise nothing is cut off."""
+least so much of each side, as of a wide photograph on an upright phone. Otherwise nothing is cut off."""
 BLURRED = 10
 """Rows over which the compression of a JPEG, in squares of 8 pixels, may blur the edge."""
 

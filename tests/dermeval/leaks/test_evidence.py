@@ -97,10 +97,12 @@ def test_an_even_frame_or_page_is_cut_off_and_dark_parts_of_a_picture_are_not(dr
         assert np.array_equal(without_frame(framed), picture)
     page = np.pad(np.pad(picture, ((30, 10), (40, 5), (0, 0)), constant_values=240), ((20, 0), (0, 0), (0, 0)))
     assert np.array_equal(without_frame(page), picture)
+    phone = np.pad(picture[30:120], ((127, 128), (0, 0), (0, 0)))  # a wide photograph on the screen of an upright phone
+    assert np.array_equal(without_frame(phone), picture[30:120])
     parted = np.concatenate([picture, np.zeros((60, 160, 3), np.uint8), picture])
     screenshot = copy_of(picture, "screenshot", 0.7, 0)  # a bar, a page and a JPEG's blurred edges
     assert without_frame(screenshot).shape[:2] == pytest.approx((111, 111), abs=4)
-    for whole in (picture, parted, np.full_like(picture, 255), np.pad(picture, ((400, 0), (0, 0), (0, 0)))):
+    for whole in (picture, parted, np.full_like(picture, 255), np.pad(picture, ((700, 0), (0, 0), (0, 0)))):
         assert without_frame(whole) is whole
 
 
