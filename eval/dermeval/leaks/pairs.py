@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
     ]
 )
 """Schema of ``pairs.parquet`` and ``ranking.parquet``. ``matrix`` (2 x 3, row by row) maps pixels of the first picture
-to the second, which is mirrored first if ``mirrored``; both have a short side of 128 pixels."""
+to the second, which is mirrored first if ``mirrored``; both are without a frame and have a short side of 128 pixels."""
 
 
 def rank_pairs(found: ScoredPairs, least: int, images: AuditedImages, earlier: EarlierAudit) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from dermeval.leaks import decisions
 from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
-from dermeval.leaks.earlier import RANKING, changed_since
+from dermeval.leaks.earlier import RANKING, VERSION, changed_since
 from dermeval.leaks.pairs import read_ranking
 from dermeval.leaks.pictures import content, grey_size, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
@@ -109,14 +109,14 @@ class PairReview(ReviewSession):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.summary = folder, read_summary(folder)
+        again = "give the command that made it again, with --overwrite"
+        if self.summary.get("version") != VERSION:  # its maps may be between pictures that are cut otherwise now
+            raise InputError(f"{folder} was made by another version: {again}; the decisions are kept")
         require_unchanged(inside(folder, RANKING), self.summary["sha256"], MAKER)
         images = open_audited([one["path"] for one in self.summary["datasets"]], self.summary["every_image"])
         changed = changed_since(folder, images)
         if len(changed):
-            raise InputError(
-                f"{folder} was made from other pixels: {changed.iloc[0]} has changed since; give the command that made "
-                "it again, with --overwrite"
-            )
+            raise InputError(f"{folder} was made from other pixels: {changed.iloc[0]} has changed since; {again}")
         super().__init__(folder / decisions.FILE, images, read_ranking(folder, images), decisions.COLUMNS)
 
     def told(self, row: int) -> tuple[str, list[str]]:

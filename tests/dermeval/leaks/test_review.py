@@ -109,6 +109,13 @@ def test_a_review_goes_on_where_it_was_and_leaves_no_picture_behind(audited, mon
     assert report.data["decisions"] == {"accept": 1, "reject": 0, "unsure": 1}
 
 
+def test_an_audit_of_another_version_is_not_reviewed_since_its_frames_may_be_cut_otherwise(audited):
+    summary = read_json(audited / "summary.json", "dermeval leaks")
+    write_json(audited / "summary.json", summary | {"version": summary["version"] - 1})
+    with pytest.raises(InputError, match="was made by another version: give the command that made it again"):
+        review(ReviewOptions(str(audited), terminal=True))
+
+
 def test_a_framed_copy_is_laid_on_its_original(make_dataset, draw_skin, tmp_path):
     images = [draw_skin(n) for n in range(4)]
     framed = Image.new("RGB", (130, 150), "white")
