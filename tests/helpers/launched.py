@@ -56,7 +56,7 @@ class Launched:
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; TimeoutError."""
+        """Wait for the end. Raises TimeoutError."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise TimeoutError(f"still running after {timeout} s")

@@ -194,11 +194,11 @@ def write_table(
 
 
 def require_names(columns: Iterable[str]) -> None:
-    """Raise InputError for a name of a column that a LanceDB table cannot have."""
+    """Raise InputError for a column name that LanceDB does not take."""
     for name in columns:
         if re.search("[.`]", name) or name in RESERVED:
             hint = "give the target another name under `targets` in columns.yaml, and prepare the data again"
-            raise InputError(f"column '{name}': LanceDB takes no such name of a column: {hint}")
+            raise InputError(f"column '{name}': LanceDB does not take this column name: {hint}")
 
 
 def grow_table(folder: Path, old: Path, blocks: Iterable[tuple[pa.Table, np.ndarray]]) -> None:

@@ -77,7 +77,7 @@ def test_a_column_name_that_lancedb_does_not_take_is_named(make, make_toy_datase
     record = {"path": "e", "fingerprint": "e", "preprocessing": {}}
     write_embeddings(tmp_path / "embedded", np.eye(len(frame), dtype=np.float32), [open_dataset(data)], record, {})
     given = str(tmp_path / "embedded")
-    with pytest.raises(InputError, match=r"column 'centre\.of\.care': LanceDB takes no such name.*columns\.yaml"):
+    with pytest.raises(InputError, match=r"column 'centre\.of\.care': LanceDB does not take this.*columns\.yaml"):
         make("lance", [given])
     with pytest.raises(InputError, match=r"column 'centre\.of\.care'"):
         export(EmbeddingsExportOptions(source=given, to="lance", out=str(tmp_path / "exported")))
