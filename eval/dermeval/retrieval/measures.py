@@ -7,37 +7,27 @@ relevant images in the gallery, at least 1.
 import numpy as np
 
 
-def hit_at(relevant: np.ndarray, k: int) -> np.ndarray:
-    """1 if any of the first k hits is relevant (recall@k in image retrieval, Success@k in trec_eval)."""
-    return relevant[:, :k].any(1).astype(float)
+def measures_at(relevant: np.ndarray, total: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """The measures of the first k hits, by name:
 
-
-def recall_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
-    """Share of all relevant images that are among the first k hits."""
-    return relevant[:, :k].sum(1) / total
-
-
-def precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
-    """Share of the first k hits that are relevant; the denominator is k."""
-    return relevant[:, :k].sum(1) / k
-
-
-def average_precision_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
-    """Precision averaged over the relevant hits among the first k. The denominator is min(k, relevant images).
-
-    trec_eval divides by all relevant images, so that a perfect ranking scores below 1 if there are more than k.
+    - ``hit``: 1 if any of them is relevant (recall@k in image retrieval, Success@k in trec_eval);
+    - ``recall``: the share of all relevant images that are among them;
+    - ``P``: the share of them that is relevant; the denominator is k;
+    - ``mAP``: precision averaged over the relevant ones. The denominator is min(k, relevant images). trec_eval divides
+      by all relevant images, so that a perfect ranking scores below 1 if there are more than k;
+    - ``nDCG``: the gain, 1 / log2(rank + 1) for each relevant hit, divided by that of the best possible ranking.
     """
-    part = relevant[:, :k]
+    part, most = relevant[:, :k], np.minimum(k, total)
     precision = np.cumsum(part, axis=1) / np.arange(1, part.shape[1] + 1)
-    return (precision * part).sum(1) / np.minimum(k, total)
-
-
-def ndcg_at(relevant: np.ndarray, total: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain, 1 / log2(rank + 1) for each relevant hit, divided by that of the best possible ranking."""
     discount = 1 / np.log2(np.arange(2, k + 2))
-    best = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(k, total)]
-    part = relevant[:, :k]
-    return (part * discount[: part.shape[1]]).sum(1) / best
+    best = np.concatenate([[0.0], np.cumsum(discount)])[most]
+    return {
+        "hit": part.any(1).astype(float),
+        "recall": part.sum(1) / total,
+        "P": part.sum(1) / k,
+        "mAP": (precision * part).sum(1) / most,
+        "nDCG": (part * discount[: part.shape[1]]).sum(1) / best,
+    }
 
 
 def majority_at(labels: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:

@@ -11,8 +11,8 @@ import pandas as pd
 from dermeval.features.embeddings import doubts
 from dermeval.features.other_groups import nearest_of_other_groups
 from dermeval.pages.tables import NARROW, show
-from dermeval.retrieval import measures
 from dermeval.retrieval.index import Source, open_source
+from dermeval.retrieval.measures import majority_at, measures_at
 from dermeval.retrieval.options import RetrievalOptions
 from dermeval.statistics.bootstrap import MEAN, MIN_PATIENTS, paired_means, require_draws
 from dermssl import licences
@@ -125,15 +125,11 @@ def judge_retrieval(source: Source, relevance: str, options: RetrievalOptions) -
     found = np.where(ranked < 0, -1, labels[ranked])
     truth, total = labels[queries], total[queries]
     relevant = (found == truth[:, None]) & (ranked >= 0)
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for k in sorted(set(options.k)):
-        values[f"hit@{k}"] = measures.hit_at(relevant, k)
-        values[f"recall@{k}"] = measures.recall_at(relevant, total, k)
-        values[f"P@{k}"] = measures.precision_at(relevant, k)
-        values[f"mAP@{k}"] = measures.average_precision_at(relevant, total, k)
-        values[f"nDCG@{k}"] = measures.ndcg_at(relevant, total, k)
+        values |= {f"{name}@{k}": scores for name, scores in measures_at(relevant, total, k).items()}
         if relevance not in IDS:
-            values[f"mMV@{k}"] = measures.majority_at(found, truth, k)
+            values[f"mMV@{k}"] = majority_at(found, truth, k)
     groups = join_copies(frame["group_id"], frame["pixel_sha256"]).iloc[queries]
     return frame.iloc[queries].reset_index(drop=True), pd.DataFrame(values, index=pd.Index(groups))
 

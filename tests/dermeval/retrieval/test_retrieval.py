@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dermeval.features.embeddings import write_embeddings
-from dermeval.retrieval import measures
+from dermeval.retrieval.measures import majority_at, measures_at
 from dermeval.retrieval.options import RetrievalOptions
 from dermeval.retrieval.retrieval import retrieval
 from dermssl.dataset.dataset import open_dataset
@@ -27,24 +27,23 @@ def test_the_measures_equal_those_of_trec_eval(k):
     total = relevant.sum(1)
     qrels = [ir.Qrel(str(q), str(d), int(relevant[q, d])) for q in range(20) for d in range(30)]
     run = [ir.ScoredDoc(str(q), str(d), float(100 - d)) for q in range(20) for d in range(30)]
-    wanted = {ir.Success @ k: measures.hit_at(relevant, k)}
-    wanted |= {ir.R @ k: measures.recall_at(relevant, total, k), ir.P @ k: measures.precision_at(relevant, k)}
-    wanted |= {ir.nDCG @ k: measures.ndcg_at(relevant, total, k)}
-    # trec_eval divides by all relevant images, this one by at most k.
-    wanted |= {ir.AP @ k: measures.average_precision_at(relevant, total, k) * np.minimum(k, total) / total}
-    for measure, ours in wanted.items():
+    ours = measures_at(relevant, total, k)
+    ours["mAP"] *= np.minimum(k, total) / total  # trec_eval divides by all relevant images, this one by at most k
+    wanted = dict(zip([ir.Success @ k, ir.R @ k, ir.P @ k, ir.AP @ k, ir.nDCG @ k], ours.values(), strict=True))
+    for measure, values in wanted.items():
         theirs = {entry.query_id: entry.value for entry in ir.iter_calc([measure], qrels, run)}
-        assert np.allclose(ours, [theirs[str(q)] for q in range(20)], rtol=0, atol=1e-12)
+        assert np.allclose(values, [theirs[str(q)] for q in range(20)], rtol=0, atol=1e-12)
 
 
 def test_a_perfect_ranking_scores_one_also_where_more_than_k_are_relevant():
     relevant, total = np.ones((1, 5), dtype=bool), np.array([50])
-    assert measures.average_precision_at(relevant, total, 5) == measures.ndcg_at(relevant, total, 5) == 1
+    scores = measures_at(relevant, total, 5)
+    assert scores["mAP"] == scores["nDCG"] == 1
 
 
 @pytest.mark.parametrize(("labels", "right"), [([1, 1, 0], 1), ([0, 1, 1], 1), ([0, 1, 2], 0), ([1, 0, -1], 1)])
 def test_the_majority_votes_and_the_nearest_breaks_a_tie(labels, right):
-    assert measures.majority_at(np.array([labels]), np.array([1]), 3) == right
+    assert majority_at(np.array([labels]), np.array([1]), 3) == right
 
 
 @pytest.fixture
