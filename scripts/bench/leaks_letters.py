@@ -14,9 +14,9 @@ import time
 import cv2
 import numpy as np
 
-from dermeval.leaks.alignment import structure
+from dermeval.features.alignment import structure
+from dermeval.features.letters import without_letters
 from dermeval.leaks.certainty import world_scores
-from dermeval.leaks.letters import without_letters
 from dermeval.leaks.local_features import COARSE, describe_picture
 from dermeval.leaks.matching import local_of
 from dermeval.leaks.planted import copy_of

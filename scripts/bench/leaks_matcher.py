@@ -22,7 +22,7 @@ import torch
 from leaks_fdr import truth_parser
 from sklearn.metrics import average_precision_score
 
-from dermeval.leaks import alignment
+from dermeval.features import alignment
 from dermeval.leaks.certainty import world_scores
 from dermeval.leaks.find import ScoredPairs, find_pairs
 from dermeval.leaks.local_features import describe_picture

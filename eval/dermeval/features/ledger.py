@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from dermeval.features.copies import COPY_CORRELATION, copy_correlation
+from dermeval.features.alignment import same_scene
 from dermeval.features.options import HASH_BITS
 from dermssl import neighbours
 from dermssl.backbone.encoder_folder import weights_folder
@@ -48,9 +48,9 @@ def seen_images(encoder: dict[str, Any], frame: pd.DataFrame, datasets: Mapping[
 
     An image counts as seen if it shares its file, pixels, patient or lesion with a seen image, or only its group (the
     reason ``case``): of one patient some images may lack the patient. It also counts if its perceptual hash is within
-    `HASH_BITS` bits of a seen image's, in any flip or turn, and the stored pixels confirm a copy
-    (`dermeval.features.copies`). ``datasets`` by name are those of ``frame``; the ledger's are opened from the paths in
-    the run's config. Images in the ledger that training never reached do not count.
+    `HASH_BITS` bits of a seen image's, in any flip or turn, and the stored pixels confirm a copy (`same_scene`).
+    ``datasets`` by name are those of ``frame``; the ledger's are opened from the paths in the run's config. Images in
+    the ledger that training never reached do not count.
     """
     if encoder["path"].startswith("random:"):
         reasons = pd.DataFrame(False, index=frame["image_id"], columns=list(REASONS))
@@ -116,7 +116,7 @@ def _by_ledger(
         if one is None or two is None:
             possible[row] = True
         else:
-            copied[row] = copy_correlation(one, two, int(view)) >= COPY_CORRELATION
+            copied[row] = same_scene(np.asarray(one), np.asarray(two), int(view))
     reasons["hash"] = copied
     return Seen(reasons, source, frozenset(frame["image_id"][possible & ~copied]))
 

@@ -22,8 +22,6 @@ CONFIDENCE, LEAST_BOUND_RANK = 0.95, 10
 """Confidence of the upper bound on the expected number of false pairs, and the lowest tail rank that it uses."""
 USUAL_MEAN = 0.3
 """The mean of the tail in a set too small to show its own: PAD-UFES-20 has 0.2 to 0.35."""
-SCENE_CORRELATION = 0.4
-"""From this correlation of the aligned structure on a pair shows one scene; below it, one lesion in two photographs."""
 
 
 class Background(NamedTuple):

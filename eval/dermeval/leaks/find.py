@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dermeval.features.alignment import SCENE_CORRELATION
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import EarlierAudit
 from dermeval.leaks.local_features import COARSE, FINE
@@ -89,7 +90,7 @@ def find_pairs(
         compare_colours(evidence, ends, appearance)
         # Across pools only copies of images may be found.
         apart = pool[ends[:, 0]] != pool[ends[:, 1]]
-        kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= certainty.SCENE_CORRELATION)
+        kept = ~apart | (evidence["correlation"].max(axis=1, initial=0) >= SCENE_CORRELATION)
         return pairs[kept].reset_index(drop=True), evidence[kept]
 
     table, evidence = compare(nominated, store)

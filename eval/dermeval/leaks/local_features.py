@@ -8,8 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dermeval.leaks.letters import without_letters
-from dermeval.leaks.pictures import grey_picture
+from dermeval.features.alignment import grey_picture
+from dermeval.features.letters import without_letters
 
 ENLARGED_TO = 160
 """Pictures with a shorter short side (pixels) are enlarged before keypoints are detected."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dermeval.features.alignment import SCENE_CORRELATION
 from dermeval.leaks import certainty
 from dermeval.leaks.earlier import RANKING, EarlierAudit
 from dermeval.leaks.find import ScoredPairs
@@ -78,7 +79,7 @@ def _compared(found: ScoredPairs, chosen: pd.DataFrame) -> pd.DataFrame:
         scale=np.where(known, np.sqrt(np.abs(np.linalg.det(linear))), np.nan),
         mirrored=world == 1,
         matrix=[part.ravel().tolist() if there else None for part, there in zip(matrix, known, strict=True)],
-        kind=np.where(table["correlation"] >= certainty.SCENE_CORRELATION, SCENE, LESION),
+        kind=np.where(table["correlation"] >= SCENE_CORRELATION, SCENE, LESION),
         evidence=_named(chosen, found.sources),
     )
 

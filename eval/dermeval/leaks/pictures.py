@@ -4,12 +4,10 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from dermssl.dataset.store import ImageStore
 
-MOST_ENLARGED = 2.0
 ONE_COLOUR = 10
 """Grey levels by which the pixels of a row or column of one colour differ, in each channel. Of 7,300 photographs of
 HAM10000 and PAD-UFES-20 (160 px), three have such rows or columns at an edge."""
@@ -62,18 +60,6 @@ def _frame_above(rgb: np.ndarray) -> int:
     following = np.abs(rgb[rows : rows + BLURRED].astype(np.int16) - rgb[max(rows - 1, 0)]).max(axis=2) > ONE_COLOUR
     edge = following.mean(axis=1) >= LEAST_EDGE
     return rows + int(edge.argmax()) if edge.any() else 0
-
-
-def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:
-    """The picture in grey with this short side, ``(H, W)`` uint8, enlarged at most `MOST_ENLARGED` times."""
-    grey, size = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), grey_size(rgb, short_side)
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if size[0] < rgb.shape[1] else cv2.INTER_CUBIC)
-
-
-def grey_size(rgb: np.ndarray, short_side: int) -> tuple[int, int]:
-    """Width and height of `grey_picture`."""
-    scale = min(short_side / min(rgb.shape[:2]), MOST_ENLARGED)
-    return max(8, round(rgb.shape[1] * scale)), max(8, round(rgb.shape[0] * scale))
 
 
 @functools.cache

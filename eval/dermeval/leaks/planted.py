@@ -13,7 +13,8 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from dermeval.leaks import alignment, certainty
+from dermeval.features import alignment
+from dermeval.leaks import certainty
 from dermeval.leaks.local_features import Detail, describe_picture
 from dermeval.leaks.matching import local_of
 from dermeval.leaks.pictures import Picture, content, without_frame

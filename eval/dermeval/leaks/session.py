@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from dermeval.features.alignment import SHORT_SIDE, grey_size
 from dermeval.leaks import decisions
-from dermeval.leaks.alignment import SHORT_SIDE
 from dermeval.leaks.decisions import STOP_AFTER, decided, keys_of
 from dermeval.leaks.earlier import RANKING, VERSION, changed_since
 from dermeval.leaks.pairs import read_ranking
-from dermeval.leaks.pictures import content, grey_size, pixels
+from dermeval.leaks.pictures import content, pixels
 from dermeval.leaks.records import AuditedImages, open_audited
 from dermeval.leaks.report import facts, write_report
 from dermeval.leaks.summary import MAKER, next_steps, read_summary, summary_terms

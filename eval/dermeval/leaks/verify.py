@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib import recfunctions
 
-from dermeval.leaks import alignment
+from dermeval.features import alignment
 from dermeval.leaks.local_features import Detail, describe_picture, record_type
 from dermeval.leaks.matching import Local, consensus, local_of
 from dermeval.leaks.overlays import unpacked, without_cells

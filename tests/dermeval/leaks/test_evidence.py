@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from dermeval.leaks.alignment import align, correlate, oriented_start, structure
-from dermeval.leaks.letters import without_letters
+from dermeval.features.alignment import align, correlate, oriented_start, structure
+from dermeval.features.letters import without_letters
 from dermeval.leaks.local_features import FINE, MIRRORED_BINS, describe_picture, keypoints, mirrored_points
 from dermeval.leaks.matching import consensus, local_of
 from dermeval.leaks.nominate import (

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from dermeval.features.alignment import correlate, oriented_start, structure
 from dermeval.leaks import marks, overlays
-from dermeval.leaks.alignment import correlate, oriented_start, structure
 from dermeval.leaks.leaks import leaks
 from dermeval.leaks.local_features import FINE, describe_picture
 from dermeval.leaks.matching import local_of
