@@ -26,6 +26,7 @@ from dermssl import licences
 from dermssl.atomic import locked
 from dermssl.backbone.embedding import Change, Pictures, batches_of_pictures, embed_batches, in_batches
 from dermssl.commandline import Report
+from dermssl.data_workers import read_batches
 from dermssl.dataset.dataset import Dataset, open_datasets
 from dermssl.devices import choose_precision, join_ranks
 from dermssl.errors import InputError, counted
@@ -187,7 +188,7 @@ def _fitted(encoder: Encoder, datasets: Sequence[Dataset], options: EmbedOptions
     if state.is_main_process or len(rows) < model.num_features:
         pictures = Pictures([dataset.images for dataset in datasets], encoder.preprocessing)
         loader = batches_of_pictures(pictures, in_batches(rows, options.batch), _workers(options, 1))
-        pixels = torch.cat([pixels.flatten(1) for _, pixels in loader] or [torch.empty(0, 1)])
+        pixels = torch.cat([pixels.flatten(1) for _, pixels in read_batches(loader)] or [torch.empty(0, 1)])
         model.fit(pixels.numpy().astype(np.float32) / 255)
     for buffer in model.buffers():
         buffer.copy_(broadcast(buffer))

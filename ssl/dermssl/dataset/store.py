@@ -1,13 +1,18 @@
-"""The image store: upright JPEGs in memory-mapped Arrow shards ``images-00000.arrow`` ..., in manifest order."""
+"""The image store: upright JPEGs in memory-mapped Arrow shards ``images-00000.arrow`` ..., in manifest order.
+
+Beside each JPEG stands its CRC-32, which is compared whenever the JPEG is read. Shards of older versions have none.
+"""
 
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -88,12 +93,13 @@ def _version(folder: Path) -> str:
 
 def write_shard(path: Path, jpegs: Sequence[bytes]) -> None:
     """Write one shard atomically, in small record batches, so that reading a row reads few others."""
-    schema = pa.schema([pa.field("jpeg", pa.large_binary(), nullable=False)])
+    schema = pa.schema([pa.field("jpeg", pa.large_binary(), nullable=False), ("crc32", pa.int64())])
     with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         with pa.ipc.new_file(sink, schema) as writer:
             for start in range(0, len(jpegs), ROWS_PER_BATCH):
-                column = pa.array(jpegs[start : start + ROWS_PER_BATCH], type=pa.large_binary())
-                writer.write_batch(pa.record_batch([column], schema=schema))
+                part = jpegs[start : start + ROWS_PER_BATCH]
+                columns = [pa.array(part, pa.large_binary()), pa.array(map(zlib.crc32, part), pa.int64())]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 class ImageStore:
@@ -106,38 +112,47 @@ class ImageStore:
     def __init__(self, folder: Path, version: str | None = None) -> None:
         self.folder, self.version = folder, version or _version(folder)
         if version is None:
-            _ = self._jpegs  # so that a damaged shard is refused at once
+            _ = self._columns  # so that a damaged shard is refused at once
 
     @cached_property
-    def _jpegs(self) -> pa.ChunkedArray:
+    def _columns(self) -> tuple[pa.ChunkedArray, np.ndarray]:
+        """The JPEGs ``(N,)`` and their CRC-32 ``(N,)`` of int64, -1 where none is known."""
         chunks: list[pa.Array] = []
+        checks = [np.empty(0, np.int64)]
         for path in sorted(self.folder.glob("images-*.arrow")):
             with reading(inside(self.folder, path.name), "dermssl prepare"):
                 table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
                 chunks += table["jpeg"].cast(pa.large_binary()).chunks
+                known = "crc32" in table.column_names
+                checks.append(table["crc32"].to_numpy() if known else np.full(table.num_rows, -1))
         if _version(self.folder) != self.version:
             raise InputError(f"the images of {self.folder} were replaced meanwhile: give this command again")
-        return pa.chunked_array(chunks, pa.large_binary())
+        return pa.chunked_array(chunks, pa.large_binary()), np.concatenate(checks)
 
     def __len__(self) -> int:
-        return len(self._jpegs)
+        return len(self._columns[0])
 
     def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path, str]]:
         return ImageStore, (self.folder, self.version)
 
     def row_hash(self, image_ids: pa.ChunkedArray) -> str:
-        """A hash of the ``image_ids`` and the sizes of the JPEGs, in their order.
+        """A hash of the ``image_ids`` and of the sizes and recorded CRC-32 of the JPEGs, in their order.
 
-        Another order changes it, unless only JPEGs of equal size changed places.
+        Another order changes it, unless only JPEGs of equal size and without a CRC-32 changed places.
         """
-        sizes = pc.binary_length(self._jpegs).to_numpy().astype("<i8")
-        return hashlib.sha256(sizes.tobytes() + "\n".join(image_ids.to_pylist()).encode()).hexdigest()
+        jpegs, checks = self._columns
+        sizes = pc.binary_length(jpegs).to_numpy().astype("<i8").tobytes()
+        recorded = checks.astype("<i8").tobytes() if (checks >= 0).any() else b""
+        return hashlib.sha256(sizes + recorded + "\n".join(image_ids.to_pylist()).encode()).hexdigest()
 
     def jpeg(self, row: int) -> memoryview:
-        """The compressed bytes of one image, not copied."""
-        found = memoryview(self._jpegs[int(row)].as_buffer())
+        """The compressed bytes of one image, not copied. Raises DamagedImage if they are no JPEG or were changed."""
+        jpegs, checks = self._columns
+        found = memoryview(jpegs[int(row)].as_buffer())
         if bytes(found[:3]) != START_OF_IMAGE:
             raise self.unusable(row, "is no JPEG")
+        if checks[row] not in (-1, zlib.crc32(found)):
+            raise self.unusable(row, "was changed after it was written")
         return found
 
     def image(self, row: int) -> Image.Image:

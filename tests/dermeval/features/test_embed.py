@@ -64,6 +64,19 @@ def test_two_ranks_write_what_one_rank_writes(tmp_path, data):
     assert one.encoder == two.encoder
 
 
+@pytest.mark.parametrize("encoder", ["random:resnet18", "pixels:5"])
+def test_changed_images_that_a_worker_meets_are_told_in_one_line(tmp_path, data, encoder, capfd):
+    dataset = open_dataset(data)
+    row = dataset.column("split").tolist().index("train")
+    shard, jpeg = data / "images-00000.arrow", bytes(dataset.images.jpeg(row))
+    shard.write_bytes(shard.read_bytes().replace(jpeg, jpeg[:-9] + bytes([jpeg[-9] ^ 1]) + jpeg[-8:]))
+    arguments = ["--encoder", encoder, "--data", str(data), "--image-size", "32", "--workers", "1"]
+    assert main(["embed", *arguments, "--out", str(tmp_path / "e")]) == 2
+    (told,) = (line for line in capfd.readouterr().err.splitlines() if "%|" not in line)
+    assert told.startswith(f"dermeval: {data}: the stored image ")
+    assert told.endswith(" was changed after it was written: run `dermssl prepare` again")
+
+
 @pytest.mark.parametrize("rows", [[0, 1, 1], [0, 2, 3], [0, 1]])
 def test_a_row_that_is_missing_or_doubled_is_never_written(rows):
     with pytest.raises(RuntimeError, match="exactly once"):

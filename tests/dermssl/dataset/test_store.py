@@ -1,5 +1,6 @@
 """The image store: same pixels, no metadata, any row, any process."""
 
+import hashlib
 import io
 import pickle
 
@@ -170,6 +171,43 @@ def test_a_stored_image_that_is_damaged_is_named(tmp_path, photo):
     pq.write_table(pa.table({"image_id": ["set/a"]}), tmp_path / "manifest.parquet")
     with pytest.raises(InputError, match=f"{tmp_path}: the stored image set/a is damaged"):
         ImageStore(tmp_path).image(0)
+
+
+def test_a_stored_image_whose_bytes_were_changed_is_named(tmp_path, photo):
+    shard, jpeg = tmp_path / store.shard_name(0), encode(photo)
+    write_shard(shard, [jpeg])
+    changed = jpeg[:-40] + bytes([jpeg[-40] ^ 4]) + jpeg[-39:]
+    shard.write_bytes(shard.read_bytes().replace(jpeg, changed))
+    Image.open(io.BytesIO(changed)).load()  # decoding does not notice it
+    with pytest.raises(InputError, match="image 0 of the store was changed after it was written: run `dermssl prep"):
+        ImageStore(tmp_path).image(0)
+
+
+def _without_checks(shard):
+    """Rewrite a shard as older versions wrote it."""
+    table = pa.ipc.open_file(shard.read_bytes()).read_all().select(["jpeg"])
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def test_shards_of_older_versions_are_read_and_have_their_row_hash(stored):
+    images, jpegs = stored
+    ids = pa.chunked_array([[f"set/{row}" for row in range(200)]])
+    for number in (0, 1, 2):
+        _without_checks(images.folder / store.shard_name(number))
+    old = ImageStore(images.folder)
+    sizes = np.array([*map(len, jpegs)], "<i8").tobytes()
+    assert [bytes(old.jpeg(row)) for row in range(200)] == jpegs
+    assert old.row_hash(ids) == hashlib.sha256(sizes + "\n".join(ids.to_pylist()).encode()).hexdigest()
+
+
+def test_two_images_of_equal_size_that_changed_places_change_the_row_hash(stored):
+    images, jpegs = stored
+    ids = pa.chunked_array([[f"set/{row}" for row in range(200)]])
+    assert len(jpegs[10]) == len(jpegs[11])
+    jpegs[10], jpegs[11] = jpegs[11], jpegs[10]
+    write_shard(images.folder / store.shard_name(0), jpegs[:130])
+    assert ImageStore(images.folder).row_hash(ids) != images.row_hash(ids)
 
 
 def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path, photo):
