@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from dermeval.features.other_groups import nearest_of_other_groups
 from dermssl.dataset.splits import group_folds
+from dermssl.neighbours import nearest_of_other_groups
 
 FOLDS = 5
 MOST_DIMENSIONS = 256

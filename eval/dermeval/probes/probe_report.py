@@ -18,7 +18,7 @@ from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.report import FeatureSource, report_text
 from dermeval.probes.shots import curve_text, few_shot_curve, scarce_classes
 from dermeval.probes.task import Task, constant_features
-from dermeval.statistics.bootstrap import bootstrap_mean, require_draws
+from dermeval.statistics.bootstrap import MEAN, paired_means, require_draws
 from dermssl import neighbours
 from dermssl.atomic import atomic_folder
 from dermssl.commandline import Report
@@ -103,10 +103,10 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
     """
     found, seen = [], pool.seen.flags(pool.frame["image_id"])
     for dataset, kind, queries, hits in recall_hits(pool.features, pool.frame):
-        interval = bootstrap_mean(hits.astype(float), pool.groups[queries], draws, seed)
+        (mean,) = paired_means([hits.astype(float)], pool.groups[queries], draws, seed)
         contaminated = None if seen.isna().all() else int(seen.iloc[queries].sum())
         entry = {"kind": kind, "dataset": dataset, "queries": len(queries), "contaminated": contaminated}
-        found.append(entry | interval.entry())
+        found.append(entry | mean.scores[MEAN].entry())
     return found
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from dermeval.features.embeddings import doubts
-from dermeval.features.other_groups import nearest_of_other_groups
 from dermeval.pages.tables import NARROW, show
 from dermeval.retrieval.index import Source, open_source
 from dermeval.retrieval.measures import majority_at, measures_at
@@ -19,6 +18,7 @@ from dermssl import licences
 from dermssl.commandline import Report
 from dermssl.dataset.splits import join_copies
 from dermssl.errors import InputError, counted, did_you_mean
+from dermssl.neighbours import nearest_of_other_groups
 
 IDS = {"lesion": "lesion_id", "patient": "patient_id"}
 GROUPS = ("fitzpatrick", "tone_group", "sex", "body_site", "modality", "dataset")

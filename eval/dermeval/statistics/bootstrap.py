@@ -225,13 +225,6 @@ def paired_means(
     return _against_first(encoders, {MEAN: len(sums) < MIN_PATIENTS}, 0)
 
 
-def bootstrap_mean(
-    values: np.ndarray, groups: Sequence[str] | np.ndarray, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """Mean of ``values`` ``(N,)`` over rows, with its interval by cluster."""
-    return paired_means([values], groups, draws, seed)[0].scores[MEAN]
-
-
 def _debiased(name: str, point: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The score ``name`` of the sample (``point``) and of its draws, corrected where noise biases it.
 

@@ -7,10 +7,11 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from dermeval.statistics.bootstrap import (
-    bootstrap_mean,
+    MEAN,
     cluster_codes,
     drawn_weights,
     paired_bootstrap,
+    paired_means,
     resample,
     two_sided_p,
 )
@@ -188,7 +189,7 @@ def test_a_class_that_no_draw_can_keep_is_an_input_error():
 
 def test_the_mean_of_a_cluster_bootstrap_weighs_rows_not_clusters():
     values, groups = np.array([1.0, 1, 1, 0]), ["a", "a", "a", "b"]
-    interval = bootstrap_mean(values, groups, draws=2000)
+    interval = paired_means([values], groups, draws=2000)[0].scores[MEAN]
     assert interval.value == 0.75
     assert (interval.low, interval.high) == (0.0, 1.0)
 

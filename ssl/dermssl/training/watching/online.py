@@ -60,12 +60,10 @@ def score_encoder(features: Features, data: TrainingData, options: OnlineOptions
     dataset, rows = data.datasets[0], data.rows[0]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), options.max_images)).astype(int)]
     found = features(dataset, rows)
-    unit, groups = neighbours.normalise(found), dataset.column("group_id")[rows]
+    groups = pd.factorize(dataset.column("group_id")[rows])[0]
     chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)
-    other = groups[chosen, None] != groups
-    similarity = np.where(other, unit[chosen] @ unit.T, -np.inf)
-    nearest = rows[np.argsort(-similarity, axis=1)[:, : min(SHOWN_NEAREST, other.sum(axis=1).min())]]
-    return Evaluation({RANKME: rankme(found)}, dataset, rows[chosen], nearest, None)
+    near = neighbours.nearest_of_other_groups(found, chosen, groups, SHOWN_NEAREST)
+    return Evaluation({RANKME: rankme(found)}, dataset, rows[chosen], rows[near[:, (near >= 0).all(axis=0)]], None)
 
 
 def _score_set(features: Features, online: OnlineSet, options: OnlineOptions, ranked: bool) -> Evaluation:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dermeval.features.other_groups import nearest_of_other_groups
+from dermssl.neighbours import nearest_of_other_groups
 
 
 @pytest.mark.parametrize("kinds", [1, 2])
