@@ -61,14 +61,13 @@ def _in_order(pool: PooledEmbeddings, first: PooledEmbeddings) -> PooledEmbeddin
     ids, wanted = pd.Index(pool.frame["image_id"]), first.frame["image_id"]
     if len(ids) != len(wanted) or not wanted.isin(ids).all():
         raise InputError(
-            f"{pool.where} and {first.where} come from different encoders and hold {len(ids)} and {len(wanted)} "
+            f"{pool.folder} and {first.folder} come from different encoders and hold {len(ids)} and {len(wanted)} "
             f"images, of which {int(wanted.isin(ids).sum())} are shared: embed the same data with each"
         )
     rows = ids.get_indexer(wanted)
     if (rows == np.arange(len(rows))).all():
         return pool
-    frame = pool.frame.iloc[rows].reset_index(drop=True)
-    return replace(pool, features=np.asarray(pool.features)[rows], frame=frame)
+    return replace(pool, table=pool.table.take(rows), features=np.asarray(pool.features)[rows])
 
 
 def encoders_report(

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import PartialState
 from PIL import Image
@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from dermeval.features.embeddings import Embeddings, dataset_entry
+from dermeval.features.embeddings import dataset_entry, pooled_rows
 from dermeval.features.encoders import Encoder, open_encoder
 from dermeval.features.pixels import PixelPCA
 from dermeval.features.pool import PooledEmbeddings
@@ -69,14 +69,12 @@ def finetune(options: FinetuneOptions) -> Report:
 
 def _rows_as_features(encoder: Encoder, datasets: Sequence[Dataset]) -> PooledEmbeddings:
     """The data sets as a pool whose only feature is the number of the image, to make a `Task` without embeddings."""
-    record, parts, start = encoder.record() | {"dim": encoder.dim}, [], 0
-    for dataset in datasets:
-        notices = licences.merge([dataset.licence, *record.get("licences", [])])
-        rows = np.arange(start, start := start + len(dataset))[:, None]
-        info = {"encoder": record, "datasets": [dataset_entry(dataset)], "licences": notices}
-        parts.append(Embeddings(dataset.folder, info, dataset.table, rows))
-    features = np.concatenate([part.features for part in parts])
-    return PooledEmbeddings(parts, features, pd.concat([part.frame for part in parts], ignore_index=True))
+    record = encoder.record() | {"dim": encoder.dim}
+    notices = licences.merge([*(dataset.licence for dataset in datasets), *record.get("licences", [])])
+    info = {"encoder": record, "datasets": list(map(dataset_entry, datasets)), "licences": notices}
+    where = Path(", ".join(str(dataset.folder) for dataset in datasets))
+    table = pooled_rows([dataset.table for dataset in datasets])
+    return PooledEmbeddings(where, info, table, np.arange(len(table))[:, None])
 
 
 def trained_blocks(model: Any, options: FinetuneOptions) -> list[nn.Module]:

@@ -64,9 +64,9 @@ class KeptFits:
 def fit_key(probe: Probe, task: Task, folds: Sequence[Fold], shots: int | None = None) -> str:
     """A hash of all that a fit depends on: probe and options, features, labels, groups, and the rows of the folds."""
     options = {name: value for name, value in vars(probe.options).items() if name not in FREE}
-    sources, ids = [part.info for part in task.pool.parts], [task.frame["image_id"].tolist(), task.groups.tolist()]
     rows = [part.tolist() for fold in folds for part in (fold.train, fold.test)]
-    what = [__version__, probe.name, options, shots, task.name, task.classes, sources, ids, task.labels.tolist(), rows]
+    what = [__version__, probe.name, options, shots, task.name, task.classes, task.pool.info, rows]
+    what += [task.frame["image_id"].tolist(), task.groups.tolist(), task.labels.tolist()]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -118,8 +118,8 @@ class FeatureSource:
     def of(pool: PooledEmbeddings) -> "FeatureSource":
         """The source of pooled embeddings."""
         keys = ("name", "fingerprint", "synthetic", "group", "case", "patient_key")
-        datasets = [{key: entry[key] for key in keys} for entry in pool.datasets]
-        return FeatureSource(pool.encoder, datasets, pool.licences, any(entry["synthetic"] for entry in datasets))
+        datasets = [{key: entry[key] for key in keys} for entry in pool.present_datasets]
+        return FeatureSource(pool.encoder, datasets, pool.notices, any(entry["synthetic"] for entry in datasets))
 
     @staticmethod
     def of_all(sources: "Sequence[FeatureSource]") -> "FeatureSource":

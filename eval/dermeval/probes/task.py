@@ -40,20 +40,19 @@ class Task:
     @property
     def unit(self) -> str:
         """See `unit_of`."""
-        return unit_of(self.pool.datasets)
+        return unit_of(self.pool.present_datasets)
 
     @property
     def split_origin(self) -> str:
         """Where the split comes from: ``official split``, ``split drawn by patient (seed 0)``, or just ``split``."""
-        datasets = [dataset for part in self.pool.parts for dataset in part.datasets.values()]
-        origins = {dataset.info.get("split") for dataset in datasets} - {None}
+        origins = {dataset.info.get("split") for dataset in self.pool.datasets.values()} - {None}
         origin = origins.pop() if len(origins) == 1 else ""
         return "official split" if origin == "official" else f"split {origin}".rstrip()
 
     @property
     def where(self) -> str:
         """The embeddings folders, for messages."""
-        return self.pool.where
+        return str(self.pool.folder)
 
 
 def unit_of(datasets: Sequence[dict]) -> str:
@@ -72,7 +71,7 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
 
     InputError: there is no such target, a label is not among its classes, or no class can be judged by patient.
     """
-    where = pool.where
+    where = pool.folder
     if not pool.targets:
         raise InputError(f"{where}: the data declares no target, so there is nothing to predict")
     if name is None and len(pool.targets) > 1:
@@ -80,8 +79,9 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     name = name or next(iter(pool.targets))
     if name not in pool.targets:
         raise InputError(f"{where} has no target '{name}'; {did_you_mean(name, pool.targets)}")
-    target = _pooled_target(pool, name)
-    values = pool.frame[target.column].where(pool.frame["dataset"].isin(list(pool.targets[name])))
+    declared = {dataset: own[name] for dataset, own in pool.targets_by_dataset.items() if name in own}
+    target = _pooled_target(pool, name, declared)
+    values = pool.frame[target.column].where(pool.frame["dataset"].isin(list(declared)))
     labelled = values.notna().to_numpy()
     if not labelled.any():
         raise InputError(f"{where}: no image has a label of '{target.column}'")
@@ -93,8 +93,8 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
         )
     left = int((~labelled).sum())
     notes = [f"{left} of {len(labelled)} images have no label of '{name}' and are left out"] if left else []
-    for dataset, declared in pool.targets[name].items():
-        if lacking := [label for label in target.classes if label not in declared.classes]:
+    for dataset, own in declared.items():
+        if lacking := [label for label in target.classes if label not in own.classes]:
             notes.append(f"{dataset} has no class {', '.join(lacking)}, which other pooled data sets have")
     labels = values[labelled].map(target.classes.index).to_numpy(dtype=np.int64)
     frame = pool.frame[labelled].reset_index(drop=True)
@@ -102,26 +102,26 @@ def task_of(pool: PooledEmbeddings, name: str | None) -> Task:
     return replace(task, notes=(*notes, *_check_classes(task)))
 
 
-def _pooled_target(pool: PooledEmbeddings, name: str) -> Target:
+def _pooled_target(pool: PooledEmbeddings, name: str, declared: dict[str, Target]) -> Target:
     """The target ``name`` with the classes of all data sets, in the order of the one with the most, or of the alphabet.
 
     InputError where the data sets have no class in common, or declare more than the classes differently.
     """
-    declared = sorted(pool.targets[name].values(), key=lambda target: -len(target.classes))
-    classes = list(dict.fromkeys(label for target in declared for label in target.classes))
-    if all(sorted(target.classes) == list(target.classes) for target in declared):
+    targets = sorted(declared.values(), key=lambda target: -len(target.classes))
+    classes = list(dict.fromkeys(label for target in targets for label in target.classes))
+    if all(sorted(target.classes) == list(target.classes) for target in targets):
         classes.sort()
-    first, *others = (replace(target, classes=tuple(classes)) for target in declared)
+    first, *others = (replace(target, classes=tuple(classes)) for target in targets)
     if any(other != first for other in others):
         told = "; ".join(
             f"{dataset}: {target.kind}, of the {target.level}, positive class {target.positive or 'not named'}"
-            for dataset, target in pool.targets[name].items()
+            for dataset, target in declared.items()
         )
         why = f"the data sets declare '{name}' differently ({told}): prepare them in one way, or judge each alone"
-        raise InputError(f"{pool.where}: {why}")
-    if not set.intersection(*(set(target.classes) for target in declared)):
+        raise InputError(f"{pool.folder}: {why}")
+    if not set.intersection(*(set(target.classes) for target in targets)):
         why = f"the data sets declare '{name}' with no class in common"
-        raise InputError(f"{pool.where}: {why}: prepare them with the same class names, or judge each alone")
+        raise InputError(f"{pool.folder}: {why}: prepare them with the same class names, or judge each alone")
     return first
 
 
