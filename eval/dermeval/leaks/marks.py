@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dermeval.leaks.local_features import THUMBNAIL
-from dermeval.leaks.matching import Local, consensus, local_of
+from dermeval.leaks.matching import consensus, local_of
 from dermeval.leaks.overlays import LEAST_CELLS, LEAST_RECORDS, SHARED_BY_COPIES, cell_numbers, with_neighbours
 from dermeval.leaks.verify import LocalStore
 
@@ -37,7 +37,10 @@ def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, stor
         (a, b), turned = pairs[number].tolist(), mirrored[number]
         first, second = local_of(store.record(a)), local_of(store.record(b))
         agreeing = consensus(first, second.mirrored() if turned else second).agreeing
-        cells = [_cells(local, rows) for local, rows in zip((first, second), agreeing, strict=True)]
+        cells = [
+            np.bincount(cell_numbers(local.points[rows], local.size), minlength=THUMBNAIL**2)[None] > 0
+            for local, rows in zip((first, second), agreeing, strict=True)
+        ]
         if max(with_neighbours(one).mean() for one in cells) < SHARED_BY_COPIES:  # else one is a copy, maybe of a part
             for row, one, other in ((a, cells[0], b), (b, cells[1], a)):
                 if row in seen:
@@ -48,10 +51,3 @@ def mark_cells(pairs: np.ndarray, mirrored: np.ndarray, groups: np.ndarray, stor
         if shared.sum() >= LEAST_CELLS and covered.mean() < SHARED_BY_COPIES:
             hidden[row] = covered
     return hidden
-
-
-def _cells(local: Local, rows: np.ndarray) -> np.ndarray:
-    """The cells in which the keypoints ``rows`` of a picture lie, ``(1, 256)`` bool."""
-    cells = np.zeros((1, THUMBNAIL**2), bool)
-    cells[0, cell_numbers(local.points[rows], local.size)] = True
-    return cells

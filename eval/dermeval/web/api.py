@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from dermeval.web.collection import Case, SearchResult
@@ -70,9 +70,6 @@ def api_routes(searches: Searches) -> APIRouter:
     )
     async def case_by_id(case_id: str) -> Case:
         """Give the images of a case, by the id of the case or of one of its images."""
-        found = collection.case(case_id)
-        if found is None:
-            raise HTTPException(404, "no case of that id in this collection: give the case_id or image_id of a hit")
-        return found
+        return collection.case(case_id)
 
     return routes

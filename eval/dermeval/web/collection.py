@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from fastapi import HTTPException
 from pydantic import BaseModel
 
 from dermeval.retrieval.find import ImageQuery, NothingElse, find
@@ -120,10 +121,13 @@ class Collection:
         row = self.index.row_of.get(image_id)
         return row if row is not None and self.served[row] else None
 
-    def picture(self, image_id: str) -> bytes | None:
-        """The stored JPEG of an image; None if no image of that id is served."""
+    def picture(self, image_id: str) -> bytes:
+        """The stored JPEG of an image; 404 if no image of that id is served."""
         row = self.row(image_id)
-        return None if row is None else self.index.stored_jpeg(self.frame["dataset"].iat[row], image_id)
+        jpeg = None if row is None else self.index.stored_jpeg(self.frame["dataset"].iat[row], image_id)
+        if jpeg is None:
+            raise HTTPException(404, "no image of that id in this collection")
+        return jpeg
 
     def search(self, query: ImageQuery, k: int, where: str = "", min_similarity: float | None = None) -> SearchResult:
         """The ``k`` most similar cases; raises InputError if the filter is wrong or nothing passes it."""
@@ -149,16 +153,18 @@ class Collection:
         known["labels"] = {name: _plain(record[name]) for name in self.index.labels if record.get(name) is not None}
         return known | {"body_site": record.get("body_site") or []}
 
-    def case(self, case_id: str) -> Case | None:
-        """The images of a case, by the id of the case or of one of its images; None if there is none."""
+    def case(self, case_id: str) -> Case:
+        """The images of a case, by the id of the case or of one of its images; 404 if there is none."""
         cases, row = self.index.columns["case_id"], self.index.row_of.get(case_id)
         found = np.flatnonzero(pc.equal(cases, case_id))
         if not len(found) and row is not None:
             case_id = cases[row].as_py()
             found = np.flatnonzero(pc.equal(cases, case_id))
         rows = found[self.served[found]]
+        if not len(rows):
+            raise HTTPException(404, "no case of that id in this collection: give the case_id or image_id of a hit")
         shown = self.images(self.index.records(rows[:MAX_CASE_IMAGES]))
-        return Case(case_id=case_id, total=len(rows), images=shown) if len(rows) else None
+        return Case(case_id=case_id, total=len(rows), images=shown)
 
     def examples(self) -> list[CaseImage]:
         """Some images to start a search from, always the same."""

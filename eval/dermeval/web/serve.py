@@ -4,7 +4,7 @@ import logging
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from dermeval.retrieval.index_folder import SearchIndex, open_index
@@ -94,17 +94,11 @@ def search_pages(searches: Searches) -> APIRouter:
 
     @routes.get("/case")
     async def case_page(id: Id) -> str:
-        found = collection.case(id)
-        if found is None:
-            raise HTTPException(404, "There is no case of that id in this collection.")
-        return page("case.html", case=found)
+        return page("case.html", case=collection.case(id))
 
     @routes.get("/image")
     async def image(id: Id) -> Response:
-        found = collection.picture(id)
-        if found is None:
-            raise HTTPException(404, "There is no image of that id in this collection.")
-        return Response(found, media_type="image/jpeg")
+        return Response(collection.picture(id), media_type="image/jpeg")
 
     return routes
 

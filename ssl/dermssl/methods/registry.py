@@ -24,18 +24,13 @@ Choices = dict[str, tuple[Any, str]]
 
 
 class Setting(NamedTuple):
-    """What a recommendation depends on. ``tier`` is the result of `tier_of`; ``convnet`` is False for transformers."""
+    """What a recommendation depends on. ``tier`` (0 to 3) is by `TIERS`; ``convnet`` is False for transformers."""
 
     images: int
     tier: int
     epochs: int
     batch: int
     convnet: bool
-
-
-def tier_of(images: int) -> int:
-    """The tier of recommendations (0 to 3) for ``images`` training images."""
-    return sum(images > most for most in TIERS)
 
 
 class MethodOptions:

@@ -12,7 +12,7 @@ from dermssl.commandline import Report
 from dermssl.dataset.dataset import open_datasets
 from dermssl.errors import InputError, did_you_mean
 from dermssl.files import write_text
-from dermssl.methods.registry import METHODS, Choices, Setting, power_of_two, tier_of
+from dermssl.methods.registry import METHODS, TIERS, Choices, Setting, power_of_two
 from dermssl.paths import refuse_within_dataset
 from dermssl.training.options import OnlineOptions, RecipeOptions
 from dermssl.training.pool import select_rows
@@ -46,7 +46,7 @@ def recipe(options: RecipeOptions) -> Report:
 
 def recommend(options: RecipeOptions, images: int) -> Choices:
     """Settings for ``images`` training images. Epochs and batch are those of the options, if given."""
-    method, tier = METHODS[options.method], tier_of(images)
+    method, tier = METHODS[options.method], sum(images > most for most in TIERS)
     batch = options.batch or min(method.batch[tier], power_of_two(images // FEWEST_STEPS))
     epochs = options.epochs or method.epochs[tier]
     warmup = min(LONGEST_WARMUP, round(epochs * WARMUP_SHARE, 1))
