@@ -1,9 +1,11 @@
 """Does a stamp, ruler, frame or watermark that every picture shows make the leak audit confirm different photographs?
 
-    python scripts/bench/leaks_overlays.py DATA --work DIR [--overlay NAME ...] [--images 120] [--copies 22] [--share 1]
+    python scripts/bench/leaks_overlays.py DATA --work DIR [--overlay NAME ...] [--images 120] [--copies 22]
+        [--share 1] [--below]
 
 Takes one photograph per record of the dataset folder, square and of 224 px, and lays one overlay over all of them (or
-over a ``--share``). Copies are further records: an overlaid photograph, changed in one of the audit's ways. Prints for
+over a ``--share``). Copies are further records: an overlaid photograph, changed in one of the audit's ways, or with
+``--below`` a changed photograph that then gets the overlay, as when one dermatoscope sees a scene twice. Prints for
 each overlay how many pairs are confirmed, how many of these are copies, the highest score of another pair, and what the
 audit left out. Results are in results/leaks_overlays.md.
 """
@@ -77,6 +79,12 @@ def signature(rgb: np.ndarray) -> np.ndarray:
     return cv2.putText(out, "Dr. Q. Zwei", place, cv2.FONT_HERSHEY_COMPLEX, size, (30, 10, 60), 2, cv2.LINE_AA)
 
 
+def rim(rgb: np.ndarray) -> np.ndarray:
+    """The round view of a dermatoscope: black outside a circle that leaves 64% of the picture."""
+    view = cv2.circle(np.zeros_like(rgb), (SIDE // 2, SIDE // 2), round(0.45 * SIDE), (255, 255, 255), -1, cv2.LINE_AA)
+    return np.asarray(cv2.multiply(rgb, view, scale=1 / 255))
+
+
 OVERLAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda rgb: rgb,
     "date stamp": stamp,
@@ -84,6 +92,7 @@ OVERLAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "colour card": card,
     "frame of a viewer": frame,
     "dark watermark": watermark,
+    "round view": rim,
     "signature elsewhere in each": signature,
 }
 
@@ -95,14 +104,18 @@ def square(rgb: np.ndarray) -> np.ndarray:
     return cv2.resize(rgb[top : top + side, left : left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
-def write_raw(root: Path, photographs: list[np.ndarray], overlay: Callable, copies: int, share: float) -> None:
+def write_raw(
+    root: Path, photographs: list[np.ndarray], overlay: Callable, copies: int, share: float, below: bool
+) -> None:
     """Write the overlaid photographs and the copies as a raw data set."""
     random, rows = np.random.default_rng(1), []
     root.mkdir(parents=True)
     pictures = [overlay(rgb) if random.uniform() < share else rgb for rgb in photographs]
     severities = random.uniform(0.1, 0.7, copies)
     kinds = [list(KINDS)[number % len(KINDS)] for number in range(copies)]
-    pictures += [copy_of(pictures[n], kinds[n], float(severities[n]), n) for n in range(copies)]
+    copied = photographs if below else pictures
+    changed = [copy_of(copied[n], kinds[n], float(severities[n]), n) for n in range(copies)]
+    pictures += [overlay(square(rgb)) for rgb in changed] if below else changed
     for number, rgb in enumerate(pictures):
         cv2.imwrite(str(root / f"{number}.png"), rgb[:, :, ::-1])
         rows.append((f"{number}.png", f"p{number}", "a"))
@@ -135,6 +148,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=22)
     parser.add_argument("--overlay", nargs="+", choices=OVERLAYS, default=list(OVERLAYS), help="default: all")
     parser.add_argument("--share", type=float, default=1.0, help="share of the photographs that show the overlay")
+    parser.add_argument("--below", action="store_true", help="the copies are changed before they get the overlay")
     options = parser.parse_args()
     data = open_dataset(options.data)
     _, first = np.unique(np.array(data.column("group_id")), return_index=True)
@@ -146,7 +160,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in options.overlay:
         shutil.rmtree(options.work, ignore_errors=True)
-        write_raw(options.work / "raw", photographs, OVERLAYS[name], options.copies, options.share)
+        overlay, below = OVERLAYS[name], options.below
+        write_raw(options.work / "raw", photographs, overlay, options.copies, options.share, below)
         print("| " + " | ".join([name, *audited(options.work, len(photographs))]) + " |", flush=True)
 
 

@@ -13,7 +13,8 @@ from dermeval.features.letters import without_letters
 
 SHORT_SIDE = 128
 BLOCK = 16
-LEAST_BLOCKS = 6
+LEAST_BLOCKS, LEAST_VISIBLE = 6, 0.5
+"""So many blocks are needed, of each of which so much lies in both pictures and is not hidden."""
 FLAT = 0.5
 """Contrast, in grey levels, that is added to the local contrast so that noise is not amplified."""
 STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
@@ -93,18 +94,19 @@ def correlate(first: np.ndarray, second: np.ndarray, matrix: np.ndarray) -> Alig
     matrix = np.asarray(matrix, np.float32)
     seen = cv2.warpAffine(second, matrix, size, flags=flags)
     inside = cv2.warpAffine(np.ones_like(second), matrix, size, flags=flags)
-    hidden = np.isnan(first) | np.isnan(seen)
-    if hidden.any():
-        first, seen, inside = (np.where(hidden, 0, part) for part in (first, seen, inside))
-    covered = square_blocks(inside, BLOCK).mean(axis=1) > 0.95
+    visible = ~(np.isnan(first) | np.isnan(seen))
+    shown = square_blocks(visible, BLOCK)
+    covered = (square_blocks(inside, BLOCK).mean(axis=1) > 0.95) & (shown.mean(axis=1) >= LEAST_VISIBLE)
     if covered.sum() < LEAST_BLOCKS:
         return Aligned(0.0, 0.0, None)
-    ours, theirs = (square_blocks(part, BLOCK)[covered] for part in (first, seen))
-    ours, theirs = (part - part.mean(axis=1, keepdims=True) for part in (ours, theirs))
+    shown = shown[covered]
+    pixels = shown.sum(axis=1)
+    ours, theirs = (square_blocks(np.where(visible, part, 0), BLOCK)[covered] for part in (first, seen))
+    ours, theirs = (np.where(shown, part - (part.sum(axis=1) / pixels)[:, None], 0) for part in (ours, theirs))
     norms = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
     # The constant keeps the correlation of flat blocks near 0: only structure in both pictures is evidence.
-    correlations = (ours * theirs).sum(axis=1) / (norms + BLOCK**2 * 0.01)
-    return Aligned(float(np.median(correlations)), float(inside.mean()), matrix)
+    correlations = (ours * theirs).sum(axis=1) / (norms + pixels * 0.01)
+    return Aligned(float(np.median(correlations)), float(np.where(visible, inside, 0).mean()), matrix)
 
 
 def grey_picture(rgb: np.ndarray, short_side: int) -> np.ndarray:

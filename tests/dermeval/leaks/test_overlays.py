@@ -130,6 +130,15 @@ def test_hidden_cells_do_not_count_in_the_alignment(photo):
     assert rest.correlation < 0.4 and rest.overlap == pytest.approx(0.25, abs=0.02)
 
 
+def test_an_enlarged_copy_under_the_same_round_view_is_told_from_another_picture(photo):
+    y, x = np.mgrid[:16, :16] - 7.5
+    hidden = np.hypot(x, y) > 6
+    enlarged = photo(1).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(20, 20, 140, 140))
+    start = np.array([[4 / 3, 0, -21], [0, 4 / 3, -21]])
+    one, copy, other = (structure(np.asarray(image), hidden) for image in (photo(1), enlarged, photo(2)))
+    assert correlate(one, copy, start).correlation > 0.7 and correlate(one, other, start).correlation < 0.3
+
+
 @pytest.mark.parametrize("overlay", [stamped, framed])
 def test_the_audit_finds_the_copies_among_pictures_with_one_overlay_and_no_other_pair(
     overlay, make_dataset, photo, tmp_path
