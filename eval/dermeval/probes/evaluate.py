@@ -12,7 +12,7 @@ from dermeval.features.pool import PooledEmbeddings
 from dermeval.probes.contamination import cannot_tell, contamination_summary
 from dermeval.probes.encoder_table import WRITTEN as ENCODER_FILES
 from dermeval.probes.encoder_table import encoders_report, pools_by_encoder
-from dermeval.probes.evaluate_page import groups_table, html_page, text_page
+from dermeval.probes.evaluate_page import ProtocolResult, groups_table, html_page, text_page
 from dermeval.probes.groups import attributes, group_scores, values_of
 from dermeval.probes.judge import Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
@@ -20,6 +20,7 @@ from dermeval.probes.knn import HEADLINE, KnnProbe
 from dermeval.probes.linear import LinearProbe
 from dermeval.probes.options import EvaluateOptions, KnnOptions, LinearOptions
 from dermeval.probes.predictions import Predictions, by_case, paired_scores
+from dermeval.probes.probe_report import result_json
 from dermeval.probes.protocols import PROTOCOL_TARGETS, Experiment, experiments
 from dermeval.probes.report import FeatureSource
 from dermeval.probes.task import Task, constant_features, task_of
@@ -64,18 +65,18 @@ def evaluate(options: EvaluateOptions) -> Report:
             plain.append(found.get("all"))
             keys = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
             tables += [rows.to_frame().assign(**keys, training=training) for training, rows in found.items()]
-    source = FeatureSource.of(pool)
-    data = vars(source) | {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
-    data |= {"experiments": entries, "notes": list(dict.fromkeys(notes))}
+    asked = {name: getattr(options, name) for name in ("protocol", "seed", "draws")}
+    source = vars(FeatureSource.of(pool))
+    result = ProtocolResult(**source, **asked, experiments=entries, notes=list(dict.fromkeys(notes)))
     if out:
         with atomic_folder(out) as temporary:
-            write_json(temporary / "result.json", data)
+            write_json(temporary / "result.json", result_json(result))
             table = pa.Table.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False)
             write_parquet(temporary / "predictions.parquet", table)
-            write_csv(temporary / "groups.csv", groups_table(entries))
-            write_text(temporary / "report.html", html_page(source, data, plain))
+            write_csv(temporary / "groups.csv", groups_table(result))
+            write_text(temporary / "report.html", html_page(result, plain))
         kept.remove()
-    return Report(text_page(source, data), data)
+    return Report(text_page(result), result_json(result))
 
 
 def planned_tasks(
@@ -122,12 +123,13 @@ def _run(
     task: Task, probe: Probe, experiment: Experiment, options: EvaluateOptions
 ) -> tuple[dict[str, Any], dict[str, Predictions]]:
     """The experiment's entry of ``result.json``, and its predictions by the kind of training."""
-    fitted, judged = judge(probe, task, experiment.folds, options.draws, options.seed)
-    images = fitted.predictions
+    judged = judge(probe, task, experiment.folds, options.draws, options.seed)
+    images = judged.fitted.predictions
     rows = {"image": images, "case": by_case(images)[0]}
     entry: dict[str, Any] = {"target": task.name, "probe": probe.name, "experiment": experiment.name}
-    entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged["counts"]
-    entry |= {"levels": judged["levels"], "notes": judged["notes"]}
+    entry |= {"classes": list(task.classes), "positive": task.target.positive} | judged.counts
+    entry |= {"levels": {name: result_json(level) for name, level in judged.levels.items()}}
+    entry["notes"] = list(judged.notes)
     if experiment.control is not None:
         control = probe.fit(task, experiment.control).predictions
         entry["against_size_matched"] = found = {}
@@ -139,7 +141,7 @@ def _run(
                 if np.ndim(difference.value) == 0
             }
         return entry, {"without": images, "size-matched": control}
-    seen, split = judged["contamination"], "folds" if len(experiment.folds) > 1 else "official"
+    seen, split = judged.contamination, "folds" if len(experiment.folds) > 1 else "official"
     entry["notes"] += [contamination_summary(seen, split)] if seen["known"] else []
     entry["groups"] = {
         attribute: {

@@ -1,6 +1,7 @@
 """The result of a protocol as text, as a table of groups, and as an HTML page."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,33 @@ CLASS_SCORES = {"recall": "recall", "precision": "precision", "auroc_per_class":
 Rows = Iterator[dict[str, Any]]
 
 
-def text_page(source: FeatureSource, data: dict[str, Any]) -> str:
-    """``data`` (``result.json`` of `dermeval evaluate`) as tables of aligned text, then notes and licences."""
-    tables = _tables(data["experiments"], source.unit)
-    return report_text([*_lead(source, data), *tables_as_text(tables)], source, _notes(data))
+@dataclass(frozen=True)
+class ProtocolResult(FeatureSource):
+    """``result.json`` of `dermeval evaluate`. The fields are its keys."""
+
+    protocol: str
+    seed: int
+    draws: int
+    experiments: list[dict[str, Any]]
+    notes: list[str]
 
 
-def html_page(source: FeatureSource, data: dict[str, Any], predictions: Sequence[Predictions | None]) -> str:
+def text_page(result: ProtocolResult) -> str:
+    """All tables as aligned text, then notes and licences."""
+    return report_text([*_lead(result), *tables_as_text(_tables(result))], result, _notes(result))
+
+
+def html_page(result: ProtocolResult, predictions: Sequence[Predictions | None]) -> str:
     """The same tables as one page, with plots by group, and by class for the experiments that have ``predictions``."""
-    title, *lead = _lead(source, data)
-    tables = _tables(data["experiments"], source.unit, predictions)
-    return report_page(title, lead, tables, source, _notes(data), PROTOCOL)
+    tables = _tables(result, predictions)
+    title, *lead = _lead(result)
+    return report_page(title, lead, tables, result, _notes(result), PROTOCOL)
 
 
-def groups_table(experiments: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def groups_table(result: ProtocolResult) -> pd.DataFrame:
     """The groups as a long table: a row for each experiment, level, attribute, value and score."""
     rows = []
-    for entry in experiments:
+    for entry in result.experiments:
         for attribute, levels in entry.get("groups", {}).items():
             for level, group in ((level, group) for level, scored in levels.items() for group in scored["groups"]):
                 keys = {key: entry[key] for key in ("target", "probe", "experiment")}
@@ -53,23 +64,21 @@ def groups_table(experiments: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _lead(source: FeatureSource, data: dict[str, Any]) -> list[str]:
-    draws = f"95% intervals from {data['draws']} draws of {source.unit}s"
-    return [f"protocol {data['protocol']} on {source.names}", source.encoder_line, draws]
+def _lead(result: ProtocolResult) -> list[str]:
+    draws = f"95% intervals from {result.draws} draws of {result.unit}s"
+    return [f"protocol {result.protocol} on {result.names}", result.encoder_line, draws]
 
 
-def _notes(data: dict[str, Any]) -> list[str]:
-    own = [f"{one['target']}, {one['experiment']}: {note}" for one in data["experiments"] for note in one["notes"]]
-    return list(dict.fromkeys([*data["notes"], *own]))
+def _notes(result: ProtocolResult) -> list[str]:
+    own = [f"{one['target']}, {one['experiment']}: {note}" for one in result.experiments for note in one["notes"]]
+    return list(dict.fromkeys([*result.notes, *own]))
 
 
-def _tables(
-    entries: Sequence[dict[str, Any]], unit: str, predictions: Sequence[Predictions | None] | None = None
-) -> list[ReportTable]:
+def _tables(result: ProtocolResult, predictions: Sequence[Predictions | None] | None = None) -> list[ReportTable]:
     """Tables in reading order: scores, unseen groups, contamination, classes, groups; with figures for a page."""
-    tables = []
-    experiments = list(zip(entries, predictions or [None] * len(entries), strict=True))
-    for target in dict.fromkeys(entry["target"] for entry in entries):
+    tables, unit = [], result.unit
+    experiments = list(zip(result.experiments, predictions or [None] * len(result.experiments), strict=True))
+    for target in dict.fromkeys(entry["target"] for entry in result.experiments):
         own = [(entry, images) for entry, images in experiments if entry["target"] == target]
         plain = [(entry, images) for entry, images in own if "groups" in entry]
         scores = [row for entry, _ in plain for row in _score_rows(entry)]

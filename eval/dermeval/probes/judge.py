@@ -3,6 +3,7 @@
 `knn`, `linear`, `finetune` and `evaluate` call `judge`. A new probe is a class as `Probe` describes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -46,39 +47,59 @@ class Probe(Protocol):
         """Fit on each fold's ``train`` rows and predict its ``test`` rows. ``shots``: the train patients per class."""
 
 
-def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> tuple[Fitted, dict[str, Any]]:
-    """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups.
+@dataclass(frozen=True)
+class Level:
+    """Scores with intervals, of all images or of all cases: an entry of ``levels`` in ``result.json``."""
 
-    Returns its predictions, and the entries ``counts``, ``levels``, ``notes`` and ``contamination`` of ``result.json``.
-    """
+    scores: dict[str, Any]
+    rows: int
+    support: dict[str, int]
+    clusters: int
+    draws: int
+    redrawn: int
+    by_majority: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A probe's predictions on one task, their scores, and notes on them."""
+
+    fitted: Fitted
+    counts: dict[str, Any]
+    levels: dict[str, Level]
+    notes: list[str]
+    contamination: dict[str, Any]
+
+
+def judge(probe: Probe, task: Task, folds: Sequence[Fold], draws: int, seed: int) -> Judgement:
+    """Fit ``probe`` in ``folds`` and score it, with intervals from ``draws`` bootstrap draws of whole groups."""
     fitted = probe.fit(task, folds)
     images = fitted.predictions
     levels, notes = score_levels(images, draws, seed)
-    counts = {"fitted": [len(fold.train) for fold in folds], "scored": len(images)}
-    return fitted, {
-        "counts": counts | {"scored_groups": levels["image"]["clusters"]},
-        "levels": levels,
-        "notes": [*missing_classes(task, folds), *copies_of_fitted(task, folds), *fitted.notes, *notes],
-        "contamination": clean_and_contaminated(images, task.pool.seen, task.unit, draws, seed),
-    }
+    rows = [len(fold.train) for fold in folds]
+    counts = {"fitted": rows, "scored": len(images), "scored_groups": levels["image"].clusters}
+    seen = clean_and_contaminated(images, task.pool.seen, task.unit, draws, seed)
+    notes = [*missing_classes(task, folds), *copies_of_fitted(task, folds), *fitted.notes, *notes]
+    return Judgement(fitted, counts, levels, notes, seen)
 
 
-def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, Any], list[str]]:
+def score_levels(images: Predictions, draws: int, seed: int) -> tuple[dict[str, Level], list[str]]:
     """Scores of images and of cases, and notes on what these leave out."""
     cases, conflicting = by_case(images)
     levels, notes = {"image": _score_level(images, draws, seed)}, []
     if conflicting:
         notes.append(f"case-level scores leave out {counted(conflicting, 'case')}, whose images have different labels")
     if len(np.unique(cases.truth)) > 1:
-        votes = _score_level(by_case(images, "majority")[0], draws, seed)["scores"]
-        levels["case"] = _score_level(cases, draws, seed)
-        levels["case"]["by_majority"] = {name: votes[name] for name in HARD if name in votes}
+        votes = _score_level(by_case(images, "majority")[0], draws, seed).scores
+        hard = {name: votes[name] for name in HARD if name in votes}
+        levels["case"] = dataclasses.replace(_score_level(cases, draws, seed), by_majority=hard)
     else:
         notes.append("the case level is not scored: fewer than two classes are left")
-    return levels, notes + redrawn_note(sum(level["redrawn"] for level in levels.values()))
+    redrawn = sum(level.redrawn for level in levels.values())
+    return levels, notes + redrawn_note(redrawn)
 
 
-def _score_level(predictions: Predictions, draws: int, seed: int) -> dict[str, Any]:
+def _score_level(predictions: Predictions, draws: int, seed: int) -> Level:
     """All scores with intervals by group. Per-class scores are given for the classes that occur in the truth."""
     (found,) = paired_scores([[predictions]], draws, seed)
     counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
@@ -86,8 +107,7 @@ def _score_level(predictions: Predictions, draws: int, seed: int) -> dict[str, A
     scores = {name: interval.entry(predictions.classes) for name, interval in found.scores.items()}
     for name in (name for name in PER_CLASS if name in scores):
         scores[name] = {key: value for key, value in scores[name].items() if support[key]}
-    level = {"scores": scores, "rows": len(predictions), "support": support}
-    return level | {"clusters": len(set(predictions.groups)), "draws": draws, "redrawn": found.redrawn}
+    return Level(scores, len(predictions), support, len(set(predictions.groups)), draws, found.redrawn)
 
 
 def redrawn_note(redrawn: int) -> list[str]:

@@ -1,6 +1,8 @@
 """The report of `dermeval knn`, `linear` and `finetune`: a page of text, and a results folder."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from dermeval.features.pool import PooledEmbeddings
 from dermeval.pages.tables import show
 from dermeval.probes.contamination import contamination_lines
 from dermeval.probes.folds import left_out_of, make_folds
-from dermeval.probes.judge import PER_CLASS, Probe, judge
+from dermeval.probes.judge import PER_CLASS, Judgement, Level, Probe, judge
 from dermeval.probes.kept import KeptFits, KeptProbe
 from dermeval.probes.options import FinetuneOptions, ProbeOptions
 from dermeval.probes.report import FeatureSource, report_text
@@ -27,8 +29,40 @@ from dermssl.files import write_json, write_parquet
 from dermssl.parser import refuse_unused
 from dermssl.paths import require_new_folder
 
+OPTIONAL = {"by_k", "recall_at_1", "shots", "by_majority"}
+"""Keys that ``result.json`` leaves out where they are None."""
 WRITTEN = ("result.json", "predictions.parquet", "shots.png")
 """Files of a results folder. Earlier versions also wrote ``shots.png``."""
+
+
+@dataclass(frozen=True)
+class ProbeResult(FeatureSource):
+    """``result.json`` of `dermeval knn`, `linear` and `finetune`; the fields are its keys."""
+
+    probe: str
+    protocol: dict[str, Any]
+    target: str
+    classes: list[str]
+    kind: str
+    positive: str | None
+    level: str
+    settings: dict[str, Any]
+    counts: dict[str, Any]
+    levels: dict[str, Level]
+    notes: list[str]
+    contamination: dict[str, Any]
+    by_k: list[dict[str, Any]] | None = None
+    recall_at_1: list[dict[str, Any]] | None = None
+    shots: list[dict[str, Any]] | None = None
+
+
+def result_json(result: Any) -> dict[str, Any]:
+    """A result, and the dataclasses in it, as in ``result.json``."""
+
+    def without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in items if value is not None or name not in OPTIONAL}
+
+    return dataclasses.asdict(result, dict_factory=without_empty)
 
 
 def probe_report(
@@ -52,27 +86,28 @@ def probe_report(
     left = left_out_of(task, folds[0]) if options.split == "official" else []
     few = options if isinstance(options, ProbeOptions) and options.shots else None
     scarce = scarce_classes(task, folds, few.shots) if few else []
-    fitted, judged = judge(probe, task, folds, options.draws, options.seed)
+    judged = judge(probe, task, folds, options.draws, options.seed)
     points, drawn = few_shot_curve(task, folds, few, probe) if few else ([], pd.DataFrame())
     number = len(folds) if options.split == "folds" else None
-    source = FeatureSource.of(task.pool)
-    data: dict[str, Any] = vars(source) | {
-        "probe": probe.name,
-        "protocol": {"split": options.split, "folds": number, "seed": options.seed},
-        "target": task.name,
-        "classes": list(task.classes),
+    result = ProbeResult(
+        **vars(FeatureSource.of(task.pool)),
+        probe=probe.name,
+        protocol={"split": options.split, "folds": number, "seed": options.seed},
+        target=task.name,
+        classes=list(task.classes),
         **{name: getattr(task.target, name) for name in ("kind", "positive", "level")},
-        "settings": fitted.settings,
-        "counts": {"labelled": len(task.labels)} | judged["counts"],
-        "levels": judged["levels"],
-        "notes": [*task.notes, *left, *constant_features(task.features), *judged["notes"], *scarce],
-        "contamination": judged["contamination"],
-        **fitted.extra,
-    }
-    data |= {"recall_at_1": same_id_recall(task.pool, options.draws, options.seed)} if recall else {}
-    data |= {"shots": points} if points else {}
+        settings=judged.fitted.settings,
+        counts={"labelled": len(task.labels)} | judged.counts,
+        levels=judged.levels,
+        notes=[*task.notes, *left, *constant_features(task.features), *judged.notes, *scarce],
+        contamination=judged.contamination,
+        **judged.fitted.extra,
+        recall_at_1=same_id_recall(task.pool, options.draws, options.seed) if recall else None,
+        shots=points or None,
+    )
+    data = result_json(result)
     if out:
-        table = fitted.predictions.to_frame()
+        table = judged.fitted.predictions.to_frame()
         with atomic_folder(out) as temporary:
             write_json(temporary / "result.json", data)
             if points:  # null shots: predictions from all training patients
@@ -80,7 +115,7 @@ def probe_report(
                 table = table.astype({"shots": "Int32"})
             write_parquet(temporary / "predictions.parquet", pa.Table.from_pandas(table, preserve_index=False))
         kept.remove()
-    return Report(report_text(_text(source, data, task, fitted.lines), source, data["notes"]), data)
+    return Report(report_text(_text(result, task, judged), result, result.notes), data)
 
 
 def recall_hits(features: np.ndarray, frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -110,39 +145,37 @@ def same_id_recall(pool: PooledEmbeddings, draws: int, seed: int) -> list[dict[s
     return found
 
 
-def _text(source: FeatureSource, data: dict[str, Any], task: Task, lines: Sequence[str]) -> list[str]:
-    """The headline, scores at both levels, recall of each class, the probe's ``lines``, recall@1, contamination."""
-    counts, levels, unit = data["counts"], data["levels"], task.unit
-    split = data["protocol"]["split"]
-    folds = f"{data['protocol']['folds']} folds by {unit}"
+def _text(result: ProbeResult, task: Task, judged: Judgement) -> list[str]:
+    """The headline, scores at both levels, recall of each class, the lines of the probe, recall@1, contamination."""
+    counts, split, unit = result.counts, result.protocol["split"], task.unit
+    folds = f"{result.protocol['folds']} folds by {unit}"
     how = folds if split == "folds" else f"fit on train, scored once on test; {task.split_origin}"
     fitted = "-".join(map(str, sorted({min(counts["fitted"]), max(counts["fitted"])})))
-    votes = levels.get("case", {}).get("by_majority", {})
-    majority = ", ".join(f"{name} {show(entry)}" for name, entry in votes.items())
+    votes = result.levels["case"].by_majority if "case" in result.levels else None
+    majority = ", ".join(f"{name} {show(entry)}" for name, entry in (votes or {}).items())
     scores: dict[str, dict[str, Any]] = {}
     recalls: dict[str, dict[str, Any]] = {}
-    for name, level in levels.items():
-        recall, column = level["scores"]["recall"], f"{name} level"
-        scores[column] = {key: show(entry) for key, entry in level["scores"].items() if key not in PER_CLASS}
-        recalls[f"{name}s"] = {f"recall of {key}": level["support"][key] for key in recall}
+    for name, level in result.levels.items():
+        recall, column = level.scores["recall"], f"{name} level"
+        scores[column] = {key: show(entry) for key, entry in level.scores.items() if key not in PER_CLASS}
+        recalls[f"{name}s"] = {f"recall of {key}": level.support[key] for key in recall}
         recalls[column] = {f"recall of {key}": show(entry) for key, entry in recall.items()}
     text = [
-        f"{data['probe']}: {data['target']} of {source.names} ({how})",
-        source.encoder_line,
+        f"{result.probe}: {result.target} of {result.names} ({how})",
+        result.encoder_line,
         f"{fitted} images fitted, {counts['scored']} scored, of {counts['scored_groups']} {unit}s; 95% intervals from "
-        f"{levels['image']['draws']} draws of {unit}s",
-        *([f"positive class: {data['positive']}"] if data["positive"] else []),
+        f"{result.levels['image'].draws} draws of {unit}s",
+        *([f"positive class: {result.positive}"] if result.positive else []),
         "",
         pd.DataFrame(scores).fillna("").to_string(),
         "",
         pd.DataFrame(recalls, dtype=object).fillna("").to_string(),
         *(["", f"case level by majority vote of the images: {majority}"] if majority else []),
         "",
-        *lines,
+        *judged.fitted.lines,
     ]
-    for recall in data.get("recall_at_1", []):
+    for recall in result.recall_at_1 or []:
         over = counted(recall["queries"], "image")
         over += f", {recall['contaminated']} of them seen in pretraining" if recall["contaminated"] else ""
         text.append(f"same-{recall['kind']} recall@1 of {recall['dataset']}: {show(recall)} over {over}")
-    curve = curve_text(data.get("shots", []), unit)
-    return [*text, *curve, *contamination_lines(data["contamination"], split, unit)]
+    return [*text, *curve_text(result.shots or [], unit), *contamination_lines(result.contamination, split, unit)]

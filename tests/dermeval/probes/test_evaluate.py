@@ -10,12 +10,11 @@ from sklearn.metrics import balanced_accuracy_score
 from dermeval.cli import main
 from dermeval.pages.tables import show
 from dermeval.probes.evaluate import make_probe
-from dermeval.probes.evaluate_page import text_page
+from dermeval.probes.evaluate_page import ProtocolResult, text_page
 from dermeval.probes.groups import attributes, group_scores
 from dermeval.probes.judge import score_levels
 from dermeval.probes.predictions import Predictions
 from dermeval.probes.protocols import age_bands, experiments, matched_sample
-from dermeval.probes.report import FeatureSource
 from dermeval.probes.task import open_task
 from dermssl.dataset.targets import Target
 
@@ -137,7 +136,7 @@ def test_the_positive_class_is_the_declared_one_whatever_comes_first_in_the_file
         sick = passion.set_index("image_id")["impetigo"].loc[predictions.frame["image_id"]].to_numpy() == "impetigo"
         recalls.append((predictions.probabilities[sick, 1] > 0.5).mean())
         scored, _ = score_levels(predictions, 20, 0)
-        assert scored["image"]["scores"]["positive_recall"]["value"] == pytest.approx(recalls[-1])
+        assert scored["image"].scores["positive_recall"]["value"] == pytest.approx(recalls[-1])
     assert recalls[0] == recalls[1]
 
 
@@ -191,8 +190,7 @@ def test_the_page_of_a_binary_target_gives_its_sensitivity_at_fixed_specificity(
     result, _ = finished
     entry = next(entry for entry in result["experiments"] if entry["target"] == "impetigo")
     found = entry["levels"]["image"]["scores"]["sensitivity_at_90_specificity"]
-    source = FeatureSource(*(result[key] for key in ("encoder", "datasets", "licences", "synthetic")))
-    text = text_page(source, result)
+    text = text_page(ProtocolResult(**result))
     assert "sensitivity_at_90_specificity" in text and show(found) in text
 
 
