@@ -30,9 +30,11 @@ class PooledEmbeddings(Embeddings):
 
 
 def open_pool(folders: Sequence[str]) -> PooledEmbeddings:
-    """Open embeddings folders to pool. Raises InputError if encoders differ or one data set is in two folders."""
+    """Open embeddings folders to pool. InputError: encoders differ, a folder is empty, or two hold one data set."""
     parts = [open_embeddings(folder) for folder in folders]
     refuse_mixed(parts, "embed both with one encoder in the same way, or compare results with `dermeval compare`")
+    for part in (part for part in parts if not len(part)):
+        raise InputError(f"{part.folder}: no images left, all were removed: make it again with other images")
     entries = [entry for part in parts for entry in part.info["datasets"]]
     names = [entry["name"] for entry in entries]
     twice = [name for name in names if names.count(name) > 1]

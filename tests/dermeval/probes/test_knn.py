@@ -10,12 +10,14 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dermeval.cli import main
+from dermeval.features.embeddings import open_embeddings
 from dermeval.probes.folds import Fold, check_folds, copies_of_fitted, grouped, make_folds
 from dermeval.probes.knn import feature_space, knn
 from dermeval.probes.open_results import read_predictions
 from dermeval.probes.options import KnnOptions
 from dermeval.probes.predictions import Predictions, by_case, collect
 from dermeval.probes.task import open_task, unit_of
+from dermeval.retrieval.remove import _from_embeddings
 from dermssl import licences
 from dermssl.dataset.targets import Target
 from dermssl.errors import InputError
@@ -356,6 +358,15 @@ def test_pooled_folders_are_judged_together(tmp_path, make_embeddings, frame, cl
     two = make_embeddings(tmp_path / "2", other, class_features)
     assert main(["knn", str(one), str(two), "--out", str(tmp_path / "r"), *FAST]) == 0
     assert result_of(tmp_path / "r")["counts"]["scored"] == 2 * (frame["split"] == "test").sum()
+
+
+def test_a_pooled_folder_whose_images_were_all_removed_is_refused(tmp_path, make_embeddings, frame, class_features):
+    other = frame.assign(**{c: "other/" + frame[c].str[4:] for c in ("image_id", "group_id", "case_id", "patient_id")})
+    one = make_embeddings(tmp_path / "1", frame, class_features)
+    two = make_embeddings(tmp_path / "2", other, class_features)
+    _from_embeddings(open_embeddings(two), np.zeros(len(other), bool))
+    with pytest.raises(InputError, match="2/emb: no images left, all were removed"):
+        open_task([str(one), str(two)], None)
 
 
 def test_a_fold_that_shares_a_patient_is_an_input_error_naming_it(tmp_path, make_embeddings, frame, class_features):
