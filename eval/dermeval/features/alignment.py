@@ -13,7 +13,7 @@ from dermeval.features.letters import without_letters
 
 SHORT_SIDE = 128
 BLOCK = 16
-LEAST_BLOCKS, LEAST_VISIBLE = 6, 0.5
+LEAST_BLOCKS, LEAST_VISIBLE = 6, 0.75
 """So many blocks are needed, of each of which so much lies in both pictures and is not hidden."""
 FLAT = 0.5
 """Contrast, in grey levels, that is added to the local contrast so that noise is not amplified."""
@@ -78,6 +78,8 @@ def align(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> Aligned:
     If the orientation of the start is mirrored, ``second`` is already mirrored.
     """
     found = correlate(first, second, start)
+    if found.matrix is None:
+        return found
     ours, theirs, shown = np.nan_to_num(first), np.nan_to_num(second), 255 * (~np.isnan(second)).astype(np.uint8)
     try:
         _, refined = cv2.findTransformECC(ours, theirs, start.astype(np.float32), cv2.MOTION_AFFINE, STEPS, shown, 5)

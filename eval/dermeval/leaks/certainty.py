@@ -16,7 +16,8 @@ COLOUR_SHARE = 0.5
 LEAST_INLIERS = 2
 """Inliers that do not count: any two matches agree with some similarity."""
 EVIDENT_INLIERS, EVIDENT_CORRELATION = 10, 0.5
-"""A mirrored pair that reaches both is a mirrored copy and no background pair."""
+"""A mirrored pair that reaches both is a mirrored copy and no background pair. So is one with so many inliers whose
+pictures show too little in common for a correlation, such as a copy under the round view of a dermatoscope."""
 TAIL_RANKS = (5, 10, 20, 50, 100)
 CONFIDENCE, LEAST_BOUND_RANK = 0.95, 10
 """Confidence of the upper bound on the expected number of false pairs, and the lowest tail rank that it uses."""
@@ -80,7 +81,8 @@ def world_scores(evidence: np.ndarray) -> np.ndarray:
 
 def mirrored_copies(evidence: np.ndarray) -> np.ndarray:
     """Which pairs ``(P,)`` are mirrored copies and therefore no background pairs."""
-    return (evidence["inliers"][:, 1] >= EVIDENT_INLIERS) & (evidence["correlation"][:, 1] >= EVIDENT_CORRELATION)
+    coincides = (evidence["correlation"][:, 1] >= EVIDENT_CORRELATION) | (evidence["overlap"][:, 1] == 0)
+    return (evidence["inliers"][:, 1] >= EVIDENT_INLIERS) & coincides
 
 
 def background_of(mirrored: np.ndarray) -> Background:

@@ -24,6 +24,7 @@ def evidence(seed: int, false: int, true: int) -> np.ndarray:
     made["correlation"] = np.abs(random.normal(0, 0.05, (false + true, 2)))
     made["inliers"][false:, 0] = random.integers(4, 60, true)
     made["correlation"][false:, 0] = random.uniform(0.1, 1, true)
+    made["overlap"] = 1
     return made
 
 
@@ -44,6 +45,13 @@ def test_the_same_picture_in_other_colours_scores_lower_but_counts():
 def background_and_scores(made: np.ndarray):
     scores = world_scores(made)
     return background_of(scores[~mirrored_copies(made), 1]), scores.max(axis=1, initial=0)
+
+
+def test_mirrored_copies_are_no_background_even_where_they_show_too_little_for_a_correlation():
+    made = np.zeros(4, EVIDENCE)
+    made["inliers"][:, 1], made["correlation"][:, 1] = [50, 50, 50, 6], [0.9, 0.1, 0, 0]
+    made["overlap"][:, 1] = [0.8, 0.8, 0, 0]
+    assert mirrored_copies(made).tolist() == [True, False, True, False]
 
 
 def test_the_share_of_false_pairs_stays_below_the_nominal_one_in_nearly_all_samples():
