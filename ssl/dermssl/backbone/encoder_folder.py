@@ -14,9 +14,12 @@ from dermssl.backbone.build import is_vit, width
 from dermssl.backbone.low_rank import merge_low_rank
 from dermssl.backbone.weights import read_weights
 from dermssl.errors import InputError, shortened
-from dermssl.files import read_json, write_json, write_safetensors
+from dermssl.files import read_json, require_unchanged, sha256_file, write_json, write_safetensors
 from dermssl.licences import Notice
 from dermssl.paths import require_folder
+
+WEIGHTS = "model.safetensors"
+MAKER = "dermssl pretrain` or `dermssl export"
 
 Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
@@ -44,6 +47,8 @@ class Training(BaseModel, extra="allow"):
     """The record of the training of an encoder that was trained here."""
 
     licences: list[Notice] | None = None
+    sha256: dict[str, str] | None = None
+    """SHA-256 of the weights by file name. Encoders of older versions have none."""
 
 
 class EncoderConfig(BaseModel):
@@ -57,7 +62,7 @@ class EncoderConfig(BaseModel):
 
 def folder_of(path: Path) -> Path:
     """The folder of the exported encoder if ``path`` is its weights file, else ``path``."""
-    exported = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
+    exported = path.name == WEIGHTS and (path.parent / "config.json").is_file()
     return path.parent if exported else path
 
 
@@ -70,14 +75,14 @@ def load_encoder(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """An exported encoder in evaluation mode, and its ``config.json``. All weights must fit.
 
     The folder may come from anybody. Of its config, timm gets only a known name and sizes, and timm loads no weights.
-    Raises InputError: the folder is no exported encoder, or its weights do not fit.
+    Raises InputError: the folder is no exported encoder, or its weights do not fit, are not finite or were changed.
     """
-    folder = require_folder(Path(folder), "model.safetensors", "dermssl pretrain` or `dermssl export")
+    folder = require_folder(Path(folder), WEIGHTS, MAKER)
     config = read_json(folder / "config.json", "dermssl export", EncoderConfig)
     name = config["architecture"]
     if not timm.is_model(name.split(".")[0]):
         raise InputError(f"{folder}/config.json: timm has no model '{name}': export the encoder again")
-    weights = read_weights(folder / "model.safetensors")
+    weights = read_weights(folder / WEIGHTS)
     try:
         # Counted without memory first: building a network that is far too large would take minutes.
         with suppress(NotImplementedError), torch.device("meta"):
@@ -88,6 +93,10 @@ def load_encoder(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise InputError(f"{folder}: the weights do not fit {name} ({shortened(error, 200)})") from None
+    if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
+        raise InputError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite: give another encoder")
+    if hashes := config.get("dermssl", {}).get("sha256"):
+        require_unchanged(folder / WEIGHTS, hashes, MAKER)
     return model.eval(), config
 
 
@@ -116,8 +125,8 @@ def write_encoder(
         "num_features": width(model),
         "model_args": arguments,
         "pretrained_cfg": {"tag": tag, "fixed_input_size": False, **preprocessing, "num_classes": 0, "license": terms},
-        "dermssl": {"licences": licences, **training},
     }
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "config.json", config)
-        write_safetensors(temporary / "model.safetensors", merge_low_rank(model.state_dict()))
+        write_safetensors(temporary / WEIGHTS, merge_low_rank(model.state_dict()))
+        record = {"licences": licences, **training, "sha256": {WEIGHTS: sha256_file(temporary / WEIGHTS)}}
+        write_json(temporary / "config.json", config | {"dermssl": record})

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from dermssl import log
 from dermssl.atomic import atomic_folder
 from dermssl.errors import InputError
-from dermssl.files import write_json, write_safetensors
+from dermssl.files import sha256_file, write_json, write_safetensors
 
 MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "LARS": {"momentum_buffer"}}
 """What each optimizer keeps for every parameter that has learned."""
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+"""The files of a state whose SHA-256 its ``state.json`` records. States of older versions have none."""
 
 
 def save_state(
@@ -41,7 +43,8 @@ def save_state(
             if value is not None
         }
         write_safetensors(temporary / "optimizer.safetensors", moments)
-        write_json(temporary / "state.json", record)
+        hashes = {name: sha256_file(temporary / name) for name in TENSORS}
+        write_json(temporary / "state.json", record | {"sha256": hashes})
     states = list_states(folder)
     kept = states[: states.index(path) + 1][-keep:]
     for other in states:
@@ -67,8 +70,12 @@ def newest_state(folder: Path) -> Saved | None:
     states = list_states(folder)
     for path in reversed(states):
         try:
-            weights, moments = (load_file(path / f"{name}.safetensors") for name in ("model", "optimizer"))
-            return Saved(_read_record(path), weights, moments)
+            record = _read_record(path)
+            weights, moments = (load_file(path / name) for name in TENSORS)
+            for name in TENSORS:
+                if record.get("sha256", {}).get(name) not in (None, sha256_file(path / name)):
+                    raise ValueError(f"{name} was changed after it was written")
+            return Saved(record, weights, moments)
         except (OSError, ValueError, SafetensorError) as error:
             log.warning("warning: %s is damaged (%s): the state before it is used", path, error)
     if states:

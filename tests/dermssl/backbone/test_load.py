@@ -70,6 +70,23 @@ def test_weights_that_were_cut_or_swapped_are_one_line(folder, tmp_path):
         load_encoder(folder)
 
 
+def test_weights_whose_numbers_were_changed_are_one_line(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x11")
+    with pytest.raises(InputError, match=r"model\.safetensors was changed after it was written: run `dermssl pre"):
+        load_encoder(folder)
+    change(folder, dermssl={})
+    load_encoder(folder)  # older versions recorded no hash
+
+
+def test_weights_that_are_not_finite_are_one_line(tmp_path):
+    model = build("test_vit", 32)
+    model.norm.weight.data[0] = float("nan")
+    write_encoder(model, tmp_path / "e", "test_vit", preprocessing_at(32), [], "test", {})
+    with pytest.raises(InputError, match=r"model\.safetensors: norm\.weight holds values that are not finite"):
+        load_encoder(tmp_path / "e")
+
+
 def test_an_image_size_that_the_patches_do_not_divide_is_one_line(folder):
     change(folder, model_args={"img_size": 33, "dynamic_img_size": True, "patch_size": 5})
     with pytest.raises(InputError, match="do not fit test_vit"):

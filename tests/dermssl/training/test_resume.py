@@ -162,6 +162,7 @@ def _renamed(file, old, new):
     def change(state):
         tensors = load_file(state / file)
         save_file({name.replace(old, new): value for name, value in tensors.items()}, state / file)
+        _without("sha256")(state)
 
     return change
 
@@ -188,6 +189,22 @@ def test_a_state_of_another_version_ends_the_command_in_one_line(pretrain, datas
     error = capsys.readouterr().err
     assert "does not fit this version of dermssl" in error and named in error and "Traceback" not in error
     assert error.count("dermssl:") == 1 and "--overwrite" in error
+
+
+@pytest.mark.parametrize("file", ["model", "optimizer"])
+def test_a_state_whose_numbers_were_changed_is_a_damaged_one(tmp_path, caplog, file):
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(2)).sum().backward()
+    optimizer.step()
+    for step in (1, 2):
+        states.save_state(tmp_path, network, optimizer, {"step": step, "data": {}, "normalisation": {}}, keep=2)
+    path = tmp_path / "step_00000002" / f"{file}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x11")
+    assert states.newest_state(tmp_path).record["step"] == 1
+    assert f"step_00000002 is damaged ({file}.safetensors was changed after it was written)" in caplog.text
+    _without("sha256")(path.parent)
+    assert states.newest_state(tmp_path).record["step"] == 2, "older versions recorded no hashes"
 
 
 @pytest.mark.parametrize("name", ["step", "data", "normalisation"])
