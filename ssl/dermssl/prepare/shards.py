@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pyarrow as pa
+from PIL import features
 from tqdm import tqdm
 
 from dermssl import log
 from dermssl.dataset import manifest, store
 from dermssl.files import read_json, read_parquet, write_json, write_parquet
 from dermssl.parallel import process_map
+from dermssl.prepare.decode import FORMATS
 from dermssl.prepare.measure import decode_one
 from dermssl.prepare.source import Problem
 
@@ -43,11 +46,13 @@ def work_folder(out: Path, root: Path, files: Sequence[str], short_side: int) ->
 
 
 def _listing_hash(root: Path, files: Sequence[str], short_side: int) -> str:
-    """A hash of the root, the size to store, the version, and every file's name, length and time of change.
+    """A hash of the root, the size to store, versions, formats, and every file's name, length and time of change.
 
+    Other versions of Pillow and of its decoders may give other pixels, and other formats other files.
     That time is the one of the inode, because a file that could not be read may be readable now.
     """
-    version = f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} "
+    decoders = [PIL.__version__, *map(features.version, ("jpg", "libjpeg_turbo", "webp", "littlecms2")), *FORMATS]
+    version = f"{manifest.SCHEMA_VERSION} {DECODING} {short_side} {decoders} "
     digest = hashlib.sha256(version.encode() + os.fsencode(root.resolve()))
     for file in files:
         try:

@@ -266,6 +266,13 @@ def test_a_changed_file_is_decoded_again_after_a_crash(photos, prepare, tmp_path
     assert dataset.column("pixel_sha256")[0] == pixel_hash(Image.open(photos / "naevus" / "c.jpg"))
 
 
+@pytest.mark.parametrize(("changed", "value"), [("PIL.__version__", "0.9"), (f"{shards.__name__}.FORMATS", ["JPEG"])])
+def test_work_of_other_decoders_is_not_gone_on_with(photos, monkeypatch, changed, value):
+    before = shards._listing_hash(photos, ["naevus/c.jpg"], 384)
+    monkeypatch.setattr(changed, value)
+    assert shards._listing_hash(photos, ["naevus/c.jpg"], 384) != before
+
+
 def test_work_on_files_that_may_be_readable_by_now_is_not_kept(photos):
     before = shards._listing_hash(photos, ["naevus/c.jpg"], 384)
     assert shards._listing_hash(photos, ["naevus/c.jpg"], 384) == before
