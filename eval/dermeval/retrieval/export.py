@@ -7,6 +7,7 @@ TensorBoard's projector. ``lance``: a LanceDB table. Every folder holds ``export
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -150,8 +151,9 @@ def _write_projector(folder: Path, source: Source, options: EmbeddingsExportOpti
     features = np.ascontiguousarray(source.features, np.float32)
     features.tofile(folder / "tensors.bytes")
     columns = _columns(source).astype(object)
-    tabs = columns.where(columns.notna(), "").astype(str).replace(r"[\t\r\n]+", " ", regex=True)
-    write_text(folder / "metadata.tsv", "".join("\t".join(row) + "\n" for row in [list(tabs), *tabs.to_numpy()]))
+    rows = [list(columns), *columns.where(columns.notna(), "").to_numpy()]
+    tabs = [[re.sub(r"[\t\r\n]+", " ", str(cell)) for cell in row] for row in rows]
+    write_text(folder / "metadata.tsv", "".join("\t".join(row) + "\n" for row in tabs))
     across = math.ceil(math.sqrt(len(source)))
     side = min(SPRITE_SIDE, MOST_SPRITE_SIDE // across)
     config = f"""embeddings {{

@@ -103,6 +103,16 @@ def test_labels_with_spaces_and_quotes_reach_the_projector_as_they_are(make_data
     assert [row[header.index("dx")] for row in rows] == labels
 
 
+def test_a_tab_in_the_name_of_a_column_leaves_the_projectors_header_whole(make_dataset, draw_skin, embed_as, tmp_path):
+    data = make_dataset("set", [draw_skin(n, 32) for n in range(2)], list("ab"))
+    table = pq.read_table(data / "manifest.parquet")
+    pq.write_table(table.append_column("seen\tby\nwhom", [["me", "you"]]), data / "manifest.parquet")
+    source, out = str(embed_as(data, np.eye(2))), str(tmp_path / "out")
+    export(EmbeddingsExportOptions(source=source, to="projector", out=out))
+    header, *rows = (line.split("\t") for line in (tmp_path / "out" / "metadata.tsv").read_text().splitlines())
+    assert "seen by whom" in header and [len(row) for row in rows] == [len(header)] * 2
+
+
 def test_a_projection_that_a_format_does_not_hold_is_refused(exported, tmp_path):
     with pytest.raises(InputError, match="--projection umap: projector gets no projection: leave it out"):
         exported("projector", projection="umap")
