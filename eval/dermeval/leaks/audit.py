@@ -43,6 +43,7 @@ def audit(options: AuditOptions) -> Report:
     if options.target and images.labels and options.target not in images.labels:
         raise InputError(f"--target {options.target}: no such label; {did_you_mean(options.target, images.labels)}")
     target = options.target or next(iter(images.labels), None)
+    judged: dict[str, str] = {}
     with locked(out):
         for file in (out / f"{name}_decisions.csv" for name in IMAGE_TABLES):
             decisions = read_decisions(file, OF_IMAGES)
@@ -50,10 +51,11 @@ def audit(options: AuditOptions) -> Report:
             if file.name.startswith("label_errors") and images.labels:
                 labels = images.frame.set_index("image_id")[target]
                 kept = about_same_labels(kept, out, labels)
+                judged = labels.reindex(kept["image_id"]).dropna().map(str).to_dict()
             if len(kept) < len(decisions):
                 write_csv(file, kept)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / MARK, {"finished": False, "target": target})
+        write_json(out / MARK, {"finished": False, "target": target, "judged": judged})
         remove_folder(out / IMAGES)  # an earlier audit may show images that have changed or been removed since
         found = _leaks(out, images, options)
         off_topic = rank_off_topic(images, options.workers)
@@ -62,6 +64,7 @@ def audit(options: AuditOptions) -> Report:
             "leaks": found,
             "images": len(images.frame),
             "target": target,
+            "judged": judged,
             "why_no_label_errors": why_not,
         }
         for name, table in zip(IMAGE_TABLES, (off_topic, errors), strict=True):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,16 @@ def about_same_labels(decisions: pd.DataFrame, folder: Path, labels: pd.Series) 
 
     ``folder`` is that of the earlier audit, ``labels`` are the present ones by image_id, with the name of their target.
     """
-    target = json_object(folder / "audit.json").get("target", labels.name)
+    audited = json_object(folder / "audit.json")
+    target = audited.get("target", labels.name)
     if len(decisions) and target != labels.name:  # whose label may be the same word, such as 'yes'
         told, now = counted(len(decisions), "decision"), labels.name
         log.warning("warning: %s about %s dropped, since labels of %s are checked now", told, target, now)
         return decisions[:0]
-    try:
+    before = pd.Series(audited.get("judged", {}), dtype=object)  # the labels of images that were decided on before
+    with suppress(OSError, KeyError, ValueError):  # there is none, as without embeddings, or it is damaged
         table = pd.read_csv(folder / "label_errors.csv", dtype=str, keep_default_na=False)
-        before = table.drop_duplicates("image_id").set_index("image_id")["label"]
-    except (OSError, KeyError, ValueError):  # there is none, or it is damaged
-        return decisions
+        before = table.drop_duplicates("image_id").set_index("image_id")["label"].combine_first(before)
     # A spreadsheet would run some texts, which therefore begin with a quote there (`write_csv`).
     texts = (found.map(str).str.removeprefix("'").reindex(decisions["image_id"]) for found in (before, labels))
     then, now = (text.to_numpy(dtype=object) for text in texts)

@@ -166,13 +166,16 @@ def test_off_topic_images_and_label_errors_are_reviewed_like_pairs(audited, tmp_
     assert pd.isna(pd.read_csv(folder / "off_topic.csv")["decision"][0]), "it was about another picture"
 
 
-def test_a_decision_about_a_label_ends_with_that_label(planted, tmp_path):
+@pytest.mark.parametrize("between", [[], [0], [0, 0]])  # audits without embeddings, which judge no labels
+def test_a_decision_about_a_label_ends_with_that_label(planted, tmp_path, between):
     folder = tmp_path / "audit"
     run(tmp_path, planted[1])
     errors = open_review(folder)[2]
     assert errors.table["image_id"][0] == "set/3"
     for row in (0, 1):
         errors.decide(row, "accept")
+    for part in between:
+        run(tmp_path, planted[part], overwrite=True)
     manifest = planted[0] / "manifest.parquet"
     table = pq.read_table(manifest)
     labels = table["dx"].to_pylist()
