@@ -19,7 +19,7 @@ MISSING_NUMBERS = {-1, -9, -99, -999}
 OLDEST = 120
 """The highest age that is read, in years."""
 UNITS = {
-    1: " y yr yrs year years yo a an ans année années año años ano anos j jahr jahre",
+    1: " y yr yrs year years yo a an ans année années año años ano anos jahr jahre",
     1 / 12: "m mo mos month months mois mes meses monat monate",
     7 / 365.25: "w wk wks week weeks semaine semaines semana semanas woche wochen",
     1 / 365.25: "d day days jour jours día días dia dias tag tage",

@@ -36,7 +36,7 @@ def test_numbers_are_read_with_a_point_or_a_comma():
     [
         *[
             (text, 35)
-            for text in ("35", "35.0", "35 y", "35yrs", "35 years old", "35 ans", "35 y/o", "035", "35 Jahre", "35 J.")
+            for text in ("35", "35.0", "35 y", "35yrs", "35 years old", "35 ans", "35 y/o", "035", "35 Jahre")
         ],
         *[
             ("85+", 85),
