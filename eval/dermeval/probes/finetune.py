@@ -119,7 +119,9 @@ class FinetuneProbe:
                 found.append(probabilities)
                 best.append(said)
                 epoch, score = said["epoch"], said["balanced_accuracy"]
-                log.info("fold %d: best epoch %d, balanced accuracy %.3f on kept-out patients", number, epoch, score)
+                where = f"fold {number}" if len(folds) > 1 else task.split_origin
+                told = "%s: best epoch %d, balanced accuracy %.3f on kept-out %ss"
+                log.info(told, where, epoch, score, task.unit)
                 bar.update(images[number + 1] - bar.n)
         settings = {name: getattr(options, name) for name in SETTINGS} | {"early_stopping": best}
         epochs = "; ".join(f"epoch {one['epoch']} ({one['balanced_accuracy']:.3f})" for one in best)

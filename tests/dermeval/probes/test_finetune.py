@@ -43,11 +43,13 @@ def finetune(data, out, *options):
     return json.loads((out / "result.json").read_text())
 
 
-def test_it_learns_the_target_and_compares_with_other_probes(tmp_path, coloured, embed_as, capsys):
+def test_it_learns_the_target_and_compares_with_other_probes(tmp_path, coloured, embed_as, capsys, caplog):
+    caplog.set_level("INFO", "dermssl")
     result = finetune(coloured, tmp_path / "tuned")
     assert result["levels"]["image"]["scores"]["balanced_accuracy"]["value"] == 1.0
     assert result["counts"]["scored"] == 8 and result["probe"] == "finetune"
     assert "kept-out training patients: epoch" in capsys.readouterr().out
+    assert "official split: best epoch" in caplog.text and "fold 0" not in caplog.text
     noise = embed_as(coloured, np.random.default_rng(1).normal(size=(32, 4)))
     assert main(["knn", str(noise), "--k", "3", "--draws", "40", "--out", str(tmp_path / "knn")]) == 0
     assert main(["compare", str(tmp_path / "knn"), str(tmp_path / "tuned"), "--draws", "40"]) == 0
