@@ -36,9 +36,14 @@ class Numbers(Dataset):
 
 @pytest.fixture(autouse=True)
 def no_worker_is_left(monkeypatch):
-    """Also, PyTorch waits half a second instead of five for a worker that it stops, before it terminates it."""
+    """None of an earlier test either. PyTorch waits half a second instead of five for a worker before it ends it."""
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    end_children()
     yield
+    end_children()
+
+
+def end_children() -> None:
     for child in multiprocessing.active_children():
         child.kill()
         child.join()

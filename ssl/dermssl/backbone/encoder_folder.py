@@ -47,8 +47,6 @@ class Training(BaseModel, extra="allow"):
     """The record of the training of an encoder that was trained here."""
 
     licences: list[Notice] | None = None
-    sha256: dict[str, str] | None = None
-    """SHA-256 of the weights by file name. Encoders of older versions have none."""
 
 
 class EncoderConfig(BaseModel):
@@ -58,6 +56,8 @@ class EncoderConfig(BaseModel):
     model_args: SizeArguments = SizeArguments()
     pretrained_cfg: Preprocessing
     dermssl: Training = Training()
+    sha256: dict[str, str] | None = None
+    """SHA-256 of the weights by file name. Encoders of older versions have none."""
 
 
 def folder_of(path: Path) -> Path:
@@ -95,7 +95,7 @@ def load_encoder(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise InputError(f"{folder}: the weights do not fit {name} ({shortened(error, 200)})") from None
     if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
         raise InputError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite: give another encoder")
-    if hashes := config.get("dermssl", {}).get("sha256"):
+    if hashes := config.get("sha256"):
         require_unchanged(folder / WEIGHTS, hashes, MAKER)
     return model.eval(), config
 
@@ -125,8 +125,8 @@ def write_encoder(
         "num_features": width(model),
         "model_args": arguments,
         "pretrained_cfg": {"tag": tag, "fixed_input_size": False, **preprocessing, "num_classes": 0, "license": terms},
+        "dermssl": {"licences": licences, **training},
     }
     with atomic_folder(folder) as temporary:
         write_safetensors(temporary / WEIGHTS, merge_low_rank(model.state_dict()))
-        record = {"licences": licences, **training, "sha256": {WEIGHTS: sha256_file(temporary / WEIGHTS)}}
-        write_json(temporary / "config.json", config | {"dermssl": record})
+        write_json(temporary / "config.json", config | {"sha256": {WEIGHTS: sha256_file(temporary / WEIGHTS)}})

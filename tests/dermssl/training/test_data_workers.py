@@ -30,14 +30,20 @@ def whole(dataset, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_worker_is_left(monkeypatch):
-    """A worker that is stuck on purpose ends with the process, which here goes on.
+    """A worker that is stuck on purpose, or one of an earlier test, ends with the process, which here goes on.
 
     PyTorch waits half a second instead of five for a worker that it stops, before it terminates it.
     """
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    end_children()
     yield
+    end_children()
+
+
+def end_children() -> None:
     for child in multiprocessing.active_children():
         child.kill()
+        child.join()
 
 
 def after_step(monkeypatch, number: int, act) -> None:
