@@ -14,7 +14,7 @@ from dermeval.features.letters import without_letters
 SHORT_SIDE = 128
 BLOCK = 16
 LEAST_BLOCKS, LEAST_VISIBLE = 6, 0.75
-"""So many blocks are needed, of each of which so much lies in both pictures and is not hidden."""
+"""So many blocks are needed. Of each block, so much must be hidden in neither picture."""
 FLAT = 0.5
 """Contrast, in grey levels, that is added to the local contrast so that noise is not amplified."""
 STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)

@@ -16,8 +16,8 @@ COLOUR_SHARE = 0.5
 LEAST_INLIERS = 2
 """Inliers that do not count: any two matches agree with some similarity."""
 EVIDENT_INLIERS, EVIDENT_CORRELATION = 10, 0.5
-"""A mirrored pair that reaches both is a mirrored copy and no background pair. So is one with so many inliers whose
-pictures show too little in common for a correlation, such as a copy under the round view of a dermatoscope."""
+"""A mirrored pair that reaches both is a mirrored copy and no background pair. The inliers alone decide where the two
+pictures have too little in common for a correlation, as copies under the round view of a dermatoscope can have."""
 TAIL_RANKS = (5, 10, 20, 50, 100)
 CONFIDENCE, LEAST_BOUND_RANK = 0.95, 10
 """Confidence of the upper bound on the expected number of false pairs, and the lowest tail rank that it uses."""
